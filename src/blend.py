@@ -1,0 +1,83 @@
+"""Blend the trained recipes into one submission, and say honestly how good it is.
+
+    python src/blend.py                                   every recipe under runs/, the method chosen
+    python src/blend.py --recipes lite0,cnn5 --method majority
+    python src/blend.py --weights lite0=2,cnn5=1          a weighted vote or mean with your weights
+
+Methods, from simple to complicated:
+    best_single      the recipe with the best out-of-fold accuracy
+    mean             the mean probability
+    majority         a vote a recipe; a tie goes by the mean probability
+    weighted_mean    weights >= 0 that sum to 1, of the least log loss
+    weighted_votes   whole votes 0 to 5 a recipe, searched for accuracy
+`--method auto` takes the simplest that no other beats by a real margin on the same rows.
+
+Every score is nested: what was learned or chosen on some folds is scored on the others, the choice of auto
+too. Only what you chose by hand (recipes, weights) is not accounted for.
+
+Writes to submissions/: submission.csv (upload this), <method>.csv for every method, leaderboard.csv, oof_blend.csv
+and blend.json (what was picked, why, and the hashes of what went in). The same runs give the same bytes.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from facefold import runs, step
+from facefold.combine import members, methods, outcome, weights
+from facefold.data import competition, folds, integrity
+from facefold.models import recipe
+
+
+def main() -> None:
+    parser = step.parser(__doc__)
+    parser.add_argument("--recipes", metavar="A,B", help="the recipes to blend (default: all that have runs)")
+    parser.add_argument("--method", choices=("auto", *methods.NAMES), default="auto", help="how to blend (default: auto)")
+    parser.add_argument("--weights", default="auto", metavar="RULE",
+                        help="of the weighted methods: auto (learned, the default), equal, accuracy, or name=w,name=w")
+    args = parser.parse_args()
+    root = args.root.resolve()
+
+    contest, dealt, images = competition.load(root), folds.load(root), integrity.fingerprint(root)
+    test_ids = contest.test["id"].tolist()
+    names = sorted(part.strip() for part in args.recipes.split(",")) if args.recipes else runs.names(root)
+    identities = [runs.Identity(name, recipe.load(name).hash, dealt.hash, images, seed=0) for name in names]
+    loaded = [runs.load(root, identity, identity.recipe, dealt, test_ids) for identity in identities]
+    matrix = members.matrix(loaded, dealt, test_ids)
+
+    rule: str | np.ndarray = args.weights
+    if rule not in ("auto", "equal", "accuracy"):
+        rule, absent = weights.parse(args.weights, matrix.names)
+        if absent:
+            print(f"weight 0, because --weights does not name them: {', '.join(absent)}")
+        print("note: weights given by hand count as chosen beforehand; if these rows suggested them, the scores flatter")
+    made = outcome.make(matrix, args.method, rule)
+    origin = {"options": {"method": args.method, "weights": args.weights, "recipes": matrix.names},
+              "members": [members.describe(member) for member in sorted(loaded, key=lambda member: member.recipe)],
+              "folds": {"hash": dealt.hash, "k": dealt.k, "seed": dealt.seed, "method": dealt.method}, "images_hash": images}
+    made = outcome.write(root, made, contest, origin)
+
+    print(table(made.leaderboard))
+    if len(matrix.names) == 1:
+        print(f"one recipe only, so there is nothing to blend: the submission is {matrix.names[0]}'s")
+    print(made.facts["why"])
+    print(f"upload {shown(root / 'submissions' / 'submission.csv')}: {outcome.headline(made.facts)}")
+
+
+def table(leaderboard: pd.DataFrame) -> str:
+    """The leaderboard for a terminal."""
+    lines = [f"{'':16}{'':10} accuracy  95 % interval    log loss     auc     ece  weights"]
+    for row in leaderboard.itertuples():
+        lines.append(f"{row.name:16}{row.kind:10} {row.accuracy:8.4f}  [{row.low:.4f}, {row.high:.4f}]  {row.log_loss:7.4f} "
+                     f"{row.auc:7.4f} {row.ece:7.4f}  {row.weights}".rstrip())
+    return "\n".join(lines)
+
+
+def shown(path: Path) -> Path:
+    """The path as a person would type it from where they are."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+if __name__ == "__main__":
+    step.run(main)

@@ -1,0 +1,1 @@
+"""The library the steps are made of. Layers: data -> models -> training -> runs -> combine -> review, never back."""

@@ -1,0 +1,54 @@
+"""The uint8 cache: every image decoded and resized once, in one array on disk that all folds and epochs map."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from facefold import files
+from facefold.data import images, integrity
+from facefold.data.competition import Competition
+
+
+@dataclass(frozen=True)
+class ImageCache:
+    """Images of one split at one size.
+
+    ids: the n ids in the order of the csv. pixels: uint8 (n, size, size, 3) RGB, mapped read-only from disk.
+    """
+
+    ids: list[str]
+    pixels: np.ndarray
+
+    def rows(self, ids: list[str]) -> np.ndarray:
+        """The int64 positions (len(ids),) of these ids."""
+        place = {id: row for row, id in enumerate(self.ids)}
+        return np.fromiter((place[id] for id in ids), dtype=np.int64, count=len(ids))
+
+
+def open_cache(competition: Competition, split: str, size: int) -> ImageCache:
+    """The cache of `split` (train or test) at `size` pixels a side, built now if it is not there whole.
+
+    The file's name carries the images' fingerprint, so images that changed never meet an old cache.
+    """
+    ids = (competition.train if split == "train" else competition.test)["id"].tolist()
+    path = competition.root / "cache" / f"{split}_{size}px_{integrity.fingerprint(competition.root)[:12]}.npy"
+    if not path.exists():
+        _build(competition, split, ids, size, path)
+    return ImageCache(ids, files.read_npy(path, mmap=True))
+
+
+def _build(competition: Competition, split: str, ids: list[str], size: int, path: Path) -> None:
+    with files.replacing(path) as temporary:
+        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(ids), size, size, 3))
+
+        def fill(row: int) -> None:
+            pixels[row] = images.decode(competition.image_path(split, ids[row]), size)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV decodes outside the interpreter's lock
+            for _ in tqdm(pool.map(fill, range(len(ids))), total=len(ids), desc=f"cache {split} {size} px", disable=None):
+                pass
+        pixels.flush()

@@ -1,0 +1,165 @@
+"""Frozen folds: which row validates in which fold, written once and checked at every use.
+
+    folds/folds.csv           id,label,group,fold, in the order of train.csv
+    folds/fold_<k>_train.csv  id,label of the rows that train in fold k
+    folds/fold_<k>_valid.csv  id,label of the rows that validate in it
+    folds/folds.json          k, seed, method, sha256 of train.csv, and of each of these files; written last
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from facefold import files
+from facefold.errors import InputError
+
+METHOD = "StratifiedGroupKFold(shuffle=True) of scikit-learn; group: byte-identical images"
+_COLUMNS = {"id": str, "label": "int64", "group": str, "fold": "int64"}
+_AGAIN = "Run `python src/split.py` to write the folds again (`--force` where runs depend on the old ones)."
+
+
+@dataclass(frozen=True)
+class Folds:
+    """table: id (text), label (int64), group (text), fold (int64, 0..k-1), in the order of train.csv.
+
+    hash: sha256 of folds.csv; train_sha256: that of the train.csv the folds were made for.
+    """
+
+    table: pd.DataFrame
+    k: int
+    seed: int
+    hash: str
+    train_sha256: str
+    method: str
+
+    def train(self, k: int) -> pd.DataFrame:
+        """id,label of the rows that train in fold `k`."""
+        return self._rows(self.table["fold"] != k)
+
+    def valid(self, k: int) -> pd.DataFrame:
+        """id,label of the rows that validate in fold `k`."""
+        return self._rows(self.table["fold"] == k)
+
+    def _rows(self, mask: pd.Series) -> pd.DataFrame:
+        return self.table.loc[mask, ["id", "label"]].reset_index(drop=True)
+
+
+def groups(images: pd.DataFrame) -> pd.Series:
+    """Group of each train id (the index): the first id, in the order of `images`, whose file has the same bytes.
+
+    `images` is the table of `integrity.check`.
+    """
+    train = images[images["split"] == "train"]
+    first = train.groupby("sha256", sort=False)["id"].transform("first")
+    return pd.Series(first.to_numpy(), index=pd.Index(train["id"], name="id"), name="group")
+
+
+def make(train: pd.DataFrame, groups: pd.Series, k: int, seed: int, train_sha256: str) -> Folds:
+    """Deal the rows of `train` (id,label) to `k` folds: equal shares of the labels, a group never divided.
+
+    `groups` is indexed by id. Raises `InputError` when k < 2 or a fold would lack a class.
+    """
+    if k < 2:
+        raise InputError(f"{k} folds: at least 2 are needed, 5 are usual")
+    if seed < 0:
+        raise InputError(f"seed {seed}: a seed is a whole number from 0 on")
+    if set(train["id"]) != set(groups.index) or groups.index.has_duplicates:
+        raise ValueError("train and groups must hold the same ids, each once")
+    group = groups.loc[train["id"]].to_numpy()
+    for label, rows in train.assign(group=group).groupby("label"):
+        pictures = rows["group"].nunique()
+        if pictures < k:
+            raise InputError(f"label {label} has {len(rows)} rows with {pictures} different images, too few for {k} folds; "
+                             "choose fewer with --folds")
+    fold = np.empty(len(train), dtype=np.int64)
+    splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
+    for number, (_, valid) in enumerate(splitter.split(train["id"], train["label"], group)):
+        fold[valid] = number
+    table = pd.DataFrame({"id": train["id"].to_numpy(), "label": train["label"].to_numpy(np.int64), "group": group, "fold": fold})
+    poor = [number for number, rows in table.groupby("fold") if rows["label"].nunique() < train["label"].nunique()]
+    if table["fold"].nunique() < k or poor:
+        raise InputError(f"{k} folds cannot all hold every class, so many images are identical; choose fewer with --folds")
+    return Folds(table, k, seed, files.sha256_text(_text(table)), train_sha256, METHOD)
+
+
+def write(root: Path, folds: Folds, force: bool = False) -> bool:
+    """Write folds/; False when these very folds are there already.
+
+    Raises `InputError` when different folds are there and runs depend on them, unless `force`.
+    """
+    directory = root / "folds"
+    texts = _texts(folds)
+    facts = {"k": folds.k, "seed": folds.seed, "method": folds.method, "train_sha256": folds.train_sha256,
+             "files": {name: files.sha256_text(text) for name, text in texts.items()}}
+    try:
+        old = files.read_json(directory / "folds.json")
+        same = old == facts and not _damaged(directory, old)
+    except InputError:
+        same = False
+    if same:
+        return False
+    depending = sorted({path.parent.name for path in (root / "runs").glob("*/fold_*")})
+    if depending and not force and (directory / "folds.csv").exists() and _differ(directory, facts):
+        raise InputError(f"{directory} holds other folds, and runs depend on them ({', '.join(depending)}); nothing was changed. "
+                         "Split with the same --folds and --seed as before, choose another --root, "
+                         "or replace them with --force, after which these runs are stale.")
+    for name, text in texts.items():
+        files.write_text(directory / name, text)
+    files.write_json(directory / "folds.json", facts)
+    for path in directory.glob("fold_*_*.csv"):
+        if path.name not in texts:
+            path.unlink()
+    return True
+
+
+def load(root: Path) -> Folds:
+    """The folds of this root. `InputError` when they are missing, edited, or made for another train.csv."""
+    directory = root / "folds"
+    if not (directory / "folds.json").exists():
+        raise InputError(f"{directory / 'folds.json'} is missing: there are no folds yet. Run `python src/split.py`.")
+    facts = files.read_json(directory / "folds.json")
+    shape = {"k": int, "seed": int, "method": str, "train_sha256": str, "files": dict}
+    if not all(isinstance(facts.get(name), kind) for name, kind in shape.items()) or "folds.csv" not in facts["files"]:
+        raise InputError(f"{directory / 'folds.json'} is not what split.py writes. {_AGAIN}")
+    damaged = _damaged(directory, facts)
+    if damaged:
+        raise InputError(f"{directory / damaged[0]} is missing or was edited (its sha256 is not that in folds.json). {_AGAIN}")
+    train_csv = root / "competition" / "train.csv"
+    if not train_csv.is_file():
+        raise InputError(f"{train_csv} is missing. Run `python src/audit.py --data ZIP` to put the competition in place.")
+    if files.sha256_file(train_csv) != facts["train_sha256"]:
+        raise InputError(f"{train_csv} has changed since the folds were made. Restore it, or: {_AGAIN}")
+    table = files.read_csv(directory / "folds.csv", _COLUMNS)
+    return Folds(table, facts["k"], facts["seed"], facts["files"]["folds.csv"], facts["train_sha256"], facts["method"])
+
+
+def _text(table: pd.DataFrame) -> str:
+    return table.to_csv(index=False, lineterminator="\n")
+
+
+def _texts(folds: Folds) -> dict[str, str]:
+    """Every csv file of folds/ with its content."""
+    texts = {"folds.csv": _text(folds.table)}
+    for k in range(folds.k):
+        texts[f"fold_{k}_train.csv"] = _text(folds.train(k))
+        texts[f"fold_{k}_valid.csv"] = _text(folds.valid(k))
+    return texts
+
+
+def _damaged(directory: Path, facts: dict) -> list[str]:
+    """The files of folds.json that are missing or whose content is not the recorded one."""
+    recorded = facts.get("files", {})
+    return [name for name, sha in recorded.items()
+            if not (directory / name).is_file() or files.sha256_file(directory / name) != sha]
+
+
+def _differ(directory: Path, facts: dict) -> bool:
+    """Whether folds.json records other folds than `facts`; one that cannot be read counts as different."""
+    try:
+        old = files.read_json(directory / "folds.json")
+    except InputError:
+        return True
+    return old.get("files", {}).get("folds.csv") != facts["files"]["folds.csv"]

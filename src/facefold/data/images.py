@@ -1,0 +1,134 @@
+"""The only code that opens an image: a thorough look at a file once, and the decoding for everything else."""
+
+import hashlib
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from facefold.errors import InputError
+
+MAX_BYTES = 256 << 20
+MAX_PIXELS = 64_000_000
+MAX_SIDE = 10_000
+MIN_SIDE = 8
+
+_MODES = {"CMYK": "CMYK", "P": "palette", "1": "1 bit", "RGBA": "alpha", "LA": "alpha", "PA": "palette, alpha", "La": "alpha",
+          "RGBa": "alpha", "I;16": "16 bit", "I;16B": "16 bit", "I": "32 bit", "F": "float"}
+_REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
+
+
+class ImageProblem(Exception):
+    """What is wrong with one image file, as the end of a sentence that begins with its name."""
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """sha256 (hex) and length of the file in bytes; width and height in pixels; channels 1 (grey) or 3."""
+
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+    channels: int
+
+
+def inspect(path: Path) -> ImageFacts:
+    """Read a file once and decode it whole; `ImageProblem` unless it is an upright 8-bit RGB or grey JPEG of a usable size.
+
+    Pillow rather than OpenCV, because OpenCV fills the rest of a truncated file with grey and says nothing.
+    """
+    data = _read(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a large or slightly odd file: our own limits decide
+            with Image.open(io.BytesIO(data)) as image:
+                width, height = image.size
+                _check_header(image)
+                _check_pixels(image, data)
+                channels = len(image.getbands())
+    except ImageProblem:
+        raise
+    except UnidentifiedImageError:
+        if data.startswith(b"\xff\xd8"):
+            raise ImageProblem("is a JPEG with a damaged header, or one of 12 or 16 bit")
+        raise ImageProblem("is not an image")
+    except Image.DecompressionBombError:
+        raise ImageProblem(f"is larger than {MAX_SIDE} pixels a side or {MAX_PIXELS // 1_000_000} megapixels")
+    except Exception as error:  # a damaged file makes a decoder raise almost anything
+        if "truncated" in str(error).lower():
+            raise ImageProblem("is truncated")
+        raise ImageProblem(f"cannot be decoded ({type(error).__name__}: {error})")
+    return ImageFacts(hashlib.sha256(data).hexdigest(), len(data), width, height, channels)
+
+
+def decode(path: Path, size: int | None = None) -> np.ndarray:
+    """Decode a JPEG to uint8 RGB: (size, size, 3), or (height, width, 3) as it is for `size=None`.
+
+    Where the shorter side is at least twice `size` the JPEG decoder itself halves (quarters, ..) the picture in the
+    DCT domain, which is several times faster; what is left is area-averaged down, or interpolated up, to a square.
+    Raises `InputError` for a file that is missing or no image.
+    """
+    try:
+        data = _read(path)
+        flags = cv2.IMREAD_COLOR if size is None else _reduced_flag(data, size)
+        bgr = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+        if bgr is None:
+            raise ImageProblem("cannot be decoded")
+    except ImageProblem as problem:
+        raise InputError(f"{path} {problem}. Run `python src/audit.py`, which checks every image.")
+    if size is not None and bgr.shape[:2] != (size, size):
+        shrinking = min(bgr.shape[:2]) >= size
+        bgr = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC)
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        length = path.stat().st_size
+        if length > MAX_BYTES:
+            raise ImageProblem(f"is larger than {MAX_BYTES >> 20} MiB")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ImageProblem("is missing")
+    except OSError as error:
+        raise ImageProblem(f"cannot be read ({error.strerror})")
+    if not data:
+        raise ImageProblem("is empty")
+    return data
+
+
+def _check_header(image: ImageFile.ImageFile) -> None:
+    """What the header alone tells: it comes first so that a decompression bomb is never decoded."""
+    width, height = image.size
+    kind = _MODES.get(image.mode, image.mode)
+    if image.format not in ("JPEG", "MPO"):  # MPO: a phone's JPEG with a second picture behind it
+        raise ImageProblem(f"is a {image.format} file ({kind}), not a JPEG; renaming does not convert it")
+    if image.mode not in ("RGB", "L"):
+        raise ImageProblem(f"is {kind}, not RGB or grey")
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise ImageProblem(f"is {width} x {height}: larger than {MAX_SIDE} pixels a side or {MAX_PIXELS // 1_000_000} megapixels")
+    if min(width, height) < MIN_SIDE:
+        raise ImageProblem(f"is {width} x {height}: smaller than {MIN_SIDE} pixels a side")
+    if image.getexif().get(0x0112) in range(2, 9):
+        raise ImageProblem("is rotated by its EXIF orientation; save it upright, without the tag")
+
+
+def _check_pixels(image: ImageFile.ImageFile, data: bytes) -> None:
+    image.draft(image.mode, (image.width // 8, image.height // 8))  # all bits are read, an eighth of the pixels is made
+    image.load()
+    if data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0:  # no end-of-image marker after the last scan
+        raise ImageProblem("is truncated")
+
+
+def _reduced_flag(data: bytes, size: int) -> int:
+    try:
+        with Image.open(io.BytesIO(data)) as header:
+            shorter = min(header.size)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageProblem(f"cannot be decoded ({type(error).__name__})")
+    return next((flag for factor, flag in _REDUCED if shorter >= factor * size), cv2.IMREAD_COLOR)

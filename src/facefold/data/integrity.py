@@ -1,0 +1,164 @@
+"""Whether every image is there and sound: each file is opened once, and the result kept until a file changes.
+
+    cache/images.csv   split,id,sha256,bytes,width,height, in the order of train.csv, then test.csv
+    cache/images.json  what the table was made from (both csv files; name, size and time of every image); written last
+"""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from facefold import files
+from facefold.data import competition as csv_contract
+from facefold.data import images
+from facefold.data.competition import Competition, Findings
+from facefold.errors import InputError
+
+RULES = 1  # raise it when images.inspect changes its mind, so that tables made under the old rules are made anew
+_COLUMNS = {"split": str, "id": str, "sha256": str, "bytes": "int64", "width": "int64", "height": "int64"}
+_CHUNK = 100
+_CHUNKS_A_WORKER = 10  # starting a process takes a second or two: it must have as much to do
+_WAY_OUT = ("Replace these images by sound ones, or take the rows and the images out, then run `python src/audit.py` again. "
+            "To start over from the download: delete competition/ and run `python src/audit.py --data ZIP`.")
+
+
+def load(root: Path) -> tuple[Competition, pd.DataFrame]:
+    """The competition and the table of its images; the findings in csv files and images are one `InputError`."""
+    try:
+        found = csv_contract.load(root)
+    except InputError as csv_error:
+        try:
+            _facts(root, csv_contract.usable_rows(root))
+        except InputError as image_error:
+            raise InputError(f"{csv_error}\n{image_error}")
+        raise
+    return found, check(found)
+
+
+def check(competition: Competition) -> pd.DataFrame:
+    """Table of all images: split, id, sha256 (hex), bytes, width, height (int64), in the order of train.csv, then test.csv.
+
+    `InputError` lists every image that is missing or unsound. A second call on unchanged files reads
+    the kept table; a file replaced by one of the same name, size and modification time goes unseen.
+    """
+    cache = competition.root / "cache"
+    stamp = _stamp(competition)
+    kept = _kept(cache, stamp)
+    if kept is not None:
+        return kept
+    facts = _facts(competition.root, csv_contract.usable_rows(competition.root))
+    rows = [(*row, *(getattr(fact, name) for name in ("sha256", "bytes", "width", "height"))) for row, fact in facts.items()]
+    table = pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
+    files.write_csv(cache / "images.csv", table)
+    files.write_json(cache / "images.json", {**stamp, "images": files.sha256_file(cache / "images.csv")})
+    return table
+
+
+def extras(competition: Competition) -> list[str]:
+    """The .jpg files without a row, as `train/<name>`, sorted: no fault, but perhaps not what was meant."""
+    found = []
+    for split in ("train", "test"):
+        expected = {f"{id}.jpg" for id in getattr(competition, split)["id"]}
+        found += [f"{split}/{name}" for name, _, _ in _listing(competition.root / "competition" / split)
+                  if name not in expected and name.lower().endswith((".jpg", ".jpeg"))]
+    return found
+
+
+def fingerprint(root: Path) -> str:
+    """Sha256 of the table that `check` kept: the identity of all images and their ids. `InputError` when there is none."""
+    path = root / "cache" / "images.csv"
+    if not path.is_file() or not path.with_suffix(".json").is_file():
+        raise InputError(f"{path} is missing: the images were not checked yet. Run `python src/audit.py` first.")
+    return files.sha256_file(path)
+
+
+def _facts(root: Path, rows: dict[tuple[str, str], int]) -> dict[tuple[str, str], images.ImageFacts]:
+    """The facts of the image of each (split, id), in the order of `rows`, which tells their row in the csv file."""
+    results = dict(_inspected([((split, id), root / "competition" / split / f"{id}.jpg") for split, id in rows]))
+    findings = Findings()
+    for (split, id), row in rows.items():
+        problem = results[split, id]
+        if isinstance(problem, str):
+            findings.add(problem, f"competition/{split}/{id}.jpg ({split}.csv, row {row}) {problem}")
+    findings.raise_any("some images cannot be used:", _WAY_OUT)
+    return {row: results[row] for row in rows}
+
+
+def _stamp(competition: Competition) -> dict:
+    folder = competition.root / "competition"
+    listing = [f"{split}/{name}\t{size}\t{time}" for split in ("train", "test") for name, size, time in _listing(folder / split)]
+    return {"rules": RULES, "listing": files.sha256_text("\n".join(listing)),
+            **{name: files.sha256_file(folder / name) for name in ("train.csv", "test.csv")}}
+
+
+def _listing(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, size in bytes and modification time in ns of each entry, sorted; broken links are left out."""
+    if not folder.is_dir():
+        return []
+    found = []
+    for entry in os.scandir(folder):
+        try:
+            stat = entry.stat()
+        except FileNotFoundError:
+            continue
+        found.append((entry.name, stat.st_size, stat.st_mtime_ns))
+    return sorted(found)
+
+
+def _kept(cache: Path, stamp: dict) -> pd.DataFrame | None:
+    """The table of an earlier check of these very files, None when there is none or it is damaged."""
+    try:
+        old = files.read_json(cache / "images.json")
+        if old != {**stamp, "images": files.sha256_file(cache / "images.csv")}:
+            return None
+        return files.read_csv(cache / "images.csv", _COLUMNS)
+    except (InputError, FileNotFoundError):
+        return None
+
+
+def _inspected(tasks: list[tuple[tuple[str, str], Path]]) -> Iterator[tuple[tuple[str, str], images.ImageFacts | str]]:
+    """(split, id) with the image's facts or what is wrong with it, in any order; all processors share the work."""
+    chunks = [tasks[start:start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
+    workers = min(os.cpu_count() or 1, len(chunks) // _CHUNKS_A_WORKER)
+    with tqdm(total=len(tasks), desc="checking images", unit="img", disable=len(chunks) < 10 or None) as bar:
+        if workers < 2:
+            for chunk in map(_inspect_chunk, chunks):
+                bar.update(len(chunk))
+                yield from chunk
+            return
+        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+        try:
+            for future in as_completed([pool.submit(_inspect_chunk, chunk) for chunk in chunks]):
+                bar.update(len(future.result()))
+                yield from future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _inspect_chunk(chunk: list[tuple[tuple[str, str], Path]]) -> list[tuple[tuple[str, str], images.ImageFacts | str]]:
+    results = []
+    for row, path in chunk:
+        try:
+            results.append((row, images.inspect(path)))
+        except images.ImageProblem as problem:
+            results.append((row, str(problem)))
+    return results
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it even when it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    wait([parent_process().sentinel])
+    os._exit(1)

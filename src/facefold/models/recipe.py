@@ -1,0 +1,128 @@
+"""Recipes: one small TOML file a model, read into one frozen dataclass; a profile names the recipes of a job."""
+
+import json
+import tomllib
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+from facefold import files
+from facefold.errors import InputError
+
+FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a model becomes. A recipe file sets what differs from these defaults."""
+
+    name: str
+    about: str = ""                     # one line for the plan and the report; not part of the hash
+
+    backbone: str = "cnn5"              # a timm name, or cnn5
+    weights: str = "none"               # none | hub (timm's) | package:<python package that ships them>
+    size: int = 128                     # pixels a side
+    freeze_stages: int = 0              # stem and this many first stages keep their pretrained weights and statistics
+    dropout: float = 0.0                # before the output layer
+    drop_path: float = 0.0              # stochastic depth, timm backbones only
+    width: int = 32                     # channels of the first block, cnn5 only
+
+    augment: str = "standard"           # a policy of data/augment.py
+    batch: int = 32
+    epochs: int = 4
+    optimizer: str = "adamw"            # adamw | sgd
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    momentum: float = 0.9               # sgd only
+    schedule: str = "cosine"            # cosine (per step) | plateau (per epoch, on the monitor loss)
+    warmup: float = 0.0                 # epochs of linear warm-up, fractions allowed
+    plateau_factor: float = 0.3         # plateau: multiply the rate by this ..
+    plateau_patience: int = 2           # .. after this many epochs without a better monitor loss
+    early_stopping: int = 0             # stop after this many epochs without a better monitor loss, best weights kept; 0: never
+    monitor: float = 0.0                # share of the training rows held out to be the monitor, for plateau and early stopping
+    label_smoothing: float = 0.0
+    clip: float = 1.0                   # largest gradient norm; 0: no clipping
+    ema: float = 0.0                    # decay a step of the averaged weights that predict; 0: the last weights predict
+    precision: str = "auto"             # auto | float32 | bfloat16 | float16
+    layout: str = "auto"                # auto | channels_last | channels_first
+    tta: str = "flip"                   # flip (mean logit of the image and its mirror) | none
+
+    @cached_property
+    def hash(self) -> str:
+        """Hex sha256 of everything that changes the model."""
+        settings = asdict(self)
+        del settings["about"], settings["name"]
+        return files.sha256_text(json.dumps(settings, sort_keys=True))
+
+
+_CHOICES = {
+    "optimizer": ("adamw", "sgd"), "schedule": ("cosine", "plateau"), "precision": ("auto", "float32", "bfloat16", "float16"),
+    "layout": ("auto", "channels_last", "channels_first"), "tta": ("flip", "none"),
+}
+_POSITIVE = ("size", "batch", "epochs", "lr", "width")
+_NOT_NEGATIVE = ("freeze_stages", "weight_decay", "warmup", "plateau_patience", "early_stopping", "clip")
+_BELOW_ONE = ("dropout", "drop_path", "momentum", "label_smoothing", "ema", "monitor", "plateau_factor")
+
+
+def names() -> list[str]:
+    """The recipes there are, sorted."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load(name: str) -> Recipe:
+    """Read recipes/<name>.toml. Unknown keys, wrong types and settings that contradict each other are `InputError`s."""
+    path = FOLDER / f"{name}.toml"
+    if name not in names():
+        raise InputError(f"there is no recipe '{name}'; there are: {', '.join(names())}")
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path.name} is not valid TOML: {error}")
+    return parse(name, settings, path.name)
+
+
+def parse(name: str, settings: dict, where: str) -> Recipe:
+    """Make a recipe of settings; `where` names their file in the error, which lists every finding."""
+    types = {field.name: type(field.default) for field in fields(Recipe) if field.name != "name"}
+    findings = []
+    for key, value in settings.items():
+        if key not in types:
+            findings.append(f"unknown key '{key}'; known are {', '.join(types)}")
+        elif types[key] is float and type(value) is int:
+            settings = {**settings, key: float(value)}
+        elif type(value) is not types[key]:
+            findings.append(f"{key} = {value!r} should be of type {types[key].__name__}")
+    if findings:
+        raise InputError.of(f"{where} is not a recipe:", findings)
+    recipe = Recipe(name, **settings)
+    findings = [f"{key} = {getattr(recipe, key)!r} is none of {', '.join(known)}"
+                for key, known in _CHOICES.items() if getattr(recipe, key) not in known]
+    findings += [f"{key} = {getattr(recipe, key)} should be above 0" for key in _POSITIVE if getattr(recipe, key) <= 0]
+    findings += [f"{key} = {getattr(recipe, key)} should not be negative" for key in _NOT_NEGATIVE if getattr(recipe, key) < 0]
+    findings += [f"{key} = {getattr(recipe, key)} should be in 0 <= {key} < 1" for key in _BELOW_ONE if not 0 <= getattr(recipe, key) < 1]
+    findings += _contradictions(recipe, settings)
+    if findings:
+        raise InputError.of(f"{where} is not a recipe:", findings)
+    return recipe
+
+
+def _contradictions(recipe: Recipe, settings: dict) -> list[str]:
+    """Settings that would silently do nothing."""
+    own_cnn = recipe.backbone == "cnn5"
+    watches = recipe.schedule == "plateau" or recipe.early_stopping > 0
+    rules = [
+        (recipe.weights not in ("none", "hub") and not recipe.weights.startswith("package:"),
+         f"weights = {recipe.weights!r} is none of none, hub, package:<name>"),
+        (watches and recipe.monitor == 0, "plateau and early_stopping need monitor > 0: the rows they watch"),
+        (not watches and recipe.monitor > 0, "monitor holds rows out for nothing: neither plateau nor early_stopping uses it"),
+        (recipe.schedule == "cosine" and recipe.early_stopping > 0, "early_stopping would cut a cosine schedule off: use plateau"),
+        (recipe.warmup >= recipe.epochs, "warmup is not shorter than epochs"),
+        (own_cnn and (recipe.weights != "none" or recipe.drop_path > 0 or recipe.freeze_stages > 0),
+         "cnn5 has no pretrained weights, no drop_path and no stages to freeze"),
+        (not own_cnn and "width" in settings, "width belongs to cnn5 only"),
+        (recipe.freeze_stages > 0 and recipe.weights == "none", "freezing stages that were never trained"),
+        (recipe.optimizer != "sgd" and "momentum" in settings, "momentum belongs to sgd only"),
+        (recipe.schedule != "plateau" and ("plateau_factor" in settings or "plateau_patience" in settings),
+         "plateau_factor and plateau_patience belong to schedule = \"plateau\" only"),
+    ]
+    return [text for wrong, text in rules if wrong]

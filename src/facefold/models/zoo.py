@@ -1,0 +1,126 @@
+"""Models: a backbone that gives penultimate features, and one output that gives the logit of label 1."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from facefold.errors import InputError
+from facefold.models import pretrained
+from facefold.models.recipe import Recipe
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+class Cnn5(nn.Module):
+    """Five 3x3 convolutions, each with batch norm, ReLU and 2x2 max pooling; flattened into a dense layer of 256.
+
+    The second model of the competition article (five stacked 3x3 convolutions with batch norm, dense layers, dropout).
+    Input float (N, 3, size, size), output features float (N, 256).
+    """
+
+    def __init__(self, width: int, size: int, dropout: float):
+        super().__init__()
+        channels = [3, width, 2 * width, 4 * width, 8 * width, 8 * width]
+        if size // 32 < 1:
+            raise InputError(f"cnn5 halves the image five times: size = {size} should be 32 or more")
+        self.blocks = nn.Sequential(*[
+            nn.Sequential(nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True),
+                          nn.MaxPool2d(2))
+            for before, after in zip(channels, channels[1:])])
+        self.dense = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels[-1] * (size // 32) ** 2, 256, bias=False),
+                                   nn.BatchNorm1d(256), nn.ReLU(inplace=True))
+        self.num_features = 256
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense(self.blocks(x))
+
+
+class Net(nn.Module):
+    """Backbone, dropout, one linear output. `forward` maps uint8 (N, H, W, 3) to logits float32 (N,) and features float32 (N, F)."""
+
+    def __init__(self, backbone: nn.Module, features: int, dropout: float, mean: tuple, std: tuple, frozen: list[nn.Module]):
+        super().__init__()
+        self.backbone = backbone
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(features, 1)
+        # Near zero: timm's EfficientNets draw a one-output head from U(-1, 1), whose logits near +-20 cost the first epoch.
+        nn.init.normal_(self.output.weight, std=0.01)
+        nn.init.zeros_(self.output.bias)
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self._frozen = frozen
+        for module in frozen:
+            module.requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        # The permuted view of (N, H, W, 3) is channels_last already: no copy but the conversion to float.
+        x = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        if not self.channels_last:
+            x = x.contiguous()
+        features = self.backbone(x)
+        logits = self.output(self.dropout(features)).squeeze(1)
+        return logits.float(), features.float()
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the weights were laid out channels_last (the input follows them)."""
+        return getattr(self, "_channels_last", False)
+
+    def lay_out(self, channels_last: bool) -> "Net":
+        """Set the memory layout of weights and inputs."""
+        self._channels_last = channels_last
+        return self.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+    def train(self, mode: bool = True) -> "Net":
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()  # frozen batch norm keeps its pretrained statistics
+        return self
+
+
+def build(recipe: Recipe, weights_dir: Path | None = None, trained: bool = True) -> tuple[Net, dict]:
+    """The recipe's network (random parts drawn from torch's global generator) and the source of its weights.
+
+    trained: False leaves pretrained weights out, for a state that is loaded over them right after.
+    """
+    if recipe.backbone == "cnn5":
+        backbone = Cnn5(recipe.width, recipe.size, recipe.dropout)
+        return Net(backbone, backbone.num_features, recipe.dropout, *HALF, frozen=[]), {"source": "none"}
+    backbone, source = pretrained.build(recipe, weights_dir, trained=trained)
+    config = backbone.pretrained_cfg
+    net = Net(backbone, _width(backbone, recipe.size), recipe.dropout, config.get("mean", IMAGENET[0]), config.get("std", IMAGENET[1]),
+              _first_stages(backbone, recipe))
+    return net, source
+
+
+def _width(backbone: nn.Module, size: int) -> int:
+    """The length of the pooled features, measured: timm's num_features is the length before some models' last layer."""
+    was_training = backbone.training
+    backbone.eval()
+    with torch.inference_mode():
+        try:
+            width = backbone(torch.zeros(1, 3, size, size)).shape[1]
+        except (AssertionError, RuntimeError) as error:
+            raise InputError(f"the backbone does not take {size} x {size} pixels: {str(error).splitlines()[0]}")
+    backbone.train(was_training)
+    return width
+
+
+def _first_stages(backbone: nn.Module, recipe: Recipe) -> list[nn.Module]:
+    """The stem and the first `freeze_stages` stages, by the order in which timm's models list their modules."""
+    if not recipe.freeze_stages:
+        return []
+    stages = getattr(backbone, "blocks", None)
+    if stages is None:
+        stages = getattr(backbone, "stages", None)
+    if stages is None or len(stages) <= recipe.freeze_stages:
+        raise InputError(f"recipe {recipe.name}: freeze_stages = {recipe.freeze_stages} does not fit {recipe.backbone}, "
+                         f"which has {'no' if stages is None else len(stages)} stages")
+    frozen = []
+    for module in backbone.children():
+        if module is stages:
+            return frozen + list(stages[:recipe.freeze_stages])
+        frozen.append(module)
+    raise InputError(f"recipe {recipe.name}: the stem of {recipe.backbone} could not be told from its stages; set freeze_stages = 0")

@@ -1,0 +1,92 @@
+"""The sections of the report, each a list of HTML parts made from a blend and its members."""
+
+import numpy as np
+import pandas as pd
+
+from facefold.combine.outcome import Outcome
+from facefold.combine.scores import decide, wilson
+from facefold.review import html, plots
+from facefold.runs import Member
+
+
+def verdict(facts: dict) -> list[str]:
+    """Why this submission, and what blending brought."""
+    gain = facts["gain_over_best_single"]
+    interval = f"[{100 * gain['low']:+.2f}, {100 * gain['high']:+.2f}]"
+    brought = (f"Over the best single recipe: {100 * gain['gain']:+.2f} points {interval}, "
+               f"{gain['wins']} rows mended and {gain['losses']} spoilt (McNemar p = {gain['p']:.2g}). ")
+    return [html.paragraph(facts["why"]),
+            html.paragraph(brought + "Every score counts rows that had no part in learning or choosing what predicted them; "
+                                     "brackets are 95 % intervals.")]
+
+
+def leaderboard(made: Outcome) -> list[str]:
+    """All recipes and methods with their intervals, as a table and as a drawing."""
+    board = made.leaderboard
+    rows = [(row.name, row.kind, f"{row.accuracy:.4f}", f"{row.low:.4f} to {row.high:.4f}", f"{row.log_loss:.4f}",
+             f"{row.auc:.4f}", f"{row.ece:.4f}", row.weights.replace(",", ", ")) for row in board.itertuples(index=False)]
+    header = ["name", "kind", "accuracy", "95 % interval", "log loss", "AUC", "calibration error", "weights"]
+    picked = board.index[(board["name"] == made.facts["picked"]) & (board["kind"] == "method")][0]
+    alt = "Nested accuracy: " + ", ".join(f"{row.name} {row.accuracy:.4f}" for row in board.itertuples())
+    drawing = plots.intervals(board["name"].tolist(), *(board[column].to_numpy() for column in ("accuracy", "low", "high")),
+                              xlabel="nested accuracy")
+    return [html.heading("Leaderboard"), html.table(header, rows, numbers=range(2, 7), picked=picked),
+            html.figures([html.figure(drawing, alt, "Nested accuracy of recipes and methods with 95 % intervals.")])]
+
+
+def errors(made: Outcome, members: list[Member]) -> list[str]:
+    """Accuracy by fold and the confusion matrix of the blend's nested predictions."""
+    oof = made.oof.set_index("id")
+    right = pd.DataFrame({member.recipe: decide(member.oof.reindex(oof.index)) == oof["label"] for member in members})
+    right["blend"] = oof["pred"] == oof["label"]
+    accuracy = right.groupby(oof["fold"]).mean()
+    rows = []
+    for fold, part in right["blend"].groupby(oof["fold"]):
+        low, high = wilson(int(part.sum()), len(part))
+        rows.append((fold, len(part), *(f"{value:.4f}" for value in accuracy.loc[fold]), f"{low:.4f} to {high:.4f}"))
+    counts = np.bincount(2 * oof["label"] + oof["pred"], minlength=4).reshape(2, 2)
+    by_fold = "; ".join(f"{name} {', '.join(f'{value:.4f}' for value in accuracy[name])}" for name in accuracy)
+    confused = "; ".join(f"label {i} predicted as {j}: {counts[i, j]} rows" for i in (0, 1) for j in (0, 1))
+    drawings = [html.figure(plots.fold_accuracy(accuracy), f"Accuracy by fold: {by_fold}",
+                            "Accuracy by fold; the blend is thick and black."),
+                html.figure(plots.confusion(counts), f"Confusion matrix: {confused}",
+                            "Confusion matrix of the blend's nested predictions.")]
+    header = ["fold", "rows", *accuracy.columns, "blend, 95 % interval"]
+    return [html.heading("Folds and errors"), html.table(header, rows, numbers=range(1, len(header))), html.figures(drawings)]
+
+
+def learning_curves(histories: dict[str, list[pd.DataFrame]]) -> list[str]:
+    """A drawing a recipe, from its folds' histories."""
+    parts = []
+    for name, folds in histories.items():
+        ends = ", ".join(f"{history['valid_acc'].iloc[-1]:.4f}" for history in folds)
+        alt = f"Learning curves of {name}: validation accuracy at the end of each fold {ends}"
+        parts.append(html.figure(plots.learning_curves(folds), alt, name))
+    return [html.heading("Learning curves"), html.figures(parts)]
+
+
+def cost(members: list[Member]) -> list[str]:
+    """Time and memory from run.json, '-' where a run does not say."""
+    def of(member: Member, key: str, join, form: str = "{:,.0f}") -> str:
+        values = [run[key] for run in member.runs if run.get(key) is not None]
+        return form.format(join(values)) if values else "-"
+
+    def kinds(values: list[str]) -> str:
+        return ", ".join(sorted(set(values)))
+
+    rows = [(member.recipe, of(member, "seconds", sum), of(member, "cpu_seconds", sum), of(member, "images_per_second", np.mean),
+             of(member, "peak_memory_mb", max), of(member, "device", kinds, "{}"), of(member, "precision", kinds, "{}"))
+            for member in members]
+    header = ["recipe", "seconds, all folds", "CPU seconds", "images/s, mean", "peak memory, MB", "device", "precision"]
+    return [html.heading("Time and memory"), html.table(header, rows, numbers=range(1, 5))]
+
+
+def repeat(facts: dict) -> list[str]:
+    """The commands and the hashes of everything that went in."""
+    options, folds, recipes = facts["options"], facts["folds"], ",".join(facts["options"]["recipes"])
+    commands = (f"./run_all.sh --recipes {recipes} --folds {folds['k']} --seed {folds['seed']}\n"
+                f"python src/blend.py --recipes {recipes} --method {options['method']} --weights {options['weights']}")
+    hashes = [("submission.csv", facts["files"]["submission.csv"]), ("folds.csv", folds["hash"]),
+              ("images", facts["images_hash"])]
+    hashes += [(f"recipe {member['recipe']}, seed {member['seed']}", member["recipe_hash"]) for member in facts["members"]]
+    return [html.heading("How to repeat it"), html.code(commands), html.table(["what", "sha256"], hashes)]

@@ -1,0 +1,185 @@
+"""What a run leaves behind, and the only code that knows its file names.
+
+    runs/<recipe>/fold_<k>/   weights.safetensors  history.csv  oof.csv  test.csv
+                              features_oof.npy  features_test.npy  run.json
+    runs/<recipe>/oof.csv     the folds' OOF joined: each train id exactly once
+
+`run.json` is written last and holds the sha256 of every file beside it, so a fold is finished exactly
+when it has one, and a file that was torn or edited afterwards is found before it is used.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors.numpy import save_file
+
+from facefold import files
+from facefold.data.folds import Folds
+from facefold.errors import InputError
+
+RESULT_FILES = ("weights.safetensors", "history.csv", "oof.csv", "test.csv", "features_oof.npy", "features_test.npy")
+CHECKPOINT = "checkpoint.safetensors"  # beside them while a fold trains
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What must be equal for two runs to be the same run; all hashes are sha256 in hex."""
+
+    recipe: str
+    recipe_hash: str
+    folds_hash: str
+    images_hash: str
+    seed: int
+
+
+_CAUSES = {"recipe": "another recipe's name", "recipe_hash": "another version of the recipe", "folds_hash": "other folds",
+           "images_hash": "other images", "seed": "another seed"}
+
+
+@dataclass(frozen=True)
+class Member:
+    """A finished recipe, ready to be blended.
+
+    oof: float64 probability of label 1 (n,), indexed by train id in the order of `folds.table`.
+    test: float64 probabilities (t, k), indexed by test id, one column a fold (named 0..k-1).
+    runs: the k folds' run.json.
+    """
+
+    recipe: str
+    oof: pd.Series
+    test: pd.DataFrame
+    runs: list[dict]
+
+
+def fold_dir(root: Path, recipe: str, fold: int) -> Path:
+    return root / "runs" / recipe / f"fold_{fold}"
+
+
+def names(root: Path) -> list[str]:
+    """The recipes that have left something under runs/, sorted."""
+    return sorted(path.name for path in (root / "runs").glob("*") if any(path.glob("fold_*")))
+
+
+def exist(root: Path) -> bool:
+    """Whether any fold was trained or begun: folds are frozen from then on."""
+    return any((root / "runs").glob("*/fold_*"))
+
+
+def finished(root: Path, identity: Identity, fold: int) -> bool:
+    """Whether this fold is done and whole. A fold of another identity, or a damaged one, is an `InputError`."""
+    directory = fold_dir(root, identity.recipe, fold)
+    if not (directory / "run.json").exists():
+        return False
+    require_current(directory, files.read_json(directory / "run.json"), identity)
+    _require_whole(directory)
+    return True
+
+
+def require_current(directory: Path, run: dict, identity: Identity) -> None:
+    """Raise `InputError` when what lies in `directory` (its run.json or checkpoint header) is of another identity."""
+    causes = [cause for name, cause in _CAUSES.items() if run.get(name) != getattr(identity, name)]
+    if causes:
+        raise InputError(f"{directory} is stale: it was made with {' and '.join(causes)}. "
+                         f"Move it away, or train over it with `train.py --recipe {identity.recipe} --force`.")
+
+
+def finish(directory: Path, identity: Identity, facts: dict) -> None:
+    """Seal a fold: write run.json with the identity, the facts and the checksum of every file."""
+    checksums = {name: files.sha256_file(directory / name) for name in RESULT_FILES}
+    files.write_json(directory / "run.json", {**asdict(identity), **facts, "files": checksums})
+
+
+def load(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_ids: list[str]) -> Member:
+    """Join a recipe's folds by id.
+
+    `identity` (its seed is taken from the run itself) is what the run must agree with; None takes whatever
+    the runs agree on among themselves. Raises `InputError` naming the recipe when folds are missing, stale,
+    damaged, of different seeds, or when their ids are not those of folds/ and test.csv.
+    """
+    runs, oof, test = [], [], {}
+    missing = [str(k) for k in range(folds.k) if not (fold_dir(root, recipe, k) / "run.json").exists()]
+    if missing:
+        raise InputError(f"runs/{recipe} is incomplete: fold {', '.join(missing)} of {folds.k} not finished. Run "
+                         f"`python src/train.py --recipe {recipe}`, or name the recipes to blend with --recipes.")
+    for k in range(folds.k):
+        directory = fold_dir(root, recipe, k)
+        run = files.read_json(directory / "run.json")
+        if identity is None:
+            identity = Identity(**{field.name: run.get(field.name) for field in fields(Identity)})
+        seed = runs[0].get("seed") if runs else run.get("seed")
+        require_current(directory, run, Identity(**{**asdict(identity), "seed": seed}))
+        _require_whole(directory)
+        fold_oof = read_predictions(directory / "oof.csv")
+        expected = folds.table.loc[folds.table["fold"] == k, "id"]
+        _require_ids(directory / "oof.csv", fold_oof["id"], expected, "the validation rows of that fold")
+        fold_test = read_predictions(directory / "test.csv")
+        _require_ids(directory / "test.csv", fold_test["id"], test_ids, "test.csv")
+        runs.append(run)
+        oof.append(fold_oof.set_index("id")["prob"])
+        test[k] = fold_test.set_index("id")["prob"].reindex(test_ids)
+    joined = pd.concat(oof).reindex(folds.table["id"].tolist())
+    return Member(recipe, joined, pd.DataFrame(test, index=pd.Index(test_ids, name="id")), runs)
+
+
+def write_joined_oof(root: Path, member: Member) -> None:
+    """Write runs/<recipe>/oof.csv (id,prob) in the order of folds.csv."""
+    files.write_csv(root / "runs" / member.recipe / "oof.csv", member.oof.rename("prob").rename_axis("id").reset_index())
+
+
+def write_predictions(directory: Path, part: str, ids: list[str], prob: np.ndarray, features: np.ndarray) -> None:
+    """Write <part>.csv (id,prob) and features_<part>.npy; `part` is oof or test.
+
+    prob: float (n,), the probability of label 1; features: float16 (n, F); both in the order of `ids`.
+    """
+    files.write_csv(directory / f"{part}.csv", pd.DataFrame({"id": ids, "prob": np.asarray(prob, dtype=np.float64)}))
+    files.write_npy(directory / f"features_{part}.npy", np.asarray(features, dtype=np.float16))
+
+
+def write_weights(directory: Path, state: dict[str, np.ndarray]) -> None:
+    """Write the weights that predict, name -> array, as safetensors."""
+    with files.replacing(directory / "weights.safetensors") as temporary:
+        save_file({name: np.ascontiguousarray(value) for name, value in state.items()}, temporary)
+
+
+def write_history(directory: Path, history: pd.DataFrame) -> None:
+    """Write the learning curve, a row an epoch."""
+    files.write_csv(directory / "history.csv", history)
+
+
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read id,prob and refuse a probability that is not one."""
+    table = files.read_csv(path, {"id": str, "prob": float})
+    bad = table.index[~table["prob"].between(0, 1)]
+    if len(bad):
+        raise InputError(f"{path}, row {bad[0] + 2}: prob {table['prob'][bad[0]]} is not a probability; "
+                         "delete the fold's folder and train it again")
+    return table
+
+
+def history(root: Path, recipe: str, fold: int) -> pd.DataFrame:
+    """The fold's learning curve: a row an epoch, all columns numeric."""
+    return pd.read_csv(fold_dir(root, recipe, fold) / "history.csv")
+
+
+def features(root: Path, recipe: str, fold: int, part: str) -> np.ndarray:
+    """Penultimate features, float16 (rows, F); `part` is oof or test, row order that of the csv of the same name."""
+    return files.read_npy(fold_dir(root, recipe, fold) / f"features_{part}.npy")
+
+
+def _require_whole(directory: Path) -> None:
+    expected = files.read_json(directory / "run.json").get("files", {})
+    for name in RESULT_FILES:
+        if not (directory / name).exists() or files.sha256_file(directory / name) != expected.get(name):
+            raise InputError(f"{directory / name} is missing or not the file that training wrote (checksum differs). "
+                             f"Delete {directory} and train that fold again.")
+
+
+def _require_ids(path: Path, got: pd.Series, expected, what: str) -> None:
+    if got.duplicated().any():
+        raise InputError(f"{path}: id {got[got.duplicated()].iloc[0]} stands twice; delete the fold's folder and train it again")
+    difference = set(got) ^ set(expected)
+    if difference:
+        raise InputError(f"{path}: its ids are not those of {what} ({len(difference)} differ, e.g. {sorted(difference)[0]}); "
+                         "delete the fold's folder and train it again")

@@ -1,0 +1,61 @@
+"""Where a fold's training stands, in one safetensors file that is there whole or not at all.
+
+Tensors: `model.*`, `ema.*`, `best.*`, `optimizer.<group>.<parameter>.<name>`. Header: one json object under "state" (identity,
+epochs done, history, gradient scaler).
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from facefold import files
+from facefold.errors import InputError
+
+
+def save(path: Path, header: dict, parts: dict[str, dict[str, Tensor]]) -> None:
+    """Write `parts` (prefix -> name -> tensor) and the header, atomically."""
+    tensors = {f"{prefix}.{name}": value.detach().cpu().contiguous().clone() for prefix, state in parts.items()
+               for name, value in state.items()}
+    with files.replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"state": json.dumps(header)})
+
+
+def read_header(path: Path) -> dict | None:
+    """The header of a checkpoint, None where there is none. `InputError` when the file is damaged."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as opened:
+            return json.loads(opened.metadata()["state"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete it, and that fold starts anew")
+
+
+def read_part(path: Path, prefix: str) -> dict[str, Tensor]:
+    """The tensors saved under `prefix`, on the CPU."""
+    with safe_open(path, "pt") as opened:
+        return {name.removeprefix(f"{prefix}."): opened.get_tensor(name) for name in opened.keys() if name.startswith(f"{prefix}.")}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state, flat: `<parameter number>.<name>` -> tensor. Rates and decays are the recipe's, not state."""
+    return {f"{number}.{name}": value for number, state in optimizer.state_dict()["state"].items()
+            for name, value in state.items() if value is not None}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put what `optimizer_tensors` gave back into a fresh optimiser over the same parameters."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition(".")
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def copy_of(module: nn.Module) -> dict[str, Tensor]:
+    """The module's state, detached from it."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}

@@ -1,0 +1,281 @@
+"""The loop: one recipe on one fold, from pretrained weights to OOF and test probabilities.
+
+Everything random is drawn from names (seed, fold, epoch, id), so a run that was killed and resumed at an epoch
+ends with the same bytes as one that was not.
+"""
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.model_selection import StratifiedGroupKFold
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from facefold.data.augment import Augment
+from facefold.data.cache import ImageCache
+from facefold.errors import InputError
+from facefold.models import precision, zoo
+from facefold.models.recipe import Recipe
+from facefold.seeding import seed_of
+from facefold.training import checkpoint
+from facefold.training.loader import EpochSampler, TrainSet
+
+PREDICT_BATCH = 128
+
+
+@dataclass(frozen=True)
+class FoldTask:
+    """What one fold trains on. train: id, label, group; valid: id, label; test: the ids to predict; seed and fold name the draws."""
+
+    recipe: Recipe
+    fold: int
+    seed: int
+    train: pd.DataFrame
+    valid: pd.DataFrame
+    train_images: ImageCache
+    test_images: ImageCache
+    checkpoint: Path
+    identity: dict
+    weights_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """state: the weights that predict, name -> array. *_prob: float64 (n,), probability of label 1 in the order of the task's ids.
+    *_features: float16 (n, F). history: a row an epoch. facts: for run.json."""
+
+    state: dict[str, np.ndarray]
+    history: pd.DataFrame
+    oof_prob: np.ndarray
+    oof_features: np.ndarray
+    test_prob: np.ndarray
+    test_features: np.ndarray
+    facts: dict
+
+
+def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int = 0) -> FoldResult:
+    """Train one fold, or go on from its checkpoint, then predict its held-out rows and the test rows.
+
+    slot: the line of the progress bar. loader_workers: processes that augment (0: in this one). Raises `InputError` when the
+    loss stops being finite, or weights cannot be had.
+    """
+    recipe = task.recipe
+    header = checkpoint.read_header(task.checkpoint) or {"history": [], "cpu_seconds": 0.0}
+    history: list[dict] = header["history"]
+    torch.manual_seed(seed_of(task.seed, task.fold, "init"))
+    net, source = zoo.build(recipe, task.weights_dir, trained=not history)
+    source = header.get("source", source)
+    fmt = precision.choose(recipe, net, device)
+    net.to(device)
+    net.lay_out(fmt.channels_last)
+    optimizer = create_optimizer_v2(net, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
+    ema = ModelEmaV3(net, decay=recipe.ema, use_warmup=True) if recipe.ema else None
+    scaler = torch.amp.GradScaler(device.type, enabled=fmt.dtype is torch.float16)
+
+    learn, watch = _hold_out(task.train, recipe.monitor, seed_of(task.seed, task.fold, "monitor"))
+    batch = min(recipe.batch, len(learn))
+    sampler = EpochSampler(len(learn), seed_of(task.seed, task.fold, "order"))
+    loader = DataLoader(TrainSet(learn, task.train_images, Augment(recipe.augment, task.seed)), batch_size=batch, sampler=sampler,
+                        drop_last=True, num_workers=loader_workers, persistent_workers=loader_workers > 0,
+                        pin_memory=device.type == "cuda")
+    steps = len(loader)
+    schedule = _Schedule(recipe, optimizer, steps)
+    best: dict[str, Tensor] = {}
+    if history:
+        net.load_state_dict(checkpoint.read_part(task.checkpoint, "model"))
+        checkpoint.restore_optimizer(optimizer, checkpoint.read_part(task.checkpoint, "optimizer"))
+        if ema:
+            ema.module.load_state_dict(checkpoint.read_part(task.checkpoint, "ema"))
+        best = checkpoint.read_part(task.checkpoint, "best")
+        scaler.load_state_dict(header["scaler"])
+        for row in history:
+            schedule.after_epoch(row["epoch"], row["monitor_loss"])
+
+    predictor = ema.module if ema else net
+    bar = tqdm(total=recipe.epochs * steps, initial=len(history) * steps, desc=f"{recipe.name} fold {task.fold}", unit="batch",
+               position=slot, leave=False, disable=None, smoothing=0.05)
+    for epoch in range(len(history), recipe.epochs):
+        if _stopped_early(recipe, history):
+            break
+        started, cpu_started = time.perf_counter(), time.process_time()
+        torch.manual_seed(seed_of(task.seed, task.fold, "epoch", epoch))  # dropout and stochastic depth
+        sampler.epoch = epoch
+        net.train()
+        total = torch.zeros((), device=device)
+        for step, (pixels, labels) in enumerate(loader):
+            schedule.before_step(epoch * steps + step)
+            pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            loss = train_step(net, pixels, labels, optimizer, scaler, fmt, recipe)
+            if ema:
+                ema.update(net, step=epoch * steps + step)
+            total += loss  # kept on the device: asking for its value each step would stall a GPU
+            bar.update()
+        train_loss = float(total) / steps
+        if not np.isfinite(train_loss):
+            raise InputError(f"{recipe.name} fold {task.fold}: the training loss is not finite in epoch {epoch + 1}. Lower lr in the "
+                             f"recipe, or set precision = \"float32\"; the epochs before are kept in {task.checkpoint}")
+        trained = time.perf_counter() - started
+        lr = optimizer.param_groups[0]["lr"]
+        monitor_loss = _score(predictor, task.train_images, watch, device, fmt)[0] if len(watch) else None
+        valid_loss, valid_acc = _score(predictor, task.train_images, task.valid, device, fmt)
+        if recipe.early_stopping and monitor_loss <= min([row["monitor_loss"] for row in history], default=np.inf):
+            best = checkpoint.copy_of(predictor)
+        history.append({"epoch": epoch, "lr": lr, "train_loss": train_loss, "monitor_loss": monitor_loss,
+                        "valid_loss": valid_loss, "valid_acc": valid_acc, "train_seconds": trained,
+                        "seconds": time.perf_counter() - started})
+        schedule.after_epoch(epoch, monitor_loss)
+        header = {**task.identity, "history": history, "scaler": scaler.state_dict(), "source": source,
+                  "cpu_seconds": header["cpu_seconds"] + time.process_time() - cpu_started}
+        checkpoint.save(task.checkpoint, header, {
+            "model": net.state_dict(), "optimizer": checkpoint.optimizer_tensors(optimizer),
+            "ema": ema.module.state_dict() if ema else {}, "best": best})
+        _say(bar, f"{recipe.name} fold {task.fold} epoch {epoch + 1}/{recipe.epochs}: train loss {train_loss:.4f}, "
+                  f"valid loss {valid_loss:.4f}, valid accuracy {valid_acc:.4f}, {history[-1]['seconds']:.0f} s")
+    bar.close()
+    if best:
+        predictor.load_state_dict(best)
+    return _predict_fold(task, predictor, history, header, steps * batch, device, fmt)
+
+
+class _Schedule:
+    """The recipe's learning rate: timm's cosine by step, or torch's plateau by epoch after a linear warm-up. Both are
+    functions of the history alone, so resuming replays it instead of saving a state."""
+
+    def __init__(self, recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int):
+        self._recipe, self._optimizer = recipe, optimizer
+        self._warmup_steps = round(recipe.warmup * steps)
+        self._cosine = self._plateau = None
+        if recipe.schedule == "cosine":
+            self._cosine = CosineLRScheduler(optimizer, t_initial=recipe.epochs * steps, lr_min=0.01 * recipe.lr, t_in_epochs=False,
+                                             warmup_t=self._warmup_steps, warmup_lr_init=0.01 * recipe.lr)
+        else:
+            self._plateau = ReduceLROnPlateau(optimizer, factor=recipe.plateau_factor, patience=recipe.plateau_patience)
+
+    def before_step(self, step: int) -> None:
+        if self._cosine:
+            self._cosine.step_update(step)
+        elif step <= self._warmup_steps:
+            for group in self._optimizer.param_groups:
+                group["lr"] = self._recipe.lr * (step + 1) / (self._warmup_steps + 1)
+
+    def after_epoch(self, epoch: int, monitor_loss: float | None) -> None:
+        if self._plateau and epoch + 1 > self._recipe.warmup:
+            self._plateau.step(monitor_loss)
+
+
+def train_step(net: zoo.Net, pixels: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
+               fmt: precision.Precision, recipe: Recipe) -> Tensor:
+    """One optimiser step on uint8 pixels (N, H, W, 3) and labels float32 (N,); returns the detached mean loss ()."""
+    with torch.autocast(pixels.device.type, fmt.dtype, enabled=fmt.dtype is not torch.float32):
+        logits, _ = net(pixels)  # (N,)
+    targets = labels * (1 - recipe.label_smoothing) + 0.5 * recipe.label_smoothing
+    loss = binary_cross_entropy_with_logits(logits, targets)
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()
+    if recipe.clip:
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
+    scaler.step(optimizer)
+    scaler.update()
+    return loss.detach()
+
+
+def predict(net: nn.Module, images: ImageCache, ids: list[str], device: torch.device, fmt: precision.Precision,
+            tta: str) -> tuple[np.ndarray, np.ndarray]:
+    """Logits float64 (n,) and penultimate features float16 (n, F) of `ids`; with tta "flip" both are the mean over the image
+    and its mirror."""
+    net.eval()
+    rows = images.rows(ids)
+    logits, features = [], []
+    with torch.inference_mode(), torch.autocast(device.type, fmt.dtype, enabled=fmt.dtype is not torch.float32):
+        for start in range(0, len(rows), PREDICT_BATCH):
+            pixels = torch.from_numpy(images.pixels[rows[start:start + PREDICT_BATCH]]).to(device)  # (N, H, W, 3)
+            logit, feature = net(pixels)
+            if tta == "flip":
+                mirror_logit, mirror_feature = net(pixels.flip(2))
+                logit, feature = (logit + mirror_logit) / 2, (feature + mirror_feature) / 2
+            logits.append(logit.double().cpu().numpy())
+            features.append(feature.half().cpu().numpy())
+    return np.concatenate(logits), np.concatenate(features)
+
+
+def _predict_fold(task: FoldTask, net: nn.Module, history: list[dict], header: dict, images_an_epoch: int, device: torch.device,
+                  fmt: precision.Precision) -> FoldResult:
+    started, cpu_started = time.perf_counter(), time.process_time()
+    oof_logits, oof_features = predict(net, task.train_images, task.valid["id"].tolist(), device, fmt, task.recipe.tta)
+    test_logits, test_features = predict(net, task.test_images, task.test_images.ids, device, fmt, task.recipe.tta)
+    loss, accuracy = _loss_and_accuracy(oof_logits, task.valid)
+    predicted = time.perf_counter() - started
+    train_seconds = sum(row["train_seconds"] for row in history)
+    facts = {
+        "device": str(device), "precision": fmt.name, "weights": header["source"], "epochs_run": len(history),
+        "seconds": round(predicted + sum(row["seconds"] for row in history), 3),
+        "cpu_seconds": round(header["cpu_seconds"] + time.process_time() - cpu_started, 3),
+        "images_per_second": round(len(history) * images_an_epoch / train_seconds, 2),
+        "predict_images_per_second": round((len(task.valid) + len(task.test_images.ids)) / predicted, 2),
+        "peak_memory_mb": round(_peak_memory_mb(), 1),
+        "metrics": {"accuracy": accuracy, "log_loss": loss},
+        "versions": {"python": sys.version.split()[0], "torch": torch.__version__},
+    }
+    state = {name: value.cpu().numpy() for name, value in net.state_dict().items()}
+    return FoldResult(state, pd.DataFrame(history).drop(columns="train_seconds"), _sigmoid(oof_logits), oof_features,
+                      _sigmoid(test_logits), test_features, facts)
+
+
+def _hold_out(train: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split training rows (id, label, group) into those to learn from and a stratified share to watch; groups stay whole.
+
+    Plateau and early stopping look at these rows and never at the fold's held-out ones, whose score would no longer be honest.
+    """
+    if not share:
+        return train, train.iloc[:0]
+    splitter = StratifiedGroupKFold(max(2, round(1 / share)), shuffle=True, random_state=seed)
+    learn, watch = next(splitter.split(train["id"], train["label"], train["group"]))
+    return train.iloc[learn], train.iloc[watch]
+
+
+def _stopped_early(recipe: Recipe, history: list[dict]) -> bool:
+    if not recipe.early_stopping or not history:
+        return False
+    losses = [row["monitor_loss"] for row in history]
+    return len(losses) - 1 - int(np.argmin(losses)) >= recipe.early_stopping
+
+
+def _score(net: nn.Module, images: ImageCache, rows: pd.DataFrame, device: torch.device, fmt: precision.Precision) -> tuple[float, float]:
+    """Log loss and accuracy of `rows` (id, label) in one view: for the curves and the schedule, half the cost of TTA."""
+    logits, _ = predict(net, images, rows["id"].tolist(), device, fmt, "none")
+    return _loss_and_accuracy(logits, rows)
+
+
+def _loss_and_accuracy(logits: np.ndarray, rows: pd.DataFrame) -> tuple[float, float]:
+    labels = rows["label"].to_numpy()
+    loss = np.logaddexp(0, np.where(labels == 1, -logits, logits)).mean()
+    return float(loss), float(((logits > 0) == (labels == 1)).mean())
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(logits).sigmoid().numpy()
+
+
+def _peak_memory_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 if sys.platform != "darwin" else 1024 ** 2)
+
+
+def _say(bar: tqdm, line: str) -> None:
+    if bar.disable:
+        print(line, flush=True)
+    else:
+        bar.write(line)

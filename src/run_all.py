@@ -1,0 +1,100 @@
+"""The whole job: audit, split, train, blend, report, in order; what is already there is not done again.
+
+    ./run_all.sh --data face-gender.zip          the Kaggle zip as downloaded, or a folder
+    ./run_all.sh                                 goes on with what is in competition/; with no data at all, a drawn
+                                                 competition and the demo profile show the whole job in minutes
+    ./run_all.sh --recipes lite0,lite1 --folds 5 --seed 0
+
+Ends with the file to upload, its honest score and the time of each step. Kill it at any time: the same command goes on.
+Profiles: demo (minutes, for a look), cpu (an evening's laptop), gpu (four larger backbones from timm's hub).
+"""
+
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from facefold import runs, step
+from facefold.combine import outcome
+from facefold.data import competition, drawn
+from facefold.models import recipe as recipes
+from facefold.models.profiles import PROFILES
+from facefold.training import engine, estimate
+
+
+def run_step(name: str, *options: object) -> float:
+    """Run one step in a process of its own; returns its seconds. Leaves with the step's exit code when that is not 0."""
+    started = time.perf_counter()
+    print(f"\n== {name}", flush=True)
+    process = subprocess.Popen([sys.executable, str(Path(__file__).with_name(f"{name}.py")), *map(str, options)])
+    try:
+        code = process.wait()
+    except BaseException as stop:
+        if not isinstance(stop, KeyboardInterrupt):  # Ctrl-C reached the step as well
+            process.terminate()
+        process.wait()
+        raise
+    if code:
+        raise SystemExit(code if code > 0 else 128 - code)
+    return time.perf_counter() - started
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `7 min`, `1 h 05 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def print_plan(root: Path, chosen: list[recipes.Recipe], folds: int) -> None:
+    """What training will do and about how long it takes here, from a few timed steps of each recipe."""
+    contest = competition.load(root)
+    rows, places = len(contest.train), engine.slots("auto", None)
+    place = places[0]
+    print(f"\nplan: {rows:,} train and {len(contest.test):,} test images, {folds} folds, {len(places)} at a time on {place.type}")
+    total = 0.0
+    for recipe in chosen:
+        left = sum(not (runs.fold_dir(root, recipe.name, fold) / "run.json").exists() for fold in range(folds))
+        fold = estimate.seconds_a_fold(recipe, place, rows - rows // folds, rows // folds, len(contest.test)) if left else 0.0
+        total += fold * left
+        print(f"  train {recipe.name:18} {left} folds to go, " + (f"about {duration(fold)} each" if left else "nothing to do"))
+    print(f"  then blend and report, a minute; about {duration(total / len(places) + 60 if total else 20)} in all", flush=True)
+
+
+def main() -> None:
+    parser = step.parser(__doc__)
+    parser.add_argument("--data", type=Path, metavar="ZIP|DIR", help="the competition: Kaggle's zip as downloaded, or a folder")
+    parser.add_argument("--profile", choices=sorted(PROFILES), help="default: gpu where CUDA is there, else cpu; demo where the data are drawn")
+    parser.add_argument("--recipes", metavar="A,B", help=f"instead of the profile's: any of {', '.join(recipes.names())}")
+    parser.add_argument("--folds", type=int, default=5, metavar="K", help="default: 5")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the folds and of training (default: 0)")
+    parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="pretrained weights as local files, see train.py")
+    args = parser.parse_args()
+    root = args.root.resolve()
+    draw = args.data is None and not (root / "competition").exists()
+
+    seconds = {"audit": run_step("audit", "--root", root, *(["--drawn"] if draw else ["--data", args.data] if args.data else []))}
+    toy = drawn.is_drawn(root)
+    profile = args.profile or ("demo" if toy else "gpu" if engine.slots("auto", 1)[0].type == "cuda" else "cpu")
+    names = args.recipes.split(",") if args.recipes else PROFILES[profile]
+    chosen = [recipes.load(name) for name in dict.fromkeys(names)]
+    names = ",".join(recipe.name for recipe in chosen)
+    print_plan(root, chosen, args.folds)
+    seconds["split"] = run_step("split", "--root", root, "--folds", args.folds, "--seed", args.seed)
+    seconds["train"] = run_step("train", "--root", root, "--recipe", names, "--seed", args.seed,
+                                *(["--weights-dir", args.weights_dir] if args.weights_dir else []))
+    seconds["blend"] = run_step("blend", "--root", root, "--recipes", names)
+    seconds["report"] = run_step("report", "--root", root)
+
+    print("\n" + ", ".join(f"{name} {duration(spent)}" for name, spent in seconds.items()))
+    print(f"read {root / 'report.html'}")
+    if toy:
+        print("These images are drawn by a program: the score says that the job works here, nothing else. With real data: "
+              "./run_all.sh --data <the competition's zip as downloaded>")
+    print(f"upload {root / 'submissions' / 'submission.csv'}: {outcome.headline(outcome.load(root).facts)}")
+
+
+if __name__ == "__main__":
+    step.run(main)

@@ -1,0 +1,72 @@
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+
+
+def run(step, root, *options, code=0):
+    """Standard output of a step (its errors, where it should fail)."""
+    done = subprocess.run([sys.executable, str(SRC / f"{step}.py"), "--root", str(root), *options],
+                          capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    root = tmp_path_factory.mktemp("drawn")
+    return root, run("audit", root, "--drawn")
+
+
+def test_audit_tells_what_is_there(drawn):
+    root, said = drawn
+    labels = pd.read_csv(root / "competition" / "train.csv")["label"]
+    assert "this competition is DRAWN" in said
+    assert "rows        600 train, 200 test\n" in said
+    assert f"share of 1 is {labels.mean():.4f}\n" in said
+    assert "images      width 64 / 64 / 64, height 64 / 64 / 64 pixels (min / median / max)\n" in said
+    assert "identical   3 groups inside train (6 rows), 1 of them with both labels;\n" in said
+    assert "            1 test images are also in train, 2 have a twin inside test\n" in said
+    assert "nothing breaks the contract" in said.splitlines()[-1]
+    assert len(said.splitlines()) < 12
+
+
+def test_audit_takes_a_zip_once(drawn, tmp_path):
+    source = drawn[0] / "competition"
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
+        for path in sorted(source.rglob("*.[cj]*")):
+            archive.write(path, path.relative_to(source))
+    root = tmp_path / "root"
+    assert f"was put into {root / 'competition'}" in run("audit", root, "--data", str(tmp_path / "c.zip"))
+    assert f"is already in {root / 'competition'}" in run("audit", root, "--data", str(tmp_path / "c.zip"))
+    (root / "competition" / "test" / "601.jpg").unlink()
+    said = run("audit", root, code=2)
+    assert said.startswith("audit.py: some images cannot be used:\n  - competition/test/601.jpg (test.csv, row 2) is missing\n")
+
+
+def test_without_data_audit_says_how_to_get_some(tmp_path):
+    assert "--data ZIP|DIR" in run("audit", tmp_path, code=2)
+
+
+def test_split_writes_folds_once(drawn):
+    root = drawn[0]
+    said = run("split", root, "--folds", "3")
+    assert said.startswith(f"3 folds, seed 0, written to {root / 'folds'}\nfold 0     200 rows to validate  share of label 1: 0.")
+    assert run("split", root, "--folds", "3").startswith("3 folds, seed 0, already in")
+    (root / "runs" / "cnn5" / "fold_0").mkdir(parents=True)
+    before = (root / "folds" / "folds.csv").read_bytes()
+    assert "runs depend on them (cnn5)" in run("split", root, "--seed", "1", code=2)
+    assert (root / "folds" / "folds.csv").read_bytes() == before
+    run("split", root, "--seed", "1", "--force")
+    assert len(list((root / "folds").iterdir())) == 12
+
+
+def test_usage_is_exit_2(tmp_path):
+    assert "not allowed with" in run("audit", tmp_path, "--drawn", "--data", "x", code=2)

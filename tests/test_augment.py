@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from facefold.data.augment import POLICIES, Augment
+from facefold.errors import InputError
+from facefold.seeding import seed_of
+
+
+def image(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_a_row_in_an_epoch_is_drawn_alike_whatever_came_before(policy):
+    fresh, used = Augment(policy, 7), Augment(policy, 7)
+    for row in range(5):
+        used(image(row), 0, f"other{row}")
+    assert np.array_equal(fresh(image(), 3, "0042"), used(image(), 3, "0042"))
+
+
+def test_seed_epoch_and_id_each_change_the_draw():
+    base = Augment("standard", 0)(image(), 0, "1")
+    others = [Augment("standard", 1)(image(), 0, "1"), Augment("standard", 0)(image(), 1, "1"), Augment("standard", 0)(image(), 0, "01")]
+    assert not any(np.array_equal(base, other) for other in others)
+
+
+def test_none_changes_nothing_and_the_others_keep_shape_and_type():
+    assert np.array_equal(Augment("none", 0)(image(), 0, "1"), image())
+    for policy in POLICIES:
+        changed = Augment(policy, 0)(image(), 0, "1")
+        assert changed.shape == (32, 32, 3) and changed.dtype == np.uint8
+
+
+def test_unknown_policy_lists_those_there_are():
+    with pytest.raises(InputError, match="there is no augmentation policy 'heavy'; there are: light, none, standard"):
+        Augment("heavy", 0)
+
+
+def test_seeds_of_joined_parts_differ():
+    assert seed_of("a", "bc") != seed_of("ab", "c")
+    assert seed_of(1, 2) == seed_of("1", "2") < 2 ** 32

@@ -1,0 +1,169 @@
+"""blend.py and report.py as a person runs them, on runs made up here."""
+
+import importlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from facefold import files, runs
+from facefold.data import competition, drawn, folds, integrity
+from facefold.errors import InputError
+from facefold.models import recipe
+
+SRC = Path(__file__).parents[1] / "src"
+MEMBERS = {"lite0": 1.0, "cnn5": 1.4, "lite1": 1.2}  # recipe: noise
+
+
+def fabricate(root: Path, members: dict[str, float]) -> None:
+    """Runs of `members` on a drawn competition: wrong where noise says so, each with noise of its own."""
+    contest, dealt = competition.load(root), folds.load(root)
+    for number, (name, noise) in enumerate(members.items()):
+        rng = np.random.default_rng(number)
+        identity = runs.Identity(name, recipe.load(name).hash, dealt.hash, integrity.fingerprint(root), seed=5)
+        for k in range(dealt.k):
+            directory, valid = runs.fold_dir(root, name, k), dealt.valid(k)
+            logit = (2 * valid["label"] - 1) * 1.5 + noise * rng.normal(size=len(valid))
+            prob = {"oof": (valid["id"], 1 / (1 + np.exp(-logit))), "test": (contest.test["id"], rng.random(len(contest.test)))}
+            for part, (ids, values) in prob.items():
+                runs.write_predictions(directory, part, ids.tolist(), values, np.zeros((len(ids), 1)))
+            runs.write_history(directory, pd.DataFrame({
+                "epoch": [1, 2], "lr": 1e-3, "train_loss": [0.6, 0.4], "valid_loss": [0.5, 0.4],
+                "valid_acc": [0.8, 0.9], "seconds": 3.0}))
+            files.write_text(directory / "weights.safetensors", "made up")
+            runs.finish(directory, identity, {"seconds": 10.5, "device": "cpu", "precision": "float32"})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("made")
+    drawn.draw(root, train=240, test=60, size=16)
+    contest = competition.load(root)
+    images = integrity.check(contest)
+    train_sha256 = files.sha256_file(root / "competition" / "train.csv")
+    folds.write(root, folds.make(contest.train, folds.groups(images), 3, 0, train_sha256))
+    fabricate(root, MEMBERS)
+    return root
+
+
+@pytest.fixture
+def root(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "root"))
+
+
+def run(step: str, root: Path, *options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, SRC / f"{step}.py", "--root", root, *options]
+    return subprocess.run(command, capture_output=True, text=True, cwd=root)
+
+
+def content(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((root / "submissions").iterdir())}
+
+
+def refused(step: str, root: Path, *options: str) -> str:
+    """The text of the step's InputError, without the seconds that a process of its own takes."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError) as caught:
+        patch.setattr(sys, "argv", [f"{step}.py", "--root", str(root), *options])
+        importlib.import_module(step).main()
+    return str(caught.value)
+
+
+def test_blend_and_report(root):
+    got = run("blend", root)
+    assert got.returncode == 0, got.stderr
+    assert re.fullmatch(r"upload submissions/submission\.csv: nested accuracy 0\.\d{4} \[0\.\d{3}, [01]\.\d{3}\] by \w+",
+                        got.stdout.splitlines()[-1])
+    first = content(root)
+    assert list(first) == ["best_single.csv", "blend.json", "leaderboard.csv", "majority.csv", "mean.csv", "oof_blend.csv",
+                           "submission.csv", "weighted_mean.csv", "weighted_votes.csv"]
+    facts = json.loads(first["blend.json"])
+    assert first["submission.csv"] == first[f"{facts['picked']}.csv"]
+    assert [member["recipe"] for member in facts["members"]] == ["cnn5", "lite0", "lite1"]
+    board = pd.read_csv(root / "submissions" / "leaderboard.csv")
+    assert set(board["name"]) == {*MEMBERS, "best_single", "mean", "majority", "weighted_mean", "weighted_votes", "auto"}
+    oof = pd.read_csv(root / "submissions" / "oof_blend.csv")
+    assert (oof["label"] == oof["pred"]).mean() == pytest.approx(facts["score"]["accuracy"], abs=1e-9)
+    assert board.set_index("name")["accuracy"]["auto"] == pytest.approx(facts["score"]["accuracy"], abs=1e-9)
+
+    assert run("blend", root, "--recipes", "lite1,lite0,cnn5").returncode == 0
+    assert content(root) == first  # the same bytes, whatever the order
+
+    got = run("report", root)
+    assert got.returncode == 0, got.stderr
+    page = (root / "report.html").read_bytes()
+    assert len(page) < 10e6 and str(root).encode() not in page
+    assert run("report", root).returncode == 0 and (root / "report.html").read_bytes() == page
+    text = page.decode()
+    assert (f"<h1>Drawn competition, not real data. Upload submissions/submission.csv: nested accuracy "
+            f"{facts['score']['accuracy']:.4f} [") in text
+    assert text.count("<img ") == text.count("<figure>") == 3 + len(MEMBERS) and 'alt=""' not in text
+    assert all(source.startswith("data:") for source in re.findall(r'(?:src|href)="([^"]*)"', text))
+    assert "<td>cnn5</td><td class=\"number\">32</td><td class=\"number\">-</td>" in text
+
+
+def test_submission_is_what_the_method_says(root):
+    got = run("blend", root, "--method", "mean")
+    assert got.returncode == 0 and got.stdout.splitlines()[-2] == "mean was asked for."
+    test = [pd.read_csv(runs.fold_dir(root, name, k) / "test.csv", dtype={"id": str}).set_index("id")["prob"]
+            for name in MEMBERS for k in range(3)]
+    expected = (sum(test) / len(test) >= 0.5).astype(int)
+    submission = pd.read_csv(root / "submissions" / "submission.csv", dtype={"id": str}).set_index("id")["label"]
+    assert submission.equals(expected.loc[submission.index].rename("label"))
+
+
+def test_weights_by_hand_are_used_and_absent_ones_said(root):
+    got = run("blend", root, "--method", "weighted_votes", "--weights", "lite0=3,cnn5=1")
+    assert got.returncode == 0
+    assert got.stdout.splitlines()[0] == "weight 0, because --weights does not name them: lite1"
+    assert json.loads((root / "submissions" / "blend.json").read_text())["weights"] == {"cnn5": 1, "lite0": 3, "lite1": 0}
+
+
+def test_one_recipe_is_its_own_submission(root):
+    got = run("blend", root, "--recipes", "lite0")
+    assert got.returncode == 0
+    assert "one recipe only, so there is nothing to blend: the submission is lite0's" in got.stdout
+    assert got.stdout.splitlines()[-1].endswith("by best_single")
+    assert run("report", root).returncode == 0
+
+
+def test_bad_options_are_refused(root):
+    got = run("blend", root, "--weights", "lite0=0")
+    message = "--weights: the weights sum to zero; give at least one recipe a weight above 0"
+    assert (got.returncode, got.stdout, got.stderr) == (2, "", f"blend.py: {message}\n")
+    assert "--method mean has no weights to set" in refused("blend", root, "--method", "mean", "--weights", "lite0=2")
+    assert "there is no recipe 'nothing'" in refused("blend", root, "--recipes", "nothing")
+    assert "a recipe is named twice: lite0, lite0" in refused("blend", root, "--recipes", "lite0,lite0")
+    assert not (root / "submissions").exists()
+
+
+def test_incomplete_stale_and_torn_runs_are_refused_by_name(root):
+    fold = runs.fold_dir(root, "lite1", 1)
+    whole = (fold / "run.json").read_text()
+    (fold / "run.json").unlink()
+    assert "runs/lite1 is incomplete: fold 1 of 3 not finished" in refused("blend", root)
+    (fold / "run.json").write_text(whole.replace(recipe.load("lite1").hash, "0" * 64))
+    assert f"{fold} is stale: it was made with another version of the recipe" in refused("blend", root)
+    (fold / "run.json").write_text(whole)
+    (fold / "oof.csv").write_text("id,prob\n1,0.5\n")
+    assert f"{fold / 'oof.csv'} is missing or not the file that training wrote" in refused("blend", root)
+    shutil.rmtree(root / "runs")
+    assert "there is nothing to blend: no recipe has been trained" in refused("blend", root)
+
+
+def test_report_refuses_what_does_not_belong_together(root):
+    assert "blend.json is missing: nothing was blended yet. Run `python src/blend.py`." in refused("report", root)
+    assert run("blend", root).returncode == 0
+    submission = root / "submissions" / "submission.csv"
+    kept = submission.read_text()
+    submission.write_text(kept.replace(",1\n", ",0\n"))
+    assert "submission.csv is missing or not what the blend wrote" in refused("report", root)
+    submission.write_text(kept)
+    fabricate(root, {"lite0": 2.0})
+    expected = "submissions/ was blended from other runs than those now under runs/. Run `python src/blend.py` again."
+    assert refused("report", root) == expected
+    assert not (root / "report.html").exists()

@@ -1,0 +1,94 @@
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from facefold.errors import InputError
+from facefold.training import engine
+
+CPU = torch.device("cpu")
+
+
+def write_where(job, device, slot):
+    folder, name = job
+    (Path(folder) / name).write_text(f"{device} {slot} {torch.get_num_threads()}")
+
+
+def fail(job, _device, _slot):
+    if job == "bad input":
+        raise InputError("row 3 is wrong")
+    if job == "bug":
+        raise ZeroDivisionError
+    if job == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    Path(job).write_text("ran")
+
+
+def test_every_job_runs_in_one_thread_and_no_more_at_a_time_than_slots(tmp_path):
+    engine.run([(tmp_path, str(number)) for number in range(3)], [CPU, CPU], write_where)
+    said = [(tmp_path / str(number)).read_text() for number in range(3)]
+    assert all(re.fullmatch("cpu [01] 1", text) for text in said)
+
+
+def test_nothing_to_do_is_done():
+    engine.run([], [CPU], fail)
+
+
+def test_bad_input_reaches_the_person_and_starts_nothing_more(tmp_path):
+    with pytest.raises(InputError, match="^row 3 is wrong$"):
+        engine.run(["bad input", str(tmp_path / "next")], [CPU], fail)
+    assert not (tmp_path / "next").exists()
+
+
+def test_a_fault_of_ours_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="(?s)bug failed:.*ZeroDivisionError"):
+        engine.run(["bug"], [CPU], fail)
+
+
+def test_a_killed_process_is_reported():
+    with pytest.raises(RuntimeError, match=re.escape("the process of killed died with exit code -9 (-9: killed, often for want of memory)")):
+        engine.run(["killed"], [CPU], fail)
+
+
+def test_slots():
+    assert engine.slots("cpu", 3) == [CPU] * 3
+    assert len(engine.slots("cpu", None)) == engine.cores()
+    with pytest.raises(InputError, match="device 'tpu' is none of auto, cpu, cuda"):
+        engine.slots("tpu", None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_a_gpu_that_is_not_there_is_an_error():
+    with pytest.raises(InputError, match="--device cuda: torch sees no GPU here; use --device cpu"):
+        engine.slots("cuda", None)
+
+
+def test_workers_die_with_a_killed_parent(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, sys, time\nfrom pathlib import Path\n"
+        f"sys.path.insert(0, {str(Path(engine.__file__).parents[2])!r})\n"
+        "def work(job, device, slot):\n    Path(job).write_text(str(os.getpid()))\n    time.sleep(60)\n"
+        "if __name__ == '__main__':\n    import torch\n    from facefold.training import engine\n"
+        f"    engine.run([{str(tmp_path / 'pid')!r}], [torch.device('cpu')], work)\n")
+    parent = subprocess.Popen([sys.executable, str(script)])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert time.monotonic() < deadline and parent.poll() is None
+        time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    worker = int((tmp_path / "pid").read_text())
+    while time.monotonic() < deadline:
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    raise AssertionError("the worker outlived its parent")

@@ -1,0 +1,158 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from facefold import files
+from facefold.data import folds
+from facefold.errors import InputError
+
+
+def rows(labels):
+    return pd.DataFrame({"id": [f"{n:03d}" for n in range(len(labels))], "label": np.asarray(labels, dtype=np.int64)})
+
+
+def own_groups(train):
+    return pd.Series(train["id"].to_numpy(), index=pd.Index(train["id"]))
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "competition").mkdir()
+    files.write_csv(tmp_path / "competition" / "train.csv", rows([0, 1] * 10))
+    return tmp_path
+
+
+def made(root, k=5, seed=0):
+    train = rows([0, 1] * 10)
+    return folds.make(train, own_groups(train), k, seed, files.sha256_file(root / "competition" / "train.csv"))
+
+
+def begin_run(root):
+    (root / "runs" / "lite0" / "fold_0").mkdir(parents=True)
+
+
+def test_groups_are_named_by_their_first_id():
+    images = pd.DataFrame({"split": ["train"] * 4 + ["test"], "id": list("91527"), "sha256": list("abacb")})
+    assert folds.groups(images).to_dict() == {"9": "9", "1": "1", "5": "9", "2": "2"}
+
+
+def test_folds_divide_the_rows_in_equal_shares_of_the_labels(root):
+    got = made(root)
+    assert got.table["id"].tolist() == rows([0, 1] * 10)["id"].tolist()
+    assert got.table.groupby("fold")["label"].agg(["size", "sum"]).to_numpy().tolist() == [[4, 2]] * 5
+    assert sorted(pd.concat([got.valid(k) for k in range(5)])["id"]) == got.table["id"].tolist()
+    for k in range(5):
+        assert set(got.train(k)["id"]) == set(got.table["id"]) - set(got.valid(k)["id"])
+        assert list(got.valid(k).columns) == ["id", "label"]
+
+
+def test_the_seed_alone_decides(root):
+    assert made(root).hash == made(root).hash
+    assert made(root).hash != made(root, seed=1).hash
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 30), min_size=60, max_size=120), st.integers(2, 5), st.integers(0, 99))
+def test_identical_images_are_never_divided(names, k, seed):
+    train = rows([n % 2 for n in range(len(names))])
+    groups = pd.Series([f"g{name}" for name in names], index=pd.Index(train["id"]))
+    try:
+        table = folds.make(train, groups[::-1], k, seed, "x").table
+    except InputError:
+        return
+    assert (table.groupby("group")["fold"].nunique() == 1).all()
+    assert table["group"].tolist() == groups.tolist()
+    assert (table.groupby("fold")["label"].nunique() == 2).all()
+
+
+@pytest.mark.parametrize("labels, k, message", [
+    ([0, 1] * 5, 1, "1 folds: at least 2 are needed, 5 are usual"),
+    ([0] * 9 + [1] * 3, 5, "label 1 has 3 rows with 3 different images, too few for 5 folds; choose fewer with --folds"),
+])
+def test_folds_that_cannot_be(labels, k, message):
+    train = rows(labels)
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        folds.make(train, own_groups(train), k, 0, "x")
+
+
+def test_identical_images_count_once(root):
+    train = rows([0] * 9 + [1] * 6)
+    groups = own_groups(train)
+    groups.iloc[9:] = "009"
+    with pytest.raises(InputError, match="label 1 has 6 rows with 1 different images"):
+        folds.make(train, groups, 2, 0, "x")
+
+
+def test_written_folds_are_read_back(root):
+    assert folds.write(root, made(root))
+    got, wanted = folds.load(root), made(root)
+    pd.testing.assert_frame_equal(got.table, wanted.table)
+    assert (got.k, got.seed, got.hash, got.train_sha256, got.method) == (5, 0, wanted.hash, wanted.train_sha256, wanted.method)
+    assert got.hash == files.sha256_file(root / "folds" / "folds.csv")
+    valid = files.read_csv(root / "folds" / "fold_3_valid.csv", {"id": str, "label": "int64"})
+    assert valid["id"].tolist() == wanted.valid(3)["id"].tolist()
+
+
+def test_the_same_folds_again_are_nothing_to_do(root):
+    folds.write(root, made(root))
+    begin_run(root)
+    before = (root / "folds" / "folds.json").stat().st_mtime_ns
+    assert not folds.write(root, made(root))
+    assert (root / "folds" / "folds.json").stat().st_mtime_ns == before
+
+
+def test_other_folds_replace_these_while_nothing_depends_on_them(root):
+    folds.write(root, made(root))
+    assert folds.write(root, made(root, k=2))
+    assert folds.load(root).k == 2
+    assert sorted(path.name for path in (root / "folds").iterdir()) == [
+        "fold_0_train.csv", "fold_0_valid.csv", "fold_1_train.csv", "fold_1_valid.csv", "folds.csv", "folds.json"]
+
+
+def test_folds_that_runs_depend_on_are_replaced_by_force_alone(root):
+    folds.write(root, made(root))
+    begin_run(root)
+    with pytest.raises(InputError, match=r"runs depend on them \(lite0\); nothing was changed"):
+        folds.write(root, made(root, seed=1))
+    assert folds.load(root).seed == 0
+    assert folds.write(root, made(root, seed=1), force=True)
+    assert folds.load(root).seed == 1
+
+
+def test_lost_or_edited_files_of_the_same_folds_are_written_again_though_runs_depend_on_them(root):
+    folds.write(root, made(root))
+    begin_run(root)
+    (root / "folds" / "fold_1_train.csv").unlink()
+    assert folds.write(root, made(root))
+    assert folds.load(root).k == 5
+
+
+@pytest.mark.parametrize("name", ["folds.csv", "fold_2_valid.csv"])
+def test_edited_folds_are_refused(root, name):
+    folds.write(root, made(root))
+    path = root / "folds" / name
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(InputError, match=re.escape(f"{path} is missing or was edited")):
+        folds.load(root)
+
+
+def test_folds_of_another_train_csv_are_refused(root):
+    folds.write(root, made(root))
+    files.write_csv(root / "competition" / "train.csv", rows([1, 0] * 10))
+    with pytest.raises(InputError, match="has changed since the folds were made"):
+        folds.load(root)
+
+
+@pytest.mark.parametrize("text, message", [
+    (None, "there are no folds yet. Run `python src/split.py`."),
+    ("{", "not readable as json"),
+    ('{"k": 5}', "is not what split.py writes"),
+])
+def test_missing_or_torn_folds(root, text, message):
+    if text is not None:
+        files.write_text(root / "folds" / "folds.json", text)
+    with pytest.raises(InputError, match=re.escape(message)):
+        folds.load(root)

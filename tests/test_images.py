@@ -1,0 +1,140 @@
+import hashlib
+import io
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from facefold.data import images
+from facefold.errors import InputError
+
+
+def picture(width=40, height=30, mode="RGB"):
+    """A smooth gradient, so that JPEG keeps it nearly exact."""
+    ramp = np.linspace(0, 255, width)[None, :] * np.ones((height, 1))
+    rgb = np.stack([ramp, 255 - ramp, np.full_like(ramp, 90)], axis=2).astype(np.uint8)
+    return Image.fromarray(rgb).convert(mode)
+
+
+def encoded(image, format="JPEG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def rule_of(tmp_path, data):
+    """What inspect says is wrong with a file of these bytes."""
+    path = tmp_path / "1.jpg"
+    path.write_bytes(data)
+    with pytest.raises(images.ImageProblem) as caught:
+        images.inspect(path)
+    return str(caught.value)
+
+
+def turned(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(picture(), exif=exif)
+
+
+@pytest.mark.parametrize("mode, channels", [("RGB", 3), ("L", 1)])
+def test_facts_of_a_sound_image(tmp_path, mode, channels):
+    data = encoded(picture(mode=mode))
+    (tmp_path / "1.jpg").write_bytes(data)
+    facts = images.inspect(tmp_path / "1.jpg")
+    assert facts == images.ImageFacts(hashlib.sha256(data).hexdigest(), len(data), 40, 30, channels)
+
+
+def test_progressive_upright_and_trailing_bytes_are_fine(tmp_path):
+    for data in (encoded(picture(), progressive=True), turned(1), encoded(picture()) + b"\0" * 7):
+        (tmp_path / "1.jpg").write_bytes(data)
+        assert images.inspect(tmp_path / "1.jpg").width == 40
+
+
+@pytest.mark.parametrize("data, rule", [
+    (b"", "is empty"),
+    (b"<html>404</html>", "is not an image"),
+    (b"\xff\xd8\xff\xe0\x00\x10JFIF", "is truncated"),
+    (encoded(picture()).replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"),
+     "is a JPEG with a damaged header, or one of 12 or 16 bit"),
+    (encoded(picture(), "PNG"), "is a PNG file (RGB), not a JPEG; renaming does not convert it"),
+    (encoded(picture(mode="RGBA"), "PNG"), "is a PNG file (alpha), not a JPEG; renaming does not convert it"),
+    (encoded(picture(mode="P"), "PNG"), "is a PNG file (palette), not a JPEG; renaming does not convert it"),
+    (encoded(Image.fromarray(np.zeros((9, 9), np.uint16)), "PNG"),
+     "is a PNG file (16 bit), not a JPEG; renaming does not convert it"),
+    (encoded(picture(mode="P"), "GIF"), "is a GIF file (palette), not a JPEG; renaming does not convert it"),
+    (encoded(picture(mode="CMYK")), "is CMYK, not RGB or grey"),
+    (turned(6), "is rotated by its EXIF orientation; save it upright, without the tag"),
+    (encoded(picture(7, 30)), "is 7 x 30: smaller than 8 pixels a side"),
+    (encoded(picture(10_001, 8)), "is 10001 x 8: larger than 10000 pixels a side or 64 megapixels"),
+])
+def test_each_kind_of_unsound_image(tmp_path, data, rule):
+    assert rule_of(tmp_path, data) == rule
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("cut", [1, 2, 3, 40, 200])
+def test_truncation_is_found_wherever_it_is(tmp_path, mode, cut):
+    data = encoded(picture(200, 200, mode), quality=95)
+    assert rule_of(tmp_path, data[:-cut]) == "is truncated"
+
+
+def test_a_decompression_bomb_is_refused_by_its_header(tmp_path):
+    data = bytearray(encoded(picture()))
+    at = data.index(b"\xff\xc0") + 5
+    data[at:at + 4] = b"\xff\xdc\xff\xdc"  # 65,500 x 65,500 pixels
+    assert rule_of(tmp_path, bytes(data)) == "is larger than 10000 pixels a side or 64 megapixels"
+
+
+def test_missing_and_folder(tmp_path):
+    with pytest.raises(images.ImageProblem, match="^is missing$"):
+        images.inspect(tmp_path / "1.jpg")
+    with pytest.raises(images.ImageProblem, match="^cannot be read"):
+        images.inspect(tmp_path)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=20), st.integers(0, 400))
+def test_damage_of_any_kind_is_an_image_problem_or_nothing(tmp_path_factory, changes, cut):
+    data = bytearray(turned(1))
+    for at, value in changes:
+        data[at % len(data)] = value
+    path = tmp_path_factory.getbasetemp() / "damaged.jpg"
+    path.write_bytes(bytes(data[:len(data) - cut]))
+    try:
+        images.inspect(path)
+    except images.ImageProblem:
+        return
+    assert images.decode(path, 16).shape == (16, 16, 3)
+
+
+def test_decode_is_rgb_and_keeps_the_size_when_none_is_asked(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(encoded(picture(), quality=100, subsampling=0))
+    got = images.decode(tmp_path / "1.jpg")
+    assert got.shape == (30, 40, 3) and got.dtype == np.uint8
+    assert np.abs(got.astype(int) - np.asarray(picture()).astype(int)).max() <= 4
+
+
+@pytest.mark.parametrize("size", [16, 25, 32, 50, 96, 100, 128, 200, 300])
+def test_every_size_shows_the_same_picture(tmp_path, size):
+    (tmp_path / "1.jpg").write_bytes(encoded(picture(200, 200), quality=100, subsampling=0))
+    got = images.decode(tmp_path / "1.jpg", size)
+    expected = cv2.resize(np.asarray(picture(200, 200)), (size, size), interpolation=cv2.INTER_AREA)
+    assert got.shape == (size, size, 3) and got.dtype == np.uint8
+    assert np.abs(got.astype(int) - expected.astype(int)).mean() < 2
+
+
+def test_grey_becomes_three_channels_and_any_shape_a_square(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(encoded(picture(90, 30, "L")))
+    got = images.decode(tmp_path / "1.jpg", 20)
+    assert got.shape == (20, 20, 3) and (got[..., 0] == got[..., 2]).all()
+
+
+@pytest.mark.parametrize("size", [None, 16])
+@pytest.mark.parametrize("data", [b"", b"nothing", b"\xff\xd8\xff\xd9"])
+def test_decode_of_no_image_names_the_file(tmp_path, data, size):
+    (tmp_path / "1.jpg").write_bytes(data)
+    with pytest.raises(InputError, match="1.jpg (is empty|cannot be decoded)"):
+        images.decode(tmp_path / "1.jpg", size)

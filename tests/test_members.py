@@ -1,0 +1,65 @@
+"""Members side by side: joined by id, sorted by name, and refused when they do not fit."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from facefold.combine import members
+from facefold.data.folds import Folds
+from facefold.errors import InputError
+from facefold.runs import Member
+
+IDS, TEST = ["0042", "7", "a"], ["t1", "t2"]
+
+
+def dealt(labels=(0, 1, 1), fold=(0, 1, 0)) -> Folds:
+    table = pd.DataFrame({"id": IDS, "label": labels, "group": IDS, "fold": fold})
+    return Folds(table, 2, 0, "hash", "sha", "method")
+
+
+def member(name="m", oof=(0.1, 0.2, 0.3), ids=IDS, test=((0.2, 0.4), (0.6, 1.0)), test_ids=TEST) -> Member:
+    runs = [{"recipe_hash": "r", "seed": 3, "files": {"oof.csv": f"o{k}", "test.csv": f"t{k}", "history.csv": "h"}}
+            for k in (0, 1)]
+    return Member(name, pd.Series(oof, index=ids), pd.DataFrame(test, index=test_ids), runs)
+
+
+def test_joined_by_id_and_sorted_by_name():
+    shuffled = member("b", oof=(0.3, 0.1, 0.2), ids=["a", "0042", "7"], test=((0.6, 1.0), (0.2, 0.4)), test_ids=["t2", "t1"])
+    got = members.matrix([shuffled, member("a", oof=(0.9, 0.8, 0.7))], dealt(), TEST)
+    assert got.names == ["a", "b"] and got.ids == IDS and got.test_ids == TEST
+    assert got.prob.tolist() == [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]
+    assert got.test_prob[:, 1] == pytest.approx([0.3, 0.8])
+    assert got.labels.tolist() == [0, 1, 1] and got.fold.tolist() == [0, 1, 0]
+
+
+def test_the_order_of_members_changes_nothing():
+    one, two = (members.matrix([member(n, oof=v) for n, v in order], dealt(), TEST)
+                for order in ([("x", (0.1, 0.2, 0.3)), ("y", (0.4, 0.5, 0.6))], [("y", (0.4, 0.5, 0.6)), ("x", (0.1, 0.2, 0.3))]))
+    assert one.names == two.names and np.array_equal(one.prob, two.prob) and np.array_equal(one.test_prob, two.test_prob)
+
+
+def test_describe_names_what_went_in():
+    assert members.describe(member()) == {"recipe": "m", "recipe_hash": "r", "seed": 3, "files": [
+        {"oof.csv": "o0", "test.csv": "t0"}, {"oof.csv": "o1", "test.csv": "t1"}]}
+
+
+@pytest.mark.parametrize("given, folds, message", [
+    ([], dealt(), "there is nothing to blend: no recipe has been trained. Run `python src/train.py --recipe NAME`."),
+    ([member(), member()], dealt(), "a recipe is named twice: m, m"),
+    ([member()], dealt(labels=(1, 1, 1)), "the folds hold one label only (1); a blend is learned and scored on two or more"),
+    ([member()], dealt(fold=(0, 0, 0)), "the folds hold one fold only (0); a blend is learned and scored on two or more"),
+    ([member(ids=["0042", "7", "b"])], dealt(), "runs/m, out-of-fold: the ids are not those of the folds, each once "
+     "(2 differ, e.g. a); train that recipe again"),
+    ([member(test_ids=["t1", "t1"])], dealt(), "runs/m, test: the ids are not those of test.csv, each once "
+     "(1 differ, e.g. t2); train that recipe again"),
+    ([member(oof=(0.1, np.nan, 0.3))], dealt(), "runs/m, out-of-fold: id 7 has nan, which is not a probability; "
+     "train that recipe again"),
+    ([member(oof=(0.1, 1.5, 0.3))], dealt(), "runs/m, out-of-fold: id 7 has 1.5, which is not a probability; "
+     "train that recipe again"),
+    ([member(test=((0.2, np.nan), (0.6, 1.0)))], dealt(), "runs/m, test: id t1 has nan, which is not a probability; "
+     "train that recipe again"),
+])
+def test_refused(given, folds, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        members.matrix(given, folds, TEST)

