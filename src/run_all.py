@@ -66,7 +66,8 @@ def print_plan(root: Path, chosen: list[recipes.Recipe], folds: int) -> None:
 def main() -> None:
     parser = step.parser(__doc__)
     parser.add_argument("--data", type=Path, metavar="ZIP|DIR", help="the competition: Kaggle's zip as downloaded, or a folder")
-    parser.add_argument("--profile", choices=sorted(PROFILES), help="default: gpu where CUDA is there, else cpu; demo where the data are drawn")
+    parser.add_argument("--profile", choices=sorted(PROFILES),
+                        help="default: gpu where CUDA is there, else cpu; demo where the data are drawn")
     parser.add_argument("--recipes", metavar="A,B", help=f"instead of the profile's: any of {', '.join(recipes.names())}")
     parser.add_argument("--folds", type=int, default=5, metavar="K", help="default: 5")
     parser.add_argument("--seed", type=int, default=0, help="seed of the folds and of training (default: 0)")

@@ -4,6 +4,7 @@ Two kinds of cartoon face that differ in hair, brows, lips, jaw and stubble, eac
 position, colours, light, noise and glasses say nothing. Some labels are wrong and a few files are identical, as in real life.
 """
 
+import shutil
 from pathlib import Path
 
 import cv2
@@ -24,6 +25,16 @@ def is_drawn(root: Path) -> bool:
     return (root / "competition" / DRAWN).is_file()
 
 
+def clear(root: Path) -> bool:
+    """Make room for a real competition: remove a drawn one and all that was made from it. False where none is drawn."""
+    if not is_drawn(root):
+        return False
+    (root / "report.html").unlink(missing_ok=True)
+    for name in ("submissions", "runs", "folds", "cache", "competition"):  # the mark last: a removal that was killed goes on
+        shutil.rmtree(root / name, ignore_errors=True)
+    return True
+
+
 def draw(root: Path, *, train: int = 600, test: int = 200, size: int = 64, seed: int = 0) -> bool:
     """Write a labelled competition of `train` + `test` drawn faces of `size` pixels; False when this very one is there.
 
@@ -33,7 +44,7 @@ def draw(root: Path, *, train: int = 600, test: int = 200, size: int = 64, seed:
         raise InputError("a drawn competition has at least 20 train rows, 10 test rows and 16 pixels")
     note = (f"This competition is drawn by a program; it is no data of anybody's, and scores on it mean nothing elsewhere.\n"
             f"train {train}, test {test}, size {size}, seed {seed}; about {WRONG_LABELS:.0%} of the train labels are wrong.\n"
-            f"Delete this folder to make room for a real one.\n")
+            f"A real one takes its place: python src/audit.py --data ZIP.\n")
     target = root / "competition"
     if target.exists() and any(target.iterdir()):
         if not is_drawn(root):

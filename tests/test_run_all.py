@@ -1,0 +1,155 @@
+"""The whole job on a tiny drawn competition, as a person runs it: in processes of its own, killed and resumed."""
+
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from facefold.data import drawn
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+FEW = ("--recipes", "demo_cnn", "--folds", "2")
+
+
+def command(step: str, root: Path, *options: str) -> list[str]:
+    return [sys.executable, str(SRC / f"{step}.py"), "--root", str(root), *options]
+
+
+def run(step: str, root: Path, *options: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command(step, root, *options), capture_output=True, text=True, timeout=300)
+
+
+def tiny(root: Path) -> Path:
+    drawn.draw(root, train=60, test=20, size=32)
+    return root
+
+
+def submission(root: Path) -> str:
+    return hashlib.sha256((root / "submissions" / "submission.csv").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> tuple[Path, str]:
+    root = tiny(tmp_path_factory.mktemp("whole"))
+    done = run("run_all", root, *FEW)
+    assert done.returncode == 0, done.stderr
+    return root, done.stdout
+
+
+def test_the_whole_job_ends_with_what_to_upload(undisturbed):
+    root, said = undisturbed
+    lines = said.strip().splitlines()
+    assert re.search(r"plan: 60 train and 20 test images, 2 folds, \d+ at a time on cpu\n  train demo_cnn +2 folds to go, about .* each", said)
+    assert re.fullmatch(r"audit .*, split .*, train .*, blend .*, report .*", lines[-4])
+    assert lines[-2].startswith("These images are drawn by a program")
+    assert re.fullmatch(rf"upload {root}/submissions/submission.csv: nested accuracy 0\.\d{{4}} \[.*\] by .*", lines[-1])
+    rows = (root / "submissions" / "submission.csv").read_text().splitlines()
+    assert rows[0] == "id,label" and [row.split(",")[0] for row in rows[1:]] == [str(number) for number in range(61, 81)]
+    assert {row.split(",")[1] for row in rows[1:]} <= {"0", "1"}
+    for name in ("report.html", "runs/demo_cnn/oof.csv", "runs/demo_cnn/fold_1/run.json", "folds/folds.json", "submissions/blend.json"):
+        assert (root / name).is_file(), name
+    assert not list(root.rglob("*.part")) and not list(root.rglob("checkpoint*"))
+
+
+def test_a_second_run_does_only_what_is_missing(undisturbed):
+    root, _ = undisturbed
+    before = {path: path.stat().st_mtime_ns for path in (root / "runs").rglob("fold_*/*")}
+    old = submission(root)
+    done = run("run_all", root, *FEW)
+    assert done.returncode == 0 and "0 folds to go, nothing to do" in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in (root / "runs").rglob("fold_*/*")} == before
+    assert submission(root) == old
+
+
+def stop_in_training(process: subprocess.Popen, root: Path, how: signal.Signals) -> str:
+    """Signal the process group once a first epoch is on disk; returns what was said on stderr."""
+    deadline = time.monotonic() + 120
+    while not list(root.glob("runs/demo_cnn/fold_*/checkpoint.safetensors")):
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    os.killpg(process.pid, how)
+    return process.communicate(timeout=60)[1]
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def test_killed_in_training_and_run_again_it_ends_with_the_same_bytes(undisturbed, tmp_path):
+    root = tiny(tmp_path)
+    process = start(command("run_all", root, *FEW))
+    stop_in_training(process, root, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL and not list(root.glob("runs/*/*/run.json"))
+    again = run("run_all", root, *FEW)
+    assert again.returncode == 0, again.stderr
+    assert submission(root) == submission(undisturbed[0])
+    assert not list(root.rglob(".*.part"))
+
+
+@pytest.mark.parametrize("how, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stop_is_one_line_and_its_exit_code(tmp_path, how, code):
+    root = tiny(tmp_path)
+    process = start(command("run_all", root, *FEW))
+    said = stop_in_training(process, root, how)
+    assert process.returncode == code
+    assert said.splitlines()[-1].endswith("stopped; nothing is lost, the same command goes on where this one ended")
+    assert "Traceback" not in said and "Warning" not in said
+
+
+def test_one_process_at_a_time_gives_the_same_bytes(undisturbed, tmp_path):
+    root = tiny(tmp_path)
+    for step, options in [("audit", ()), ("split", ("--folds", "2")), ("train", ("--recipe", "demo_cnn", "--fold", "1", "--workers", "1")),
+                          ("train", ("--recipe", "demo_cnn", "--workers", "1")), ("blend", ("--weights", "auto"))]:
+        done = run(step, root, *options)
+        assert done.returncode == 0, done.stderr
+    assert submission(root) == submission(undisturbed[0])
+
+
+def test_a_stale_run_is_refused_and_force_trains_over_it(undisturbed, tmp_path):
+    root = tiny(tmp_path)
+    assert run("audit", root).returncode == run("split", root, "--folds", "2").returncode == 0
+    subprocess.run(["cp", "-r", str(undisturbed[0] / "runs"), str(root / "runs")], check=True)
+    stale = run("train", root, "--recipe", "demo_cnn", "--seed", "5")
+    assert stale.returncode == 2
+    assert stale.stderr == (f"train.py: {root}/runs/demo_cnn/fold_0 is stale: it was made with another seed. Move it away, or train over it "
+                            "with `train.py --recipe demo_cnn --force`.\n")
+    forced = run("train", root, "--recipe", "demo_cnn", "--seed", "5", "--fold", "0", "--force")
+    assert forced.returncode == 0, forced.stderr
+    assert '"seed": 5' in (root / "runs/demo_cnn/fold_0/run.json").read_text()
+
+
+def test_an_image_that_changed_after_the_audit_makes_old_runs_stale(undisturbed, tmp_path):
+    root = tiny(tmp_path)
+    assert run("audit", root).returncode == run("split", root, "--folds", "2").returncode == 0
+    subprocess.run(["cp", "-r", str(undisturbed[0] / "runs"), str(root / "runs")], check=True)
+    (root / "competition/train/1.jpg").write_bytes((root / "competition/train/2.jpg").read_bytes())
+    stale = run("train", root, "--recipe", "demo_cnn")
+    assert stale.returncode == 2 and "it was made with other images" in stale.stderr
+
+
+@pytest.mark.parametrize("step, options, message", [
+    ("run_all", ("--recipes", "lite9"), "there is no recipe 'lite9'; there are: "),
+    ("run_all", ("--data", "no.zip"), "no.zip does not exist"),
+    ("train", ("--recipe", "demo_cnn", "--fold", "7"), "--fold 7: the folds are 0 to 1, or all"),
+    ("train", ("--recipe", "demo_cnn", "--workers", "0"), "--workers 0: at least one"),
+    ("split", ("--folds", "3"), "--force"),
+])
+def test_bad_usage_is_one_sentence_and_exit_code_2(undisturbed, step, options, message):
+    done = run(step, undisturbed[0], *options)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+def test_gpu_recipes_without_a_hub_are_a_clear_error(undisturbed, tmp_path):
+    root = tiny(tmp_path)
+    assert run("audit", root).returncode == run("split", root, "--folds", "2").returncode == 0
+    done = subprocess.run(command("train", root, "--recipe", "resnet50", "--fold", "0"), capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")})
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "recipe resnet50: the pretrained weights of resnet50.a1_in1k could not be had from timm's hub" in done.stderr
+    assert not list(root.glob("runs/*/*/run.json"))
