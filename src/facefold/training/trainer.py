@@ -130,7 +130,7 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
         lr = optimizer.param_groups[0]["lr"]
         monitor_loss = _score(predictor, task.train_images, watch, device, fmt)[0] if len(watch) else None
         valid_loss, valid_acc = _score(predictor, task.train_images, task.valid, device, fmt)
-        if recipe.early_stopping and monitor_loss <= min([row["monitor_loss"] for row in history], default=np.inf):
+        if recipe.early_stopping and monitor_loss < min([row["monitor_loss"] for row in history], default=np.inf):
             best = checkpoint.copy_of(predictor)
         history.append({"epoch": epoch, "lr": lr, "train_loss": train_loss, "monitor_loss": monitor_loss,
                         "valid_loss": valid_loss, "valid_acc": valid_acc, "train_seconds": trained,
