@@ -27,8 +27,6 @@ def main() -> None:
     args = parser.parse_args()
     start = time.monotonic()
     if args.data is not None:
-        if args.data.exists() and drawn.clear(args.root):
-            print("the drawn competition, and what was made from it, made room")
         new = unpack.install(args.data, args.root)
         print(f"{args.data} {'was put into' if new else 'is already in'} {args.root / 'competition'}")
     if args.drawn and drawn.draw(args.root):

@@ -10,14 +10,17 @@ Profiles: demo (minutes, for a look), cpu (an evening's laptop), gpu (four large
 """
 
 import math
+import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
-from facefold import runs, step
+from facefold import processes, runs, step
 from facefold.combine import outcome
 from facefold.data import competition, drawn
+from facefold.models import pretrained
 from facefold.models import recipe as recipes
 from facefold.models.profiles import PROFILES
 from facefold.training import engine, estimate
@@ -27,12 +30,15 @@ def run_step(name: str, *options: object) -> float:
     """Run one step in a process of its own; returns its seconds. Leaves with the step's exit code when that is not 0."""
     started = time.perf_counter()
     print(f"\n== {name}", flush=True)
-    process = subprocess.Popen([sys.executable, str(Path(__file__).with_name(f"{name}.py")), *map(str, options)])
+    process = subprocess.Popen([sys.executable, str(Path(__file__).with_name(f"{name}.py")), *map(str, options)],
+                               env={**os.environ, processes.STARTER: str(os.getpid())})
     try:
         code = process.wait()
     except BaseException as stop:
-        if not isinstance(stop, KeyboardInterrupt):  # Ctrl-C reached the step as well
-            process.terminate()
+        if isinstance(stop, KeyboardInterrupt):  # a terminal's Ctrl-C reached the step as well: its own line comes first
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+        process.terminate()
         process.wait()
         raise
     if code:
@@ -49,18 +55,19 @@ def duration(seconds: float) -> str:
 
 
 def print_plan(root: Path, chosen: list[recipes.Recipe], folds: int) -> None:
-    """What training will do and about how long it takes here, from a few timed steps of each recipe."""
+    """What training will do and about how long it takes here, from a few timed steps of each recipe that is not finished."""
     contest = competition.load(root)
     rows, places = len(contest.train), engine.slots("auto", None)
-    place = places[0]
-    print(f"\nplan: {rows:,} train and {len(contest.test):,} test images, {folds} folds, {len(places)} at a time on {place.type}")
-    total = 0.0
+    print(f"\nplan: {rows:,} train and {len(contest.test):,} test images, {folds} folds, {len(places)} at a time on {places[0].type}")
+    left = {recipe: sum(not runs.sealed(root, recipe.name, fold) for fold in range(folds)) for recipe in chosen}
+    timed = [recipe for recipe in chosen if left[recipe]]
+    expected = estimate.seconds_of(timed, places[0], rows - rows // folds, rows // folds, len(contest.test)) if timed else []
+    each = dict(zip(timed, expected, strict=True))
     for recipe in chosen:
-        left = sum(not (runs.fold_dir(root, recipe.name, fold) / "run.json").exists() for fold in range(folds))
-        fold = estimate.seconds_a_fold(recipe, place, rows - rows // folds, rows // folds, len(contest.test)) if left else 0.0
-        total += fold * left
-        print(f"  train {recipe.name:18} {left} folds to go, " + (f"about {duration(fold)} each" if left else "nothing to do"))
-    print(f"  then blend and report, a minute; about {duration(total / len(places) + 60 if total else 20)} in all", flush=True)
+        print(f"  {recipe.name:18} {left[recipe]} folds to go, "
+              + (f"about {duration(each[recipe])} each: {recipe.about}" if recipe in each else "nothing to do"))
+    total = sum(each[recipe] * left[recipe] for recipe in timed) / len(places)
+    print(f"  then blend and report, a minute; about {duration(total + 60 if timed else 20)} in all", flush=True)
 
 
 def main() -> None:
@@ -74,13 +81,19 @@ def main() -> None:
     parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="pretrained weights as local files, see train.py")
     args = parser.parse_args()
     root = args.root.resolve()
-    draw = args.data is None and not (root / "competition").exists()
+    named = recipes.load_all(args.recipes) if args.recipes else None
+    for recipe in named or []:
+        pretrained.require(recipe, args.weights_dir)
+    competition_there = (root / "competition").is_dir() and any((root / "competition").iterdir())
+    draw = args.data is None and not competition_there
+    print(f"audit, split, train, blend and report in {root}; the plan with its times follows the audit, which takes seconds")
 
     seconds = {"audit": run_step("audit", "--root", root, *(["--drawn"] if draw else ["--data", args.data] if args.data else []))}
     toy = drawn.is_drawn(root)
     profile = args.profile or ("demo" if toy else "gpu" if engine.slots("auto", 1)[0].type == "cuda" else "cpu")
-    names = args.recipes.split(",") if args.recipes else PROFILES[profile]
-    chosen = [recipes.load(name) for name in dict.fromkeys(names)]
+    chosen = named or [recipes.load(name) for name in PROFILES[profile]]
+    for recipe in chosen:
+        pretrained.require(recipe, args.weights_dir)
     names = ",".join(recipe.name for recipe in chosen)
     print_plan(root, chosen, args.folds)
     seconds["split"] = run_step("split", "--root", root, "--folds", args.folds, "--seed", args.seed)

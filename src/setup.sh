@@ -1,19 +1,12 @@
 # Sourced by run_all.sh and run_tests.sh: sets PYTHON to an interpreter that has what requirements.txt names.
 # Arguments: modules needed beyond those. The active environment is used as it is when it has everything; else .venv is made.
 
-project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+project=$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." > /dev/null && pwd)
 
-has_all() {  # has_all PYTHON MODULE..
-    local python=$1; shift
-    "$python" "$project/src/environment.py" >/dev/null 2>&1 || return 1
-    local module
-    for module in "$@"; do "$python" -c "import $module" >/dev/null 2>&1 || return 1; done
-}
-
-find_python() {  # the newest of 3.11 to 3.13, for which torch's wheels exist
+find_python() {  # a Python for which torch's wheels exist
     local candidate
     for candidate in python3.13 python3.12 python3.11 python3 python; do
-        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; then
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' > /dev/null 2>&1; then
             echo "$candidate"; return
         fi
     done
@@ -22,25 +15,29 @@ find_python() {  # the newest of 3.11 to 3.13, for which torch's wheels exist
 }
 
 set_up() {
-    local stamp="$project/.venv/.installed" wanted
+    local own="$project/.venv" wanted active missing base
     wanted=$(cksum < "$project/requirements.txt")
-    if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
-        PYTHON="$project/.venv/bin/python"; return
+    if [ -f "$own/.installed" ] && [ "$(cat "$own/.installed")" = "$wanted" ] && "$own/bin/python" -c '' 2> /dev/null; then
+        PYTHON="$own/bin/python"; return
     fi
-    local active
     active=$(command -v python3 || command -v python || true)
-    if [ -n "$active" ] && has_all "$active" "$@"; then
+    if [ -n "$active" ] && missing=$("$active" "$project/src/environment.py" "$@" 2> /dev/null); then
         PYTHON=$active; return
     fi
-    local base
+    if [ -e "$own" ] && [ ! -e "$own/.facefold" ]; then
+        echo "$own is there and was not made by this script; move it away, or activate an environment that has requirements.txt" >&2
+        return 2
+    fi
     base=$(find_python) || return 2
-    echo "setting up .venv with $("$base" --version): a few minutes and about 6 GB the first time" >&2
-    "$base" -m venv "$project/.venv" || return 2
-    if ! "$project/.venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "$project/requirements.txt" 2> "$project/.venv/pip.log"; then
-        cat "$project/.venv/pip.log" >&2
+    echo "the active Python is not used (${missing:-none is there}); setting up .venv with $("$base" --version):" \
+         "a few minutes and about 6 GB the first time" >&2
+    "$base" -m venv --clear "$own" || return 2
+    touch "$own/.facefold"
+    if ! "$own/bin/python" -m pip install --quiet --disable-pip-version-check -r "$project/requirements.txt" 2> "$own/pip.log"; then
+        cat "$own/pip.log" >&2
         echo "the packages could not be installed: check the network and the disk, then run the same command again" >&2
         return 2
     fi
-    echo "$wanted" > "$stamp"
-    PYTHON="$project/.venv/bin/python"
+    echo "$wanted" > "$own/.installed"
+    PYTHON="$own/bin/python"
 }

@@ -1,13 +1,11 @@
 """Train recipes on folds: leaves weights, OOF and test probabilities, features and learning curves under runs/.
 
-    python src/train.py --recipe lite0                     all folds
-    python src/train.py --recipe lite0,cnn5 --fold all     two recipes, all folds, side by side
-    python src/train.py --recipe lite0 --fold 0            one fold
+    python src/train.py --recipe lite0,cnn5          all folds of two recipes
+    python src/train.py --recipe lite0 --fold 0      one fold
 
-On the CPU as many folds run side by side as there are cores, each in one thread; with CUDA one fold a visible GPU.
-Finished folds are skipped. Kill it at any time: the same command goes on at the epoch where it stopped and ends
-with the same bytes. A run made by another version of the recipe, other folds, other images or another seed is refused;
---force trains over it. Recipes are the files in src/facefold/models/recipes/.
+On the CPU as many folds run side by side as there are cores, each in one thread; with CUDA one fold a visible GPU. Finished
+folds are skipped. Kill it at any time: the same command goes on at the epoch where it stopped and ends with the same bytes.
+A run made by another version of the recipe, other folds, images or seed is refused; --force trains over it.
 """
 
 import shutil
@@ -16,9 +14,11 @@ from pathlib import Path
 
 import torch
 
-from facefold import runs, step
+from facefold import files, processes, runs, step
+from facefold.combine.scores import decide
 from facefold.data import cache, competition, folds, integrity
 from facefold.errors import InputError
+from facefold.models import pretrained
 from facefold.models import recipe as recipes
 from facefold.training import checkpoint, engine, trainer
 
@@ -37,21 +37,24 @@ class Job:
 
 def train_fold(job: Job, device: torch.device, slot: int) -> None:
     """One recipe on one fold, in a process of its own."""
-    contest, split = competition.load(job.root), folds.load(job.root)
-    recipe = recipes.load(job.identity.recipe)
-    directory = runs.fold_dir(job.root, recipe.name, job.fold)
-    table = split.table[["id", "label", "group"]]
-    held_out = split.table["fold"] == job.fold
-    result = trainer.fit(trainer.FoldTask(
-        recipe, job.fold, job.identity.seed, table[~held_out], table[held_out],
-        cache.open_cache(contest, "train", recipe.size), cache.open_cache(contest, "test", recipe.size),
-        directory / runs.CHECKPOINT, asdict(job.identity), job.weights_dir), device, slot, job.loader_workers)
-    runs.write_weights(directory, result.state)
-    runs.write_history(directory, result.history)
-    runs.write_predictions(directory, "oof", table.loc[held_out, "id"].tolist(), result.oof_prob, result.oof_features)
-    runs.write_predictions(directory, "test", contest.test["id"].tolist(), result.test_prob, result.test_features)
-    runs.finish(directory, job.identity, result.facts)
-    (directory / runs.CHECKPOINT).unlink()
+    directory = runs.fold_dir(job.root, job.identity.recipe, job.fold)
+    with files.locked(directory):
+        if runs.finished(job.root, job.identity, job.fold):
+            return
+        contest, split = competition.load(job.root), folds.load(job.root)
+        recipe = recipes.load(job.identity.recipe)
+        table = split.table[["id", "label", "group"]]
+        held_out = split.table["fold"] == job.fold
+        result = trainer.fit(trainer.FoldTask(
+            recipe, job.fold, job.identity.seed, table[~held_out], table[held_out],
+            cache.open_cache(contest, "train", recipe.size), cache.open_cache(contest, "test", recipe.size),
+            directory / runs.CHECKPOINT, asdict(job.identity), job.weights_dir), device, slot, job.loader_workers)
+        runs.write_weights(directory, result.state)
+        runs.write_history(directory, result.history)
+        runs.write_predictions(directory, "oof", table.loc[held_out, "id"].tolist(), result.oof_prob, result.oof_features)
+        runs.write_predictions(directory, "test", contest.test["id"].tolist(), result.test_prob, result.test_features)
+        runs.finish(directory, job.identity, result.facts)
+        (directory / runs.CHECKPOINT).unlink()
 
 
 def todo(root: Path, identity: runs.Identity, fold: int, force: bool) -> bool:
@@ -59,14 +62,15 @@ def todo(root: Path, identity: runs.Identity, fold: int, force: bool) -> bool:
     directory = runs.fold_dir(root, identity.recipe, fold)
     try:
         done = runs.finished(root, identity, fold)
-        header = checkpoint.read_header(directory / runs.CHECKPOINT)
-        if header and not done:
-            runs.require_current(directory, header, identity)
+        begun = checkpoint.read_header(directory / runs.CHECKPOINT) if not done else None
+        if begun:
+            runs.require_current(directory, begun, identity)
     except InputError:
         if not force:
             raise
-        shutil.rmtree(directory)
-        done = False
+        with files.locked(directory):
+            shutil.rmtree(directory)
+        return True
     if done:
         (directory / runs.CHECKPOINT).unlink(missing_ok=True)
     return not done
@@ -76,41 +80,39 @@ def main() -> None:
     parser = step.parser(__doc__)
     parser.add_argument("--recipe", required=True, metavar="NAME[,NAME]", help=f"any of {', '.join(recipes.names())}")
     parser.add_argument("--fold", default="all", metavar="K|all", help="one fold, several as 0,2, or all (default)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random in training (default: 0)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto: CUDA where it is there (default)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random in training (default: 0)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there")
     parser.add_argument("--workers", type=int, metavar="N", help="folds side by side (default: a core each, or a GPU each)")
     parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="take pretrained weights from DIR/<timm name>.safetensors or .pth")
     parser.add_argument("--force", action="store_true", help="train over runs that are stale or damaged")
     args = parser.parse_args()
-    if args.workers is not None and args.workers < 1:
-        raise InputError(f"--workers {args.workers}: at least one")
-
     contest, split = competition.load(args.root), folds.load(args.root)
-    chosen = [recipes.load(name) for name in dict.fromkeys(args.recipe.split(","))]
-    wanted = list(range(split.k)) if args.fold == "all" else args.fold.split(",")
-    strange = [str(fold) for fold in wanted if str(fold) not in map(str, range(split.k))]
+    chosen = recipes.load_all(args.recipe)
+    for recipe in chosen:
+        pretrained.require(recipe, args.weights_dir)
+    every = [str(fold) for fold in range(split.k)]
+    wanted = every if args.fold == "all" else list(dict.fromkeys(part.strip() for part in args.fold.split(",")))
+    strange = [fold for fold in wanted if fold not in every]
     if strange:
         raise InputError(f"--fold {','.join(strange)}: the folds are 0 to {split.k - 1}, or all")
     integrity.check(contest)  # an image that changed since the audit must not meet a cache of the old one
     images_hash = integrity.fingerprint(args.root)
     identities = {recipe.name: runs.Identity(recipe.name, recipe.hash, split.hash, images_hash, args.seed) for recipe in chosen}
     places = engine.slots(args.device, args.workers)
-    loader_workers = min(8, engine.cores() // len(places)) if places[0].type == "cuda" else 0
+    loader_workers = min(8, processes.cores() // len(places)) if places[0].type == "cuda" else 0
     jobs = [Job(args.root, identities[recipe.name], int(fold), args.weights_dir, loader_workers) for recipe in chosen for fold in wanted
             if todo(args.root, identities[recipe.name], int(fold), args.force)]
-
-    for size in sorted({recipe.size for recipe in chosen if any(job.identity.recipe == recipe.name for job in jobs)}):
-        cache.open_cache(contest, "train", size)
-        cache.open_cache(contest, "test", size)
+    for recipe in {recipes.load(job.identity.recipe) for job in jobs}:
+        cache.build(contest, recipe.size)
+        runs.joined_oof(args.root, recipe.name).unlink(missing_ok=True)  # it will be of other folds than these
     engine.run(jobs, places, train_fold)
     for recipe in chosen:
-        try:
-            member = runs.load(args.root, identities[recipe.name], recipe.name, split, contest.test["id"].tolist())
-        except InputError as unfinished:  # other folds, which this command was not asked for
-            print(unfinished)
+        missing = [fold for fold in every if not runs.sealed(args.root, recipe.name, fold)]
+        if missing:
+            print(f"{recipe.name}: fold {', '.join(missing)} still to be trained")
             continue
-        runs.write_joined_oof(args.root, member)
-        right = (member.oof.to_numpy() > 0.5) == split.table["label"].to_numpy()
+        member = runs.join(args.root, identities[recipe.name], split, contest.test["id"].tolist())
+        right = decide(member.oof.to_numpy()) == split.table["label"].to_numpy()
         print(f"{recipe.name}: OOF accuracy {right.mean():.4f} on {len(right)} rows, runs/{recipe.name}/oof.csv")
 
 

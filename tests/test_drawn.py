@@ -68,13 +68,3 @@ def test_a_real_competition_is_never_drawn_over(tmp_path):
 def test_too_small_to_be_drawn(tmp_path):
     with pytest.raises(InputError, match="at least 20 train rows, 10 test rows and 16 pixels"):
         drawn.draw(tmp_path, train=5)
-
-
-def test_a_drawn_competition_makes_room_and_a_real_one_never_does(tmp_path):
-    drawn.draw(tmp_path, train=20, test=10, size=32)
-    (tmp_path / "runs" / "demo_cnn").mkdir(parents=True)
-    (tmp_path / "mine.txt").write_text("stays")
-    assert drawn.clear(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-    (tmp_path / "competition").mkdir()
-    assert not drawn.clear(tmp_path) and (tmp_path / "competition").is_dir()

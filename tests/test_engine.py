@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from facefold.errors import InputError
+from facefold.processes import cores
 from facefold.training import engine
 
 CPU = torch.device("cpu")
@@ -52,13 +53,13 @@ def test_a_fault_of_ours_keeps_its_traceback():
 
 
 def test_a_killed_process_is_reported():
-    with pytest.raises(RuntimeError, match=re.escape("the process of killed died with exit code -9 (-9: killed, often for want of memory)")):
+    with pytest.raises(InputError, match=re.escape("the process of killed died with exit code -9 (-9: killed, often for want of memory")):
         engine.run(["killed"], [CPU], fail)
 
 
 def test_slots():
     assert engine.slots("cpu", 3) == [CPU] * 3
-    assert len(engine.slots("cpu", None)) == engine.cores()
+    assert len(engine.slots("cpu", None)) == cores()
     with pytest.raises(InputError, match="device 'tpu' is none of auto, cpu, cuda"):
         engine.slots("tpu", None)
 

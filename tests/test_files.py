@@ -47,3 +47,12 @@ def test_npy_and_json_come_back(tmp_path):
     assert files.read_npy(tmp_path / "a.npy").tolist() == [0, 1, 2]
     files.write_json(tmp_path / "a.json", {"b": 1, "a": [2]})
     assert files.read_json(tmp_path / "a.json") == {"a": [2], "b": 1}
+
+
+def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
+    with files.locked(tmp_path / "fold_0"):
+        with pytest.raises(InputError, match="fold_0: another process is at work here; wait for it, or end it"):
+            with files.locked(tmp_path / "fold_0"):
+                pass
+    with files.locked(tmp_path / "fold_0"):
+        assert os.listdir(tmp_path / "fold_0") == []

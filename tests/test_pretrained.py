@@ -66,8 +66,12 @@ def test_a_missing_file_says_what_is_expected(tmp_path):
 
 
 def test_a_hub_out_of_reach_is_an_error_never_random_weights(monkeypatch):
-    def offline(*_args, **_kwargs):
-        raise OSError("[Errno 101] Network is unreachable")
+    create = pretrained.timm.create_model
+
+    def offline(*args, pretrained=False, **kwargs):
+        if pretrained:
+            raise OSError("[Errno 101] Network is unreachable")
+        return create(*args, **kwargs)
 
     monkeypatch.setattr(pretrained.timm, "create_model", offline)
     with pytest.raises(InputError) as caught:
@@ -87,3 +91,30 @@ def test_a_package_that_is_not_installed_is_named():
 def test_unknown_backbone_is_named():
     with pytest.raises(InputError, match="has no model 'resnet1800'"):
         pretrained.build(parse("r", {"backbone": "resnet1800"}, "r.toml"))
+
+
+@pytest.mark.parametrize("state", [{"_conv_stem.weight": torch.zeros(1), "_blocks.99._bn0.weight": torch.zeros(1)},
+                                   {"_conv_stem.weight": torch.zeros(1), "_unheard.weight": torch.zeros(1)}])
+def test_another_efficientnet_is_refused(tmp_path, state):
+    save_file(state, tmp_path / "tf_efficientnet_lite0.safetensors")
+    recipe = parse("r", {"backbone": "tf_efficientnet_lite0", "weights": "hub"}, "r.toml")
+    with pytest.raises(InputError, match="does not hold the weights of tf_efficientnet_lite0: "):
+        pretrained.build(recipe, tmp_path)
+
+
+def test_a_file_that_holds_no_table_of_tensors_is_refused(tmp_path):
+    torch.save([torch.zeros(1)], tmp_path / "resnet18.pth")
+    with pytest.raises(InputError, match="resnet18.pth is not readable as weights: it holds no table of names and tensors"):
+        pretrained.build(parse("r", {"backbone": "resnet18", "weights": "hub"}, "r.toml"), tmp_path)
+
+
+def test_a_weights_folder_is_for_recipes_that_ask_the_hub(tmp_path):
+    pretrained.require(load("lite0"), tmp_path)
+    assert pretrained.build(load("lite0"), tmp_path)[1]["source"] == "efficientnet-lite0-57934424.pth"
+    with pytest.raises(InputError, match="has no weights for recipe resnet50"):
+        pretrained.require(load("resnet50"), tmp_path)
+
+
+def test_a_setting_that_the_backbone_does_not_have_is_refused():
+    with pytest.raises(InputError, match="recipe r: timm cannot build vgg11 with {'drop_path_rate': 0.1"):
+        pretrained.build(parse("r", {"backbone": "vgg11", "drop_path": 0.1}, "r.toml"))

@@ -45,7 +45,7 @@ def undisturbed(tmp_path_factory) -> tuple[Path, str]:
 def test_the_whole_job_ends_with_what_to_upload(undisturbed):
     root, said = undisturbed
     lines = said.strip().splitlines()
-    assert re.search(r"plan: 60 train and 20 test images, 2 folds, \d+ at a time on cpu\n  train demo_cnn +2 folds to go, about .* each", said)
+    assert re.search(r"plan: 60 train and 20 test images, 2 folds, \d+ at a time on cpu\n  demo_cnn +2 folds to go, about .* each: a small", said)
     assert re.fullmatch(r"audit .*, split .*, train .*, blend .*, report .*", lines[-4])
     assert lines[-2].startswith("These images are drawn by a program")
     assert re.fullmatch(rf"upload {root}/submissions/submission.csv: nested accuracy 0\.\d{{4}} \[.*\] by .*", lines[-1])
@@ -69,12 +69,16 @@ def test_a_second_run_does_only_what_is_missing(undisturbed):
 
 def stop_in_training(process: subprocess.Popen, root: Path, how: signal.Signals) -> str:
     """Signal the process group once a first epoch is on disk; returns what was said on stderr."""
+    wait_for_an_epoch(process, root)
+    os.killpg(process.pid, how)
+    return process.communicate(timeout=60)[1]
+
+
+def wait_for_an_epoch(process: subprocess.Popen, root: Path) -> None:
     deadline = time.monotonic() + 120
     while not list(root.glob("runs/demo_cnn/fold_*/checkpoint.safetensors")):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.02)
-    os.killpg(process.pid, how)
-    return process.communicate(timeout=60)[1]
 
 
 def start(arguments: list[str]) -> subprocess.Popen:
@@ -153,3 +157,15 @@ def test_gpu_recipes_without_a_hub_are_a_clear_error(undisturbed, tmp_path):
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "recipe resnet50: the pretrained weights of resnet50.a1_in1k could not be had from timm's hub" in done.stderr
     assert not list(root.glob("runs/*/*/run.json"))
+
+
+def test_a_job_that_is_killed_alone_takes_its_step_along(tmp_path):
+    root = tiny(tmp_path)
+    process = start(command("run_all", root, *FEW))
+    wait_for_an_epoch(process, root)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while subprocess.run(["pgrep", "-g", str(process.pid)], stdout=subprocess.DEVNULL).returncode == 0:
+        assert time.monotonic() < deadline, "a step outlived its job"
+        time.sleep(0.1)

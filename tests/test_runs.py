@@ -38,8 +38,8 @@ def test_folds_are_joined_by_id(tmp_path, split):
     assert member.oof[last_of_fold_0] == 0.25 and member.oof[split.valid(1)["id"].iloc[0]] == pytest.approx(0.6)
     assert member.test.loc["t1"].tolist() == pytest.approx([0.1, 0.2]) and member.test.index.tolist() == TEST_IDS
     assert runs.features(tmp_path, "cnn", 0, "oof").dtype == np.float16
-    assert runs.names(tmp_path) == ["cnn"] and runs.exist(tmp_path)
-    runs.write_joined_oof(tmp_path, member)
+    assert runs.names(tmp_path) == ["cnn"] and runs.sealed(tmp_path, "cnn", 1)
+    assert runs.join(tmp_path, IDENTITY, split, TEST_IDS).oof.equals(member.oof)
     assert (tmp_path / "runs/cnn/oof.csv").read_text().splitlines()[0] == "id,prob"
 
 

@@ -1,6 +1,7 @@
 """The loop on 96 drawn squares: label 1 is bright. Seconds, on the CPU."""
 
 import dataclasses
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pandas as pd
@@ -154,7 +155,7 @@ def test_watched_rows_are_not_learned_from_and_groups_stay_whole():
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path):
-    with pytest.raises(InputError, match="tiny fold 0: the training loss is not finite in epoch 1. Lower lr in the recipe"):
+    with pytest.raises(InputError, match="tiny fold 0: the loss is not finite in epoch 1. Lower lr in the recipe"):
         trainer.fit(task(tmp_path, {**TINY, "optimizer": "sgd", "lr": 1e30, "clip": 0.0}), CPU)
 
 
@@ -176,7 +177,7 @@ def test_loss_and_accuracy_by_hand():
     rows = pd.DataFrame({"label": [1, 0]})
     loss, accuracy = trainer._loss_and_accuracy(np.array([0.0, np.log(3)]), rows)
     assert loss == pytest.approx((np.log(2) + np.log(4)) / 2)  # p(1) = 1/2 and p(0) = 1/4
-    assert accuracy == 0.0
+    assert accuracy == 0.5  # a probability of 0.5 decides for label 1
 
 
 def test_epochs_are_permutations_that_differ_and_repeat_by_seed():
@@ -207,3 +208,36 @@ def test_the_estimate_grows_with_rows_and_epochs():
     few = estimate.seconds_a_fold(recipe, CPU, 1000, 100, 100)
     many = estimate.seconds_a_fold(dataclasses.replace(recipe, epochs=10), CPU, 10_000, 1000, 1000)
     assert 0 < few < many
+
+
+def test_another_number_format_does_not_go_on_with_a_checkpoint(tmp_path, monkeypatch):
+    save = checkpoint.save
+
+    def dying_save(*args):
+        save(*args)
+        raise Killed
+
+    monkeypatch.setattr(checkpoint, "save", dying_save)
+    with pytest.raises(Killed):
+        trainer.fit(task(tmp_path, {**TINY, "precision": "float32"}), CPU)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="was begun as float32 channels_last on cpu and would go on as bfloat16 channels_last on cpu"):
+        trainer.fit(task(tmp_path, {**TINY, "precision": "bfloat16"}), CPU)
+
+
+def test_logits_keep_their_digits_in_bfloat16():
+    torch.manual_seed(0)
+    net, _ = trainer.zoo.build(recipes.parse("r", TINY, "r.toml"))
+    fmt = trainer.precision.Precision(torch.bfloat16, True)
+    cache, _ = images("a", 96)
+    logits, _ = trainer.predict(net.lay_out(True), cache, cache.ids, CPU, fmt, "none")
+    assert len(np.unique(logits)) > 90  # 8 bits would leave a handful
+
+
+def test_a_mapped_cache_travels_by_name(tmp_path):
+    cache, _ = images("a", 8)
+    np.save(tmp_path / "a.npy", cache.pixels)
+    mapped = ImageCache(cache.ids, np.load(tmp_path / "a.npy", mmap_mode="r"))
+    travelled = ForkingPickler.dumps(mapped)
+    assert len(travelled) < 1000 and np.array_equal(ForkingPickler.loads(travelled).pixels, cache.pixels)
+    assert np.array_equal(ForkingPickler.loads(ForkingPickler.dumps(cache)).pixels, cache.pixels)

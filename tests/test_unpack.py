@@ -8,7 +8,7 @@ from collections import namedtuple
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from facefold.data import unpack
+from facefold.data import drawn, unpack
 from facefold.errors import InputError
 
 CSV = {"train.csv": b"id,label\n1,0\n2,1\n", "test.csv": b"id\n3\n", "sampleSubmit.csv": b"id,label\n3,0\n"}
@@ -201,3 +201,25 @@ def test_damage_of_any_kind_is_told_or_harmless(tmp_path_factory, changes):
     except InputError:
         return
     assert "train.csv" in tree(folder / "root")
+
+
+def test_a_drawn_competition_makes_room_once_the_real_one_is_complete(tmp_path):
+    root, real = tmp_path / "root", tmp_path / "real"
+    drawn.draw(root, train=20, test=10, size=32)
+    drawn.draw(real, train=24, test=10, size=32)
+    (real / "competition" / "DRAWN.txt").unlink()
+    (root / "runs" / "demo_cnn").mkdir(parents=True)
+    (tmp_path / "torn.zip").write_bytes(b"PK")
+    with pytest.raises(InputError):
+        unpack.install(tmp_path / "torn.zip", root)
+    assert drawn.is_drawn(root) and (root / "runs").exists()
+    assert unpack.install(real / "competition", root)
+    assert not drawn.is_drawn(root) and [path.name for path in root.iterdir()] == ["competition"]
+
+
+def test_a_source_inside_what_makes_room_is_refused(tmp_path):
+    drawn.draw(tmp_path, train=20, test=10, size=32)
+    drawn.draw(tmp_path / "cache", train=24, test=10, size=32)
+    with pytest.raises(InputError, match="which makes room with the drawn competition; move it out first"):
+        unpack.install(tmp_path / "cache" / "competition", tmp_path)
+    assert drawn.is_drawn(tmp_path) and (tmp_path / "cache" / "competition").exists()

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all: write beside the target, fsync, `os.replace`."""
 
 import csv
+import fcntl
 import hashlib
 import json
 import os
@@ -35,6 +36,24 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Hold `directory` (made if need be) for this process alone; the lock ends with the process, however it ends.
+
+    Raises `InputError` when another process holds it.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{directory}: another process is at work here; wait for it, or end it, then run the same command again")
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:

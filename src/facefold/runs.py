@@ -8,6 +8,7 @@
 when it has one, and a file that was torn or edited afterwards is found before it is used.
 """
 
+import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -62,15 +63,19 @@ def names(root: Path) -> list[str]:
     return sorted(path.name for path in (root / "runs").glob("*") if any(path.glob("fold_*")))
 
 
-def exist(root: Path) -> bool:
-    """Whether any fold was trained or begun: folds are frozen from then on."""
-    return any((root / "runs").glob("*/fold_*"))
+def sealed(root: Path, recipe: str, fold: int | str) -> bool:
+    """Whether this fold was trained to its end, by whatever version of the recipe."""
+    return (root / "runs" / recipe / f"fold_{fold}" / "run.json").exists()
+
+
+def joined_oof(root: Path, recipe: str) -> Path:
+    return root / "runs" / recipe / "oof.csv"
 
 
 def finished(root: Path, identity: Identity, fold: int) -> bool:
     """Whether this fold is done and whole. A fold of another identity, or a damaged one, is an `InputError`."""
     directory = fold_dir(root, identity.recipe, fold)
-    if not (directory / "run.json").exists():
+    if not sealed(root, identity.recipe, fold):
         return False
     require_current(directory, files.read_json(directory / "run.json"), identity)
     _require_whole(directory)
@@ -99,7 +104,7 @@ def load(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_
     damaged, of different seeds, or when their ids are not those of folds/ and test.csv.
     """
     runs, oof, test = [], [], {}
-    missing = [str(k) for k in range(folds.k) if not (fold_dir(root, recipe, k) / "run.json").exists()]
+    missing = [str(k) for k in range(folds.k) if not sealed(root, recipe, k)]
     if missing:
         raise InputError(f"runs/{recipe} is incomplete: fold {', '.join(missing)} of {folds.k} not finished. Run "
                          f"`python src/train.py --recipe {recipe}`, or name the recipes to blend with --recipes.")
@@ -119,13 +124,18 @@ def load(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_
         runs.append(run)
         oof.append(fold_oof.set_index("id")["prob"])
         test[k] = fold_test.set_index("id")["prob"].reindex(test_ids)
+    if len({json.dumps(run.get("weights"), sort_keys=True) for run in runs}) > 1:
+        raise InputError(f"runs/{recipe}: its folds began from different pretrained weights "
+                         f"(see weights in each run.json); train the odd ones again")
     joined = pd.concat(oof).reindex(folds.table["id"].tolist())
     return Member(recipe, joined, pd.DataFrame(test, index=pd.Index(test_ids, name="id")), runs)
 
 
-def write_joined_oof(root: Path, member: Member) -> None:
-    """Write runs/<recipe>/oof.csv (id,prob) in the order of folds.csv."""
-    files.write_csv(root / "runs" / member.recipe / "oof.csv", member.oof.rename("prob").rename_axis("id").reset_index())
+def join(root: Path, identity: Identity, folds: Folds, test_ids: list[str]) -> Member:
+    """`load`, and write runs/<recipe>/oof.csv (id,prob) in the order of folds.csv."""
+    member = load(root, identity, identity.recipe, folds, test_ids)
+    files.write_csv(joined_oof(root, member.recipe), member.oof.rename("prob").rename_axis("id").reset_index())
+    return member
 
 
 def write_predictions(directory: Path, part: str, ids: list[str], prob: np.ndarray, features: np.ndarray) -> None:

@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 bad input or usage, 130/143 stopped by a signal, 1 a fault
 """
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from facefold.errors import InputError
+from facefold.processes import end_with_starter
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -33,6 +35,7 @@ def run(main: Callable[[], None]) -> None:
         raise Stopped
 
     signal.signal(signal.SIGTERM, on_sigterm)
+    end_with_starter()
     name = Path(sys.argv[0]).name
     try:
         main()
@@ -46,6 +49,19 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nobody to tell, no traceback at exit
         raise SystemExit(1)
+    except OSError as error:
+        if not of_the_disk(error):
+            raise
+        print(f"{name}: {of_the_disk(error)}", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def of_the_disk(error: OSError) -> str:
+    """What a person can do about a full or locked disk; empty for another error."""
+    mends = {errno.ENOSPC: "make room", errno.EDQUOT: "make room", errno.EACCES: "change the permissions, or choose another --root",
+             errno.EPERM: "change the permissions, or choose another --root", errno.EROFS: "choose a --root that can be written"}
+    mend = mends.get(error.errno)
+    return f"{error.strerror}: {error.filename or 'writing'}; {mend}, then run the same command again: nothing is lost" if mend else ""
 
 
 def _stop(name: str, code: int) -> None:

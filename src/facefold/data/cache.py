@@ -1,6 +1,5 @@
 """The uint8 cache: every image decoded and resized once, in one array on disk that all folds and epochs map."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from tqdm import tqdm
 from facefold import files
 from facefold.data import images, integrity
 from facefold.data.competition import Competition
+from facefold.processes import cores
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,22 @@ class ImageCache:
     ids: list[str]
     pixels: np.ndarray
 
+    def __reduce__(self) -> tuple:
+        """A mapped cache travels to another process as its file's name, not as gigabytes of pixels."""
+        if isinstance(self.pixels, np.memmap) and self.pixels.filename:
+            return _mapped, (self.ids, Path(self.pixels.filename))
+        return ImageCache, (self.ids, self.pixels)
+
     def rows(self, ids: list[str]) -> np.ndarray:
         """The int64 positions (len(ids),) of these ids."""
         place = {id: row for row, id in enumerate(self.ids)}
         return np.fromiter((place[id] for id in ids), dtype=np.int64, count=len(ids))
+
+
+def build(competition: Competition, size: int) -> None:
+    """Make the caches of both splits where they are missing, so that processes that open them side by side do not."""
+    open_cache(competition, "train", size)
+    open_cache(competition, "test", size)
 
 
 def open_cache(competition: Competition, split: str, size: int) -> ImageCache:
@@ -38,17 +50,23 @@ def open_cache(competition: Competition, split: str, size: int) -> ImageCache:
     path = competition.root / "cache" / f"{split}_{size}px_{integrity.fingerprint(competition.root)[:12]}.npy"
     if not path.exists():
         _build(competition, split, ids, size, path)
+    return _mapped(ids, path)
+
+
+def _mapped(ids: list[str], path: Path) -> ImageCache:
     return ImageCache(ids, files.read_npy(path, mmap=True))
 
 
 def _build(competition: Competition, split: str, ids: list[str], size: int, path: Path) -> None:
+    for old in [*path.parent.glob(f"{split}_{size}px_*.npy"), *path.parent.glob(f".{split}_{size}px_*.part")]:
+        old.unlink()  # of images that have changed since, or of a process that was killed
     with files.replacing(path) as temporary:
         pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(ids), size, size, 3))
 
         def fill(row: int) -> None:
             pixels[row] = images.decode(competition.image_path(split, ids[row]), size)
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV decodes outside the interpreter's lock
+        with ThreadPoolExecutor(cores()) as pool:  # OpenCV decodes outside the interpreter's lock
             for _ in tqdm(pool.map(fill, range(len(ids))), total=len(ids), desc=f"cache {split} {size} px", disable=None):
                 pass
         pixels.flush()

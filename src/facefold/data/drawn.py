@@ -4,7 +4,6 @@ Two kinds of cartoon face that differ in hair, brows, lips, jaw and stubble, eac
 position, colours, light, noise and glasses say nothing. Some labels are wrong and a few files are identical, as in real life.
 """
 
-import shutil
 from pathlib import Path
 
 import cv2
@@ -23,16 +22,6 @@ _SHIFT = 4  # OpenCV draws with coordinates in 1/16 of a pixel
 def is_drawn(root: Path) -> bool:
     """Whether root/competition was made by `draw`: its scores then say nothing about anything real."""
     return (root / "competition" / DRAWN).is_file()
-
-
-def clear(root: Path) -> bool:
-    """Make room for a real competition: remove a drawn one and all that was made from it. False where none is drawn."""
-    if not is_drawn(root):
-        return False
-    (root / "report.html").unlink(missing_ok=True)
-    for name in ("submissions", "runs", "folds", "cache", "competition"):  # the mark last: a removal that was killed goes on
-        shutil.rmtree(root / name, ignore_errors=True)
-    return True
 
 
 def draw(root: Path, *, train: int = 600, test: int = 200, size: int = 64, seed: int = 0) -> bool:

@@ -102,7 +102,7 @@ def write(root: Path, folds: Folds, force: bool = False) -> bool:
     if same:
         return False
     depending = sorted({path.parent.name for path in (root / "runs").glob("*/fold_*")})
-    if depending and not force and (directory / "folds.csv").exists() and _differ(directory, facts):
+    if depending and not force and _differ(directory, facts):
         raise InputError(f"{directory} holds other folds, and runs depend on them ({', '.join(depending)}); nothing was changed. "
                          "Split with the same --folds and --seed as before, choose another --root, "
                          "or replace them with --force, after which these runs are stale.")
@@ -157,9 +157,14 @@ def _damaged(directory: Path, facts: dict) -> list[str]:
 
 
 def _differ(directory: Path, facts: dict) -> bool:
-    """Whether folds.json records other folds than `facts`; one that cannot be read counts as different."""
-    try:
-        old = files.read_json(directory / "folds.json")
-    except InputError:
-        return True
-    return old.get("files", {}).get("folds.csv") != facts["files"]["folds.csv"]
+    """Whether folds are there, and neither folds.csv nor what folds.json says of it is that of `facts`: one of the two may be
+    lost or edited, and is then written anew."""
+    there = set()
+    if (directory / "folds.csv").is_file():
+        there.add(files.sha256_file(directory / "folds.csv"))
+    if (directory / "folds.json").is_file():
+        try:
+            there.add(files.read_json(directory / "folds.json").get("files", {}).get("folds.csv"))
+        except InputError:
+            there.add("unreadable")
+    return bool(there) and facts["files"]["folds.csv"] not in there

@@ -6,11 +6,9 @@
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
+from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +19,7 @@ from facefold.data import competition as csv_contract
 from facefold.data import images
 from facefold.data.competition import Competition, Findings
 from facefold.errors import InputError
+from facefold.processes import cores, end_with_parent
 
 RULES = 1  # raise it when images.inspect changes its mind, so that tables made under the old rules are made anew
 _COLUMNS = {"split": str, "id": str, "sha256": str, "bytes": "int64", "width": "int64", "height": "int64"}
@@ -127,7 +126,7 @@ def _kept(cache: Path, stamp: dict) -> pd.DataFrame | None:
 def _inspected(tasks: list[tuple[tuple[str, str], Path]]) -> Iterator[tuple[tuple[str, str], images.ImageFacts | str]]:
     """(split, id) with the image's facts or what is wrong with it, in any order; all processors share the work."""
     chunks = [tasks[start:start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
-    workers = min(os.cpu_count() or 1, len(chunks) // _CHUNKS_A_WORKER)
+    workers = min(cores(), len(chunks) // _CHUNKS_A_WORKER)
     with tqdm(total=len(tasks), desc="checking images", unit="img", disable=len(chunks) < 10 or None) as bar:
         if workers < 2:
             for chunk in map(_inspect_chunk, chunks):
@@ -156,9 +155,4 @@ def _inspect_chunk(chunk: list[tuple[tuple[str, str], Path]]) -> list[tuple[tupl
 def _start_worker() -> None:
     """Leave Ctrl-C to the parent, and end with it even when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    wait([parent_process().sentinel])
-    os._exit(1)
+    end_with_parent()

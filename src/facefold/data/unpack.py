@@ -27,6 +27,7 @@ from facefold.errors import InputError
 MAX_TOTAL = 20 << 30
 MAX_IMAGE = 256 << 20
 MAX_RATIO = 200  # deflate reaches 1000; csv files stay near 10, JPEG near 1
+_MADE = ("submissions", "runs", "folds", "cache")  # from a competition, by the later steps
 _SAMPLE = re.compile(r"sample_?(submit|submission)\.csv", re.IGNORECASE)
 _OTHER_IMAGES = {".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".heic", ".avif"}
 _BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, ValueError)
@@ -47,7 +48,8 @@ def install(source: Path, root: Path) -> bool:
 
     Everything is written to competition.part, which is then renamed; what it holds is checked later, so that all findings
     come in one go and can be mended in place. Raises `InputError`, and leaves competition/ as it was, for a source that is
-    no competition, is damaged or unsafe, when another competition is there, or when the disk is too full.
+    no competition, is damaged or unsafe, when another competition is there, or when the disk is too full. A drawn competition
+    is replaced, and what was made from it removed, once the new one is complete.
     """
     if not source.exists():
         raise InputError(f"{source} does not exist; --data takes the competition's zip, or the folder it was unpacked to")
@@ -59,7 +61,10 @@ def install(source: Path, root: Path) -> bool:
             base = _base(source, members)
             members = [_below(member, base) for member in members if base in member.path.parents]
             _copy_csv(source, members, part)
-            if target.exists() and any(target.iterdir()):
+            toy = (target / competition.DRAWN).exists()
+            if toy:
+                _require_outside(source, root)
+            elif target.exists() and any(target.iterdir()):
                 _require_same(target, part)
                 raise _Same
             with _images(members, part) as images:
@@ -67,6 +72,8 @@ def install(source: Path, root: Path) -> bool:
                 quiet = len(images) < 1000 or None  # None: quiet unless a person watches
                 for name, member in tqdm(images.items(), desc="unpacking", unit="img", disable=quiet):
                     _copy(member, part / name)
+            if toy:
+                _remove_what_was_made(root)
     except _Same:
         return False
     except OSError as error:  # no room, no permission, a disk that fails
@@ -204,11 +211,22 @@ def _require_same(target: Path, part: Path) -> None:
         names.append("meta.csv")
     different = [name for name in names if _sha(target / name) != _sha(part / name)]
     if different:
-        drawn = " (the drawn one)" if (target / competition.DRAWN).exists() else ""
-        raise InputError(f"{target} holds another competition{drawn}; not the same: {', '.join(different)}. "
+        raise InputError(f"{target} holds another competition; not the same: {', '.join(different)}. "
                          f"Choose another folder with --root, or delete {target}, and folds/, runs/ and submissions/ with it.")
     if (part / "meta.csv").exists() and not (target / "meta.csv").exists():
         os.replace(part / "meta.csv", target / "meta.csv")
+
+
+def _require_outside(source: Path, root: Path) -> None:
+    for name in ("competition", *_MADE):
+        if source.resolve().is_relative_to((root / name).resolve()):
+            raise InputError(f"{source} lies in {root / name}, which makes room with the drawn competition; move it out first")
+
+
+def _remove_what_was_made(root: Path) -> None:
+    (root / "report.html").unlink(missing_ok=True)
+    for name in _MADE:
+        shutil.rmtree(root / name, ignore_errors=True)
 
 
 def _sha(path: Path) -> str | None:

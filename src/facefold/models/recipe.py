@@ -1,6 +1,7 @@
 """Recipes: one small TOML file a model, read into one frozen dataclass; a profile names the recipes of a job."""
 
 import json
+import math
 import tomllib
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -20,17 +21,17 @@ class Recipe:
     about: str = ""                     # one line for the plan and the report; not part of the hash
 
     backbone: str = "cnn5"              # a timm name, or cnn5
-    weights: str = "none"               # none | hub (timm's) | package:<python package that ships them>
+    weights: str = "none"               # none | hub (timm's) | package:<python module of the package that ships them>
     size: int = 128                     # pixels a side
     freeze_stages: int = 0              # stem and this many first stages keep their pretrained weights and statistics
-    dropout: float = 0.0                # before the output layer
+    dropout: float = 0.0                # before the output layer; cnn5 has one before its dense layer as well
     drop_path: float = 0.0              # stochastic depth, timm backbones only
     width: int = 32                     # channels of the first block, cnn5 only
 
     augment: str = "standard"           # a policy of data/augment.py
     batch: int = 32
     epochs: int = 4
-    optimizer: str = "adamw"            # adamw | sgd
+    optimizer: str = "adamw"            # adamw | sgd (timm's: with Nesterov momentum)
     lr: float = 1e-3
     weight_decay: float = 0.01
     momentum: float = 0.9               # sgd only
@@ -56,7 +57,7 @@ class Recipe:
 
 
 _CHOICES = {
-    "optimizer": ("adamw", "sgd"), "schedule": ("cosine", "plateau"), "precision": ("auto", "float32", "bfloat16", "float16"),
+    "augment": ("none", "light", "standard"), "optimizer": ("adamw", "sgd"), "schedule": ("cosine", "plateau"), "precision": ("auto", "float32", "bfloat16", "float16"),
     "layout": ("auto", "channels_last", "channels_first"), "tta": ("flip", "none"),
 }
 _POSITIVE = ("size", "batch", "epochs", "lr", "width")
@@ -81,6 +82,11 @@ def load(name: str) -> Recipe:
     return parse(name, settings, path.name)
 
 
+def load_all(text: str) -> list[Recipe]:
+    """The recipes of a comma-separated list as a person writes it; one named twice is taken once."""
+    return [load(name) for name in dict.fromkeys(part.strip() for part in text.split(",") if part.strip())]
+
+
 def parse(name: str, settings: dict, where: str) -> Recipe:
     """Make a recipe of settings; `where` names their file in the error, which lists every finding."""
     types = {field.name: type(field.default) for field in fields(Recipe) if field.name != "name"}
@@ -97,8 +103,8 @@ def parse(name: str, settings: dict, where: str) -> Recipe:
     recipe = Recipe(name, **settings)
     findings = [f"{key} = {getattr(recipe, key)!r} is none of {', '.join(known)}"
                 for key, known in _CHOICES.items() if getattr(recipe, key) not in known]
-    findings += [f"{key} = {getattr(recipe, key)} should be above 0" for key in _POSITIVE if getattr(recipe, key) <= 0]
-    findings += [f"{key} = {getattr(recipe, key)} should not be negative" for key in _NOT_NEGATIVE if getattr(recipe, key) < 0]
+    findings += [f"{key} = {getattr(recipe, key)} should be above 0" for key in _POSITIVE if not 0 < getattr(recipe, key) < math.inf]
+    findings += [f"{key} = {getattr(recipe, key)} should not be negative" for key in _NOT_NEGATIVE if not 0 <= getattr(recipe, key) < math.inf]
     findings += [f"{key} = {getattr(recipe, key)} should be in 0 <= {key} < 1" for key in _BELOW_ONE if not 0 <= getattr(recipe, key) < 1]
     findings += _contradictions(recipe, settings)
     if findings:

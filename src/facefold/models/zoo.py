@@ -60,8 +60,10 @@ class Net(nn.Module):
         if not self.channels_last:
             x = x.contiguous()
         features = self.backbone(x)
-        logits = self.output(self.dropout(features)).squeeze(1)
-        return logits.float(), features.float()
+        with torch.autocast(x.device.type, enabled=False):  # a bfloat16 logit has 8 bits: 2.123 and 2.13 would be the same
+            features = features.float()
+            logits = self.output(self.dropout(features)).squeeze(1)
+        return logits, features
 
     @property
     def channels_last(self) -> bool:

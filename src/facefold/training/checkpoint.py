@@ -54,6 +54,10 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
         number, _, name = key.partition(".")
         state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, held in optimizer.state.items():
+        for name, value in held.items():
+            if value.shape == parameter.shape:  # saved contiguous; the parameter may be channels_last
+                held[name] = torch.empty_like(parameter).copy_(value)
 
 
 def copy_of(module: nn.Module) -> dict[str, Tensor]:

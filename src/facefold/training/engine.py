@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-import threading
+import signal
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from facefold.errors import InputError
+from facefold.processes import cores, end_with_parent
+from facefold.step import of_the_disk
 
 # Big pages for torch's allocations: 1.09 times the speed on Linux, no effect elsewhere. Read by torch when a process starts.
 _ENVIRONMENT = {"THP_MEM_ALLOC_ENABLE": "1", "OMP_NUM_THREADS": "1"}
@@ -21,6 +23,8 @@ def slots(device: str, workers: int | None) -> list[torch.device]:
 
     device: auto (CUDA where it is there), cpu or cuda; `InputError` when a device is asked for that is not there.
     """
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers {workers}: at least one")
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device '{device}' is none of auto, cpu, cuda")
     if device == "cuda" and not torch.cuda.is_available():
@@ -28,11 +32,6 @@ def slots(device: str, workers: int | None) -> list[torch.device]:
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
         return [torch.device("cuda", index) for index in range(torch.cuda.device_count())][:workers]
     return [torch.device("cpu")] * (workers or cores())
-
-
-def cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, torch.device, int], None]) -> None:
@@ -44,24 +43,31 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
     """
     context = multiprocessing.get_context("spawn")
     waiting, free, running, failures = list(jobs), list(range(len(places))), {}, []
-    os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         while running or (waiting and not failures):
             while waiting and free and not failures:
                 slot, job = free.pop(0), waiting.pop(0)
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_worker, args=(theirs, work, job, places[slot], slot), daemon=places[slot].type == "cpu")
-                process.start()
-                theirs.close()
                 running[ours] = (process, slot, job)
+                # Children inherit the mask: Ctrl-C is the parent's to answer, who then ends them.
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+                try:
+                    process.start()
+                finally:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+                theirs.close()
             for pipe in wait(list(running)):
                 process, slot, job = running.pop(pipe)
                 failures += _outcome(pipe, process, job)
                 free.append(slot)
     finally:
-        for process, _, _ in running.values():
+        started = [process for process, _, _ in running.values() if process.pid is not None]
+        for process in started:
             process.terminate()
-        for process, _, _ in running.values():
+        for process in started:
             process.join()
     if failures:
         if all(isinstance(failure, InputError) for failure in failures):
@@ -75,14 +81,14 @@ def _outcome(pipe: Any, process: Any, job: Any) -> list[Exception]:
         failure = pipe.recv()
     except EOFError:
         process.join()
-        failure = RuntimeError(f"the process of {job} died with exit code {process.exitcode} "
-                               "(-9: killed, often for want of memory); the same command goes on from its last epoch")
+        failure = InputError(f"the process of {job} died with exit code {process.exitcode} (-9: killed, often for want of memory; then "
+                             "take --workers 1 or a recipe with a smaller batch); the same command goes on from its last epoch")
     process.join()
     return [failure] if failure is not None else []
 
 
 def _worker(pipe: Any, work: Callable[[Any, torch.device, int], None], job: Any, device: torch.device, slot: int) -> None:
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    end_with_parent()
     if device.type == "cpu":
         torch.set_num_threads(1)
     else:
@@ -92,13 +98,8 @@ def _worker(pipe: Any, work: Callable[[Any, torch.device, int], None], job: Any,
         pipe.send(None)
     except InputError as error:
         pipe.send(error)
-    except (KeyboardInterrupt, SystemExit):
-        os._exit(130)  # the parent got the same signal and speaks for all
-    except Exception:
-        pipe.send(RuntimeError(f"{job} failed:\n{traceback.format_exc()}"))
-
-
-def _die_with_parent() -> None:
-    """End this process when the parent is killed: an orphan would go on writing where a second job starts."""
-    wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+    except torch.OutOfMemoryError as error:
+        pipe.send(InputError(f"{job}: the GPU's memory does not hold a batch ({str(error).splitlines()[0]}); lower batch in the recipe"))
+    except Exception as error:
+        mendable = isinstance(error, OSError) and of_the_disk(error)
+        pipe.send(InputError(f"{job}: {mendable}") if mendable else RuntimeError(f"{job} failed:\n{traceback.format_exc()}"))

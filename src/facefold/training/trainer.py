@@ -4,10 +4,12 @@ Everything random is drawn from names (seed, fold, epoch, id), so a run that was
 ends with the same bytes as one that was not.
 """
 
+import re
 import resource
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,7 @@ from facefold.training import checkpoint
 from facefold.training.loader import EpochSampler, TrainSet
 
 PREDICT_BATCH = 128
+_RECORDED = ("torch", "timm", "numpy", "albumentations", "opencv-python-headless", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
     """Train one fold, or go on from its checkpoint, then predict its held-out rows and the test rows.
 
     slot: the line of the progress bar. loader_workers: processes that augment (0: in this one). Raises `InputError` when the
-    loss stops being finite, or weights cannot be had.
+    loss stops being finite, weights cannot be had, or the checkpoint was begun in another number format or on another kind of device.
     """
     recipe = task.recipe
     header = checkpoint.read_header(task.checkpoint) or {"history": [], "cpu_seconds": 0.0}
@@ -78,6 +81,10 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
     net, source = zoo.build(recipe, task.weights_dir, trained=not history)
     source = header.get("source", source)
     fmt = precision.choose(recipe, net, device)
+    form = f"{fmt.name} on {device.type}"
+    if header.get("form", form) != form:
+        raise InputError(f"{task.checkpoint} was begun as {header['form']} and would go on as {form}, which gives neither result. "
+                         f"Go on where it began, or delete {task.checkpoint} to start that fold anew")
     net.to(device)
     net.lay_out(fmt.channels_last)
     optimizer = create_optimizer_v2(net, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
@@ -89,7 +96,7 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
     sampler = EpochSampler(len(learn), seed_of(task.seed, task.fold, "order"))
     loader = DataLoader(TrainSet(learn, task.train_images, Augment(recipe.augment, task.seed)), batch_size=batch, sampler=sampler,
                         drop_last=True, num_workers=loader_workers, persistent_workers=loader_workers > 0,
-                        pin_memory=device.type == "cuda")
+                        multiprocessing_context="spawn" if loader_workers else None, pin_memory=device.type == "cuda")
     steps = len(loader)
     schedule = _Schedule(recipe, optimizer, steps)
     best: dict[str, Tensor] = {}
@@ -123,12 +130,12 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
             total += loss  # kept on the device: asking for its value each step would stall a GPU
             bar.update()
         train_loss = float(total) / steps
-        if not np.isfinite(train_loss):
-            raise InputError(f"{recipe.name} fold {task.fold}: the training loss is not finite in epoch {epoch + 1}. Lower lr in the "
-                             f"recipe, or set precision = \"float32\"; the epochs before are kept in {task.checkpoint}")
         trained = time.perf_counter() - started
-        lr = optimizer.param_groups[0]["lr"]
         monitor_loss = _score(predictor, task.train_images, watch, device, fmt)[0] if len(watch) else None
+        if not np.isfinite([train_loss, monitor_loss or 0.0]).all():
+            raise InputError(f"{recipe.name} fold {task.fold}: the loss is not finite in epoch {epoch + 1}. Lower lr in the "
+                             f"recipe, or set precision = \"float32\"; the epochs before are kept in {task.checkpoint}")
+        lr = optimizer.param_groups[0]["lr"]
         valid_loss, valid_acc = _score(predictor, task.train_images, task.valid, device, fmt)
         if recipe.early_stopping and monitor_loss < min([row["monitor_loss"] for row in history], default=np.inf):
             best = checkpoint.copy_of(predictor)
@@ -136,7 +143,7 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
                         "valid_loss": valid_loss, "valid_acc": valid_acc, "train_seconds": trained,
                         "seconds": time.perf_counter() - started})
         schedule.after_epoch(epoch, monitor_loss)
-        header = {**task.identity, "history": history, "scaler": scaler.state_dict(), "source": source,
+        header = {**task.identity, "history": history, "scaler": scaler.state_dict(), "source": source, "form": form,
                   "cpu_seconds": header["cpu_seconds"] + time.process_time() - cpu_started}
         checkpoint.save(task.checkpoint, header, {
             "model": net.state_dict(), "optimizer": checkpoint.optimizer_tensors(optimizer),
@@ -216,6 +223,10 @@ def _predict_fold(task: FoldTask, net: nn.Module, history: list[dict], header: d
     started, cpu_started = time.perf_counter(), time.process_time()
     oof_logits, oof_features = predict(net, task.train_images, task.valid["id"].tolist(), device, fmt, task.recipe.tta)
     test_logits, test_features = predict(net, task.test_images, task.test_images.ids, device, fmt, task.recipe.tta)
+    for part, values in {"OOF": oof_logits, "test": test_logits, "OOF features": oof_features, "test features": test_features}.items():
+        if not np.isfinite(values).all():
+            raise InputError(f"{task.recipe.name} fold {task.fold}: {part} predictions are not finite; set precision = \"float32\" in the "
+                             f"recipe, or lower lr")
     loss, accuracy = _loss_and_accuracy(oof_logits, task.valid)
     predicted = time.perf_counter() - started
     train_seconds = sum(row["train_seconds"] for row in history)
@@ -225,9 +236,10 @@ def _predict_fold(task: FoldTask, net: nn.Module, history: list[dict], header: d
         "cpu_seconds": round(header["cpu_seconds"] + time.process_time() - cpu_started, 3),
         "images_per_second": round(len(history) * images_an_epoch / train_seconds, 2),
         "predict_images_per_second": round((len(task.valid) + len(task.test_images.ids)) / predicted, 2),
-        "peak_memory_mb": round(_peak_memory_mb(), 1),
+        "peak_memory_mb": round(_peak_memory_mb(device), 1),
         "metrics": {"accuracy": accuracy, "log_loss": loss},
-        "versions": {"python": sys.version.split()[0], "torch": torch.__version__},
+        "settings": asdict(task.recipe),
+        "versions": {"python": sys.version.split()[0], **_versions()},
     }
     state = {name: value.cpu().numpy() for name, value in net.state_dict().items()}
     return FoldResult(state, pd.DataFrame(history).drop(columns="train_seconds"), _sigmoid(oof_logits), oof_features,
@@ -262,16 +274,32 @@ def _score(net: nn.Module, images: ImageCache, rows: pd.DataFrame, device: torch
 def _loss_and_accuracy(logits: np.ndarray, rows: pd.DataFrame) -> tuple[float, float]:
     labels = rows["label"].to_numpy()
     loss = np.logaddexp(0, np.where(labels == 1, -logits, logits)).mean()
-    return float(loss), float(((logits > 0) == (labels == 1)).mean())
+    return float(loss), float(((logits >= 0) == (labels == 1)).mean())  # 0.5 decides for label 1, as in the blend
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
     return torch.from_numpy(logits).sigmoid().numpy()
 
 
-def _peak_memory_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 if sys.platform != "darwin" else 1024 ** 2)
+def _peak_memory_mb(device: torch.device) -> float:
+    """Peak memory in MiB: the GPU's that torch allocated, or this process's resident (mapped pages of the cache included)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2 ** 20
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage carries the parent's peak over to a child that was just started
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024 ** 2)
+
+
+def _versions() -> dict[str, str]:
+    """Versions of the packages that shape a result; one that is installed under another name (opencv-python) is left out."""
+    found = {}
+    for name in _RECORDED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def _say(bar: tqdm, line: str) -> None:

@@ -1,0 +1,39 @@
+"""What processes share: how many cores there are for them, and that none outlives the one that started it."""
+
+import os
+import signal
+import threading
+import time
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
+
+STARTER = "FACEFOLD_STARTER"  # the process id of the job that started this step
+
+
+def cores() -> int:
+    """The cores this process may use, at least 1."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def end_with_parent() -> None:
+    """In a multiprocessing child: end at once when the parent is gone, even killed. An orphan would go on writing where the
+    next job starts."""
+    def watch() -> None:
+        wait([parent_process().sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def end_with_starter() -> None:
+    """In a step: stop as if by SIGTERM when the job that started it is gone. Does nothing in a step that a person started."""
+    starter = os.environ.get(STARTER)
+    if starter is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(starter):
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
