@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from facefold import files, runs
+from facefold.combine import methods
 from facefold.data import competition, drawn, folds, integrity
 from facefold.errors import InputError
 from facefold.models import recipe
@@ -31,7 +32,7 @@ def fabricate(root: Path, members: dict[str, float]) -> None:
             logit = (2 * valid["label"] - 1) * 1.5 + noise * rng.normal(size=len(valid))
             prob = {"oof": (valid["id"], 1 / (1 + np.exp(-logit))), "test": (contest.test["id"], rng.random(len(contest.test)))}
             for part, (ids, values) in prob.items():
-                runs.write_predictions(directory, part, ids.tolist(), values, np.zeros((len(ids), 1)))
+                runs.write_predictions(directory, part, ids.tolist(), values, rng.normal(size=(len(ids), 3)))
             runs.write_history(directory, pd.DataFrame({
                 "epoch": [1, 2], "lr": 1e-3, "train_loss": [0.6, 0.4], "valid_loss": [0.5, 0.4],
                 "valid_acc": [0.8, 0.9], "seconds": 3.0}))
@@ -79,13 +80,13 @@ def test_blend_and_report(root):
     assert re.fullmatch(r"upload submissions/submission\.csv: nested accuracy 0\.\d{4} \[0\.\d{3}, [01]\.\d{3}\] by \w+",
                         got.stdout.splitlines()[-1])
     first = content(root)
-    assert list(first) == ["best_single.csv", "blend.json", "leaderboard.csv", "majority.csv", "mean.csv", "oof_blend.csv",
-                           "submission.csv", "weighted_mean.csv", "weighted_votes.csv"]
+    assert list(first) == sorted([*(f"{name}.csv" for name in methods.NAMES), "blend.json", "leaderboard.csv", "oof_blend.csv",
+                                  "submission.csv"])
     facts = json.loads(first["blend.json"])
     assert first["submission.csv"] == first[f"{facts['picked']}.csv"]
     assert [member["recipe"] for member in facts["members"]] == ["cnn5", "lite0", "lite1"]
     board = pd.read_csv(root / "submissions" / "leaderboard.csv")
-    assert set(board["name"]) == {*MEMBERS, "best_single", "mean", "majority", "weighted_mean", "weighted_votes", "auto"}
+    assert set(board["name"]) == {*MEMBERS, *methods.NAMES, "auto"}
     oof = pd.read_csv(root / "submissions" / "oof_blend.csv")
     assert (oof["label"] == oof["pred"]).mean() == pytest.approx(facts["score"]["accuracy"], abs=1e-9)
     assert board.set_index("name")["accuracy"]["auto"] == pytest.approx(facts["score"]["accuracy"], abs=1e-9)

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from facefold import files, runs
 from facefold.combine import members
 from facefold.data.folds import Folds
 from facefold.errors import InputError
@@ -19,7 +20,8 @@ def dealt(labels=(0, 1, 1), fold=(0, 1, 0)) -> Folds:
 
 
 def member(name="m", oof=(0.1, 0.2, 0.3), ids=IDS, test=((0.2, 0.4), (0.6, 1.0)), test_ids=TEST) -> Member:
-    runs = [{"recipe_hash": "r", "seed": 3, "files": {"oof.csv": f"o{k}", "test.csv": f"t{k}", "history.csv": "h"}}
+    runs = [{"recipe_hash": "r", "seed": 3, "files": {
+        "oof.csv": f"o{k}", "test.csv": f"t{k}", "features_oof.npy": "f", "features_test.npy": "g", "history.csv": "h"}}
             for k in (0, 1)]
     return Member(name, pd.Series(oof, index=ids), pd.DataFrame(test, index=test_ids), runs)
 
@@ -29,7 +31,8 @@ def test_joined_by_id_and_sorted_by_name():
     got = members.matrix([shuffled, member("a", oof=(0.9, 0.8, 0.7))], dealt(), TEST)
     assert got.names == ["a", "b"] and got.ids == IDS and got.test_ids == TEST
     assert got.prob.tolist() == [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]
-    assert got.test_prob[:, 1] == pytest.approx([0.3, 0.8])
+    assert got.fold_test_prob[:, :, 1].tolist() == [[0.2, 0.6], [0.4, 1.0]]
+    assert got.test_prob[:, 1] == pytest.approx([0.3, 0.8]) and got.group.tolist() == IDS
     assert got.labels.tolist() == [0, 1, 1] and got.fold.tolist() == [0, 1, 0]
 
 
@@ -41,7 +44,27 @@ def test_the_order_of_members_changes_nothing():
 
 def test_describe_names_what_went_in():
     assert members.describe(member()) == {"recipe": "m", "recipe_hash": "r", "seed": 3, "files": [
-        {"oof.csv": "o0", "test.csv": "t0"}, {"oof.csv": "o1", "test.csv": "t1"}]}
+        {"oof.csv": f"o{k}", "test.csv": f"t{k}", "features_oof.npy": "f", "features_test.npy": "g"} for k in (0, 1)]}
+
+
+def test_features_stand_side_by_side_in_the_order_asked_for(tmp_path):
+    directories = [runs.fold_dir(tmp_path, name, 0) for name in "ab"]
+    runs.write_predictions(directories[0], "oof", ["x", "y", "z"], np.full(3, 0.5), np.array([[1, 2], [3, 4], [5, 6]]))
+    runs.write_predictions(directories[1], "oof", ["z", "x", "y"], np.full(3, 0.5), np.array([[9], [7], [8]]))
+    got = members.features(tmp_path, ["a", "b"], 0, "oof", ["y", "x", "z"])
+    assert got.tolist() == [[3, 4, 8], [1, 2, 7], [5, 6, 9]] and got.dtype == np.float32
+    path = directories[1] / "features_oof.npy"
+    for bad, message in [([[9.0], [np.inf], [8.0]], f"{path}: id x has features that are not finite; delete {path.parent} "
+                          "and train that fold again"),
+                         ([[9.0]], f"{path}: its rows are not those of oof.csv; delete {path.parent} and train that fold again")]:
+        files.write_npy(path, np.array(bad, np.float16))
+        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+            members.features(tmp_path, ["a", "b"], 0, "oof", ["y", "x", "z"])
+
+
+def test_inner_folds_halve_what_is_one_fold():
+    assert members.inner_folds(np.array([1, 3, 1])).tolist() == [1, 3, 1]
+    assert members.inner_folds(np.array([2, 2, 2])).tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("given, folds, message", [

@@ -18,12 +18,35 @@ def test_scores_by_hand():
     assert (got.rows, got.accuracy, got.auc) == (4, 0.5, 0.75)
     assert got.log_loss == pytest.approx(-(math.log(0.9) + math.log(0.4) + math.log(0.4) + math.log(0.8)) / 4)
     assert got.ece == pytest.approx((0.1 + 0.6 + 0.6 + 0.2) / 4)  # each row in a bin of its own
+    assert got.log_loss_low < got.log_loss < got.log_loss_high and got.ece_low <= got.ece <= got.ece_high
 
 
 def test_half_decides_for_one_and_certainty_costs_no_infinity():
     assert scores.decide(np.array([0.5, 0.4999999, 1.0])).tolist() == [1, 0, 1]
     assert scores.log_loss(np.array([0.0]), np.array([1])) == pytest.approx(-math.log(1e-7))
+    assert scores.logit(np.array([0.0, 0.5, 0.75])) == pytest.approx([-math.log(1e7 - 1), 0, math.log(3)])
     assert math.isnan(scores.score(np.array([0.1, 1.0]), np.array([1, 1])).auc)
+
+
+def test_auc_is_the_share_of_pairs_in_order_and_its_interval_that_of_delong():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 60)
+    prob = np.round(labels * 0.3 + rng.random(60), 1) / 2  # with ties
+    order = (prob[labels == 1][:, None] > prob[labels == 0]) + 0.5 * (prob[labels == 1][:, None] == prob[labels == 0])
+    half = scores.Z95 * math.sqrt(sum(order.mean(axis=a).var(ddof=1) / order.shape[1 - a] for a in (0, 1)))
+    assert scores.auc(prob, labels) == pytest.approx((order.mean(), order.mean() - half, order.mean() + half))
+    assert scores.auc(np.array([0.1, 0.9]), np.array([0, 1]))[0] == 1
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    hits = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        prob = rng.beta(0.5, 0.5, 400)
+        got = scores.score(prob, (rng.random(400) < prob).astype(int))
+        entropy = 0.386294  # mean of -p ln p - (1-p) ln(1-p) under Beta(1/2, 1/2): 2 ln 2 - 1
+        hits.append((got.log_loss_low < entropy < got.log_loss_high, got.low < 0.5 + 1 / math.pi < got.high))
+    assert (np.mean(hits, axis=0) > 0.88).all()
 
 
 def test_paired_counts_only_the_rows_that_differ():

@@ -61,6 +61,12 @@ def test_mean_accuracies_and_best_by_hand():
     assert weights.mean(prob, np.array([2, 1, 1]))[0] == pytest.approx((1.6 + 0.6 + 0.9) / 4)
 
 
+def test_logit_mean_by_hand():
+    prob = np.array([[0.9, 0.5], [0.9, 0.1], [1.0, 0.2]])
+    assert weights.logit_mean(prob, np.ones(2)) == pytest.approx([0.75, 0.5, 1 / (1 + (4 / (1e7 - 1)) ** 0.5)])
+    assert weights.logit_mean(prob, np.array([0, 2])) == pytest.approx(prob[:, 1])
+
+
 def test_parse_orders_by_name_and_tells_who_is_absent():
     given_, absent = weights.parse(" b=2, a=0.5", ["a", "b", "c"])
     assert given_.tolist() == [0.5, 2, 0] and absent == ["c"]

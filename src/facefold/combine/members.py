@@ -1,30 +1,59 @@
 """The members of a blend as one matrix with ids: out-of-fold rows to learn from, test rows to predict."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from facefold import runs
 from facefold.data.folds import Folds
 from facefold.errors import InputError
 from facefold.runs import Member
+
+READ = ("oof.csv", "test.csv", "features_oof.npy", "features_test.npy")  # what a blend reads of a fold
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All that a method may look at when it predicts; labels and folds are given apart, so that it cannot see them then.
+
+    prob: float64 (n, m), each member's probability of label 1; stacked: float64 (n,), what the members' features make of
+    each row (`stacking.stack`). Rows are chosen with a mask or indices: `rows[held]`.
+    """
+
+    prob: np.ndarray
+    stacked: np.ndarray
+
+    def __getitem__(self, which: np.ndarray) -> "Rows":
+        return Rows(self.prob[which], self.stacked[which])
+
+    def __len__(self) -> int:
+        return len(self.prob)
 
 
 @dataclass(frozen=True)
 class OofMatrix:
     """Members side by side, columns sorted by name so that the order they were named in changes nothing.
 
-    ids: train ids (n,), labels: int64 (n,) of 0 and 1, fold: int64 (n,), names: m recipes, prob: float64 (n, m) out-of-fold
-    probabilities of label 1; test_ids (t,), test_prob: float64 (t, m), the mean over each recipe's fold models.
+    ids: train ids (n,), labels: int64 (n,) of 0 and 1, fold: int64 (n,) in 0..k-1, group: text (n,), equal for rows that
+    no split may divide; names: m recipes, prob: float64 (n, m) out-of-fold probabilities of label 1; test_ids (t,),
+    fold_test_prob: float64 (k, t, m), those of each recipe's fold models.
     """
 
     ids: list[str]
     labels: np.ndarray
     fold: np.ndarray
+    group: np.ndarray
     names: list[str]
     prob: np.ndarray
     test_ids: list[str]
-    test_prob: np.ndarray
+    fold_test_prob: np.ndarray
+
+    @property
+    def test_prob(self) -> np.ndarray:
+        """float64 (t, m), the mean over each recipe's fold models."""
+        return self.fold_test_prob.mean(axis=0)
 
 
 def matrix(members: list[Member], folds: Folds, test_ids: list[str]) -> OofMatrix:
@@ -49,14 +78,42 @@ def matrix(members: list[Member], folds: Folds, test_ids: list[str]) -> OofMatri
     oof, test = [], []
     for member in members:
         oof.append(_aligned(member.oof, ids, f"runs/{member.recipe}, out-of-fold", "the folds"))
-        test.append(_aligned(member.test.mean(axis=1, skipna=False), test_ids, f"runs/{member.recipe}, test", "test.csv"))
-    return OofMatrix(ids, labels, fold, names, np.column_stack(oof), list(test_ids), np.column_stack(test))
+        test.append([_aligned(member.test[k], test_ids, f"runs/{member.recipe}, test", "test.csv") for k in member.test])
+    group = folds.table["group"].to_numpy(str)
+    return OofMatrix(ids, labels, fold, group, names, np.column_stack(oof), list(test_ids), np.stack(test).transpose(1, 2, 0))
+
+
+def features(root: Path, names: list[str], fold: int, part: str, ids: list[str]) -> np.ndarray:
+    """The penultimate features of `names` side by side, float32 (len(ids), F of all), from the models of one fold.
+
+    `part` is oof or test, `ids` are the rows wanted, in the order wanted. Raises `InputError` naming the file whose rows
+    are not those of the csv beside it, or not finite.
+    """
+    parts = []
+    for name in names:
+        directory = runs.fold_dir(root, name, fold)
+        rows = pd.Index(runs.read_predictions(directory / f"{part}.csv")["id"])
+        values, order = runs.features(root, name, fold, part), rows.get_indexer(ids)
+        path = directory / f"features_{part}.npy"
+        if values.ndim != 2 or len(values) != len(rows) or order.min() < 0:
+            raise InputError(f"{path}: its rows are not those of {part}.csv; delete {directory} and train that fold again")
+        parts.append(values[order])
+        finite = np.isfinite(parts[-1]).all(axis=1)
+        if not finite.all():
+            raise InputError(f"{path}: id {ids[int(np.argmin(finite))]} has features that are not finite; delete {directory} and "
+                             "train that fold again")
+    return np.concatenate(parts, axis=1, dtype=np.float32)
+
+
+def inner_folds(fold: np.ndarray) -> np.ndarray:
+    """The folds (n,) to choose over inside `fold` (n,): itself, or two halves where one fold is left of two."""
+    return fold if len(np.unique(fold)) > 1 else np.arange(len(fold)) % 2
 
 
 def describe(member: Member) -> dict:
-    """What went into a blend from one recipe: its hash and the sha256 of every fold's oof.csv and test.csv."""
+    """What went into a blend from one recipe: its hash and the sha256 of every file of its folds that was read."""
     return {"recipe": member.recipe, "recipe_hash": member.runs[0]["recipe_hash"], "seed": member.runs[0]["seed"],
-            "files": [{name: run["files"][name] for name in ("oof.csv", "test.csv")} for run in member.runs]}
+            "files": [{name: run["files"][name] for name in READ} for run in member.runs]}
 
 
 def _aligned(series: pd.Series, ids: list[str], what: str, whose: str) -> np.ndarray:

@@ -1,17 +1,21 @@
 """The methods of blending, in one list from simple to complicated.
 
-A method is anything with a name and `fit(prob, labels)`; what it returns predicts rows it has not seen. `METHODS`
+A method is anything with a name and `fit(rows, labels, fold)`; what it returns predicts rows it has not seen. `METHODS`
 is the order in which `nested.choose` prefers them: a later one must earn its place.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 import numpy as np
 
-from facefold.combine import votes, weights
+from facefold.combine import greedy, votes, weights
+from facefold.combine.calibration import CalibratedMean, RankMean
+from facefold.combine.members import Rows
+from facefold.combine.second_pass import SecondPass
+from facefold.combine.stacking import StackFeatures, StackProbs
 from facefold.errors import InputError
 
 Learn = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -19,28 +23,37 @@ Combine = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Fitted(Protocol):
-    """A method after it has seen rows. weights: float (m,), what each member counts for."""
+    """A method after it has seen rows.
 
-    weights: np.ndarray
+    weights: float (m,), what each member counts for, or (0,) where no number says it; notes: what else it learned.
+    """
 
-    def predict(self, prob: np.ndarray) -> np.ndarray:
-        """Scores float64 (n,) in 0..1 for prob (n, m); 0.5 or more decides for label 1 (`scores.decide`)."""
+    @property
+    def weights(self) -> np.ndarray: ...
+
+    @property
+    def notes(self) -> dict: ...
+
+    def predict(self, rows: Rows) -> np.ndarray:
+        """Scores float64 (n,) in 0..1; 0.5 or more decides for label 1 (`scores.decide`)."""
 
 
 class Method(Protocol):
-    name: str
+    @property
+    def name(self) -> str: ...
 
-    def fit(self, prob: np.ndarray, labels: np.ndarray) -> Fitted:
-        """Learn from prob (n, m) and labels (n,) of 0 and 1."""
+    def fit(self, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> Fitted:
+        """Learn from rows (n) and labels (n,) of 0 and 1; `fold` (n,) is there to choose settings over, nested once more."""
 
 
 @dataclass(frozen=True)
 class WeightedFit:
     weights: np.ndarray
     combine: Combine
+    notes: dict = field(default_factory=dict)
 
-    def predict(self, prob: np.ndarray) -> np.ndarray:
-        return self.combine(prob, self.weights)
+    def predict(self, rows: Rows) -> np.ndarray:
+        return self.combine(rows.prob, self.weights)
 
 
 @dataclass(frozen=True)
@@ -51,27 +64,29 @@ class Weighted:
     learn: Learn
     combine: Combine
 
-    def fit(self, prob: np.ndarray, labels: np.ndarray) -> WeightedFit:
-        return WeightedFit(self.learn(prob, labels), self.combine)
+    def fit(self, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> WeightedFit:
+        return WeightedFit(self.learn(rows.prob, labels), self.combine)
 
 
-METHODS: tuple[Weighted, ...] = (
+METHODS: tuple[Method, ...] = (
     Weighted("best_single", weights.best, weights.mean),
     Weighted("mean", weights.equal, weights.mean),
     Weighted("majority", weights.equal, votes.share),
+    Weighted("logit_mean", weights.equal, weights.logit_mean),
+    RankMean(),
+    CalibratedMean(),
     Weighted("weighted_mean", weights.log_loss_simplex, weights.mean),
     Weighted("weighted_votes", votes.search, votes.share),
+    Weighted("greedy", greedy.search, weights.mean),
+    StackProbs(),
+    StackFeatures(),
+    SecondPass(),
 )
 NAMES = tuple(method.name for method in METHODS)
 WEIGHTED = ("weighted_mean", "weighted_votes")
 
 
-def single(member: int, name: str) -> Weighted:
-    """One member as it is, so that recipes and blends are scored alike."""
-    return Weighted(name, partial(_only, member), weights.mean)
-
-
-def with_weights(rule: str | np.ndarray) -> list[Weighted]:
+def with_weights(rule: str | np.ndarray) -> list[Method]:
     """All methods, the weighted ones with the weights of `rule`: auto, equal, accuracy, or fixed weights (m,)."""
     if isinstance(rule, str) and rule == "auto":
         return list(METHODS)
@@ -80,7 +95,7 @@ def with_weights(rule: str | np.ndarray) -> list[Weighted]:
     return [Weighted(method.name, learn, method.combine) if method.name in WEIGHTED else method for method in METHODS]
 
 
-def candidates(method: str, rule: str | np.ndarray) -> list[Weighted]:
+def candidates(method: str, rule: str | np.ndarray) -> list[Method]:
     """What may become the submission. A person who says weights gets them: auto then means one of the weighted methods.
 
     Raises `InputError` for weights that the named method has no use for.
@@ -92,10 +107,6 @@ def candidates(method: str, rule: str | np.ndarray) -> list[Weighted]:
                          f"or take --method {' or '.join(WEIGHTED)}")
     wanted = (method,) if method != "auto" else NAMES if automatic else WEIGHTED
     return [made for made in with_weights(rule) if made.name in wanted]
-
-
-def _only(member: int, prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return np.eye(prob.shape[1])[member]
 
 
 def _fixed(given: np.ndarray, prob: np.ndarray, labels: np.ndarray) -> np.ndarray:

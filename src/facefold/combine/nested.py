@@ -1,12 +1,21 @@
-"""Honest scores: whatever was learned or chosen on out-of-fold rows is judged on rows that had no part in it."""
+"""Honest scores: whatever was learned or chosen on out-of-fold rows is judged on rows that had no part in it.
 
-from collections.abc import Sequence
+That covers all that blending does: weights, calibration, bands, stackers, the choice of a method, the threshold. It starts from
+the members' probabilities as they are: the models behind the rows of fold j were trained on fold k as well, so
+what is learned on fold j and judged on fold k has seen fold k's labels at one remove. To remove that too, every
+model would have to be trained anew for every pair of folds; it is the usual approximation of stacking (Wolpert 1992).
+The features' answers (`stacking.stack`) add nothing to it: they know the labels of their own fold alone, and of no row its own.
+"""
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import expit
 
-from facefold.combine.methods import Method
-from facefold.combine.scores import Paired, paired
+from facefold.combine.members import Rows, inner_folds
+from facefold.combine.methods import Fitted, Method
+from facefold.combine.scores import Paired, logit, paired
 
 REAL = 0.05  # two-sided p below which a paired gain counts as real
 
@@ -19,15 +28,21 @@ class Choice:
     why: str
 
 
-def predict(method: Method, prob: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
+def fits(method: Method, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> Iterator[tuple[np.ndarray, Fitted]]:
+    """For each fold its rows as a mask (n,), and `method` fitted on the rows of all other folds."""
+    for k in np.unique(fold):
+        rest = fold != k
+        yield fold == k, method.fit(rows[rest], labels[rest], fold[rest])
+
+
+def predict(method: Method, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
     """Scores (n,): the rows of each fold predicted by `method` fitted on the rows of all other folds.
 
-    prob (n, m), labels (n,), fold (n,) int with at least two values.
+    labels (n,), fold (n,) int with at least two values.
     """
     scores = np.empty(len(labels))
-    for k in np.unique(fold):
-        rest, held = fold != k, fold == k
-        scores[held] = method.fit(prob[rest], labels[rest]).predict(prob[held])
+    for held, fitted in fits(method, rows, labels, fold):
+        scores[held] = fitted.predict(rows[held])
     return scores
 
 
@@ -48,18 +63,44 @@ def choose(methods: Sequence[Method], nested: dict[str, np.ndarray], labels: np.
     raise AssertionError("every method is beaten, which a strict order of accuracies excludes")
 
 
-def predict_choice(methods: Sequence[Method], prob: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Scores (n,) of the whole procedure "choose a method, fit it": each fold by the choice the other folds made."""
+def predict_choice(methods: Sequence[Method], rows: Rows, labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Scores (n,) of the whole procedure "choose a method, fit it, set its threshold": each fold by what the others chose."""
     scores = np.empty(len(labels))
     for k in np.unique(fold):
         rest, held = fold != k, fold == k
-        inner = fold[rest]
-        if len(np.unique(inner)) < 2:
-            inner = np.arange(rest.sum()) % 2  # of two folds one is left: it is halved, so that the choice stays nested
-        nested = {method.name: predict(method, prob[rest], labels[rest], inner) for method in methods}
+        inner = inner_folds(fold[rest])
+        nested = {method.name: predict(method, rows[rest], labels[rest], inner) for method in methods}
         picked = choose(methods, nested, labels[rest]).method
-        scores[held] = picked.fit(prob[rest], labels[rest]).predict(prob[held])
+        threshold = operating_point(nested[picked.name], labels[rest], inner)[0]
+        scores[held] = shifted(picked.fit(rows[rest], labels[rest], fold[rest]).predict(rows[held]), threshold)
     return scores
+
+
+def operating_point(scores: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> tuple[float, Paired]:
+    """The threshold for nested scores (n,), and what thresholds from the other folds gain over 0.5 on each fold.
+
+    It is 0.5 unless that gain is real; then it is the best one for all rows.
+    """
+    moved = np.empty(len(scores))
+    for k in np.unique(fold):
+        moved[fold == k] = shifted(scores[fold == k], best_threshold(scores[fold != k], labels[fold != k]))
+    gain = paired(moved, scores, labels)
+    return (best_threshold(scores, labels) if gain.gain > 0 and gain.p < REAL else 0.5), gain
+
+
+def best_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
+    """The threshold with the most right decisions on scores (n,), six decimals; of equally good ones the nearest to 0.5."""
+    values = np.unique(scores)
+    trials = np.unique(np.round(np.append((values[1:] + values[:-1]) / 2, 0.5), 6))
+    ones, zeros = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
+    correct = len(ones) - np.searchsorted(ones, trials) + np.searchsorted(zeros, trials)
+    best = trials[correct == correct.max()]
+    return float(best[np.argmin(np.abs(best - 0.5))])
+
+
+def shifted(scores: np.ndarray, threshold: float) -> np.ndarray:
+    """Scores (n,) moved along the logit so that `threshold` becomes 0.5, the only threshold of `scores.decide`."""
+    return scores if threshold == 0.5 else expit(logit(scores) - logit(np.float64(threshold)))
 
 
 def _why(picked: Method, methods: Sequence[Method], losers: list[tuple[Method, Method, Paired]]) -> str:

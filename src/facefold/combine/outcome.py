@@ -2,6 +2,7 @@
 
     submissions/<method>.csv      id,label by each method    submissions/submission.csv   the picked one
     submissions/leaderboard.csv   a row a recipe and method  submissions/oof_blend.csv    id,label,prob,pred,fold: nested
+    submissions/order.csv         where the order of the ids was used: id,label by it, and submission.csv is this one
     submissions/blend.json        what was picked, why, from what; written last, with the sha256 of the three named files
 """
 
@@ -12,17 +13,20 @@ import numpy as np
 import pandas as pd
 
 from facefold import files
-from facefold.combine import methods, nested
-from facefold.combine.members import OofMatrix
-from facefold.combine.scores import Scores, decide, paired, score
+from facefold.combine import methods, nested, order
+from facefold.combine.members import OofMatrix, Rows
+from facefold.combine.scores import Paired, decide, paired, score, wilson
+from facefold.combine.second_pass import SecondPass, first_pass
+from facefold.combine.stacking import Stacked
 from facefold.data.competition import Competition, write_submission
 from facefold.errors import InputError
 
 SEALED = ("submission.csv", "leaderboard.csv", "oof_blend.csv")
-_LEADERBOARD = {"name": str, "kind": str, "accuracy": float, "low": float, "high": float, "log_loss": float,
-                "auc": float, "ece": float, "weights": str}
-_FACTS = {"picked", "why", "weights", "score", "picked_score", "gain_over_best_single", "options", "members", "folds",
-          "images_hash", "files"}
+_SCORES = ("accuracy", "low", "high", *(f"{name}{end}" for name in ("log_loss", "auc", "ece") for end in ("", "_low", "_high")))
+_GAIN = ("gain", "gain_low", "gain_high", "gain_p")
+_LEADERBOARD = {"name": str, "kind": str, **dict.fromkeys((*_SCORES, *_GAIN), float), "weights": str}
+_FACTS = {"picked", "why", "weights", "threshold", "threshold_gain", "notes", "second_pass", "order", "score", "picked_score",
+          "gain_over_best_single", "options", "members", "folds", "images_hash", "files"}
 _OOF = {"id": str, "label": "int64", "prob": float, "pred": "int64", "fold": "int64"}
 
 
@@ -30,9 +34,10 @@ _OOF = {"id": str, "label": "int64", "prob": float, "pred": "int64", "fold": "in
 class Outcome:
     """A blend. Every score in it is of rows that neither learned nor chose what predicted them.
 
-    leaderboard: name, kind (recipe, method, procedure), accuracy, low, high, log_loss, auc, ece, weights; best first.
-    oof: id, label, prob, pred, fold of the whole procedure, choice of the method included; facts: blend.json.
-    submissions: id, label of the test rows by method.
+    leaderboard: name, kind (recipe, method, procedure), the scores with their intervals, the paired gain in accuracy over
+    best_single with interval and p, weights; most accurate first.
+    oof: id, label, prob, pred, fold of the whole procedure, choice of method and threshold included; facts: blend.json.
+    submissions: id, label of the test rows by method, the picked one's at its threshold, the others' at 0.5.
     """
 
     leaderboard: pd.DataFrame
@@ -41,35 +46,69 @@ class Outcome:
     submissions: dict[str, pd.DataFrame]
 
 
-def make(matrix: OofMatrix, method: str, rule: str | np.ndarray) -> Outcome:
+def make(matrix: OofMatrix, stacked: Stacked, method: str, rule: str | np.ndarray, use_order: bool = False) -> Outcome:
     """Score every recipe and method, pick `method` (auto: the simplest unbeaten), fit on all rows, predict the test rows.
 
-    `rule` is that of `methods.with_weights`. Raises `InputError` where method and rule do not go together.
+    `stacked` is what `stacking.stack` makes of the matrix, `rule` that of `methods.with_weights`. With `use_order` the
+    picked method's predictions are read once more by the order of the ids (`order.py`), and score and submission are of that.
+    Raises `InputError` where method and rule do not go together, or where the labels show no order to use.
     """
-    candidates = methods.candidates(method, rule)
-    data = (matrix.prob, matrix.labels, matrix.fold)
-    singles = [methods.single(j, name) for j, name in enumerate(matrix.names)]
-    blends = methods.with_weights(rule)
-    rows = [(made.name, "recipe", score(nested.predict(made, *data), matrix.labels), "") for made in singles]
-    scores, submissions, weights = {}, {}, {}
-    for made in blends:
-        scores[made.name] = nested.predict(made, *data)
-        fitted = made.fit(matrix.prob, matrix.labels)
-        submissions[made.name] = pd.DataFrame({"id": matrix.test_ids, "label": decide(fitted.predict(matrix.test_prob))})
-        weights[made.name] = {name: float(f"{weight:.6g}") for name, weight in zip(matrix.names, fitted.weights, strict=True)}
-        shown = ",".join(f"{name}={weight:.4g}" for name, weight in weights[made.name].items())
-        rows.append((made.name, "method", score(scores[made.name], matrix.labels), shown))
+    candidates, blends = methods.candidates(method, rule), methods.with_weights(rule)
+    data = (Rows(matrix.prob, stacked.oof), matrix.labels, matrix.fold)
+    test = Rows(matrix.test_prob, stacked.test)
+    scores = {made.name: nested.predict(made, *data) for made in blends}
     choice = nested.choose(candidates, scores, matrix.labels)
     picked = choice.method.name
-    honest = nested.predict_choice(candidates, *data) if len(candidates) > 1 else scores[picked]
-    honest_score = score(honest, matrix.labels)
+    threshold, threshold_gain = nested.operating_point(scores[picked], *data[1:])
+    honest = nested.predict_choice(candidates, *data)
+
+    test_prob, weights, notes = {}, {}, {}
+    for made in blends:
+        fitted = made.fit(*data)
+        test_prob[made.name] = nested.shifted(fitted.predict(test), threshold if made.name == picked else 0.5)
+        weights[made.name] = {name: float(f"{weight:.6g}") for name, weight in zip(matrix.names, fitted.weights)}
+        notes |= {made.name: fitted.notes} if fitted.notes else {}
+
+    board = [(name, "recipe", matrix.prob[:, j], {}) for j, name in enumerate(matrix.names)]
+    board += [(name, "method", values, weights[name]) for name, values in scores.items()]
     if len(candidates) > 1:
-        rows.append((method, "procedure", honest_score, ""))
-    facts = {"picked": picked, "why": choice.why, "weights": weights[picked], "score": asdict(honest_score),
-             "picked_score": asdict(score(scores[picked], matrix.labels)),
+        board.append((method, "procedure", honest, {}))
+    read = None
+    if use_order:
+        read = order.decode_scores(matrix.ids, matrix.labels, honest, len(matrix.test_ids))
+        test_prob["order"] = order.decode(read.picked, matrix.ids, matrix.labels, honest, matrix.test_ids, test_prob[picked])
+        board += [(f"order_{name}", "order of ids", read.prob[name], {}) for name in order.NAMES if name != order.PLAIN]
+        honest = read.honest
+    facts = {"picked": picked, "why": choice.why + _why_threshold(threshold, threshold_gain), "weights": weights[picked],
+             "threshold": threshold, "threshold_gain": asdict(threshold_gain), "notes": notes,
+             "second_pass": second_pass_report(scores["second_pass"], *data), "order": _order_facts(read, matrix),
+             "score": asdict(score(honest, matrix.labels)), "picked_score": asdict(score(scores[picked], matrix.labels)),
              "gain_over_best_single": asdict(paired(honest, scores["best_single"], matrix.labels))}
+    submissions = {name: pd.DataFrame({"id": matrix.test_ids, "label": decide(prob)}) for name, prob in test_prob.items()}
     oof = pd.DataFrame({"id": matrix.ids, "label": matrix.labels, "prob": honest, "pred": decide(honest), "fold": matrix.fold})
-    return Outcome(_leaderboard(rows), oof, facts, submissions)
+    return Outcome(_leaderboard(board, matrix.labels, scores["best_single"]), oof, facts, submissions)
+
+
+def second_pass_report(after: np.ndarray, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> dict:
+    """What the second pass does to the rows it doubts: how many, their accuracy before and after, and the paired gain.
+
+    `after` are its nested scores (n,); a row is doubtful where the fit that predicted it says so. Each accuracy is
+    {accuracy, low, high}; {rows: 0} alone where no row is doubtful.
+    """
+    doubtful = np.zeros(len(labels), bool)
+    for held, fitted in nested.fits(SecondPass(), rows, labels, fold):
+        doubtful[held] = fitted.doubtful(rows[held])
+    count, before = int(doubtful.sum()), first_pass(rows)
+    if count == 0:
+        return {"rows": 0}
+
+    def accuracy(prob: np.ndarray) -> dict:
+        correct = int((decide(prob) == labels)[doubtful].sum())
+        low, high = wilson(correct, count)
+        return {"accuracy": correct / count, "low": low, "high": high}
+
+    return {"rows": count, "before": accuracy(before), "after": accuracy(after),
+            "gain": asdict(paired(after[doubtful], before[doubtful], labels[doubtful]))}
 
 
 def write(root: Path, outcome: Outcome, competition: Competition, origin: dict) -> Outcome:
@@ -79,9 +118,11 @@ def write(root: Path, outcome: Outcome, competition: Competition, origin: dict) 
     """
     directory = root / "submissions"
     (directory / "blend.json").unlink(missing_ok=True)  # until it is back, the files beside it belong to no blend
+    (directory / "order.csv").unlink(missing_ok=True)  # of an earlier blend that used the order
     for name, table in outcome.submissions.items():
         write_submission(competition, table, directory / f"{name}.csv")
-    write_submission(competition, outcome.submissions[outcome.facts["picked"]], directory / "submission.csv")
+    chosen = "order" if outcome.facts["order"] else outcome.facts["picked"]
+    write_submission(competition, outcome.submissions[chosen], directory / "submission.csv")
     files.write_csv(directory / "leaderboard.csv", outcome.leaderboard)
     files.write_csv(directory / "oof_blend.csv", outcome.oof)
     facts = {**outcome.facts, **origin, "files": {name: files.sha256_file(directory / name) for name in SEALED}}
@@ -108,10 +149,40 @@ def load(root: Path) -> Outcome:
 def headline(facts: dict) -> str:
     """The honest score in words: `nested accuracy 0.9345 [0.931, 0.938] by mean`."""
     got = facts["score"]
-    return f"nested accuracy {got['accuracy']:.4f} [{got['low']:.3f}, {got['high']:.3f}] by {facts['picked']}"
+    by_order = f", read by the order of the ids ({facts['order']['decoder']})" if facts["order"] else ""
+    return f"nested accuracy {got['accuracy']:.4f} [{got['low']:.3f}, {got['high']:.3f}] by {facts['picked']}{by_order}"
 
 
-def _leaderboard(rows: list[tuple[str, str, Scores, str]]) -> pd.DataFrame:
-    ranked = sorted(rows, key=lambda row: (-row[2].accuracy, round(row[2].log_loss, 9)))
-    table = [(name, kind, s.accuracy, s.low, s.high, s.log_loss, s.auc, s.ece, weights) for name, kind, s, weights in ranked]
+def announcement(facts: dict) -> str:
+    """The first line of whatever shows a blend that used the order of the ids; empty for one that did not."""
+    used = facts["order"]
+    if not used:
+        return ""
+    return (f"THE ORDER OF THE IDS WAS USED: neighbours by id share their label (correlation {used['correlation']:.3f}, chance 0 +- "
+            f"{used['chance']:.3f}), a leak of this competition's numbering that tells nothing about new images.")
+
+
+def _order_facts(read: order.DecodeScores | None, matrix: OofMatrix) -> dict | None:
+    if read is None:
+        return None
+    evidence = order.label_order(matrix.ids, matrix.labels)
+    return {"decoder": read.picked, "why": read.why, "correlation": evidence.correlation, "chance": evidence.chance, "parts": read.parts,
+            "scores": {name: asdict(got) for name, got in read.scores.items()},
+            "gains": {name: asdict(gain) for name, gain in read.gains.items()}}
+
+
+def _why_threshold(threshold: float, gain: Paired) -> str:
+    if threshold == 0.5:
+        return ""
+    return f" It decides for label 1 from {threshold:g} on, which gains {100 * gain.gain:.2f} points over 0.5 (p = {gain.p:.2g})."
+
+
+def _leaderboard(board: list[tuple[str, str, np.ndarray, dict]], labels: np.ndarray, reference: np.ndarray) -> pd.DataFrame:
+    table = []
+    for name, kind, prob, weights in board:
+        scores, gain = score(prob, labels), paired(prob, reference, labels)
+        shown = ",".join(f"{member}={weight:.4g}" for member, weight in weights.items())
+        table.append((name, kind, *(getattr(scores, column) for column in _SCORES),
+                      gain.gain, gain.low, gain.high, gain.p, shown))
+    table.sort(key=lambda row: (-row[2], round(row[2 + _SCORES.index("log_loss")], 9)))
     return pd.DataFrame(table, columns=list(_LEADERBOARD))

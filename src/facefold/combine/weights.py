@@ -4,14 +4,20 @@ import math
 
 import numpy as np
 from scipy.optimize import minimize
+from scipy.special import expit
 
-from facefold.combine.scores import TINY, decide, log_loss
+from facefold.combine.scores import TINY, decide, log_loss, logit
 from facefold.errors import InputError
 
 
 def mean(prob: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The weighted mean probability (n,) of prob (n, m); weights (m,) >= 0 of any scale."""
     return prob @ (weights / weights.sum())
+
+
+def logit_mean(prob: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The (weighted) mean of the logits as a probability (n,): a sure member counts for more than in the mean."""
+    return expit(logit(prob) @ (weights / weights.sum()))
 
 
 def equal(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:

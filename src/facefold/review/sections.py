@@ -22,16 +22,34 @@ def verdict(facts: dict) -> list[str]:
 
 def leaderboard(made: Outcome) -> list[str]:
     """All recipes and methods with their intervals, as a table and as a drawing."""
+    def spread(row, name: str, form: str = "{:.4f}") -> str:
+        value, low, high = (form.format(getattr(row, name + end)) for end in ("", "_low", "_high"))
+        return f"{value} ({low} to {high})"
+
     board = made.leaderboard
-    rows = [(row.name, row.kind, f"{row.accuracy:.4f}", f"{row.low:.4f} to {row.high:.4f}", f"{row.log_loss:.4f}",
-             f"{row.auc:.4f}", f"{row.ece:.4f}", row.weights.replace(",", ", ")) for row in board.itertuples(index=False)]
-    header = ["name", "kind", "accuracy", "95 % interval", "log loss", "AUC", "calibration error", "weights"]
+    points = board.assign(**{name: 100 * board[name] for name in ("gain", "gain_low", "gain_high")})
+    rows = [(row.name, row.kind, f"{row.accuracy:.4f}", f"{row.low:.4f} to {row.high:.4f}", spread(row, "gain", "{:+.2f}"),
+             *(spread(row, name) for name in ("log_loss", "auc", "ece")), row.weights.replace(",", ", "))
+            for row in points.itertuples(index=False)]
+    header = ["name", "kind", "accuracy", "95 % interval", "points over best single", "log loss", "AUC", "calibration error",
+              "weights"]
     picked = board.index[(board["name"] == made.facts["picked"]) & (board["kind"] == "method")][0]
     alt = "Nested accuracy: " + ", ".join(f"{row.name} {row.accuracy:.4f}" for row in board.itertuples())
     drawing = plots.intervals(board["name"].tolist(), *(board[column].to_numpy() for column in ("accuracy", "low", "high")),
                               xlabel="nested accuracy")
-    return [html.heading("Leaderboard"), html.table(header, rows, numbers=range(2, 7), picked=picked),
+    return [html.heading("Leaderboard"), html.table(header, rows, numbers=range(2, 8), picked=picked),
+            html.paragraph(_second_pass(made.facts["second_pass"])),
             html.figures([html.figure(drawing, alt, "Nested accuracy of recipes and methods with 95 % intervals.")])]
+
+
+def _second_pass(facts: dict) -> str:
+    if facts["rows"] == 0:
+        return "The second pass found no band of doubtful rows in which a specialist decides better than the mean."
+    before, after = (f"{part['accuracy']:.4f} ({part['low']:.4f} to {part['high']:.4f})"
+                     for part in (facts["before"], facts["after"]))
+    gain = facts["gain"]
+    return (f"The second pass decides {facts['rows']} doubtful rows anew: accuracy on them {before} before, {after} after, "
+            f"{100 * gain['gain']:+.2f} points [{100 * gain['low']:+.2f}, {100 * gain['high']:+.2f}].")
 
 
 def errors(made: Outcome, members: list[Member]) -> list[str]:
@@ -84,8 +102,11 @@ def cost(members: list[Member]) -> list[str]:
 def repeat(facts: dict) -> list[str]:
     """The commands and the hashes of everything that went in."""
     options, folds, recipes = facts["options"], facts["folds"], ",".join(facts["options"]["recipes"])
-    commands = (f"./run_all.sh --recipes {recipes} --folds {folds['k']} --seed {folds['seed']}\n"
-                f"python src/blend.py --recipes {recipes} --method {options['method']} --weights {options['weights']}")
+    seeds = ",".join(sorted({str(member["seed"]) for member in facts["members"]}))
+    commands = (f"python src/split.py --folds {folds['k']} --seed {folds['seed']}\n"
+                f"python src/train.py --recipe {recipes} --seed {seeds}\n"
+                f"python src/blend.py --recipes {recipes} --method {options['method']} --weights {options['weights']}"
+                + (" --use-order" if options["use_order"] else ""))
     hashes = [("submission.csv", facts["files"]["submission.csv"]), ("folds.csv", folds["hash"]),
               ("images", facts["images_hash"])]
     hashes += [(f"recipe {member['recipe']}, seed {member['seed']}", member["recipe_hash"]) for member in facts["members"]]

@@ -1,0 +1,99 @@
+"""A blend from matrix to facts: the threshold that moved, what each score is worth, and the words about it."""
+
+import numpy as np
+import pytest
+from facefold.combine import methods, outcome
+from facefold.combine.members import OofMatrix
+from facefold.combine.scores import decide
+from facefold.combine.stacking import Stacked
+from facefold.errors import InputError
+from facefold.review import sections
+
+
+def case(shift: float, rows: int = 1500) -> tuple[OofMatrix, Stacked]:
+    """Three members whose probabilities are all too high by `shift`."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, rows)
+    prob = np.clip(0.5 + shift + 0.12 * (2 * labels - 1)[:, None] + 0.12 * rng.normal(size=(rows, 3)), 0, 1)
+    test = np.clip(0.5 + shift + 0.2 * rng.normal(size=(5, 200, 3)), 0, 1)
+    ids = [str(i) for i in range(rows)]
+    test_ids = [f"t{i}" for i in range(200)]
+    matrix = OofMatrix(ids, labels, np.arange(rows) % 5, np.array(ids), ["a", "b", "c"], prob, test_ids, test)
+    return matrix, Stacked(prob.mean(axis=1), test.mean(axis=(0, 2)))
+
+
+def test_a_moved_threshold_reaches_the_submission_and_the_score():
+    matrix, stacked = case(0.15)
+    made = outcome.make(matrix, stacked, "mean", "auto")
+    threshold = made.facts["threshold"]
+    assert threshold == pytest.approx(0.65, abs=0.03) and made.facts["threshold_gain"]["p"] < 0.05
+    assert made.facts["why"].startswith(f"mean was asked for. It decides for label 1 from {threshold:g} on, which gains ")
+    assert (made.submissions["mean"]["label"] == decide(matrix.test_prob.mean(axis=1) - threshold + 0.5)).all()
+    assert (made.submissions["majority"]["label"] == (decide(matrix.test_prob).sum(axis=1) > 1)).all()
+    assert made.facts["score"]["accuracy"] > made.facts["picked_score"]["accuracy"] + 0.05
+    assert (made.oof["pred"] == made.oof["label"]).mean() == made.facts["score"]["accuracy"]
+
+
+def test_a_threshold_without_a_real_gain_stays():
+    made = outcome.make(*case(0.0), "mean", "auto")
+    assert made.facts["threshold"] == 0.5 and made.facts["why"] == "mean was asked for."
+    assert made.facts["score"] == made.facts["picked_score"]
+
+
+def test_auto_explains_itself_and_every_row_of_the_leaderboard_has_its_gain():
+    made = outcome.make(*case(0.0, 600), "auto", "auto")
+    board = made.leaderboard.set_index("name")
+    assert set(board.index) == {"a", "b", "c", "auto", *methods.NAMES}
+    assert board.loc["best_single", "gain"] == 0 and board.loc["best_single", "gain_p"] == 1
+    assert board.loc["mean", "gain"] == pytest.approx(board.loc["mean", "accuracy"] - board.loc["best_single", "accuracy"])
+    for name in ("log_loss", "auc", "ece"):
+        assert (board[f"{name}_low"] <= board[name]).all() and (board[name] <= board[f"{name}_high"]).all()
+    assert made.facts["picked"] != "best_single" and "the next simpler one" in made.facts["why"]
+    assert set(made.facts["notes"]) == {"calibrated_mean", "second_pass"}
+    again = outcome.make(*case(0.0, 600), "auto", "auto")
+    assert again.facts == made.facts and again.leaderboard.equals(made.leaderboard) and again.oof.equals(made.oof)
+
+
+def test_the_second_pass_in_words():
+    found = {"rows": 96, "before": {"accuracy": 0.5, "low": 0.4, "high": 0.6},
+             "after": {"accuracy": 0.625, "low": 0.52, "high": 0.72}, "gain": {"gain": 0.125, "low": -0.01, "high": 0.26}}
+    assert sections._second_pass(found) == (
+        "The second pass decides 96 doubtful rows anew: accuracy on them 0.5000 (0.4000 to 0.6000) before, "
+        "0.6250 (0.5200 to 0.7200) after, +12.50 points [-1.00, +26.00].")
+    assert sections._second_pass({"rows": 0}) == ("The second pass found no band of doubtful rows in which a specialist decides "
+                                                  "better than the mean.")
+
+
+def in_order(shuffled: bool = False) -> tuple[OofMatrix, Stacked, np.ndarray]:
+    """Labels in runs of 20 by id, 1,200 train and 400 test rows dealt from one sequence, and two members that are right for 4 in 5."""
+    rng = np.random.default_rng(3)
+    labels = np.arange(1600) // 20 % 2
+    logits = 2.2 * (2 * labels - 1)[:, None] + 2.6 * rng.normal(size=(1600, 2))
+    prob = 1 / (1 + np.exp(-logits))
+    test = np.sort(rng.choice(1600, 400, replace=False))
+    train = np.setdiff1d(np.arange(1600), test)
+    numbers = rng.permutation(1200) if shuffled else np.arange(1200)
+    ids, test_ids = [str(i) for i in numbers], [str(5000 + i) for i in range(400)]
+    matrix = OofMatrix(ids, labels[train], np.arange(1200) % 5, np.array(ids), ["a", "b"], prob[train], test_ids,
+                       np.repeat(prob[test][None], 5, axis=0))
+    return matrix, Stacked(prob[train].mean(axis=1), prob[test].mean(axis=1)), labels[test]
+
+
+def test_the_order_of_the_ids_is_used_only_when_asked_for_and_then_said():
+    matrix, stacked, hidden = in_order()
+    plain = outcome.make(matrix, stacked, "mean", "auto")
+    assert plain.facts["order"] is None and "order" not in plain.submissions and outcome.announcement(plain.facts) == ""
+    read = outcome.make(matrix, stacked, "mean", "auto", use_order=True)
+    before, after = ((made[which]["label"] == hidden).mean() for made, which in ((plain.submissions, "mean"), (read.submissions, "order")))
+    assert after > before + 0.04
+    assert read.facts["score"]["accuracy"] == pytest.approx(after, abs=0.07)  # 400 test rows, and fewer labels around each row that is scored
+    assert read.facts["gain_over_best_single"]["gain"] > 0.05
+    assert outcome.headline(read.facts).endswith(f" by mean, read by the order of the ids ({read.facts['order']['decoder']})")
+    assert outcome.announcement(read.facts).startswith("THE ORDER OF THE IDS WAS USED: neighbours by id share their label (correlation 0.9")
+    assert {"order_hmm", "order_align"} <= set(read.leaderboard["name"])
+
+
+def test_where_the_labels_show_no_order_it_is_refused():
+    matrix, stacked, _ = in_order(shuffled=True)
+    with pytest.raises(InputError, match="the train labels show no order: neighbours by id correlate by"):
+        outcome.make(matrix, stacked, "mean", "auto", use_order=True)

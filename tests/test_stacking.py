@@ -1,0 +1,118 @@
+"""Stackers: why features of different folds are not pooled, and that no row teaches its own answer."""
+
+import numpy as np
+import pytest
+from facefold.combine import stacking
+from facefold.combine.calibration import logistic
+from facefold.combine.members import OofMatrix, Rows
+from facefold.combine.scores import decide
+
+K, N, T, F = 3, 600, 90, 12
+
+
+def matrix(labels: np.ndarray, group: np.ndarray | None = None, prob: float = 0.5) -> OofMatrix:
+    """Members that know nothing: whatever is found comes from the features."""
+    ids = [f"{i:04}" for i in range(len(labels))]
+    group = np.array(ids) if group is None else group
+    return OofMatrix(ids, labels, np.arange(len(labels)) % K, group, ["a", "b"], np.full((len(labels), 2), prob),
+                     [f"t{i}" for i in range(T)], np.full((K, T, 2), prob))
+
+
+def rotated(labels: np.ndarray, test_labels: np.ndarray, seed: int = 0):
+    """Features as fold models make them: the same signal, turned by another random rotation in each fold."""
+    rng = np.random.default_rng(seed)
+    turns = [np.linalg.qr(rng.normal(size=(F, F)))[0] for _ in range(K)]
+
+    def features(fold: int, part: str, ids: list[str]) -> np.ndarray:
+        known = test_labels if part == "test" else labels[[int(i) for i in ids]]
+        noise = np.random.default_rng([seed, fold, len(part)]).normal(size=(len(ids), F))
+        noise[:, 0] += 1.5 * (2 * known - 1)
+        return (noise @ turns[fold]).astype(np.float32)
+
+    return features
+
+
+def accuracy(prob: np.ndarray, labels: np.ndarray) -> float:
+    return (decide(prob) == labels).mean()
+
+
+def test_pooling_features_over_folds_is_wrong_and_one_stacker_a_fold_is_right():
+    """A direction that says "label 1" in one fold is any other direction in the next."""
+    pooled, separate, test = [], [], []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        labels, test_labels = rng.integers(0, 2, N), rng.integers(0, 2, T)
+        data, features = matrix(labels), rotated(labels, test_labels, seed)
+        x = np.empty((N, F))
+        for k in range(K):
+            held = np.flatnonzero(data.fold == k)
+            x[held] = features(k, "oof", [data.ids[i] for i in held])
+        naive = np.empty(N)
+        for k in range(K):
+            naive[data.fold == k] = logistic(x[data.fold != k], labels[data.fold != k]).predict(x[data.fold == k])
+        pooled.append(accuracy(naive, labels))
+        got = stacking.stack(data, features)
+        separate.append(accuracy(got.oof, labels))
+        test.append(accuracy(got.test, test_labels))
+    assert np.mean(separate) > 0.9 and np.mean(test) > 0.9  # 0.933 is what the best direction gives
+    assert np.mean(pooled) < 0.7 and min(pooled) < 0.5
+
+
+def test_random_labels_score_half_however_many_features():
+    scores = []
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        labels = np.repeat(rng.permutation(40) % 2, K)
+        got = stacking.stack(matrix(labels), lambda fold, part, ids: rng.normal(size=(len(ids), 30)).astype(np.float32))
+        scores.append(accuracy(got.oof, labels))
+    assert abs(np.mean(scores) - 0.5) < 3 * np.std(scores, ddof=1) / np.sqrt(60)
+
+
+def test_other_folds_and_the_row_itself_do_not_matter():
+    rng = np.random.default_rng(0)
+    labels, other = rng.integers(0, 2, N), rng.integers(0, 2, T)
+    features = rotated(labels, other)
+    before = stacking.stack(matrix(labels), features)
+    changed = np.where(np.arange(N) % K == 1, 1 - labels, labels)
+    after = stacking.stack(matrix(changed), features)
+    elsewhere = np.arange(N) % K != 1
+    assert (before.oof == after.oof)[elsewhere].all() and (before.oof != after.oof)[~elsewhere].any()
+
+
+def test_equal_images_are_never_on_both_sides():
+    group = np.array([f"g{i // 3}" for i in range(N)])
+    labels = np.random.default_rng(0).integers(0, 2, N // 3).repeat(3)
+    part = stacking.parts(labels, group)
+    assert (part.reshape(-1, 3) == part[::3, None]).all()
+    counts = np.bincount(part[labels == 1], minlength=5)
+    assert counts.max() - counts.min() <= 3 and sorted(set(part)) == list(range(5))
+
+
+def test_features_that_say_nothing_leave_the_members():
+    labels = np.arange(N) % 2
+    data = matrix(labels)
+    sure = np.where(labels[:, None] == 1, 0.9, 0.1) * np.ones((1, 2))
+    data = OofMatrix(**{**data.__dict__, "prob": sure})
+    got = stacking.stack(data, lambda fold, part, ids: np.ones((len(ids), 3), np.float32))
+    assert accuracy(got.oof, labels) == 1 and got.test == pytest.approx(0.5, abs=0.01)
+
+
+def test_components_are_fitted_on_the_folds_own_rows_and_scaled():
+    rng = np.random.default_rng(0)
+    own, other = rng.normal(3, 5, (200, 10)), rng.normal(3, 5, (7, 10))
+    own[:, 4] = other[:, 4] = 2.0
+    a, b = stacking._reduced(own, other)
+    assert a.shape == (200, 9) and b.shape == (7, 9)
+    assert a.mean(axis=0) == pytest.approx(np.zeros(9), abs=1e-6) and a[:, 0].std(ddof=1) == pytest.approx(1)
+    assert stacking._reduced(own, own[:7])[1] == pytest.approx(a[:7])
+    assert stacking._reduced(own[:7], other)[0].shape == (7, 0)
+
+
+def test_stack_probs_finds_the_good_member():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 3000)
+    logit = np.column_stack([1.5 * (2 * labels - 1) + rng.normal(size=3000), rng.normal(size=3000)])
+    rows = Rows(1 / (1 + np.exp(-logit)), labels * 1.0)
+    fitted = stacking.StackProbs().fit(rows, labels, np.arange(3000) % 5)
+    assert fitted.weights == pytest.approx([3, 0], abs=0.3)  # two classes at +-1.5 with variance 1: log odds 3 x
+    assert (stacking.StackFeatures().fit(rows, labels, labels).predict(rows) == rows.stacked).all()
