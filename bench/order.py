@@ -28,12 +28,17 @@ other noise gave 0.985 where the table has 0.978.)
 """
 
 import argparse
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from facefold.combine import order
-from facefold.combine.scores import TINY, decide
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from facefold.combine import order  # noqa: E402
+from facefold.combine.scores import TINY, decide  # noqa: E402
 
 SHARE = 4334 / 18000
 WANTED = (None, 0.93, 0.87, 0.80)
