@@ -54,8 +54,8 @@ def main() -> None:
 
     contest, dealt, images = competition.load(root), folds.load(root), integrity.fingerprint(root)
     test_ids = contest.test["id"].tolist()
-    names = sorted(part.strip() for part in args.recipes.split(",")) if args.recipes else runs.names(root)
-    identities = [runs.Identity(name, recipe.load(name).hash, dealt.hash, images, seed=0) for name in names]
+    chosen = recipe.load_all(args.recipes) if args.recipes else [recipe.load(name) for name in runs.names(root)]
+    identities = [runs.Identity(made.name, made.hash, dealt.hash, images, seed=0) for made in chosen]
     loaded = [runs.load(root, identity, identity.recipe, dealt, test_ids) for identity in identities]
     matrix = members.matrix(loaded, dealt, test_ids)
 

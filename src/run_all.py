@@ -19,7 +19,7 @@ from pathlib import Path
 
 from facefold import processes, runs, step
 from facefold.combine import outcome
-from facefold.data import competition, drawn
+from facefold.data import competition, drawn, folds
 from facefold.models import pretrained
 from facefold.models import recipe as recipes
 from facefold.models.profiles import PROFILES
@@ -54,14 +54,14 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def print_plan(root: Path, chosen: list[recipes.Recipe], folds: int) -> None:
+def print_plan(root: Path, chosen: list[recipes.Recipe], k: int, device: str) -> None:
     """What training will do and about how long it takes here, from a few timed steps of each recipe that is not finished."""
     contest = competition.load(root)
-    rows, places = len(contest.train), engine.slots("auto", None)
-    print(f"\nplan: {rows:,} train and {len(contest.test):,} test images, {folds} folds, {len(places)} at a time on {places[0].type}")
-    left = {recipe: sum(not runs.sealed(root, recipe.name, fold) for fold in range(folds)) for recipe in chosen}
+    rows, places = len(contest.train), engine.slots(device, None)
+    print(f"\nplan: {rows:,} train and {len(contest.test):,} test images, {k} folds, {len(places)} at a time on {places[0].type}")
+    left = {recipe: sum(not runs.sealed(root, recipe.name, fold) for fold in range(k)) for recipe in chosen}
     timed = [recipe for recipe in chosen if left[recipe]]
-    expected = estimate.seconds_of(timed, places[0], rows - rows // folds, rows // folds, len(contest.test)) if timed else []
+    expected = estimate.seconds_of(timed, places[0], rows - rows // k, rows // k, len(contest.test)) if timed else []
     each = dict(zip(timed, expected, strict=True))
     for recipe in chosen:
         print(f"  {recipe.name:18} {left[recipe]} folds to go, "
@@ -76,8 +76,9 @@ def main() -> None:
     parser.add_argument("--profile", choices=sorted(PROFILES),
                         help="default: gpu where CUDA is there, else cpu; demo where the data are drawn")
     parser.add_argument("--recipes", metavar="A,B", help=f"instead of the profile's: any of {', '.join(recipes.names())}")
-    parser.add_argument("--folds", type=int, default=5, metavar="K", help="default: 5")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the folds and of training (default: 0)")
+    parser.add_argument("--folds", type=int, metavar="K", help="default: as many as there are, else 5")
+    parser.add_argument("--seed", type=int, help="of the folds and of training (default: that of the folds there are, else 0)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there")
     parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="pretrained weights as local files, see train.py")
     args = parser.parse_args()
     root = args.root.resolve()
@@ -86,18 +87,20 @@ def main() -> None:
         pretrained.require(recipe, args.weights_dir)
     competition_there = (root / "competition").is_dir() and any((root / "competition").iterdir())
     draw = args.data is None and not competition_there
-    print(f"audit, split, train, blend and report in {root}; the plan with its times follows the audit, which takes seconds")
+    print(f"audit, split, train, blend and report in {root}; the plan with its times follows audit and split, which take seconds")
 
     seconds = {"audit": run_step("audit", "--root", root, *(["--drawn"] if draw else ["--data", args.data] if args.data else []))}
     toy = drawn.is_drawn(root)
-    profile = args.profile or ("demo" if toy else "gpu" if engine.slots("auto", 1)[0].type == "cuda" else "cpu")
+    profile = args.profile or ("demo" if toy else "gpu" if engine.slots(args.device, 1)[0].type == "cuda" else "cpu")
     chosen = named or [recipes.load(name) for name in PROFILES[profile]]
     for recipe in chosen:
         pretrained.require(recipe, args.weights_dir)
     names = ",".join(recipe.name for recipe in chosen)
-    print_plan(root, chosen, args.folds)
-    seconds["split"] = run_step("split", "--root", root, "--folds", args.folds, "--seed", args.seed)
-    seconds["train"] = run_step("train", "--root", root, "--recipe", names, "--seed", args.seed,
+    given = {"--folds": args.folds, "--seed": args.seed}
+    seconds["split"] = run_step("split", "--root", root, *(part for pair in given.items() if pair[1] is not None for part in pair))
+    dealt = folds.load(root)
+    print_plan(root, chosen, dealt.k, args.device)
+    seconds["train"] = run_step("train", "--root", root, "--recipe", names, "--seed", dealt.seed, "--device", args.device,
                                 *(["--weights-dir", args.weights_dir] if args.weights_dir else []))
     seconds["blend"] = run_step("blend", "--root", root, "--recipes", names)
     seconds["report"] = run_step("report", "--root", root)

@@ -11,19 +11,26 @@ runs depend on those in place, are refused unless --force says so; these runs ar
 
 from facefold import files, step
 from facefold.data import folds, integrity
+from facefold.errors import InputError
 
 
 def main() -> None:
     parser = step.parser(__doc__)
-    parser.add_argument("--folds", type=int, default=5, metavar="K", help="how many (default: 5)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed deals other folds (default: 0)")
+    parser.add_argument("--folds", type=int, metavar="K", help="how many (default: as many as there are, else 5)")
+    parser.add_argument("--seed", type=int, help="another seed deals other folds (default: that of the folds there are, else 0)")
     parser.add_argument("--force", action="store_true", help="replace folds that runs depend on")
     args = parser.parse_args()
     found, images = integrity.load(args.root)
     groups = folds.groups(images)
-    made = folds.make(found.train, groups, args.folds, args.seed, files.sha256_file(args.root / "competition" / "train.csv"))
+    try:
+        old = folds.load(args.root)
+        k, seed = old.k, old.seed
+    except InputError:  # none yet, or none that can be used: they are dealt anew, and `write` refuses where runs would lose theirs
+        k, seed = 5, 0
+    k, seed = k if args.folds is None else args.folds, seed if args.seed is None else args.seed
+    made = folds.make(found.train, groups, k, seed, files.sha256_file(args.root / "competition" / "train.csv"))
     new = folds.write(args.root, made, force=args.force)
-    print(f"{args.folds} folds, seed {args.seed}, {'written to' if new else 'already in'} {args.root / 'folds'}")
+    print(f"{k} folds, seed {seed}, {'written to' if new else 'already in'} {args.root / 'folds'}")
     for fold, rows in made.table.groupby("fold"):
         print(f"fold {fold}  {len(rows):6,} rows to validate  share of label 1: {rows['label'].mean():.4f}")
 

@@ -78,7 +78,7 @@ def todo(root: Path, identity: runs.Identity, fold: int, force: bool) -> bool:
 
 def main() -> None:
     parser = step.parser(__doc__)
-    parser.add_argument("--recipe", required=True, metavar="NAME[,NAME]", help=f"any of {', '.join(recipes.names())}")
+    parser.add_argument("--recipe", "--recipes", required=True, metavar="NAME[,NAME]", help=f"any of {', '.join(recipes.names())}")
     parser.add_argument("--fold", default="all", metavar="K|all", help="one fold, several as 0,2, or all (default)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random in training (default: 0)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there")

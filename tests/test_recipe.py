@@ -58,3 +58,9 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 def test_unknown_recipe_lists_those_there_are():
     with pytest.raises(InputError, match=re.escape(f"there is no recipe 'lite9'; there are: {', '.join(recipe.names())}")):
         recipe.load("lite9")
+
+
+def test_a_list_of_recipes_as_a_person_writes_it():
+    assert [made.name for made in recipe.load_all("lite1, lite0,lite1,")] == ["lite1", "lite0"]
+    with pytest.raises(InputError, match="',' names no recipe; there are: "):
+        recipe.load_all(",")

@@ -84,7 +84,10 @@ def load(name: str) -> Recipe:
 
 def load_all(text: str) -> list[Recipe]:
     """The recipes of a comma-separated list as a person writes it; one named twice is taken once."""
-    return [load(name) for name in dict.fromkeys(part.strip() for part in text.split(",") if part.strip())]
+    named = dict.fromkeys(part.strip() for part in text.split(",") if part.strip())
+    if not named:
+        raise InputError(f"'{text}' names no recipe; there are: {', '.join(names())}")
+    return [load(name) for name in named]
 
 
 def parse(name: str, settings: dict, where: str) -> Recipe:

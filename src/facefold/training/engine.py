@@ -3,12 +3,14 @@
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from facefold.errors import InputError
 from facefold.processes import cores, end_with_parent
@@ -89,6 +91,7 @@ def _outcome(pipe: Any, process: Any, job: Any) -> list[Exception]:
 
 def _worker(pipe: Any, work: Callable[[Any, torch.device, int], None], job: Any, device: torch.device, slot: int) -> None:
     end_with_parent()
+    tqdm.set_lock(threading.RLock())  # its own is a named semaphore, which a process that is ended would leave behind
     if device.type == "cpu":
         torch.set_num_threads(1)
     else:
