@@ -1,10 +1,11 @@
 """Seconds and memory of ensemble selection at the size of a large competition.
 
-    python bench/greedy.py [MEMBERS ROWS]
+    python bench/greedy.py [MEMBERS [ROWS]]
 
 Prints the size of the matrix, the seconds of one fit with all its bags, and the peak of the memory allocated meanwhile.
 """
 
+import argparse
 import sys
 import time
 import tracemalloc
@@ -18,7 +19,11 @@ from facefold.combine import greedy  # noqa: E402
 
 
 def main() -> None:
-    members, rows = [int(value) for value in sys.argv[1:]] or [50, 18_000]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("members", type=int, nargs="?", default=50)
+    parser.add_argument("rows", type=int, nargs="?", default=18_000)
+    args = parser.parse_args()
+    members, rows = args.members, args.rows
     draw = np.random.default_rng(0)
     labels = draw.integers(0, 2, rows)
     skill = draw.uniform(1, 3, members)

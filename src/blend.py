@@ -27,7 +27,7 @@ Every score is nested: what was learned or chosen on some folds is scored on the
 too. Only what you chose by hand (recipes, weights) is not accounted for.
 
 Writes to submissions/: submission.csv (upload this), <method>.csv for every method, leaderboard.csv, oof_blend.csv
-and blend.json (what was picked, why, and the hashes of what went in). The same runs give the same bytes.
+blend.json (what was picked, why, and the hashes of what went in), and with --use-order order.csv. The same runs give the same bytes.
 """
 
 from functools import partial
@@ -37,7 +37,7 @@ import numpy as np
 import pandas as pd
 
 from facefold import runs, step
-from facefold.combine import members, methods, outcome, stacking, weights
+from facefold.combine import members, methods, order, outcome, stacking, weights
 from facefold.data import competition, folds, integrity
 from facefold.models import recipe
 
@@ -59,6 +59,9 @@ def main() -> None:
     loaded = [runs.load(root, identity, identity.recipe, dealt, test_ids) for identity in identities]
     matrix = members.matrix(loaded, dealt, test_ids)
 
+    if args.use_order:
+        evidence = order.require(matrix.ids, matrix.labels, test_ids)
+        print(order.announcement(evidence.correlation, evidence.chance))
     rule: str | np.ndarray = args.weights
     if rule not in ("auto", "equal", "accuracy"):
         rule, absent = weights.parse(args.weights, matrix.names)
@@ -73,10 +76,10 @@ def main() -> None:
               "folds": {"hash": dealt.hash, "k": dealt.k, "seed": dealt.seed, "method": dealt.method}, "images_hash": images}
     made = outcome.write(root, made, contest, origin)
 
-    if args.use_order:
-        print(outcome.announcement(made.facts))
+    if args.use_order and not outcome.announcement(made.facts):
+        print("no decoder gains by a real margin: the order of the ids is not in the submission after all")
     print(table(made.leaderboard))
-    if len(matrix.names) == 1:
+    if len(matrix.names) == 1 and made.facts["picked"] == "best_single":
         print(f"one recipe only, so there is nothing to blend: the submission is {matrix.names[0]}'s")
     print(made.facts["why"])
     print(f"upload {shown(root / 'submissions' / 'submission.csv')}: {outcome.headline(made.facts)}")

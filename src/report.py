@@ -25,7 +25,7 @@ def main() -> None:
     histories = {member.recipe: [runs.history(root, member.recipe, k) for k in range(dealt.k)] for member in loaded}
 
     warning = "Drawn competition, not real data. " if drawn.is_drawn(root) else ""
-    warning += f"{outcome.announcement(made.facts)} " if made.facts["order"] else ""
+    warning += f"{outcome.announcement(made.facts)} " if outcome.announcement(made.facts) else ""
     title = f"{warning}Upload submissions/submission.csv: {outcome.headline(made.facts)}"
     parts = [html.heading(title, 1), *sections.verdict(made.facts), *sections.leaderboard(made), *sections.errors(made, loaded),
              *sections.learning_curves(histories), *sections.cost(loaded), *sections.repeat(made.facts)]

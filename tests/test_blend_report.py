@@ -138,7 +138,7 @@ def test_bad_options_are_refused(root):
     assert (got.returncode, got.stdout, got.stderr) == (2, "", f"blend.py: {message}\n")
     assert "--method mean has no weights to set" in refused("blend", root, "--method", "mean", "--weights", "lite0=2")
     assert "there is no recipe 'nothing'" in refused("blend", root, "--recipes", "nothing")
-    assert "a recipe is named twice: lite0, lite0" in refused("blend", root, "--recipes", "lite0,lite0")
+    assert "the train labels show no order: neighbours by id correlate by " in refused("blend", root, "--use-order")
     assert not (root / "submissions").exists()
 
 

@@ -209,7 +209,7 @@ def test_a_test_set_in_the_order_of_another_key_is_not_aligned():
     train_ids, labels, oof, test_ids, truth, prob = competition()
     backwards = [str(9999 - int(text)) for text in test_ids]
     expected = (r"the test ids are in an order, but not in that of the train ids: their predictions are exp\(\d+\) times "
-                r"likelier on their own \(hmm\) than beside the train labels \(align\)\. Take hmm, or leave the order out\.")
+                r"likelier on their own \(hmm\) than beside the train labels \(align\)\. Leave the order out\.")
     with pytest.raises(InputError, match=f"^{expected}$"):
         order.decode("align", train_ids, labels, oof, backwards, prob)
     assert (decide(order.decode("hmm", train_ids, labels, oof, backwards, prob)) == truth).mean() > 0.97

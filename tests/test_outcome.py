@@ -89,7 +89,7 @@ def test_the_order_of_the_ids_is_used_only_when_asked_for_and_then_said():
     assert read.facts["score"]["accuracy"] == pytest.approx(after, abs=0.07)  # 400 test rows, and fewer labels around each row that is scored
     assert read.facts["gain_over_best_single"]["gain"] > 0.05
     assert outcome.headline(read.facts).endswith(f" by mean, read by the order of the ids ({read.facts['order']['decoder']})")
-    assert outcome.announcement(read.facts).startswith("THE ORDER OF THE IDS WAS USED: neighbours by id share their label (correlation 0.9")
+    assert outcome.announcement(read.facts).startswith("THE ORDER OF THE IDS WAS USED: neighbours by id share their label (correlation 0.8")
     assert {"order_hmm", "order_align"} <= set(read.leaderboard["name"])
 
 

@@ -6,6 +6,7 @@ from facefold.combine import stacking
 from facefold.combine.calibration import logistic
 from facefold.combine.members import OofMatrix, Rows
 from facefold.combine.scores import decide
+from threadpoolctl import threadpool_limits
 
 K, N, T, F = 3, 600, 90, 12
 
@@ -116,3 +117,18 @@ def test_stack_probs_finds_the_good_member():
     fitted = stacking.StackProbs().fit(rows, labels, np.arange(3000) % 5)
     assert fitted.weights == pytest.approx([3, 0], abs=0.3)  # two classes at +-1.5 with variance 1: log odds 3 x
     assert (stacking.StackFeatures().fit(rows, labels, labels).predict(rows) == rows.stacked).all()
+
+
+def test_the_same_bytes_on_any_number_of_threads_and_no_single_unit_decides():
+    rng = np.random.default_rng(0)
+    own = (rng.normal(size=(700, 8)) @ rng.normal(size=(8, 256)) + 0.1 * rng.normal(size=(700, 256))).astype(np.float32)
+    own[:, 3] = 0
+    own[5, 3] = 1e-3  # a unit that is all but dead
+    other = own[:20].copy()
+    other[0, 3] = 1.0
+    reduced = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            reduced.append(np.round(np.vstack(stacking._reduced(own, other)), 9))
+    assert np.abs(reduced[0] - reduced[1]).max() < 1e-8
+    assert np.abs(reduced[0]).max() < 100

@@ -78,3 +78,13 @@ def test_equal_accuracy_is_decided_by_log_loss():
     prob = np.column_stack([np.where(labels, 0.6, 0.4), np.where(labels, 0.9, 0.1)])
     assert votes.search(prob, labels).tolist() == [0, 1]
     assert log_loss(prob[:, 1], labels) < log_loss(prob.mean(axis=1), labels)
+
+
+@pytest.mark.parametrize("weights, expected", [([1e-7, 2e-7], [1, 2]), ([1e30, 1.0], [1, 0]), ([3, 1, 1, 1], [3, 1, 1, 1]), ([0.5, 0.25, 0], [2, 1, 0])])
+def test_whole_votes_keep_proportions_of_any_scale(weights, expected):
+    assert votes.whole(np.array(weights)).tolist() == expected
+
+
+def test_many_odd_proportions_stay_within_whole_numbers():
+    weights = np.random.default_rng(0).random(40)
+    assert np.abs(votes.whole(weights) / votes.whole(weights).max() - weights / weights.max()).max() < 1e-5

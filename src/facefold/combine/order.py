@@ -81,6 +81,20 @@ def label_order(ids: Sequence[str], labels: np.ndarray) -> OrderEvidence:
     return OrderEvidence(float(moved[1:] @ moved[:-1] / (moved @ moved)), Z95 / math.sqrt(len(labels)), len(labels))
 
 
+def require(train_ids: Sequence[str], labels: np.ndarray, test_ids: Sequence[str]) -> OrderEvidence:
+    """The evidence of `label_order`. Raises `InputError` where it shows no order, or ids of either set are not distinct numbers."""
+    evidence = label_order(train_ids, labels)
+    _require_order(evidence, "the train labels")
+    _by_id(test_ids)
+    return evidence
+
+
+def announcement(correlation: float, chance: float) -> str:
+    """The first line of whatever shows a blend that used the order of the ids."""
+    return (f"THE ORDER OF THE IDS WAS USED: neighbours by id share their label (correlation {correlation:.3f}, chance 0 +- "
+            f"{chance:.3f}), a leak of this competition's numbering that tells nothing about new images.")
+
+
 def decode(name: str, train_ids: Sequence[str], labels: np.ndarray, oof_prob: np.ndarray, test_ids: Sequence[str],
            test_prob: np.ndarray) -> np.ndarray:
     """Probabilities of label 1, float64 (t,), of the test rows, in the order of `test_ids`.
@@ -101,7 +115,7 @@ def decode(name: str, train_ids: Sequence[str], labels: np.ndarray, oof_prob: np
     if name == "align" and (alone := hmm_posterior(seen, ordered, chain).evidence) > reading.evidence:
         raise InputError("the test ids are in an order, but not in that of the train ids: their predictions are "
                          f"exp({alone - reading.evidence:.0f}) times likelier on their own (hmm) than beside the train labels "
-                         "(align). Take hmm, or leave the order out.")
+                         "(align). Leave the order out.")
     prob = np.empty(len(test))
     prob[test] = reading.prob
     return prob

@@ -71,14 +71,16 @@ def make(matrix: OofMatrix, stacked: Stacked, method: str, rule: str | np.ndarra
 
     board = [(name, "recipe", matrix.prob[:, j], {}) for j, name in enumerate(matrix.names)]
     board += [(name, "method", values, weights[name]) for name, values in scores.items()]
-    if len(candidates) > 1:
+    if len(candidates) > 1 or threshold != 0.5:
         board.append((method, "procedure", honest, {}))
     read = None
     if use_order:
         read = order.decode_scores(matrix.ids, matrix.labels, honest, len(matrix.test_ids))
-        test_prob["order"] = order.decode(read.picked, matrix.ids, matrix.labels, honest, matrix.test_ids, test_prob[picked])
-        board += [(f"order_{name}", "order of ids", read.prob[name], {}) for name in order.NAMES if name != order.PLAIN]
-        honest = read.honest
+        board += [(f"order_{name}", "id order", read.prob[name], {}) for name in order.NAMES if name != order.PLAIN]
+        if read.picked != order.PLAIN:
+            alike = nested.shifted(scores[picked], threshold)  # made like the test predictions, which `honest` is not quite
+            test_prob["order"] = order.decode(read.picked, matrix.ids, matrix.labels, alike, matrix.test_ids, test_prob[picked])
+            honest = read.honest
     facts = {"picked": picked, "why": choice.why + _why_threshold(threshold, threshold_gain), "weights": weights[picked],
              "threshold": threshold, "threshold_gain": asdict(threshold_gain), "notes": notes,
              "second_pass": second_pass_report(scores["second_pass"], *data), "order": _order_facts(read, matrix),
@@ -121,7 +123,7 @@ def write(root: Path, outcome: Outcome, competition: Competition, origin: dict) 
     (directory / "order.csv").unlink(missing_ok=True)  # of an earlier blend that used the order
     for name, table in outcome.submissions.items():
         write_submission(competition, table, directory / f"{name}.csv")
-    chosen = "order" if outcome.facts["order"] else outcome.facts["picked"]
+    chosen = "order" if "order" in outcome.submissions else outcome.facts["picked"]
     write_submission(competition, outcome.submissions[chosen], directory / "submission.csv")
     files.write_csv(directory / "leaderboard.csv", outcome.leaderboard)
     files.write_csv(directory / "oof_blend.csv", outcome.oof)
@@ -149,17 +151,16 @@ def load(root: Path) -> Outcome:
 def headline(facts: dict) -> str:
     """The honest score in words: `nested accuracy 0.9345 [0.931, 0.938] by mean`."""
     got = facts["score"]
-    by_order = f", read by the order of the ids ({facts['order']['decoder']})" if facts["order"] else ""
+    by_order = f", read by the order of the ids ({facts['order']['decoder']})" if announcement(facts) else ""
     return f"nested accuracy {got['accuracy']:.4f} [{got['low']:.3f}, {got['high']:.3f}] by {facts['picked']}{by_order}"
 
 
 def announcement(facts: dict) -> str:
     """The first line of whatever shows a blend that used the order of the ids; empty for one that did not."""
     used = facts["order"]
-    if not used:
+    if not used or used["decoder"] == order.PLAIN:
         return ""
-    return (f"THE ORDER OF THE IDS WAS USED: neighbours by id share their label (correlation {used['correlation']:.3f}, chance 0 +- "
-            f"{used['chance']:.3f}), a leak of this competition's numbering that tells nothing about new images.")
+    return order.announcement(used["correlation"], used["chance"])
 
 
 def _order_facts(read: order.DecodeScores | None, matrix: OofMatrix) -> dict | None:

@@ -10,7 +10,7 @@ one basis in all folds and could pool; no recipe has one.)
 What is honest about it: the answer for a row was learned from other rows of its own fold and from no other fold, and never
 from the row itself. So the answers are one more column beside the members' probabilities, the same whichever folds
 an outer loop holds out, and computed once: a method that learns from this column on some folds and predicts another has
-used no label of the rows it predicts. One exception, which reaches no score: where two folds are all there is, the choice
+not used the label of any row that it predicts for that row. One exception, which reaches no score: where two folds are all there is, the choice
 of `auto` halves the fold that is left, and the column of one half has then learned from the other.
 """
 
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_limits
 
 from facefold.combine.calibration import Linear, logistic
 from facefold.combine.members import OofMatrix, Rows
@@ -26,6 +27,7 @@ from facefold.combine.scores import logit
 
 COMPONENTS = 64  # principal components kept of a fold's features ..
 ROWS_A_COMPONENT = 8  # .. but no more than one for so many rows
+FAR = 10.0  # standard deviations
 PARTS = 5  # of a fold, for cross-fitting inside it
 _SEED = 0
 
@@ -44,8 +46,13 @@ def stack(matrix: OofMatrix, features: Features) -> Stacked:
     """Train a stacker a fold on the members' features and logits and let it answer for that fold's rows and the test rows.
 
     `features(fold, part, ids)` gives float32 (len(ids), F); part is oof or test (see `members.features`).
-    One fold's features are in memory at a time. Six decimals are kept.
+    One fold's features are in memory at a time. One thread, six decimals: the same bytes on any number of cores.
     """
+    with threadpool_limits(1):
+        return _stack(matrix, features)
+
+
+def _stack(matrix: OofMatrix, features: Features) -> Stacked:
     oof, test = np.empty(len(matrix.ids)), []
     for k in np.unique(matrix.fold):
         held = np.flatnonzero(matrix.fold == k)
@@ -79,19 +86,18 @@ def parts(labels: np.ndarray, group: np.ndarray) -> np.ndarray:
 def _reduced(own: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Standardised principal components, fitted on own (n, F), of own and other (t, F); the first has variance 1.
 
-    No labels take part. Constant features are left out; without others there are no components.
+    No labels take part. Constant features are left out; without others there are no components. Values beyond `FAR`
+    standard deviations count as that: a unit that is silent on all rows but one must not decide a test row alone.
     """
-    spread = own.std(axis=0)
+    spread = own.std(axis=0, dtype=np.float64)
     varied = spread > 1e-6
     count = min(COMPONENTS, len(own) // ROWS_A_COMPONENT, int(varied.sum()))
     if count == 0:
         return np.empty((len(own), 0)), np.empty((len(other), 0))
-    own, other, spread = own[:, varied], other[:, varied], spread[varied]
-    mean = own.mean(axis=0)
-    for part in (own, other):  # in place: these are the largest arrays of a blend
-        part -= mean
-        part /= spread
-    pca = PCA(count, svd_solver="randomized", random_state=_SEED).fit(own)
+    mean, spread = own[:, varied].mean(axis=0, dtype=np.float64), spread[varied]
+    own, other = (np.clip((part[:, varied] - mean) / spread, -FAR, FAR) for part in (own, other))
+    # In float64 and by the covariance: a randomised float32 solver gave other digits with another number of threads.
+    pca = PCA(count, svd_solver="covariance_eigh").fit(own)
     axes = (pca.components_ / np.sqrt(pca.explained_variance_[0])).T  # (F, count)
     return own @ axes, other @ axes
 

@@ -26,8 +26,11 @@ def share(prob: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 def whole(weights: np.ndarray) -> np.ndarray:
     """The smallest whole numbers, int64 (m,), in the proportion of `weights`: 0.5, 0.25, 0 gives 2, 1, 0."""
-    exact = [Fraction(repr(float(weight))).limit_denominator(10**6) for weight in weights]
+    relative = np.asarray(weights, dtype=np.float64) / np.max(weights)
+    exact = [Fraction(weight).limit_denominator(1000) for weight in relative.tolist()]
     scale = lcm(*(weight.denominator for weight in exact))
+    if scale > 10**9:  # many members of odd proportions: six decimals instead
+        exact, scale = [Fraction(round(weight * 10**6), 10**6) for weight in relative.tolist()], 10**6
     numbers = [int(weight * scale) for weight in exact]
     common = gcd(*numbers)
     return np.array([number // common for number in numbers], dtype=np.int64)

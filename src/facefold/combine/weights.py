@@ -26,8 +26,9 @@ def equal(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def accuracies(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Each member's share of right decisions, float64 (m,), four decimals."""
-    return np.round((decide(prob) == labels[:, None]).mean(axis=0), 4)
+    """Each member's share of right decisions, float64 (m,), four decimals; equal weights where none is ever right."""
+    right = np.round((decide(prob) == labels[:, None]).mean(axis=0), 4)
+    return right if right.any() else np.ones(len(right))
 
 
 def best(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -85,4 +86,6 @@ def parse(text: str, names: list[str]) -> tuple[np.ndarray, list[str]]:
     weights = np.array([given.get(name, 0.0) for name in names])
     if weights.sum() == 0:
         raise InputError("--weights: the weights sum to zero; give at least one recipe a weight above 0")
+    if not math.isfinite(weights.sum()):
+        raise InputError("--weights: the weights are too large to add up; only their proportions count")
     return weights, [name for name in names if name not in given]

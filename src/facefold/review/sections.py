@@ -13,9 +13,15 @@ def verdict(facts: dict) -> list[str]:
     """Why this submission, and what blending brought."""
     gain = facts["gain_over_best_single"]
     interval = f"[{100 * gain['low']:+.2f}, {100 * gain['high']:+.2f}]"
+    if facts["order"]:
+        by_order = ", ".join(f"{name} {100 * got['gain']:+.2f} points [{100 * got['low']:+.2f}, {100 * got['high']:+.2f}]"
+                             for name, got in facts["order"]["gains"].items())
+        order = [html.paragraph(f"The order of the ids, over the same predictions without it: {by_order}. {facts['order']['why']}")]
+    else:
+        order = []
     brought = (f"Over the best single recipe: {100 * gain['gain']:+.2f} points {interval}, "
                f"{gain['wins']} rows mended and {gain['losses']} spoilt (McNemar p = {gain['p']:.2g}). ")
-    return [html.paragraph(facts["why"]),
+    return [html.paragraph(facts["why"]), *order,
             html.paragraph(brought + "Every score counts rows that had no part in learning or choosing what predicted them; "
                                      "brackets are 95 % intervals.")]
 
@@ -105,7 +111,7 @@ def repeat(facts: dict) -> list[str]:
     seeds = ",".join(sorted({str(member["seed"]) for member in facts["members"]}))
     commands = (f"python src/split.py --folds {folds['k']} --seed {folds['seed']}\n"
                 f"python src/train.py --recipe {recipes} --seed {seeds}\n"
-                f"python src/blend.py --recipes {recipes} --method {options['method']} --weights {options['weights']}"
+                f"python src/blend.py --recipes {recipes} --method {options['method']} --weights '{options['weights']}'"
                 + (" --use-order" if options["use_order"] else ""))
     hashes = [("submission.csv", facts["files"]["submission.csv"]), ("folds.csv", folds["hash"]),
               ("images", facts["images_hash"])]
