@@ -12,19 +12,13 @@ they are. `real rows` are those of OOF_CSV alone, read beside all others as trai
 the noise; it is printed where the OOF_CSV is of some rows only.
 
                  before     hmm   align  seconds of align
-    real rows    0.9314  0.9642  0.9858  3.3
-    renumbered   0.9310  0.9631  0.9885  2.3
-    real rows    0.9294  0.9561  0.9783  3.4
-    renumbered   0.9294  0.9612  0.9847  2.8
-    real rows    0.8764  0.9372  0.9725  2.4
-    renumbered   0.8746  0.9478  0.9709  1.9
-    real rows    0.7931  0.9178  0.9494  1.7
-    renumbered   0.7990  0.9372  0.9603  2.0
+    renumbered   0.9423  0.9809  0.9882  2.4
+    renumbered   0.9289  0.9721  0.9848  2.1
+    renumbered   0.8676  0.9470  0.9725  1.9
+    renumbered   0.8010  0.9404  0.9657  2.2
 
-(18,000 faces, lite0's 3,600 out-of-fold rows of one fold, 3 splits, two busy cores. One run: a change of label read too early or
-too late costs several rows at once, so the numbers move much with the draw. Six other splits with other fillings, without
-noise, gave 0.982 to 0.988 by align, mean 0.985; all 18,000 rows in four parts (`decode_scores`) 0.984. Real rows at 0.93 with
-other noise gave 0.985 where the table has 0.978.)
+(18,000 faces, all out-of-fold rows of lite0, means of 3 splits, two busy cores. The first row is the classifier as it is, the others
+have noise. A change of label read too early or too late costs several rows at once, so the numbers move with the split.)
 """
 
 import argparse
