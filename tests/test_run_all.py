@@ -132,7 +132,9 @@ def test_an_image_that_changed_after_the_audit_makes_old_runs_stale(undisturbed,
     root = tiny(tmp_path)
     assert run("audit", root).returncode == run("split", root, "--folds", "2").returncode == 0
     subprocess.run(["cp", "-r", str(undisturbed[0] / "runs"), str(root / "runs")], check=True)
-    (root / "competition/train/1.jpg").write_bytes((root / "competition/train/2.jpg").read_bytes())
+    other = (root / "competition/train/20.jpg").read_bytes()
+    assert (root / "competition/train/10.jpg").read_bytes() != other
+    (root / "competition/train/10.jpg").write_bytes(other)
     stale = run("train", root, "--recipe", "demo_cnn")
     assert stale.returncode == 2 and "it was made with other images" in stale.stderr
 
