@@ -39,6 +39,7 @@ import pandas as pd
 from facefold import runs, step
 from facefold.combine import members, methods, order, outcome, stacking, weights
 from facefold.data import competition, folds, integrity
+from facefold.errors import InputError
 from facefold.models import recipe
 
 
@@ -59,6 +60,9 @@ def main() -> None:
     loaded = [runs.load(root, identity, identity.recipe, dealt, test_ids) for identity in identities]
     matrix = members.matrix(loaded, dealt, test_ids)
 
+    if len(matrix.names) == 1 and args.method not in ("auto", "best_single"):
+        raise InputError(f"one recipe only ({matrix.names[0]}): --method {args.method} has nothing to combine. "
+                         "Train another recipe, or leave --method out.")
     if args.use_order:
         evidence = order.require(matrix.ids, matrix.labels, test_ids)
         print(order.announcement(evidence.correlation, evidence.chance))

@@ -137,6 +137,8 @@ def test_bad_options_are_refused(root):
     message = "--weights: the weights sum to zero; give at least one recipe a weight above 0"
     assert (got.returncode, got.stdout, got.stderr) == (2, "", f"blend.py: {message}\n")
     assert "--method mean has no weights to set" in refused("blend", root, "--method", "mean", "--weights", "lite0=2")
+    assert refused("blend", root, "--recipes", "lite0", "--method", "greedy") == (
+        "one recipe only (lite0): --method greedy has nothing to combine. Train another recipe, or leave --method out.")
     assert "there is no recipe 'nothing'" in refused("blend", root, "--recipes", "nothing")
     assert "the train labels show no order: neighbours by id correlate by " in refused("blend", root, "--use-order")
     assert not (root / "submissions").exists()
