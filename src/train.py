@@ -7,71 +7,15 @@ folds are skipped. Kill it at any time: the same command goes on at the epoch wh
 A run made by another version of the recipe, other folds, images or seed is refused; --force trains over it.
 """
 
-import shutil
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
-from facefold import files, processes, runs, step
+from facefold import jobs, processes, runs, step
 from facefold.combine.scores import decide
 from facefold.data import cache, competition, folds, integrity
 from facefold.errors import InputError
 from facefold.models import pretrained
 from facefold.models import recipe as recipes
-from facefold.training import checkpoint, engine, trainer
-
-
-@dataclass(frozen=True)
-class Job:
-    root: Path
-    identity: runs.Identity
-    fold: int
-    weights_dir: Path | None
-    loader_workers: int
-
-    def __str__(self) -> str:
-        return f"{self.identity.recipe} fold {self.fold}"
-
-
-def train_fold(job: Job, device: torch.device, slot: int) -> None:
-    directory = runs.fold_dir(job.root, job.identity.recipe, job.fold)
-    with files.locked(directory):
-        if runs.finished(job.root, job.identity, job.fold):
-            return
-        contest, split = competition.load(job.root), folds.load(job.root)
-        recipe = recipes.load(job.identity.recipe)
-        table = split.table[["id", "label", "group"]]
-        held_out = split.table["fold"] == job.fold
-        result = trainer.fit(trainer.FoldTask(
-            recipe, job.fold, job.identity.seed, table[~held_out], table[held_out],
-            cache.open_cache(contest, "train", recipe.size), cache.open_cache(contest, "test", recipe.size),
-            directory / runs.CHECKPOINT, asdict(job.identity), job.weights_dir), device, slot, job.loader_workers)
-        runs.write_weights(directory, result.state)
-        runs.write_history(directory, result.history)
-        runs.write_predictions(directory, "oof", table.loc[held_out, "id"].tolist(), result.oof_prob, result.oof_features)
-        runs.write_predictions(directory, "test", contest.test["id"].tolist(), result.test_prob, result.test_features)
-        runs.finish(directory, job.identity, result.facts)
-        (directory / runs.CHECKPOINT).unlink()
-
-
-def todo(root: Path, identity: runs.Identity, fold: int, force: bool) -> bool:
-    """Whether this fold has yet to be trained. What another identity left is refused, or removed when `force` is given."""
-    directory = runs.fold_dir(root, identity.recipe, fold)
-    try:
-        done = runs.finished(root, identity, fold)
-        begun = checkpoint.read_header(directory / runs.CHECKPOINT) if not done else None
-        if begun:
-            runs.require_current(directory, begun, identity)
-    except InputError:
-        if not force:
-            raise
-        with files.locked(directory):
-            shutil.rmtree(directory)
-        return True
-    if done:
-        (directory / runs.CHECKPOINT).unlink(missing_ok=True)
-    return not done
+from facefold.training import engine
 
 
 def main() -> None:
@@ -98,12 +42,13 @@ def main() -> None:
     identities = {recipe.name: runs.Identity(recipe.name, recipe.hash, split.hash, images_hash, args.seed) for recipe in chosen}
     places = engine.slots(args.device, args.workers)
     loader_workers = min(8, processes.cores() // len(places)) if places[0].type == "cuda" else 0
-    jobs = [Job(args.root, identities[recipe.name], int(fold), args.weights_dir, loader_workers) for recipe in chosen for fold in wanted
-            if todo(args.root, identities[recipe.name], int(fold), args.force)]
-    for recipe in {recipes.load(job.identity.recipe) for job in jobs}:
+    missing = [jobs.FoldJob(args.root, identities[recipe.name], int(fold), args.weights_dir, loader_workers) for recipe in chosen
+               for fold in wanted if jobs.todo(args.root, identities[recipe.name], int(fold), args.force)]
+    for recipe in {recipes.load(job.identity.recipe) for job in missing}:
         cache.build(contest, recipe.size)
         runs.joined_oof(args.root, recipe.name).unlink(missing_ok=True)  # it will be of other folds than these
-    engine.run(jobs, places, train_fold)
+    ordered, after = jobs.plan(missing, len(places))
+    engine.run(ordered, places, jobs.work, after)
     for recipe in chosen:
         try:
             member = runs.join(args.root, identities[recipe.name], split, contest.test["id"].tolist())

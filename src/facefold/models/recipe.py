@@ -3,7 +3,7 @@
 import json
 import math
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -23,7 +23,9 @@ class Recipe:
     backbone: str = "cnn5"              # a timm name, or cnn5
     weights: str = "none"               # none | hub (timm's) | package:<python module of the package that ships them>
     size: int = 128                     # pixels a side
-    freeze_stages: int = 0              # stem and this many first stages keep their pretrained weights and statistics
+    freeze_stages: int = 0              # stem and this many first stages keep their pretrained weights and statistics; what they
+                                        # make of each image is computed once for all folds and kept until the last is done
+    views: int = 0                      # frozen stages: so many augmented views, in turn; 0: a new one each epoch
     dropout: float = 0.0                # before the output layer; cnn5 has one before its dense layer as well
     drop_path: float = 0.0              # stochastic depth, timm backbones only
     width: int = 32                     # channels of the first block, cnn5 only
@@ -50,9 +52,10 @@ class Recipe:
 
     @cached_property
     def hash(self) -> str:
-        """Hex sha256 of everything that changes the model."""
-        settings = asdict(self)
-        del settings["about"], settings["name"]
+        """Hex sha256 of everything that changes the model: the settings that are not the defaults, so that a setting that is new
+        leaves the runs of recipes without it valid. A default therefore never changes; it would need another name."""
+        settings = {field.name: getattr(self, field.name) for field in fields(self)
+                    if field.name not in ("about", "name") and getattr(self, field.name) != field.default}
         return files.sha256_text(json.dumps(settings, sort_keys=True))
 
 
@@ -61,7 +64,7 @@ _CHOICES = {
     "layout": ("auto", "channels_last", "channels_first"), "tta": ("flip", "none"),
 }
 _POSITIVE = ("size", "batch", "epochs", "lr", "width")
-_NOT_NEGATIVE = ("freeze_stages", "weight_decay", "warmup", "plateau_patience", "early_stopping", "clip")
+_NOT_NEGATIVE = ("freeze_stages", "views", "weight_decay", "warmup", "plateau_patience", "early_stopping", "clip")
 _BELOW_ONE = ("dropout", "drop_path", "momentum", "label_smoothing", "ema", "monitor", "plateau_factor")
 
 
@@ -130,6 +133,7 @@ def _contradictions(recipe: Recipe, settings: dict) -> list[str]:
          "cnn5 has no pretrained weights, no drop_path and no stages to freeze"),
         (not own_cnn and "width" in settings, "width belongs to cnn5 only"),
         (recipe.freeze_stages > 0 and recipe.weights == "none", "freezing stages that were never trained"),
+        (recipe.views > 0 and recipe.freeze_stages == 0, "views belongs to freeze_stages: only the activations of frozen stages are kept"),
         (recipe.optimizer != "sgd" and "momentum" in settings, "momentum belongs to sgd only"),
         (recipe.schedule != "plateau" and ("plateau_factor" in settings or "plateau_patience" in settings),
          "plateau_factor and plateau_patience belong to schedule = \"plateau\" only"),
