@@ -62,6 +62,9 @@ def test_all_wrong_keys_and_types_are_named_at_once():
     ({"weights": "imagenet", "backbone": "resnet18"}, "weights = 'imagenet' is none of none, hub, package:<name>"),
     ({"backbone": "resnet18", "width": 16}, "width belongs to cnn5 only"),
     ({"backbone": "resnet18", "freeze_stages": 1}, "freezing stages that were never trained"),
+    ({"start_size": 64}, "start_size is below size, and not for cnn5, whose dense layer has one size"),
+    ({"start_size": 128, "backbone": "resnet18"}, "start_size is below size, and not for cnn5, whose dense layer has one size"),
+    ({"start_size": 64, "backbone": "resnet18", "epochs": 1}, "start_size needs a second epoch to grow in"),
     ({"views": 2}, "views belongs to freeze_stages: only the activations of frozen stages are kept"),
     ({"momentum": 0.8}, "momentum belongs to sgd only"),
     ({"plateau_patience": 3}, 'plateau_factor and plateau_patience belong to schedule = "plateau" only'),
@@ -69,6 +72,12 @@ def test_all_wrong_keys_and_types_are_named_at_once():
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(InputError, match=re.escape(f"a.toml is not a recipe:\n  - {message}") + "$"):
         recipe.parse("a", settings, "a.toml")
+
+
+def test_sizes_grow_evenly_to_the_full_one():
+    grown = recipe.parse("r", {"backbone": "resnet18", "size": 128, "start_size": 64, "epochs": 5}, "r.toml")
+    assert [grown.size_in(epoch) for epoch in range(5)] == [64, 80, 96, 112, 128]
+    assert [recipe.parse("r", {"epochs": 2}, "r.toml").size_in(epoch) for epoch in range(2)] == [128, 128]
 
 
 def test_unknown_recipe_lists_those_there_are():

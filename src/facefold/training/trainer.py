@@ -91,7 +91,7 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
     learn, watch = _hold_out(task.train, recipe.monitor, seed_of(task.seed, task.fold, "monitor"))
     batch = min(recipe.batch, len(learn))
     shown = activations(task, net, source, fmt, device)
-    augmented = loader.Augmented(task.train_images, recipe.augment, task.seed)
+    augmented = loader.Augmented(task.train_images, recipe, task.seed)
     source_of_batches = loader.TrainSet(learn, task.train_images, augmented, shown.get("train"))
     batches, sampler = loader.batches(source_of_batches, batch, seed_of(task.seed, task.fold, "order"), device,
                                       0 if net.frozen else loader_workers)
@@ -198,7 +198,7 @@ def activations(task: FoldTask, net: zoo.Net, source: dict, fmt: precision.Preci
     recipe = task.recipe
     place = frozen.folder(task.cache, recipe, task.seed, task.identity["images_hash"], source, fmt, device)
     return {split: frozen.Activations(place, split, images, net.trunk, device,
-                                       loader.Augmented(images, recipe.augment, task.seed), recipe.views)
+                                       loader.Augmented(images, recipe, task.seed), recipe.views)
             for split, images in (("train", task.train_images), ("test", task.test_images))}
 
 
