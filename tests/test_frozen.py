@@ -26,13 +26,13 @@ def activations(tmp_path, trunk: nn.Module | None = None, views: int = 0) -> fro
     net, _ = zoo.build(parse("f", SETTINGS, "f.toml"))
     cache = images()
     return frozen.Activations(tmp_path / "f" / "key", "train", cache, trunk or net.lay_out(True).trunk, CPU,
-                              loader.Augmented(cache, parse("f", {**SETTINGS, "augment": "light"}, "f.toml"), 0), views)
+                              loader.Augmented(loader.Pixels(cache, CPU), parse("f", {**SETTINGS, "augment": "light"}, "f.toml"), 0), views)
 
 
 def test_a_view_is_what_the_frozen_part_makes_of_each_image(tmp_path):
     made = activations(tmp_path)
     for name, pixels in [("plain", made.images.pixels), ("mirror", made.images.pixels[:, :, ::-1].copy()),
-                         ("epoch_2", loader.Augmented(made.images, parse("f", {**SETTINGS, "augment": "light"}, "f.toml"), 0)(2, np.arange(70)).numpy())]:
+                         ("epoch_2", loader.Augmented(loader.Pixels(made.images, CPU), parse("f", {**SETTINGS, "augment": "light"}, "f.toml"), 0)(2, np.arange(70)).numpy())]:
         with torch.inference_mode():
             expected = made.trunk(torch.from_numpy(pixels)).permute(0, 2, 3, 1)
         values = made.view(name)

@@ -165,11 +165,11 @@ def test_flip_tta_is_the_mean_of_both_views(tmp_path):
     form = trainer.inference.Form(net.eval(), trainer.precision.Precision(torch.float32, False), "", 0.0)
     cache, rows = fold.test_images, np.arange(10)
     mirrored = ImageCache(cache.ids, np.ascontiguousarray(cache.pixels[:, :, ::-1]))
-    plain, mirror = (trainer.predict(form, [loader.view(some, None, "plain")], rows, CPU)[0] for some in (cache, mirrored))
-    views = [loader.view(cache, None, name) for name in ("plain", "mirror")]
-    both, features = trainer.predict(form, views, rows, CPU)
+    plain, mirror = (trainer.predict(form, [loader.view(loader.Pixels(some, CPU), None, "plain")], rows)[0] for some in (cache, mirrored))
+    views = [loader.view(loader.Pixels(cache, CPU), None, name) for name in ("plain", "mirror")]
+    both, features = trainer.predict(form, views, rows)
     np.testing.assert_allclose(both, (plain + mirror) / 2, atol=1e-6)
-    reverse, reverse_features = trainer.predict(form, views, rows[::-1], CPU)
+    reverse, reverse_features = trainer.predict(form, views, rows[::-1].copy())
     np.testing.assert_allclose(reverse[::-1], both, atol=1e-6)
     np.testing.assert_allclose(reverse_features[::-1], features, atol=1e-3)
 
@@ -199,7 +199,7 @@ def test_epochs_are_permutations_in_batches_that_differ_and_repeat_by_seed():
 def test_rows_find_their_pixels_and_labels_by_id():
     cache, labels = images("a", 6)
     table = pd.DataFrame({"id": ["a4", "a1"], "label": [0, 1]})
-    pixels, label = loader.TrainSet(table, cache, loader.Augmented(cache, recipes.parse("r", {**TINY, "augment": "none"}, "r.toml"), 0))[0, np.array([1, 0])]
+    pixels, label = loader.TrainSet(table, cache, loader.Augmented(loader.Pixels(cache, CPU), recipes.parse("r", {**TINY, "augment": "none"}, "r.toml"), 0))[0, np.array([1, 0])]
     assert np.array_equal(pixels.numpy(), cache.pixels[[1, 4]]) and label.tolist() == [1, 0] and labels[1] == 1
 
 
@@ -209,7 +209,7 @@ def test_early_epochs_are_shown_smaller(tmp_path):
     fold = task(tmp_path, settings)
     large = [dataclasses.replace(some, pixels=some.pixels.repeat(2, 1).repeat(2, 2)) for some in (fold.train_images, fold.test_images)]
     fold = dataclasses.replace(fold, train_images=large[0], test_images=large[1])
-    augmented = loader.Augmented(large[0], fold.recipe, 0)
+    augmented = loader.Augmented(loader.Pixels(large[0], CPU), fold.recipe, 0)
     assert [augmented(epoch, np.arange(3)).shape[1:3] for epoch in range(3)] == [(32, 32), (48, 48), (64, 64)]
     assert np.array_equal(augmented(0, np.array([5]))[0].numpy(), images("a", 96)[0].pixels[5])  # 2 x 2 equal pixels become one
     result = trainer.fit(fold, CPU)
@@ -218,9 +218,44 @@ def test_early_epochs_are_shown_smaller(tmp_path):
     assert len(result.history) == 3
 
 
+def test_batches_augmented_on_the_device_resume_too(tmp_path, monkeypatch):
+    settings = {**TINY, "augmenter": "batch"}
+    (tmp_path / "b").mkdir()
+    whole = trainer.fit(task(tmp_path, settings), CPU)
+    assert same(whole, fit_with_kills(task(tmp_path / "b", settings), monkeypatch))
+    (tmp_path / "checkpoint.safetensors").unlink()
+    assert not same(whole, trainer.fit(task(tmp_path, TINY), CPU))
+
+
+def test_images_held_on_a_device_are_those_of_the_cache(monkeypatch):
+    cache, _ = images("a", 9)
+    read = loader.Pixels(cache, CPU)
+    held = loader.Pixels(cache, CPU)
+    monkeypatch.setattr(loader, "HELD_CHUNK", 4)
+    held.held = loader._held(cache, CPU)
+    for rows in (np.array([7, 0, 7]), np.arange(9)):
+        assert np.array_equal(held(rows), read(rows)) and np.array_equal(read(rows), cache.pixels[rows])
+
+
+def test_a_compiled_net_steps_in_training(tmp_path, monkeypatch):
+    compiled, compile = [], torch.compile
+
+    def eager(net):
+        compiled.append(net)
+        return compile(net, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", eager)
+    settings = {**TINY, "epochs": 1, "precision": "float32", "dropout": 0.0}
+    (tmp_path / "b").mkdir()
+    plain = trainer.fit(task(tmp_path, settings), CPU)
+    other = trainer.fit(task(tmp_path / "b", {**settings, "compile": True}), CPU)
+    assert len(compiled) == 1 and list(other.state) == list(plain.state)
+    np.testing.assert_allclose(other.oof_prob, plain.oof_prob, atol=1e-4)
+
+
 def test_a_batch_is_augmented_row_by_row():
     cache, _ = images("a", 6)
-    together = loader.Augmented(cache, recipes.parse("r", TINY, "r.toml"), 3)(2, np.array([5, 0]))
+    together = loader.Augmented(loader.Pixels(cache, CPU), recipes.parse("r", TINY, "r.toml"), 3)(2, np.array([5, 0]))
     alone = Augment("standard", 3)(np.array(cache.pixels[0]), 2, "a0")
     assert np.array_equal(together[1].numpy(), alone) and not np.array_equal(together[0].numpy(), cache.pixels[5])
 
@@ -259,7 +294,7 @@ def test_logits_keep_their_digits_in_bfloat16():
     fmt = trainer.precision.Precision(torch.bfloat16, True)
     cache, _ = images("a", 96)
     form = trainer.inference.Form(net.lay_out(True).eval(), fmt, "", 0.0)
-    logits, _ = trainer.predict(form, [loader.view(cache, None, "plain")], np.arange(96), CPU)
+    logits, _ = trainer.predict(form, [loader.view(loader.Pixels(cache, CPU), None, "plain")], np.arange(96))
     assert len(np.unique(logits)) > 90  # 8 bits would leave a handful
 
 

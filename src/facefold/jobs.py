@@ -11,7 +11,7 @@ from facefold.data import cache, competition, folds
 from facefold.errors import InputError
 from facefold.models import frozen
 from facefold.models import recipe as recipes
-from facefold.training import checkpoint, trainer
+from facefold.training import checkpoint, loader, trainer
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ViewJob:
         recipe = recipes.load(self.identity.recipe)
         task = _task(self.root, self.identity, 0, self.weights_dir)
         net, source, fmt = trainer.prepare(recipe, device, self.weights_dir, trained=True)
-        shown = trainer.activations(task, net, source, fmt, device)
+        shown = trainer.activations(task, net, source, fmt, loader.Pixels(task.train_images, device))
         for split, view in frozen.names(recipe)[self.part::self.parts]:
             shown[split].view(view)
 

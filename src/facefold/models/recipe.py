@@ -31,7 +31,8 @@ class Recipe:
     drop_path: float = 0.0              # stochastic depth, timm backbones only
     width: int = 32                     # channels of the first block, cnn5 only
 
-    augment: str = "standard"           # a policy of data/augment.py
+    augment: str = "standard"           # a policy of data/policies.py: none | light | standard
+    augmenter: str = "albumentations"   # albumentations (image by image, on a GPU in loader processes) | batch (a batch at a time, where the net is)
     batch: int = 32
     epochs: int = 4
     optimizer: str = "adamw"            # adamw | sgd (timm's: with Nesterov momentum)
@@ -47,6 +48,7 @@ class Recipe:
     label_smoothing: float = 0.0
     clip: float = 1.0                   # largest gradient norm; 0: no clipping
     ema: float = 0.0                    # decay a step of the averaged weights that predict; 0: the last weights predict
+    compile: bool = False               # torch.compile for the training steps: a minute or more to begin with, so for long GPU runs
     precision: str = "auto"             # auto | float32 | bfloat16 | float16
     layout: str = "auto"                # auto | channels_last | channels_first
     tta: str = "flip"                   # flip (mean logit of the image and its mirror) | none
@@ -67,7 +69,8 @@ class Recipe:
 
 
 _CHOICES = {
-    "augment": ("none", "light", "standard"), "optimizer": ("adamw", "sgd"), "schedule": ("cosine", "plateau"), "precision": ("auto", "float32", "bfloat16", "float16"),
+    "augment": ("none", "light", "standard"), "augmenter": ("albumentations", "batch"), "optimizer": ("adamw", "sgd"), "schedule": ("cosine", "plateau"),
+    "precision": ("auto", "float32", "bfloat16", "float16"),
     "layout": ("auto", "channels_last", "channels_first"), "tta": ("flip", "none"),
 }
 _POSITIVE = ("size", "batch", "epochs", "lr", "width")

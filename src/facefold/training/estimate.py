@@ -40,7 +40,7 @@ def seconds_a_fold(recipe: Recipe, device: torch.device, train_rows: int, valid_
     noise = np.random.default_rng(0).integers(0, 256, (recipe.batch, recipe.size, recipe.size, 3), dtype=np.uint8)
     images = ImageCache([str(row) for row in range(recipe.batch)], noise)
     rows, labels = np.arange(recipe.batch), torch.zeros(recipe.batch, device=device)
-    augmented = loader.Augmented(images, dataclasses.replace(recipe, start_size=0), 0)
+    augmented = loader.Augmented(loader.Pixels(images, device), dataclasses.replace(recipe, start_size=0), 0)
     pixels = torch.from_numpy(noise).to(device)
     with torch.inference_mode():
         trunk = inference.fused_trunk(net.trunk, pixels)
@@ -65,7 +65,7 @@ def seconds_a_fold(recipe: Recipe, device: torch.device, train_rows: int, valid_
 
     train = timed(step, TIMED_STEPS)
     predict = timed(lambda: inference.Form(net.eval(), fmt, "", 0.0)(shown)[0], TIMED_STEPS)
-    if device.type == "cuda" and not net.frozen:
+    if device.type == "cuda" and not net.frozen and not augmented.on_device:
         changed = 0.0  # other processes augment meanwhile
     else:
         changed = timed(augment, TIMED_STEPS)

@@ -8,41 +8,82 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from facefold.data.augment import Augment
+from facefold.data.augment_batch import BatchAugment
 from facefold.data.cache import ImageCache
 from facefold.models.frozen import Activations
 from facefold.models.recipe import Recipe
 from facefold.seeding import seed_of
 
 Show = Callable[[np.ndarray], Tensor]
+HELD_CHUNK = 1024  # images sent to a GPU at a time when it is to hold them all
+
+
+class Pixels:
+    """`pixels(rows)`: images uint8 (N, size, size, 3) of these rows of the cache, on `device`. A GPU holds all of them where they
+    take at most half of its free memory; else, and on the CPU, they are read from the cache batch by batch."""
+
+    def __init__(self, images: ImageCache, device: torch.device):
+        self.images, self.device = images, device
+        self.held = _held(images, device) if device.type == "cuda" and fits(images, device) else None
+
+    def __call__(self, rows: np.ndarray) -> Tensor:
+        if self.held is not None:
+            return self.held[sent(torch.from_numpy(rows), self.device)]
+        return sent(torch.from_numpy(self.images.pixels[rows]), self.device)
+
+
+def fits(images: ImageCache, device: torch.device) -> bool:
+    return images.pixels.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
+
+
+def _held(images: ImageCache, device: torch.device) -> Tensor:
+    held = torch.empty(images.pixels.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(held), HELD_CHUNK):
+        held[start:start + HELD_CHUNK] = torch.from_numpy(np.array(images.pixels[start:start + HELD_CHUNK]))
+    return held
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`; to a GPU through pinned memory, without waiting for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and not tensor.is_cuda else tensor.to(device)
 
 
 class Augmented:
     """`augmented(epoch, rows)`: pixels uint8 (N, side, side, 3) of these rows of the cache, each changed by (seed, epoch, id), in the
-    recipe's size for that epoch."""
+    recipe's size for that epoch. `on_device`: whether they are made where `pixels` are, instead of on the CPU."""
 
-    def __init__(self, images: ImageCache, recipe: Recipe, seed: int):
-        self._images, self._recipe = images, recipe
-        self._augment = Augment(recipe.augment, seed)
+    def __init__(self, pixels: Pixels, recipe: Recipe, seed: int):
+        self._images, self._recipe = pixels.images, recipe
+        self.on_device = recipe.augmenter == "batch"
+        self._pixels = pixels if self.on_device else None
+        self._augment = BatchAugment(recipe.augment, seed) if self.on_device else Augment(recipe.augment, seed)
 
     def __call__(self, epoch: int, rows: np.ndarray) -> Tensor:
         side = self._recipe.size_in(epoch)
-        changed = [self._augment(image, epoch, self._images.ids[row]) for image, row in zip(self._images.pixels[rows], rows)]
+        if self.on_device:
+            changed = self._augment(self._pixels(rows), epoch, [self._images.ids[row] for row in rows])
+            return changed if side == self._recipe.size else _shrunk(changed, side)
+        images = [self._augment(image, epoch, self._images.ids[row]) for image, row in zip(self._images.pixels[rows], rows)]
         if side != self._recipe.size:
-            changed = [cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in changed]
-        return torch.from_numpy(np.stack(changed))
+            images = [cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in images]
+        return torch.from_numpy(np.stack(images))
 
 
-def view(images: ImageCache, activations: Activations | None, name: str) -> Show:
+def _shrunk(pixels: Tensor, side: int) -> Tensor:
+    planes = interpolate(pixels.permute(0, 3, 1, 2).float(), (side, side), mode="area")
+    return planes.add_(0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def view(pixels: Pixels, activations: Activations | None, name: str) -> Show:
     """What the network is shown of given rows in the view `plain` or `mirror`: uint8 (N, H, W, 3), or float16 (N, h, w, C)."""
     if activations is not None:
         values = activations.view(name)
-        return lambda rows: torch.from_numpy(values[rows])
-    if name == "mirror":
-        return lambda rows: torch.from_numpy(images.pixels[rows]).flip(2)
-    return lambda rows: torch.from_numpy(images.pixels[rows])
+        return lambda rows: sent(torch.from_numpy(values[rows]), pixels.device)
+    return (lambda rows: pixels(rows).flip(2)) if name == "mirror" else pixels
 
 
 class EpochSampler(Sampler[tuple[int, np.ndarray]]):
@@ -72,6 +113,11 @@ class TrainSet(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self._places)
 
+    @property
+    def by_itself(self) -> bool:
+        """Whether the work of `__getitem__` is worth a process of its own: augmentation on the CPU."""
+        return self._activations is None and not self._augmented.on_device
+
     def __getitem__(self, index: tuple[int, np.ndarray]) -> tuple[Tensor, Tensor]:
         epoch, rows = index
         places = self._places[rows]
@@ -81,7 +127,9 @@ class TrainSet(Dataset[tuple[Tensor, Tensor]]):
 
 
 def batches(train: TrainSet, batch: int, seed: int, device: torch.device, workers: int) -> tuple[DataLoader, EpochSampler]:
-    """A loader over `train` in batches, and the sampler that must be told each epoch. workers: processes that augment (0: in this one)."""
+    """A loader over `train` in batches, and the sampler that must be told each epoch. workers: processes that augment (0: in this
+    one), where images are augmented one by one."""
     sampler = EpochSampler(len(train), batch, seed)
+    workers = workers if train.by_itself else 0
     return DataLoader(train, batch_size=None, sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
-                      multiprocessing_context="spawn" if workers else None, pin_memory=device.type == "cuda"), sampler
+                      multiprocessing_context="spawn" if workers else None, pin_memory=device.type == "cuda" and workers > 0), sampler

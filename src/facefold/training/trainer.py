@@ -84,17 +84,17 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
     if header.get("form", form) != form:
         raise InputError(f"{task.checkpoint} was begun as {header['form']} and would go on as {form}, which gives neither result. "
                          f"Go on where it began, or delete {task.checkpoint} to start that fold anew")
-    optimizer = create_optimizer_v2(net, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
+    optimizer = create_optimizer_v2(net, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum,
+                                    **({"fused": True} if device.type == "cuda" else {}))
     ema = ModelEmaV3(net, decay=recipe.ema, use_warmup=True) if recipe.ema else None
     scaler = torch.amp.GradScaler(device.type, enabled=fmt.dtype is torch.float16)
 
     learn, watch = _hold_out(task.train, recipe.monitor, seed_of(task.seed, task.fold, "monitor"))
     batch = min(recipe.batch, len(learn))
-    shown = activations(task, net, source, fmt, device)
-    augmented = loader.Augmented(task.train_images, recipe, task.seed)
-    source_of_batches = loader.TrainSet(learn, task.train_images, augmented, shown.get("train"))
-    batches, sampler = loader.batches(source_of_batches, batch, seed_of(task.seed, task.fold, "order"), device,
-                                      0 if net.frozen else loader_workers)
+    pixels = loader.Pixels(task.train_images, device)
+    shown = activations(task, net, source, fmt, pixels)
+    train_set = loader.TrainSet(learn, task.train_images, loader.Augmented(pixels, recipe, task.seed), shown.get("train"))
+    batches, sampler = loader.batches(train_set, batch, seed_of(task.seed, task.fold, "order"), device, loader_workers)
     steps = len(batches)
     schedule = _Schedule(recipe, optimizer, steps)
     best: dict[str, Tensor] = {}
@@ -109,7 +109,8 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
             schedule.after_epoch(row["epoch"], row["monitor_loss"])
 
     predictor = ema.module if ema else net
-    plain = loader.view(task.train_images, shown.get("train"), "plain")
+    plain = loader.view(pixels, shown.get("train"), "plain")
+    stepped = torch.compile(net) if recipe.compile else net
     bar = tqdm(total=recipe.epochs * steps, initial=len(history) * steps, desc=f"{recipe.name} fold {task.fold}", unit="batch",
                position=slot, leave=False, disable=None, smoothing=0.05)
     for epoch in range(len(history), recipe.epochs):
@@ -120,22 +121,21 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
         sampler.epoch = epoch
         net.train()
         total = torch.zeros((), device=device)
-        for step, (pixels, labels) in enumerate(batches):
+        for step, (images, labels) in enumerate(batches):
             schedule.before_step(epoch * steps + step)
-            pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-            loss = train_step(net, pixels, labels, optimizer, scaler, fmt, recipe)
+            loss = train_step(stepped, loader.sent(images, device), loader.sent(labels, device), optimizer, scaler, fmt, recipe)
             if ema:
                 ema.update(net, step=epoch * steps + step)
             total += loss  # kept on the device: asking for its value each step would stall a GPU
             bar.update()
         train_loss = float(total) / steps
         trained = time.perf_counter() - started
-        monitor_loss = _score(predictor, plain, task.train_images, watch, device, fmt)[0] if len(watch) else None
+        monitor_loss = _score(predictor, plain, task.train_images, watch, fmt)[0] if len(watch) else None
         if not np.isfinite([train_loss, monitor_loss or 0.0]).all():
             raise InputError(f"{recipe.name} fold {task.fold}: the loss is not finite in epoch {epoch + 1}. Lower lr in the "
                              f"recipe, or set precision = \"float32\"; the epochs before are kept in {task.checkpoint}")
         lr = optimizer.param_groups[0]["lr"]
-        valid_loss, valid_acc = _score(predictor, plain, task.train_images, task.valid, device, fmt)
+        valid_loss, valid_acc = _score(predictor, plain, task.train_images, task.valid, fmt)
         if recipe.early_stopping and monitor_loss < min([row["monitor_loss"] for row in history], default=np.inf):
             best = checkpoint.copy_of(predictor)
         history.append({"epoch": epoch, "lr": lr, "train_loss": train_loss, "monitor_loss": monitor_loss,
@@ -152,7 +152,7 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
     bar.close()
     if best:
         predictor.load_state_dict(best)
-    return _predict_fold(task, predictor, shown, history, header, steps * batch, device, fmt, bar)
+    return _predict_fold(task, predictor, pixels, shown, history, header, steps * batch, device, fmt, bar)
 
 
 class _Schedule:
@@ -190,15 +190,15 @@ def prepare(recipe: Recipe, device: torch.device, weights_dir: Path | None, trai
     return net.to(device).lay_out(fmt.channels_last), source, fmt
 
 
-def activations(task: FoldTask, net: zoo.Net, source: dict, fmt: precision.Precision, device: torch.device) -> dict[str, frozen.Activations]:
+def activations(task: FoldTask, net: zoo.Net, source: dict, fmt: precision.Precision, pixels: loader.Pixels) -> dict[str, frozen.Activations]:
     """What the frozen part of `net` makes of the images, by split (train, test), a view computed when first asked for; none where
-    nothing is frozen."""
+    nothing is frozen. pixels: the train images."""
     if not net.frozen:
         return {}
-    recipe = task.recipe
+    recipe, device = task.recipe, pixels.device
     place = frozen.folder(task.cache, recipe, task.seed, task.identity["images_hash"], source, fmt, device)
-    return {split: frozen.Activations(place, split, images, net.trunk, device,
-                                       loader.Augmented(images, recipe, task.seed), recipe.views)
+    augmented = loader.Augmented(pixels, recipe, task.seed)  # of the train images alone; test ones have no augmented view
+    return {split: frozen.Activations(place, split, images, net.trunk, device, augmented, recipe.views)
             for split, images in (("train", task.train_images), ("test", task.test_images))}
 
 
@@ -219,28 +219,28 @@ def train_step(net: zoo.Net, shown: Tensor, labels: Tensor, optimizer: torch.opt
     return loss.detach()
 
 
-def predict(form: inference.Form, views: list[loader.Show], rows: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+def predict(form: inference.Form, views: list[loader.Show], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Logits float64 (n,) and penultimate features float16 (n, F) of the images `rows` (n,), each the mean over the views."""
     logits, features = [], []
     for start in range(0, len(rows), PREDICT_BATCH):
         part = rows[start:start + PREDICT_BATCH]
-        seen = [form(view(part).to(device)) for view in views]
+        seen = [form(view(part)) for view in views]
         logits.append(sum(logit.double() for logit, _ in seen).div(len(seen)).cpu().numpy())
         features.append(sum(feature for _, feature in seen).div(len(seen)).half().cpu().numpy())
     return np.concatenate(logits), np.concatenate(features)
 
 
-def _predict_fold(task: FoldTask, net: zoo.Net, shown: dict[str, frozen.Activations], history: list[dict], header: dict,
-                  images_an_epoch: int, device: torch.device, fmt: precision.Precision, bar: tqdm) -> FoldResult:
+def _predict_fold(task: FoldTask, net: zoo.Net, pixels: loader.Pixels, shown: dict[str, frozen.Activations], history: list[dict],
+                  header: dict, images_an_epoch: int, device: torch.device, fmt: precision.Precision, bar: tqdm) -> FoldResult:
     started, cpu_started = time.perf_counter(), time.process_time()
     names = ("plain", "mirror") if task.recipe.tta == "flip" else ("plain",)
-    train, test = ([loader.view(images, shown.get(split), name) for name in names]
-                   for split, images in (("train", task.train_images), ("test", task.test_images)))
+    train, test = ([loader.view(some, shown.get(split), name) for name in names]
+                   for split, some in (("train", pixels), ("test", loader.Pixels(task.test_images, device))))
     held_out, every = task.train_images.rows(task.valid["id"].tolist()), np.arange(len(task.test_images.ids))
-    form = inference.fastest(net, device, fmt, train[0](held_out[:CHECKED]).to(device),
+    form = inference.fastest(net, device, fmt, train[0](held_out[:CHECKED]),
                              lambda line: _say(bar, f"{task.recipe.name} fold {task.fold}: {line}"))
-    oof_logits, oof_features = predict(form, train, held_out, device)
-    test_logits, test_features = predict(form, test, every, device)
+    oof_logits, oof_features = predict(form, train, held_out)
+    test_logits, test_features = predict(form, test, every)
     for part, values in {"OOF": oof_logits, "test": test_logits, "OOF features": oof_features, "test features": test_features}.items():
         if not np.isfinite(values).all():
             raise InputError(f"{task.recipe.name} fold {task.fold}: {part} predictions are not finite; set precision = \"float32\" in the "
@@ -284,10 +284,9 @@ def _stopped_early(recipe: Recipe, history: list[dict]) -> bool:
     return len(losses) - 1 - int(np.argmin(losses)) >= recipe.early_stopping
 
 
-def _score(net: nn.Module, view: loader.Show, images: ImageCache, rows: pd.DataFrame, device: torch.device,
-           fmt: precision.Precision) -> tuple[float, float]:
+def _score(net: nn.Module, view: loader.Show, images: ImageCache, rows: pd.DataFrame, fmt: precision.Precision) -> tuple[float, float]:
     """Log loss and accuracy of `rows` (id, label) in one view: for the curves and the schedule, half the cost of TTA."""
-    logits, _ = predict(inference.Form(net.eval(), fmt, "", 0.0), [view], images.rows(rows["id"].tolist()), device)
+    logits, _ = predict(inference.Form(net.eval(), fmt, "", 0.0), [view], images.rows(rows["id"].tolist()))
     return _loss_and_accuracy(logits, rows)
 
 
