@@ -77,6 +77,18 @@ def test_an_empty_batch_stays_empty():
     assert BatchAugment("standard", 0)(noise(0), 0, []).shape == (0, 9, 7, 3)
 
 
+def test_nothing_is_read_back_from_the_device():
+    got = BatchAugment("standard", 0)(noise(40).to("meta"), 0, ids(40))  # a device without values: asking for one is an error
+    assert got.device.type == "meta" and got.shape == (40, 9, 7, 3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_gpu_gives_the_same_within_a_level():
+    pixels = smooth(60)
+    here, there = (BatchAugment("standard", 0)(pixels.to(device), 0, ids(60)).cpu().int() for device in ("cpu", "cuda"))
+    assert (here - there).abs().max() <= 1
+
+
 def test_an_unknown_policy_lists_those_there_are():
     with pytest.raises(InputError, match="^there is no augmentation policy 'heavy'; there are: light, none, standard$"):
         BatchAugment("heavy", 0)

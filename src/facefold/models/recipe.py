@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from facefold import files
+from facefold.data.policies import POLICIES
 from facefold.errors import InputError
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -69,7 +70,7 @@ class Recipe:
 
 
 _CHOICES = {
-    "augment": ("none", "light", "standard"), "augmenter": ("albumentations", "batch"), "optimizer": ("adamw", "sgd"), "schedule": ("cosine", "plateau"),
+    "augment": tuple(sorted(POLICIES)), "augmenter": ("albumentations", "batch"), "optimizer": ("adamw", "sgd"), "schedule": ("cosine", "plateau"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
     "layout": ("auto", "channels_last", "channels_first"), "tta": ("flip", "none"),
 }
