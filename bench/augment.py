@@ -3,11 +3,7 @@
     python bench/augment.py [--rounds N]
 
 One thread, batches of 32 images of smooth noise. In every round both augment the same batch in the same epoch, one after the
-<<<<<<< HEAD
-other, the first of the two changing places; the ratio is the median of the rounds' ratios, with the quartiles.
-=======
 other, the first of the two changing places; the ratio is the median of the rounds' ratios of processor time.
->>>>>>> augdev
 """
 
 import argparse
@@ -36,29 +32,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=100, help="rounds of each pair (default: 100)")
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-<<<<<<< HEAD
-    print(f"{'policy':9} {'pixels':>6}  albumentations     batch   times faster (quartiles), n = {rounds}")
-=======
     print(f"policy    pixels  times faster, with the quartiles of {rounds} rounds")
->>>>>>> augdev
     for policy in ("light", "standard"):
         for size in (64, 128):
             one, many = paired(policy, size, rounds)
             low, middle, high = np.quantile(one / many, (0.25, 0.5, 0.75))
-<<<<<<< HEAD
-            print(f"{policy:9} {size:6}  {np.median(one) / BATCH * 1e6:8.0f} us/img {np.median(many) / BATCH * 1e6:4.0f} us/img   "
-                  f"{middle:.2f} ({low:.2f} to {high:.2f})")
-
-
-def paired(policy: str, size: int, rounds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds a batch (rounds,) of albumentations, images stacked to a batch, and of the batch at once."""
-=======
             print(f"{policy:9} {size:6}  {middle:5.2f}  {low:.2f} to {high:.2f}")
 
 
 def paired(policy: str, size: int, rounds: int) -> tuple[np.ndarray, np.ndarray]:
     """Processor seconds (rounds,) of albumentations, images stacked to a batch, and of the batch at once."""
->>>>>>> augdev
     coarse = np.random.default_rng(0).integers(0, 256, (BATCH, 8, 8, 3), dtype=np.uint8)
     images = np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC) for image in coarse])
     pixels, one, many = torch.from_numpy(images), Augment(policy, 0), BatchAugment(policy, 0)
@@ -79,15 +62,9 @@ def paired(policy: str, size: int, rounds: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def seconds(way: Callable[[int], None], epoch: int) -> float:
-<<<<<<< HEAD
-    started = time.perf_counter()
-    way(epoch)
-    return time.perf_counter() - started
-=======
     started = time.thread_time()
     way(epoch)
     return time.thread_time() - started
->>>>>>> augdev
 
 
 if __name__ == "__main__":

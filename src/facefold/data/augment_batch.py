@@ -23,12 +23,8 @@ _PLACE, _RANK, _TURN, _AFFINE, _HOLE, _MIX, _COLUMNS = 0, 1, 2, slice(3, 9), sli
 
 
 class BatchAugment:
-<<<<<<< HEAD
-    """One policy: `augment(pixels, epoch, ids)` maps uint8 (n, H, W, 3) to a new uint8 (n, H, W, 3) on the same device; H, W >= 2."""
-=======
     """One policy: `augment(pixels, epoch, ids)` maps uint8 (n, H, W, 3) to a new uint8 (n, H, W, 3) on the same device. H and W
     are at least 2."""
->>>>>>> augdev
 
     def __init__(self, policy: str, seed: int):
         self._policy = policies.named(policy)
@@ -130,26 +126,13 @@ def _sources(affine: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def _moved(pixels: Tensor, source: Tensor) -> Tensor:
-<<<<<<< HEAD
-    """float32 (m, 3, H, W) of uint8 (m, H, W, 3): bilinear, the border mirrored without repeating its pixel (OpenCV's reflect-101)."""
-=======
     """float32 (m, 3, H, W) of uint8 (m, H, W, 3) and complex64 (m, H, W): bilinear, the border mirrored without repeating its
     pixel (OpenCV's reflect-101)."""
->>>>>>> augdev
     return grid_sample(pixels.float().permute(0, 3, 1, 2), torch.view_as_real(source), mode="bilinear", padding_mode="reflection",
                        align_corners=True)
 
 
 def _luma(planes: Tensor) -> Tensor:
-<<<<<<< HEAD
-    """(m, 3, H, W) -> (m, 1, H, W), ITU-R BT.601 as in OpenCV. Products and sums apart: fused ones differ by the place in memory."""
-    red, green, blue = planes.split(1, dim=1)
-    return red * 0.299 + green * 0.587 + blue * 0.114
-
-
-def _mix(planes: Tensor, own: Tensor, gray: Tensor | None, mean: Tensor | None) -> None:
-    """In place: own * colour + gray * its grey + mean * the image's mean grey, cut to 0..255. Shares (m, 1, 1, 1); None: all 0."""
-=======
     """(m, 3, H, W) -> (m, 1, H, W), ITU-R BT.601 as in OpenCV."""
     red, green, blue = planes.split(1, dim=1)
     return red * 0.299 + green * 0.587 + blue * 0.114  # not in fused steps: their last bit varies with the place in memory
@@ -158,7 +141,6 @@ def _mix(planes: Tensor, own: Tensor, gray: Tensor | None, mean: Tensor | None) 
 def _mix(planes: Tensor, own: Tensor, gray: Tensor | None, mean: Tensor | None) -> None:
     """In place: own * colour + gray * its grey + mean * the image's mean grey, cut to 0..255. The shares are (m, 1, 1, 1); None
     where all are 0."""
->>>>>>> augdev
     others = []
     if gray is not None:
         others.append(_luma(planes) * gray)
@@ -171,18 +153,11 @@ def _mix(planes: Tensor, own: Tensor, gray: Tensor | None, mean: Tensor | None) 
 
 
 def _turn(planes: Tensor, turn: Tensor) -> None:
-<<<<<<< HEAD
-    """Turn the hue in place by `turn` (m, 1, 1, 1), in sixths of the circle, at most 1 either way; value and saturation stay (HSV).
-
-    With the lowest, middle and highest channel l <= m <= h, a channel x is clamp(2x - m, l, h) for every x in {l, m, h}. Turning
-    moves what is inside the clamp by a share of h - l: down where the next channel (of red: green) exceeds the one before.
-=======
     """Turn the hue in place by `turn` (m, 1, 1, 1), in sixths of the circle, at most 1 either way; HSV's other two stay.
 
     As the hue goes round, a channel rises from the lowest l to the highest h in one sixth, stays for two, falls in one and stays
     for two. Unclamped it is a slope 2x - m on either side of its own hue, m the middle channel: clamp(2x - m, l, h) is x again.
     A turn moves along the slope: down where the next channel (after red: green) exceeds the one before, else up.
->>>>>>> augdev
     """
     red, green, blue = planes.unbind(1)  # (m, H, W)
     low, high = planes.amin(1, keepdim=True), planes.amax(1, keepdim=True)
