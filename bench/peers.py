@@ -224,8 +224,8 @@ def peers_of(args: argparse.Namespace, work: Path) -> list[Peer]:
         print("timm is not compared: no --timm-train FILE was given")
     if args.fastai_python:
         found.append(Peer("fastai", [
-            args.fastai_python, Path(__file__).resolve(), "--drive-fastai", work / "images", work / "weights.safetensors", backbone,
-            args.epochs_fastai, args.img_size], fastai_mark, rows // 64 * 64, work))
+            args.fastai_python, Path(__file__).resolve(), "--drive-fastai", work / "images", work / "weights.safetensors",
+            backbone, args.epochs_fastai, args.img_size], fastai_mark, rows // 64 * 64, work))
     else:
         print("fastai is not compared: no --fastai-python PYTHON was given")
     return found
@@ -259,7 +259,8 @@ def report(peers: list[Peer], args: argparse.Namespace, work: Path) -> dict:
     once = before_first_epoch(ours, work, args.recipe)
     with open(work / "ours" / "runs" / args.recipe / "fold_0" / "run.json", encoding="utf-8") as handle:
         run = json.load(handle)
-    ours.rows.append({"seconds": ours.seconds, "cpu_seconds": ours.cpu_seconds, "accuracy": run["metrics"]["accuracy"], "end": True})
+    ours.rows.append({"seconds": ours.seconds, "cpu_seconds": ours.cpu_seconds, "accuracy": run["metrics"]["accuracy"],
+                      "end": True})
     print(f"\n{'':8}{'epoch':>6}{'seconds':>10}{'CPU s':>10}{'accuracy':>10}{'five folds, s':>15}")
     for peer in peers:
         for epoch, row in enumerate(peer.rows, 1):
@@ -267,9 +268,10 @@ def report(peers: list[Peer], args: argparse.Namespace, work: Path) -> dict:
             name = "end" if row.get("end") else epoch
             print(f"{peer.name:8}{name:>6}{row['seconds']:>10.1f}{row['cpu_seconds']:>10.1f}{row['accuracy']:>10.4f}"
                   f"{row['five_folds']:>15.0f}")
-    print(f"(end of ours: has predicted the held-out and the test rows, each with its mirror image; {once:.1f} s before its first epoch)")
+    print(f"(end of ours: held-out and test rows are predicted, each with its mirror image; {once:.1f} s before its first epoch)")
     result = {}
-    print(f"\n{'':8}{'images/s':>10}{'least':>8}{'most':>8}{'images/CPU s':>14}{'n':>4}{'peak MiB':>10}{'ours by wall':>14}{'by CPU':>8}")
+    print(f"\n{'':8}{'images/s':>10}{'least':>8}{'most':>8}{'images/CPU s':>14}{'n':>4}{'peak MiB':>10}{'ours by wall':>14}"
+          f"{'by CPU':>8}")
     ours.rows, end = ours.rows[:-1], ours.rows[-1]
     reference = rates(ours)
     for peer in peers:
@@ -330,7 +332,8 @@ def main() -> None:
                     peer.turn()
                     if peer.rows and not peer.done:
                         last = peer.rows[-1]
-                        print(f"{peer.name} epoch {len(peer.rows)}: accuracy {last['accuracy']:.4f}, {peer.seconds:.0f} s", flush=True)
+                        print(f"{peer.name} epoch {len(peer.rows)}: accuracy {last['accuracy']:.4f}, {peer.seconds:.0f} s",
+                              flush=True)
         result = report(peers, args, work)
         if args.json:
             args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

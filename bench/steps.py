@@ -2,8 +2,8 @@
 
     python bench/steps.py --recipes lite0,cnn5 [--repeats 15] [--json FILE]
 
-One thread on the CPU, as the trainer runs there, timed in CPU seconds of the process: other work on the machine then takes nothing
-but cache and clock. The limit is torch.mm of two square matrices in float32 and in bfloat16. A recipe's step is
+One thread on the CPU, as the trainer runs there, timed in CPU seconds of the process: other work on the machine then takes
+nothing but cache and clock. The limit is torch.mm of two square matrices in float32 and in bfloat16. A recipe's step is
 `trainer.train_step` on random pixels with the recipe's optimiser, number format and layout, EMA update included; its floating
 point operations (two a multiply-add; convolutions and matrix products, forward and backward, frozen stages without their
 backward) are counted by torch's FlopCounterMode. Steps and products take turns, so that a machine whose speed drifts drifts

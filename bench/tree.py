@@ -6,6 +6,7 @@ Each command is started as a session of its own, so that its processes are found
 import os
 import signal
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,9 +39,9 @@ def start(command: list, **options) -> subprocess.Popen:
 
 
 def members(session: int) -> list[int]:
-    """The processes of the session that are alive now."""
-    pids = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
-    return [pid for pid in pids if _stat(pid)[3:4] == [str(session)]]
+    """The processes of the session that are alive now (a zombie is not)."""
+    stats = {int(path.name): _stat(int(path.name)) for path in Path("/proc").iterdir() if path.name.isdecimal()}
+    return [pid for pid, stat in stats.items() if stat[3:4] == [str(session)] and stat[0] not in "ZX"]
 
 
 def cpu_seconds(session: int) -> float:
@@ -56,7 +57,7 @@ def waited(process: subprocess.Popen) -> float:
 
 
 def tell(session: int, signum: int) -> None:
-    """Send a signal to all processes of the session; none left is no error."""
+    """Send a signal to all processes of the session's group; none left is no error."""
     try:
         os.killpg(session, signum)
     except ProcessLookupError:
@@ -64,12 +65,10 @@ def tell(session: int, signum: int) -> None:
 
 
 def end(process: subprocess.Popen) -> None:
-    """Kill what is left of the session, stopped or not."""
-    for pid in members(process.pid):
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+    """Kill what is left of the session, stopped or not, and wait until none of it is there."""
+    while members(process.pid):
+        tell(process.pid, signal.SIGKILL)
+        time.sleep(0.01)
     if process.returncode is None:
         waited(process)
 
