@@ -1,10 +1,12 @@
 """How near a training step comes to what the processor can do, and where its time goes.
 
-    python bench/steps.py --recipes lite0,cnn5 [--repeats 15] [--json FILE]
+    python bench/steps.py --recipes lite0,cnn5 [--forms] [--repeats 15] [--json FILE]
 
 One thread on the CPU, as the trainer runs there, timed in CPU seconds of the process: other work on the machine then takes
 nothing but cache and clock. The limit is torch.mm of two square matrices in float32 and in bfloat16. A recipe's step is
-`trainer.train_step` on random pixels with the recipe's optimiser, number format and layout, EMA update included; its floating
+`trainer.train_step` with the recipe's optimiser, number format and layout, EMA update included, on random pixels, or on what the
+frozen stages make of these, as a fold reads it. --forms adds the same step in other forms, from pixels: in float32, and in bfloat16 with
+torch's own gradients of depthwise convolutions; so the rule of models/precision.py can be checked. A step's floating
 point operations (two a multiply-add; convolutions and matrix products, forward and backward, frozen stages without their
 backward) are counted by torch's FlopCounterMode. Steps and products take turns, so that a machine whose speed drifts drifts
 for all; the times are medians of --repeats after a warm-up, with the 25th and 75th percentile.
@@ -27,9 +29,12 @@ from collections.abc import Callable
 from math import prod
 from pathlib import Path
 
-# As training.engine starts its processes; read when torch is imported.
-os.environ.update({"OMP_NUM_THREADS": "1", "THP_MEM_ALLOC_ENABLE": "1"})
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from facefold.processes import ENVIRONMENT  # noqa: E402
+
+if not ENVIRONMENT.keys() <= os.environ.keys():  # they are read when a process starts, before this line
+    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ENVIRONMENT})
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
@@ -39,8 +44,9 @@ from torch.profiler import ProfilerActivity, profile, record_function  # noqa: E
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from facefold.data.augment import Augment  # noqa: E402
-from facefold.models import precision, zoo  # noqa: E402
+from facefold.models import zoo  # noqa: E402
 from facefold.models import recipe as recipes  # noqa: E402
+from facefold.models.precision import Precision  # noqa: E402
 from facefold.training import trainer  # noqa: E402
 
 GROUPS = {
@@ -56,23 +62,29 @@ GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 
 
 class Bench:
-    """One recipe, ready to take steps on a batch of random pixels."""
+    """One recipe, ready to take steps on a batch: in its own form, or from pixels in the format `form`, by torch's own gradients."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, form: torch.dtype | None = None):
         self.recipe = recipe = recipes.load(name)
         torch.manual_seed(0)
-        self.net, _ = zoo.build(recipe, trained=False)
-        self.format = precision.choose(recipe, self.net, torch.device("cpu"))
-        self.net.lay_out(self.format.channels_last).train()
+        if form is None:
+            self.net, _, self.format = trainer.prepare(recipe, torch.device("cpu"), None, trained=False)
+        else:
+            self.net, self.format = zoo.build(recipe, trained=False)[0].lay_out(True), Precision(form, True)
+        self.net.train()
         self.optimizer = create_optimizer_v2(self.net, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay)
         self.ema = ModelEmaV3(self.net, decay=recipe.ema, use_warmup=True) if recipe.ema else None
         self.scaler = torch.amp.GradScaler("cpu", enabled=False)
         self.noise = np.random.default_rng(0).integers(0, 256, (recipe.batch, recipe.size, recipe.size, 3), dtype=np.uint8)
-        self.pixels, self.labels = torch.from_numpy(self.noise), torch.arange(recipe.batch).remainder(2).float()
+        self.shown, self.labels = torch.from_numpy(self.noise), torch.arange(recipe.batch).remainder(2).float()
+        if form is None and self.net.frozen:
+            with torch.inference_mode():
+                self.shown = self.net.trunk(self.shown).permute(0, 2, 3, 1).half()
+            self.shown = self.shown.clone()  # an inference tensor takes no part in training
         self.augment = Augment(recipe.augment, 0)
 
     def step(self) -> None:
-        trainer.train_step(self.net, self.pixels, self.labels, self.optimizer, self.scaler, self.format, self.recipe)
+        trainer.train_step(self.net, self.shown, self.labels, self.optimizer, self.scaler, self.format, self.recipe)
         if self.ema:
             with record_function("EMA"):
                 self.ema.update(self.net, step=1)
@@ -160,6 +172,7 @@ def timed(works: dict[str, Callable[[], None]], repeats: int) -> dict[str, np.nd
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", default="lite0,cnn5", metavar="NAME[,NAME]")
+    parser.add_argument("--forms", action="store_true", help="each recipe in float32 and in plain bfloat16 as well")
     parser.add_argument("--repeats", type=int, default=15, help="timed steps and products of each (default: 15)")
     parser.add_argument("--profiled", type=int, default=5, help="steps under the profiler (default: 5)")
     parser.add_argument("--side", type=int, default=2048, help="of the matrices of the limit (default: 2048)")
@@ -167,6 +180,9 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     benches = {name: Bench(name) for name in args.recipes.split(",")}
+    if args.forms:
+        benches = {label: made for name, own in benches.items() for label, made in (
+            (name, own), (f"{name} float32", Bench(name, torch.float32)), (f"{name} bfloat16", Bench(name, torch.bfloat16)))}
     formats = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     seconds = timed({**{f"mm {name}": product(args.side, dtype) for name, dtype in formats.items()},
                      **{name: bench.step for name, bench in benches.items()},
@@ -176,7 +192,7 @@ def main() -> None:
         low, high = 2 * args.side ** 3 / 1e9 / np.percentile(seconds[f"mm {name}"], [75, 25])
         print(f"limit, {name} mm of {args.side}: {limit:.0f} GFLOP/s ({low:.0f} to {high:.0f})")
     print(f"torch {torch.__version__}, one thread, n = {args.repeats}, medians (25th to 75th percentile)\n")
-    print(f"{'':16}{'form':>24}{'ms a step':>22}{'images/s':>10}{'with aug.':>10}{'GFLOP/image':>12}{'GFLOP/s':>9}"
+    print(f"{'':20}{'form':>24}{'ms a step':>22}{'images/s':>10}{'with aug.':>10}{'GFLOP/image':>12}{'GFLOP/s':>9}"
           f"{'of limit':>9}")
     result = {"limits_gflops": limits, "repeats": args.repeats, "torch": torch.__version__, "recipes": {}}
     for name, bench in benches.items():
@@ -188,12 +204,12 @@ def main() -> None:
                    "with_augmentation": batch / (step + augmentation), "gflop_an_image": flops / batch, "gflops": flops / step,
                    "share": flops / step / limit, "percent": bench.shares(args.profiled)}
         result["recipes"][name] = figures
-        print(f"{name:16}{bench.format.name:>24}{f'{1000 * step:.0f} ({low:.0f} to {high:.0f})':>22}{batch / step:>10.1f}"
+        print(f"{name:20}{bench.format.name:>24}{f'{1000 * step:.0f} ({low:.0f} to {high:.0f})':>22}{batch / step:>10.1f}"
               f"{figures['with_augmentation']:>10.1f}{flops / batch:>12.3f}{flops / step:>9.1f}{figures['share']:>9.1%}")
     groups = sorted({group for figures in result["recipes"].values() for group in figures["percent"]})
-    print("\n" + f"{'percent of time':22}" + "".join(f"{name:>16}" for name in benches))
+    print("\n" + f"{'percent of time':22}" + "".join(f"{name:>22}" for name in benches))
     for group in groups:
-        print(f"{group:22}" + "".join(f"{result['recipes'][name]['percent'].get(group, 0):>16.1f}" for name in benches))
+        print(f"{group:22}" + "".join(f"{result['recipes'][name]['percent'].get(group, 0):>22.1f}" for name in benches))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
