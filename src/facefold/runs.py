@@ -3,6 +3,7 @@
     runs/<recipe>/fold_<k>/   weights.safetensors  history.csv  oof.csv  test.csv
                               features_oof.npy  features_test.npy  run.json
     runs/<recipe>/oof.csv     the folds' OOF joined: each train id exactly once
+    runs/label_issues.csv     the labels that are likely wrong by them, see review/label_issues.py
 
 A recipe that learned from corrected labels has a folder of its own, runs/<recipe>+corrected/, so that before and after
 stand side by side; its run.json holds the corrections. A run's name is its folder's: lite0, lite0+corrected.
@@ -105,6 +106,10 @@ def joined_oof(root: Path, recipe: str) -> Path:
     return root / "runs" / recipe / "oof.csv"
 
 
+def label_issues(root: Path) -> Path:
+    return root / "runs" / "label_issues.csv"
+
+
 def finished(root: Path, identity: Identity, fold: int) -> bool:
     """Whether this fold is done and whole. A fold of another identity, or a damaged one, is an `InputError`."""
     directory = fold_dir(root, identity.name, fold)
@@ -133,8 +138,9 @@ def load(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_
     """Join a recipe's folds by id.
 
     `identity` (its seed and corrections are taken from the run itself) is what the run must agree with; None takes whatever
-    the runs agree on among themselves. Corrections are expected in a folder with their suffix and in no other. Raises `InputError` naming the recipe when folds are missing, stale,
-    damaged, of different seeds, or when their ids are not those of folds/ and test.csv.
+    the runs agree on among themselves. Raises `InputError` naming the recipe when folds are missing, stale, damaged, of different
+    seeds, when their ids are not those of folds/ and test.csv, or when corrections are in a folder without their suffix or not
+    in one with it.
     """
     runs, oof, test = [], [], {}
     missing = [str(k) for k in range(folds.k) if not sealed(root, recipe, k)]

@@ -36,7 +36,7 @@ class Corrections:
         return files.sha256_text(json.dumps(self.actions, sort_keys=True)) if self.actions else ""
 
     def labels(self, ids: list[str], labels: np.ndarray) -> np.ndarray:
-        """Corrected labels int64 (n,) of the rows with ids (n,) and given labels (n,) of 0 and 1; DROPPED where a row is left out."""
+        """Corrected labels int64 (n,) of rows with ids (n,) and given labels (n,) of 0 and 1; DROPPED where a row is left out."""
         action = np.array([self.actions.get(id, "keep") for id in ids], dtype=object)
         return np.where(action == "drop", DROPPED, np.where(action == "flip", 1 - labels, labels)).astype(np.int64)
 
@@ -70,7 +70,7 @@ def read(path: Path, folds: Folds) -> Corrections:
     findings.raise_any("the corrections cannot be used:", _WAY_OUT)
     made = Corrections({id: action for id, action in actions.items() if action != "keep"})
     if not made.actions:
-        raise InputError(f"{path}: every action is keep: it changes nothing. Set some to drop or flip, or leave --corrections out.")
+        raise InputError(f"{path}: every action is keep; set some to drop or flip, or leave --corrections out")
     for k in range(folds.k):
         if made.apply(folds.train(k))["label"].nunique() < 2:
             raise InputError(f"{path} leaves fold {k} training rows of one label only; keep more rows")
@@ -80,6 +80,8 @@ def read(path: Path, folds: Folds) -> Corrections:
 def write(path: Path, table: pd.DataFrame, force: bool) -> None:
     """Write id,action. A file with other content, which a person may have edited, is an `InputError` unless `force`."""
     text = table[["id", "action"]].to_csv(index=False, lineterminator="\n")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name a file")
     if path.exists() and not force and path.read_bytes() != text.encode("utf-8"):
         raise InputError(f"{path} is there and says something else: it was edited by hand, or made with other options. "
                          "Name another file, or replace it with --force.")
