@@ -79,10 +79,11 @@ def test_the_suspects_are_listed_and_shown(root):
     assert list(table.columns) == ["id", "label", "prob", "kind", "rank", "suggested", "confidence", "group"]
     conflicts, confident = table[table["kind"] == "conflict"], table[table["kind"] == "confident"]
     assert set(conflicts["id"]) >= {"1", "2"} and set(confident["id"]) == set(ODD) - set(conflicts["id"])
-    assert table["rank"].tolist() == list(range(1, len(table) + 1)) and table["kind"].tolist() == sorted(table["kind"], reverse=True) or True
-    mean = np.mean([pd.read_csv(runs.fold_dir(root, name, k) / "oof.csv", dtype={"id": str}).set_index("id")["prob"].get("50", np.nan)
-                    for name in ("lite0", "cnn5") for k in range(3) if "50" in folds.load(root).valid(k)["id"].tolist()])
-    assert table.set_index("id")["prob"]["50"] == pytest.approx(mean, abs=1e-8)
+    assert table["rank"].tolist() == list(range(1, len(table) + 1))
+    assert table["kind"].tolist() == ["conflict"] * len(conflicts) + ["confident"] * len(confident)
+    fold = folds.load(root).table.set_index("id")["fold"]["50"]
+    two = [runs.read_predictions(runs.fold_dir(root, name, fold) / "oof.csv").set_index("id")["prob"]["50"] for name in ("lite0", "cnn5")]
+    assert table.set_index("id")["prob"]["50"] == pytest.approx(sum(two) / 2, abs=1e-8)
     assert got.stdout.splitlines()[0] == (f"{len(table)} of 240 labels to look at: {len(conflicts)} in groups that hold both labels, "
                                           f"{len(confident)} by confident learning on cnn5, lite0")
     page = (root / "label_issues.html").read_text()
@@ -92,3 +93,133 @@ def test_the_suspects_are_listed_and_shown(root):
     whole = (root / "runs" / "label_issues.csv").read_bytes(), page
     assert run("clean", root, "--recipes", "lite0,cnn5").returncode == 0
     assert ((root / "runs" / "label_issues.csv").read_bytes(), (root / "label_issues.html").read_text()) == whole
+
+
+def test_corrections_are_written_for_a_person_to_edit(root):
+    path = root / "corrections.csv"
+    got = run("clean", root, "--write-corrections", "corrections.csv", "--top", "8")
+    assert got.returncode == 0, got.stderr
+    first = suspects(root).head(8)
+    expected = ["keep" if row.suggested == row.label else "drop" for row in first.itertuples()]
+    assert path.read_text() == "id,action\n" + "".join(f"{id},{action}\n" for id, action in zip(first["id"], expected))
+    assert expected.count("keep") == expected[:sum(first["kind"] == "conflict")].count("keep") > 0
+    assert got.stdout.splitlines()[-1].endswith("`python src/train.py --recipe cnn5 --corrections corrections.csv`")
+
+    assert run("clean", root, "--write-corrections", "corrections.csv", "--top", "8").returncode == 0  # the same again is no conflict
+    path.write_text(path.read_text().replace("drop", "flip", 1))
+    edited = path.read_text()
+    assert refused("clean", root, "--write-corrections", path, "--top", 8) == (
+        f"{path} is there and says something else: it was edited by hand, or made with other options. "
+        "Name another file, or replace it with --force.")
+    assert path.read_text() == edited
+    assert run("clean", root, "--write-corrections", "corrections.csv", "--confidence", "0.95", "--action", "flip", "--force").returncode == 0
+    sure = suspects(root)
+    sure = sure[sure["confidence"] >= 0.95]
+    assert pd.read_csv(path, dtype=str)["id"].tolist() == sure["id"].tolist() and 0 < len(sure) < len(suspects(root))
+    assert "drop" not in path.read_text() and "flip" in path.read_text()
+
+
+def test_options_that_do_not_go_together(root):
+    assert refused("clean", root, "--top", 5) == "--top belongs to --write-corrections FILE"
+    assert refused("clean", root, "--action", "flip") == "--action belongs to --write-corrections FILE"
+    path = root / "new.csv"
+    assert refused("clean", root, "--write-corrections", path) == (
+        "--write-corrections: say how many with --top N, or how sure with --confidence C")
+    assert refused("clean", root, "--write-corrections", path, "--top", 0) == "--top 0: at least 1"
+    assert refused("clean", root, "--write-corrections", path, "--confidence", 95) == "--confidence 95.0: a probability, 0 to 1"
+    assert refused("clean", root, "--write-corrections", path, "--confidence", 1) == (
+        f"no suspect is of confidence 1 or more; {path} was not written")
+    assert refused("clean", root, "--write-corrections", root, "--top", 5) == f"{root} is a folder; name a file"
+    assert not path.exists()
+    shutil.rmtree(root / "runs")
+    assert refused("clean", root) == "there are no runs to judge labels by. Run `python src/train.py --recipe NAME` first."
+
+
+def test_before_and_after_stand_in_one_leaderboard(root):
+    mended = Corrections({"50": "flip", "90": "drop", "140": "flip"})
+    fabricate(root, "lite0", 0.8, mended)
+    assert runs.names(root) == ["cnn5", "lite0", "lite0+corrected"]
+    got = run("blend", root, "--method", "mean")
+    assert got.returncode == 0, got.stderr
+    board = pd.read_csv(root / "submissions" / "leaderboard.csv").set_index("name")
+    labels = folds.load(root).table.set_index("id")["label"]
+    prob = pd.concat([runs.read_predictions(runs.fold_dir(root, "lite0+corrected", k) / "oof.csv") for k in range(3)])
+    right = (prob.set_index("id")["prob"] >= 0.5).astype(int).loc[labels.index] == labels
+    assert not right["50"] and not right["90"] and not right["140"]
+    assert board.loc["lite0+corrected", "accuracy"] == board.loc["lite0", "accuracy"] == pytest.approx(right.sum() / 240)
+    assert board.loc["lite0+corrected", "corrected_accuracy"] == pytest.approx((right.sum() + 2) / 239)
+    facts = files.read_json(root / "submissions" / "blend.json")["corrections"]
+    assert facts["hash"] == mended.hash and facts["changes"] == "1 dropped, 2 flipped" and facts["score"]["rows"] == 239
+    assert got.stdout.splitlines()[-1].endswith(f"by mean ({facts['score']['accuracy']:.4f} against the corrected labels)")
+    assert "by corrected labels" in got.stdout
+
+    done = run("report", root)
+    assert done.returncode == 0, done.stderr
+    page = (root / "report.html").read_text()
+    assert "Some recipes learned from corrected labels (1 dropped, 2 flipped)." in page
+    assert "<th class=\"number\">accuracy against corrected labels</th>" in page
+    assert "python src/train.py --recipe lite0 --seed 5 --corrections FILE\n" in page
+    assert "python src/train.py --recipe cnn5,lite0 --seed 5\n" in page
+
+    run("clean", root)
+    lead = (root / "label_issues.html").read_text().split("</h1>")[0]
+    assert lead.endswith("by confident learning on cnn5, lite0")  # judged by the models that learned from the given labels
+
+
+def test_runs_of_different_corrections_are_not_scored_together(root):
+    fabricate(root, "lite0", 0.8, Corrections({"50": "flip"}))
+    fabricate(root, "cnn5", 1.0, Corrections({"50": "drop"}))
+    assert refused("blend", root) == (
+        "cnn5+corrected, lite0+corrected learned from different corrections, so there are no corrected labels to score all by. "
+        "Train them with one --corrections FILE, or name the recipes to blend with --recipes.")
+    assert run("blend", root, "--recipes", "lite0,lite0+corrected", "--method", "mean").returncode == 0
+
+
+def test_corrections_reach_training_rows_and_no_held_out_one(root, monkeypatch):
+    train = importlib.import_module("train")
+    split = folds.load(root)
+    held, learned = split.valid(1), split.train(1)
+    mended = Corrections({held["id"][0]: "flip", held["id"][1]: "drop", learned["id"][0]: "flip", learned["id"][1]: "drop"})
+    seen = []
+
+    def fit(task, *_):
+        seen.append(task)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train.trainer, "fit", fit)
+    identity = runs.Identity("demo_cnn", recipe.load("demo_cnn").hash, split.hash, integrity.fingerprint(root), 0, mended.hash)
+    with pytest.raises(KeyboardInterrupt):
+        train.train_fold(train.Job(root, identity, mended, 1, None, 0), train.torch.device("cpu"), 0)
+    task = seen[0]
+    assert task.valid[["id", "label"]].reset_index(drop=True).equals(held)  # each row, each with its given label
+    labels = task.train.set_index("id")["label"]
+    assert labels.index.tolist() == [id for id in learned["id"] if id != learned["id"][1]]
+    changed = labels != learned.set_index("id")["label"].loc[labels.index]
+    assert changed[changed].index.tolist() == [learned["id"][0]]
+    assert task.checkpoint.parent == root / "runs" / "demo_cnn+corrected" / "fold_1" and task.identity["corrections"] == mended.hash
+
+
+def test_the_whole_job_with_corrections(tmp_path, monkeypatch):
+    drawn.draw(tmp_path, train=60, test=20, size=32)
+    path = tmp_path / "corrections.csv"
+    path.write_text("id,action\n3,flip\n2,drop\n9,keep\n")
+    done = run("run_all", tmp_path, "--recipes", "demo_cnn", "--folds", "2", "--corrections", "corrections.csv")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"demo_cnn\+corrected: OOF accuracy 0\.\d{4} on 60 rows against the given labels, 0\.\d{4} on 59 against the corrected "
+                     r"ones, runs/demo_cnn\+corrected/oof\.csv", done.stdout)
+    assert re.fullmatch(r"upload .*: nested accuracy .* \(0\.\d{4} against the corrected labels\)", done.stdout.splitlines()[-1])
+    assert files.read_json(tmp_path / "runs" / "demo_cnn+corrected" / "fold_0" / "run.json")["corrected"] == {"2": "drop", "3": "flip"}
+    assert runs.names(tmp_path) == ["demo_cnn+corrected"]
+
+    path.write_text("id,action\n2,drop\n3,flip\n")  # other lines that change the same: the run is done
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", "--root", str(tmp_path), "--recipe", "demo_cnn", "--corrections", str(path)])
+        patch.setattr("facefold.training.engine.run", lambda jobs, *_: jobs and pytest.fail("it was trained again"))
+        importlib.import_module("train").main()
+    path.write_text("id,action\n2,drop\n")
+    assert refused("train", tmp_path, "--recipe", "demo_cnn", "--corrections", path) == (
+        f"{tmp_path}/runs/demo_cnn+corrected/fold_0 is stale: it was made with other corrections. Move it away, or train over it with "
+        "`train.py --recipe demo_cnn --corrections FILE --force`.")
+    path.write_text("id,action\n2,dropped\n")
+    wrong = f"{path}, row 2: action 'dropped' is none of keep, drop, flip"
+    assert wrong in refused("run_all", tmp_path, "--recipes", "demo_cnn", "--corrections", path)

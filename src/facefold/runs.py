@@ -78,9 +78,9 @@ def names(root: Path) -> list[str]:
 
 def named(text: str) -> list[str]:
     """The names in a comma-separated list as a person writes it, each once; `InputError` for a recipe that does not exist."""
-    listed = dict.fromkeys(part.strip() for part in text.split(","))
-    recipes.load_all(",".join(name.removesuffix(CORRECTED) for name in listed))
-    return [name for name in listed if name]
+    listed = dict.fromkeys(part.strip() for part in text.split(",") if part.strip())
+    recipes.load_all(",".join(name.removesuffix(CORRECTED) for name in listed) or text)
+    return list(listed)
 
 
 def current(name: str, folds: Folds, images_hash: str) -> Identity:
@@ -169,6 +169,15 @@ def load(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_
                          f"(see weights in each run.json); train the odd ones again")
     joined = pd.concat(oof).reindex(folds.table["id"].tolist())
     return Member(recipe, joined, pd.DataFrame(test, index=pd.Index(test_ids, name="id")), runs)
+
+
+def shared_corrections(members: list[Member]) -> Corrections:
+    """What the members with corrected labels learned from, nothing where there are none. `InputError` where two differ."""
+    found = {member.recipe: corrections_of(member.runs[0]) for member in members if member.recipe.endswith(CORRECTED)}
+    if len({made.hash for made in found.values()}) > 1:
+        raise InputError(f"{', '.join(found)} learned from different corrections, so there are no corrected labels to score all by. "
+                         "Train them with one --corrections FILE, or name the recipes to blend with --recipes.")
+    return next(iter(found.values()), NONE)
 
 
 def join(root: Path, identity: Identity, folds: Folds, test_ids: list[str]) -> Member:
