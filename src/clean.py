@@ -6,7 +6,7 @@
     python src/train.py --recipe lite0 --corrections corrections.csv          train without them, then blend.py compares
 
 Suspects come by confident learning (Northcutt et al. 2021) on the mean OOF probability, and from groups of the same image
-in folds.csv that hold both labels: one side of these is wrong for certain, so they come first. With a weak model many
+in folds.csv that hold both labels: of the same picture one label is wrong, so they come first. With a weak model many
 suspects are hard pictures with right labels: look at label_issues.html before you change anything.
 
 Writes runs/label_issues.csv, the most suspicious first:
