@@ -199,15 +199,44 @@ def test_corrections_reach_training_rows_and_no_held_out_one(root, monkeypatch):
     assert task.checkpoint.parent == root / "runs" / "demo_cnn+corrected" / "fold_1" and task.identity["corrections"] == mended.hash
 
 
-def test_the_whole_job_with_corrections(tmp_path, monkeypatch):
+def test_the_whole_job_passes_corrections_on(root, monkeypatch, capsys):
+    run_all = importlib.import_module("run_all")
+    path = root / "corrections.csv"
+    path.write_text("id,action\n50,flip\n")
+    fabricate(root, "lite0", 0.8, Corrections({"50": "flip"}))
+    done = {}
+
+    def run_step(name, *options):
+        done[name] = [str(option) for option in options]
+        if name == "report":
+            raise SystemExit(0)
+        return 1.0
+
+    monkeypatch.setattr(run_all, "run_step", run_step)
+    for options, trained, blended in (((), [], "lite0,cnn5"), (("--corrections", str(path)), ["--corrections", str(path)], "lite0+corrected")):
+        names = "lite0" if options else "lite0,cnn5"
+        monkeypatch.setattr(sys, "argv", ["run_all.py", "--root", str(root), "--recipes", names, *options])
+        with pytest.raises(SystemExit):
+            run_all.main()
+        assert done["train"] == ["--root", str(root), "--recipe", names, "--seed", "0", "--device", "auto", *trained]
+        assert done["blend"] == ["--root", str(root), "--recipes", blended]
+    assert re.search(r"  lite0\+corrected +0 folds to go, nothing to do\n", capsys.readouterr().out)
+    path.write_text("id,action\n2,dropped\n")
+    assert f"{path}, row 2: action 'dropped' is none of keep, drop, flip" in refused("run_all", root, "--recipes", "lite0", "--corrections", path)
+
+
+def test_training_with_corrections(tmp_path, monkeypatch):
     drawn.draw(tmp_path, train=60, test=20, size=32)
+    contest = competition.load(tmp_path)
+    images = integrity.check(contest)
+    folds.write(tmp_path, folds.make(contest.train, folds.groups(images), 2, 0, files.sha256_file(tmp_path / "competition" / "train.csv")))
     path = tmp_path / "corrections.csv"
     path.write_text("id,action\n3,flip\n2,drop\n9,keep\n")
-    done = run("run_all", tmp_path, "--recipes", "demo_cnn", "--folds", "2", "--corrections", "corrections.csv")
+    done = run("train", tmp_path, "--recipe", "demo_cnn", "--corrections", "corrections.csv")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"demo_cnn\+corrected: OOF accuracy 0\.\d{4} on 60 rows against the given labels, 0\.\d{4} on 59 against the corrected "
-                     r"ones, runs/demo_cnn\+corrected/oof\.csv", done.stdout)
-    assert re.fullmatch(r"upload .*: nested accuracy .* \(0\.\d{4} against the corrected labels\)", done.stdout.splitlines()[-1])
+    assert re.fullmatch(r"demo_cnn\+corrected: OOF accuracy 0\.\d{4} on 60 rows against the given labels, 0\.\d{4} on 59 against the "
+                        r"corrected ones, runs/demo_cnn\+corrected/oof\.csv", done.stdout.splitlines()[-1])
+    assert len((tmp_path / "runs" / "demo_cnn+corrected" / "oof.csv").read_text().splitlines()) == 61
     assert files.read_json(tmp_path / "runs" / "demo_cnn+corrected" / "fold_0" / "run.json")["corrected"] == {"2": "drop", "3": "flip"}
     assert runs.names(tmp_path) == ["demo_cnn+corrected"]
 
@@ -220,6 +249,3 @@ def test_the_whole_job_with_corrections(tmp_path, monkeypatch):
     assert refused("train", tmp_path, "--recipe", "demo_cnn", "--corrections", path) == (
         f"{tmp_path}/runs/demo_cnn+corrected/fold_0 is stale: it was made with other corrections. Move it away, or train over it with "
         "`train.py --recipe demo_cnn --corrections FILE --force`.")
-    path.write_text("id,action\n2,dropped\n")
-    wrong = f"{path}, row 2: action 'dropped' is none of keep, drop, flip"
-    assert wrong in refused("run_all", tmp_path, "--recipes", "demo_cnn", "--corrections", path)
