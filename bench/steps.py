@@ -33,7 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from facefold.processes import ENVIRONMENT  # noqa: E402
 
-if not ENVIRONMENT.keys() <= os.environ.keys():  # they are read when a process starts, before this line
+if __name__ == "__main__" and not ENVIRONMENT.keys() <= os.environ.keys():  # they are read when a process starts, before this line
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ENVIRONMENT})
 
 import numpy as np  # noqa: E402

@@ -1,10 +1,11 @@
 from pathlib import Path
 
 from facefold import jobs, runs
+from facefold.data.corrections import NONE
 
 
 def fold(recipe: str, number: int) -> jobs.FoldJob:
-    return jobs.FoldJob(Path("root"), runs.Identity(recipe, "hash", "folds", "images", 0), number, None, 0)
+    return jobs.FoldJob(Path("root"), runs.Identity(recipe, "hash", "folds", "images", 0), NONE, number, None, 0)
 
 
 def test_a_recipe_with_frozen_stages_computes_their_views_before_its_folds():

@@ -15,18 +15,20 @@ import pandas as pd
 from facefold import files
 from facefold.combine import methods, nested, order
 from facefold.combine.members import OofMatrix, Rows
-from facefold.combine.scores import Paired, decide, paired, score, wilson
+from facefold.combine.scores import Paired, against_corrected, decide, paired, score, wilson
 from facefold.combine.second_pass import SecondPass, first_pass
 from facefold.combine.stacking import Stacked
 from facefold.data.competition import Competition, write_submission
+from facefold.data.corrections import NONE, Corrections
 from facefold.errors import InputError
 
 SEALED = ("submission.csv", "leaderboard.csv", "oof_blend.csv")
 _SCORES = ("accuracy", "low", "high", *(f"{name}{end}" for name in ("log_loss", "auc", "ece") for end in ("", "_low", "_high")))
 _GAIN = ("gain", "gain_low", "gain_high", "gain_p")
 _LEADERBOARD = {"name": str, "kind": str, **dict.fromkeys((*_SCORES, *_GAIN), float), "weights": str}
+_CORRECTED = dict.fromkeys(("corrected_accuracy", "corrected_low", "corrected_high"), float)
 _FACTS = {"picked", "why", "weights", "threshold", "threshold_gain", "notes", "second_pass", "order", "score", "picked_score",
-          "gain_over_best_single", "options", "members", "folds", "images_hash", "files"}
+          "corrections", "gain_over_best_single", "options", "members", "folds", "images_hash", "files"}
 _OOF = {"id": str, "label": "int64", "prob": float, "pred": "int64", "fold": "int64"}
 
 
@@ -35,7 +37,8 @@ class Outcome:
     """A blend. Every score in it is of rows that neither learned nor chose what predicted them.
 
     leaderboard: name, kind (recipe, method, procedure), the scores with their intervals, the paired gain in accuracy over
-    best_single with interval and p, weights; most accurate first.
+    best_single with interval and p, weights; most accurate first. Where members learned from corrected labels also accuracy
+    and interval against these; everything else is against the given labels.
     oof: id, label, prob, pred, fold of the whole procedure, choice of method and threshold included; facts: blend.json.
     submissions: id, label of the test rows by method, the picked one's at its threshold, the others' at 0.5.
     """
@@ -46,11 +49,13 @@ class Outcome:
     submissions: dict[str, pd.DataFrame]
 
 
-def make(matrix: OofMatrix, stacked: Stacked, method: str, rule: str | np.ndarray, use_order: bool = False) -> Outcome:
+def make(matrix: OofMatrix, stacked: Stacked, method: str, rule: str | np.ndarray, use_order: bool = False,
+         corrections: Corrections = NONE) -> Outcome:
     """Score every recipe and method, pick `method` (auto: the simplest unbeaten), fit on all rows, predict the test rows.
 
     `stacked` is what `stacking.stack` makes of the matrix, `rule` that of `methods.with_weights`. With `use_order` the
     picked method's predictions are read once more by the order of the ids (`order.py`), and score and submission are of that.
+    `corrections` are those that members learned from: they are scored by, nothing is learned from them here.
     Raises `InputError` where method and rule do not go together, or where the labels show no order to use.
     """
     candidates, blends = methods.candidates(method, rule), methods.with_weights(rule)
@@ -81,14 +86,17 @@ def make(matrix: OofMatrix, stacked: Stacked, method: str, rule: str | np.ndarra
             alike = nested.shifted(scores[picked], threshold)  # made like the test predictions, which `honest` is not quite
             test_prob["order"] = order.decode(read.picked, matrix.ids, matrix.labels, alike, matrix.test_ids, test_prob[picked])
             honest = read.honest
+    corrected = corrections.labels(matrix.ids, matrix.labels) if corrections.actions else None
     facts = {"picked": picked, "why": choice.why + _why_threshold(threshold, threshold_gain), "weights": weights[picked],
              "threshold": threshold, "threshold_gain": asdict(threshold_gain), "notes": notes,
              "second_pass": second_pass_report(scores["second_pass"], *data), "order": _order_facts(read, matrix),
+             "corrections": None if corrected is None else {"hash": corrections.hash, "changes": str(corrections),
+                                                            "score": against_corrected(honest, corrected)},
              "score": asdict(score(honest, matrix.labels)), "picked_score": asdict(score(scores[picked], matrix.labels)),
              "gain_over_best_single": asdict(paired(honest, scores["best_single"], matrix.labels))}
     submissions = {name: pd.DataFrame({"id": matrix.test_ids, "label": decide(prob)}) for name, prob in test_prob.items()}
     oof = pd.DataFrame({"id": matrix.ids, "label": matrix.labels, "prob": honest, "pred": decide(honest), "fold": matrix.fold})
-    return Outcome(_leaderboard(board, matrix.labels, scores["best_single"]), oof, facts, submissions)
+    return Outcome(_leaderboard(board, matrix.labels, scores["best_single"], corrected), oof, facts, submissions)
 
 
 def second_pass_report(after: np.ndarray, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> dict:
@@ -144,7 +152,8 @@ def load(root: Path) -> Outcome:
         if not (directory / name).exists() or files.sha256_file(directory / name) != facts.get("files", {}).get(name):
             raise InputError(f"{directory / name} is missing or not what the blend wrote (checksum differs). "
                              "Run `python src/blend.py` again.")
-    leaderboard = files.read_csv(directory / "leaderboard.csv", _LEADERBOARD)
+    columns = _LEADERBOARD | (_CORRECTED if facts["corrections"] else {})
+    leaderboard = files.read_csv(directory / "leaderboard.csv", columns)
     return Outcome(leaderboard, files.read_csv(directory / "oof_blend.csv", _OOF), facts, {})
 
 
@@ -152,7 +161,9 @@ def headline(facts: dict) -> str:
     """The honest score in words: `nested accuracy 0.9345 [0.931, 0.938] by mean`."""
     got = facts["score"]
     by_order = f", read by the order of the ids ({facts['order']['decoder']})" if announcement(facts) else ""
-    return f"nested accuracy {got['accuracy']:.4f} [{got['low']:.3f}, {got['high']:.3f}] by {facts['picked']}{by_order}"
+    mended = facts["corrections"]
+    beside = f"{by_order} ({mended['score']['accuracy']:.4f} against the corrected labels)" if mended else by_order
+    return f"nested accuracy {got['accuracy']:.4f} [{got['low']:.3f}, {got['high']:.3f}] by {facts['picked']}{beside}"
 
 
 def announcement(facts: dict) -> str:
@@ -178,12 +189,15 @@ def _why_threshold(threshold: float, gain: Paired) -> str:
     return f" It decides for label 1 from {threshold:g} on, which gains {100 * gain.gain:.2f} points over 0.5 (p = {gain.p:.2g})."
 
 
-def _leaderboard(board: list[tuple[str, str, np.ndarray, dict]], labels: np.ndarray, reference: np.ndarray) -> pd.DataFrame:
+def _leaderboard(board: list[tuple[str, str, np.ndarray, dict]], labels: np.ndarray, reference: np.ndarray,
+                 corrected: np.ndarray | None) -> pd.DataFrame:
     table = []
     for name, kind, prob, weights in board:
         scores, gain = score(prob, labels), paired(prob, reference, labels)
         shown = ",".join(f"{member}={weight:.4g}" for member, weight in weights.items())
         table.append((name, kind, *(getattr(scores, column) for column in _SCORES),
                       gain.gain, gain.low, gain.high, gain.p, shown))
+        if corrected is not None:
+            table[-1] += tuple(against_corrected(prob, corrected)[part] for part in ("accuracy", "low", "high"))
     table.sort(key=lambda row: (-row[2], round(row[2 + _SCORES.index("log_loss")], 9)))
-    return pd.DataFrame(table, columns=list(_LEADERBOARD))
+    return pd.DataFrame(table, columns=[*_LEADERBOARD, *([] if corrected is None else _CORRECTED)])
