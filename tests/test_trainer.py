@@ -199,7 +199,8 @@ def test_epochs_are_permutations_in_batches_that_differ_and_repeat_by_seed():
 def test_rows_find_their_pixels_and_labels_by_id():
     cache, labels = images("a", 6)
     table = pd.DataFrame({"id": ["a4", "a1"], "label": [0, 1]})
-    pixels, label = loader.TrainSet(table, cache, loader.Augmented(loader.Pixels(cache, CPU), recipes.parse("r", {**TINY, "augment": "none"}, "r.toml"), 0))[0, np.array([1, 0])]
+    unchanged = loader.Augmented(loader.Pixels(cache, CPU), recipes.parse("r", {**TINY, "augment": "none"}, "r.toml"), 0)
+    pixels, label = loader.TrainSet(table, cache, unchanged)[0, np.array([1, 0])]
     assert np.array_equal(pixels.numpy(), cache.pixels[[1, 4]]) and label.tolist() == [1, 0] and labels[1] == 1
 
 

@@ -71,15 +71,16 @@ def work(job: ViewJob | FoldJob, device: torch.device, slot: int) -> None:
     job.work(device, slot)
 
 
-def _task(root: Path, identity: runs.Identity, fold: int, weights_dir: Path | None, corrections: Corrections = NONE) -> trainer.FoldTask:
+def _task(root: Path, identity: runs.Identity, fold: int, weights_dir: Path | None,
+          corrections: Corrections = NONE) -> trainer.FoldTask:
     contest, split = competition.load(root), folds.load(root)
     recipe = recipes.load(identity.recipe)
     table = split.table[["id", "label", "group"]]
     held_out = split.table["fold"] == fold
     return trainer.FoldTask(
-        recipe, fold, identity.seed, corrections.apply(table[~held_out]), table[held_out], cache.open_cache(contest, "train", recipe.size),
-        cache.open_cache(contest, "test", recipe.size), runs.fold_dir(root, identity.name, fold) / runs.CHECKPOINT, asdict(identity),
-        root / "cache", weights_dir)
+        recipe, fold, identity.seed, corrections.apply(table[~held_out]), table[held_out],
+        cache.open_cache(contest, "train", recipe.size), cache.open_cache(contest, "test", recipe.size),
+        runs.fold_dir(root, identity.name, fold) / runs.CHECKPOINT, asdict(identity), root / "cache", weights_dir)
 
 
 def plan(folds_to_train: list[FoldJob], parts: int) -> tuple[list[ViewJob | FoldJob], dict[FoldJob, list[ViewJob]]]:
@@ -89,8 +90,8 @@ def plan(folds_to_train: list[FoldJob], parts: int) -> tuple[list[ViewJob | Fold
     for name in dict.fromkeys(job.identity.name for job in folds_to_train):
         mine = [job for job in folds_to_train if job.identity.name == name]
         first = mine[0]
-        frozen_stages = recipes.load(first.identity.recipe).freeze_stages > 0
-        views = [ViewJob(first.root, first.identity, first.weights_dir, part, parts) for part in range(parts if frozen_stages else 0)]
+        shares = parts if recipes.load(first.identity.recipe).freeze_stages else 0
+        views = [ViewJob(first.root, first.identity, first.weights_dir, part, parts) for part in range(shares)]
         jobs += [*views, *mine]
         after |= {job: views for job in mine}
     return jobs, after

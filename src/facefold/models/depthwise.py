@@ -1,8 +1,9 @@
 """Depthwise convolutions whose gradients the CPU computes quickly in bfloat16.
 
-oneDNN (with torch 2.15) has a vectorised weight gradient for 3 x 3 depthwise kernels only: larger ones, half of EfficientNet's, fall
-back to a loop that takes 40 to 120 times their forward pass. Here the taps of a larger kernel are covered by 3 x 3 tiles, each the weight
-gradient of a 3 x 3 convolution of the shifted input: the same sums. The data gradient of strided ones is slow as well; these stay in float32.
+oneDNN (with torch 2.15) has a vectorised weight gradient for 3 x 3 depthwise kernels only: larger ones, half of
+EfficientNet's, fall back to a loop that takes 40 to 120 times their forward pass. Here the taps of a larger kernel are covered
+by 3 x 3 tiles, each the weight gradient of a 3 x 3 convolution of the shifted input: the same sums. The data gradient of
+strided ones is slow as well; these stay in float32.
 """
 
 import torch
@@ -32,7 +33,8 @@ class _Depthwise(torch.autograd.Function):
 
 
 def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-    """The gradient (C, 1, kh, kw) of a depthwise convolution's weight from that of its output (N, C, oh, ow) and its input (N, C, h, w)."""
+    """The gradient (C, 1, kh, kw) of a depthwise convolution's weight, from that of its output (N, C, oh, ow) and from its input
+    (N, C, h, w)."""
     if max(weight.shape[2:]) <= TILE:
         return _gradients(grad, x, weight, stride, padding, [False, True, False])[1]
     c = x.shape[1]
@@ -88,5 +90,7 @@ def replace(model: nn.Module) -> None:
 
 
 def _gains(conv: nn.Conv2d) -> bool:
-    return (conv.groups == conv.in_channels == conv.out_channels > 1 and conv.dilation == (1, 1) and conv.bias is None
-            and (min(conv.kernel_size) > TILE or conv.stride != (1, 1) and min(conv.kernel_size) == TILE) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str))
+    depthwise = conv.groups == conv.in_channels == conv.out_channels > 1
+    slow = min(conv.kernel_size) > TILE or (min(conv.kernel_size) == TILE and conv.stride != (1, 1))
+    plain = conv.dilation == (1, 1) and conv.bias is None and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    return depthwise and slow and plain

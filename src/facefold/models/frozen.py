@@ -31,8 +31,8 @@ Augmented = Callable[[int, np.ndarray], torch.Tensor]
 def folder(cache: Path, recipe: Recipe, seed: int, images_hash: str, source: dict, fmt: Precision, device: torch.device) -> Path:
     """Where the activations lie. `source` is where the weights came from, as `zoo.build` says."""
     sizes = [recipe.size_in(epoch) for epoch in range(recipe.epochs)]
-    settings = (recipe.backbone, recipe.freeze_stages, recipe.size, sizes if recipe.start_size else 0, recipe.augment, recipe.augmenter, seed, images_hash, source, fmt.name, device.type,
-                torch.__version__)
+    settings = (recipe.backbone, recipe.freeze_stages, recipe.size, sizes if recipe.start_size else 0, recipe.augment,
+                recipe.augmenter, seed, images_hash, source, fmt.name, device.type, torch.__version__)
     return cache / "frozen" / recipe.name / files.sha256_text(json.dumps(settings, sort_keys=True))[:16]
 
 

@@ -33,7 +33,8 @@ class Recipe:
     width: int = 32                     # channels of the first block, cnn5 only
 
     augment: str = "standard"           # a policy of data/policies.py: none | light | standard
-    augmenter: str = "albumentations"   # albumentations (image by image, on a GPU in loader processes) | batch (a batch at a time, where the net is)
+    augmenter: str = "albumentations"   # albumentations (image by image; for a GPU in loader processes) | batch (whole batches, where the
+                                        # net is)
     batch: int = 32
     epochs: int = 4
     optimizer: str = "adamw"            # adamw | sgd (timm's: with Nesterov momentum)
@@ -70,7 +71,8 @@ class Recipe:
 
 
 _CHOICES = {
-    "augment": tuple(sorted(POLICIES)), "augmenter": ("albumentations", "batch"), "optimizer": ("adamw", "sgd"), "schedule": ("cosine", "plateau"),
+    "augment": tuple(sorted(POLICIES)), "augmenter": ("albumentations", "batch"), "optimizer": ("adamw", "sgd"),
+    "schedule": ("cosine", "plateau"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
     "layout": ("auto", "channels_last", "channels_first"), "tta": ("flip", "none"),
 }
@@ -144,7 +146,8 @@ def _contradictions(recipe: Recipe, settings: dict) -> list[str]:
          "cnn5 has no pretrained weights, no drop_path and no stages to freeze"),
         (not own_cnn and "width" in settings, "width belongs to cnn5 only"),
         (recipe.freeze_stages > 0 and recipe.weights == "none", "freezing stages that were never trained"),
-        (recipe.start_size > 0 and (own_cnn or recipe.start_size >= recipe.size), "start_size is below size, and not for cnn5, whose dense layer has one size"),
+        (recipe.start_size > 0 and (own_cnn or recipe.start_size >= recipe.size),
+         "start_size is below size, and not for cnn5, whose dense layer has one size"),
         (recipe.start_size > 0 and recipe.epochs == 1, "start_size needs a second epoch to grow in"),
         (recipe.start_size > 0 and 0 < recipe.views < recipe.epochs, "views in turn have one size: leave start_size or views out"),
         (recipe.views > 0 and recipe.freeze_stages == 0, "views belongs to freeze_stages: only the activations of frozen stages are kept"),

@@ -109,7 +109,8 @@ def build(recipe: Recipe, weights_dir: Path | None = None, trained: bool = True)
     config, width = backbone.pretrained_cfg, _width(backbone, recipe.size)
     if recipe.start_size:
         _width(backbone, recipe.start_size)  # raises where the backbone takes one size only
-    return Net(backbone, width, recipe.dropout, config.get("mean", IMAGENET[0]), config.get("std", IMAGENET[1]), _detached(backbone, recipe)), source
+    mean, std = config.get("mean", IMAGENET[0]), config.get("std", IMAGENET[1])
+    return Net(backbone, width, recipe.dropout, mean, std, _detached(backbone, recipe)), source
 
 
 def _width(backbone: nn.Module, size: int) -> int:

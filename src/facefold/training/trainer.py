@@ -181,7 +181,8 @@ class _Schedule:
             self._plateau.step(monitor_loss)
 
 
-def prepare(recipe: Recipe, device: torch.device, weights_dir: Path | None, trained: bool) -> tuple[zoo.Net, dict, precision.Precision]:
+def prepare(recipe: Recipe, device: torch.device, weights_dir: Path | None,
+            trained: bool) -> tuple[zoo.Net, dict, precision.Precision]:
     """The recipe's network on `device` in the format and layout it trains in, and where its weights came from (`zoo.build`)."""
     net, source = zoo.build(recipe, weights_dir, trained)
     fmt = precision.choose(recipe, net, device)
@@ -190,7 +191,8 @@ def prepare(recipe: Recipe, device: torch.device, weights_dir: Path | None, trai
     return net.to(device).lay_out(fmt.channels_last), source, fmt
 
 
-def activations(task: FoldTask, net: zoo.Net, source: dict, fmt: precision.Precision, pixels: loader.Pixels) -> dict[str, frozen.Activations]:
+def activations(task: FoldTask, net: zoo.Net, source: dict, fmt: precision.Precision,
+                pixels: loader.Pixels) -> dict[str, frozen.Activations]:
     """What the frozen part of `net` makes of the images, by split (train, test), a view computed when first asked for; none where
     nothing is frozen. pixels: the train images."""
     if not net.frozen:
@@ -284,7 +286,8 @@ def _stopped_early(recipe: Recipe, history: list[dict]) -> bool:
     return len(losses) - 1 - int(np.argmin(losses)) >= recipe.early_stopping
 
 
-def _score(net: nn.Module, view: loader.Show, images: ImageCache, rows: pd.DataFrame, fmt: precision.Precision) -> tuple[float, float]:
+def _score(net: nn.Module, view: loader.Show, images: ImageCache, rows: pd.DataFrame,
+           fmt: precision.Precision) -> tuple[float, float]:
     """Log loss and accuracy of `rows` (id, label) in one view: for the curves and the schedule, half the cost of TTA."""
     logits, _ = predict(inference.Form(net.eval(), fmt, "", 0.0), [view], images.rows(rows["id"].tolist()))
     return _loss_and_accuracy(logits, rows)
