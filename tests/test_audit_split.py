@@ -1,9 +1,13 @@
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import cv2
 import pandas as pd
 import pytest
 
@@ -58,14 +62,31 @@ def test_without_data_audit_says_how_to_get_some(tmp_path):
 def test_split_writes_folds_once(drawn):
     root = drawn[0]
     said = run("split", root, "--folds", "3")
-    assert said.startswith(f"3 folds, seed 0, written to {root / 'folds'}\nfold 0     200 rows to validate  share of label 1: 0.")
-    assert run("split", root, "--folds", "3").startswith("3 folds, seed 0, already in")
+    assert said.startswith(f"3 folds, seed 0, written to {root / 'folds'}\n"
+                           "6 rows stand in 3 groups of near-duplicates; these folds divide 0 of the groups\n"
+                           "fold 0     200 rows to validate  share of label 1: 0.")
+    assert run("split", root).startswith("3 folds, seed 0, already in")
     (root / "runs" / "cnn5" / "fold_0").mkdir(parents=True)
     before = (root / "folds" / "folds.csv").read_bytes()
     assert "runs depend on them (cnn5)" in run("split", root, "--seed", "1", code=2)
     assert (root / "folds" / "folds.csv").read_bytes() == before
     run("split", root, "--seed", "1", "--force")
     assert len(list((root / "folds").iterdir())) == 8  # 3 folds, as there were
+
+
+def test_folds_of_identical_bytes_divide_near_duplicates_and_stay_until_others_are_asked_for(drawn, tmp_path):
+    root = Path(shutil.copytree(drawn[0] / "competition", tmp_path / "root" / "competition")).parent
+    for id in range(101, 201):
+        picture = cv2.imread(str(root / "competition" / "train" / f"{id - 100}.jpg"))
+        cv2.imwrite(str(root / "competition" / "train" / f"{id}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 60])
+    said = run("split", root, "--groups", "bytes").splitlines()
+    assert re.fullmatch(r"20\d rows stand in 10\d groups of near-duplicates; these folds divide [6-9]\d of the groups", said[1])
+    (root / "runs" / "cnn5" / "fold_0").mkdir(parents=True)
+    assert run("split", root).splitlines() == [said[0].replace("written to", "already in"), *said[1:]]
+    said = run("split", root, "--groups", "near", "--force").splitlines()
+    assert said[1].endswith("these folds divide 0 of the groups")
+    method = json.loads((root / "folds" / "folds.json").read_text())["method"]
+    assert method.endswith("group: near-duplicate images")
 
 
 def test_usage_is_exit_2(tmp_path):

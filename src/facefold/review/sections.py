@@ -5,6 +5,7 @@ import pandas as pd
 
 from facefold.combine.outcome import Outcome
 from facefold.combine.scores import decide, wilson
+from facefold.data.folds import grouping
 from facefold.review import html, plots
 from facefold.runs import Member
 
@@ -109,7 +110,8 @@ def repeat(facts: dict) -> list[str]:
     """The commands and the hashes of everything that went in."""
     options, folds, recipes = facts["options"], facts["folds"], ",".join(facts["options"]["recipes"])
     seeds = ",".join(sorted({str(member["seed"]) for member in facts["members"]}))
-    commands = (f"python src/split.py --folds {folds['k']} --seed {folds['seed']}\n"
+    groups = grouping(folds["method"])
+    commands = (f"python src/split.py --folds {folds['k']} --seed {folds['seed']}" + (f" --groups {groups}\n" if groups else "\n") +
                 f"python src/train.py --recipe {recipes} --seed {seeds}\n"
                 f"python src/blend.py --recipes {recipes} --method {options['method']} --weights '{options['weights']}'"
                 + (" --use-order" if options["use_order"] else ""))
