@@ -21,19 +21,19 @@ def main() -> None:
     parser.add_argument("--folds", type=int, metavar="K", help="how many (default: as many as there are, else 5)")
     parser.add_argument("--seed", type=int, help="another seed deals other folds (default: that of the folds there are, else 0)")
     parser.add_argument("--groups", choices=tuple(folds.METHODS),
-                        help="what no fold divides: images of the same bytes, or near-duplicates (default: as in the folds there are, "
-                             "else near)")
+                        help="what no fold divides: images of the same bytes, or near-duplicates (default: as in the folds "
+                             "there are, else near)")
     parser.add_argument("--force", action="store_true", help="replace folds that runs depend on")
     args = parser.parse_args()
     found, images = integrity.load(args.root)
     try:
         old = folds.load(args.root)
         k, seed, grouping = old.k, old.seed, old.grouping
-    except InputError:  # none yet, or none that can be used: they are dealt anew, and `write` refuses where runs would lose theirs
+    except InputError:  # none yet, or none that can be used: dealt anew, and `write` refuses where runs would lose theirs
         old, k, seed, grouping = None, 5, 0, "near"
     k, seed = k if args.folds is None else args.folds, seed if args.seed is None else args.seed
     grouping = args.groups or grouping
-    near = folds.groups(duplicates.find(found), "group")
+    near = folds.groups(duplicates.find(found, images), "group")
     new = args.force or old is None or (k, seed, grouping) != (old.k, old.seed, old.grouping)
     if new:
         grouping = grouping or "near"

@@ -36,10 +36,19 @@ def test_audit_tells_what_is_there(drawn):
     assert "rows        600 train, 200 test\n" in said
     assert f"share of 1 is {labels.mean():.4f}\n" in said
     assert "images      width 64 / 64 / 64, height 64 / 64 / 64 pixels (min / median / max)\n" in said
-    assert "identical   3 groups inside train (6 rows), 1 of them with both labels;\n" in said
-    assert "            1 test images are also in train, 2 have a twin inside test\n" in said
+    for kind in ("identical", "near"):
+        assert (f"{kind:12}5 groups in all (10 images); 3 inside train (6 rows), 1 of them with both labels;\n"
+                "            1 test images are also in train, 2 have a twin inside test\n") in said
+    labels = pd.read_csv(root / "competition" / "train.csv", dtype=str).set_index("id")["label"]
+    assert f"            both labels: train/1 ({labels['1']}) and train/2 ({labels['2']})\n" in said
+    given = "1 label 1" if labels["3"] == "1" else "0 label 1"  # the twin of the last test row is the third train row
+    assert f"test images label 0, {given}, and contradict each other for 0;\n" in said
+    assert "            of 6 train images that have such twins, 4 have the label these give\n" in said
+    assert "cues        order of the ids  correlation " in said and "LEAK" not in said
+    assert "suspects    no image is far darker, brighter or emptier than the rest\n" in said
+    assert "to do       leaks tell nothing about new images; none is used unless you say so" in said
     assert "nothing breaks the contract" in said.splitlines()[-1]
-    assert len(said.splitlines()) < 12
+    assert len(said.splitlines()) < 25
 
 
 def test_audit_takes_a_zip_once(drawn, tmp_path):

@@ -47,6 +47,10 @@ def contest(root, train, test):
     return found
 
 
+def find(found):
+    return duplicates.find(found, integrity.check(found))
+
+
 def joined(table):
     """The groups of more than one image, each as its names in order."""
     names = table["split"] + "/" + table["id"]
@@ -58,13 +62,13 @@ def test_every_change_is_seen_through_and_nothing_else_is_joined(tmp_path):
     train = {f"a{n}": jpeg(scene(n)) for n in range(60)}
     test = {f"t{n}": change(scene(n)) for n, change in enumerate(CHANGES.values())}
     found = contest(tmp_path, train, test)
-    assert joined(duplicates.find(found)) == [[f"train/a{n}", f"test/t{n}"] for n in range(len(CHANGES))]
+    assert joined(find(found)) == [[f"train/a{n}", f"test/t{n}"] for n in range(len(CHANGES))]
 
 
 def test_a_group_is_named_by_its_first_image_and_closed_over_train_and_test(tmp_path):
     found = contest(tmp_path, {"9": jpeg(scene(0)), "1": jpeg(scene(1)), "5": jpeg(scene(0)[:, ::-1])},
                     {"3": jpeg(scene(2)), "2": jpeg(scene(0), 60), "4": jpeg(scene(2), 50)})
-    table = duplicates.find(found)
+    table = find(found)
     assert list(table.columns) == ["split", "id", "group"]
     assert (table["split"] + "/" + table["id"]).tolist() == ["train/9", "train/1", "train/5", "test/3", "test/2", "test/4"]
     assert table["group"].tolist() == ["train/9", "train/1", "train/9", "test/3", "train/9", "test/3"]
@@ -72,19 +76,18 @@ def test_a_group_is_named_by_its_first_image_and_closed_over_train_and_test(tmp_
 
 def test_pictures_without_features_are_joined_by_their_bytes_alone(tmp_path):
     flat = {name: jpeg(np.full((40, 40, 3), shade, np.uint8)) for name, shade in (("1", 90), ("2", 91), ("3", 90))}
-    assert joined(duplicates.find(contest(tmp_path, flat, {"7": jpeg(np.full((40, 40, 3), 90, np.uint8), 50)}))) == [["train/1", "train/3"]]
+    assert joined(find(contest(tmp_path, flat, {"7": jpeg(np.full((40, 40, 3), 90, np.uint8), 50)}))) == [["train/1", "train/3"]]
 
 
 def test_a_second_call_opens_nothing_and_a_changed_image_is_seen(tmp_path, monkeypatch):
     found = contest(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(1), 70)})
-    first = duplicates.find(found)
+    first = find(found)
     with monkeypatch.context() as patch:
         patch.setattr(images, "glance", lambda *_: pytest.fail("an image was opened"))
         patch.setattr(duplicates, "candidates", lambda *_: pytest.fail("pairs were looked for"))
-        assert duplicates.find(found).equals(first)
+        assert find(found).equals(first)
     found.image_path("test", "3").write_bytes(jpeg(scene(2), 70))
-    integrity.check(found)
-    assert joined(duplicates.find(found)) == [["train/2", "test/3"]]
+    assert joined(find(found)) == [["train/2", "test/3"]]
     kept = sorted(path.name for path in (tmp_path / "cache").iterdir())
     mark = integrity.fingerprint(tmp_path)[:12]
     assert kept == sorted(["images.csv", "images.json", f"duplicates_{duplicates.VERSION}_{mark}.csv",
@@ -100,20 +103,23 @@ def test_a_glance_is_taken_again_where_half_of_it_is_lost(tmp_path):
     assert np.array_equal(again.grey, grey) and again.headers.equals(headers)
     assert again.grey.shape == (3, glance.SIDE, glance.SIDE) and not again.grey.flags.writeable
     assert (headers["split"] + "/" + headers["id"]).tolist() == ["train/1", "train/2", "test/3"]
-    assert headers["tables"][0] == headers["tables"][2] != headers["tables"][1] and headers["coarseness"][1] > headers["coarseness"][0]
+    assert headers["tables"][0] == headers["tables"][2] != headers["tables"][1]
+    assert headers["coarseness"][1] > headers["coarseness"][0]
 
 
 def test_images_must_be_checked_first(tmp_path):
     found = contest(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(3))})
+    table = integrity.check(found)
     (tmp_path / "cache" / "images.csv").unlink()
     with pytest.raises(InputError, match=re.escape("the images were not checked yet. Run `python src/audit.py` first.")):
-        duplicates.find(found)
+        duplicates.find(found, table)
 
 
 def test_an_image_that_broke_since_the_check_is_named(tmp_path):
     found = contest(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(3))})
     found.image_path("train", "2").write_bytes(b"nothing")
-    with pytest.raises(InputError, match=re.escape("2.jpg cannot be decoded (UnidentifiedImageError). Run `python src/audit.py`")):
+    with pytest.raises(InputError, match=re.escape("2.jpg cannot be decoded (UnidentifiedImageError). Run `python src/audit.py`")
+                       ):
         glance.load(found)
     assert not list((tmp_path / "cache").glob("*glance*"))
 
@@ -150,7 +156,7 @@ def test_same_picture_by_its_whole_and_by_what_is_fine_in_it():
     base = cv2.resize(scene(0)[..., 0], (32, 32), interpolation=cv2.INTER_AREA)
     whole = cv2.GaussianBlur(base, (0, 0), 2)
     other = cv2.resize(scene(1)[..., 0], (32, 32), interpolation=cv2.INTER_AREA).astype(float)
-    elsewhere = np.clip(whole + 0.4 * (other - cv2.GaussianBlur(other, (0, 0), 2)), 0, 255).astype(np.uint8)  # the same, but for detail
+    elsewhere = np.clip(whole + 0.4 * (other - cv2.GaussianBlur(other, (0, 0), 2)), 0, 255).astype(np.uint8)  # other detail
     grey = np.stack([base, (base * 0.6 + 20).astype(np.uint8), base[:, ::-1], whole, elsewhere])
     zeros = np.zeros(4, dtype=np.int64)
     got = duplicates.same_picture(grey, zeros, np.arange(1, 5), np.array([0, 1, 0, 0]))
@@ -163,7 +169,7 @@ def test_cartoons_of_one_style_are_told_apart(tmp_path):
     found = competition.load(tmp_path)
     table = integrity.check(found)
     first = (table["split"] + "/" + table["id"]).groupby(table["sha256"]).transform("first")
-    assert (duplicates.find(found)["group"] == first).all() and first.nunique() == 395
+    assert (duplicates.find(found, table)["group"] == first).all() and first.nunique() == 395
 
 
 @pytest.mark.skipif(not (SHARED / "competition-mini.zip").exists(), reason="../shared, with the mini competition, is not here")

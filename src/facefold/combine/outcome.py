@@ -19,6 +19,7 @@ from facefold.combine.scores import Paired, decide, paired, score, wilson
 from facefold.combine.second_pass import SecondPass, first_pass
 from facefold.combine.stacking import Stacked
 from facefold.data.competition import Competition, write_submission
+from facefold.data.leaks import label_order
 from facefold.errors import InputError
 
 SEALED = ("submission.csv", "leaderboard.csv", "oof_blend.csv")
@@ -166,7 +167,7 @@ def announcement(facts: dict) -> str:
 def _order_facts(read: order.DecodeScores | None, matrix: OofMatrix) -> dict | None:
     if read is None:
         return None
-    evidence = order.label_order(matrix.ids, matrix.labels)
+    evidence = label_order(matrix.ids, matrix.labels)
     return {"decoder": read.picked, "why": read.why, "correlation": evidence.correlation, "chance": evidence.chance, "parts": read.parts,
             "scores": {name: asdict(got) for name, got in read.scores.items()},
             "gains": {name: asdict(gain) for name, gain in read.gains.items()}}

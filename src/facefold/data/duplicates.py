@@ -32,15 +32,14 @@ _BLOCK = 4096  # pictures or pairs at a time: bounds the memory
 _ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.int64)
 
 
-def find(competition: Competition) -> pd.DataFrame:
-    """Table split, id, group of all images, in the order of train.csv, then test.csv.
+def find(competition: Competition, images: pd.DataFrame) -> pd.DataFrame:
+    """Table split, id, group of all images, in the order of `images`, the table of `integrity.check`.
 
     group: `<split>/<id>` of the first image, in that order, of those that show the same picture; byte-identical ones always
-    do. Groups are the closure of pairs. The images must have been checked (`integrity.check`); a second call reads what is kept.
+    do. Groups are the closure of pairs. A second call reads what the first one kept.
     """
     path = competition.root / "cache" / f"duplicates_{VERSION}_{integrity.fingerprint(competition.root)[:12]}.csv"
     if not path.exists():
-        images = integrity.check(competition)
         names = images["split"] + "/" + images["id"]
         first = groups(glance.load(competition).grey, pd.factorize(images["sha256"])[0])
         for old in path.parent.glob("duplicates_*.csv"):

@@ -77,7 +77,8 @@ def divided(table: pd.DataFrame, groups: pd.Series) -> int:
 def make(train: pd.DataFrame, groups: pd.Series, k: int, seed: int, train_sha256: str, grouping: str = "bytes") -> Folds:
     """Deal the rows of `train` (id,label) to `k` folds: equal shares of the labels, a group never divided.
 
-    `groups` is indexed by id, `grouping` says what they are (a key of `METHODS`). Raises `InputError` when k < 2 or a fold would lack a class.
+    `groups` is indexed by id, `grouping` says what they are (a key of `METHODS`). Raises `InputError` when k < 2 or a fold
+    would lack a class.
     """
     if k < 2:
         raise InputError(f"{k} folds: at least 2 are needed, 5 are usual")

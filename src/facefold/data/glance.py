@@ -24,7 +24,7 @@ _COLUMNS = {"split": str, "id": str, **{field.name: field.type for field in fiel
 
 @dataclass(frozen=True)
 class Glance:
-    """headers: split, id and the columns of `images.Header`, (n rows); grey: uint8 (n, SIDE, SIDE), mapped read-only from disk."""
+    """headers: split, id and the columns of `images.Header`, n rows; grey: uint8 (n, SIDE, SIDE), mapped read-only from disk."""
 
     headers: pd.DataFrame
     grey: np.ndarray

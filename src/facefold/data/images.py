@@ -19,7 +19,8 @@ MIN_SIDE = 8
 
 _MODES = {"CMYK": "CMYK", "P": "palette", "1": "1 bit", "RGBA": "alpha", "LA": "alpha", "PA": "palette, alpha", "La": "alpha",
           "RGBa": "alpha", "I;16": "16 bit", "I;16B": "16 bit", "I": "32 bit", "F": "float"}
-_COLOUR = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2), (1, cv2.IMREAD_COLOR))
+_COLOUR = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2),
+           (1, cv2.IMREAD_COLOR))
 _GREY = ((8, cv2.IMREAD_REDUCED_GRAYSCALE_8), (4, cv2.IMREAD_REDUCED_GRAYSCALE_4), (2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
          (1, cv2.IMREAD_GRAYSCALE))
 
