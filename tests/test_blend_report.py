@@ -174,7 +174,7 @@ def test_report_refuses_what_does_not_belong_together(root):
 
 
 def with_twins(root: Path, pairs: int) -> None:
-    """Train images 2 * i and 2 * i + 1 of one label become the same picture, in other bytes, and test images show the first ones."""
+    """Pairs of train images of one label become the same picture, in other bytes, and test images show these."""
     contest = competition.load(root)
     for label in (0, 1):
         ids = contest.train.loc[contest.train["label"] == label, "id"].tolist()

@@ -108,7 +108,8 @@ def test_noise_is_no_leak(seed):
     assert not leaks.told("x", rng.normal(size=(300, 3)), rng.permutation([0, 1] * 150)).leaks
 
 
-@pytest.mark.parametrize("value, margin, leaking", [(0.59, 0.01, False), (0.61, 0.01, True), (0.61, 0.06, False), (0.3, 0.01, False)])
+@pytest.mark.parametrize("value, margin, leaking", [(0.59, 0.01, False), (0.61, 0.01, True), (0.61, 0.06, False),
+                                                    (0.3, 0.01, False)])
 def test_a_leak_is_large_and_beyond_chance(value, margin, leaking):
     assert Cue("x", "AUC", value, 0.5, margin).leaks == leaking
 
@@ -160,7 +161,8 @@ def test_the_page_of_a_cue():
 def test_strict_refuses_leaks_and_prints_the_page_all_the_same(copy):
     done = subprocess.run([sys.executable, SRC / "audit.py", "--root", copy, "--strict"], capture_output=True, text=True)
     assert done.returncode == 2 and "cues        order of the ids" in done.stdout
-    assert done.stderr == ("audit.py: --strict: something other than the picture gives labels away:\n  - 1 test images show a picture of train\n"
+    assert done.stderr == ("audit.py: --strict: something other than the picture gives labels away:\n"
+                           "  - 1 test images show a picture of train\n"
                            "Ask who made the competition for one without, or run the audit without --strict and know it.\n")
     twin = next(path for path in (copy / "competition" / "test").iterdir()
                 if path.read_bytes() == (copy / "competition" / "train" / "3.jpg").read_bytes())

@@ -15,7 +15,8 @@ from facefold.review import sections
 
 def table(train, test):
     """The groups of train ids 0.. and test ids t0.., one a row."""
-    rows = [("train", str(i), group) for i, group in enumerate(train)] + [("test", f"t{i}", group) for i, group in enumerate(test)]
+    rows = [("train", str(i), group) for i, group in enumerate(train)]
+    rows += [("test", f"t{i}", group) for i, group in enumerate(test)]
     return pd.DataFrame(rows, columns=["split", "id", "group"])
 
 

@@ -29,7 +29,7 @@ BLUR = 2.0  # pixels of the small picture: what is finer is detail
 FLAT = 4.0  # grey levels: a picture that varies by less has no features to compare
 _COLUMNS = {"split": str, "id": str, "group": str}
 _BLOCK = 4096  # pictures or pairs at a time: bounds the memory
-_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.int64)
+_ONES = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(axis=1, dtype=np.uint8)
 
 
 def find(competition: Competition, images: pd.DataFrame) -> pd.DataFrame:
@@ -93,26 +93,29 @@ def candidates(plain: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
     """
     rows = len(plain)
     hashes = np.concatenate([plain, mirrored])
-    bits = np.unpackbits(hashes, axis=1)
+    bits, words = np.unpackbits(hashes, axis=1), np.ascontiguousarray(hashes.view(np.uint16).T)
     found = [np.empty((0, 3), dtype=np.int64)]
     for dealt in (np.arange(BITS), np.arange(BITS).reshape(16, -1).T.ravel()):
-        packed = np.packbits(bits[:, dealt], axis=1)
+        packed = np.ascontiguousarray(np.packbits(bits[:, dealt], axis=1))
         for part in range(BITS // 16):
-            words = np.ascontiguousarray(np.roll(packed, -2 * part, axis=1)).view(">u8")
-            order = np.lexsort(words.T[::-1])
-            found.append(_neighbours(hashes, order, packed[order, 2 * part:2 * part + 2].copy().view(np.uint16)[:, 0], rows))
+            order = np.lexsort(np.ascontiguousarray(np.roll(packed, -2 * part, axis=1)).view(">u8").T[::-1])
+            found.append(_neighbours(words, order, packed.view(np.uint16)[order, part], rows))
     return np.unique(np.concatenate(found), axis=0)
 
 
-def _neighbours(hashes: np.ndarray, order: np.ndarray, part: np.ndarray, rows: int) -> np.ndarray:
-    """The pairs (as of `candidates`) of near hashes that stand near each other in `order` and share `part`."""
+def _neighbours(words: np.ndarray, order: np.ndarray, part: np.ndarray, rows: int) -> np.ndarray:
+    """The pairs (as of `candidates`) of near hashes that stand near each other in `order` and share `part`.
+
+    words: uint16 (BITS / 16, 2 * rows), the hashes; order: (2 * rows,) sorts them; part: uint16 (2 * rows,) in that order.
+    """
     found = [np.empty((0, 3), dtype=np.int64)]
     for step in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
         at = np.flatnonzero(part[step:] == part[:-step])
         if not len(at):
             break
         a, b = order[at], order[at + step]
-        near = (_ONES[hashes[a] ^ hashes[b]].sum(axis=1) <= FAR) & ((a < rows) | (b < rows)) & (a % rows != b % rows)
+        apart = sum(_ONES[word[a] ^ word[b]] for word in words)
+        near = (apart <= FAR) & ((a < rows) | (b < rows)) & (a % rows != b % rows)
         a, b = a[near], b[near]
         found.append(np.column_stack([np.minimum(a % rows, b % rows), np.maximum(a % rows, b % rows), (a >= rows) ^ (b >= rows)]))
     return np.concatenate(found)

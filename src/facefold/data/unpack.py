@@ -169,7 +169,8 @@ def _zip_members(archive: zipfile.ZipFile, shown: str) -> list[_Member]:
             raise InputError(f"{where} unpacks to {info.file_size:,} bytes from {info.compress_size:,}, {total:,} in all; "
                              "this looks like a zip bomb, nothing was unpacked")
         if path.name and not info.filename.endswith(("/", "\\")) and not any(_ignored(name) for name in path.parts):
-            members.append(_Member(f"{shown}/{path}", path, info.file_size, _zip_time(info), lambda info=info: archive.open(info)))
+            members.append(_Member(f"{shown}/{path}", path, info.file_size, _zip_time(info),
+                                   lambda info=info: archive.open(info)))
     return members
 
 
