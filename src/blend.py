@@ -25,6 +25,9 @@ twins, a leak as well: your choice, said on the first line, refused where there 
 `--method auto` takes the simplest that no other beats by a real margin on the same rows. The threshold is 0.5
 unless another one gains by such a margin.
 
+Runs that learned from corrected labels (train.py --corrections) are called lite0+corrected, and compared with lite0 in the
+same leaderboard: by the given labels, as everything is, and in columns of their own by the corrected ones.
+
 Every score is nested: what was learned or chosen on some folds is scored on the others, the choice of auto
 too. Only what you chose by hand (recipes, weights) is not accounted for.
 
@@ -40,10 +43,9 @@ import numpy as np
 import pandas as pd
 
 from facefold import runs, step
-from facefold.combine import members, methods, order, outcome, stacking, twins, weights
+from facefold.combine import members, methods, outcome, stacking, weights
 from facefold.data import competition, duplicates, folds, integrity
 from facefold.errors import InputError
-from facefold.models import recipe
 
 
 def main() -> None:
@@ -61,22 +63,15 @@ def main() -> None:
     groups = duplicates.find(contest, integrity.check(contest)) if args.use_twins else None
     images = integrity.fingerprint(root)
     test_ids = contest.test["id"].tolist()
-    chosen = recipe.load_all(args.recipes) if args.recipes else [recipe.load(name) for name in runs.names(root)]
-    identities = [runs.Identity(made.name, made.hash, dealt.hash, images, seed=0) for made in chosen]
-    loaded = [runs.load(root, identity, identity.recipe, dealt, test_ids) for identity in identities]
-    matrix = members.matrix(loaded, dealt, test_ids)
+    names = runs.named(args.recipes) if args.recipes else runs.names(root)
+    loaded = [runs.load(root, runs.current(name, dealt, images), name, dealt, test_ids) for name in names]
+    matrix, mended = members.matrix(loaded, dealt, test_ids), runs.shared_corrections(loaded)
 
     if len(matrix.names) == 1 and args.method not in ("auto", "best_single"):
         raise InputError(f"one recipe only ({matrix.names[0]}): --method {args.method} has nothing to combine. "
                          "Train another recipe, or leave --method out.")
-    said = []
-    if args.use_order:
-        evidence = order.require(matrix.ids, matrix.labels, test_ids)
-        said.append(order.announcement(evidence.correlation, evidence.chance))
-    if groups is not None:
-        said.append(twins.announcement(twins.require(groups, matrix.ids, matrix.labels, test_ids), len(test_ids)))
-    if said:
-        print(" ".join(said))
+    if line := outcome.leaks_asked_for(matrix, args.use_order, groups):
+        print(line)
     rule: str | np.ndarray = args.weights
     if rule not in ("auto", "equal", "accuracy"):
         rule, absent = weights.parse(args.weights, matrix.names)
@@ -85,7 +80,7 @@ def main() -> None:
         print("note: weights given by hand count as chosen beforehand; if these rows suggested them, the scores flatter")
     methods.candidates(args.method, rule)  # options that do not go together are refused before the features are read
     stacked = stacking.stack(matrix, partial(members.features, root, matrix.names))
-    made = outcome.make(matrix, stacked, args.method, rule, args.use_order, groups)
+    made = outcome.make(matrix, stacked, args.method, rule, args.use_order, mended, groups)
     origin = {"options": {"method": args.method, "weights": args.weights, "recipes": matrix.names,
                           "use_order": args.use_order, "use_twins": args.use_twins},
               "members": [members.describe(member) for member in sorted(loaded, key=lambda member: member.recipe)],
@@ -103,11 +98,16 @@ def main() -> None:
 
 def table(leaderboard: pd.DataFrame) -> str:
     """The leaderboard for a terminal."""
-    lines = [f"{'':16}{'':10} accuracy  95 % interval    log loss     auc     ece  gain over best single   weights"]
+    mended = "corrected_accuracy" in leaderboard
+    lines = [f"{'':16}{'':10} accuracy  95 % interval    log loss     auc     ece  gain over best single   "
+             f"{'by corrected labels   ' if mended else ''}weights"]
     for row in leaderboard.itertuples():
         lines.append(f"{row.name:16}{row.kind:10} {row.accuracy:8.4f}  [{row.low:.4f}, {row.high:.4f}]  {row.log_loss:7.4f} "
                      f"{row.auc:7.4f} {row.ece:7.4f}  {100 * row.gain:+.2f} [{100 * row.gain_low:+.2f}, "
-                     f"{100 * row.gain_high:+.2f}]  {row.weights}".rstrip())
+                     f"{100 * row.gain_high:+.2f}]  "
+                     + (f"{row.corrected_accuracy:.4f} [{row.corrected_low:.3f}, {row.corrected_high:.3f}]  " if mended else "")
+                     + row.weights)
+        lines[-1] = lines[-1].rstrip()
     return "\n".join(lines)
 
 

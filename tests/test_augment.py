@@ -1,7 +1,10 @@
+import albumentations as A
+import cv2
 import numpy as np
 import pytest
 
-from facefold.data.augment import POLICIES, Augment
+from facefold.data.augment import Augment
+from facefold.data.policies import POLICIES
 from facefold.errors import InputError
 from facefold.seeding import seed_of
 
@@ -29,6 +32,25 @@ def test_none_changes_nothing_and_the_others_keep_shape_and_type():
     for policy in POLICIES:
         changed = Augment(policy, 0)(image(), 0, "1")
         assert changed.shape == (32, 32, 3) and changed.dtype == np.uint8
+
+
+def test_policies_are_these_of_albumentations_to_the_bit():
+    light = [
+        A.HorizontalFlip(p=0.5),
+        A.Affine(scale=(0.92, 1.08), rotate=(-8, 8), translate_percent=(-0.04, 0.04), border_mode=cv2.BORDER_REFLECT_101, p=0.7),
+    ]
+    standard = [
+        A.HorizontalFlip(p=0.5),
+        A.Affine(scale=(0.85, 1.15), rotate=(-12, 12), translate_percent=(-0.06, 0.06), border_mode=cv2.BORDER_REFLECT_101, p=0.9),
+        A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.02, 0.02), p=0.7),
+        A.ToGray(p=0.1),
+        A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(0.1, 0.3), hole_width_range=(0.1, 0.3), p=0.25),
+    ]
+    for policy, transforms in {"none": [], "light": light, "standard": standard}.items():
+        augment, reference = Augment(policy, 5), A.Compose(transforms)
+        for row in range(40):
+            reference.set_random_seed(seed_of(5, "augment", 1, str(row)))
+            assert np.array_equal(augment(image(row), 1, str(row)), reference(image=image(row))["image"])
 
 
 def test_unknown_policy_lists_those_there_are():

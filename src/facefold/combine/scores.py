@@ -4,7 +4,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy.stats import binomtest, rankdata
+
+from facefold.data.corrections import DROPPED, Corrections
 
 Z95 = 1.959963984540054  # two-sided 95 %
 TINY = 1e-7  # predictions are written with 7 digits or more: nothing is surer than that
@@ -124,6 +127,29 @@ def score(prob: np.ndarray, labels: np.ndarray) -> Scores:
     loss, half = float(losses.mean()), Z95 * float(losses.std()) / math.sqrt(len(labels))
     return Scores(len(labels), correct / len(labels), *wilson(correct, len(labels)), loss, max(0.0, loss - half), loss + half,
                   *auc(prob, labels), calibration_error(prob, labels), *calibration_interval(prob, labels))
+
+
+def against_corrected(prob: np.ndarray, corrected: np.ndarray) -> dict:
+    """How prob (n,) does against corrected labels (n,) (`Corrections.labels`): rows (dropped ones are not counted), accuracy, low, high.
+
+    It flatters where predictions like these chose the corrections: a row that was flipped because the models disagreed with it
+    counts as right by construction.
+    """
+    counted = corrected != DROPPED
+    rows, correct = int(counted.sum()), int((decide(prob) == corrected)[counted].sum())
+    low, high = wilson(correct, rows)
+    return {"rows": rows, "accuracy": correct / rows, "low": low, "high": high}
+
+
+def accuracy_in_words(oof: pd.Series, table: pd.DataFrame, corrections: Corrections) -> str:
+    """`0.9391 on 18000 rows`, or both accuracies by name where there are corrections. oof: probabilities (n,) by id; table: id, label."""
+    ids, labels = table["id"].tolist(), table["label"].to_numpy()
+    prob = oof.loc[ids].to_numpy()
+    given = f"{(decide(prob) == labels).mean():.4f} on {len(labels)} rows"
+    if not corrections.actions:
+        return given
+    got = against_corrected(prob, corrections.labels(ids, labels))
+    return f"{given} against the given labels, {got['accuracy']:.4f} on {got['rows']} against the corrected ones"
 
 
 def paired(a: np.ndarray, b: np.ndarray, labels: np.ndarray) -> Paired:

@@ -1,4 +1,4 @@
-"""Augmentation policies (albumentations), drawn per row: the change of row `id` in epoch `e` depends on (seed, e, id) alone."""
+"""Augmentation of one image (albumentations): the change of row `id` in epoch `e` depends on (seed, e, id) alone."""
 
 import os
 
@@ -8,40 +8,31 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from facefold.errors import InputError
+from facefold.data import policies
 from facefold.seeding import seed_of
 
 cv2.setNumThreads(0)  # folds run side by side as one-thread processes; OpenCV's pool would fight them for the cores
 
 
-def _light() -> list[A.BasicTransform]:
-    return [
-        A.HorizontalFlip(p=0.5),
-        A.Affine(scale=(0.92, 1.08), rotate=(-8, 8), translate_percent=(-0.04, 0.04), border_mode=cv2.BORDER_REFLECT_101, p=0.7),
+def _transforms(policy: policies.Policy) -> list[A.BasicTransform]:
+    every = [
+        A.HorizontalFlip(p=policy.flip_p),
+        A.Affine(scale=policy.scale, rotate=policy.rotate, translate_percent=policy.translate, border_mode=cv2.BORDER_REFLECT_101,
+                 p=policy.affine_p),
+        A.ColorJitter(brightness=policy.brightness, contrast=policy.contrast, saturation=policy.saturation, hue=policy.hue,
+                      p=policy.jitter_p),
+        A.ToGray(p=policy.gray_p),
+        A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=policy.hole, hole_width_range=policy.hole, p=policy.hole_p),
     ]
-
-
-def _standard() -> list[A.BasicTransform]:
-    return [
-        A.HorizontalFlip(p=0.5),
-        A.Affine(scale=(0.85, 1.15), rotate=(-12, 12), translate_percent=(-0.06, 0.06), border_mode=cv2.BORDER_REFLECT_101, p=0.9),
-        A.ColorJitter(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.02, 0.02), p=0.7),
-        A.ToGray(p=0.1),
-        A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(0.1, 0.3), hole_width_range=(0.1, 0.3), p=0.25),
-    ]
-
-
-POLICIES = {"none": list, "light": _light, "standard": _standard}
+    return [transform for transform in every if transform.p]
 
 
 class Augment:
     """One policy: `augment(image, epoch, id)` maps uint8 (H, W, 3) to uint8 (H, W, 3)."""
 
     def __init__(self, policy: str, seed: int):
-        if policy not in POLICIES:
-            raise InputError(f"there is no augmentation policy '{policy}'; there are: {', '.join(sorted(POLICIES))}")
         self._seed = seed
-        self._transform = A.Compose(POLICIES[policy]())
+        self._transform = A.Compose(_transforms(policies.named(policy)))
 
     def __call__(self, image: np.ndarray, epoch: int, id: str) -> np.ndarray:
         self._transform.set_random_seed(seed_of(self._seed, "augment", epoch, id))

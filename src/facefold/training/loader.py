@@ -1,49 +1,135 @@
-"""Training rows as batches: cached pixels, augmented by (seed, epoch, id), in an order drawn from (seed, epoch)."""
+"""What a network is shown: cached pixels or the activations of its frozen part, augmented by (seed, epoch, id), in batches whose
+order is drawn from (seed, epoch)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.nn.functional import interpolate
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from facefold.data.augment import Augment
+from facefold.data.augment_batch import BatchAugment
 from facefold.data.cache import ImageCache
+from facefold.models.frozen import Activations
+from facefold.models.recipe import Recipe
 from facefold.seeding import seed_of
 
+Show = Callable[[np.ndarray], Tensor]
+HELD_CHUNK = 1024  # images sent to a GPU at a time when it is to hold them all
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """A permutation of the rows for each epoch. Yields (epoch, row): worker processes that live longer than an epoch learn it
-    from the index. Set `epoch` before iterating."""
 
-    def __init__(self, rows: int, seed: int):
+class Pixels:
+    """`pixels(rows)`: images uint8 (N, size, size, 3) of these rows of the cache, on `device`. A GPU holds all of them where they
+    take at most half of its free memory; else, and on the CPU, they are read from the cache batch by batch."""
+
+    def __init__(self, images: ImageCache, device: torch.device):
+        self.images, self.device = images, device
+        self.held = _held(images, device) if device.type == "cuda" and fits(images, device) else None
+
+    def __call__(self, rows: np.ndarray) -> Tensor:
+        if self.held is not None:
+            return self.held[sent(torch.from_numpy(rows), self.device)]
+        return sent(torch.from_numpy(self.images.pixels[rows]), self.device)
+
+
+def fits(images: ImageCache, device: torch.device) -> bool:
+    return images.pixels.nbytes <= torch.cuda.mem_get_info(device)[0] // 2
+
+
+def _held(images: ImageCache, device: torch.device) -> Tensor:
+    held = torch.empty(images.pixels.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(held), HELD_CHUNK):
+        held[start:start + HELD_CHUNK] = torch.from_numpy(np.array(images.pixels[start:start + HELD_CHUNK]))
+    return held
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`; to a GPU through pinned memory, without waiting for it."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and not tensor.is_cuda else tensor.to(device)
+
+
+class Augmented:
+    """`augmented(epoch, rows)`: pixels uint8 (N, side, side, 3) of these rows of the cache, each changed by (seed, epoch, id), in the
+    recipe's size for that epoch. `on_device`: whether they are made where `pixels` are, instead of on the CPU."""
+
+    def __init__(self, pixels: Pixels, recipe: Recipe, seed: int):
+        self._images, self._recipe = pixels.images, recipe
+        self.on_device = recipe.augmenter == "batch"
+        self._pixels = pixels if self.on_device else None
+        self._augment = BatchAugment(recipe.augment, seed) if self.on_device else Augment(recipe.augment, seed)
+
+    def __call__(self, epoch: int, rows: np.ndarray) -> Tensor:
+        side = self._recipe.size_in(epoch)
+        if self.on_device:
+            changed = self._augment(self._pixels(rows), epoch, [self._images.ids[row] for row in rows])
+            return changed if side == self._recipe.size else _shrunk(changed, side)
+        images = [self._augment(image, epoch, self._images.ids[row]) for image, row in zip(self._images.pixels[rows], rows)]
+        if side != self._recipe.size:
+            images = [cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in images]
+        return torch.from_numpy(np.stack(images))
+
+
+def _shrunk(pixels: Tensor, side: int) -> Tensor:
+    planes = interpolate(pixels.permute(0, 3, 1, 2).float(), (side, side), mode="area")
+    return planes.add_(0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def view(pixels: Pixels, activations: Activations | None, name: str) -> Show:
+    """What the network is shown of given rows in the view `plain` or `mirror`: uint8 (N, H, W, 3), or float16 (N, h, w, C)."""
+    if activations is not None:
+        values = activations.view(name)
+        return lambda rows: sent(torch.from_numpy(values[rows]), pixels.device)
+    return (lambda rows: pixels(rows).flip(2)) if name == "mirror" else pixels
+
+
+class EpochSampler(Sampler[tuple[int, np.ndarray]]):
+    """The batches of each epoch: a permutation of the rows, cut into equal batches, what is left over left out. Yields (epoch, rows):
+    worker processes that live longer than an epoch learn it from the index. Set `epoch` before iterating."""
+
+    def __init__(self, rows: int, batch: int, seed: int):
         self.epoch = 0
-        self._rows = rows
-        self._seed = seed
+        self._rows, self._batch, self._seed = rows, batch, seed
 
     def __len__(self) -> int:
-        return self._rows
+        return self._rows // self._batch
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         order = np.random.default_rng(seed_of(self._seed, self.epoch)).permutation(self._rows)
-        return ((self.epoch, int(row)) for row in order)
+        return ((self.epoch, order[step * self._batch:(step + 1) * self._batch]) for step in range(len(self)))
 
 
 class TrainSet(Dataset[tuple[Tensor, Tensor]]):
-    """`set[epoch, row]` is the augmented image uint8 (size, size, 3) and its label float32 ()."""
+    """`set[epoch, rows]` is what the network is shown of these rows of the table, augmented, and their labels float32 (N,)."""
 
-    def __init__(self, table: pd.DataFrame, images: ImageCache, augment: Augment):
-        self._ids = table["id"].tolist()
+    def __init__(self, table: pd.DataFrame, images: ImageCache, augmented: Augmented, activations: Activations | None = None):
         self._labels = torch.tensor(table["label"].to_numpy(), dtype=torch.float32)
-        self._images = images
-        self._places = images.rows(self._ids)
-        self._augment = augment
+        self._places = images.rows(table["id"].tolist())
+        self._augmented, self._activations = augmented, activations
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._places)
 
-    def __getitem__(self, index: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        epoch, row = index
-        image = np.array(self._images.pixels[self._places[row]])  # a copy: torch takes no array that is mapped read-only
-        return torch.from_numpy(np.ascontiguousarray(self._augment(image, epoch, self._ids[row]))), self._labels[row]
+    @property
+    def by_itself(self) -> bool:
+        """Whether the work of `__getitem__` is worth a process of its own: augmentation on the CPU."""
+        return self._activations is None and not self._augmented.on_device
+
+    def __getitem__(self, index: tuple[int, np.ndarray]) -> tuple[Tensor, Tensor]:
+        epoch, rows = index
+        places = self._places[rows]
+        if self._activations is not None:
+            return torch.from_numpy(self._activations.epoch(epoch)[places]), self._labels[rows]
+        return self._augmented(epoch, places), self._labels[rows]
+
+
+def batches(train: TrainSet, batch: int, seed: int, device: torch.device, workers: int) -> tuple[DataLoader, EpochSampler]:
+    """A loader over `train` in batches, and the sampler that must be told each epoch. workers: processes that augment (0: in this
+    one), where images are augmented one by one."""
+    sampler = EpochSampler(len(train), batch, seed)
+    workers = workers if train.by_itself else 0
+    return DataLoader(train, batch_size=None, sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
+                      multiprocessing_context="spawn" if workers else None, pin_memory=device.type == "cuda" and workers > 0), sampler

@@ -22,25 +22,24 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from facefold.data.augment import Augment
 from facefold.data.cache import ImageCache
 from facefold.errors import InputError
-from facefold.models import precision, zoo
+from facefold.models import depthwise, frozen, inference, precision, zoo
 from facefold.models.recipe import Recipe
 from facefold.seeding import seed_of
-from facefold.training import checkpoint
-from facefold.training.loader import EpochSampler, TrainSet
+from facefold.training import checkpoint, loader
 
 PREDICT_BATCH = 128
+CHECKED = 128  # rows on which a fast form of inference is compared with float32
 _RECORDED = ("torch", "timm", "numpy", "albumentations", "opencv-python-headless", "scikit-learn")
 
 
 @dataclass(frozen=True)
 class FoldTask:
-    """What one fold trains on. train: id, label, group; valid: id, label; test: the ids to predict; seed and fold name the draws."""
+    """What one fold trains on. train: id, label, group; valid: id, label; test: the ids to predict; seed and fold name the draws.
+    identity: what the run is of (`runs.Identity` as a dict); cache: where the activations of frozen stages lie."""
 
     recipe: Recipe
     fold: int
@@ -51,6 +50,7 @@ class FoldTask:
     test_images: ImageCache
     checkpoint: Path
     identity: dict
+    cache: Path
     weights_dir: Path | None = None
 
 
@@ -78,26 +78,24 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
     header = checkpoint.read_header(task.checkpoint) or {"history": [], "cpu_seconds": 0.0}
     history: list[dict] = header["history"]
     torch.manual_seed(seed_of(task.seed, task.fold, "init"))
-    net, source = zoo.build(recipe, task.weights_dir, trained=not history)
+    net, source, fmt = prepare(recipe, device, task.weights_dir, trained=not history)
     source = header.get("source", source)
-    fmt = precision.choose(recipe, net, device)
     form = f"{fmt.name} on {device.type}"
     if header.get("form", form) != form:
         raise InputError(f"{task.checkpoint} was begun as {header['form']} and would go on as {form}, which gives neither result. "
                          f"Go on where it began, or delete {task.checkpoint} to start that fold anew")
-    net.to(device)
-    net.lay_out(fmt.channels_last)
-    optimizer = create_optimizer_v2(net, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
+    optimizer = create_optimizer_v2(net, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum,
+                                    **({"fused": True} if device.type == "cuda" else {}))
     ema = ModelEmaV3(net, decay=recipe.ema, use_warmup=True) if recipe.ema else None
     scaler = torch.amp.GradScaler(device.type, enabled=fmt.dtype is torch.float16)
 
     learn, watch = _hold_out(task.train, recipe.monitor, seed_of(task.seed, task.fold, "monitor"))
     batch = min(recipe.batch, len(learn))
-    sampler = EpochSampler(len(learn), seed_of(task.seed, task.fold, "order"))
-    loader = DataLoader(TrainSet(learn, task.train_images, Augment(recipe.augment, task.seed)), batch_size=batch, sampler=sampler,
-                        drop_last=True, num_workers=loader_workers, persistent_workers=loader_workers > 0,
-                        multiprocessing_context="spawn" if loader_workers else None, pin_memory=device.type == "cuda")
-    steps = len(loader)
+    pixels = loader.Pixels(task.train_images, device)
+    shown = activations(task, net, source, fmt, pixels)
+    train_set = loader.TrainSet(learn, task.train_images, loader.Augmented(pixels, recipe, task.seed), shown.get("train"))
+    batches, sampler = loader.batches(train_set, batch, seed_of(task.seed, task.fold, "order"), device, loader_workers)
+    steps = len(batches)
     schedule = _Schedule(recipe, optimizer, steps)
     best: dict[str, Tensor] = {}
     if history:
@@ -111,6 +109,8 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
             schedule.after_epoch(row["epoch"], row["monitor_loss"])
 
     predictor = ema.module if ema else net
+    plain = loader.view(pixels, shown.get("train"), "plain")
+    stepped = torch.compile(net) if recipe.compile else net
     bar = tqdm(total=recipe.epochs * steps, initial=len(history) * steps, desc=f"{recipe.name} fold {task.fold}", unit="batch",
                position=slot, leave=False, disable=None, smoothing=0.05)
     for epoch in range(len(history), recipe.epochs):
@@ -121,22 +121,21 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
         sampler.epoch = epoch
         net.train()
         total = torch.zeros((), device=device)
-        for step, (pixels, labels) in enumerate(loader):
+        for step, (images, labels) in enumerate(batches):
             schedule.before_step(epoch * steps + step)
-            pixels, labels = pixels.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-            loss = train_step(net, pixels, labels, optimizer, scaler, fmt, recipe)
+            loss = train_step(stepped, loader.sent(images, device), loader.sent(labels, device), optimizer, scaler, fmt, recipe)
             if ema:
                 ema.update(net, step=epoch * steps + step)
             total += loss  # kept on the device: asking for its value each step would stall a GPU
             bar.update()
         train_loss = float(total) / steps
         trained = time.perf_counter() - started
-        monitor_loss = _score(predictor, task.train_images, watch, device, fmt)[0] if len(watch) else None
+        monitor_loss = _score(predictor, plain, task.train_images, watch, fmt)[0] if len(watch) else None
         if not np.isfinite([train_loss, monitor_loss or 0.0]).all():
             raise InputError(f"{recipe.name} fold {task.fold}: the loss is not finite in epoch {epoch + 1}. Lower lr in the "
                              f"recipe, or set precision = \"float32\"; the epochs before are kept in {task.checkpoint}")
         lr = optimizer.param_groups[0]["lr"]
-        valid_loss, valid_acc = _score(predictor, task.train_images, task.valid, device, fmt)
+        valid_loss, valid_acc = _score(predictor, plain, task.train_images, task.valid, fmt)
         if recipe.early_stopping and monitor_loss < min([row["monitor_loss"] for row in history], default=np.inf):
             best = checkpoint.copy_of(predictor)
         history.append({"epoch": epoch, "lr": lr, "train_loss": train_loss, "monitor_loss": monitor_loss,
@@ -153,7 +152,7 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
     bar.close()
     if best:
         predictor.load_state_dict(best)
-    return _predict_fold(task, predictor, history, header, steps * batch, device, fmt)
+    return _predict_fold(task, predictor, pixels, shown, history, header, steps * batch, device, fmt, bar)
 
 
 class _Schedule:
@@ -182,11 +181,32 @@ class _Schedule:
             self._plateau.step(monitor_loss)
 
 
-def train_step(net: zoo.Net, pixels: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
+def prepare(recipe: Recipe, device: torch.device, weights_dir: Path | None, trained: bool) -> tuple[zoo.Net, dict, precision.Precision]:
+    """The recipe's network on `device` in the format and layout it trains in, and where its weights came from (`zoo.build`)."""
+    net, source = zoo.build(recipe, weights_dir, trained)
+    fmt = precision.choose(recipe, net, device)
+    if device.type == "cpu" and fmt.dtype is torch.bfloat16:
+        depthwise.replace(net)
+    return net.to(device).lay_out(fmt.channels_last), source, fmt
+
+
+def activations(task: FoldTask, net: zoo.Net, source: dict, fmt: precision.Precision, pixels: loader.Pixels) -> dict[str, frozen.Activations]:
+    """What the frozen part of `net` makes of the images, by split (train, test), a view computed when first asked for; none where
+    nothing is frozen. pixels: the train images."""
+    if not net.frozen:
+        return {}
+    recipe, device = task.recipe, pixels.device
+    place = frozen.folder(task.cache, recipe, task.seed, task.identity["images_hash"], source, fmt, device)
+    augmented = loader.Augmented(pixels, recipe, task.seed)  # of the train images alone; test ones have no augmented view
+    return {split: frozen.Activations(place, split, images, net.trunk, device, augmented, recipe.views)
+            for split, images in (("train", task.train_images), ("test", task.test_images))}
+
+
+def train_step(net: zoo.Net, shown: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
                fmt: precision.Precision, recipe: Recipe) -> Tensor:
-    """One optimiser step on uint8 pixels (N, H, W, 3) and labels float32 (N,); returns the detached mean loss ()."""
-    with torch.autocast(pixels.device.type, fmt.dtype, enabled=fmt.dtype is not torch.float32):
-        logits, _ = net(pixels)  # (N,)
+    """One optimiser step on what a `Net` takes (N, ..) and labels float32 (N,); returns the detached mean loss ()."""
+    with inference.autocast(shown.device, fmt):
+        logits, _ = net(shown)  # (N,)
     targets = labels * (1 - recipe.label_smoothing) + 0.5 * recipe.label_smoothing
     loss = binary_cross_entropy_with_logits(logits, targets)
     optimizer.zero_grad(set_to_none=True)
@@ -199,30 +219,28 @@ def train_step(net: zoo.Net, pixels: Tensor, labels: Tensor, optimizer: torch.op
     return loss.detach()
 
 
-def predict(net: nn.Module, images: ImageCache, ids: list[str], device: torch.device, fmt: precision.Precision,
-            tta: str) -> tuple[np.ndarray, np.ndarray]:
-    """Logits float64 (n,) and penultimate features float16 (n, F) of `ids`; with tta "flip" both are the mean over the image
-    and its mirror."""
-    net.eval()
-    rows = images.rows(ids)
+def predict(form: inference.Form, views: list[loader.Show], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logits float64 (n,) and penultimate features float16 (n, F) of the images `rows` (n,), each the mean over the views."""
     logits, features = [], []
-    with torch.inference_mode(), torch.autocast(device.type, fmt.dtype, enabled=fmt.dtype is not torch.float32):
-        for start in range(0, len(rows), PREDICT_BATCH):
-            pixels = torch.from_numpy(images.pixels[rows[start:start + PREDICT_BATCH]]).to(device)  # (N, H, W, 3)
-            logit, feature = net(pixels)
-            if tta == "flip":
-                mirror_logit, mirror_feature = net(pixels.flip(2))
-                logit, feature = (logit + mirror_logit) / 2, (feature + mirror_feature) / 2
-            logits.append(logit.double().cpu().numpy())
-            features.append(feature.half().cpu().numpy())
+    for start in range(0, len(rows), PREDICT_BATCH):
+        part = rows[start:start + PREDICT_BATCH]
+        seen = [form(view(part)) for view in views]
+        logits.append(sum(logit.double() for logit, _ in seen).div(len(seen)).cpu().numpy())
+        features.append(sum(feature for _, feature in seen).div(len(seen)).half().cpu().numpy())
     return np.concatenate(logits), np.concatenate(features)
 
 
-def _predict_fold(task: FoldTask, net: nn.Module, history: list[dict], header: dict, images_an_epoch: int, device: torch.device,
-                  fmt: precision.Precision) -> FoldResult:
+def _predict_fold(task: FoldTask, net: zoo.Net, pixels: loader.Pixels, shown: dict[str, frozen.Activations], history: list[dict],
+                  header: dict, images_an_epoch: int, device: torch.device, fmt: precision.Precision, bar: tqdm) -> FoldResult:
     started, cpu_started = time.perf_counter(), time.process_time()
-    oof_logits, oof_features = predict(net, task.train_images, task.valid["id"].tolist(), device, fmt, task.recipe.tta)
-    test_logits, test_features = predict(net, task.test_images, task.test_images.ids, device, fmt, task.recipe.tta)
+    names = ("plain", "mirror") if task.recipe.tta == "flip" else ("plain",)
+    train, test = ([loader.view(some, shown.get(split), name) for name in names]
+                   for split, some in (("train", pixels), ("test", loader.Pixels(task.test_images, device))))
+    held_out, every = task.train_images.rows(task.valid["id"].tolist()), np.arange(len(task.test_images.ids))
+    form = inference.fastest(net, device, fmt, train[0](held_out[:CHECKED]),
+                             lambda line: _say(bar, f"{task.recipe.name} fold {task.fold}: {line}"))
+    oof_logits, oof_features = predict(form, train, held_out)
+    test_logits, test_features = predict(form, test, every)
     for part, values in {"OOF": oof_logits, "test": test_logits, "OOF features": oof_features, "test features": test_features}.items():
         if not np.isfinite(values).all():
             raise InputError(f"{task.recipe.name} fold {task.fold}: {part} predictions are not finite; set precision = \"float32\" in the "
@@ -232,10 +250,11 @@ def _predict_fold(task: FoldTask, net: nn.Module, history: list[dict], header: d
     train_seconds = sum(row["train_seconds"] for row in history)
     facts = {
         "device": str(device), "precision": fmt.name, "weights": header["source"], "epochs_run": len(history),
+        "inference": {"form": form.name, "difference": form.difference, "rows": min(CHECKED, len(held_out)), "bound": inference.BOUND},
         "seconds": round(predicted + sum(row["seconds"] for row in history), 3),
         "cpu_seconds": round(header["cpu_seconds"] + time.process_time() - cpu_started, 3),
         "images_per_second": round(len(history) * images_an_epoch / train_seconds, 2),
-        "predict_images_per_second": round((len(task.valid) + len(task.test_images.ids)) / predicted, 2),
+        "predict_images_per_second": round((len(held_out) + len(every)) / predicted, 2),
         "peak_memory_mb": round(_peak_memory_mb(device), 1),
         "metrics": {"accuracy": accuracy, "log_loss": loss},
         "settings": asdict(task.recipe),
@@ -265,9 +284,9 @@ def _stopped_early(recipe: Recipe, history: list[dict]) -> bool:
     return len(losses) - 1 - int(np.argmin(losses)) >= recipe.early_stopping
 
 
-def _score(net: nn.Module, images: ImageCache, rows: pd.DataFrame, device: torch.device, fmt: precision.Precision) -> tuple[float, float]:
+def _score(net: nn.Module, view: loader.Show, images: ImageCache, rows: pd.DataFrame, fmt: precision.Precision) -> tuple[float, float]:
     """Log loss and accuracy of `rows` (id, label) in one view: for the curves and the schedule, half the cost of TTA."""
-    logits, _ = predict(net, images, rows["id"].tolist(), device, fmt, "none")
+    logits, _ = predict(inference.Form(net.eval(), fmt, "", 0.0), [view], images.rows(rows["id"].tolist()))
     return _loss_and_accuracy(logits, rows)
 
 

@@ -1,0 +1,145 @@
+"""How seconds and memory of every step grow with the number of images.
+
+    python bench/scaling.py [--sizes 1000,4000,18000,100000] [--train-up-to 18000] [--pixels 64] [--work DIR] [--json FILE]
+
+For each size n a competition of n train and n / 3 test images is drawn (data/drawn.py), and every step runs as a person runs
+it, each in a process of its own whose tree is watched 20 times a second:
+
+    audit    all images are opened once              train    one fold of demo_cnn, one thread, up to --train-up-to rows; the
+    split    5 folds                                          decoding of the cache is in it
+    again    audit once more: nothing has changed    blend    two recipes' runs, made up (1,280 and 256 features a row)
+                                                     report   of that blend
+
+Seconds are of the wall, CPU seconds of all processes. `anon` is memory that is not pages of mapped files (RssAnon), `resident`
+is all (VmHWM), both summed over the processes alive at once, at their peak. Below are the exponents between each two sizes
+(slope in log-log) of CPU seconds and of anonymous memory, both with the start of Python in them, so that small sizes look
+flatter than they are. A step whose CPU exponent between the two largest sizes it ran at is above 1.1 grows faster than
+linearly; one whose anonymous memory grows there by more than 10 % does so with the data, by the bytes a row that are printed.
+Linux only.
+"""
+
+import argparse
+import json
+import math
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import tree
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+sys.path.insert(0, str(SRC))
+
+from facefold import files, runs  # noqa: E402
+from facefold.data import competition, drawn, folds, integrity  # noqa: E402
+from facefold.models import recipe  # noqa: E402
+
+MADE_UP = {"lite0": (1.0, 1280), "cnn5": (1.4, 256)}  # recipe: noise of its logits, features a row
+SUPERLINEAR, GROWS = 1.1, 1.1
+
+
+def make_up_runs(root: Path) -> None:
+    """Finished runs of `MADE_UP` on the folds of root: wrong where noise says so, features that know the logit."""
+    contest, dealt = competition.load(root), folds.load(root)
+    for number, (name, (noise, width)) in enumerate(MADE_UP.items()):
+        draw = np.random.default_rng(number)
+        identity = runs.Identity(name, recipe.load(name).hash, dealt.hash, integrity.fingerprint(root), seed=0)
+        for k in range(dealt.k):
+            directory, valid = runs.fold_dir(root, name, k), dealt.valid(k)
+            kinds = {"oof": valid["label"].to_numpy(), "test": draw.integers(0, 2, len(contest.test))}
+            for (part, kind), ids in zip(kinds.items(), (valid["id"], contest.test["id"])):
+                logit = (2 * kind - 1) * 1.5 + noise * draw.normal(size=len(ids))
+                features = draw.normal(size=(len(ids), width)).astype(np.float32) + 0.1 * logit[:, None]
+                runs.write_predictions(directory, part, ids.tolist(), 1 / (1 + np.exp(-logit)), features)
+            runs.write_history(directory, pd.DataFrame({
+                "epoch": [0, 1], "lr": 1e-3, "train_loss": [0.6, 0.4], "valid_loss": [0.5, 0.4], "valid_acc": [0.8, 0.9],
+                "seconds": 1.0}))
+            files.write_text(directory / "weights.safetensors", "made up")
+            runs.finish(directory, identity, {"seconds": 2.0, "device": "cpu", "precision": "float32"})
+
+
+def measured(step: str, root: Path, *options: str) -> dict[str, float]:
+    """Run a step and watch it: wall and CPU seconds, peaks in MiB. A step that fails ends the bench with what it said."""
+    with tempfile.TemporaryFile("w+") as said:
+        started, peaks = time.perf_counter(), tree.Peaks()
+        process = tree.start([sys.executable, SRC / f"{step}.py", "--root", root, *options], stdout=said, stderr=said)
+        try:
+            while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                peaks.sample(process.pid)
+                time.sleep(0.05)
+            seconds, cpu_seconds = time.perf_counter() - started, tree.waited(process)
+        finally:
+            tree.end(process)
+        if process.returncode:
+            said.seek(0)
+            raise SystemExit(f"{step}.py on {root} ended with exit code {process.returncode}:\n{said.read()}")
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "anon": peaks.anonymous, "resident": peaks.high_water}
+
+
+def slope(small: tuple[float, float], large: tuple[float, float]) -> float:
+    """The exponent of growth between (n, value) and (n, value)."""
+    return math.log(large[1] / small[1]) / math.log(large[0] / small[0])
+
+
+def steps_at(size: int, root: Path, pixels: int, train: bool) -> Iterator[tuple[str, dict[str, float]]]:
+    """The steps in their order, each as its name and what `measured` gave."""
+    drawn.draw(root, train=size, test=size // 3, size=pixels)
+    yield "audit", measured("audit", root)
+    yield "split", measured("split", root)
+    yield "again", measured("audit", root)
+    if train:
+        yield "train", measured("train", root, "--recipe", "demo_cnn", "--fold", "0", "--workers", "1", "--device", "cpu")
+    make_up_runs(root)
+    yield "blend", measured("blend", root, "--recipes", ",".join(MADE_UP))
+    yield "report", measured("report", root)
+
+
+def verdict(sizes: list[int], rows: list[dict[str, float]]) -> str:
+    """What the two largest sizes say of a step."""
+    (small, large), (before, after) = sizes[-2:], rows[-2:]
+    exponent = slope((small, before["cpu_seconds"]), (large, after["cpu_seconds"]))
+    said = f"{'' if exponent > SUPERLINEAR else 'not '}faster than linear ({exponent:.2f}), anonymous memory "
+    bytes_a_row = (after["anon"] - before["anon"]) * 2 ** 20 / (large - small)
+    return said + (f"grows by {bytes_a_row:,.0f} bytes a row" if after["anon"] > GROWS * before["anon"] else "does not grow")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", default="1000,4000,18000,100000", metavar="N[,N]",
+                        help="train rows (default: 1000,4000,18000,100000)")
+    parser.add_argument("--train-up-to", type=int, default=18_000, metavar="N",
+                        help="the train step runs at no larger size (default: 18000)")
+    parser.add_argument("--pixels", type=int, default=64, help="a side of the drawn images (default: 64)")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="where the temporary folder is made (default: the system's)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well, after each step")
+    args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    found: dict[int, dict[str, dict[str, float]]] = {}
+    print(f"{'rows':>8} {'step':8}{'seconds':>10}{'CPU s':>10}{'CPU ms a row':>14}{'anon MiB':>10}{'resident MiB':>14}")
+    for size in sorted(int(part) for part in args.sizes.split(",")):
+        with tempfile.TemporaryDirectory(prefix="scaling_", dir=args.work) as folder:
+            for step, row in steps_at(size, Path(folder), args.pixels, size <= args.train_up_to):
+                found.setdefault(size, {})[step] = row
+                print(f"{size:>8} {step:8}{row['seconds']:>10.1f}{row['cpu_seconds']:>10.1f}"
+                      f"{1000 * row['cpu_seconds'] / size:>14.2f}{row['anon']:>10.0f}{row['resident']:>14.0f}", flush=True)
+                if args.json:
+                    args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for step in found[min(found)]:
+        sizes = [size for size in found if step in found[size]]
+        if len(sizes) > 1:
+            pairs = [(small, large, found[small][step], found[large][step]) for small, large in zip(sizes, sizes[1:])]
+            print(f"\n{step:8}" + "".join(
+                f"  {small} to {large}: CPU {slope((small, before['cpu_seconds']), (large, after['cpu_seconds'])):.2f}, "
+                f"anon {slope((small, before['anon']), (large, after['anon'])):.2f}" for small, large, before, after in pairs)
+                + f"\n{'':8}  {verdict(sizes, [found[size][step] for size in sizes])}")
+
+
+if __name__ == "__main__":
+    main()

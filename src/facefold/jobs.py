@@ -1,0 +1,113 @@
+"""What one process of the engine does: compute the views that a recipe's folds share, or train one fold and seal its run."""
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from facefold import files, runs
+from facefold.data import cache, competition, folds
+from facefold.data.corrections import NONE, Corrections
+from facefold.errors import InputError
+from facefold.models import frozen
+from facefold.models import recipe as recipes
+from facefold.training import checkpoint, loader, trainer
+
+
+@dataclass(frozen=True)
+class ViewJob:
+    """Compute every `parts`-th view of the recipe's frozen activations, from number `part` on."""
+
+    root: Path
+    identity: runs.Identity
+    weights_dir: Path | None
+    part: int
+    parts: int
+
+    def __str__(self) -> str:
+        return f"{self.identity.recipe} frozen stages"
+
+    def work(self, device: torch.device, slot: int) -> None:
+        recipe = recipes.load(self.identity.recipe)
+        task = _task(self.root, self.identity, 0, self.weights_dir)
+        net, source, fmt = trainer.prepare(recipe, device, self.weights_dir, trained=True)
+        shown = trainer.activations(task, net, source, fmt, loader.Pixels(task.train_images, device))
+        for split, view in frozen.names(recipe)[self.part::self.parts]:
+            shown[split].view(view)
+
+
+@dataclass(frozen=True)
+class FoldJob:
+    root: Path
+    identity: runs.Identity
+    corrections: Corrections
+    fold: int
+    weights_dir: Path | None
+    loader_workers: int
+
+    def __str__(self) -> str:
+        return f"{self.identity.name} fold {self.fold}"
+
+    def work(self, device: torch.device, slot: int) -> None:
+        """Train the fold unless it is finished, and leave its run. The recipe's last fold removes the activations they shared."""
+        directory = runs.fold_dir(self.root, self.identity.name, self.fold)
+        with files.locked(directory):
+            if runs.finished(self.root, self.identity, self.fold):
+                return
+            task = _task(self.root, self.identity, self.fold, self.weights_dir, self.corrections)
+            result = trainer.fit(task, device, slot, self.loader_workers)
+            runs.write_weights(directory, result.state)
+            runs.write_history(directory, result.history)
+            runs.write_predictions(directory, "oof", task.valid["id"].tolist(), result.oof_prob, result.oof_features)
+            runs.write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features)
+            runs.finish(directory, self.identity, result.facts, self.corrections)
+            task.checkpoint.unlink()
+        if all(runs.sealed(self.root, self.identity.name, fold) for fold in range(folds.load(self.root).k)):
+            frozen.discard(task.cache, self.identity.recipe)
+
+
+def work(job: ViewJob | FoldJob, device: torch.device, slot: int) -> None:
+    job.work(device, slot)
+
+
+def _task(root: Path, identity: runs.Identity, fold: int, weights_dir: Path | None, corrections: Corrections = NONE) -> trainer.FoldTask:
+    contest, split = competition.load(root), folds.load(root)
+    recipe = recipes.load(identity.recipe)
+    table = split.table[["id", "label", "group"]]
+    held_out = split.table["fold"] == fold
+    return trainer.FoldTask(
+        recipe, fold, identity.seed, corrections.apply(table[~held_out]), table[held_out], cache.open_cache(contest, "train", recipe.size),
+        cache.open_cache(contest, "test", recipe.size), runs.fold_dir(root, identity.name, fold) / runs.CHECKPOINT, asdict(identity),
+        root / "cache", weights_dir)
+
+
+def plan(folds_to_train: list[FoldJob], parts: int) -> tuple[list[ViewJob | FoldJob], dict[FoldJob, list[ViewJob]]]:
+    """The jobs in order, a recipe's frozen views (in `parts`, side by side) before its folds, and which wait for which."""
+    jobs: list[ViewJob | FoldJob] = []
+    after: dict[FoldJob, list[ViewJob]] = {}
+    for name in dict.fromkeys(job.identity.name for job in folds_to_train):
+        mine = [job for job in folds_to_train if job.identity.name == name]
+        first = mine[0]
+        frozen_stages = recipes.load(first.identity.recipe).freeze_stages > 0
+        views = [ViewJob(first.root, first.identity, first.weights_dir, part, parts) for part in range(parts if frozen_stages else 0)]
+        jobs += [*views, *mine]
+        after |= {job: views for job in mine}
+    return jobs, after
+
+
+def todo(root: Path, identity: runs.Identity, fold: int, force: bool) -> bool:
+    """Whether this fold has yet to be trained. What another identity left is refused, or removed when `force` is given."""
+    directory = runs.fold_dir(root, identity.name, fold)
+    try:
+        if runs.finished(root, identity, fold):
+            (directory / runs.CHECKPOINT).unlink(missing_ok=True)
+            return False
+        if begun := checkpoint.read_header(directory / runs.CHECKPOINT):
+            runs.require_current(directory, begun, identity)
+    except InputError:
+        if not force:
+            raise
+        with files.locked(directory):
+            shutil.rmtree(directory)
+    return True

@@ -1,0 +1,92 @@
+"""Depthwise convolutions whose gradients the CPU computes quickly in bfloat16.
+
+oneDNN (with torch 2.15) has a vectorised weight gradient for 3 x 3 depthwise kernels only: larger ones, half of EfficientNet's, fall
+back to a loop that takes 40 to 120 times their forward pass. Here the taps of a larger kernel are covered by 3 x 3 tiles, each the weight
+gradient of a 3 x 3 convolution of the shifted input: the same sums. The data gradient of strided ones is slow as well; these stay in float32.
+"""
+
+import torch
+from timm.layers import Conv2dSame
+from timm.layers.padding import pad_same
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, pad
+
+TILE = 3
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        with torch.autocast(x.device.type, enabled=False):  # the caller has chosen the dtype
+            return conv2d(x, weight, None, stride, padding, 1, len(weight))
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        grad_x = _gradients(grad, x, weight, ctx.stride, ctx.padding, [True, False, False])[0] if ctx.needs_input_grad[0] else None
+        grad_weight = weight_gradient(grad, x, weight, ctx.stride, ctx.padding) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight, None, None
+
+
+def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    """The gradient (C, 1, kh, kw) of a depthwise convolution's weight from that of its output (N, C, oh, ow) and its input (N, C, h, w)."""
+    if max(weight.shape[2:]) <= TILE:
+        return _gradients(grad, x, weight, stride, padding, [False, True, False])[1]
+    c = x.shape[1]
+    (kh, kw), (ph, pw), (oh, ow) = weight.shape[2:], padding, grad.shape[2:]
+    rows = pad(x.permute(0, 2, 3, 1), (0, 0, pw, pw, ph, ph))  # channels last, so that a tile's window is copied in long runs
+    high, wide = (oh - 1) * stride[0] + TILE, (ow - 1) * stride[1] + TILE
+    total, tile = torch.empty_like(weight), weight.new_empty(c, 1, TILE, TILE)
+    for i in _starts(kh):
+        for j in _starts(kw):
+            window = rows[:, i:i + high, j:j + wide].contiguous().permute(0, 3, 1, 2)
+            total[:, :, i:i + TILE, j:j + TILE] = _gradients(grad, window, tile, stride, (0, 0), [False, True, False])[1]
+    return total
+
+
+def _starts(taps: int) -> list[int]:
+    """Where the tiles along one side begin; the last one may overlap its neighbour, whose sums are the same."""
+    return [*range(0, taps - TILE, TILE), taps - TILE]
+
+
+def _gradients(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int],
+               wanted: list[bool]) -> tuple[Tensor, ...]:
+    return torch.ops.aten.convolution_backward(grad, x, weight, None, stride, padding, (1, 1), False, (0, 0), len(weight), wanted)
+
+
+class Depthwise(nn.Conv2d):
+    """Stands in for a depthwise `nn.Conv2d` or timm `Conv2dSame` without bias and dilation, whose weight it takes over."""
+
+    def __init__(self, conv: nn.Conv2d):
+        self.same = isinstance(conv, Conv2dSame)
+        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, 0 if self.same else conv.padding,
+                         groups=conv.groups, bias=False)
+        self.weight = conv.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.same:
+            x = pad_same(x, self.kernel_size, self.stride)
+        if not torch.is_grad_enabled():
+            return self._conv_forward(x, self.weight, self.bias)
+        weight = self.weight
+        if torch.is_autocast_enabled(x.device.type):
+            # Strided ones stay in float32: their data gradient in bfloat16 is another slow loop.
+            dtype = torch.get_autocast_dtype(x.device.type) if self.stride == (1, 1) else torch.float32
+            x, weight = x.to(dtype), weight.to(dtype)
+        return _Depthwise.apply(x, weight, self.stride, self.padding)
+
+
+def replace(model: nn.Module) -> None:
+    """Put a `Depthwise` in the place of each convolution that gains by it in bfloat16 on the CPU; the names in the state stay."""
+    for module in model.modules():
+        for name, conv in list(module.named_children()):
+            if isinstance(conv, nn.Conv2d) and _gains(conv):
+                setattr(module, name, Depthwise(conv))
+
+
+def _gains(conv: nn.Conv2d) -> bool:
+    return (conv.groups == conv.in_channels == conv.out_channels > 1 and conv.dilation == (1, 1) and conv.bias is None
+            and (min(conv.kernel_size) > TILE or conv.stride != (1, 1) and min(conv.kernel_size) == TILE) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str))

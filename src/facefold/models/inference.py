@@ -1,0 +1,94 @@
+"""Prediction in the fastest form whose probabilities agree with float32: batch norm folded into the convolutions, half precision."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from facefold.models import precision
+from facefold.models.precision import Precision
+from facefold.models.zoo import Net
+
+BOUND = 0.02  # largest difference of a probability from float32 on the slice that is checked
+
+
+@dataclass(frozen=True)
+class Form:
+    """A network as it predicts. name: for run.json; difference: from plain float32 on the slice that was checked."""
+
+    net: nn.Module
+    fmt: Precision
+    name: str
+    difference: float
+
+    @torch.inference_mode()
+    def __call__(self, shown: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits float32 (N,) and features float32 (N, F) of what a `Net` takes."""
+        with autocast(shown.device, self.fmt):
+            return self.net(shown)
+
+
+def autocast(device: torch.device, fmt: Precision) -> torch.autocast:
+    return torch.autocast(device.type, fmt.dtype, enabled=fmt.dtype is not torch.float32)
+
+
+def fused(net: nn.Module, example: Tensor) -> nn.Module:
+    """A copy of `net` in eval mode with each batch norm that follows a convolution folded into it (frozen or not).
+
+    Which batch norm follows which convolution is read off one forward pass of `example`; a convolution whose output goes elsewhere as
+    well would be changed for it, too, so whoever calls compares the outcome.
+    """
+    net = copy.deepcopy(net).eval()
+    made: dict[int, tuple[Tensor, nn.Module]] = {}
+    pairs: list[tuple[nn.Module, nn.BatchNorm2d]] = []
+
+    def convolved(conv: nn.Module, _inputs: tuple, output: Tensor) -> None:
+        made[id(output)] = (output, conv)
+
+    def normalising(norm: nn.Module, inputs: tuple) -> None:
+        if id(inputs[0]) in made:
+            pairs.append((made[id(inputs[0])][1], norm))
+
+    hooks = [module.register_forward_hook(convolved) for module in net.modules() if isinstance(module, nn.Conv2d)]
+    hooks += [module.register_forward_pre_hook(normalising) for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    with torch.inference_mode():
+        net(example)
+    for hook in hooks:
+        hook.remove()
+    places = {id(child): (module, name) for module in net.modules() for name, child in module.named_children()}
+    for conv, norm in pairs:
+        _put(places, conv, fuse_conv_bn_eval(conv, norm))
+        _put(places, norm, nn.Sequential(*(getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name))))
+    return net
+
+
+def _put(places: dict[int, tuple[nn.Module, str]], old: nn.Module, new: nn.Module) -> None:
+    parent, name = places[id(old)]
+    setattr(parent, name, new)
+
+
+def fastest(net: Net, device: torch.device, fmt: Precision, shown: Tensor, say: Callable[[str], None]) -> Form:
+    """The first of half precision fused, float32 fused and float32 as trained whose probabilities on `shown` (what the net takes,
+    a few dozen rows) differ by at most `BOUND` from the last one's. `say` is told of each form that does not agree."""
+    plain = Precision(torch.float32, fmt.channels_last)
+    half = precision.half(fmt, device)
+    reference = Form(net.eval(), plain, plain.name, 0.0)
+    folded, expected = fused(net, shown[:2]), reference(shown)[0].sigmoid()
+    for tried in ([half] if half else []) + [plain]:
+        form = Form(folded, tried, f"{tried.name} fused", 0.0)
+        difference = float((form(shown)[0].sigmoid() - expected).abs().max())
+        if difference <= BOUND:
+            return Form(folded, tried, form.name, difference)
+        say(f"{form.name} inference differs from float32 by a probability of {difference:.3f} (bound {BOUND:g}); it is not used")
+    return reference
+
+
+def fused_trunk(trunk: nn.Module, pixels: Tensor) -> nn.Module:
+    """The frozen part with its batch norms folded, in float32; as it is where that changes what it makes of `pixels` by more than
+    rounding does."""
+    folded = fused(trunk, pixels[:2])
+    with torch.inference_mode():
+        return folded if torch.allclose(folded(pixels), trunk.eval()(pixels), rtol=1e-3, atol=1e-3) else trunk

@@ -1,0 +1,70 @@
+"""The arithmetic of the benches: what they read from others' lines, count and conclude."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+BENCH = Path(__file__).parents[1] / "bench"
+sys.path.insert(0, str(BENCH))
+import peers  # noqa: E402
+import scaling  # noqa: E402
+import steps  # noqa: E402
+import tree  # noqa: E402
+
+
+def test_lines_that_end_an_epoch():
+    ours = "lite0 fold 1 epoch 2/5: train loss 0.3000, valid loss 0.2000, valid accuracy 0.9123, 250 s\n"
+    assert peers.ours_mark(ours) == (1, 0.9123)
+    assert peers.ours_mark("lite0: OOF accuracy 0.9391 on 18000 rows, runs/lite0/oof.csv\n") is None
+    timm = "Test: [{}/28]  Time: 0.100 (0.100)  Loss:   0.200 ( 0.190)  Acc@1:  93.750 ( 92.500)  Acc@5: 100.000 (100.000)\n"
+    assert peers.timm_mark(timm.format("  28")) == (0, 0.925)
+    assert peers.timm_mark(timm.format("   0")) is None
+    assert peers.fastai_mark("fastai epoch 2 accuracy 0.937500\n") == (0, 0.9375)
+
+
+def test_five_folds_and_rates():
+    row = {"seconds": 110.0, "cpu_seconds": 220.0}
+    ours, timm = (SimpleNamespace(name=name, images=100, rows=[row]) for name in ("ours", "timm"))
+    assert peers.five_folds(ours, 110, once=10, cores=2) == 260  # 10 + 100 x 5 / 2
+    assert peers.five_folds(timm, 110, once=10, cores=2) == 550
+    ours.rows = [row, {"seconds": 130.0, "cpu_seconds": 260.0}, {"seconds": 140.0, "cpu_seconds": 280.0}]
+    assert peers.rates(ours) == {"wall": 7.5, "cpu": 3.75, "n": 2, "wall_least": 5, "wall_most": 10}  # without the first epoch
+    assert peers.rates(timm)["n"] == 1 and peers.rates(timm)["cpu"] == pytest.approx(100 / 220)  # but where it is the only one
+
+
+def test_flops_of_a_depthwise_convolution():
+    net, x = torch.nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), torch.randn(2, 8, 4, 4, requires_grad=True)
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: steps.backward_flops}) as counted:
+        net(x).sum().backward()
+    assert counted.get_total_flops() == 3 * (2 * 9 * 8 * 4 * 4 * 2)  # multiply-adds: 9 taps, 8 channels, 4 x 4 pixels, 2 images
+    assert [steps.kind(shape) for shape in ([8, 1, 3, 3], [8, 4, 1, 1], [8, 3, 3, 3])] == ["depthwise", "pointwise", "dense"]
+
+
+def test_verdict_on_growth():
+    assert scaling.slope((10, 1), (100, 100)) == pytest.approx(2)
+    rows = [{"cpu_seconds": 1.0, "anon": 100.0}, {"cpu_seconds": 100.0, "anon": 190.0}]
+    assert scaling.verdict([1000, 10_000], rows) == "faster than linear (2.00), anonymous memory grows by 10,486 bytes a row"
+    rows[1] = {"cpu_seconds": 10.0, "anon": 101.0}
+    assert scaling.verdict([1000, 10_000], rows) == "not faster than linear (1.00), anonymous memory does not grow"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_a_session_is_watched_and_ended():
+    child = "import time; kept = bytearray(32 << 20); print('ready', flush=True); time.sleep(60)"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    process = tree.start([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "ready\n"
+        peaks = tree.Peaks()
+        peaks.sample(process.pid)
+        assert len(tree.members(process.pid)) == 2 and peaks.anonymous > 32 and peaks.high_water >= peaks.resident
+        assert tree.cpu_seconds(process.pid) > 0
+    finally:
+        tree.end(process)
+        process.stdout.close()
+    assert tree.members(process.pid) == [] and process.returncode == -9

@@ -1,0 +1,90 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from facefold.data import corrections, folds
+from facefold.data.corrections import DROPPED, NONE, Corrections
+from facefold.errors import InputError
+
+WAY_OUT = "The header is id,action; each train id at most once; action is keep, drop or flip. Nothing was changed."
+
+
+@pytest.fixture
+def split():
+    train = pd.DataFrame({"id": [f"{row:04d}" for row in range(8)], "label": [0, 1] * 4})
+    return folds.make(train, pd.Series(train["id"].tolist(), index=train["id"]), 2, 0, "sha")
+
+
+def written(tmp_path, text: str):
+    path = tmp_path / "corrections.csv"
+    path.write_bytes(text.encode())
+    return path
+
+
+def test_what_a_file_says_is_done_by_id(tmp_path, split):
+    made = corrections.read(written(tmp_path, "id,action\n0003,flip\n0000,drop\n0001,keep\n"), split)
+    assert made.actions == {"0003": "flip", "0000": "drop"} and str(made) == "1 dropped, 1 flipped"
+    rows = pd.DataFrame({"id": ["0003", "0001", "0000", "0002"], "label": [1, 1, 0, 0], "group": list("abcd")}, index=[4, 5, 6, 7])
+    got = made.apply(rows)
+    assert got["id"].tolist() == ["0003", "0001", "0002"] and got["label"].tolist() == [0, 1, 0]
+    assert got["group"].tolist() == ["a", "b", "d"] and got["label"].dtype == "int64"
+    assert made.labels(["0000", "0003", "0001"], np.array([0, 1, 1])).tolist() == [DROPPED, 0, 1]
+    assert NONE.apply(rows).equals(rows)
+
+
+def test_the_hash_is_that_of_what_is_changed(tmp_path, split):
+    one = corrections.read(written(tmp_path, "id,action\n0003,flip\n0000,drop\n"), split)
+    other = corrections.read(written(tmp_path, "id,action\n0002,keep\n0000,drop\n0003,flip\n"), split)
+    assert one.hash == other.hash != Corrections({"0003": "drop", "0000": "drop"}).hash and len(one.hash) == 64
+    assert NONE.hash == ""
+
+
+@pytest.mark.parametrize("text, lines", [
+    ("id,action\n0001,drop\n0001,flip\n9,drop\n0002,delete\n0003,\n", [
+        "{path}, row 3: id '0001' stands in row 2 already", "{path}, row 4: id '9' is not in train.csv",
+        "{path}, row 5: action 'delete' is none of keep, drop, flip", "{path}, row 6: action '' is none of keep, drop, flip"]),
+    ("id,label\n0001,1\n", ["{path}, row 1: the header is 'id,label', expected 'id,action'"]),
+    ("id,action,note\n0001,drop,x\n", ["{path}, row 1: the header is 'id,action,note', expected 'id,action'"]),
+    ("id;action\n0001;drop\n", ["{path}, row 1: the header is 'id;action', expected 'id,action'"]),
+    ("id,action\n0001,drop,x\n", ["{path}, row 2 has 3 cells, the header has 2", "{path} has no rows"]),
+    ("id,action\r\n1,Drop\r\n", ["{path} has CRLF (Windows) line ends; save it with LF line ends", "{path}, row 2: id '1' is not in train.csv",
+                                 "{path}, row 2: action 'Drop' is none of keep, drop, flip"]),
+    ("", ["{path} is empty"]),
+])
+def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path, split, text, lines):
+    path = written(tmp_path, text)
+    with pytest.raises(InputError) as caught:
+        corrections.read(path, split)
+    expected = "".join(f"  - {line.format(path=path)}\n" for line in lines)
+    assert str(caught.value) == f"the corrections cannot be used:\n{expected}{WAY_OUT}"
+
+
+def test_no_such_file(tmp_path, split):
+    with pytest.raises(InputError) as caught:
+        corrections.read(tmp_path / "none.csv", split)
+    assert str(caught.value) == f"the corrections cannot be used:\n  - {tmp_path / 'none.csv'} is missing\n{WAY_OUT}"
+
+
+def test_corrections_that_do_nothing_or_too_much_are_refused(tmp_path, split):
+    path = written(tmp_path, "id,action\n0001,keep\n")
+    with pytest.raises(InputError) as caught:
+        corrections.read(path, split)
+    assert str(caught.value) == f"{path}: every action is keep; set some to drop or flip, or leave --corrections out"
+    ones = split.train(1).query("label == 1")["id"]
+    path = written(tmp_path, "id,action\n" + "".join(f"{id},drop\n" for id in ones))
+    with pytest.raises(InputError) as caught:
+        corrections.read(path, split)
+    assert str(caught.value) == f"{path} leaves fold 1 training rows of one label only; keep more rows"
+
+
+def test_a_file_that_says_something_else_is_kept(tmp_path):
+    table = pd.DataFrame({"id": ["0001", "7"], "action": ["drop", "keep"], "other": 1})
+    path = tmp_path / "new" / "corrections.csv"
+    corrections.write(path, table, force=False)
+    corrections.write(path, table, force=False)
+    assert path.read_text() == "id,action\n0001,drop\n7,keep\n"
+    with pytest.raises(InputError, match="corrections.csv is there and says something else: it was edited by hand, or made with other"):
+        corrections.write(path, table.head(1), force=False)
+    assert path.read_text() == "id,action\n0001,drop\n7,keep\n"
+    corrections.write(path, table.head(1), force=True)
+    assert path.read_text() == "id,action\n0001,drop\n"

