@@ -3,20 +3,25 @@
     python src/audit.py --data face-gender.zip     the zip as downloaded from Kaggle, or the folder it was unpacked to
     python src/audit.py --drawn                    no data at hand: a small competition drawn by this program
     python src/audit.py                            check what is in place
+    python src/audit.py --strict                   leaks are an error
 
 Puts train.csv, test.csv, sampleSubmit.csv, train/<id>.jpg and test/<id>.jpg into competition/ under --root, opens every
-image once, and prints what is there: rows, the balance of the labels, sizes, identical files. Whatever breaks the contract
-is listed in one go, by file, row and rule, and the exit code is 2. The result is kept in cache/images.csv, so a second
-run takes a second. meta.csv (id, then anything: age, ..) may lie beside train.csv; no model is trained on it.
+image, and prints a page on what is there: rows, the balance of the labels, sizes; identical files and near-duplicates
+(the same picture re-encoded, resized, brighter or mirrored) inside train, inside test and across; whether the order of the
+ids, the file's size or time, the image's size or the JPEG header tell the label; images that may be broken; and what to do.
+
+Whatever breaks the contract is listed in one go, by file, row and rule, and the exit code is 2; with --strict also where
+something other than the picture gives labels away. All is kept in cache/, so a second run takes seconds. meta.csv (id, then
+anything: age, ..) may lie beside train.csv; no model is trained on it.
 """
 
 import time
 from pathlib import Path
 
-import pandas as pd
-
 from facefold import step
-from facefold.data import competition, drawn, integrity, unpack
+from facefold.data import drawn, duplicates, glance, integrity, leaks, suspects, unpack
+from facefold.errors import InputError
+from facefold.review import audit_page
 
 
 def main() -> None:
@@ -24,6 +29,7 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--data", type=Path, metavar="ZIP|DIR", help="the competition to put in place")
     source.add_argument("--drawn", action="store_true", help="draw a small competition and put it in place")
+    parser.add_argument("--strict", action="store_true", help="exit with 2 where labels leak")
     args = parser.parse_args()
     start = time.monotonic()
     if args.data is not None:
@@ -34,45 +40,18 @@ def main() -> None:
     found, images = integrity.load(args.root)
     if drawn.is_drawn(args.root):
         print("note        this competition is DRAWN: its scores mean nothing elsewhere")
-    print_rows(found)
-    print_images(images)
-    print_twins(found, images)
-    print_extras(integrity.extras(found))
+    seen, groups = glance.load(found), duplicates.find(found, images)
+    told = leaks.twins(groups, found.train.set_index("id")["label"])
+    cues, broken = leaks.cues(found, images, seen.headers), suspects.find(seen.headers, seen.grey)
+    leaking = audit_page.leaks(told, cues)
+    page = [*audit_page.contents(found, images), *audit_page.near(found, groups), *audit_page.twins(told, found),
+            *audit_page.cues(cues), *audit_page.suspects(broken), *audit_page.extras(integrity.extras(found)),
+            *audit_page.what_to_do(leaking, audit_page.mixed_labels(found, groups), len(broken) > 0)]
+    print("\n".join(page))
+    if args.strict and leaking:
+        raise InputError.of("--strict: something other than the picture gives labels away:", leaking,
+                            "Ask who made the competition for one without, or run the audit without --strict and know it.")
     print(f"checked in {time.monotonic() - start:.1f} s: nothing breaks the contract")
-
-
-def print_rows(found: competition.Competition) -> None:
-    ones = int(found.train["label"].sum())
-    meta = "" if found.meta is None else f", {len(found.meta):,} in meta.csv"
-    print(f"rows        {len(found.train):,} train, {len(found.test):,} test{meta}")
-    print(f"labels      {len(found.train) - ones:,} of 0, {ones:,} of 1: share of 1 is {ones / len(found.train):.4f}")
-
-
-def print_images(images: pd.DataFrame) -> None:
-    def spread(column: str) -> str:
-        values = images[column]
-        return f"{values.min():,} / {values.median():,.0f} / {values.max():,}"
-
-    print(f"images      width {spread('width')}, height {spread('height')} pixels (min / median / max)")
-    print(f"bytes       {spread('bytes')} a file, {images['bytes'].sum() / 1e6:,.1f} MB in all")
-
-
-def print_twins(found: competition.Competition, images: pd.DataFrame) -> None:
-    """Byte-identical files: groups inside train, how many of these have both labels, and rows of test that also are in train."""
-    labelled = images[images["split"] == "train"].merge(found.train, on="id", validate="one_to_one")
-    groups = labelled.groupby("sha256")["label"].agg(["size", "nunique"])
-    groups = groups[groups["size"] > 1]
-    test = images.loc[images["split"] == "test", "sha256"]
-    print(f"identical   {len(groups):,} groups inside train ({groups['size'].sum():,} rows), "
-          f"{(groups['nunique'] > 1).sum():,} of them with both labels;")
-    print(f"            {test.isin(labelled['sha256']).sum():,} test images are also in train, "
-          f"{test.duplicated(keep=False).sum():,} have a twin inside test")
-
-
-def print_extras(extras: list[str]) -> None:
-    if extras:
-        print(f"no row      {len(extras):,} images have no row in the csv and are not used: {', '.join(extras[:3])}"
-              + (", .." if len(extras) > 3 else ""))
 
 
 if __name__ == "__main__":

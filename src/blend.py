@@ -20,6 +20,8 @@ Methods, from simple to complicated:
 `--use-order` reads the picked method's predictions once more by the order of the ids, where the numbering of the
 competition leaked it (neighbours share their label): two decoders, the better one by nested score. It is a choice of
 yours and said on the first line; where the labels show no order it is refused.
+`--use-twins` answers test images that show the same picture as a train image (near-duplicates) by the label of most of these
+twins, a leak as well: your choice, said on the first line, refused where there are no twins.
 `--method auto` takes the simplest that no other beats by a real margin on the same rows. The threshold is 0.5
 unless another one gains by such a margin.
 
@@ -30,7 +32,8 @@ Every score is nested: what was learned or chosen on some folds is scored on the
 too. Only what you chose by hand (recipes, weights) is not accounted for.
 
 Writes to submissions/: submission.csv (upload this), <method>.csv for every method, leaderboard.csv, oof_blend.csv
-blend.json (what was picked, why, and the hashes of what went in), and with --use-order order.csv. The same runs give the same bytes.
+blend.json (what was picked, why, and the hashes of what went in), with --use-order order.csv, with --use-twins twins.csv. The
+same runs give the same bytes.
 """
 
 from functools import partial
@@ -40,8 +43,8 @@ import numpy as np
 import pandas as pd
 
 from facefold import runs, step
-from facefold.combine import members, methods, order, outcome, stacking, weights
-from facefold.data import competition, folds, integrity
+from facefold.combine import members, methods, outcome, stacking, weights
+from facefold.data import competition, duplicates, folds, integrity
 from facefold.errors import InputError
 
 
@@ -52,10 +55,13 @@ def main() -> None:
     parser.add_argument("--weights", default="auto", metavar="RULE",
                         help="of the weighted methods: auto (learned, the default), equal, accuracy, or name=w,name=w")
     parser.add_argument("--use-order", action="store_true", help="use the labels' order by id, a leak; never a default")
+    parser.add_argument("--use-twins", action="store_true", help="use the labels of near-duplicates in train, a leak")
     args = parser.parse_args()
     root = args.root.resolve()
 
-    contest, dealt, images = competition.load(root), folds.load(root), integrity.fingerprint(root)
+    contest, dealt = competition.load(root), folds.load(root)
+    groups = duplicates.find(contest, integrity.check(contest)) if args.use_twins else None
+    images = integrity.fingerprint(root)
     test_ids = contest.test["id"].tolist()
     names = runs.named(args.recipes) if args.recipes else runs.names(root)
     loaded = [runs.load(root, runs.current(name, dealt, images), name, dealt, test_ids) for name in names]
@@ -64,9 +70,8 @@ def main() -> None:
     if len(matrix.names) == 1 and args.method not in ("auto", "best_single"):
         raise InputError(f"one recipe only ({matrix.names[0]}): --method {args.method} has nothing to combine. "
                          "Train another recipe, or leave --method out.")
-    if args.use_order:
-        evidence = order.require(matrix.ids, matrix.labels, test_ids)
-        print(order.announcement(evidence.correlation, evidence.chance))
+    if line := outcome.leaks_asked_for(matrix, args.use_order, groups):
+        print(line)
     rule: str | np.ndarray = args.weights
     if rule not in ("auto", "equal", "accuracy"):
         rule, absent = weights.parse(args.weights, matrix.names)
@@ -75,14 +80,15 @@ def main() -> None:
         print("note: weights given by hand count as chosen beforehand; if these rows suggested them, the scores flatter")
     methods.candidates(args.method, rule)  # options that do not go together are refused before the features are read
     stacked = stacking.stack(matrix, partial(members.features, root, matrix.names))
-    made = outcome.make(matrix, stacked, args.method, rule, args.use_order, mended)
-    origin = {"options": {"method": args.method, "weights": args.weights, "recipes": matrix.names, "use_order": args.use_order},
+    made = outcome.make(matrix, stacked, args.method, rule, args.use_order, mended, groups)
+    origin = {"options": {"method": args.method, "weights": args.weights, "recipes": matrix.names,
+                          "use_order": args.use_order, "use_twins": args.use_twins},
               "members": [members.describe(member) for member in sorted(loaded, key=lambda member: member.recipe)],
               "folds": {"hash": dealt.hash, "k": dealt.k, "seed": dealt.seed, "method": dealt.method}, "images_hash": images}
     made = outcome.write(root, made, contest, origin)
 
-    if args.use_order and not outcome.announcement(made.facts):
-        print("no decoder gains by a real margin: the order of the ids is not in the submission after all")
+    for line in outcome.unused(made.facts):
+        print(line)
     print(table(made.leaderboard))
     if len(matrix.names) == 1 and made.facts["picked"] == "best_single":
         print(f"one recipe only, so there is nothing to blend: the submission is {matrix.names[0]}'s")

@@ -2,15 +2,17 @@
 
     python src/split.py                      5 folds, seed 0
     python src/split.py --folds 10 --seed 3
+    python src/split.py --groups bytes       only byte-identical images count as one picture
 
-Every fold gets the same share of each label, and byte-identical images stay together (scikit-learn's StratifiedGroupKFold),
-so that no image is validated by a model that has seen it. Writes folds/: fold_<k>_train.csv, fold_<k>_valid.csv, folds.csv
-and folds.json (with checksums: edited folds are refused later). The same folds again: nothing to do. Other folds, while
-runs depend on those in place, are refused unless --force says so; these runs are stale then.
+Every fold gets the same share of each label, and near-duplicates (the same picture re-encoded, resized, brighter or mirrored;
+`--groups near`) stay together (scikit-learn's StratifiedGroupKFold), so that no picture is validated by a model that has
+seen it. Writes folds/: fold_<k>_train.csv, fold_<k>_valid.csv, folds.csv and folds.json (with checksums: edited folds are
+refused later). Folds that are there are kept as they are unless other ones are asked for. Other folds, while runs depend on
+those in place, are refused unless --force says so; these runs are stale then.
 """
 
 from facefold import files, step
-from facefold.data import folds, integrity
+from facefold.data import duplicates, folds, integrity
 from facefold.errors import InputError
 
 
@@ -18,19 +20,31 @@ def main() -> None:
     parser = step.parser(__doc__)
     parser.add_argument("--folds", type=int, metavar="K", help="how many (default: as many as there are, else 5)")
     parser.add_argument("--seed", type=int, help="another seed deals other folds (default: that of the folds there are, else 0)")
+    parser.add_argument("--groups", choices=tuple(folds.METHODS),
+                        help="what no fold divides: images of the same bytes, or near-duplicates (default: as in the folds "
+                             "there are, else near)")
     parser.add_argument("--force", action="store_true", help="replace folds that runs depend on")
     args = parser.parse_args()
     found, images = integrity.load(args.root)
-    groups = folds.groups(images)
     try:
         old = folds.load(args.root)
-        k, seed = old.k, old.seed
-    except InputError:  # none yet, or none that can be used: they are dealt anew, and `write` refuses where runs would lose theirs
-        k, seed = 5, 0
+        k, seed, grouping = old.k, old.seed, old.grouping
+    except InputError:  # none yet, or none that can be used: dealt anew, and `write` refuses where runs would lose theirs
+        old, k, seed, grouping = None, 5, 0, "near"
     k, seed = k if args.folds is None else args.folds, seed if args.seed is None else args.seed
-    made = folds.make(found.train, groups, k, seed, files.sha256_file(args.root / "competition" / "train.csv"))
-    new = folds.write(args.root, made, force=args.force)
+    grouping = args.groups or grouping
+    near = folds.groups(duplicates.find(found, images), "group")
+    new = args.force or old is None or (k, seed, grouping) != (old.k, old.seed, old.grouping)
+    if new:
+        grouping = grouping or "near"
+        train_sha256 = files.sha256_file(args.root / "competition" / "train.csv")
+        made = folds.make(found.train, near if grouping == "near" else folds.groups(images), k, seed, train_sha256, grouping)
+        new = folds.write(args.root, made, force=args.force)
+    else:
+        made = old  # frozen: a later version of this program might deal others
     print(f"{k} folds, seed {seed}, {'written to' if new else 'already in'} {args.root / 'folds'}")
+    print(f"{near.duplicated(keep=False).sum():,} rows stand in {near[near.duplicated()].nunique():,} groups of near-duplicates; "
+          f"these folds divide {folds.divided(made.table, near):,} of the groups")
     for fold, rows in made.table.groupby("fold"):
         print(f"fold {fold}  {len(rows):6,} rows to validate  share of label 1: {rows['label'].mean():.4f}")
 

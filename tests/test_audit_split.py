@@ -1,9 +1,13 @@
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import cv2
 import pandas as pd
 import pytest
 
@@ -32,10 +36,19 @@ def test_audit_tells_what_is_there(drawn):
     assert "rows        600 train, 200 test\n" in said
     assert f"share of 1 is {labels.mean():.4f}\n" in said
     assert "images      width 64 / 64 / 64, height 64 / 64 / 64 pixels (min / median / max)\n" in said
-    assert "identical   3 groups inside train (6 rows), 1 of them with both labels;\n" in said
-    assert "            1 test images are also in train, 2 have a twin inside test\n" in said
+    for kind in ("identical", "near"):
+        assert (f"{kind:12}5 groups in all (10 images); 3 inside train (6 rows), 1 of them with both labels;\n"
+                "            1 test images are also in train, 2 have a twin inside test\n") in said
+    labels = pd.read_csv(root / "competition" / "train.csv", dtype=str).set_index("id")["label"]
+    assert f"            both labels: train/1 ({labels['1']}) and train/2 ({labels['2']})\n" in said
+    given = "1 label 1" if labels["3"] == "1" else "0 label 1"  # the twin of the last test row is the third train row
+    assert f"test images label 0, {given}, and contradict each other for 0;\n" in said
+    assert "            of 6 train images that have such twins, 4 have the label these give\n" in said
+    assert "cues        order of the ids  correlation " in said and "LEAK" not in said
+    assert "suspects    no image is far darker, brighter or emptier than the rest\n" in said
+    assert "to do       leaks tell nothing about new images; none is used unless you say so" in said
     assert "nothing breaks the contract" in said.splitlines()[-1]
-    assert len(said.splitlines()) < 12
+    assert len(said.splitlines()) < 25
 
 
 def test_audit_takes_a_zip_once(drawn, tmp_path):
@@ -58,14 +71,31 @@ def test_without_data_audit_says_how_to_get_some(tmp_path):
 def test_split_writes_folds_once(drawn):
     root = drawn[0]
     said = run("split", root, "--folds", "3")
-    assert said.startswith(f"3 folds, seed 0, written to {root / 'folds'}\nfold 0     200 rows to validate  share of label 1: 0.")
-    assert run("split", root, "--folds", "3").startswith("3 folds, seed 0, already in")
+    assert said.startswith(f"3 folds, seed 0, written to {root / 'folds'}\n"
+                           "6 rows stand in 3 groups of near-duplicates; these folds divide 0 of the groups\n"
+                           "fold 0     200 rows to validate  share of label 1: 0.")
+    assert run("split", root).startswith("3 folds, seed 0, already in")
     (root / "runs" / "cnn5" / "fold_0").mkdir(parents=True)
     before = (root / "folds" / "folds.csv").read_bytes()
     assert "runs depend on them (cnn5)" in run("split", root, "--seed", "1", code=2)
     assert (root / "folds" / "folds.csv").read_bytes() == before
     run("split", root, "--seed", "1", "--force")
     assert len(list((root / "folds").iterdir())) == 8  # 3 folds, as there were
+
+
+def test_folds_of_identical_bytes_divide_near_duplicates_and_stay_until_others_are_asked_for(drawn, tmp_path):
+    root = Path(shutil.copytree(drawn[0] / "competition", tmp_path / "root" / "competition")).parent
+    for id in range(101, 201):
+        picture = cv2.imread(str(root / "competition" / "train" / f"{id - 100}.jpg"))
+        cv2.imwrite(str(root / "competition" / "train" / f"{id}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 60])
+    said = run("split", root, "--groups", "bytes").splitlines()
+    assert re.fullmatch(r"20\d rows stand in 10\d groups of near-duplicates; these folds divide [6-9]\d of the groups", said[1])
+    (root / "runs" / "cnn5" / "fold_0").mkdir(parents=True)
+    assert run("split", root).splitlines() == [said[0].replace("written to", "already in"), *said[1:]]
+    said = run("split", root, "--groups", "near", "--force").splitlines()
+    assert said[1].endswith("these folds divide 0 of the groups")
+    method = json.loads((root / "folds" / "folds.json").read_text())["method"]
+    assert method.endswith("group: near-duplicate images")
 
 
 def test_usage_is_exit_2(tmp_path):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -170,3 +171,59 @@ def test_report_refuses_what_does_not_belong_together(root):
     expected = "submissions/ was blended from other runs than those now under runs/. Run `python src/blend.py` again."
     assert refused("report", root) == expected
     assert not (root / "report.html").exists()
+
+
+def with_twins(root: Path, pairs: int) -> None:
+    """Pairs of train images of one label become the same picture, in other bytes, and test images show these."""
+    contest = competition.load(root)
+    for label in (0, 1):
+        ids = contest.train.loc[contest.train["label"] == label, "id"].tolist()
+        for a, b, test in zip(ids[:pairs:2], ids[1:pairs:2], contest.test["id"].tolist()[label::2]):
+            rng = np.random.default_rng(int(a))
+            picture = cv2.GaussianBlur(rng.integers(0, 256, (64, 64, 3), np.uint8), (0, 0), 3).astype(float)
+            picture = np.clip(128 + 8 * (picture - picture.mean()), 0, 255).astype(np.uint8)
+            for split, id, quality in (("train", a, 95), ("train", b, 70), ("test", test, 80)):
+                cv2.imwrite(str(root / "competition" / split / f"{id}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    integrity.check(contest)
+    shutil.rmtree(root / "runs")
+    fabricate(root, {"lite0": 3.0, "cnn5": 3.0})  # poor models: the twins know better
+
+
+def test_twins_are_used_when_asked_for_and_said_everywhere(root):
+    with_twins(root, 90)
+    got = run("blend", root, "--method", "mean", "--use-twins")
+    assert got.returncode == 0, got.stderr
+    announced = re.match(r"THE LABELS OF TWINS WERE USED: (\d+) of 60 test images show a picture of train and take its label, a "
+                         r"leak of this competition that tells nothing about new images\.\n", got.stdout)
+    assert int(announced[1]) >= 60 - 1
+    assert got.stdout.splitlines()[-1].endswith(" by mean, twins by the labels of their twins")
+    files_there = content(root)
+    assert files_there["submission.csv"] == files_there["twins.csv"] != files_there["mean.csv"]
+    expected = pd.read_csv(root / "submissions" / "submission.csv", dtype=str)["label"]
+    assert expected.tolist()[:59] == [str(row % 2) for row in range(59)]
+    facts = json.loads(files_there["blend.json"])
+    assert facts["twins"]["picked"] == "twins" and facts["options"]["use_twins"] and facts["twins"]["gain"]["p"] < 0.05
+    assert "twins" in set(pd.read_csv(root / "submissions" / "leaderboard.csv")["name"])
+    assert run("report", root).returncode == 0
+    text = (root / "report.html").read_text()
+    assert "<h1>Drawn competition, not real data. THE LABELS OF TWINS WERE USED: " in text and "--use-twins" in text
+
+    assert run("blend", root, "--method", "mean").returncode == 0
+    assert "twins.csv" not in content(root)
+    other = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8))[1].tobytes()
+    contest = competition.load(root)
+    for number, id in enumerate(contest.test["id"]):
+        (root / "competition" / "test" / f"{id}.jpg").write_bytes(other + bytes([number]))
+    integrity.check(contest)
+    fabricate(root, {"lite0": 3.0, "cnn5": 3.0})
+    assert refused("blend", root, "--use-twins") == ("no test image shows a picture of train: there are no twins whose labels "
+                                                     "could be used. Leave --use-twins out.")
+
+
+def test_twins_that_gain_nothing_are_announced_and_taken_back(root):
+    got = run("blend", root, "--method", "mean", "--use-twins")
+    assert got.returncode == 0, got.stderr
+    lines = got.stdout.splitlines()
+    assert lines[0].startswith("THE LABELS OF TWINS WERE USED: 1 of 60 test images")
+    assert lines[1] == "the labels of twins gain nothing by a real margin: they are not in the submission after all"
+    assert "twins.csv" not in content(root) and lines[-1].endswith(" by mean")

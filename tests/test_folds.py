@@ -39,6 +39,32 @@ def test_groups_are_named_by_their_first_id():
     assert folds.groups(images).to_dict() == {"9": "9", "1": "1", "5": "9", "2": "2"}
 
 
+def test_groups_by_another_column_and_how_many_of_them_folds_divide():
+    images = pd.DataFrame({"split": ["train"] * 5 + ["test"], "id": list("915278"), "group": ["train/9"] * 2 + ["train/5"] * 4})
+    near = folds.groups(images, "group")
+    assert near.to_dict() == {"9": "9", "1": "9", "5": "5", "2": "5", "7": "5"}
+    table = pd.DataFrame({"id": list("75219"), "fold": [0, 0, 1, 2, 2]})
+    assert folds.divided(table, near) == 1
+
+
+def test_folds_of_an_earlier_version_are_read_as_they_are(root):
+    """folds.json of before there were near-duplicates: the text of its method is what `bytes` still writes."""
+    old = "StratifiedGroupKFold(shuffle=True) of scikit-learn; group: byte-identical images"
+    folds.write(root, made(root))
+    assert folds.load(root).method == old and folds.load(root).grouping == "bytes"
+    facts = files.read_json(root / "folds" / "folds.json")
+    files.write_json(root / "folds" / "folds.json", {**facts, "method": "dealt by hand"})
+    assert folds.load(root).method == "dealt by hand" and folds.load(root).grouping is None
+
+
+def test_what_the_groups_are_is_recorded(root):
+    train = rows([0, 1] * 10)
+    near = folds.make(train, own_groups(train), 5, 0, files.sha256_file(root / "competition" / "train.csv"), "near")
+    assert near.method == "StratifiedGroupKFold(shuffle=True) of scikit-learn; group: near-duplicate images"
+    folds.write(root, near)
+    assert folds.load(root).grouping == "near"
+
+
 def test_folds_divide_the_rows_in_equal_shares_of_the_labels(root):
     got = made(root)
     assert got.table["id"].tolist() == rows([0, 1] * 10)["id"].tolist()

@@ -1,4 +1,5 @@
 import io
+import os
 import re
 import shutil
 import stat
@@ -223,3 +224,19 @@ def test_a_source_inside_what_makes_room_is_refused(tmp_path):
     with pytest.raises(InputError, match="which makes room with the drawn competition; move it out first"):
         unpack.install(tmp_path / "cache" / "competition", tmp_path)
     assert drawn.is_drawn(tmp_path) and (tmp_path / "cache" / "competition").exists()
+
+
+def test_files_keep_the_times_they_were_packed_with(tmp_path):
+    stamped = {zipfile.ZipInfo(name, (2020, 10, 1, 2, 3, 4)): content for name, content in WHOLE.items()}
+    unpack.install(put_zip(tmp_path, stamped), tmp_path / "a")
+    source = put_folder(tmp_path, WHOLE)
+    os.utime(source / "train" / "1.jpg", (1000.5, 1000.5))
+    unpack.install(source, tmp_path / "b")
+    assert (tmp_path / "a" / "competition" / "train" / "1.jpg").stat().st_mtime == 1601517784  # in UTC
+    assert (tmp_path / "b" / "competition" / "train" / "1.jpg").stat().st_mtime == 1000.5
+
+
+def test_a_zip_with_a_month_that_is_none_is_unpacked(tmp_path):
+    stamped = {zipfile.ZipInfo(name, (1980, 0, 0, 0, 0, 0)): content for name, content in WHOLE.items()}
+    unpack.install(put_zip(tmp_path, stamped), tmp_path / "a")
+    assert tree(tmp_path / "a") == WHOLE

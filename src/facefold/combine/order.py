@@ -1,11 +1,10 @@
 """Labels from the order of the ids, where ids were numbered in the order of a hidden key such as sorted file names.
 
-`label_order` measures whether the train ids show such an order, `decode` uses it, and `decode_scores` says what it
+`leaks.label_order` measures whether the train ids show such an order, `decode` uses it, and `decode_scores` says what it
 is worth on rows whose labels took no part. All of them sort by the ids as numbers: the order of the rows given changes
 nothing. The models are in `order_decoders.py`.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,8 @@ import numpy as np
 from facefold.combine.calibration import logistic
 from facefold.combine.nested import choose
 from facefold.combine.order_decoders import Chain, Reading, align_posterior, fit_chain, hmm_posterior
-from facefold.combine.scores import Z95, Paired, Scores, decide, logit, paired, score
+from facefold.combine.scores import Paired, Scores, decide, logit, paired, score
+from facefold.data.leaks import OrderEvidence, by_id, label_order
 from facefold.errors import InputError
 
 MOST_PARTS = 10
@@ -39,19 +39,6 @@ NAMES = tuple(DECODERS)
 
 
 @dataclass(frozen=True)
-class OrderEvidence:
-    """How alike neighbours by id are: the lag-1 correlation of their labels, and what chance would give (0 +- chance, 95 %)."""
-
-    correlation: float
-    chance: float
-    rows: int
-
-    @property
-    def shows(self) -> bool:
-        return self.correlation > self.chance
-
-
-@dataclass(frozen=True)
 class DecodeScores:
     """What the order is worth, told by train rows that were treated as test rows.
 
@@ -69,23 +56,11 @@ class DecodeScores:
     parts: int
 
 
-def label_order(ids: Sequence[str], labels: np.ndarray) -> OrderEvidence:
-    """The lag-1 correlation of labels (n,) of 0 and 1 in the order of their ids as numbers.
-
-    Raises `InputError` where ids are not whole numbers, two are the same number, or one label only occurs.
-    """
-    labels = np.asarray(labels)[_by_id(ids)].astype(float)
-    if len(np.unique(labels)) < 2:
-        raise InputError("the order of the ids tells nothing where one label only occurs")
-    moved = labels - labels.mean()
-    return OrderEvidence(float(moved[1:] @ moved[:-1] / (moved @ moved)), Z95 / math.sqrt(len(labels)), len(labels))
-
-
 def require(train_ids: Sequence[str], labels: np.ndarray, test_ids: Sequence[str]) -> OrderEvidence:
-    """The evidence of `label_order`. Raises `InputError` where it shows no order, or ids of either set are not distinct numbers."""
+    """The evidence of `leaks.label_order`. Raises `InputError` where it shows no order, or ids of either set are not distinct numbers."""
     evidence = label_order(train_ids, labels)
     _require_order(evidence, "the train labels")
-    _by_id(test_ids)
+    by_id(test_ids)
     return evidence
 
 
@@ -107,7 +82,7 @@ def decode(name: str, train_ids: Sequence[str], labels: np.ndarray, oof_prob: np
         return np.asarray(test_prob, dtype=np.float64)
     _require_order(label_order(train_ids, labels), "the train labels")
     _require_order(label_order(test_ids, decide(test_prob)), "the predicted test labels")
-    train, test = _by_id(train_ids), _by_id(test_ids)
+    train, test = by_id(train_ids), by_id(test_ids)
     ordered = np.asarray(labels)[train]
     seen = _calibrated(np.asarray(oof_prob)[train], ordered, np.asarray(test_prob)[test])
     chain = fit_chain(ordered)
@@ -132,7 +107,7 @@ def decode_scores(ids: Sequence[str], labels: np.ndarray, oof_prob: np.ndarray, 
     _require_order(label_order(ids, labels), "the train labels")
     labels, oof_prob, rows = np.asarray(labels), np.asarray(oof_prob, dtype=np.float64), len(ids)
     parts = min(MOST_PARTS, max(2, round((rows + test_rows) / test_rows)))
-    order = _by_id(ids)
+    order = by_id(ids)
     part = np.random.default_rng(seed).permutation(rows) % parts  # of the rows in the order of their ids
     prob = {name: oof_prob.copy() for name in NAMES}
     for k in range(parts):
@@ -163,19 +138,6 @@ def _require_order(evidence: OrderEvidence, what: str) -> None:
         raise InputError(f"{what} show no order: neighbours by id correlate by {evidence.correlation:.3f}, and chance alone "
                          f"gives 0 +- {evidence.chance:.3f} with {evidence.rows} rows. The order of the ids cannot help; "
                          "leave it out.")
-
-
-def _by_id(ids: Sequence[str]) -> np.ndarray:
-    """Positions, int64 (n,), that sort `ids` as numbers. `InputError` where they are not distinct whole numbers."""
-    strange = next((text for text in ids if not (text.isascii() and text.isdecimal())), None)
-    if strange is not None:
-        raise InputError(f"id '{strange}' is not a whole number: only numbered ids have an order to use; leave the order out")
-    numbers = [int(text) for text in ids]
-    order = np.array(sorted(range(len(numbers)), key=numbers.__getitem__), dtype=np.int64)
-    twice = next((a for a, b in zip(order, order[1:]) if numbers[a] == numbers[b]), None)
-    if twice is not None:
-        raise InputError(f"two ids are the number {numbers[twice]}: their order is not known; leave the order out")
-    return order
 
 
 def _calibrated(prob: np.ndarray, labels: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -2,7 +2,9 @@
 
     submissions/<method>.csv      id,label by each method    submissions/submission.csv   the picked one
     submissions/leaderboard.csv   a row a recipe and method  submissions/oof_blend.csv    id,label,prob,pred,fold: nested
-    submissions/order.csv         where the order of the ids was used: id,label by it, and submission.csv is this one
+    submissions/order.csv         where the order of the ids was used: id,label by it
+    submissions/twins.csv         where the labels of twins were used: id,label with these, after the order where that was too
+                                  submission.csv is the last of these that is there, else the picked method's
     submissions/blend.json        what was picked, why, from what; written last, with the sha256 of the three named files
 """
 
@@ -13,22 +15,24 @@ import numpy as np
 import pandas as pd
 
 from facefold import files
-from facefold.combine import methods, nested, order
+from facefold.combine import methods, nested, order, twins
 from facefold.combine.members import OofMatrix, Rows
 from facefold.combine.scores import Paired, against_corrected, decide, paired, score, wilson
 from facefold.combine.second_pass import SecondPass, first_pass
 from facefold.combine.stacking import Stacked
 from facefold.data.competition import Competition, write_submission
 from facefold.data.corrections import NONE, Corrections
+from facefold.data.leaks import label_order
 from facefold.errors import InputError
 
+LEAKS = ("order", "twins")  # what a person may choose to use, in the order of use
 SEALED = ("submission.csv", "leaderboard.csv", "oof_blend.csv")
 _SCORES = ("accuracy", "low", "high", *(f"{name}{end}" for name in ("log_loss", "auc", "ece") for end in ("", "_low", "_high")))
 _GAIN = ("gain", "gain_low", "gain_high", "gain_p")
 _LEADERBOARD = {"name": str, "kind": str, **dict.fromkeys((*_SCORES, *_GAIN), float), "weights": str}
 _CORRECTED = dict.fromkeys(("corrected_accuracy", "corrected_low", "corrected_high"), float)
-_FACTS = {"picked", "why", "weights", "threshold", "threshold_gain", "notes", "second_pass", "order", "score", "picked_score",
-          "corrections", "gain_over_best_single", "options", "members", "folds", "images_hash", "files"}
+_FACTS = {"picked", "why", "weights", "threshold", "threshold_gain", "notes", "second_pass", "order", "twins", "score",
+          "picked_score", "corrections", "gain_over_best_single", "options", "members", "folds", "images_hash", "files"}
 _OOF = {"id": str, "label": "int64", "prob": float, "pred": "int64", "fold": "int64"}
 
 
@@ -50,13 +54,14 @@ class Outcome:
 
 
 def make(matrix: OofMatrix, stacked: Stacked, method: str, rule: str | np.ndarray, use_order: bool = False,
-         corrections: Corrections = NONE) -> Outcome:
+         corrections: Corrections = NONE, groups: pd.DataFrame | None = None) -> Outcome:
     """Score every recipe and method, pick `method` (auto: the simplest unbeaten), fit on all rows, predict the test rows.
 
     `stacked` is what `stacking.stack` makes of the matrix, `rule` that of `methods.with_weights`. With `use_order` the
-    picked method's predictions are read once more by the order of the ids (`order.py`), and score and submission are of that.
-    `corrections` are those that members learned from: they are scored by, nothing is learned from them here.
-    Raises `InputError` where method and rule do not go together, or where the labels show no order to use.
+    picked method's predictions are read once more by the order of the ids (`order.py`), with `groups` (the table of
+    `duplicates.find`) rows with twins in train take their label (`twins.py`), the order's answer or not; score and submission are
+    of that. `corrections` are those that members learned from: they are scored by, nothing is learned from them here.
+    Raises `InputError` where method and rule do not go together, or where there is no order or no twin to use.
     """
     candidates, blends = methods.candidates(method, rule), methods.with_weights(rule)
     data = (Rows(matrix.prob, stacked.oof), matrix.labels, matrix.fold)
@@ -86,10 +91,20 @@ def make(matrix: OofMatrix, stacked: Stacked, method: str, rule: str | np.ndarra
             alike = nested.shifted(scores[picked], threshold)  # made like the test predictions, which `honest` is not quite
             test_prob["order"] = order.decode(read.picked, matrix.ids, matrix.labels, alike, matrix.test_ids, test_prob[picked])
             honest = read.honest
+    told = None
+    if groups is not None:
+        count = twins.require(groups, matrix.ids, matrix.labels, matrix.test_ids)
+        told = twins.read(groups, matrix.ids, matrix.labels, matrix.fold, honest)
+        board.append((twins.TWINS, "near-duplicates", told.prob, {}))
+        if told.picked == twins.TWINS:
+            before = test_prob.get("order", test_prob[picked])
+            test_prob["twins"] = twins.answered(groups, matrix.ids, matrix.labels, matrix.test_ids, before, told.sure)
+            honest = told.honest
     corrected = corrections.labels(matrix.ids, matrix.labels) if corrections.actions else None
     facts = {"picked": picked, "why": choice.why + _why_threshold(threshold, threshold_gain), "weights": weights[picked],
              "threshold": threshold, "threshold_gain": asdict(threshold_gain), "notes": notes,
              "second_pass": second_pass_report(scores["second_pass"], *data), "order": _order_facts(read, matrix),
+             "twins": _twin_facts(told, count, matrix) if told else None,
              "corrections": None if corrected is None else {"hash": corrections.hash, "changes": str(corrections),
                                                             "score": against_corrected(honest, corrected)},
              "score": asdict(score(honest, matrix.labels)), "picked_score": asdict(score(scores[picked], matrix.labels)),
@@ -97,6 +112,21 @@ def make(matrix: OofMatrix, stacked: Stacked, method: str, rule: str | np.ndarra
     submissions = {name: pd.DataFrame({"id": matrix.test_ids, "label": decide(prob)}) for name, prob in test_prob.items()}
     oof = pd.DataFrame({"id": matrix.ids, "label": matrix.labels, "prob": honest, "pred": decide(honest), "fold": matrix.fold})
     return Outcome(_leaderboard(board, matrix.labels, scores["best_single"], corrected), oof, facts, submissions)
+
+
+def leaks_asked_for(matrix: OofMatrix, use_order: bool, groups: pd.DataFrame | None) -> str:
+    """The first line of a blend that is to use the order of the ids or the labels of twins (`groups`), empty without.
+
+    Raises `InputError` where what was asked for is not there.
+    """
+    said = []
+    if use_order:
+        evidence = order.require(matrix.ids, matrix.labels, matrix.test_ids)
+        said.append(order.announcement(evidence.correlation, evidence.chance))
+    if groups is not None:
+        count = twins.require(groups, matrix.ids, matrix.labels, matrix.test_ids)
+        said.append(twins.announcement(count, len(matrix.test_ids)))
+    return " ".join(said)
 
 
 def second_pass_report(after: np.ndarray, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> dict:
@@ -128,10 +158,11 @@ def write(root: Path, outcome: Outcome, competition: Competition, origin: dict) 
     """
     directory = root / "submissions"
     (directory / "blend.json").unlink(missing_ok=True)  # until it is back, the files beside it belong to no blend
-    (directory / "order.csv").unlink(missing_ok=True)  # of an earlier blend that used the order
+    for name in LEAKS:
+        (directory / f"{name}.csv").unlink(missing_ok=True)  # of an earlier blend that used it
     for name, table in outcome.submissions.items():
         write_submission(competition, table, directory / f"{name}.csv")
-    chosen = "order" if "order" in outcome.submissions else outcome.facts["picked"]
+    chosen = next((name for name in reversed(LEAKS) if name in outcome.submissions), outcome.facts["picked"])
     write_submission(competition, outcome.submissions[chosen], directory / "submission.csv")
     files.write_csv(directory / "leaderboard.csv", outcome.leaderboard)
     files.write_csv(directory / "oof_blend.csv", outcome.oof)
@@ -160,24 +191,48 @@ def load(root: Path) -> Outcome:
 def headline(facts: dict) -> str:
     """The honest score in words: `nested accuracy 0.9345 [0.931, 0.938] by mean`."""
     got = facts["score"]
-    by_order = f", read by the order of the ids ({facts['order']['decoder']})" if announcement(facts) else ""
+    by_leak = f", read by the order of the ids ({facts['order']['decoder']})" if _used_order(facts) else ""
+    by_leak += ", twins by the labels of their twins" if _used_twins(facts) else ""
     mended = facts["corrections"]
-    beside = f"{by_order} ({mended['score']['accuracy']:.4f} against the corrected labels)" if mended else by_order
+    beside = f"{by_leak} ({mended['score']['accuracy']:.4f} against the corrected labels)" if mended else by_leak
     return f"nested accuracy {got['accuracy']:.4f} [{got['low']:.3f}, {got['high']:.3f}] by {facts['picked']}{beside}"
 
 
 def announcement(facts: dict) -> str:
-    """The first line of whatever shows a blend that used the order of the ids; empty for one that did not."""
-    used = facts["order"]
-    if not used or used["decoder"] == order.PLAIN:
-        return ""
-    return order.announcement(used["correlation"], used["chance"])
+    """The first line of whatever shows a blend that used the order of the ids or the labels of twins; else empty."""
+    said = [order.announcement(facts["order"]["correlation"], facts["order"]["chance"])] if _used_order(facts) else []
+    said += [twins.announcement(facts["twins"]["answered"], facts["twins"]["test_rows"])] if _used_twins(facts) else []
+    return " ".join(said)
+
+
+def unused(facts: dict) -> list[str]:
+    """What was asked for and is not in the submission, a sentence each."""
+    lines = []
+    if facts["order"] and not _used_order(facts):
+        lines.append("no decoder gains by a real margin: the order of the ids is not in the submission after all")
+    if facts["twins"] and not _used_twins(facts):
+        lines.append("the labels of twins gain nothing by a real margin: they are not in the submission after all")
+    return lines
+
+
+def _used_order(facts: dict) -> bool:
+    return bool(facts["order"]) and facts["order"]["decoder"] != order.PLAIN
+
+
+def _used_twins(facts: dict) -> bool:
+    return bool(facts["twins"]) and facts["twins"]["picked"] == twins.TWINS
+
+
+def _twin_facts(told: twins.TwinScores, count: int, matrix: OofMatrix) -> dict:
+    """answered of test_rows test rows, train_answered of train_rows train rows, and what that is worth on the latter."""
+    return {"picked": told.picked, "why": told.why, "answered": count, "test_rows": len(matrix.test_ids),
+            "train_answered": told.rows, "train_rows": len(matrix.ids), "right": told.right, "before": told.before, "gain": asdict(told.gain)}
 
 
 def _order_facts(read: order.DecodeScores | None, matrix: OofMatrix) -> dict | None:
     if read is None:
         return None
-    evidence = order.label_order(matrix.ids, matrix.labels)
+    evidence = label_order(matrix.ids, matrix.labels)
     return {"decoder": read.picked, "why": read.why, "correlation": evidence.correlation, "chance": evidence.chance, "parts": read.parts,
             "scores": {name: asdict(got) for name, got in read.scores.items()},
             "gains": {name: asdict(gain) for name, gain in read.gains.items()}}

@@ -16,7 +16,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from facefold import files
 from facefold.errors import InputError
 
-METHOD = "StratifiedGroupKFold(shuffle=True) of scikit-learn; group: byte-identical images"
+_DEALT = "StratifiedGroupKFold(shuffle=True) of scikit-learn; group: "
+METHODS = {"bytes": _DEALT + "byte-identical images", "near": _DEALT + "near-duplicate images"}
 _COLUMNS = {"id": str, "label": "int64", "group": str, "fold": "int64"}
 _AGAIN = "Run `python src/split.py` to write the folds again (`--force` where runs depend on the old ones)."
 
@@ -35,6 +36,11 @@ class Folds:
     train_sha256: str
     method: str
 
+    @property
+    def grouping(self) -> str | None:
+        """The key of `METHODS` by which the rows were grouped; None where another program dealt them."""
+        return grouping(self.method)
+
     def train(self, k: int) -> pd.DataFrame:
         """id,label of the rows that train in fold `k`."""
         return self._rows(self.table["fold"] != k)
@@ -47,20 +53,32 @@ class Folds:
         return self.table.loc[mask, ["id", "label"]].reset_index(drop=True)
 
 
-def groups(images: pd.DataFrame) -> pd.Series:
-    """Group of each train id (the index): the first id, in the order of `images`, whose file has the same bytes.
+def groups(images: pd.DataFrame, alike: str = "sha256") -> pd.Series:
+    """Group of each train id (the index): the first id, in the order of `images`, with the same value in the column `alike`.
 
-    `images` is the table of `integrity.check`.
+    `images` is the table of `integrity.check`: images of the same bytes are a group; or that of `duplicates.find`, with
+    alike="group".
     """
     train = images[images["split"] == "train"]
-    first = train.groupby("sha256", sort=False)["id"].transform("first")
+    first = train.groupby(alike, sort=False)["id"].transform("first")
     return pd.Series(first.to_numpy(), index=pd.Index(train["id"], name="id"), name="group")
 
 
-def make(train: pd.DataFrame, groups: pd.Series, k: int, seed: int, train_sha256: str) -> Folds:
+def grouping(method: str) -> str | None:
+    """The key of `METHODS` that a recorded method has; None where another program dealt the folds."""
+    return next((kind for kind, text in METHODS.items() if text == method), None)
+
+
+def divided(table: pd.DataFrame, groups: pd.Series) -> int:
+    """How many of `groups` (indexed by id) have rows in more than one fold of `table` (id, fold)."""
+    return int((table.groupby(groups.loc[table["id"]].to_numpy())["fold"].nunique() > 1).sum())
+
+
+def make(train: pd.DataFrame, groups: pd.Series, k: int, seed: int, train_sha256: str, grouping: str = "bytes") -> Folds:
     """Deal the rows of `train` (id,label) to `k` folds: equal shares of the labels, a group never divided.
 
-    `groups` is indexed by id. Raises `InputError` when k < 2 or a fold would lack a class.
+    `groups` is indexed by id, `grouping` says what they are (a key of `METHODS`). Raises `InputError` when k < 2 or a fold
+    would lack a class.
     """
     if k < 2:
         raise InputError(f"{k} folds: at least 2 are needed, 5 are usual")
@@ -82,7 +100,7 @@ def make(train: pd.DataFrame, groups: pd.Series, k: int, seed: int, train_sha256
     poor = [number for number, rows in table.groupby("fold") if rows["label"].nunique() < train["label"].nunique()]
     if table["fold"].nunique() < k or poor:
         raise InputError(f"{k} folds cannot all hold every class, so many images are identical; choose fewer with --folds")
-    return Folds(table, k, seed, files.sha256_text(_text(table)), train_sha256, METHOD)
+    return Folds(table, k, seed, files.sha256_text(_text(table)), train_sha256, METHODS[grouping])
 
 
 def write(root: Path, folds: Folds, force: bool = False) -> bool:
@@ -104,7 +122,7 @@ def write(root: Path, folds: Folds, force: bool = False) -> bool:
     depending = sorted({path.parent.name for path in (root / "runs").glob("*/fold_*")})
     if depending and not force and _differ(directory, facts):
         raise InputError(f"{directory} holds other folds, and runs depend on them ({', '.join(depending)}); nothing was changed. "
-                         "Split with the same --folds and --seed as before, choose another --root, "
+                         "Split with the same --folds, --seed and --groups as before, choose another --root, "
                          "or replace them with --force, after which these runs are stale.")
     for name, text in texts.items():
         files.write_text(directory / name, text)

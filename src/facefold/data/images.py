@@ -19,7 +19,10 @@ MIN_SIDE = 8
 
 _MODES = {"CMYK": "CMYK", "P": "palette", "1": "1 bit", "RGBA": "alpha", "LA": "alpha", "PA": "palette, alpha", "La": "alpha",
           "RGBa": "alpha", "I;16": "16 bit", "I;16B": "16 bit", "I": "32 bit", "F": "float"}
-_REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
+_COLOUR = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2),
+           (1, cv2.IMREAD_COLOR))
+_GREY = ((8, cv2.IMREAD_REDUCED_GRAYSCALE_8), (4, cv2.IMREAD_REDUCED_GRAYSCALE_4), (2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
+         (1, cv2.IMREAD_GRAYSCALE))
 
 
 class ImageProblem(Exception):
@@ -35,6 +38,25 @@ class ImageFacts:
     width: int
     height: int
     channels: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a JPEG says before its pixels: how it was written, and by what.
+
+    tables: 12 hex digits for its quantisation tables; coarseness: mean of the first one; sampling: factors of each
+    component, as `2x2 1x1 1x1`; progressive, exif: 0 or 1; segments: names of its APP and COM segments in order; notes:
+    12 hex digits for what these hold, note_bytes their length.
+    """
+
+    tables: str
+    coarseness: float
+    sampling: str
+    progressive: int
+    exif: int
+    segments: str
+    notes: str
+    note_bytes: int
 
 
 def inspect(path: Path) -> ImageFacts:
@@ -75,16 +97,26 @@ def decode(path: Path, size: int | None = None) -> np.ndarray:
     """
     try:
         data = _read(path)
-        flags = cv2.IMREAD_COLOR if size is None else _reduced_flag(data, size)
-        bgr = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
-        if bgr is None:
-            raise ImageProblem("cannot be decoded")
+        bgr = _decoded(data, cv2.IMREAD_COLOR if size is None else _reduced_flag(_opened(data), size, _COLOUR))
     except ImageProblem as problem:
-        raise InputError(f"{path} {problem}. Run `python src/audit.py`, which checks every image.")
-    if size is not None and bgr.shape[:2] != (size, size):
-        shrinking = min(bgr.shape[:2]) >= size
-        bgr = cv2.resize(bgr, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC)
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+        raise _unchecked(path, problem)
+    return cv2.cvtColor(bgr if size is None else _square(bgr, size), cv2.COLOR_BGR2RGB)
+
+
+def glance(path: Path, size: int) -> tuple[np.ndarray, Header]:
+    """A small grey picture, uint8 (size, size), and the header: from one reading.
+
+    As in `decode` the decoder halves the picture, but at least twice `size` is left to average: copies of a picture in
+    other sizes then hardly differ.
+    Raises `InputError` for a file that is missing or no image.
+    """
+    try:
+        data = _read(path)
+        opened = _opened(data)
+        grey = _decoded(data, _reduced_flag(opened, 2 * size, _GREY))
+    except ImageProblem as problem:
+        raise _unchecked(path, problem)
+    return _square(grey, size), _header(opened)
 
 
 def thumbnail(path: Path, size: int) -> bytes:
@@ -131,10 +163,45 @@ def _check_pixels(image: ImageFile.ImageFile, data: bytes) -> None:
         raise ImageProblem("is truncated")
 
 
-def _reduced_flag(data: bytes, size: int) -> int:
+def _opened(data: bytes) -> Image.Image:
+    """The header alone; nothing is decoded."""
     try:
-        with Image.open(io.BytesIO(data)) as header:
-            shorter = min(header.size)
+        return Image.open(io.BytesIO(data))
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageProblem(f"cannot be decoded ({type(error).__name__})")
-    return next((flag for factor, flag in _REDUCED if shorter >= factor * size), cv2.IMREAD_COLOR)
+
+
+def _header(image: Image.Image) -> Header:
+    tables, segments = getattr(image, "quantization", {}), getattr(image, "applist", [])
+    notes = b"".join(content for _, content in segments)
+    return Header(_mark(repr(sorted(tables.items())).encode()), float(np.mean(tables[min(tables)])) if tables else 0.0,
+                  " ".join(f"{across}x{down}" for _, across, down, _ in getattr(image, "layer", [])),
+                  int("progressive" in image.info), int("exif" in image.info), " ".join(name for name, _ in segments),
+                  _mark(notes), len(notes))
+
+
+def _mark(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def _reduced_flag(image: Image.Image, size: int, flags: tuple[tuple[int, int], ...]) -> int:
+    """OpenCV's flag for the strongest reduction that leaves `size` pixels of the shorter side."""
+    return next((flag for factor, flag in flags if min(image.size) >= factor * size), flags[-1][1])
+
+
+def _decoded(data: bytes, flags: int) -> np.ndarray:
+    pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+    if pixels is None:
+        raise ImageProblem("cannot be decoded")
+    return pixels
+
+
+def _square(pixels: np.ndarray, size: int) -> np.ndarray:
+    if pixels.shape[:2] == (size, size):
+        return pixels
+    shrinking = min(pixels.shape[:2]) >= size
+    return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC)
+
+
+def _unchecked(path: Path, problem: ImageProblem) -> InputError:
+    return InputError(f"{path} {problem}. Run `python src/audit.py`, which checks every image.")

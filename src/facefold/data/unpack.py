@@ -4,6 +4,7 @@ Known layouts, at the top or one folder down: train.csv, test.csv, sampleSubmit.
 optionally meta.csv; the images in train/, train/train/, or those inside train.zip; test likewise; .jpg, .jpeg, any case.
 """
 
+import calendar
 import lzma
 import os
 import re
@@ -35,11 +36,13 @@ _BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFErro
 
 @dataclass(frozen=True)
 class _Member:
-    """One file of the source: where it lies in it (for messages), its path below the base, its declared size, how to open it."""
+    """One file of the source: where it lies in it (for messages), its path below the base, its declared size, its time in
+    seconds (kept: it may tell how the competition was made), how to open it."""
 
     shown: str
     path: PurePosixPath
     size: int
+    time: float
     open: Callable[[], BinaryIO]
 
 
@@ -143,8 +146,9 @@ def _folder_members(folder: Path) -> list[_Member]:
             if path.is_symlink():
                 raise InputError(f"{path} is a symbolic link; --data takes real files and folders only")
             if path.is_file():
-                size = path.stat().st_size
-                members.append(_Member(str(path), PurePosixPath(below / name), size, lambda path=path: open(path, "rb")))
+                facts = path.stat()
+                members.append(_Member(str(path), PurePosixPath(below / name), facts.st_size, facts.st_mtime,
+                                       lambda path=path: open(path, "rb")))
     return members
 
 
@@ -165,8 +169,16 @@ def _zip_members(archive: zipfile.ZipFile, shown: str) -> list[_Member]:
             raise InputError(f"{where} unpacks to {info.file_size:,} bytes from {info.compress_size:,}, {total:,} in all; "
                              "this looks like a zip bomb, nothing was unpacked")
         if path.name and not info.filename.endswith(("/", "\\")) and not any(_ignored(name) for name in path.parts):
-            members.append(_Member(f"{shown}/{path}", path, info.file_size, lambda info=info: archive.open(info)))
+            members.append(_Member(f"{shown}/{path}", path, info.file_size, _zip_time(info),
+                                   lambda info=info: archive.open(info)))
     return members
+
+
+def _zip_time(info: zipfile.ZipInfo) -> float:
+    try:
+        return calendar.timegm((*info.date_time, 0, 0, 0))  # a zip names no time zone
+    except ValueError:  # a month 0, from a program that left it out
+        return 0.0
 
 
 def _ignored(name: str) -> bool:
@@ -186,7 +198,7 @@ def _base(source: Path, members: list[_Member]) -> PurePosixPath:
 
 
 def _below(member: _Member, base: PurePosixPath) -> _Member:
-    return _Member(member.shown, member.path.relative_to(base), member.size, member.open)
+    return _Member(member.shown, member.path.relative_to(base), member.size, member.time, member.open)
 
 
 def _copy_csv(source: Path, members: list[_Member], part: Path) -> None:
@@ -284,7 +296,7 @@ def _require_space(folder: Path, size: int) -> None:
 
 
 def _copy(member: _Member, target: Path) -> None:
-    """Stream a member to a file, and not a byte more than it declared."""
+    """Stream a member to a file, and not a byte more than it declared; the file gets the member's time."""
     with _reading(member.shown), member.open() as source, open(target, "wb") as sink:
         left = member.size
         while block := source.read(1 << 20):
@@ -294,3 +306,4 @@ def _copy(member: _Member, target: Path) -> None:
             sink.write(block)
     if left:
         raise InputError(f"{member.shown} is shorter than it says; nothing was unpacked")
+    os.utime(target, (member.time, member.time))

@@ -5,6 +5,7 @@ import pandas as pd
 
 from facefold.combine.outcome import Outcome
 from facefold.combine.scores import decide, wilson
+from facefold.data.folds import grouping
 from facefold.review import html, plots
 from facefold.runs import CORRECTED, Member
 
@@ -19,11 +20,21 @@ def verdict(facts: dict) -> list[str]:
         order = [html.paragraph(f"The order of the ids, over the same predictions without it: {by_order}. {facts['order']['why']}")]
     else:
         order = []
+    if told := facts["twins"]:
+        order.append(html.paragraph(_twins(told)))
     brought = (f"Over the best single recipe: {100 * gain['gain']:+.2f} points {interval}, "
                f"{gain['wins']} rows mended and {gain['losses']} spoilt (McNemar p = {gain['p']:.2g}). ")
     return [html.paragraph(facts["why"]), *order, *_corrections(facts["corrections"]),
             html.paragraph(brought + "Every score counts rows that had no part in learning or choosing what predicted them; "
                                      "brackets are 95 % intervals.")]
+
+
+def _twins(told: dict) -> str:
+    gain = told["gain"]
+    return (f"Twins: {told['answered']} of {told['test_rows']} test images are answered by their twins in train; of "
+            f"{told['train_rows']} train images, each left out in turn, {told['train_answered']} would be. Of the labels of these "
+            f"the twins tell {told['right']:.4f}, the predictions {told['before']:.4f}: {100 * gain['gain']:+.2f} points on all rows "
+            f"[{100 * gain['low']:+.2f}, {100 * gain['high']:+.2f}]. {told['why']}")
 
 
 def _corrections(facts: dict | None) -> list[str]:
@@ -121,13 +132,16 @@ def repeat(facts: dict) -> list[str]:
     """The commands and the hashes of everything that went in."""
     options, folds, recipes = facts["options"], facts["folds"], ",".join(facts["options"]["recipes"])
     seeds = ",".join(sorted({str(member["seed"]) for member in facts["members"]}))
+    groups = grouping(folds["method"])
     corrected = [name.removesuffix(CORRECTED) for name in options["recipes"] if name.endswith(CORRECTED)]
     given = [name for name in options["recipes"] if not name.endswith(CORRECTED)]
     trained = [f"python src/train.py --recipe {','.join(names)} --seed {seeds}{option}\n"
                for names, option in ((given, ""), (corrected, " --corrections FILE")) if names]
-    commands = (f"python src/split.py --folds {folds['k']} --seed {folds['seed']}\n{''.join(trained)}"
+    commands = (f"python src/split.py --folds {folds['k']} --seed {folds['seed']}"
+                + (f" --groups {groups}\n" if groups else "\n") + "".join(trained) +
                 f"python src/blend.py --recipes {recipes} --method {options['method']} --weights '{options['weights']}'"
-                + (" --use-order" if options["use_order"] else ""))
+                + (" --use-order" if options["use_order"] else "")
+                + (" --use-twins" if options["use_twins"] else ""))
     hashes = [("submission.csv", facts["files"]["submission.csv"]), ("folds.csv", folds["hash"]),
               ("images", facts["images_hash"])]
     hashes += [(f"recipe {member['recipe']}, seed {member['seed']}", member["recipe_hash"]) for member in facts["members"]]

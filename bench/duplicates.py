@@ -1,0 +1,127 @@
+"""Near-duplicates: copies found again by kind, false joins, and CPU seconds as the competition grows.
+
+    python bench/duplicates.py ROOT [--copies 200] [--rows 2000,18000,200000]
+
+ROOT holds a competition that audit.py has checked. First `copies` of its train images are changed in each of several ways and
+put beside all images: recall is the share joined to their original, false joins are rows whose group is another than it should
+be. Then pictures are drawn like the small ones of ROOT (each frequency with its mean and deviation there, so that hashes share
+what faces share); one in twenty has a copy with other light, noise and every second time mirrored.
+
+    quality 30 to 95, size x 0.8 to 1.2, light x 0.6, mirrored    recall 1.000, 0 false joins
+    light + 40, all at once                                       recall 0.995, 0 false joins
+    light x 1.25 (what was bright is cut off)                     recall 0.980, 0 false joins
+
+        drawn  hash s  pairs s  pixels s     pairs  recall  false joins  peak MB
+        2,100     0.0      0.0       0.0       100   0.990            0      184
+       18,900     0.1      0.2       0.0       900   0.999            0      223
+      210,000     1.2      5.1       0.3    10,153   0.997            0      535
+
+(2,600 faces, one core. A third of the peak is the libraries, 1 kB an image the drawn pictures themselves.)
+"""
+
+import argparse
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+from scipy.fft import dctn, idctn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from facefold.data import competition, duplicates, glance, images  # noqa: E402
+
+SHARE = 20  # one drawn picture in so many has a copy
+
+
+def scaled(picture: np.ndarray, factor: float) -> np.ndarray:
+    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    return cv2.resize(picture, None, fx=factor, fy=factor, interpolation=how)
+
+
+def lit(picture: np.ndarray, gain: float, offset: float) -> np.ndarray:
+    return np.clip(gain * picture.astype(np.float32) + offset, 0, 255).astype(np.uint8)
+
+
+KINDS = {  # what is done to a picture, and the quality it is saved with
+    "quality 30": (lambda picture: picture, 30), "quality 50": (lambda picture: picture, 50),
+    "quality 75": (lambda picture: picture, 75), "quality 95": (lambda picture: picture, 95),
+    "size x 0.8": (lambda picture: scaled(picture, 0.8), 90), "size x 0.9": (lambda picture: scaled(picture, 0.9), 90),
+    "size x 1.1": (lambda picture: scaled(picture, 1.1), 90), "size x 1.2": (lambda picture: scaled(picture, 1.2), 90),
+    "light x 1.25": (lambda picture: lit(picture, 1.25, 0), 90), "light x 0.6": (lambda picture: lit(picture, 0.6, 0), 90),
+    "light + 40": (lambda picture: lit(picture, 1, 40), 90), "mirrored": (lambda picture: picture[:, ::-1], 90),
+    "all of it": (lambda picture: lit(scaled(picture[:, ::-1], 0.8), 1.15, 10), 50),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("root", type=Path)
+    parser.add_argument("--copies", type=int, default=200)
+    parser.add_argument("--rows", default="2000,18000,200000", help="sizes of the drawn sets")
+    args = parser.parse_args()
+    found = competition.load(args.root)
+    grey = np.array(glance.load(found).grey)
+    own = duplicates.groups(grey, np.arange(len(grey)))
+    print(f"{len(grey):,} images, {(np.bincount(own) > 1).sum():,} groups among them as they are")
+    planted(found, grey, own, args.copies)
+    print(f"\n{'drawn':>9}  hash s  pairs s  pixels s     pairs  recall  false joins  peak MB")
+    for rows in map(int, args.rows.split(",")):
+        grow(grey, rows)
+
+
+def planted(found: competition.Competition, grey: np.ndarray, own: np.ndarray, copies: int) -> None:
+    chosen = np.random.default_rng(0).choice(len(found.train), copies, replace=False)
+    pictures = [cv2.imread(str(found.image_path("train", found.train["id"][row]))) for row in chosen]
+    print(f"{'':14}recall  false joins")
+    for kind, (change, quality) in KINDS.items():
+        looks = []
+        with tempfile.TemporaryDirectory() as folder:
+            for picture in pictures:
+                path = Path(folder) / "copy.jpg"
+                cv2.imwrite(str(path), change(picture), [cv2.IMWRITE_JPEG_QUALITY, quality])
+                looks.append(images.glance(path, glance.SIDE)[0])
+        got = duplicates.groups(np.concatenate([grey, looks]), np.arange(len(grey) + copies))
+        alone, right = got[len(grey):] >= len(grey), got[len(grey):] == own[chosen]
+        print(f"{kind:14}{right.mean():6.3f}  {(~right & ~alone).sum() + (got[:len(grey)] != own).sum():11}")
+
+
+def grow(like: np.ndarray, rows: int) -> None:
+    """Draw, time the three parts of `duplicates.groups`, and count what it joins."""
+    grey = drawn(like, rows)
+    copies = rows // SHARE
+    every, begun = np.arange(len(grey)), time.process_time()
+    hashes = duplicates.fingerprints(grey, every)
+    hashed = time.process_time()
+    pairs = duplicates.candidates(*hashes)
+    paired = time.process_time()
+    duplicates.same_picture(grey, *pairs.T)
+    checked = time.process_time()
+    got = duplicates.groups(grey, every)
+    recall = (got[rows:] == np.arange(copies)).mean()
+    false = (got[:rows] != np.arange(rows)).sum() + ((got[rows:] != np.arange(copies)) & (got[rows:] < rows)).sum()
+    print(f"{len(grey):9,}  {hashed - begun:6.1f}  {paired - hashed:7.1f}  {checked - paired:8.1f}  {len(pairs):8,}  {recall:6.3f}  "
+          f"{false:11}  {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000:7,.0f}")
+
+
+def drawn(like: np.ndarray, rows: int) -> np.ndarray:
+    """`rows` pictures and rows / SHARE copies of the first ones, uint8 (n, s, s)."""
+    rng, side = np.random.default_rng(0), like.shape[1]
+    sample = like[rng.choice(len(like), min(2000, len(like)), replace=False)].astype(np.float32)
+    sample = dctn(sample, axes=(1, 2), norm="ortho")
+    mean, spread = sample.mean(axis=0), sample.std(axis=0)
+    grey = np.empty((rows + rows // SHARE, side, side), dtype=np.uint8)
+    for start in range(0, rows, 4096):
+        waves = mean + spread * rng.standard_normal((min(4096, rows - start), side, side), dtype=np.float32)
+        grey[start:start + len(waves)] = np.clip(idctn(waves, axes=(1, 2), norm="ortho"), 0, 255)
+    for row in range(rows // SHARE):
+        copy = grey[row, :, ::-1] if row % 2 else grey[row]
+        grey[rows + row] = lit(copy + rng.normal(0, 2, copy.shape), rng.uniform(0.7, 1.2), rng.uniform(-10, 10))
+    return grey
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Near-duplicates: the same picture in other bytes (re-encoded, resized, brighter, mirrored), in train, in test and across.
+
+    cache/duplicates_<version>_<fingerprint>.csv   split,id,group, rows as in images.csv
+
+A perceptual hash (`fingerprints`) proposes pairs and the pixels of the small pictures decide (`same_picture`). No pair is
+looked for among all: equal parts of hashes bring likely ones side by side (`candidates`), so time grows as n log n.
+Cropped and turned copies are not looked for.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.fft import dctn
+from scipy.ndimage import gaussian_filter
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from facefold import files
+from facefold.data import glance, integrity
+from facefold.data.competition import Competition
+
+VERSION = 1  # raise it when other pairs count as duplicates
+BITS = 128
+FAR = 28  # bits; of 664 pairs of faces that are one picture none differs by more than 24, of others 1 in 10,000 by 28 or fewer
+NEIGHBOURS = 32
+WHOLE, DETAIL = 0.97, 0.8  # least correlations of one picture: of 280 million pairs of faces no others pass 0.963, 0.76 there
+BLUR = 2.0  # pixels of the small picture: what is finer is detail
+FLAT = 4.0  # grey levels: a picture that varies by less has no features to compare
+_COLUMNS = {"split": str, "id": str, "group": str}
+_BLOCK = 4096  # pictures or pairs at a time: bounds the memory
+_ONES = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8).reshape(-1, 2), axis=1).sum(axis=1, dtype=np.uint8)
+
+
+def find(competition: Competition, images: pd.DataFrame) -> pd.DataFrame:
+    """Table split, id, group of all images, in the order of `images`, the table of `integrity.check`.
+
+    group: `<split>/<id>` of the first image, in that order, of those that show the same picture; byte-identical ones always
+    do. Groups are the closure of pairs. A second call reads what the first one kept.
+    """
+    path = competition.root / "cache" / f"duplicates_{VERSION}_{integrity.fingerprint(competition.root)[:12]}.csv"
+    if not path.exists():
+        names = images["split"] + "/" + images["id"]
+        first = groups(glance.load(competition).grey, pd.factorize(images["sha256"])[0])
+        for old in path.parent.glob("duplicates_*.csv"):
+            old.unlink()
+        files.write_csv(path, images[["split", "id"]].assign(group=names.to_numpy()[first]))
+    return files.read_csv(path, _COLUMNS)
+
+
+def groups(grey: np.ndarray, identical: np.ndarray) -> np.ndarray:
+    """For each small picture, uint8 (n, s, s), the row of the first one that shows the same, int64 (n,).
+
+    identical: (n,), equal where the files are byte for byte the same.
+    """
+    _, first, own = np.unique(identical, return_index=True, return_inverse=True)
+    first.sort()  # one row for each distinct file: a thousand copies of one cost no more than one
+    distinct = np.flatnonzero([grey[row].std() >= FLAT for row in first])
+    rows = first[distinct]
+    pairs = candidates(*fingerprints(grey, rows))
+    left, right = rows[pairs[:, 0]], rows[pairs[:, 1]]
+    sure = same_picture(grey, left, right, pairs[:, 2])
+    again = _first_of(own)
+    left, right = np.concatenate([left[sure], again]), np.concatenate([right[sure], np.arange(len(grey))])
+    links = coo_matrix((np.ones(len(left), bool), (left, right)), shape=(len(grey), len(grey)))
+    return _first_of(connected_components(links, directed=False)[1])
+
+
+def fingerprints(grey: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Perceptual hashes of the pictures `rows` and of their mirror images: two uint8 (len(rows), BITS / 8).
+
+    A bit is the sign of one of the lowest frequencies of the picture's cosine transform (mean light left out); a mirror negates
+    every second one across. Light and contrast change no sign, and JPEG and scaling only those near 0.
+    """
+    side = grey.shape[1]
+    lowest = sorted((down + across, down, across) for down in range(side) for across in range(side))[1:BITS + 1]
+    down, across = np.array(lowest)[:, 1:].T
+    signs = np.empty((len(rows), BITS), dtype=bool)
+    for start in range(0, len(rows), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        signs[block] = dctn(_standard(grey[rows[block]]), axes=(1, 2), norm="ortho")[:, down, across] > 0
+    return np.packbits(signs, axis=1), np.packbits(signs ^ (across % 2 == 1), axis=1)
+
+
+def candidates(plain: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+    """Pairs that may show one picture, int64 (p, 3): row, later row, 1 where one of the two is to be mirrored; each once.
+
+    plain, mirrored: `fingerprints`, uint8 (n, BITS / 8). The bits are dealt to parts of 16 in two ways. For each part the
+    hashes are sorted with it in front (Charikar 2002; Manku, Jain and Das Sarma 2007), and each is compared with those of the
+    next `NEIGHBOURS` that have the same part. Hashes that differ in 7 bits or fewer share a part, those that differ in more
+    mostly do; where more than `NEIGHBOURS` share one, the nearest in the order of the other bits are met, and the groups join
+    the rest.
+    """
+    rows = len(plain)
+    hashes = np.concatenate([plain, mirrored])
+    bits, words = np.unpackbits(hashes, axis=1), np.ascontiguousarray(hashes.view(np.uint16).T)
+    found = [np.empty((0, 3), dtype=np.int64)]
+    for dealt in (np.arange(BITS), np.arange(BITS).reshape(16, -1).T.ravel()):
+        packed = np.ascontiguousarray(np.packbits(bits[:, dealt], axis=1))
+        for part in range(BITS // 16):
+            order = np.lexsort(np.ascontiguousarray(np.roll(packed, -2 * part, axis=1)).view(">u8").T[::-1])
+            found.append(_neighbours(words, order, packed.view(np.uint16)[order, part], rows))
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def _neighbours(words: np.ndarray, order: np.ndarray, part: np.ndarray, rows: int) -> np.ndarray:
+    """The pairs (as of `candidates`) of near hashes that stand near each other in `order` and share `part`.
+
+    words: uint16 (BITS / 16, 2 * rows), the hashes; order: (2 * rows,) sorts them; part: uint16 (2 * rows,) in that order.
+    """
+    found = [np.empty((0, 3), dtype=np.int64)]
+    for step in range(1, min(NEIGHBOURS, len(order) - 1) + 1):
+        at = np.flatnonzero(part[step:] == part[:-step])
+        if not len(at):
+            break
+        a, b = order[at], order[at + step]
+        apart = sum(_ONES[word[a] ^ word[b]] for word in words)
+        near = (apart <= FAR) & ((a < rows) | (b < rows)) & (a % rows != b % rows)
+        a, b = a[near], b[near]
+        found.append(np.column_stack([np.minimum(a % rows, b % rows), np.maximum(a % rows, b % rows), (a >= rows) ^ (b >= rows)]))
+    return np.concatenate(found)
+
+
+def same_picture(grey: np.ndarray, left: np.ndarray, right: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+    """Whether the pictures of rows `left` and `right` (p,) are one, the second mirrored where `mirrored` is 1: bool (p,).
+
+    Both the whole pictures and what is fine in them must correlate: two faces in the same pose and light share the first.
+    """
+    same = np.zeros(len(left), dtype=bool)
+    for start in range(0, len(left), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        a, b = _standard(grey[left[block]]), _standard(grey[right[block]])
+        b = np.where(mirrored[block, None, None] == 1, b[:, :, ::-1], b)
+        close = np.flatnonzero((a * b).mean(axis=(1, 2)) >= WHOLE)
+        fine = [_standard(part[close] - gaussian_filter(part[close], (0, BLUR, BLUR))) for part in (a, b)]
+        same[start + close] = (fine[0] * fine[1]).mean(axis=(1, 2)) >= DETAIL
+    return same
+
+
+def _standard(pictures: np.ndarray) -> np.ndarray:
+    """Pictures (n, s, s) with mean 0 and deviation 1 each, float32."""
+    moved = pictures - pictures.mean(axis=(1, 2), keepdims=True, dtype=np.float32)
+    return moved / np.maximum(moved.std(axis=(1, 2), keepdims=True), 1e-6)
+
+
+def _first_of(codes: np.ndarray) -> np.ndarray:
+    """For each row the first row with the same code, int64 (n,)."""
+    _, first, own = np.unique(codes, return_index=True, return_inverse=True)
+    return first[own]

@@ -1,0 +1,193 @@
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from facefold import files
+from facefold.data import competition, drawn, duplicates, glance, images, integrity, unpack
+from facefold.errors import InputError
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+CHANGES = {
+    "quality 40": lambda picture: jpeg(picture, 40),
+    "quality 75": lambda picture: jpeg(picture, 75),
+    "smaller": lambda picture: jpeg(cv2.resize(picture, None, fx=0.8, fy=0.8, interpolation=cv2.INTER_AREA)),
+    "larger": lambda picture: jpeg(cv2.resize(picture, None, fx=1.2, fy=1.2, interpolation=cv2.INTER_CUBIC)),
+    "brighter": lambda picture: jpeg(np.clip(picture * 1.2 + 10, 0, 255).astype(np.uint8)),
+    "darker": lambda picture: jpeg((picture * 0.7).astype(np.uint8)),
+    "mirrored": lambda picture: jpeg(picture[:, ::-1]),
+}
+
+
+def jpeg(picture, quality=92):
+    return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def scene(seed, size=96):
+    """A picture unlike those of other seeds: clouds of a few sizes, uint8 (size, size, 3)."""
+    rng = np.random.default_rng(seed)
+    clouds = sum(cv2.GaussianBlur(rng.normal(size=(size, size, 3)), (0, 0), blur) * blur for blur in (1.5, 4, 12))
+    return np.clip(128 + 100 * clouds, 0, 255).astype(np.uint8)
+
+
+def contest(root, train, test):
+    """A competition of these JPEG bytes {id: bytes}, checked; labels take turns."""
+    for split, pictures in (("train", train), ("test", test)):
+        (root / "competition" / split).mkdir(parents=True)
+        for id, data in pictures.items():
+            (root / "competition" / split / f"{id}.jpg").write_bytes(data)
+    files.write_text(root / "competition" / "train.csv", "id,label\n" + "".join(f"{id},{n % 2}\n" for n, id in enumerate(train)))
+    files.write_text(root / "competition" / "test.csv", "id\n" + "".join(f"{id}\n" for id in test))
+    files.write_text(root / "competition" / "sampleSubmit.csv", "id,label\n" + "".join(f"{id},0\n" for id in test))
+    found = competition.load(root)
+    integrity.check(found)
+    return found
+
+
+def find(found):
+    return duplicates.find(found, integrity.check(found))
+
+
+def joined(table):
+    """The groups of more than one image, each as its names in order."""
+    names = table["split"] + "/" + table["id"]
+    parts = [part.tolist() for _, part in names.groupby(table["group"].to_numpy(), sort=False)]
+    return [part for part in parts if len(part) > 1]
+
+
+def test_every_change_is_seen_through_and_nothing_else_is_joined(tmp_path):
+    train = {f"a{n}": jpeg(scene(n)) for n in range(60)}
+    test = {f"t{n}": change(scene(n)) for n, change in enumerate(CHANGES.values())}
+    found = contest(tmp_path, train, test)
+    assert joined(find(found)) == [[f"train/a{n}", f"test/t{n}"] for n in range(len(CHANGES))]
+
+
+def test_a_group_is_named_by_its_first_image_and_closed_over_train_and_test(tmp_path):
+    found = contest(tmp_path, {"9": jpeg(scene(0)), "1": jpeg(scene(1)), "5": jpeg(scene(0)[:, ::-1])},
+                    {"3": jpeg(scene(2)), "2": jpeg(scene(0), 60), "4": jpeg(scene(2), 50)})
+    table = find(found)
+    assert list(table.columns) == ["split", "id", "group"]
+    assert (table["split"] + "/" + table["id"]).tolist() == ["train/9", "train/1", "train/5", "test/3", "test/2", "test/4"]
+    assert table["group"].tolist() == ["train/9", "train/1", "train/9", "test/3", "train/9", "test/3"]
+
+
+def test_pictures_without_features_are_joined_by_their_bytes_alone(tmp_path):
+    flat = {name: jpeg(np.full((40, 40, 3), shade, np.uint8)) for name, shade in (("1", 90), ("2", 91), ("3", 90))}
+    assert joined(find(contest(tmp_path, flat, {"7": jpeg(np.full((40, 40, 3), 90, np.uint8), 50)}))) == [["train/1", "train/3"]]
+
+
+def test_a_second_call_opens_nothing_and_a_changed_image_is_seen(tmp_path, monkeypatch):
+    found = contest(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(1), 70)})
+    first = find(found)
+    with monkeypatch.context() as patch:
+        patch.setattr(images, "glance", lambda *_: pytest.fail("an image was opened"))
+        patch.setattr(duplicates, "candidates", lambda *_: pytest.fail("pairs were looked for"))
+        assert find(found).equals(first)
+    found.image_path("test", "3").write_bytes(jpeg(scene(2), 70))
+    assert joined(find(found)) == [["train/2", "test/3"]]
+    kept = sorted(path.name for path in (tmp_path / "cache").iterdir())
+    mark = integrity.fingerprint(tmp_path)[:12]
+    assert kept == sorted(["images.csv", "images.json", f"duplicates_{duplicates.VERSION}_{mark}.csv",
+                           f"glance_{glance.VERSION}_{mark}.csv", f"glance_{glance.VERSION}_{mark}.npy"])
+
+
+def test_a_glance_is_taken_again_where_half_of_it_is_lost(tmp_path):
+    found = contest(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2), 50)}, {"3": jpeg(scene(3))})
+    first = glance.load(found)
+    grey, headers = np.array(first.grey), first.headers
+    next((tmp_path / "cache").glob("glance_*.csv")).unlink()
+    again = glance.load(found)
+    assert np.array_equal(again.grey, grey) and again.headers.equals(headers)
+    assert again.grey.shape == (3, glance.SIDE, glance.SIDE) and not again.grey.flags.writeable
+    assert (headers["split"] + "/" + headers["id"]).tolist() == ["train/1", "train/2", "test/3"]
+    assert headers["tables"][0] == headers["tables"][2] != headers["tables"][1]
+    assert headers["coarseness"][1] > headers["coarseness"][0]
+
+
+def test_images_must_be_checked_first(tmp_path):
+    found = contest(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(3))})
+    table = integrity.check(found)
+    (tmp_path / "cache" / "images.csv").unlink()
+    with pytest.raises(InputError, match=re.escape("the images were not checked yet. Run `python src/audit.py` first.")):
+        duplicates.find(found, table)
+
+
+def test_an_image_that_broke_since_the_check_is_named(tmp_path):
+    found = contest(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(3))})
+    found.image_path("train", "2").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=re.escape("2.jpg cannot be decoded (UnidentifiedImageError). Run `python src/audit.py`")
+                       ):
+        glance.load(found)
+    assert not list((tmp_path / "cache").glob("*glance*"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2 ** 32 - 1), st.sets(st.integers(0, duplicates.BITS - 1), max_size=7), st.booleans())
+def test_hashes_that_differ_in_seven_bits_are_always_compared(seed, flipped, mirrored):
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2, (2, 50, duplicates.BITS), dtype=np.uint8)  # of 50 pictures and their mirror images
+    bits[int(mirrored), 33] = bits[0, 12]
+    bits[int(mirrored), 33, list(flipped)] ^= 1
+    assert [12, 33, int(mirrored)] in duplicates.candidates(*np.packbits(bits, axis=2)).tolist()
+
+
+def test_far_hashes_are_no_candidates_and_a_picture_is_no_candidate_of_itself():
+    bits = np.zeros((2, 4, duplicates.BITS), dtype=np.uint8)
+    bits[:, 1, :duplicates.FAR] = 1
+    bits[:, 2, :duplicates.FAR + 1] = 1
+    bits[:, 3, 64:] = 1
+    got = duplicates.candidates(*np.packbits(bits, axis=2))
+    assert got.tolist() == [[0, 1, 0], [0, 1, 1], [1, 2, 0], [1, 2, 1]]
+
+
+def test_hundreds_of_copies_are_one_group_without_all_their_pairs():
+    rng = np.random.default_rng(0)
+    grey = np.stack([cv2.resize(scene(0)[..., 0], (32, 32), interpolation=cv2.INTER_AREA)] * 400)
+    grey = np.clip(grey + rng.integers(-2, 3, grey.shape), 0, 255).astype(np.uint8)
+    assert (duplicates.groups(grey, np.arange(400)) == 0).all()
+    pairs = duplicates.candidates(*duplicates.fingerprints(grey, np.arange(400)))
+    assert (np.diff(pairs[:, :2]) > 0).all() and len(pairs) < 400 * 399 // 4
+
+
+def test_same_picture_by_its_whole_and_by_what_is_fine_in_it():
+    base = cv2.resize(scene(0)[..., 0], (32, 32), interpolation=cv2.INTER_AREA)
+    whole = cv2.GaussianBlur(base, (0, 0), 2)
+    other = cv2.resize(scene(1)[..., 0], (32, 32), interpolation=cv2.INTER_AREA).astype(float)
+    elsewhere = np.clip(whole + 0.4 * (other - cv2.GaussianBlur(other, (0, 0), 2)), 0, 255).astype(np.uint8)  # other detail
+    grey = np.stack([base, (base * 0.6 + 20).astype(np.uint8), base[:, ::-1], whole, elsewhere])
+    zeros = np.zeros(4, dtype=np.int64)
+    got = duplicates.same_picture(grey, zeros, np.arange(1, 5), np.array([0, 1, 0, 0]))
+    assert got[:2].tolist() == [True, True] and not got[3]
+    assert not duplicates.same_picture(grey, zeros[:1], np.array([2]), zeros[:1])[0]
+
+
+def test_cartoons_of_one_style_are_told_apart(tmp_path):
+    drawn.draw(tmp_path, train=300, test=100)
+    found = competition.load(tmp_path)
+    table = integrity.check(found)
+    first = (table["split"] + "/" + table["id"]).groupby(table["sha256"]).transform("first")
+    assert (duplicates.find(found, table)["group"] == first).all() and first.nunique() == 395
+
+
+@pytest.mark.skipif(not (SHARED / "competition-mini.zip").exists(), reason="../shared, with the mini competition, is not here")
+def test_real_faces_are_found_again_and_none_is_joined_to_another(tmp_path):
+    unpack.install(SHARED / "competition-mini.zip", tmp_path)
+    found = competition.load(tmp_path)
+    integrity.check(found)
+    grey = np.array(glance.load(found).grey)
+    own = duplicates.groups(grey, np.arange(len(grey)))
+    assert 10 <= (own != np.arange(len(grey))).sum() <= 20  # true ones, looked at: 15 pairs
+    chosen = np.random.default_rng(0).choice(np.flatnonzero(own == np.arange(len(grey)))[:2000], 60, replace=False)
+    ids = found.train["id"].tolist()
+    for name, change in CHANGES.items():
+        copies = []
+        for row in chosen:
+            (tmp_path / "copy.jpg").write_bytes(change(cv2.imread(str(found.image_path("train", ids[row])))))
+            copies.append(images.glance(tmp_path / "copy.jpg", glance.SIDE)[0])
+        got = duplicates.groups(np.concatenate([grey, copies]), np.arange(len(grey) + len(copies)))
+        assert (got[:len(grey)] == own).all(), name
+        assert set(got[len(grey):]) <= {*own[chosen], *range(len(grey), len(got))}, name
+        assert (got[len(grey):] == own[chosen]).mean() >= 0.95, name

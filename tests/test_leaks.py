@@ -1,0 +1,201 @@
+"""What tells the label without the picture: found where it was planted, and not where it was not."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from facefold import files
+from facefold.data import competition, drawn, glance, integrity, leaks, suspects, unpack
+from facefold.data.leaks import Cue
+from facefold.review import audit_page
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+SRC = Path(__file__).resolve().parents[1] / "src"
+
+
+def measured(root):
+    found = competition.load(root)
+    return {cue.name: cue for cue in leaks.cues(found, integrity.check(found), glance.load(found).headers)}
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    root = tmp_path_factory.mktemp("clean")
+    drawn.draw(root, train=400, test=40, size=32)
+    return root
+
+
+@pytest.fixture
+def copy(clean, tmp_path):
+    shutil.copytree(clean / "competition", tmp_path / "competition")
+    return tmp_path
+
+
+def labelled(root):
+    """Path and label of each train image."""
+    train = competition.load(root).train
+    return [(root / "competition" / "train" / f"{id}.jpg", label) for id, label in train.itertuples(index=False)]
+
+
+def test_a_clean_competition_leaks_nothing(clean):
+    assert [name for name, cue in measured(clean).items() if cue.leaks] == []
+    assert list(measured(clean)) == ["order of the ids", "file size", "file time", "image size", "JPEG header"]
+
+
+def test_padded_files_leak_by_their_size_alone(copy):
+    rng = np.random.default_rng(0)
+    for path, label in labelled(copy):
+        path.write_bytes(path.read_bytes() + b"\0" * int(rng.integers(0, 400) + 500 * label))
+    assert [name for name, cue in measured(copy).items() if cue.leaks] == ["file size"]
+    assert measured(copy)["file size"].value > 0.8
+
+
+def test_times_leak_where_one_label_was_written_first(copy):
+    for path, label in labelled(copy):
+        os.utime(path, (1e9 + 1000 * label, 1e9 + 1000 * label))
+    assert [name for name, cue in measured(copy).items() if cue.leaks] == ["file time"]
+
+
+@pytest.mark.parametrize("change", ["quality", "comment", "progressive"])
+def test_the_header_leaks_where_labels_come_from_two_programs(copy, change):
+    for path, label in labelled(copy):
+        picture = cv2.imread(str(path))
+        flags = {"quality": [cv2.IMWRITE_JPEG_QUALITY, 95 - label], "progressive": [cv2.IMWRITE_JPEG_PROGRESSIVE, int(label)]}
+        data = cv2.imencode(".jpg", picture, flags.get(change, []))[1].tobytes()
+        if change == "comment":  # of one length: only what it says differs
+            data = data[:2] + b"\xff\xfe\x00\x06" + (b"alfa" if label else b"beta") + data[2:]
+        path.write_bytes(data)
+    cue = measured(copy)["JPEG header"]
+    assert cue.leaks and cue.value == pytest.approx(1)
+
+
+def test_sizes_leak_where_labels_come_from_two_cameras(copy):
+    for path, label in labelled(copy):
+        cv2.imwrite(str(path), cv2.resize(cv2.imread(str(path)), (40, 32 + 8 * label)))
+    found = {name for name, cue in measured(copy).items() if cue.leaks}
+    assert "image size" in found and "JPEG header" not in found
+
+
+def test_ids_that_are_no_numbers_have_no_order_and_the_rest_is_told(clean, tmp_path):
+    folder = Path(shutil.copytree(clean / "competition", tmp_path / "competition"))
+    train = pd.read_csv(folder / "train.csv", dtype=str)
+    for id in train["id"]:
+        (folder / "train" / f"{id}.jpg").rename(folder / "train" / f"x{id}.jpg")
+    files.write_csv(folder / "train.csv", train.assign(id="x" + train["id"]))
+    assert list(measured(tmp_path)) == ["file size", "file time", "image size", "JPEG header"]
+
+
+def test_chance_is_that_of_mann_and_whitney_and_few_rows_tell_nothing():
+    labels = np.array([0] * 30 + [1] * 20)
+    cue = leaks.told("x", np.zeros((50, 1)), labels)
+    assert (cue.value, cue.centre) == (0.5, 0.5)
+    assert cue.margin == pytest.approx(1.959963984540054 * (51 / (12 * 30 * 20)) ** 0.5)
+    assert leaks.told("x", np.arange(4)[:, None], np.array([0, 0, 0, 1])).value == 0.5
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2 ** 32 - 1))
+def test_noise_is_no_leak(seed):
+    rng = np.random.default_rng(seed)
+    assert not leaks.told("x", rng.normal(size=(300, 3)), rng.permutation([0, 1] * 150)).leaks
+
+
+@pytest.mark.parametrize("value, margin, leaking", [(0.59, 0.01, False), (0.61, 0.01, True), (0.61, 0.06, False),
+                                                    (0.3, 0.01, False)])
+def test_a_leak_is_large_and_beyond_chance(value, margin, leaking):
+    assert Cue("x", "AUC", value, 0.5, margin).leaks == leaking
+
+
+def test_twins_by_hand():
+    groups = pd.DataFrame({"split": ["train"] * 6 + ["test"] * 3, "id": list("123456789"), "group": list("aaabbcabd")})
+    told = leaks.twins(groups, pd.Series({"1": 0, "2": 1, "3": 1, "4": 0, "5": 1, "6": 1}))
+    assert told["zeros"].tolist() == [0, 1, 1, 0, 1, 0, 1, 1, 0]
+    assert told["ones"].tolist() == [2, 1, 1, 1, 0, 0, 2, 1, 0]
+    assert told["answer"].tolist() == [1, -1, -1, 1, 0, -1, 1, -1, -1]
+    some = leaks.twins(groups, pd.Series({"3": 1, "4": 0}))  # the others' labels are not known
+    assert some["answer"].tolist() == [1, 1, -1, -1, 0, -1, 1, 0, -1]
+    assert (some["split"] + some["id"]).tolist() == (groups["split"] + groups["id"]).tolist()
+
+
+def test_a_test_id_like_a_train_id_takes_no_label_from_it():
+    groups = pd.DataFrame({"split": ["train", "test"], "id": ["1", "1"], "group": ["a", "b"]})
+    assert leaks.twins(groups, pd.Series({"1": 1}))[["zeros", "ones"]].to_numpy().tolist() == [[0, 0], [0, 0]]
+
+
+def test_a_blur_a_black_and_a_white_picture_are_suspects_and_the_worst_is_first():
+    rng = np.random.default_rng(0)
+    grey = np.clip(rng.normal(120, 30, (300, 32, 32)), 0, 255).astype(np.uint8)
+    grey[7] = cv2.GaussianBlur(grey[7], (0, 0), 6)
+    grey[100] = grey[100] // 16
+    grey[200] = 255 - grey[200] // 16
+    grey[250] = 120
+    rows = pd.DataFrame({"split": "train", "id": [str(n) for n in range(300)]})
+    found = suspects.find(rows, grey)
+    assert set(found["id"]) == {"7", "100", "200", "250"} and found["far"].is_monotonic_decreasing
+    assert found["id"][0] == "250" and dict(zip(found["id"], found["why"]))["7"] == "no detail"
+    assert len(suspects.find(rows[:7], grey[:7])) == 0
+    dark = np.clip(rng.normal(10, 3, (9, 32, 32)), 0, 255).astype(np.uint8)
+    assert set(suspects.find(rows[:9], dark)["why"]) == {"very dark"}
+
+
+def test_the_page_of_a_cue():
+    found = [Cue("order of the ids", "correlation", 0.9754, 0, 0.0073), Cue("file size", "AUC", 0.511, 0.5, 0.0084),
+             Cue("file time", "AUC", 0.5, 0.5, 0.0084)]
+    assert audit_page.cues(found) == [
+        "cues        order of the ids  correlation  0.975   chance 0 +- 0.007   LEAK",
+        "            file size         AUC          0.511   chance 0.5 +- 0.008   "
+        "more than chance, no more than harmless traits of pictures give",
+        "            file time         AUC          0.500   chance 0.5 +- 0.008   chance"]
+    told = pd.DataFrame({"split": ["test"], "zeros": [0], "ones": [0]})
+    assert audit_page.leaks(told, found) == ["the order of the ids alone tells the label (correlation 0.975, chance 0 +- 0.007)"]
+
+
+def test_strict_refuses_leaks_and_prints_the_page_all_the_same(copy):
+    done = subprocess.run([sys.executable, SRC / "audit.py", "--root", copy, "--strict"], capture_output=True, text=True)
+    assert done.returncode == 2 and "cues        order of the ids" in done.stdout
+    assert done.stderr == ("audit.py: --strict: something other than the picture gives labels away:\n"
+                           "  - 1 test images show a picture of train\n"
+                           "Ask who made the competition for one without, or run the audit without --strict and know it.\n")
+    twin = next(path for path in (copy / "competition" / "test").iterdir()
+                if path.read_bytes() == (copy / "competition" / "train" / "3.jpg").read_bytes())
+    twin.write_bytes(cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))[1].tobytes())
+    done = subprocess.run([sys.executable, SRC / "audit.py", "--root", copy, "--strict"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "twins       no test image shows a picture of train" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def faces(tmp_path_factory):
+    if not (SHARED / "competition-mini.zip").exists():
+        pytest.skip("../shared, with the mini competition, is not here")
+    root = tmp_path_factory.mktemp("faces")
+    unpack.install(SHARED / "competition-mini.zip", root)
+    return root
+
+
+def test_real_faces_leak_nothing_until_they_are_numbered_in_order_or_padded(faces, tmp_path):
+    assert [name for name, cue in measured(faces).items() if cue.leaks] == []
+    folder = tmp_path / "competition"
+    shutil.copytree(faces / "competition", folder)
+    train = pd.read_csv(folder / "train.csv", dtype=str)
+    (folder / "train").rename(folder / "old")
+    (folder / "train").mkdir()
+    ordered = train.sort_values("label", kind="stable")["id"].tolist()
+    for old, new in zip(ordered, train["id"]):
+        (folder / "old" / f"{old}.jpg").rename(folder / "train" / f"{new}.jpg")
+    files.write_csv(folder / "train.csv", pd.DataFrame({"id": train["id"], "label": sorted(train["label"])}))
+    shutil.rmtree(folder / "old")
+    found = measured(tmp_path)
+    assert [name for name, cue in found.items() if cue.leaks] == ["order of the ids"]
+    assert found["order of the ids"].value > 0.99
+    for path, label in labelled(tmp_path):
+        path.write_bytes(path.read_bytes() + b"\0" * (3000 * label))
+    assert [name for name, cue in measured(tmp_path).items() if cue.leaks] == ["order of the ids", "file size"]
