@@ -3,7 +3,7 @@
     python src/environment.py [MODULE ..]
 
 Reads the `# module>=version` comments of requirements.txt and needs nothing but the standard library. Lines without
-such a comment (what only some recipes or the tests need) are asked for by name.
+such a comment (what only the tests need), and packages of weights, are asked for by name.
 """
 
 import importlib.util

@@ -53,6 +53,7 @@ def main() -> None:
     ordered, after = jobs.plan(missing, len(places))
     engine.run(ordered, places, jobs.work, after)
     for identity in identities:
+        jobs.tidy(args.root, identity)
         try:
             member = runs.join(args.root, identity, split, contest.test["id"].tolist())
         except InputError as reason:

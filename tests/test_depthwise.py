@@ -47,6 +47,13 @@ def test_same_padding_is_timms():
     torch.testing.assert_close(depthwise.Depthwise(conv)(x), conv(x))
 
 
+def test_strided_ones_stay_in_float32():
+    x = draw(2, 6, 10, 10)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = [depthwise.Depthwise(nn.Conv2d(6, 6, 5, stride, 2, groups=6, bias=False))(x).dtype for stride in (1, 2)]
+    assert made == [torch.bfloat16, torch.float32]
+
+
 def test_only_convolutions_that_gain_are_replaced_and_names_stay():
     model = nn.Sequential(nn.Conv2d(4, 4, 5, groups=4, bias=False), nn.Conv2d(4, 4, 3, groups=4, bias=False),
                           nn.Conv2d(4, 4, 3, stride=2, groups=4, bias=False), nn.Conv2d(4, 8, 5, groups=4, bias=False),

@@ -53,6 +53,11 @@ def test_a_job_waits_for_those_it_needs_and_later_ones_pass(tmp_path):
     assert (tmp_path / "free").stat().st_mtime < (tmp_path / "last").stat().st_mtime
 
 
+def test_jobs_that_wait_for_one_another_are_a_fault():
+    with pytest.raises(ValueError, match="jobs that wait for one another: a, b"):
+        engine.run(["a", "b"], [CPU], fail, {"a": ["b"], "b": ["a"]})
+
+
 def test_nothing_to_do_is_done():
     engine.run([], [CPU], fail)
 

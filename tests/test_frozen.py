@@ -1,11 +1,16 @@
 import dataclasses
 import re
+import resource
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from facefold import files
 from facefold.data.cache import ImageCache
 from facefold.errors import InputError
 from facefold.models import frozen, zoo
@@ -68,7 +73,19 @@ def test_a_view_is_computed_once(tmp_path):
     first = np.array(made.view("plain"))
     calls = Counting.calls
     assert np.array_equal(made.view("plain"), first) and Counting.calls == calls
-    assert sorted(path.name for path in made.folder.iterdir()) == ["train_plain.npy"]
+    assert [path.name for path in made.folder.glob("*.npy")] == ["train_plain.npy"] and not list(made.folder.glob(".*.part"))
+
+
+def test_a_view_that_another_process_makes_is_waited_for(tmp_path):
+    made = activations(tmp_path)
+    lock = made.folder / "train_plain.lock"
+    with ThreadPoolExecutor(1) as pool:
+        with files.locked(lock):
+            waiting = pool.submit(lambda: np.array(made.view("plain")))
+            time.sleep(0.3)
+            assert not waiting.done() and not (made.folder / "train_plain.npy").exists()
+            files.write_npy(made.folder / "train_plain.npy", np.ones((70, 1, 1, 1), np.float16))
+        assert waiting.result().sum() == 70  # what the other one made
 
 
 def test_epochs_take_turns_where_the_views_are_fewer(tmp_path):
@@ -85,19 +102,35 @@ def test_whatever_decides_a_value_is_in_the_key(tmp_path):
     usual = (recipe, 0, "images", {"source": "w"}, fmt, CPU)
     base = frozen.folder(tmp_path, *usual)
     others = [frozen.folder(tmp_path, *usual[:place], other, *usual[place + 1:]) for place, other in enumerate(
-        [parse("f", {**SETTINGS, "freeze_stages": 2}, "f.toml"), 1, "others", {"source": "v"}, Precision(torch.bfloat16, True)])]
-    assert len({base, *others}) == 6
+        [parse("f", {**SETTINGS, "freeze_stages": 2}, "f.toml"), 1, "others", {"source": "v"}, Precision(torch.float32, False),
+         torch.device("cuda")])]
+    others += [frozen.folder(tmp_path, parse("f", {**SETTINGS, **change}, "f.toml"), *usual[1:]) for change in (
+        {"size": 48}, {"start_size": 16}, {"augment": "light"}, {"augmenter": "batch"}, {"backbone": "tf_efficientnet_lite1"})]
+    assert len({base, *others}) == 12
+    assert frozen.folder(tmp_path, *usual[:4], Precision(torch.bfloat16, True), CPU) == base  # the frozen part is float32 in both
     assert frozen.folder(tmp_path, parse("f", {**SETTINGS, "lr": 0.5, "epochs": 9}, "f.toml"), *usual[1:]) == base
 
 
-def test_activations_of_another_key_make_room_and_all_go_in_the_end(tmp_path):
+def test_activations_of_another_key_make_room(tmp_path):
     old = tmp_path / "frozen" / "f" / "old"
     old.mkdir(parents=True)
     made = dataclasses.replace(activations(tmp_path), folder=tmp_path / "frozen" / "f" / "new")
     made.view("plain")
     assert not old.exists() and made.folder.exists()
-    frozen.discard(tmp_path, "f")
-    assert not (tmp_path / "frozen" / "f").exists()
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no limit on file sizes here")
+def test_a_full_disk_is_an_error_not_a_death(tmp_path):
+    made, old = activations(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old[1]))
+    try:
+        with pytest.raises(OSError):
+            made.view("plain")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert not list(made.folder.glob("*.npy")) and made.view("plain").shape == (70, 16, 16, 16)
 
 
 def test_what_float16_cannot_hold_is_refused_and_leaves_nothing(tmp_path):

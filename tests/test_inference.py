@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from facefold.models import inference, precision, zoo
+from facefold.models import depthwise, inference, precision, zoo
 from facefold.models.precision import Precision
 from facefold.models.recipe import load, parse
 
 CPU = torch.device("cpu")
-PLAIN = Precision(torch.float32, True)
+PLAIN, HALF = Precision(torch.float32, True), Precision(torch.bfloat16, True)
 
 
 def trained(name: str) -> tuple[zoo.Net, torch.Tensor]:
@@ -27,6 +27,7 @@ def trained(name: str) -> tuple[zoo.Net, torch.Tensor]:
 @pytest.mark.parametrize("name", ["demo_lite0", "demo_cnn", "mobilenetv2"])
 def test_folding_removes_every_batch_norm_after_a_convolution_and_changes_nothing(name):
     net, pixels = trained(name)
+    depthwise.replace(net)
     before = net(pixels)
     folded = inference.fused(net, pixels[:2])
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
@@ -40,11 +41,10 @@ def test_a_norm_that_does_not_follow_a_convolution_stays():
     assert [type(module) for module in inference.fused(model, torch.zeros(1, 3, 4, 4))] == [type(module) for module in model]
 
 
-def test_half_precision_is_taken_where_it_agrees(monkeypatch):
-    monkeypatch.setattr(precision, "_half", lambda device: torch.bfloat16)
+def test_half_precision_is_taken_where_it_agrees():
     net, pixels = trained("demo_cnn")
     said = []
-    form = inference.fastest(net, CPU, PLAIN, pixels, said.append)
+    form = inference.fastest(net, PLAIN, HALF, pixels, said.append)
     assert form.name == "bfloat16 channels_last fused" and 0 < form.difference <= inference.BOUND and not said
     logits, features = form(pixels)
     assert logits.dtype is features.dtype is torch.float32
@@ -55,7 +55,7 @@ def test_a_form_that_does_not_agree_is_passed_over_aloud(monkeypatch):
     net, pixels = trained("demo_cnn")
     monkeypatch.setattr(inference, "BOUND", 1e-6)
     said = []
-    form = inference.fastest(net, CPU, PLAIN, pixels, said.append)
+    form = inference.fastest(net, PLAIN, HALF, pixels, said.append)
     assert form.name == "float32 channels_last" or form.difference <= 1e-6
     assert said[0].startswith("bfloat16 channels_last fused inference differs from float32 by a probability of ")
     assert said[0].endswith(" (bound 1e-06); it is not used")
@@ -80,9 +80,15 @@ def test_a_convolution_that_two_modules_read_is_not_folded_into_a_wrong_answer()
 def test_the_rule_knows_no_half_precision_without_units(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    assert precision.half(PLAIN, CPU) is None
+    assert precision.half(load("demo_cnn"), PLAIN, CPU) is None
     net, pixels = trained("demo_cnn")
-    assert inference.fastest(net, CPU, PLAIN, pixels, print).name == "float32 channels_last fused"
+    assert inference.fastest(net, PLAIN, None, pixels, print).name == "float32 channels_last fused"
+
+
+def test_a_recipe_that_names_its_precision_predicts_in_it(monkeypatch):
+    monkeypatch.setattr(precision, "_half", lambda device: torch.bfloat16)
+    for named, expected in (("auto", HALF), ("bfloat16", HALF), ("float32", None)):
+        assert precision.half(parse("r", {"precision": named}, "r.toml"), PLAIN, CPU) == expected
 
 
 def test_depthwise_channels_first_stays_in_float32(monkeypatch):

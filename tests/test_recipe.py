@@ -25,12 +25,11 @@ def test_hash_follows_what_changes_the_model_and_nothing_else():
 
 def test_the_defaults_never_change():
     """The hash leaves defaults out, so a default that changed would make old runs pass for new ones."""
-    known = dict(
-        backbone="cnn5", weights="none", size=128, freeze_stages=0, views=0, dropout=0.0, drop_path=0.0, width=32, augment="standard",
-        batch=32, epochs=4, optimizer="adamw", lr=1e-3, weight_decay=0.01, momentum=0.9, schedule="cosine", warmup=0.0, plateau_factor=0.3,
-        plateau_patience=2, early_stopping=0, monitor=0.0, label_smoothing=0.0, clip=1.0, ema=0.0, precision="auto", layout="auto", tta="flip")
-    defaults = asdict(recipe.Recipe("any"))
-    assert {name: defaults[name] for name in known} == known
+    assert asdict(recipe.Recipe("any")) == dict(
+        name="any", about="", backbone="cnn5", weights="none", size=128, start_size=0, freeze_stages=0, views=0, dropout=0.0,
+        drop_path=0.0, width=32, augment="standard", augmenter="albumentations", batch=32, epochs=4, optimizer="adamw", lr=1e-3,
+        weight_decay=0.01, momentum=0.9, schedule="cosine", warmup=0.0, plateau_factor=0.3, plateau_patience=2, early_stopping=0,
+        monitor=0.0, label_smoothing=0.0, clip=1.0, ema=0.0, compile=False, precision="auto", layout="auto", tta="flip")
 
 
 def test_a_setting_at_its_default_is_no_other_recipe():
@@ -65,7 +64,10 @@ def test_all_wrong_keys_and_types_are_named_at_once():
     ({"start_size": 64}, "start_size is below size, and not for cnn5, whose dense layer has one size"),
     ({"start_size": 128, "backbone": "resnet18"}, "start_size is below size, and not for cnn5, whose dense layer has one size"),
     ({"start_size": 64, "backbone": "resnet18", "epochs": 1}, "start_size needs a second epoch to grow in"),
-    ({"views": 2}, "views belongs to freeze_stages: only the activations of frozen stages are kept"),
+    ({"views": 2}, "views belongs to freeze_stages: nothing else is kept"),
+    ({"start_size": 100, "backbone": "resnet18"}, "size - start_size is no multiple of 16"),
+    ({"views": 4, "backbone": "resnet18", "weights": "hub", "freeze_stages": 1}, "views in turn are fewer than epochs; 0: a new one each epoch"),
+    ({"augmenter": "batch", "augment": "none"}, 'augmenter has nothing to do: augment = "none"'),
     ({"momentum": 0.8}, "momentum belongs to sgd only"),
     ({"plateau_patience": 3}, 'plateau_factor and plateau_patience belong to schedule = "plateau" only'),
 ])

@@ -39,16 +39,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(directory: Path) -> Iterator[None]:
+def locked(directory: Path, wait: bool = False) -> Iterator[None]:
     """Hold `directory` (made if need be) for this process alone; the lock ends with the process, however it ends.
 
-    Raises `InputError` when another process holds it.
+    When another process holds it: with `wait` until it does no more, else an `InputError`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     handle = os.open(directory, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise InputError(f"{directory}: another process is at work here; wait for it, or end it, then run the same command again")
         yield

@@ -1,6 +1,7 @@
 """What one process of the engine does: compute the views that a recipe's folds share, or train one fold and seal its run."""
 
 import shutil
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -33,12 +34,16 @@ class ViewJob:
         task = _task(self.root, self.identity, 0, self.weights_dir)
         net, source, fmt = trainer.prepare(recipe, device, self.weights_dir, trained=True)
         shown = trainer.activations(task, net, source, fmt, loader.Pixels(task.train_images, device))
-        for split, view in frozen.names(recipe)[self.part::self.parts]:
+        started, mine = time.perf_counter(), frozen.names(recipe)[self.part::self.parts]
+        for split, view in mine:
             shown[split].view(view)
+        print(f"{self}, part {self.part + 1} of {self.parts}: {len(mine)} views in {time.perf_counter() - started:.0f} s", flush=True)
 
 
 @dataclass(frozen=True)
 class FoldJob:
+    """Train one fold of a run and seal it."""
+
     root: Path
     identity: runs.Identity
     corrections: Corrections
@@ -50,7 +55,7 @@ class FoldJob:
         return f"{self.identity.name} fold {self.fold}"
 
     def work(self, device: torch.device, slot: int) -> None:
-        """Train the fold unless it is finished, and leave its run. The recipe's last fold removes the activations they shared."""
+        """Train the fold unless it is finished, and leave its run."""
         directory = runs.fold_dir(self.root, self.identity.name, self.fold)
         with files.locked(directory):
             if runs.finished(self.root, self.identity, self.fold):
@@ -63,8 +68,17 @@ class FoldJob:
             runs.write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features)
             runs.finish(directory, self.identity, result.facts, self.corrections)
             task.checkpoint.unlink()
-        if all(runs.sealed(self.root, self.identity.name, fold) for fold in range(folds.load(self.root).k)):
-            frozen.discard(task.cache, self.identity.recipe)
+        tidy(self.root, self.identity)
+
+
+def tidy(root: Path, identity: runs.Identity) -> None:
+    """Remove what the run's frozen stages made of the images, gigabytes, once all its folds are sealed."""
+    if all(runs.sealed(root, identity.name, fold) for fold in range(folds.load(root).k)):
+        shutil.rmtree(_frozen(root, identity), ignore_errors=True)
+
+
+def _frozen(root: Path, identity: runs.Identity) -> Path:
+    return root / "cache" / "frozen" / identity.name
 
 
 def work(job: ViewJob | FoldJob, device: torch.device, slot: int) -> None:
@@ -80,7 +94,8 @@ def _task(root: Path, identity: runs.Identity, fold: int, weights_dir: Path | No
     return trainer.FoldTask(
         recipe, fold, identity.seed, corrections.apply(table[~held_out]), table[held_out],
         cache.open_cache(contest, "train", recipe.size), cache.open_cache(contest, "test", recipe.size),
-        runs.fold_dir(root, identity.name, fold) / runs.CHECKPOINT, asdict(identity), root / "cache", weights_dir)
+        runs.fold_dir(root, identity.name, fold) / runs.CHECKPOINT, asdict(identity), _frozen(root, identity),
+        weights_dir)
 
 
 def plan(folds_to_train: list[FoldJob], parts: int) -> tuple[list[ViewJob | FoldJob], dict[FoldJob, list[ViewJob]]]:
@@ -90,8 +105,9 @@ def plan(folds_to_train: list[FoldJob], parts: int) -> tuple[list[ViewJob | Fold
     for name in dict.fromkeys(job.identity.name for job in folds_to_train):
         mine = [job for job in folds_to_train if job.identity.name == name]
         first = mine[0]
-        shares = parts if recipes.load(first.identity.recipe).freeze_stages else 0
-        views = [ViewJob(first.root, first.identity, first.weights_dir, part, parts) for part in range(shares)]
+        recipe = recipes.load(first.identity.recipe)
+        shares = min(parts, len(frozen.names(recipe))) if recipe.freeze_stages else 0
+        views = [ViewJob(first.root, first.identity, first.weights_dir, part, shares) for part in range(shares)]
         jobs += [*views, *mine]
         after |= {job: views for job in mine}
     return jobs, after

@@ -71,7 +71,7 @@ class Depthwise(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.same:
             x = pad_same(x, self.kernel_size, self.stride)
-        if not torch.is_grad_enabled():
+        if self.bias is not None or not torch.is_grad_enabled():  # a bias comes with folding a batch norm
             return self._conv_forward(x, self.weight, self.bias)
         weight = self.weight
         if torch.is_autocast_enabled(x.device.type):

@@ -1,23 +1,27 @@
 """What the frozen part of a network makes of each image, computed once for all folds and epochs.
 
-    cache/frozen/<recipe>/<key>/<split>_<view>.npy   float16 (n, h, w, C), row order that of the split's csv
+    cache/frozen/<run>/<key>/<split>_<view>.npy   float16 (n, h, w, C), row order that of the split's csv
 
-A view is `plain`, `mirror` or an augmentation `epoch_<e>`. As the augmentation of row i in epoch e depends on (seed, e, id) alone, all
-folds share it. The key is the hash of whatever decides a value, so activations of another recipe, other images or another form
-are never met; they are removed when the recipe's current ones are made.
+A view is `plain`, `mirror` or an augmentation `epoch_<e>`. As the augmentation of row i in epoch e depends on (seed, e, id)
+alone, all folds share it. The key is the hash of whatever decides a value, so activations of other settings, images or
+weights are never met; they are removed when the run's current ones are made.
 """
 
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
+import albumentations
+import cv2
 import numpy as np
+import timm
 import torch
 from torch import nn
 
 from facefold import files
+from facefold.data import policies
 from facefold.data.cache import ImageCache
 from facefold.errors import InputError
 from facefold.models import inference
@@ -25,15 +29,16 @@ from facefold.models.precision import Precision
 from facefold.models.recipe import Recipe
 
 CHUNK = 64  # rows computed together: always the same ones, since a convolution's last bits depend on its batch
-Augmented = Callable[[int, np.ndarray], torch.Tensor]
+Change = Callable[[int, np.ndarray], torch.Tensor]
 
 
-def folder(cache: Path, recipe: Recipe, seed: int, images_hash: str, source: dict, fmt: Precision, device: torch.device) -> Path:
-    """Where the activations lie. `source` is where the weights came from, as `zoo.build` says."""
+def folder(run: Path, recipe: Recipe, seed: int, images_hash: str, source: dict, fmt: Precision, device: torch.device) -> Path:
+    """Where the activations lie, in the folder `run`. `source` is where the weights came from, as `zoo.build` says."""
     sizes = [recipe.size_in(epoch) for epoch in range(recipe.epochs)]
-    settings = (recipe.backbone, recipe.freeze_stages, recipe.size, sizes if recipe.start_size else 0, recipe.augment,
-                recipe.augmenter, seed, images_hash, source, fmt.name, device.type, torch.__version__)
-    return cache / "frozen" / recipe.name / files.sha256_text(json.dumps(settings, sort_keys=True))[:16]
+    settings = (recipe.backbone, recipe.freeze_stages, recipe.size, sizes if recipe.start_size else 0, recipe.augmenter,
+                astuple(policies.named(recipe.augment)), seed, images_hash, source, fmt.channels_last, device.type,
+                [module.__version__ for module in (torch, timm, albumentations, cv2)])
+    return run / files.sha256_text(json.dumps(settings, sort_keys=True))[:16]
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Activations:
     images: ImageCache
     trunk: nn.Module
     device: torch.device
-    augmented: Augmented
+    augmented: Change
     views: int = 0
 
     def epoch(self, epoch: int) -> np.ndarray:
@@ -53,29 +58,30 @@ class Activations:
         return self.view(_epoch_view(epoch, self.views))
 
     def view(self, name: str) -> np.ndarray:
-        """float16 (n, h, w, C), mapped read-only; computed now where it is missing."""
+        """float16 (n, h, w, C), mapped read-only; computed now where it is missing, or waited for where another process is at it."""
         path = self.folder / f"{self.split}_{name}.npy"
         if not path.exists():
-            self._make(name, path)
+            with files.locked(path.with_suffix(".lock"), wait=True):
+                if not path.exists():
+                    self._make(name, path)
         return files.read_npy(path, mmap=True)
 
     def _make(self, name: str, path: Path) -> None:
         for old in self.folder.parent.glob("*"):
             if old != self.folder:
                 shutil.rmtree(old, ignore_errors=True)
-        rows, values = np.arange(len(self.images.ids)), None
+        rows = np.arange(len(self.images.ids))
         trunk = inference.fused_trunk(self.trunk, self._pixels("plain", rows[:CHUNK]))
-        with files.locked(path.with_suffix(".lock")), files.replacing(path) as temporary, torch.inference_mode():
+        with files.replacing(path) as temporary, open(temporary, "wb") as out, torch.inference_mode():
             for start in range(0, len(rows), CHUNK):
                 part = trunk(self._pixels(name, rows[start:start + CHUNK])).permute(0, 2, 3, 1).half().cpu().numpy()
                 if not np.isfinite(part).all():
-                    raise InputError(f"the activations of {self.folder.parent.name} at its frozen stages do not fit float16; set freeze_stages "
-                                     "lower in the recipe")
-                if values is None:
-                    values = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.float16, shape=(len(rows), *part.shape[1:]))
-                values[start:start + CHUNK] = part
-            values.flush()
-        path.with_suffix(".lock").rmdir()
+                    raise InputError(f"the activations of {self.folder.parent.name} at its frozen stages do not fit float16; "
+                                     "set freeze_stages lower in the recipe")
+                if start == 0:
+                    header = {"descr": "<f2", "fortran_order": False, "shape": (len(rows), *part.shape[1:])}
+                    np.lib.format.write_array_header_1_0(out, header)
+                out.write(np.ascontiguousarray(part).tobytes())  # not to a map: a full disk would kill the process
 
     def _pixels(self, name: str, rows: np.ndarray) -> torch.Tensor:
         if name.startswith("epoch_"):
@@ -85,7 +91,7 @@ class Activations:
 
 
 def names(recipe: Recipe) -> list[tuple[str, str]]:
-    """(split, view) of all that a fold of this recipe reads, in the order it does."""
+    """(split, view) of all that the folds of this recipe read, each once."""
     shown = ["plain"] + (["mirror"] if recipe.tta == "flip" else [])
     epochs = dict.fromkeys(_epoch_view(epoch, recipe.views) for epoch in range(recipe.epochs))
     return [("train", view) for view in epochs] + [(split, view) for split in ("train", "test") for view in shown]
@@ -93,8 +99,3 @@ def names(recipe: Recipe) -> list[tuple[str, str]]:
 
 def _epoch_view(epoch: int, views: int) -> str:
     return f"epoch_{epoch % views if views else epoch}"
-
-
-def discard(cache: Path, recipe: str) -> None:
-    """Remove a recipe's activations: several gigabytes that no fold will read again."""
-    shutil.rmtree(cache / "frozen" / recipe, ignore_errors=True)

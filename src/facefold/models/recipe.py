@@ -24,7 +24,7 @@ class Recipe:
     backbone: str = "cnn5"              # a timm name, or cnn5
     weights: str = "none"               # none | hub (timm's) | package:<python module of the package that ships them>
     size: int = 128                     # pixels a side
-    start_size: int = 0                 # the first epoch's size, growing evenly to `size` in the last (multiples of 16); 0: `size` throughout
+    start_size: int = 0                 # the first epoch's size, growing to `size` in steps of 16 pixels; 0: `size` throughout
     freeze_stages: int = 0              # stem and this many first stages keep their pretrained weights and statistics; what they
                                         # make of each image is computed once for all folds and kept until the last is done
     views: int = 0                      # frozen stages: so many augmented views, in turn; 0: a new one each epoch
@@ -59,7 +59,7 @@ class Recipe:
         """Pixels a side of the training images of that epoch, counted from 0."""
         if not self.start_size or epoch >= self.epochs - 1:
             return self.size
-        return self.start_size + 16 * round((self.size - self.start_size) * epoch / (self.epochs - 1) / 16)
+        return self.start_size + 16 * round((self.size - self.start_size) * epoch / (self.epochs - 1) / 16)  # never beyond size
 
     @cached_property
     def hash(self) -> str:
@@ -148,9 +148,12 @@ def _contradictions(recipe: Recipe, settings: dict) -> list[str]:
         (recipe.freeze_stages > 0 and recipe.weights == "none", "freezing stages that were never trained"),
         (recipe.start_size > 0 and (own_cnn or recipe.start_size >= recipe.size),
          "start_size is below size, and not for cnn5, whose dense layer has one size"),
+        (0 < recipe.start_size < recipe.size and (recipe.size - recipe.start_size) % 16 > 0, "size - start_size is no multiple of 16"),
+        (0 < recipe.epochs <= recipe.views, "views in turn are fewer than epochs; 0: a new one each epoch"),
+        (recipe.augmenter == "batch" and recipe.augment == "none", "augmenter has nothing to do: augment = \"none\""),
         (recipe.start_size > 0 and recipe.epochs == 1, "start_size needs a second epoch to grow in"),
-        (recipe.start_size > 0 and 0 < recipe.views < recipe.epochs, "views in turn have one size: leave start_size or views out"),
-        (recipe.views > 0 and recipe.freeze_stages == 0, "views belongs to freeze_stages: only the activations of frozen stages are kept"),
+        (recipe.start_size > 0 and recipe.views > 0, "views in turn have one size: leave start_size or views out"),
+        (recipe.views > 0 and recipe.freeze_stages == 0, "views belongs to freeze_stages: nothing else is kept"),
         (recipe.optimizer != "sgd" and "momentum" in settings, "momentum belongs to sgd only"),
         (recipe.schedule != "plateau" and ("plateau_factor" in settings or "plateau_patience" in settings),
          "plateau_factor and plateau_patience belong to schedule = \"plateau\" only"),

@@ -107,8 +107,8 @@ def build(recipe: Recipe, weights_dir: Path | None = None, trained: bool = True)
         return Net(backbone, backbone.num_features, recipe.dropout, *HALF, frozen=[]), {"source": "none"}
     backbone, source = pretrained.build(recipe, weights_dir, trained=trained)
     config, width = backbone.pretrained_cfg, _width(backbone, recipe.size)
-    if recipe.start_size:
-        _width(backbone, recipe.start_size)  # raises where the backbone takes one size only
+    for side in {recipe.size_in(epoch) for epoch in range(recipe.epochs)} - {recipe.size}:
+        _width(backbone, side)  # raises where the backbone does not take it
     mean, std = config.get("mean", IMAGENET[0]), config.get("std", IMAGENET[1])
     return Net(backbone, width, recipe.dropout, mean, std, _detached(backbone, recipe)), source
 

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from facefold.errors import InputError
-from facefold.processes import ENVIRONMENT, cores, end_with_parent
+from facefold.processes import cores, end_with_parent, set_environment
 from facefold.step import of_the_disk
 
 
@@ -44,8 +44,7 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
     """
     context = multiprocessing.get_context("spawn")
     waiting, free, running, failures = list(jobs), list(range(len(places))), {}, []
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     after = after or {}
     try:
         while running or (waiting and not failures):
@@ -62,6 +61,8 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
                 finally:
                     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
                 theirs.close()
+            if not running and not failures:
+                raise ValueError(f"jobs that wait for one another: {', '.join(map(str, waiting))}")
             for pipe in wait(list(running)):
                 process, slot, job = running.pop(pipe)
                 failures += _outcome(pipe, process, job)
@@ -91,7 +92,7 @@ def _outcome(pipe: Any, process: Any, job: Any) -> list[Exception]:
     except EOFError:
         process.join()
         failure = InputError(f"the process of {job} died with exit code {process.exitcode} (-9: killed, often for want of memory; then "
-                             "take --workers 1 or a recipe with a smaller batch); the same command goes on from its last epoch")
+                             "take --workers 1 or a recipe with a smaller batch); the same command goes on where it stood")
     process.join()
     return [failure] if failure is not None else []
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from facefold.data.cache import ImageCache
 from facefold.models import inference
 from facefold.models.recipe import Recipe
+from facefold.processes import set_environment
 from facefold.training import loader, trainer
 
 TIMED_STEPS = 3
@@ -23,6 +24,7 @@ TIMED_STEPS = 3
 
 def seconds_of(recipes: list[Recipe], device: torch.device, train_rows: int, valid_rows: int, test_rows: int) -> list[float]:
     """`seconds_a_fold` of each recipe, in a process of its own that gives its memory (a GPU's too) back when it ends."""
+    set_environment()
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return list(pool.map(seconds_a_fold, recipes, *map(repeat, (device, train_rows, valid_rows, test_rows))))
 

@@ -2,6 +2,7 @@
 order is drawn from (seed, epoch)."""
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -28,7 +29,11 @@ class Pixels:
 
     def __init__(self, images: ImageCache, device: torch.device):
         self.images, self.device = images, device
-        self.held = _held(images, device) if device.type == "cuda" and fits(images, device) else None
+
+    @cached_property
+    def held(self) -> Tensor | None:
+        """All of them on the GPU, from the first time that they are asked for: frozen stages' activations may spare it."""
+        return _held(self.images, self.device) if self.device.type == "cuda" and fits(self.images, self.device) else None
 
     def __call__(self, rows: np.ndarray) -> Tensor:
         if self.held is not None:
@@ -109,6 +114,7 @@ class TrainSet(Dataset[tuple[Tensor, Tensor]]):
         self._labels = torch.tensor(table["label"].to_numpy(), dtype=torch.float32)
         self._places = images.rows(table["id"].tolist())
         self._augmented, self._activations = augmented, activations
+        self._open: tuple[int, np.ndarray | None] = (-1, None)  # the epoch's activations, opened once: a map outlives its file's name
 
     def __len__(self) -> int:
         return len(self._places)
@@ -122,7 +128,9 @@ class TrainSet(Dataset[tuple[Tensor, Tensor]]):
         epoch, rows = index
         places = self._places[rows]
         if self._activations is not None:
-            return torch.from_numpy(self._activations.epoch(epoch)[places]), self._labels[rows]
+            if self._open[0] != epoch:
+                self._open = (epoch, self._activations.epoch(epoch))
+            return torch.from_numpy(self._open[1][places]), self._labels[rows]
         return self._augmented(epoch, places), self._labels[rows]
 
 

@@ -38,8 +38,8 @@ _RECORDED = ("torch", "timm", "numpy", "albumentations", "opencv-python-headless
 
 @dataclass(frozen=True)
 class FoldTask:
-    """What one fold trains on. train: id, label, group; valid: id, label; test: the ids to predict; seed and fold name the draws.
-    identity: what the run is of (`runs.Identity` as a dict); cache: where the activations of frozen stages lie."""
+    """What one fold trains on. train: id, label, group; valid: id, label; seed and fold name the draws. identity: what the run
+    is of (`runs.Identity` as a dict). frozen: the folder for what the frozen stages make of the images, shared by the run's folds."""
 
     recipe: Recipe
     fold: int
@@ -50,7 +50,7 @@ class FoldTask:
     test_images: ImageCache
     checkpoint: Path
     identity: dict
-    cache: Path
+    frozen: Path
     weights_dir: Path | None = None
 
 
@@ -198,7 +198,7 @@ def activations(task: FoldTask, net: zoo.Net, source: dict, fmt: precision.Preci
     if not net.frozen:
         return {}
     recipe, device = task.recipe, pixels.device
-    place = frozen.folder(task.cache, recipe, task.seed, task.identity["images_hash"], source, fmt, device)
+    place = frozen.folder(task.frozen, recipe, task.seed, task.identity["images_hash"], source, fmt, device)
     augmented = loader.Augmented(pixels, recipe, task.seed)  # of the train images alone; test ones have no augmented view
     return {split: frozen.Activations(place, split, images, net.trunk, device, augmented, recipe.views)
             for split, images in (("train", task.train_images), ("test", task.test_images))}
@@ -239,7 +239,7 @@ def _predict_fold(task: FoldTask, net: zoo.Net, pixels: loader.Pixels, shown: di
     train, test = ([loader.view(some, shown.get(split), name) for name in names]
                    for split, some in (("train", pixels), ("test", loader.Pixels(task.test_images, device))))
     held_out, every = task.train_images.rows(task.valid["id"].tolist()), np.arange(len(task.test_images.ids))
-    form = inference.fastest(net, device, fmt, train[0](held_out[:CHECKED]),
+    form = inference.fastest(net, fmt, precision.half(task.recipe, fmt, device), train[0](held_out[:CHECKED]),
                              lambda line: _say(bar, f"{task.recipe.name} fold {task.fold}: {line}"))
     oof_logits, oof_features = predict(form, train, held_out)
     test_logits, test_features = predict(form, test, every)
@@ -252,7 +252,8 @@ def _predict_fold(task: FoldTask, net: zoo.Net, pixels: loader.Pixels, shown: di
     train_seconds = sum(row["train_seconds"] for row in history)
     facts = {
         "device": str(device), "precision": fmt.name, "weights": header["source"], "epochs_run": len(history),
-        "inference": {"form": form.name, "difference": form.difference, "rows": min(CHECKED, len(held_out)), "bound": inference.BOUND},
+        "inference": {"form": form.name, "difference": form.difference, "rows": min(CHECKED, len(held_out)),
+                      "bound": inference.BOUND},
         "seconds": round(predicted + sum(row["seconds"] for row in history), 3),
         "cpu_seconds": round(header["cpu_seconds"] + time.process_time() - cpu_started, 3),
         "images_per_second": round(len(history) * images_an_epoch / train_seconds, 2),
