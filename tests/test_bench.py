@@ -37,6 +37,15 @@ def test_five_folds_and_rates():
     assert peers.rates(timm)["n"] == 1 and peers.rates(timm)["cpu"] == pytest.approx(100 / 220)  # but where it is the only one
 
 
+def test_a_peer_is_ended_where_its_next_epoch_is_beyond_the_limit():
+    peer = peers.Peer("timm", [], peers.timm_mark, 100, Path())
+    assert not peer.beyond(0)  # no epoch yet: nothing to go by
+    peer.rows, peer.cpu_seconds = [{"cpu_seconds": 100}], 110  # the next one ends at 210
+    assert peer.beyond(209) and not peer.beyond(210)
+    peer.rows, peer.cpu_seconds = [{"cpu_seconds": 100}, {"cpu_seconds": 180}], 180  # at 260: the first had the start in it
+    assert peer.beyond(259) and not peer.beyond(260)
+
+
 def test_flops_of_a_depthwise_convolution():
     net, x = torch.nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), torch.randn(2, 8, 4, 4, requires_grad=True)
     with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: steps.backward_flops}) as counted:
