@@ -5,12 +5,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 BENCH = Path(__file__).parents[1] / "bench"
 sys.path.insert(0, str(BENCH))
+import paired  # noqa: E402
 import peers  # noqa: E402
 import scaling  # noqa: E402
 import steps  # noqa: E402
@@ -77,3 +80,11 @@ def test_a_session_is_watched_and_ended():
         tree.end(process)
         process.stdout.close()
     assert tree.members(process.pid) == [] and process.returncode == -9
+
+
+def test_the_difference_of_two_sets_of_predictions():
+    duplicates = pd.DataFrame({"split": ["train", "train", "train", "test"], "id": ["a", "b", "c", "d"], "group": ["g", "g", "h", "h"]})
+    assert paired.with_twin(duplicates, ["c", "b", "a"]).tolist() == [False, True, True]  # a test twin does not count
+    labels, before, after = np.array([1, 1, 0, 0]), np.array([0.9, 0.2, 0.2, 0.9]), np.array([0.9, 0.8, 0.2, 0.9])
+    assert paired.line("all", before, after, labels).split()[:3] == ["all", "4", "0.5000"]
+    assert " 0.7500 [" in paired.line("all", before, after, labels) and " +25.00 [" in paired.line("all", before, after, labels)
