@@ -45,6 +45,8 @@ class Corrections:
 
     def apply(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows (id, label, ..) to learn from: without the dropped ones, the flipped ones with the other label."""
+        if not self.actions:
+            return rows
         labels = self.labels(rows["id"].tolist(), rows["label"].to_numpy())
         return rows.assign(label=labels)[labels != DROPPED]
 

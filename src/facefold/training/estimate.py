@@ -18,6 +18,7 @@ from facefold.models import inference
 from facefold.models.recipe import Recipe
 from facefold.processes import set_environment
 from facefold.training import loader, trainer
+from facefold.training.objective import Labels
 
 TIMED_STEPS = 3
 
@@ -57,7 +58,7 @@ def seconds_a_fold(recipe: Recipe, device: torch.device, train_rows: int, valid_
         return (time.perf_counter() - started) / (times * recipe.batch)
 
     def step() -> Tensor:
-        loss = trainer.train_step(net.train(), shown, labels, optimizer, scaler, fmt, recipe)
+        loss = trainer.train_step(net.train(), shown, labels, optimizer, scaler, fmt, recipe, Labels())
         if ema:
             ema.update(net)
         return loss
