@@ -85,7 +85,8 @@ class Bench:
         self.augment = Augment(recipe.augment, 0)
 
     def step(self) -> None:
-        trainer.train_step(self.net, self.shown, self.labels, self.optimizer, self.scaler, self.format, self.recipe, Labels(self.recipe.label_smoothing))
+        trainer.train_step(self.net, self.shown, self.labels, self.optimizer, self.scaler, self.format, self.recipe,
+                           Labels(self.recipe.label_smoothing))
         if self.ema:
             with record_function("EMA"):
                 self.ema.update(self.net, step=1)

@@ -85,7 +85,8 @@ def main() -> None:
 
     seconds = {"audit": run_step("audit", "--root", root, *(["--drawn"] if draw else ["--data", args.data] if args.data else []))}
     toy = drawn.is_drawn(root)
-    profile = args.profile or ("regression" if target.regression else "demo" if toy else "gpu" if engine.slots(args.device, 1)[0].type == "cuda" else "cpu")
+    profile = args.profile or ("regression" if target.regression else "demo" if toy else
+                               "gpu" if engine.slots(args.device, 1)[0].type == "cuda" else "cpu")
     chosen = named or [recipes.load(name) for name in PROFILES[profile]]
     for recipe in chosen:
         objective.require(recipe, target)

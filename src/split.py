@@ -9,8 +9,8 @@ Every fold gets the same share of each label, and near-duplicates (the same pict
 `--groups near`) stay together (scikit-learn's StratifiedGroupKFold), so that no picture is validated by a model that has
 seen it. Writes folds/: fold_<k>_train.csv, fold_<k>_valid.csv, folds.csv and folds.json (with checksums: edited folds are
 refused later). With --target each fold gets the same share of ten bins of that column instead, and the folds lie in
-targets/<column>/folds/. Folds that are there are kept as they are unless other ones are asked for. Other folds, while runs depend on
-those in place, are refused unless --force says so; these runs are stale then.
+targets/<column>/folds/. Folds that are there are kept as they are unless other ones are asked for. Other folds, while runs
+depend on those in place, are refused unless --force says so; these runs are stale then.
 """
 
 from facefold import step

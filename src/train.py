@@ -40,8 +40,6 @@ def main() -> None:
     for recipe in chosen:
         objective.require(recipe, args.target)
         pretrained.require(recipe, args.weights_dir)
-    if args.corrections and args.target.regression:
-        raise InputError(f"--corrections mends labels; with{args.target.option} leave it out")
     every = [str(fold) for fold in range(split.k)]
     wanted = every if args.fold == "all" else list(dict.fromkeys(part.strip() for part in args.fold.split(",")))
     strange = [fold for fold in wanted if fold not in every]

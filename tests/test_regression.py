@@ -34,15 +34,15 @@ def test_the_loss_is_the_absolute_error_in_standard_deviations():
     assert float(aim.loss(outputs, torch.tensor([20.0, 20.0]))) == 1.0
     assert aim.predicted(np.array([1.0, -0.5])).tolist() == [30, 15]
     assert aim.scores(np.array([1.0, -0.5]), np.array([28.0, 15.0])) == (0.1, 1.0)
-    state = aim.state({"output.weight": np.array([[2.0]], np.float32), "output.bias": np.array([0.5], np.float32), "x": np.ones(1)})
-    assert state["output.weight"].tolist() == [[20]] and state["output.bias"].tolist() == [25] and state["x"].tolist() == [1]
+    state = aim.state({"output.weight": np.array([[2.0]], np.float32), "output.bias": np.array([0.5], np.float32), "x": 1})
+    assert state["output.weight"].tolist() == [[20]] and state["output.bias"].tolist() == [25] and state["x"] == 1
     with pytest.raises(InputError, match="^age is 7 in every row to learn from, which leaves nothing to learn$"):
         objective.of(AGE, recipes.parse("r", {}, "r.toml"), np.array([7.0, 7.0]))
 
 
 def test_label_smoothing_has_no_meaning_for_a_number():
-    with pytest.raises(InputError, match=re.escape("recipe lite0 has label_smoothing = 0.05, and age is a number, not a label: take a recipe "
-                                                   "without it, e.g. lite0_age")):
+    with pytest.raises(InputError, match=re.escape("recipe lite0 has label_smoothing = 0.05, and age is a number, not a label: "
+                                                   "take a recipe without it, e.g. lite0_age")):
         objective.require(recipes.load("lite0"), AGE)
     objective.require(recipes.load("lite0_age"), AGE)
     objective.require(recipes.load("lite0"), Target())
@@ -54,8 +54,8 @@ def test_a_net_learns_a_number_and_its_weights_predict_it_in_its_unit(tmp_path):
     pixels = (draw.integers(0, 60, (96, 32, 32, 3)) + values[:, None, None, None] * 1.9).astype(np.uint8)
     cache = ImageCache([str(row) for row in range(96)], pixels)
     table = pd.DataFrame({"id": cache.ids, "label": values, "group": cache.ids})
-    settings = {"size": 32, "width": 4, "batch": 16, "epochs": 10, "lr": 0.02, "precision": "float32", "tta": "none", "augment": "none",
-                "schedule": "plateau", "monitor": 0.2}
+    settings = {"size": 32, "width": 4, "batch": 16, "epochs": 10, "lr": 0.02, "precision": "float32", "tta": "none",
+                "augment": "none", "schedule": "plateau", "monitor": 0.2}
     task = trainer.FoldTask(recipes.parse("tiny", settings, "tiny.toml"), 0, 0, table.iloc[:64], table.iloc[64:], cache, cache,
                             tmp_path / "c.safetensors", {"recipe": "tiny"}, tmp_path, target=AGE)
     result = trainer.fit(task, CPU)
@@ -91,7 +91,7 @@ def test_weights_by_hand():
 def test_ridge_by_hand():
     x = np.arange(100.0)
     fitted = regression.Line().fit(Rows(x[:, None], x), 2 * x + 5, np.zeros(100))
-    assert fitted.coef.tolist() == [round(2 * 25 / 26, 6)]  # in standard deviations of 2 x + 5 the squares of x sum to 100 / 4; penalty 1
+    assert fitted.coef.tolist() == [round(2 * 25 / 26, 6)]  # in deviations of 2 x + 5 the squares of x sum to 100 / 4; penalty 1
     assert fitted.predict(Rows(np.array([[49.5]]), np.zeros(1))) == pytest.approx(104)  # the mean stays the mean
 
 
@@ -107,8 +107,8 @@ def members(noises: list[float], rows: int = 200) -> OofMatrix:
 def test_the_simplest_unbeaten_method_is_picked():
     made = regression.make(members([10, 10]), AGE, "auto", "auto")
     assert made.facts["picked"] == "mean"
-    assert made.facts["why"].startswith("mean is the simplest method that no other beats by a real margin on the same rows (paired absolute "
-                                        "errors, p < 0.05); the next simpler one, best_single, is ")
+    assert made.facts["why"].startswith("mean is the simplest method that no other beats by a real margin on the same rows "
+                                        "(paired absolute errors, p < 0.05); the next simpler one, best_single, is ")
     assert made.facts["gain_over_best_single"]["gain"] > 1 and made.oof.columns.tolist() == ["id", "label", "pred", "fold"]
     assert made.submissions["mean"].to_dict("list") == {"id": ["t"], "age": [50.0]}
     board = made.leaderboard.set_index("name")
@@ -136,10 +136,10 @@ def test_no_method_sees_the_rows_that_score_it():
 
 
 @pytest.mark.parametrize("options, message", [
-    (("majority", "auto", False, False), "--method majority counts votes, and numbers have no majority: age is a number. With --target age "
-     "there are auto, best_single, mean, weighted_mean, ridge"),
-    (("calibrated_mean", "auto", False, False), "--method calibrated_mean is made for probabilities: age is a number. With --target age "
-     "there are auto, best_single, mean, weighted_mean, ridge"),
+    (("majority", "auto", False, False), "--method majority counts votes, and numbers have no majority: age is a number. "
+     "With --target age there are auto, best_single, mean, weighted_mean, ridge"),
+    (("calibrated_mean", "auto", False, False), "--method calibrated_mean is made for probabilities: age is a number. "
+     "With --target age there are auto, best_single, mean, weighted_mean, ridge"),
     (("auto", "auto", True, False), "--use-order reads labels; with --target age leave it out"),
     (("auto", "accuracy", False, False), "--weights accuracy: there is none of age; say auto, equal, or name=w,name=w"),
     (("ridge", "a=1", False, False), "--method ridge has no weights to set; leave --weights out, or take --method weighted_mean"),
@@ -171,7 +171,8 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
     """In one process, which spares the seconds that each one takes to start; test_run_all has them apart."""
     monkeypatch.setattr(engine, "run", lambda ordered, places, work, after: [work(job, CPU, 0) for job in ordered])
     tiny = dataclasses.replace(recipes.load("demo_cnn"), epochs=2, ema=0.0, size=32)
-    monkeypatch.setattr(recipes, "load", lambda name: dataclasses.replace(tiny, name=name, width={"demo_cnn": 8, "cnn5": 4}[name]))
+    width = {"demo_cnn": 8, "cnn5": 4}
+    monkeypatch.setattr(recipes, "load", lambda name: dataclasses.replace(tiny, name=name, width=width[name]))
     drawn.draw(tmp_path, train=60, test=20, size=32)
     folder = tmp_path / "competition"
     train = pd.read_csv(folder / "train.csv", dtype=str)
@@ -187,7 +188,7 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
     assert identity["target"] == "light" and set(identity["metrics"]) == {"mae"}
     assert (place / "runs/cnn5/oof.csv").read_text().splitlines()[0] == "id,pred"
     assert re.search(r"\ncnn5: OOF mean absolute error \d+\.\d+ \[.*\] on 60 rows, targets/light/runs/cnn5/oof.csv\n", said)
-    assert re.search(r"upload .*targets/light/submissions/submission.csv: nested mean absolute error \d+\.\d+ \[.*\] by \w+\n", said)
+    assert re.search(r"upload .*/light/submissions/submission.csv: nested mean absolute error \d+\.\d+ \[.*\] by \w+\n", said)
     submission = pd.read_csv(place / "submissions" / "submission.csv", dtype={"id": str})
     sample = pd.read_csv(folder / "sampleSubmit.csv", dtype={"id": str})
     assert submission.columns.tolist() == ["id", "light"] and submission["id"].tolist() == sample["id"].tolist()
@@ -204,8 +205,8 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
     with pytest.raises(InputError, match=f"^{re.escape(stale)}$"):
         step("blend", tmp_path, monkeypatch, "--target", "light")
     (place / "runs/cnn5/fold_0/run.json").unlink()
-    with pytest.raises(InputError, match=re.escape("targets/light/runs/cnn5 is incomplete: fold 0 of 2 not finished. Run `python src/train.py "
-                                                   "--recipe cnn5 --target light`")):
+    with pytest.raises(InputError, match=re.escape("targets/light/runs/cnn5 is incomplete: fold 0 of 2 not finished. Run "
+                                                   "`python src/train.py --recipe cnn5 --target light`")):
         step("blend", tmp_path, monkeypatch, "--target", "light")
     with pytest.raises(InputError, match="^--corrections mends labels; with --target light leave it out$"):
         step("train", tmp_path, monkeypatch, "--target", "light", "--recipe", "cnn5", "--corrections", "x.csv")

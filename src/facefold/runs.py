@@ -130,7 +130,8 @@ def require_current(directory: Path, run: dict, identity: Identity) -> None:
     causes = [cause for name, cause in _CAUSES.items() if _recorded(run, name) != getattr(identity, name)]
     if causes:
         raise InputError(f"{directory} is stale: it was made with {' and '.join(causes)}. "
-                         f"Move it away, or train over it with `train.py {_options(directory.parent.name, Target(identity.target))} --force`.")
+                         "Move it away, or train over it with "
+                         f"`train.py {_options(directory.parent.name, Target(identity.target))} --force`.")
 
 
 def finish(directory: Path, identity: Identity, facts: dict, corrections: Corrections = NONE) -> None:
@@ -150,8 +151,9 @@ def load(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_
     runs, oof, test = [], [], {}
     missing = [str(k) for k in range(folds.k) if not sealed(root, recipe, k)]
     if missing:
-        raise InputError(f"{folds.target.folder}runs/{recipe} is incomplete: fold {', '.join(missing)} of {folds.k} not finished. Run "
-                         f"`python src/train.py {_options(recipe, folds.target)}`, or name the recipes to blend with --recipes.")
+        raise InputError(f"{folds.target.folder}runs/{recipe} is incomplete: fold {', '.join(missing)} of {folds.k} not finished. "
+                         f"Run `python src/train.py {_options(recipe, folds.target)}`, or name the recipes to blend with "
+                         "--recipes.")
     for k in range(folds.k):
         directory = fold_dir(root, recipe, k)
         run = files.read_json(directory / "run.json")
@@ -192,7 +194,8 @@ def join(root: Path, identity: Identity, folds: Folds, test_ids: list[str]) -> M
     return member
 
 
-def write_predictions(directory: Path, part: str, ids: list[str], prob: np.ndarray, features: np.ndarray, target: Target = LABEL) -> None:
+def write_predictions(directory: Path, part: str, ids: list[str], prob: np.ndarray, features: np.ndarray,
+                      target: Target = LABEL) -> None:
     """Write <part>.csv (id,prob or id,pred) and features_<part>.npy; `part` is oof or test.
 
     prob: float (n,), the probability of label 1 or the predicted value; features: float16 (n, F); both in the order of `ids`.

@@ -19,8 +19,8 @@ READ = ("oof.csv", "test.csv", "features_oof.npy", "features_test.npy")  # what 
 class Rows:
     """All that a method may look at when it predicts; labels and folds are given apart, so that it cannot see them then.
 
-    prob: float64 (n, m), each member's probability of label 1, or predicted value of a regression; stacked: float64 (n,), what the
-    members' features make of each row (`stacking.stack`). Rows are chosen with a mask or indices: `rows[held]`.
+    prob: float64 (n, m), each member's probability of label 1, or predicted value of a regression; stacked: float64 (n,), what
+    the members' features make of each row (`stacking.stack`). Rows are chosen with a mask or indices: `rows[held]`.
     """
 
     prob: np.ndarray
@@ -62,7 +62,8 @@ def matrix(members: list[Member], folds: Folds, test_ids: list[str]) -> OofMatri
     """Join members by id, in the row order of `folds.table` and `test_ids`.
 
     Raises `InputError` without members, for a recipe named twice, for ids that are not those of the folds or the test
-    set, for probabilities that are missing or outside 0..1 (values that are not finite), and where only one class or one fold occurs.
+    set, for probabilities that are missing or outside 0..1, for values that are not finite, and where only one class or
+    one fold occurs.
     """
     members = sorted(members, key=lambda member: member.recipe)
     names = [member.recipe for member in members]

@@ -23,8 +23,8 @@ REAL = 0.05  # two-sided p below which a paired gain counts as real
 
 @dataclass(frozen=True)
 class Comparison:
-    """How two predictions of the same rows are compared. paired(a, b, labels) has a `gain` of a over b and its `p`; test: what p is
-    of; shown: a gain in words; decides: whether scores decide for a label, from a threshold on."""
+    """How two predictions of the same rows are compared. paired(a, b, labels) has a `gain` of a over b and its `p`; test: what p
+    is of; shown: a gain in words; decides: whether scores decide for a label, from a threshold on."""
 
     paired: Callable[[np.ndarray, np.ndarray, np.ndarray], Any]
     test: str

@@ -34,8 +34,8 @@ REFUSED = {"majority": _VOTES, "weighted_votes": _VOTES, "logit_mean": _PROBABIL
            "greedy": "searches for accuracy", "second_pass": "decides labels that are in doubt"}
 _SCORES = ("mae", "low", "high", "rmse", "bias")
 _GAIN = ("gain", "gain_low", "gain_high", "gain_p")
-_FORM = Form({"target", "picked", "why", "weights", "notes", "score", "picked_score", "gain_over_best_single", "options", "members",
-              "folds", "images_hash", "files"},
+_FORM = Form({"target", "picked", "why", "weights", "notes", "score", "picked_score", "gain_over_best_single", "options",
+              "members", "folds", "images_hash", "files"},
              {"name": str, "kind": str, **dict.fromkeys((*_SCORES, *_GAIN), float), "weights": str},
              {"id": str, "label": float, "pred": float, "fold": "int64"})
 
@@ -55,7 +55,7 @@ class Errors:
 
 @dataclass(frozen=True)
 class Gain:
-    """By how much a's absolute error is less than b's on the same rows, with its 95 % interval and p (paired, normal, two-sided)."""
+    """By how much a's absolute error is less than b's on the same rows, with its 95 % interval and p (normal, two-sided)."""
 
     gain: float
     low: float
@@ -165,8 +165,8 @@ def refuse(target: Target, method: str, rule: str, use_order: bool, use_twins: b
 
 
 def make(matrix: OofMatrix, target: Target, method: str, rule: str | np.ndarray) -> Outcome:
-    """Score every recipe and method, pick `method` (auto: the simplest unbeaten; with weights by hand the weighted mean), fit on all
-    rows, predict the test rows. Options are those that `refuse` lets through.
+    """Score every recipe and method, pick `method` (auto: the simplest unbeaten; with weights by hand the weighted mean), fit on
+    all rows, predict the test rows. Options are those that `refuse` lets through.
 
     leaderboard: name, kind, mean absolute error with interval, root mean squared error, bias, paired gain over best_single with
     interval and p, weights; least error first. oof: id, label, pred, fold. submissions: id and the target's column.
@@ -214,8 +214,8 @@ def table(leaderboard: pd.DataFrame) -> str:
     """The leaderboard for a terminal."""
     lines = [f"{'':16}{'':10} mean abs. error  95 % interval      rms error    bias  gain over best single      weights"]
     for row in leaderboard.itertuples():
-        lines.append(f"{row.name:16}{row.kind:10} {row.mae:15.3f}  [{row.low:.3f}, {row.high:.3f}]  {row.rmse:11.3f} {row.bias:+7.3f}  "
-                     f"{row.gain:+.3f} [{row.gain_low:+.3f}, {row.gain_high:+.3f}]  {row.weights}".rstrip())
+        lines.append(f"{row.name:16}{row.kind:10} {row.mae:15.3f}  [{row.low:.3f}, {row.high:.3f}]  {row.rmse:11.3f} "
+                     f"{row.bias:+7.3f}  {row.gain:+.3f} [{row.gain_low:+.3f}, {row.gain_high:+.3f}]  {row.weights}".rstrip())
     return "\n".join(lines)
 
 

@@ -157,7 +157,8 @@ def write_submission(competition: Competition, predictions: pd.DataFrame, path: 
     for id in predictions.loc[~predictions["id"].isin(wanted), "id"]:
         findings.add("extra", f"id '{id}' is not in sampleSubmit.csv")
     given, label = predictions[column], column == "label"
-    for id, value in predictions.loc[~(given.isin([0, 1]) if label else np.isfinite(given)), ["id", column]].itertuples(index=False):
+    fine = given.isin([0, 1]) if label else np.isfinite(given)
+    for id, value in predictions.loc[~fine, ["id", column]].itertuples(index=False):
         findings.add("label", f"id '{id}': {column} {value} is not {'0 or 1' if label else 'a finite number'}")
     findings.raise_any(f"{path.name} would not be a valid submission and was not written:", "")
     values = predictions.set_index("id")[column].astype("int64" if label else "float64").loc[wanted.tolist()]

@@ -105,7 +105,8 @@ def make(train: pd.DataFrame, groups: pd.Series, k: int, seed: int, train_sha256
     splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
     for number, (_, valid) in enumerate(splitter.split(train["id"], stratum, group)):
         fold[valid] = number
-    table = pd.DataFrame({"id": train["id"].to_numpy(), "label": train["label"].to_numpy(_kind(target)), "group": group, "fold": fold})
+    values = train["label"].to_numpy(_kind(target))
+    table = pd.DataFrame({"id": train["id"].to_numpy(), "label": values, "group": group, "fold": fold})
     poor = [number for number in range(k) if len(np.unique(stratum[fold == number])) < len(np.unique(stratum))]
     if poor:
         raise InputError(f"{k} folds cannot all hold every class, so many images are identical; choose fewer with --folds")
@@ -153,7 +154,8 @@ def load(root: Path, target: Target = LABEL) -> Folds:
     values."""
     directory = target.place(root) / "folds"
     if not (directory / "folds.json").exists():
-        raise InputError(f"{directory / 'folds.json'} is missing: there are no folds yet. Run `python src/split.py{target.option}`.")
+        raise InputError(f"{directory / 'folds.json'} is missing: there are no folds yet. "
+                         f"Run `python src/split.py{target.option}`.")
     facts, again = files.read_json(directory / "folds.json"), _AGAIN.format(target.option)
     shape = {"k": int, "seed": int, "method": str, "train_sha256": str, "files": dict}
     if not all(isinstance(facts.get(name), kind) for name, kind in shape.items()) or "folds.csv" not in facts["files"]:

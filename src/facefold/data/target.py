@@ -80,7 +80,8 @@ def rows(contest: Competition, target: Target) -> pd.DataFrame:
         elif math.isfinite(value := _number(given[id])):
             values.append(value)
         else:
-            findings.add("number", f"competition/meta.csv, row {line[id]}: {target.name} {given[id]!r} of id '{id}' is not a number")
+            where = f"competition/meta.csv, row {line[id]}"
+            findings.add("number", f"{where}: {target.name} {given[id]!r} of id '{id}' is not a number")
     findings.raise_any(f"--target {target.name} cannot be used:", way_out)
     if len(set(values)) == 1:
         raise InputError(f"--target {target.name}: it is {values[0]:g} in every train row, which leaves nothing to learn")
@@ -88,8 +89,8 @@ def rows(contest: Competition, target: Target) -> pd.DataFrame:
 
 
 def strata(values: np.ndarray) -> np.ndarray:
-    """What a split gives every part its share of, int64 (n,): the labels (int) themselves, or at most `BINS` bins of values (float)
-    with equally many rows, `ROWS_A_BIN` or more; equal values share a bin."""
+    """What a split gives every part its share of, int64 (n,): the labels (int) themselves, or at most `BINS` bins of values
+    (float) with equally many rows, `ROWS_A_BIN` or more; equal values share a bin."""
     if np.issubdtype(values.dtype, np.integer):
         return values
     count = int(np.clip(len(values) // ROWS_A_BIN, 1, BINS))

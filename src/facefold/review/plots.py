@@ -28,7 +28,7 @@ def intervals(names: Sequence[str], values: np.ndarray, low: np.ndarray, high: n
 
 
 def learning_curves(histories: Sequence[pd.DataFrame], column: str = "valid_acc", ylabel: str = "validation accuracy") -> bytes:
-    """One recipe, a colour a fold: losses above (train dashed, validation solid), validation accuracy (or another `column`) below.
+    """One recipe, a colour a fold: losses above (train dashed, validation solid), validation accuracy (or `column`) below.
 
     Each history has the columns epoch, train_loss, valid_loss, valid_acc.
     """
@@ -55,7 +55,8 @@ def density(values: np.ndarray, pred: np.ndarray, name: str) -> bytes:
     with matplotlib.rc_context({**_SETTINGS, "axes.grid": False}):
         figure = Figure(figsize=(WIDTH, WIDTH), layout="constrained")
         axes = figure.add_subplot()
-        axes.imshow(np.log1p(np.ma.masked_equal(counts, 0)), origin="lower", extent=(least, most, least, most), cmap="Blues", vmin=-1)
+        shades = np.log1p(np.ma.masked_equal(counts, 0))
+        axes.imshow(shades, origin="lower", extent=(least, most, least, most), cmap="Blues", vmin=-1)
         axes.plot([least, most], [least, most], color=COLOURS[1], linewidth=1)
         axes.set_xlabel(f"given {name}")
         axes.set_ylabel(f"predicted {name}")

@@ -24,9 +24,9 @@ def verdict(facts: dict) -> list[str]:
     gain, got = facts["gain_over_best_single"], facts["score"]
     return [html.paragraph(facts["why"]),
             html.paragraph(f"Over the best single recipe: an absolute error less by {gain['gain']:.3f} [{gain['low']:+.3f}, "
-                           f"{gain['high']:+.3f}] (p = {gain['p']:.2g}). Root of the mean squared error {got['rmse']:.3f}, mean of "
-                           f"prediction minus value {got['bias']:+.3f}. Every score counts rows that had no part in learning or "
-                           "choosing what predicted them; brackets are 95 % intervals.")]
+                           f"{gain['high']:+.3f}] (p = {gain['p']:.2g}). Root of the mean squared error {got['rmse']:.3f}, mean "
+                           f"of prediction minus value {got['bias']:+.3f}. Every score counts rows that had no part in learning "
+                           "or choosing what predicted them; brackets are 95 % intervals.")]
 
 
 def leaderboard(made: Outcome) -> list[str]:
@@ -46,7 +46,8 @@ def leaderboard(made: Outcome) -> list[str]:
 
 
 def bands(oof: pd.DataFrame) -> pd.DataFrame:
-    """Errors of oof (label, pred) by bands of the value between round numbers: band (text), and the columns of `regression.Errors`."""
+    """Errors of oof (label, pred) by bands of the value between round numbers: band (text), and the columns of
+    `regression.Errors`."""
     edges = MaxNLocator(BANDS, steps=[1, 2, 5, 10]).tick_values(oof["label"].min(), oof["label"].max())
     rows = []
     for low, high in zip(edges, edges[1:]):
@@ -60,14 +61,14 @@ def errors(made: Outcome, target: Target) -> list[str]:
     """Errors by band and by fold, and predictions against values, of the blend's nested predictions."""
     by_band = bands(made.oof)
     by_fold = [(fold, score(part["pred"].to_numpy(), part["label"].to_numpy())) for fold, part in made.oof.groupby("fold")]
-    rows = [(row.band, f"{row.rows:,}", f"{row.mae:.3f}", f"{row.low:.3f} to {row.high:.3f}", f"{row.bias:+.3f}")
-            for row in by_band.itertuples()]
-    folds = [(fold, f"{got.rows:,}", f"{got.mae:.3f}", f"{got.low:.3f} to {got.high:.3f}", f"{got.bias:+.3f}") for fold, got in by_fold]
+    rows, folds = ([(name, f"{got.rows:,}", f"{got.mae:.3f}", f"{got.low:.3f} to {got.high:.3f}", f"{got.bias:+.3f}")
+                    for name, got in some] for some in (((row.band, row) for row in by_band.itertuples()), by_fold))
     header = [target.name, "rows", "mean absolute error", "95 % interval", "bias"]
     alt = f"Mean absolute error by {target.name}: " + ", ".join(f"{row.band} {row.mae:.3f}" for row in by_band.itertuples())
     values, pred = made.oof["label"].to_numpy(), made.oof["pred"].to_numpy()
-    drawings = [html.figure(plots.intervals(by_band["band"].tolist(), *(by_band[name].to_numpy() for name in ("mae", "low", "high")),
-                                            xlabel="mean absolute error"), alt, f"Mean absolute error by {target.name}."),
+    spread = plots.intervals(by_band["band"].tolist(), *(by_band[name].to_numpy() for name in ("mae", "low", "high")),
+                             xlabel="mean absolute error")
+    drawings = [html.figure(spread, alt, f"Mean absolute error by {target.name}."),
                 html.figure(plots.density(values, pred, target.name),
                             f"Predicted against given {target.name}; correlation {np.corrcoef(values, pred)[0, 1]:.3f}",
                             "Predictions against values; the darker, the more rows; on the line they agree.")]

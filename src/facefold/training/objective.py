@@ -1,7 +1,8 @@
 """What a network's one output means: its loss in training, what is read from it, and how well it does.
 
     Labels   two classes: the logit of label 1; binary cross-entropy; accuracy
-    Values   a number: standard deviations from the mean of the rows learned from; their mean absolute error; the mean absolute error
+    Values   a number: standard deviations from the mean of the rows learned from; their mean absolute error; that in the
+             target's unit
 
 Both have `metric`, its name, `column`, that of the learning curve, and `difference`, how a change of what is read is said.
 """
@@ -102,5 +103,5 @@ def of(target: Target, recipe: Recipe, values: np.ndarray) -> Labels | Values:
 def require(recipe: Recipe, target: Target) -> None:
     """Raise `InputError` for a recipe with a setting that has no meaning for this target."""
     if target.regression and recipe.label_smoothing:
-        raise InputError(f"recipe {recipe.name} has label_smoothing = {recipe.label_smoothing:g}, and {target.name} is a number, not a "
-                         "label: take a recipe without it, e.g. lite0_age")
+        raise InputError(f"recipe {recipe.name} has label_smoothing = {recipe.label_smoothing:g}, and {target.name} is a number, "
+                         "not a label: take a recipe without it, e.g. lite0_age")

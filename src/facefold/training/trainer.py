@@ -1,4 +1,4 @@
-"""The loop: one recipe on one fold, from pretrained weights to OOF and test predictions: probabilities, or values of a regression.
+"""The loop: one recipe on one fold, from pretrained weights to OOF and test probabilities, or values of a regression.
 
 Everything random is drawn from names (seed, fold, epoch, id), so a run that was killed and resumed at an epoch
 ends with the same bytes as one that was not.
@@ -39,8 +39,9 @@ _RECORDED = ("torch", "timm", "numpy", "albumentations", "opencv-python-headless
 
 @dataclass(frozen=True)
 class FoldTask:
-    """What one fold trains on. train: id, label (the target's value), group; valid: id, label; seed and fold name the draws. identity: what the run
-    is of (`runs.Identity` as a dict). frozen: the folder for what the frozen stages make of the images, shared by the run's folds."""
+    """What one fold trains on. train: id, label (the target's value), group; valid: id, label; seed and fold name the draws.
+    identity: what the run is of (`runs.Identity` as a dict). frozen: the folder for what the frozen stages make of the images,
+    shared by the run's folds."""
 
     recipe: Recipe
     fold: int
@@ -58,8 +59,8 @@ class FoldTask:
 
 @dataclass(frozen=True)
 class FoldResult:
-    """state: the weights that predict, name -> array. *_prob: float64 (n,), probability of label 1, or predicted value, in the order
-    of the task's ids. *_features: float16 (n, F). history: a row an epoch. facts: for run.json."""
+    """state: the weights that predict, name -> array. *_prob: float64 (n,), probability of label 1, or predicted value, in the
+    order of the task's ids. *_features: float16 (n, F). history: a row an epoch. facts: for run.json."""
 
     state: dict[str, np.ndarray]
     history: pd.DataFrame
@@ -126,7 +127,8 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
         total = torch.zeros((), device=device)
         for step, (images, labels) in enumerate(batches):
             schedule.before_step(epoch * steps + step)
-            loss = train_step(stepped, loader.sent(images, device), loader.sent(labels, device), optimizer, scaler, fmt, recipe, aim)
+            images, labels = loader.sent(images, device), loader.sent(labels, device)
+            loss = train_step(stepped, images, labels, optimizer, scaler, fmt, recipe, aim)
             if ema:
                 ema.update(net, step=epoch * steps + step)
             total += loss  # kept on the device: asking for its value each step would stall a GPU
@@ -267,8 +269,9 @@ def _predict_fold(task: FoldTask, net: zoo.Net, pixels: loader.Pixels, shown: di
         "versions": {"python": sys.version.split()[0], **_versions()},
     }
     state = {name: value.cpu().numpy() for name, value in net.state_dict().items()}
-    return FoldResult(aim.state(state), pd.DataFrame(history).drop(columns="train_seconds"), aim.predicted(oof_logits), oof_features,
-                      aim.predicted(test_logits), test_features, facts)
+    curve = pd.DataFrame(history).drop(columns="train_seconds")
+    return FoldResult(aim.state(state), curve, aim.predicted(oof_logits), oof_features, aim.predicted(test_logits),
+                      test_features, facts)
 
 
 def _hold_out(train: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
