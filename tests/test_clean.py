@@ -215,8 +215,9 @@ def test_the_whole_job_passes_corrections_on(root, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["run_all.py", "--root", str(root), "--recipes", names, *options])
         with pytest.raises(SystemExit):
             run_all.main()
-        assert done["train"] == ["--root", str(root), "--recipe", names, "--seed", "0", "--device", "auto", *trained]
-        assert done["blend"] == ["--root", str(root), "--recipes", blended]
+        common = ["--root", str(root), "--target", "label"]
+        assert done["train"] == [*common, "--recipe", names, "--seed", "0", "--device", "auto", *trained]
+        assert done["blend"] == [*common, "--recipes", blended]
     assert re.search(r"  lite0\+corrected +0 folds to go, nothing to do\n", capsys.readouterr().out)
     path.write_text("id,action\n2,dropped\n")
     assert f"{path}, row 2: action 'dropped' is none of keep, drop, flip" in refused("run_all", root, "--recipes", "lite0", "--corrections", path)
