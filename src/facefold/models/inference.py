@@ -89,6 +89,15 @@ def fastest(net: Net, fmt: Precision, half: Precision | None, shown: Tensor, say
     return reference
 
 
+def again(net: Net, name: str, shown: Tensor) -> Form:
+    """The form that `fastest` called `name`, without comparing anew; `shown` is what the net takes, one row or more. float16, which
+    the CPU has no units for, becomes float32 there."""
+    dtype, layout, *folded = name.split()
+    dtype = "float32" if dtype == "float16" and shown.device.type == "cpu" else dtype
+    fmt = Precision(getattr(torch, dtype), layout == "channels_last")
+    return Form(fused(net, shown[:2]) if folded else net.eval(), fmt, " ".join([fmt.name, *folded]), float("nan"))
+
+
 def fused_trunk(trunk: nn.Module, pixels: Tensor) -> nn.Module:
     """The frozen part with its batch norms folded, in float32; as it is where that changes what it makes of `pixels` by more than
     rounding does."""
