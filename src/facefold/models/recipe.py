@@ -21,16 +21,16 @@ class Recipe:
     name: str
     about: str = ""                     # one line for the plan and the report; not part of the hash
 
-    backbone: str = "cnn5"              # a timm name, or cnn5
+    backbone: str = "cnn5"              # a timm name, or cnn3 or cnn5
     weights: str = "none"               # none | hub (timm's) | package:<python module of the package that ships them>
     size: int = 128                     # pixels a side
     start_size: int = 0                 # the first epoch's size, growing to `size` in steps of 16 pixels; 0: `size` throughout
     freeze_stages: int = 0              # stem and this many first stages keep their pretrained weights and statistics; what they
                                         # make of each image is computed once for all folds and kept until the last is done
     views: int = 0                      # frozen stages: so many augmented views, in turn; 0: a new one each epoch
-    dropout: float = 0.0                # before the output layer; cnn5 has one before its dense layer as well
+    dropout: float = 0.0                # before the output layer; cnn3 and cnn5 have one before their dense layer as well
     drop_path: float = 0.0              # stochastic depth, timm backbones only
-    width: int = 32                     # channels of the first block, cnn5 only
+    width: int = 32                     # channels of the first block, cnn3 and cnn5 only
 
     augment: str = "standard"           # a policy of data/policies.py: none | light | standard
     augmenter: str = "albumentations"   # albumentations (image by image; for a GPU in loader processes) | batch (whole batches, where the
@@ -133,7 +133,7 @@ def parse(name: str, settings: dict, where: str) -> Recipe:
 
 def _contradictions(recipe: Recipe, settings: dict) -> list[str]:
     """Settings that would silently do nothing."""
-    own_cnn = recipe.backbone == "cnn5"
+    own_cnn = recipe.backbone in ("cnn3", "cnn5")
     watches = recipe.schedule == "plateau" or recipe.early_stopping > 0
     rules = [
         (recipe.weights not in ("none", "hub") and not recipe.weights.startswith("package:"),
@@ -143,11 +143,11 @@ def _contradictions(recipe: Recipe, settings: dict) -> list[str]:
         (recipe.schedule == "cosine" and recipe.early_stopping > 0, "early_stopping would cut a cosine schedule off: use plateau"),
         (recipe.warmup >= recipe.epochs, "warmup is not shorter than epochs"),
         (own_cnn and (recipe.weights != "none" or recipe.drop_path > 0 or recipe.freeze_stages > 0),
-         "cnn5 has no pretrained weights, no drop_path and no stages to freeze"),
-        (not own_cnn and "width" in settings, "width belongs to cnn5 only"),
+         f"{recipe.backbone} has no pretrained weights, no drop_path and no stages to freeze"),
+        (not own_cnn and "width" in settings, "width belongs to cnn3 and cnn5 only"),
         (recipe.freeze_stages > 0 and recipe.weights == "none", "freezing stages that were never trained"),
         (recipe.start_size > 0 and (own_cnn or recipe.start_size >= recipe.size),
-         "start_size is below size, and not for cnn5, whose dense layer has one size"),
+         "start_size is below size, and not for cnn3 and cnn5, whose dense layer has one size"),
         (0 < recipe.start_size < recipe.size and (recipe.size - recipe.start_size) % 16 > 0, "size - start_size is no multiple of 16"),
         (0 < recipe.epochs <= recipe.views, "views in turn are fewer than epochs; 0: a new one each epoch"),
         (recipe.augmenter == "batch" and recipe.augment == "none", "augmenter has nothing to do: augment = \"none\""),

@@ -13,6 +13,29 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
+class Cnn3(nn.Module):
+    """Three convolutions with large kernels (7x7 in steps of 2, 5x5, 5x5), each with ReLU and 2x2 max pooling; flattened into a
+    dense layer of 256.
+
+    The first model of the competition article, a shallow CNN without batch norm. Input float (N, 3, size, size), output features
+    float (N, 256).
+    """
+
+    def __init__(self, width: int, size: int, dropout: float):
+        super().__init__()
+        if size // 16 < 1:
+            raise InputError(f"cnn3 halves the image four times: size = {size} should be 16 or more")
+        self.blocks = nn.Sequential(
+            nn.Conv2d(3, width, 7, stride=2, padding=3), nn.ReLU(inplace=True), nn.MaxPool2d(2),
+            nn.Conv2d(width, 2 * width, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(2),
+            nn.Conv2d(2 * width, 4 * width, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+        self.dense = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * width * (size // 16) ** 2, 256), nn.ReLU(inplace=True))
+        self.num_features = 256
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense(self.blocks(x))
+
+
 class Cnn5(nn.Module):
     """Five 3x3 convolutions, each with batch norm, ReLU and 2x2 max pooling; flattened into a dense layer of 256.
 
@@ -35,6 +58,9 @@ class Cnn5(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dense(self.blocks(x))
+
+
+OWN = {"cnn3": Cnn3, "cnn5": Cnn5}
 
 
 class Trunk(nn.Module):
@@ -102,8 +128,8 @@ def build(recipe: Recipe, weights_dir: Path | None = None, trained: bool = True)
 
     trained: False leaves pretrained weights out, for a state that is loaded over them right after.
     """
-    if recipe.backbone == "cnn5":
-        backbone = Cnn5(recipe.width, recipe.size, recipe.dropout)
+    if recipe.backbone in OWN:
+        backbone = OWN[recipe.backbone](recipe.width, recipe.size, recipe.dropout)
         return Net(backbone, backbone.num_features, recipe.dropout, *HALF, frozen=[]), {"source": "none"}
     backbone, source = pretrained.build(recipe, weights_dir, trained=trained)
     config, width = backbone.pretrained_cfg, _width(backbone, recipe.size)
