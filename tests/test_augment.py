@@ -54,7 +54,7 @@ def test_policies_are_these_of_albumentations_to_the_bit():
 
 
 def test_unknown_policy_lists_those_there_are():
-    with pytest.raises(InputError, match="there is no augmentation policy 'heavy'; there are: light, none, standard"):
+    with pytest.raises(InputError, match="there is no augmentation policy 'heavy'; there are: articles, light, none, standard"):
         Augment("heavy", 0)
 
 
