@@ -74,6 +74,11 @@ def test_shape_and_type_stay_and_the_batch_given_is_left_alone(policy):
     assert torch.equal(got, pixels) == (policy == "none")
 
 
+def test_a_policy_for_images_one_by_one_is_refused():
+    with pytest.raises(InputError, match="augmentation policy 'articles' has operations that are for images one by one"):
+        BatchAugment("articles", 0)
+
+
 def test_an_empty_batch_stays_empty():
     assert BatchAugment("standard", 0)(noise(0), 0, []).shape == (0, 9, 7, 3)
 

@@ -180,7 +180,7 @@ def test_only_the_head_of_a_frozen_backbone_is_trained_and_kept(tmp_path, monkey
     assert {name for part in ("model", "best") for name in saved[0][part]} == set(saved[0]["model"]) == {
         name for name in whole.state if not name.startswith("trunk.")}
     views = {path.name: np.load(path).shape for path in (tmp_path / "cache").rglob("*.npy")}
-    assert views == {"train_plain.npy": (96, 1, 1, 320), "test_plain.npy": (10, 1, 1, 320)}
+    assert views == {"train_plain.npy": (96, 1, 1, 1280), "test_plain.npy": (10, 1, 1, 1280)}
     assert same(whole, fit_with_kills(task(tmp_path / "b", FROZEN), monkeypatch))
 
 

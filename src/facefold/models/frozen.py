@@ -84,8 +84,8 @@ class Activations:
             for start in range(0, len(rows), CHUNK):
                 part = trunk(self._pixels(name, rows[start:start + CHUNK])).permute(0, 2, 3, 1).half().cpu().numpy()
                 if not np.isfinite(part).all():
-                    raise InputError(f"the activations of {self.folder.parent.name} at its frozen stages do not fit float16; "
-                                     "set freeze_stages lower in the recipe")
+                    raise InputError(f"what the frozen part of {self.folder.parent.name} makes of the images does not fit float16; "
+                                     "freeze less in the recipe")
                 if start == 0:
                     header = {"descr": "<f2", "fortran_order": False, "shape": (len(rows), *part.shape[1:])}
                     np.lib.format.write_array_header_1_0(out, header)
