@@ -46,7 +46,19 @@ def test_policies_are_these_of_albumentations_to_the_bit():
         A.ToGray(p=0.1),
         A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(0.1, 0.3), hole_width_range=(0.1, 0.3), p=0.25),
     ]
-    for policy, transforms in {"none": [], "light": light, "standard": standard}.items():
+    articles = [
+        A.HorizontalFlip(p=0.5),
+        A.VerticalFlip(p=0.1),
+        A.Affine(scale=(1.0, 1.0), rotate=(-15, 15), translate_percent=(0.0, 0.0), border_mode=cv2.BORDER_REFLECT_101, p=0.5),
+        A.CropAndPad(percent=(-0.1, 0.0), p=0.5),
+        A.GridDistortion(num_steps=5, distort_limit=(-0.2, 0.2), border_mode=cv2.BORDER_REFLECT_101, p=0.2),
+        A.ColorJitter(brightness=(0.7, 1.3), contrast=(1.0, 1.0), saturation=(1.0, 1.0), hue=(0.0, 0.0), p=0.5),
+        A.RGBShift(r_shift_limit=(-20, 20), g_shift_limit=(-20, 20), b_shift_limit=(-20, 20), p=0.3),
+        A.ToGray(p=0.1),
+        A.GaussNoise(std_range=(0.02, 0.08), p=0.15),
+        A.SaltAndPepper(amount=(0.01, 0.04), p=0.1),
+    ]
+    for policy, transforms in {"none": [], "light": light, "standard": standard, "articles": articles}.items():
         augment, reference = Augment(policy, 5), A.Compose(transforms)
         for row in range(40):
             reference.set_random_seed(seed_of(5, "augment", 1, str(row)))
@@ -54,7 +66,7 @@ def test_policies_are_these_of_albumentations_to_the_bit():
 
 
 def test_unknown_policy_lists_those_there_are():
-    with pytest.raises(InputError, match="there is no augmentation policy 'heavy'; there are: light, none, standard"):
+    with pytest.raises(InputError, match="there is no augmentation policy 'heavy'; there are: articles, light, none, standard"):
         Augment("heavy", 0)
 
 

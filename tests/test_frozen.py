@@ -97,6 +97,25 @@ def test_epochs_take_turns_where_the_views_are_fewer(tmp_path):
     assert len(frozen.names(dataclasses.replace(recipe, views=0, tta="none"))) == 5
 
 
+def test_images_that_nothing_changes_have_one_view(tmp_path):
+    made = dataclasses.replace(activations(tmp_path), augmented=None)
+    assert np.array_equal(made.epoch(0), made.view("plain")) and np.array_equal(made.epoch(1), made.view("plain"))
+    assert [path.name for path in made.folder.glob("*.npy")] == ["train_plain.npy"]
+    recipe = parse("f", {**SETTINGS, "augment": "none", "tta": "none"}, "f.toml")
+    assert frozen.names(recipe) == [("train", "plain"), ("test", "plain")]
+
+
+def test_half_precision_makes_nearly_the_same_or_is_not_used(tmp_path, monkeypatch, capsys):
+    made = activations(tmp_path)
+    whole = np.array(made.view("plain"), np.float32)
+    half = dataclasses.replace(made, folder=tmp_path / "f" / "half", half=Precision(torch.bfloat16, True))
+    rounded = np.array(half.view("plain"), np.float32)
+    assert 0 < np.square(rounded - whole).mean() ** 0.5 < 0.02 * np.square(whole).mean() ** 0.5 and capsys.readouterr().out == ""
+    monkeypatch.setattr(frozen.inference, "TRUNK_BOUND", 1e-6)
+    exact = dataclasses.replace(half, folder=tmp_path / "f" / "exact").view("plain")
+    assert np.array_equal(np.array(exact, np.float32), whole) and "float32 it is" in capsys.readouterr().out
+
+
 def test_whatever_decides_a_value_is_in_the_key(tmp_path):
     recipe, fmt = parse("f", SETTINGS, "f.toml"), Precision(torch.float32, True)
     usual = (recipe, 0, "images", {"source": "w"}, fmt, CPU)
@@ -106,7 +125,10 @@ def test_whatever_decides_a_value_is_in_the_key(tmp_path):
          torch.device("cuda")])]
     others += [frozen.folder(tmp_path, parse("f", {**SETTINGS, **change}, "f.toml"), *usual[1:]) for change in (
         {"size": 48}, {"start_size": 16}, {"augment": "light"}, {"augmenter": "batch"}, {"backbone": "tf_efficientnet_lite1"})]
-    assert len({base, *others}) == 12
+    others.append(frozen.folder(tmp_path, *usual, half=Precision(torch.bfloat16, True)))
+    others += [frozen.folder(tmp_path, parse("f", {**SETTINGS, "freeze_stages": 0, "freeze_backbone": True, "head": head}, "f.toml"), *usual[1:])
+               for head in ("flatten", "average")]
+    assert len({base, *others}) == 15
     assert frozen.folder(tmp_path, *usual[:4], Precision(torch.bfloat16, True), CPU) == base  # the frozen part is float32 in both
     assert frozen.folder(tmp_path, parse("f", {**SETTINGS, "lr": 0.5, "epochs": 9}, "f.toml"), *usual[1:]) == base
 
@@ -139,6 +161,6 @@ def test_what_float16_cannot_hold_is_refused_and_leaves_nothing(tmp_path):
             return pixels.permute(0, 3, 1, 2).float() * 1e4
 
     made = activations(tmp_path, Huge())
-    with pytest.raises(InputError, match=re.escape("the activations of f at its frozen stages do not fit float16; set freeze_stages lower in the recipe")):
+    with pytest.raises(InputError, match=re.escape("what the frozen part of f makes of the images does not fit float16; freeze less in the recipe")):
         made.view("plain")
     assert not list(made.folder.glob("*.npy")) and not list(made.folder.glob(".*.part"))

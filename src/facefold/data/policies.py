@@ -1,7 +1,7 @@
 """What the augmentation policies draw: probabilities and ranges, written down once for both implementations, and the
 draws of a whole batch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import permutations
 
 import numpy as np
@@ -31,6 +31,23 @@ class Policy:
     gray_p: float = 0.0
     hole_p: float = 0.0             # one black rectangle inside the image
     hole: Range = (0.0, 0.0)        # shares of each side, drawn for each side
+    # What follows is for images one by one only (augment.py).
+    upside_p: float = 0.0           # a vertical flip
+    crop_p: float = 0.0             # strips cut off, the rest drawn out to the whole size
+    crop: Range = (0.0, 0.0)        # shares of each side, drawn for each of the four strips
+    shift_p: float = 0.0            # a number added to each colour
+    shift: Range = (0.0, 0.0)       # grey levels of 255
+    distort_p: float = 0.0          # a grid of 5 x 5 cells whose lines are moved
+    distort: Range = (0.0, 0.0)     # shares of a cell
+    noise_p: float = 0.0            # Gaussian noise, drawn for each pixel and colour
+    noise: Range = (0.0, 0.0)       # its standard deviation as a share of 255
+    salt_p: float = 0.0             # salt and pepper: white and black pixels
+    salt: Range = (0.0, 0.0)        # share of the pixels that become one of both
+
+    @property
+    def by_image_only(self) -> bool:
+        """Whether it has an operation that augment_batch.py does not have."""
+        return any((self.upside_p, self.crop_p, self.shift_p, self.distort_p, self.noise_p, self.salt_p))
 
 
 POLICIES = {
@@ -40,6 +57,11 @@ POLICIES = {
         flip_p=0.5, affine_p=0.9, scale=(0.85, 1.15), rotate=(-12, 12), translate=(-0.06, 0.06),
         jitter_p=0.7, brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.02, 0.02),
         gray_p=0.1, hole_p=0.25, hole=(0.1, 0.3)),
+    # The kinds that the competition article names; it gives no ranges.
+    "articles": Policy(
+        flip_p=0.5, upside_p=0.1, affine_p=0.5, rotate=(-15, 15), crop_p=0.5, crop=(0.0, 0.1),
+        jitter_p=0.5, brightness=(0.7, 1.3), gray_p=0.1, shift_p=0.3, shift=(-20, 20), distort_p=0.2, distort=(-0.2, 0.2),
+        noise_p=0.15, noise=(0.02, 0.08), salt_p=0.1, salt=(0.01, 0.04)),
 }
 
 
@@ -48,6 +70,12 @@ def named(policy: str) -> Policy:
     if policy not in POLICIES:
         raise InputError(f"there is no augmentation policy '{policy}'; there are: {', '.join(sorted(POLICIES))}")
     return POLICIES[policy]
+
+
+def settings(policy: str) -> dict:
+    """The settings of the policy that are not the defaults: what decides its pictures."""
+    chosen = named(policy)
+    return {field.name: getattr(chosen, field.name) for field in fields(chosen) if getattr(chosen, field.name) != field.default}
 
 
 @dataclass(frozen=True)

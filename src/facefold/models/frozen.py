@@ -2,7 +2,7 @@
 
     cache/frozen/<run>/<key>/<split>_<view>.npy   float16 (n, h, w, C), row order that of the split's csv
 
-A view is `plain`, `mirror` or an augmentation `epoch_<e>`. As the augmentation of row i in epoch e depends on (seed, e, id)
+A view is `plain`, `mirror` or an augmentation `epoch_<e>`; h and w are 1 where the frozen part ends in a pooling. As the augmentation of row i in epoch e depends on (seed, e, id)
 alone, all folds share it. The key is the hash of whatever decides a value, so activations of other settings, images or
 weights are never met; they are removed when the run's current ones are made.
 """
@@ -10,7 +10,7 @@ weights are never met; they are removed when the run's current ones are made.
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import albumentations
@@ -32,30 +32,38 @@ CHUNK = 64  # rows computed together: always the same ones, since a convolution'
 Change = Callable[[int, np.ndarray], torch.Tensor]
 
 
-def folder(run: Path, recipe: Recipe, seed: int, images_hash: str, source: dict, fmt: Precision, device: torch.device) -> Path:
-    """Where the activations lie, in the folder `run`. `source` is where the weights came from, as `zoo.build` says."""
+def folder(run: Path, recipe: Recipe, seed: int, images_hash: str, source: dict, fmt: Precision, device: torch.device,
+           half: Precision | None = None) -> Path:
+    """Where the activations lie, in the folder `run`. `source` is where the weights came from, as `zoo.build` says; `half` the
+    format they are computed in, None for float32."""
     sizes = [recipe.size_in(epoch) for epoch in range(recipe.epochs)]
-    settings = (recipe.backbone, recipe.freeze_stages, recipe.size, sizes if recipe.start_size else 0, recipe.augmenter,
-                astuple(policies.named(recipe.augment)), seed, images_hash, source, fmt.channels_last, device.type,
-                [module.__version__ for module in (torch, timm, albumentations, cv2)])
+    settings = [recipe.backbone, recipe.freeze_stages, recipe.size, sizes if recipe.start_size else 0, recipe.augmenter,
+                policies.settings(recipe.augment), seed, images_hash, source, fmt.channels_last, device.type,
+                [module.__version__ for module in (torch, timm, albumentations, cv2)]]
+    if recipe.freeze_backbone:
+        settings += [recipe.head]
+    if half:
+        settings += [half.name]
     return run / files.sha256_text(json.dumps(settings, sort_keys=True))[:16]
 
 
 @dataclass(frozen=True)
 class Activations:
-    """The views of one split. `augmented(epoch, rows)` gives changed pixels uint8 (N, size, size, 3); views: as in the recipe."""
+    """The views of one split. `augmented(epoch, rows)` gives changed pixels uint8 (N, size, size, 3), None where the recipe changes
+    none; views: as in the recipe; half: the format to compute them in where it agrees with float32."""
 
     folder: Path
     split: str
     images: ImageCache
     trunk: nn.Module
     device: torch.device
-    augmented: Change
+    augmented: Change | None
     views: int = 0
+    half: Precision | None = None
 
     def epoch(self, epoch: int) -> np.ndarray:
         """The augmented view of that epoch, as `view`; with `views` of them the epochs take turns."""
-        return self.view(_epoch_view(epoch, self.views))
+        return self.view(_epoch_view(epoch, self.views) if self.augmented else "plain")
 
     def view(self, name: str) -> np.ndarray:
         """float16 (n, h, w, C), mapped read-only; computed now where it is missing, or waited for where another process is at it."""
@@ -71,13 +79,13 @@ class Activations:
             if old != self.folder:
                 shutil.rmtree(old, ignore_errors=True)
         rows = np.arange(len(self.images.ids))
-        trunk = inference.fused_trunk(self.trunk, self._pixels("plain", rows[:CHUNK]))
+        trunk = inference.fused_trunk(self.trunk, self._pixels("plain", rows[:CHUNK]), self.half)
         with files.replacing(path) as temporary, open(temporary, "wb") as out, torch.inference_mode():
             for start in range(0, len(rows), CHUNK):
                 part = trunk(self._pixels(name, rows[start:start + CHUNK])).permute(0, 2, 3, 1).half().cpu().numpy()
                 if not np.isfinite(part).all():
-                    raise InputError(f"the activations of {self.folder.parent.name} at its frozen stages do not fit float16; "
-                                     "set freeze_stages lower in the recipe")
+                    raise InputError(f"what the frozen part of {self.folder.parent.name} makes of the images does not fit float16; "
+                                     "freeze less in the recipe")
                 if start == 0:
                     header = {"descr": "<f2", "fortran_order": False, "shape": (len(rows), *part.shape[1:])}
                     np.lib.format.write_array_header_1_0(out, header)
@@ -93,7 +101,7 @@ class Activations:
 def names(recipe: Recipe) -> list[tuple[str, str]]:
     """(split, view) of all that the folds of this recipe read, each once."""
     shown = ["plain"] + (["mirror"] if recipe.tta == "flip" else [])
-    epochs = dict.fromkeys(_epoch_view(epoch, recipe.views) for epoch in range(recipe.epochs))
+    epochs = dict.fromkeys(_epoch_view(epoch, recipe.views) for epoch in range(recipe.epochs) if recipe.changes_images)
     return [("train", view) for view in epochs] + [(split, view) for split in ("train", "test") for view in shown]
 
 

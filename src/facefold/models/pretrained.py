@@ -26,10 +26,13 @@ def find_local(recipe: Recipe, folder: Path) -> Path:
 
 
 def require(recipe: Recipe, weights_dir: Path | None) -> None:
-    """Raise `InputError` when the recipe's weights are known to be out of reach before anything long begins; what timm's hub
-    has shows only when it is asked."""
+    """Raise `InputError` when the recipe's weights are known to be out of reach before anything long begins; whether timm's hub
+    can be reached shows only when it is asked."""
     if weights_dir is not None and recipe.weights == "hub":
         find_local(recipe, weights_dir)
+    elif recipe.weights == "hub" and timm.is_model(recipe.backbone) and not timm.get_pretrained_cfg(recipe.backbone).has_weights:
+        raise InputError(f"recipe {recipe.name}: timm's hub has no weights for {recipe.backbone}. "
+                         f"Put {recipe.backbone}.safetensors (or .pth) into a folder and name it with --weights-dir")
     elif recipe.weights.startswith("package:"):
         _in_package(recipe)
 
@@ -56,6 +59,7 @@ def build(recipe: Recipe, weights_dir: Path | None = None, drop_head: bool = Tru
             state = _from_efficientnet_pytorch(state, model)
         elif "features.0.0.weight" in state:
             state = _from_torchvision_mobilenet(state, model)
+        state = {name: value for name, value in state.items() if not name.startswith("AuxLogits.")}  # Inception's, for training alone
         model.load_state_dict(state, strict=True)
     except (RuntimeError, KeyError, IndexError, AttributeError) as error:
         reason = (str(error).splitlines()[1:] or [str(error) or type(error).__name__])[0].strip()

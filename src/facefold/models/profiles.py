@@ -5,4 +5,5 @@ PROFILES: dict[str, tuple[str, ...]] = {
     "cpu": ("lite0", "lite0_96", "mobilenetv2", "cnn5"),
     "regression": ("lite0_age",),
     "gpu": ("convnext_tiny", "vit_small", "efficientnetv2_s", "resnet50"),
+    "articles": ("cnn3", "cnn5", "vgg16", "vgg16_bn", "vgg19", "resnet50_conv", "resnet50_scratch", "resnet101v2_gap"),
 }

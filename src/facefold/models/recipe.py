@@ -10,6 +10,7 @@ from pathlib import Path
 from facefold import files
 from facefold.data.policies import POLICIES
 from facefold.errors import InputError
+from facefold.models import heads
 
 FOLDER = Path(__file__).parent / "recipes"
 
@@ -21,18 +22,21 @@ class Recipe:
     name: str
     about: str = ""                     # one line for the plan and the report; not part of the hash
 
-    backbone: str = "cnn5"              # a timm name, or cnn5
+    backbone: str = "cnn5"              # a timm name, or cnn3 or cnn5
     weights: str = "none"               # none | hub (timm's) | package:<python module of the package that ships them>
     size: int = 128                     # pixels a side
     start_size: int = 0                 # the first epoch's size, growing to `size` in steps of 16 pixels; 0: `size` throughout
     freeze_stages: int = 0              # stem and this many first stages keep their pretrained weights and statistics; what they
                                         # make of each image is computed once for all folds and kept until the last is done
+    freeze_backbone: bool = False       # the whole backbone stays as pretrained and is computed once: only the head learns
+    frozen_precision: str = "float32"   # of what is frozen: float32 | half (where the device is fast in it and it agrees with float32)
+    head: str = ""                      # layers before the output, see heads.py; "": the pooling that timm gives the backbone
     views: int = 0                      # frozen stages: so many augmented views, in turn; 0: a new one each epoch
-    dropout: float = 0.0                # before the output layer; cnn5 has one before its dense layer as well
+    dropout: float = 0.0                # before the output layer; cnn3 and cnn5 have one before their dense layer as well
     drop_path: float = 0.0              # stochastic depth, timm backbones only
-    width: int = 32                     # channels of the first block, cnn5 only
+    width: int = 32                     # channels of the first block, cnn3 and cnn5 only
 
-    augment: str = "standard"           # a policy of data/policies.py: none | light | standard
+    augment: str = "standard"           # a policy of data/policies.py: none | light | standard | articles
     augmenter: str = "albumentations"   # albumentations (image by image; for a GPU in loader processes) | batch (whole batches, where the
                                         # net is)
     batch: int = 32
@@ -41,11 +45,12 @@ class Recipe:
     lr: float = 1e-3
     weight_decay: float = 0.01
     momentum: float = 0.9               # sgd only
-    schedule: str = "cosine"            # cosine (per step) | plateau (per epoch, on the monitor loss)
+    schedule: str = "cosine"            # cosine (per step) | plateau (per epoch, on the monitor loss) | constant
     warmup: float = 0.0                 # epochs of linear warm-up, fractions allowed
     plateau_factor: float = 0.3         # plateau: multiply the rate by this ..
     plateau_patience: int = 2           # .. after this many epochs without a better monitor loss
     early_stopping: int = 0             # stop after this many epochs without a better monitor loss, best weights kept; 0: never
+    stop_on: str = "loss"               # what early stopping looks at, of the monitor: loss | accuracy
     monitor: float = 0.0                # share of the training rows held out to be the monitor, for plateau and early stopping
     label_smoothing: float = 0.0
     clip: float = 1.0                   # largest gradient norm; 0: no clipping
@@ -61,6 +66,16 @@ class Recipe:
             return self.size
         return self.start_size + 16 * round((self.size - self.start_size) * epoch / (self.epochs - 1) / 16)  # never beyond size
 
+    @property
+    def freezes(self) -> bool:
+        """Whether a part is frozen, so that what it makes of the images is computed once."""
+        return self.freeze_backbone or self.freeze_stages > 0
+
+    @property
+    def changes_images(self) -> bool:
+        """Whether an epoch shows the training images otherwise than they are."""
+        return self.augment != "none" or self.start_size > 0
+
     @cached_property
     def hash(self) -> str:
         """Hex sha256 of everything that changes the model: the settings that are not the defaults, so that a setting that is new
@@ -72,7 +87,7 @@ class Recipe:
 
 _CHOICES = {
     "augment": tuple(sorted(POLICIES)), "augmenter": ("albumentations", "batch"), "optimizer": ("adamw", "sgd"),
-    "schedule": ("cosine", "plateau"),
+    "schedule": ("cosine", "plateau", "constant"), "stop_on": ("loss", "accuracy"), "frozen_precision": ("float32", "half"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
     "layout": ("auto", "channels_last", "channels_first"), "tta": ("flip", "none"),
 }
@@ -133,7 +148,7 @@ def parse(name: str, settings: dict, where: str) -> Recipe:
 
 def _contradictions(recipe: Recipe, settings: dict) -> list[str]:
     """Settings that would silently do nothing."""
-    own_cnn = recipe.backbone == "cnn5"
+    own_cnn = recipe.backbone in ("cnn3", "cnn5")
     watches = recipe.schedule == "plateau" or recipe.early_stopping > 0
     rules = [
         (recipe.weights not in ("none", "hub") and not recipe.weights.startswith("package:"),
@@ -142,20 +157,33 @@ def _contradictions(recipe: Recipe, settings: dict) -> list[str]:
         (not watches and recipe.monitor > 0, "monitor holds rows out for nothing: neither plateau nor early_stopping uses it"),
         (recipe.schedule == "cosine" and recipe.early_stopping > 0, "early_stopping would cut a cosine schedule off: use plateau"),
         (recipe.warmup >= recipe.epochs, "warmup is not shorter than epochs"),
-        (own_cnn and (recipe.weights != "none" or recipe.drop_path > 0 or recipe.freeze_stages > 0),
-         "cnn5 has no pretrained weights, no drop_path and no stages to freeze"),
-        (not own_cnn and "width" in settings, "width belongs to cnn5 only"),
-        (recipe.freeze_stages > 0 and recipe.weights == "none", "freezing stages that were never trained"),
+        (own_cnn and (recipe.weights != "none" or recipe.drop_path > 0 or recipe.freezes),
+         f"{recipe.backbone} has no pretrained weights, no drop_path and no stages to freeze"),
+        (own_cnn and recipe.head != "", f"{recipe.backbone} has a head of its own"),
+        (not own_cnn and "width" in settings, "width belongs to cnn3 and cnn5 only"),
+        (recipe.freezes and recipe.weights == "none", "freezing stages that were never trained"),
+        (recipe.freeze_backbone and recipe.freeze_stages > 0, "freeze_backbone freezes all stages: leave freeze_stages out"),
+        (recipe.freeze_backbone and recipe.drop_path > 0, "drop_path does nothing in a frozen backbone"),
+        (not recipe.freezes and recipe.frozen_precision != "float32", "frozen_precision belongs to freeze_stages or freeze_backbone"),
+        (not recipe.early_stopping and "stop_on" in settings, "stop_on belongs to early_stopping only"),
+        (recipe.start_size > 0 and "flatten" in recipe.head, "start_size is not for a head that flattens, which has one size"),
+        (recipe.freezes and recipe.augment == "none" and recipe.views > 0, "views are augmented images: augment = \"none\" has none"),
+        (recipe.augmenter == "batch" and recipe.augment in POLICIES and POLICIES[recipe.augment].by_image_only,
+         f"augment = \"{recipe.augment}\" has operations that augmenter = \"batch\" has not: use albumentations"),
         (recipe.start_size > 0 and (own_cnn or recipe.start_size >= recipe.size),
-         "start_size is below size, and not for cnn5, whose dense layer has one size"),
+         "start_size is below size, and not for cnn3 and cnn5, whose dense layer has one size"),
         (0 < recipe.start_size < recipe.size and (recipe.size - recipe.start_size) % 16 > 0, "size - start_size is no multiple of 16"),
         (0 < recipe.epochs <= recipe.views, "views in turn are fewer than epochs; 0: a new one each epoch"),
         (recipe.augmenter == "batch" and recipe.augment == "none", "augmenter has nothing to do: augment = \"none\""),
         (recipe.start_size > 0 and recipe.epochs == 1, "start_size needs a second epoch to grow in"),
         (recipe.start_size > 0 and recipe.views > 0, "views in turn have one size: leave start_size or views out"),
-        (recipe.views > 0 and recipe.freeze_stages == 0, "views belongs to freeze_stages: nothing else is kept"),
+        (recipe.views > 0 and not recipe.freezes, "views belongs to freeze_stages or freeze_backbone: nothing else is kept"),
         (recipe.optimizer != "sgd" and "momentum" in settings, "momentum belongs to sgd only"),
         (recipe.schedule != "plateau" and ("plateau_factor" in settings or "plateau_patience" in settings),
          "plateau_factor and plateau_patience belong to schedule = \"plateau\" only"),
     ]
+    try:
+        heads.parse(recipe.head)
+    except ValueError as error:
+        rules.append((True, str(error)))
     return [text for wrong, text in rules if wrong]

@@ -6,11 +6,34 @@ import torch
 from torch import Tensor, nn
 
 from facefold.errors import InputError
-from facefold.models import pretrained
+from facefold.models import freezing, heads, pretrained
 from facefold.models.recipe import Recipe
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+class Cnn3(nn.Module):
+    """Three convolutions with large kernels (7x7 in steps of 2, 5x5, 5x5), each with ReLU and 2x2 max pooling; flattened into a
+    dense layer of 256.
+
+    The first model of the competition article, a shallow CNN without batch norm. Input float (N, 3, size, size), output features
+    float (N, 256).
+    """
+
+    def __init__(self, width: int, size: int, dropout: float):
+        super().__init__()
+        if size // 16 < 1:
+            raise InputError(f"cnn3 halves the image four times: size = {size} should be 16 or more")
+        self.blocks = nn.Sequential(
+            nn.Conv2d(3, width, 7, stride=2, padding=3), nn.ReLU(inplace=True), nn.MaxPool2d(2),
+            nn.Conv2d(width, 2 * width, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(2),
+            nn.Conv2d(2 * width, 4 * width, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(2))
+        self.dense = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * width * (size // 16) ** 2, 256), nn.ReLU(inplace=True))
+        self.num_features = 256
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dense(self.blocks(x))
 
 
 class Cnn5(nn.Module):
@@ -35,6 +58,9 @@ class Cnn5(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dense(self.blocks(x))
+
+
+OWN = {"cnn3": Cnn3, "cnn5": Cnn5}
 
 
 class Trunk(nn.Module):
@@ -102,64 +128,22 @@ def build(recipe: Recipe, weights_dir: Path | None = None, trained: bool = True)
 
     trained: False leaves pretrained weights out, for a state that is loaded over them right after.
     """
-    if recipe.backbone == "cnn5":
-        backbone = Cnn5(recipe.width, recipe.size, recipe.dropout)
+    if recipe.backbone in OWN:
+        backbone = OWN[recipe.backbone](recipe.width, recipe.size, recipe.dropout)
         return Net(backbone, backbone.num_features, recipe.dropout, *HALF, frozen=[]), {"source": "none"}
-    backbone, source = pretrained.build(recipe, weights_dir, trained=trained)
-    config, width = backbone.pretrained_cfg, _width(backbone, recipe.size)
-    for side in {recipe.size_in(epoch) for epoch in range(recipe.epochs)} - {recipe.size}:
-        _width(backbone, side)  # raises where the backbone does not take it
-    mean, std = config.get("mean", IMAGENET[0]), config.get("std", IMAGENET[1])
-    return Net(backbone, width, recipe.dropout, mean, std, _detached(backbone, recipe)), source
-
-
-def _width(backbone: nn.Module, size: int) -> int:
-    """The length of the pooled features, measured: timm's num_features is the length before some models' last layer."""
-    was_training = backbone.training
-    backbone.eval()
-    with torch.inference_mode():
-        try:
-            width = backbone(torch.zeros(1, 3, size, size)).shape[1]
-        except (AssertionError, RuntimeError) as error:
-            raise InputError(f"the backbone does not take {size} x {size} pixels: {str(error).splitlines()[0]}")
-    backbone.train(was_training)
-    return width
-
-
-def _detached(backbone: nn.Module, recipe: Recipe) -> list[nn.Module]:
-    """Take the stem and the first `freeze_stages` stages out of `backbone`, which passes its input on in their places.
-
-    They are found by the order in which timm's models list their modules; a backbone that is more than a chain of these gives
-    another output afterwards, and is refused.
-    """
-    if not recipe.freeze_stages:
-        return []
-    stages = getattr(backbone, "blocks", None)
-    if stages is None:
-        stages = getattr(backbone, "stages", None)
-    if stages is None or len(stages) <= recipe.freeze_stages:
-        raise InputError(f"recipe {recipe.name}: freeze_stages = {recipe.freeze_stages} does not fit {recipe.backbone}, "
-                         f"which has {'no' if stages is None else len(stages)} stages")
-    backbone.eval()
-    example = torch.linspace(-1, 1, 3 * recipe.size ** 2).view(1, 3, recipe.size, recipe.size)
-    with torch.inference_mode():
-        whole = backbone(example)
-    frozen = []
-    for name, module in backbone.named_children():
-        if module is stages:
-            break
-        frozen.append(module)
-        setattr(backbone, name, nn.Identity())
-    for number in range(recipe.freeze_stages):
-        frozen.append(stages[number])
-        stages[number] = nn.Identity()
-    with torch.inference_mode():
-        try:
-            same = torch.allclose(backbone(nn.Sequential(*frozen).eval()(example)), whole, rtol=1e-4, atol=1e-5)
-        except (RuntimeError, TypeError, AttributeError):
-            same = False
-    if not same:
-        raise InputError(f"recipe {recipe.name}: the stem and first stages of {recipe.backbone} could not be told from the rest; "
-                         "set freeze_stages = 0")
-    backbone.train()
-    return frozen
+    model, source = pretrained.build(recipe, weights_dir, trained=trained)
+    for side in sorted({recipe.size_in(epoch) for epoch in range(recipe.epochs)}):
+        freezing.example(model, side)  # raises where the backbone does not take it
+    layers = heads.parse(recipe.head)
+    if recipe.freeze_backbone:
+        frozen, layers = freezing.whole(model, layers, recipe.size)
+        backbone = heads.build(layers, freezing.example(nn.Sequential(*frozen), recipe.size))
+    else:
+        backbone = freezing.Maps(model, recipe.size) if layers else model
+        ahead = freezing.example(backbone, recipe.size)
+        frozen = freezing.first_stages(backbone, model, recipe) if recipe.freeze_stages else []
+        if layers:
+            backbone = nn.Sequential(backbone, *heads.build(layers, ahead))
+    config = model.pretrained_cfg
+    width = freezing.example(nn.Sequential(*frozen, backbone), recipe.size).shape[1]
+    return Net(backbone, width, recipe.dropout, config.get("mean", IMAGENET[0]), config.get("std", IMAGENET[1]), frozen), source

@@ -63,6 +63,29 @@ def density(values: np.ndarray, pred: np.ndarray, name: str) -> bytes:
         return _svg(figure)
 
 
+def comparison(histories: dict[str, pd.DataFrame]) -> bytes:
+    """A colour a backbone: losses above (train dashed, validation solid), validation accuracy below. A PNG, to be shown anywhere.
+
+    Each history has the columns epoch, train_loss, valid_loss, valid_acc.
+    """
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=(1.5 * WIDTH, 6.0), layout="constrained")
+        losses, accuracy = figure.subplots(2, 1, sharex=True)
+        for number, (name, history) in enumerate(histories.items()):
+            style = {"color": COLOURS[number % len(COLOURS)], "marker": "os^Dv"[number // len(COLOURS) % 5], "markersize": 3}
+            losses.plot(history["epoch"] + 1, history["train_loss"], linestyle="--", **style)
+            losses.plot(history["epoch"] + 1, history["valid_loss"], **style)
+            accuracy.plot(history["epoch"] + 1, history["valid_acc"], label=name, **style)
+        losses.set_ylabel("loss (train dashed)")
+        accuracy.set_ylabel("validation accuracy")
+        accuracy.set_xlabel("epoch")
+        accuracy.xaxis.get_major_locator().set_params(integer=True)
+        figure.legend(loc="outside upper center", fontsize=8, ncols=3)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+        return buffer.getvalue()
+
+
 def confusion(counts: np.ndarray) -> bytes:
     """The 2 x 2 counts int (label, prediction), with the share of each label's rows."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

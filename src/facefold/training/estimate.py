@@ -14,7 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from facefold.data.cache import ImageCache
-from facefold.models import inference
+from facefold.models import inference, precision
 from facefold.models.recipe import Recipe
 from facefold.processes import set_environment
 from facefold.training import loader, trainer
@@ -46,7 +46,8 @@ def seconds_a_fold(recipe: Recipe, device: torch.device, train_rows: int, valid_
     augmented = loader.Augmented(loader.Pixels(images, device), dataclasses.replace(recipe, start_size=0), 0)
     pixels = torch.from_numpy(noise).to(device)
     with torch.inference_mode():
-        trunk = inference.fused_trunk(net.trunk, pixels)
+        half = precision.half(recipe, fmt, device) if recipe.frozen_precision == "half" else None
+        trunk = inference.fused_trunk(net.trunk, pixels, half)
         shown = trunk(pixels).permute(0, 2, 3, 1).half() if net.frozen else pixels
 
     def timed(work: Callable[[], Tensor], times: int) -> float:
@@ -80,5 +81,5 @@ def seconds_a_fold(recipe: Recipe, device: torch.device, train_rows: int, valid_
     with torch.inference_mode():
         through = timed(lambda: trunk(pixels), TIMED_STEPS)
     rows_in_all, folds = train_rows + valid_rows, (train_rows + valid_rows) / valid_rows
-    epochs = min(recipe.epochs, recipe.views or recipe.epochs)
+    epochs = min(recipe.epochs, recipe.views or recipe.epochs) if recipe.changes_images else 0
     return seconds + (epochs * rows_in_all * (changed + through) + views * (rows_in_all + test_rows) * through) / folds

@@ -105,3 +105,6 @@ def require(recipe: Recipe, target: Target) -> None:
     if target.regression and recipe.label_smoothing:
         raise InputError(f"recipe {recipe.name} has label_smoothing = {recipe.label_smoothing:g}, and {target.name} is a number, "
                          "not a label: take a recipe without it, e.g. lite0_age")
+    if target.regression and recipe.stop_on == "accuracy":
+        raise InputError(f"recipe {recipe.name} stops by accuracy, and {target.name} is a number, which has none: take a recipe "
+                         "that stops by loss, e.g. lite0_age")

@@ -71,8 +71,31 @@ class FoldResult:
     facts: dict
 
 
+@dataclass(frozen=True)
+class Learned:
+    """A fold after its last epoch. predictor: the network whose weights predict. history: a row an epoch. header: of the checkpoint.
+    pixels: the train images; shown: see `activations`; bar: the progress bar, closed."""
+
+    predictor: nn.Module
+    fmt: precision.Precision
+    aim: Labels | Values
+    history: list[dict]
+    header: dict
+    images_an_epoch: int
+    pixels: loader.Pixels
+    shown: dict[str, frozen.Activations]
+    bar: tqdm
+
+
 def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int = 0) -> FoldResult:
-    """Train one fold, or go on from its checkpoint, then predict its held-out rows and the test rows.
+    """Train one fold, or go on from its checkpoint, then predict its held-out rows and the test rows; see `train`."""
+    learned = train(task, device, slot, loader_workers)
+    return _predict_fold(task, learned.predictor, learned.pixels, learned.shown, learned.history, learned.header,
+                         learned.images_an_epoch, device, learned.fmt, learned.bar, learned.aim)
+
+
+def train(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int = 0) -> Learned:
+    """Train one fold, or go on from its checkpoint.
 
     slot: the line of the progress bar. loader_workers: processes that augment (0: in this one). Raises `InputError` when the
     loss stops being finite, weights cannot be had, or the checkpoint was begun in another number format or on another kind of device.
@@ -81,7 +104,10 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
     header = checkpoint.read_header(task.checkpoint) or {"history": [], "cpu_seconds": 0.0}
     history: list[dict] = header["history"]
     torch.manual_seed(seed_of(task.seed, task.fold, "init"))
-    net, source, fmt = prepare(recipe, device, task.weights_dir, trained=not history)
+    net, source, fmt = prepare(recipe, device, task.weights_dir, trained=not history or recipe.freezes)
+    if history and recipe.freezes and source != header["source"]:
+        raise InputError(f"{task.checkpoint} was begun with the weights {header['source']} and would go on with {source}. "
+                         f"Name the former with --weights-dir, or delete {task.checkpoint} to start that fold anew")
     source = header.get("source", source)
     form = f"{fmt.name} on {device.type}"
     if header.get("form", form) != form:
@@ -103,10 +129,10 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
     schedule = _Schedule(recipe, optimizer, steps)
     best: dict[str, Tensor] = {}
     if history:
-        net.load_state_dict(checkpoint.read_part(task.checkpoint, "model"))
+        _restore(net, checkpoint.read_part(task.checkpoint, "model"))
         checkpoint.restore_optimizer(optimizer, checkpoint.read_part(task.checkpoint, "optimizer"))
         if ema:
-            ema.module.load_state_dict(checkpoint.read_part(task.checkpoint, "ema"))
+            _restore(ema.module, checkpoint.read_part(task.checkpoint, "ema"))
         best = checkpoint.read_part(task.checkpoint, "best")
         scaler.load_state_dict(header["scaler"])
         for row in history:
@@ -135,34 +161,35 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
             bar.update()
         train_loss = float(total) / steps
         trained = time.perf_counter() - started
-        monitor_loss = _score(predictor, plain, task.train_images, watch, fmt, aim)[0] if len(watch) else None
+        monitor_loss, monitor_metric = _score(predictor, plain, task.train_images, watch, fmt, aim) if len(watch) else (None, None)
         if not np.isfinite([train_loss, monitor_loss or 0.0]).all():
             raise InputError(f"{recipe.name} fold {task.fold}: the loss is not finite in epoch {epoch + 1}. Lower lr in the "
                              f"recipe, or set precision = \"float32\"; the epochs before are kept in {task.checkpoint}")
         lr = optimizer.param_groups[0]["lr"]
         valid_loss, metric = _score(predictor, plain, task.train_images, task.valid, fmt, aim)
-        if recipe.early_stopping and monitor_loss < min([row["monitor_loss"] for row in history], default=np.inf):
-            best = checkpoint.copy_of(predictor)
         history.append({"epoch": epoch, "lr": lr, "train_loss": train_loss, "monitor_loss": monitor_loss,
+                        **({"monitor_acc": monitor_metric} if recipe.stop_on == "accuracy" else {}),
                         "valid_loss": valid_loss, aim.column: metric, "train_seconds": trained,
                         "seconds": time.perf_counter() - started})
+        if recipe.early_stopping and _best_epoch(recipe, history) == epoch:
+            best = _learned(predictor)
         schedule.after_epoch(epoch, monitor_loss)
         header = {**task.identity, "history": history, "scaler": scaler.state_dict(), "source": source, "form": form,
                   "cpu_seconds": header["cpu_seconds"] + time.process_time() - cpu_started}
         checkpoint.save(task.checkpoint, header, {
-            "model": net.state_dict(), "optimizer": checkpoint.optimizer_tensors(optimizer),
-            "ema": ema.module.state_dict() if ema else {}, "best": best})
+            "model": _learned(net), "optimizer": checkpoint.optimizer_tensors(optimizer),
+            "ema": _learned(ema.module) if ema else {}, "best": best})
         _say(bar, f"{recipe.name} fold {task.fold} epoch {epoch + 1}/{recipe.epochs}: train loss {train_loss:.4f}, "
                   f"valid loss {valid_loss:.4f}, valid {aim.metric} {metric:.4f}, {history[-1]['seconds']:.0f} s")
     bar.close()
     if best:
-        predictor.load_state_dict(best)
-    return _predict_fold(task, predictor, pixels, shown, history, header, steps * batch, device, fmt, bar, aim)
+        _restore(predictor, best)
+    return Learned(predictor, fmt, aim, history, header, steps * batch, pixels, shown, bar)
 
 
 class _Schedule:
-    """The recipe's learning rate: timm's cosine by step, or torch's plateau by epoch after a linear warm-up. Both are
-    functions of the history alone, so resuming replays it instead of saving a state."""
+    """The recipe's learning rate: timm's cosine by step, or after a linear warm-up torch's plateau by epoch or the rate as it is.
+    All are functions of the history alone, so resuming replays it instead of saving a state."""
 
     def __init__(self, recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int):
         self._recipe, self._optimizer = recipe, optimizer
@@ -171,7 +198,7 @@ class _Schedule:
         if recipe.schedule == "cosine":
             self._cosine = CosineLRScheduler(optimizer, t_initial=recipe.epochs * steps, lr_min=0.01 * recipe.lr, t_in_epochs=False,
                                              warmup_t=self._warmup_steps, warmup_lr_init=0.01 * recipe.lr)
-        else:
+        elif recipe.schedule == "plateau":
             self._plateau = ReduceLROnPlateau(optimizer, factor=recipe.plateau_factor, patience=recipe.plateau_patience)
 
     def before_step(self, step: int) -> None:
@@ -203,9 +230,11 @@ def activations(task: FoldTask, net: zoo.Net, source: dict, fmt: precision.Preci
     if not net.frozen:
         return {}
     recipe, device = task.recipe, pixels.device
-    place = frozen.folder(task.frozen, recipe, task.seed, task.identity["images_hash"], source, fmt, device)
-    augmented = loader.Augmented(pixels, recipe, task.seed)  # of the train images alone; test ones have no augmented view
-    return {split: frozen.Activations(place, split, images, net.trunk, device, augmented, recipe.views)
+    half = precision.half(recipe, fmt, device) if recipe.frozen_precision == "half" else None
+    place = frozen.folder(task.frozen, recipe, task.seed, task.identity["images_hash"], source, fmt, device, half)
+    # Of the train images alone; test ones have no augmented view.
+    augmented = loader.Augmented(pixels, recipe, task.seed) if recipe.changes_images else None
+    return {split: frozen.Activations(place, split, images, net.trunk, device, augmented, recipe.views, half)
             for split, images in (("train", task.train_images), ("test", task.test_images))}
 
 
@@ -287,10 +316,24 @@ def _hold_out(train: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFram
 
 
 def _stopped_early(recipe: Recipe, history: list[dict]) -> bool:
-    if not recipe.early_stopping or not history:
-        return False
-    losses = [row["monitor_loss"] for row in history]
-    return len(losses) - 1 - int(np.argmin(losses)) >= recipe.early_stopping
+    return bool(recipe.early_stopping and history) and history[-1]["epoch"] - _best_epoch(recipe, history) >= recipe.early_stopping
+
+
+def _best_epoch(recipe: Recipe, history: list[dict]) -> int:
+    """The first epoch of those that are best by what early stopping looks at."""
+    if recipe.stop_on == "accuracy":
+        return int(np.argmax([row["monitor_acc"] for row in history]))
+    return int(np.argmin([row["monitor_loss"] for row in history]))
+
+
+def _learned(net: nn.Module) -> dict[str, Tensor]:
+    """The net's state without its frozen part, which comes from where the pretrained weights come from."""
+    return {name: value.detach().clone() for name, value in net.state_dict().items() if not name.startswith("trunk.")}
+
+
+def _restore(net: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put what `_learned` gave back; the frozen part stays as it is."""
+    net.load_state_dict({**{name: value for name, value in net.state_dict().items() if name.startswith("trunk.")}, **state})
 
 
 def _score(net: nn.Module, view: loader.Show, images: ImageCache, rows: pd.DataFrame,
