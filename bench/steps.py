@@ -48,7 +48,6 @@ from facefold.models import zoo  # noqa: E402
 from facefold.models import recipe as recipes  # noqa: E402
 from facefold.models.precision import Precision  # noqa: E402
 from facefold.training import trainer  # noqa: E402
-from facefold.training.objective import Labels  # noqa: E402
 
 GROUPS = {
     "batch norm": ("aten::batch_norm", "aten::native_batch_norm_backward"),
@@ -85,8 +84,7 @@ class Bench:
         self.augment = Augment(recipe.augment, 0)
 
     def step(self) -> None:
-        trainer.train_step(self.net, self.shown, self.labels, self.optimizer, self.scaler, self.format, self.recipe,
-                           Labels(self.recipe.label_smoothing))
+        trainer.train_step(self.net, self.shown, self.labels, self.optimizer, self.scaler, self.format, self.recipe)
         if self.ema:
             with record_function("EMA"):
                 self.ema.update(self.net, step=1)

@@ -18,7 +18,6 @@ from facefold.models import inference, precision
 from facefold.models.recipe import Recipe
 from facefold.processes import set_environment
 from facefold.training import loader, trainer
-from facefold.training.objective import Labels
 
 TIMED_STEPS = 3
 
@@ -59,7 +58,7 @@ def seconds_a_fold(recipe: Recipe, device: torch.device, train_rows: int, valid_
         return (time.perf_counter() - started) / (times * recipe.batch)
 
     def step() -> Tensor:
-        loss = trainer.train_step(net.train(), shown, labels, optimizer, scaler, fmt, recipe, Labels())
+        loss = trainer.train_step(net.train(), shown, labels, optimizer, scaler, fmt, recipe)
         if ema:
             ema.update(net)
         return loss

@@ -239,11 +239,12 @@ def activations(task: FoldTask, net: zoo.Net, source: dict, fmt: precision.Preci
 
 
 def train_step(net: zoo.Net, shown: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
-               fmt: precision.Precision, recipe: Recipe, aim: Labels | Values) -> Tensor:
-    """One optimiser step on what a `Net` takes (N, ..) and labels float32 (N,); returns the detached mean loss ()."""
+               fmt: precision.Precision, recipe: Recipe, aim: Labels | Values | None = None) -> Tensor:
+    """One optimiser step on what a `Net` takes (N, ..) and labels float32 (N,), values where `aim` says so; returns the detached
+    mean loss ()."""
     with inference.autocast(shown.device, fmt):
         logits, _ = net(shown)  # (N,)
-    loss = aim.loss(logits, labels)
+    loss = (aim or Labels(recipe.label_smoothing)).loss(logits, labels)
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()
     if recipe.clip:
