@@ -6,7 +6,7 @@
     ./run_all.sh --recipes lite0,lite1 --folds 5 --seed 0
 
 Ends with the file to upload, its honest score and the time of each step. Kill it at any time: the same command goes on.
-Profiles: demo (minutes, for a look), cpu (an evening's laptop), gpu (four larger backbones from timm's hub).
+Profiles: demo (minutes, for a look), cpu (an evening's laptop), gpu (four backbones from timm's hub), articles (docs/articles.md).
 """
 
 import math
