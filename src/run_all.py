@@ -7,7 +7,8 @@
     ./run_all.sh --target age                    a regression on a column of meta.csv, apart from all of the label's
 
 Ends with the file to upload, its honest score and the time of each step. Kill it at any time: the same command goes on.
-Profiles: demo (minutes, for a look), cpu (an evening's laptop), gpu (four larger backbones from timm's hub), regression.
+Profiles: demo (minutes, for a look), cpu (an evening's laptop), gpu (four backbones from timm's hub), articles (docs/articles.md),
+regression (of --target).
 """
 
 import os

@@ -74,10 +74,10 @@ def test_the_head_is_the_articles():
 
 def test_the_table_by_hand(tmp_path):
     job = comparison.CompareJob(tmp_path, comparison.recipe_of("resnet18", "none", 64, 3, False), 0, 0, "i", "f", None)
-    history = pd.DataFrame({"epoch": [0, 1, 2], "lr": 0.001, "train_loss": [0.7, 0.6, 0.5], "monitor_loss": "", "valid_loss": [0.6, 0.5, 0.55],
+    history = pd.DataFrame({"epoch": [0, 1, 2], "lr": 0.001, "train_loss": [0.7, 0.6, 0.5], "valid_loss": [0.6, 0.5, 0.55],
                             "valid_acc": [0.5, 0.9, 0.8], "seconds": 1.0})
     files.write_csv(job.folder / "history.csv", history)
-    files.write_json(job.folder / "result.json", {"valid_rows": 100, "features": 512, "cpu_seconds": 3.0, "weights": {"source": "none"}})
+    files.write_json(job.folder / "result.json", {"valid_rows": 100, "features": 512, "head_cpu_seconds": 3.0, "weights": {"source": "none"}})
     row = comparison.table([job]).iloc[0]
     assert (row["valid_acc"], row["best_acc"], row["best_epoch"], row["train_loss"], row["features"]) == (0.8, 0.9, 2, 0.5, 512)
     assert (round(row["low"], 4), round(row["high"], 4)) == (0.7112, 0.8666)  # Wilson, 80 of 100

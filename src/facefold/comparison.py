@@ -20,7 +20,7 @@ from facefold.data import cache, competition, folds
 from facefold.models.recipe import Recipe, parse
 from facefold.training import trainer
 
-CURVES = {"epoch": "int64", "lr": float, "train_loss": float, "monitor_loss": str, "valid_loss": float, "valid_acc": float, "seconds": float}
+CURVES = {"epoch": "int64", "lr": float, "train_loss": float, "valid_loss": float, "valid_acc": float, "seconds": float}
 
 
 def recipe_of(backbone: str, weights: str, size: int, epochs: int, pooled: bool) -> Recipe:
@@ -76,7 +76,7 @@ class CompareJob:
             files.write_json(self.folder / "result.json", {
                 "identity": self.identity, "settings": asdict(self.recipe), "weights": learned.header["source"],
                 "features": learned.predictor.output.in_features, "valid_rows": int(held_out.sum()),
-                "cpu_seconds": round(learned.header["cpu_seconds"], 1)})
+                "head_cpu_seconds": round(learned.header["cpu_seconds"], 1)})
             task.checkpoint.unlink()
             shutil.rmtree(shown, ignore_errors=True)
 
@@ -95,7 +95,7 @@ def work(job: CompareJob, device: torch.device, slot: int) -> None:
 
 def table(jobs: list[CompareJob]) -> pd.DataFrame:
     """A row a backbone, in the order given: scores after the last epoch, the accuracy with its 95 % interval (Wilson), the best
-    epoch (counted from 1) by accuracy, which these rows chose, and the weights that were frozen."""
+    epoch (counted from 1) by accuracy, which these rows chose, CPU seconds of the epochs without the frozen part, and its weights."""
     rows = []
     for job in jobs:
         history, result = job.history(), files.read_json(job.folder / "result.json")
@@ -104,5 +104,5 @@ def table(jobs: list[CompareJob]) -> pd.DataFrame:
         rows.append({"backbone": job.recipe.name, "valid_acc": last["valid_acc"], "low": low, "high": high,
                      "valid_loss": last["valid_loss"], "train_loss": last["train_loss"], "best_acc": history["valid_acc"].max(),
                      "best_epoch": int(history["valid_acc"].idxmax()) + 1, "features": result["features"],
-                     "cpu_seconds": result["cpu_seconds"], "weights": result["weights"]["source"]})
+                     "head_cpu_seconds": result["head_cpu_seconds"], "weights": result["weights"]["source"]})
     return pd.DataFrame(rows)

@@ -30,7 +30,8 @@ class BatchAugment:
     def __init__(self, policy: str, seed: int):
         self._policy = policies.named(policy)
         if self._policy.by_image_only:
-            raise InputError(f"augmentation policy '{policy}' has operations that are for images one by one: use augmenter = \"albumentations\"")
+            raise InputError(f"augmentation policy '{policy}' has operations that are for images one by one: "
+                             "use augmenter = \"albumentations\"")
         self._seed = seed
 
     def __call__(self, pixels: Tensor, epoch: int, ids: Sequence[str]) -> Tensor:

@@ -64,7 +64,7 @@ def rows(contest: Competition, target: Target) -> pd.DataFrame:
     """
     if not target.regression:
         return contest.train
-    way_out = f"Every train row needs a number there, to be trained and scored by: mend meta.csv, or leave --target out."
+    way_out = "Every train row needs a number there, to be trained and scored by: mend meta.csv, or leave --target out."
     if contest.meta is None:
         raise InputError(f"--target {target.name}: competition/meta.csv (id,{target.name},..) is missing. {way_out}")
     columns = [name for name in contest.meta.columns if name != "id"]

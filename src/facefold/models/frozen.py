@@ -2,9 +2,9 @@
 
     cache/frozen/<run>/<key>/<split>_<view>.npy   float16 (n, h, w, C), row order that of the split's csv
 
-A view is `plain`, `mirror` or an augmentation `epoch_<e>`; h and w are 1 where the frozen part ends in a pooling. As the augmentation of row i in epoch e depends on (seed, e, id)
-alone, all folds share it. The key is the hash of whatever decides a value, so activations of other settings, images or
-weights are never met; they are removed when the run's current ones are made.
+A view is `plain`, `mirror` or an augmentation `epoch_<e>`; h and w are 1 where the frozen part ends in a pooling. As the
+augmentation of row i in epoch e depends on (seed, e, id) alone, all folds share it. The key is the hash of whatever decides a
+value, so activations of other settings, images or weights are never met; they are removed when the run's current ones are made.
 """
 
 import json

@@ -115,7 +115,8 @@ def fused_trunk(trunk: nn.Module, pixels: Tensor, half: Precision | None = None)
             difference = float((form(pixels) - expected).square().mean().sqrt() / expected.square().mean().sqrt())
             if difference <= TRUNK_BOUND:  # also where it is not a number
                 return form
-            print(f"the frozen part in {half.name} differs from float32 by {difference:.3f} of its size (bound {TRUNK_BOUND:g}); float32 it is", flush=True)
+            print(f"the frozen part in {half.name} differs from float32 by {difference:.3f} of its size (bound {TRUNK_BOUND:g}); "
+                  "float32 it is", flush=True)
     return folded
 
 
