@@ -5,12 +5,13 @@
 On the CPU as many folds run side by side as there are cores, each in one thread; with CUDA one fold a visible GPU. Finished
 folds are skipped. Kill it at any time: the same command goes on at the epoch where it stopped and ends with the same bytes.
 A run made by another version of the recipe, other folds, images, seed or corrections is refused; --force trains over it.
+A recipe with another number of epochs is one of its own: lite0@3 is lite0 with 3 epochs, trained into runs/lite0@3/.
 --corrections FILE (see clean.py) drops or flips training rows, never held-out ones, and trains into runs/<recipe>+corrected/.
 """
 
 from pathlib import Path
 
-from facefold import jobs, processes, runs, step
+from facefold import budget, jobs, processes, runs, step
 from facefold.combine.scores import accuracy_in_words
 from facefold.data import cache, competition, corrections, folds, integrity
 from facefold.errors import InputError
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="take pretrained weights from DIR/<timm name>.safetensors or .pth")
     parser.add_argument("--force", action="store_true", help="train over runs that are stale or damaged")
     parser.add_argument("--corrections", type=Path, metavar="FILE", help="id,action: training rows to drop or flip, see clean.py")
+    parser.add_argument("--budget", type=Path, metavar="FILE", help="begin no run that would end too late, by this file of run_all.py")
     args = parser.parse_args()
     contest, split = competition.load(args.root), folds.load(args.root)
     chosen = recipes.load_all(args.recipe)
@@ -51,8 +53,13 @@ def main() -> None:
         cache.build(contest, recipes.load(identity.recipe).size)
         runs.joined_oof(args.root, identity.name).unlink(missing_ok=True)  # it will be of other folds than these
     ordered, after = jobs.plan(missing, len(places))
-    engine.run(ordered, places, jobs.work, after)
+    keeper = budget.Keeper(args.budget, ordered, len(places), lambda: any(runs.whole(args.root, each.name, split.k) for each in identities)) \
+        if args.budget else None
+    engine.run(ordered, places, jobs.work, after, keeper)
     for identity in identities:
+        if keeper and identity.name in keeper.left_out:
+            print(f"{identity.name}: left out, it would have ended {keeper.late(identity.name)} too late; what is trained of it is kept")
+            continue
         jobs.tidy(args.root, identity)
         try:
             member = runs.join(args.root, identity, split, contest.test["id"].tolist())

@@ -14,6 +14,7 @@ from facefold.errors import InputError
 from facefold.models import frozen
 from facefold.models import recipe as recipes
 from facefold.training import checkpoint, loader, trainer
+from facefold.training.estimate import Cost
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,10 @@ class ViewJob:
 
     def __str__(self) -> str:
         return f"{self.identity.recipe} frozen stages"
+
+    def expected(self, cost: Cost) -> float:
+        """The seconds of this job, by what its run costs."""
+        return cost.shared / self.parts
 
     def work(self, device: torch.device, slot: int) -> None:
         recipe = recipes.load(self.identity.recipe)
@@ -54,6 +59,10 @@ class FoldJob:
     def __str__(self) -> str:
         return f"{self.identity.name} fold {self.fold}"
 
+    def expected(self, cost: Cost) -> float:
+        """The seconds of this job, by what its run costs."""
+        return cost.fold
+
     def work(self, device: torch.device, slot: int) -> None:
         """Train the fold unless it is finished, and leave its run."""
         directory = runs.fold_dir(self.root, self.identity.name, self.fold)
@@ -73,7 +82,7 @@ class FoldJob:
 
 def tidy(root: Path, identity: runs.Identity) -> None:
     """Remove what the run's frozen stages made of the images, gigabytes, once all its folds are sealed."""
-    if all(runs.sealed(root, identity.name, fold) for fold in range(folds.load(root).k)):
+    if runs.whole(root, identity.name, folds.load(root).k):
         shutil.rmtree(_frozen(root, identity), ignore_errors=True)
 
 

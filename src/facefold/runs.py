@@ -102,6 +102,11 @@ def sealed(root: Path, recipe: str, fold: int | str) -> bool:
     return (root / "runs" / recipe / f"fold_{fold}" / "run.json").exists()
 
 
+def whole(root: Path, recipe: str, folds: int) -> bool:
+    """Whether all folds were trained to their end, by whatever version of the recipe."""
+    return all(sealed(root, recipe, fold) for fold in range(folds))
+
+
 def joined_oof(root: Path, recipe: str) -> Path:
     return root / "runs" / recipe / "oof.csv"
 
