@@ -97,8 +97,8 @@ def main() -> None:
     if made.folds != dealt.k:
         seconds["split"] += run_step("split", "--root", root, "--folds", made.folds)
     chosen = [work.recipe for work in made.works]
-    seconds["train"] = run_step("train", "--root", root, "--recipe", ",".join(recipe.name for recipe in chosen), "--seed", dealt.seed,
-                                "--device", args.device, *given_only(options))
+    seconds["train"] = run_step("train", "--root", root, "--recipe", ",".join(recipe.name for recipe in chosen),
+                                "--seed", dealt.seed, "--device", args.device, *given_only(options))
     ready = [recipe.name + suffix for recipe in chosen if runs.whole(root, recipe.name + suffix, made.folds)]
     seconds["blend"] = run_step("blend", "--root", root, "--recipes", ",".join(ready))
     seconds["report"] = run_step("report", "--root", root)

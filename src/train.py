@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="take pretrained weights from DIR/<timm name>.safetensors or .pth")
     parser.add_argument("--force", action="store_true", help="train over runs that are stale or damaged")
     parser.add_argument("--corrections", type=Path, metavar="FILE", help="id,action: training rows to drop or flip, see clean.py")
-    parser.add_argument("--budget", type=Path, metavar="FILE", help="begin no run that would end too late, by this file of run_all.py")
+    parser.add_argument("--budget", type=Path, metavar="FILE", help="begin no fold of a run that would end too late, see run_all.py")
     args = parser.parse_args()
     contest, split = competition.load(args.root), folds.load(args.root)
     chosen = recipes.load_all(args.recipe)
@@ -53,12 +53,16 @@ def main() -> None:
         cache.build(contest, recipes.load(identity.recipe).size)
         runs.joined_oof(args.root, identity.name).unlink(missing_ok=True)  # it will be of other folds than these
     ordered, after = jobs.plan(missing, len(places))
-    keeper = budget.Keeper(args.budget, ordered, len(places), lambda: any(runs.whole(args.root, each.name, split.k) for each in identities)) \
-        if args.budget else None
+
+    def some_whole() -> bool:
+        return any(runs.whole(args.root, identity.name, split.k) for identity in identities)
+
+    keeper = budget.Keeper(args.budget, ordered, len(places), some_whole) if args.budget else None
     engine.run(ordered, places, jobs.work, after, keeper)
     for identity in identities:
         if keeper and identity.name in keeper.left_out:
-            print(f"{identity.name}: left out, it would have ended {keeper.late(identity.name)} too late; what is trained of it is kept")
+            late = keeper.late(identity.name)
+            print(f"{identity.name}: left out, it would have ended {late} too late; what is trained of it is kept")
             continue
         jobs.tidy(args.root, identity)
         try:

@@ -59,8 +59,9 @@ def within(scene: Scene, chosen: Sequence[Recipe], left: float, held: str) -> Pl
             if kept >= share and scene.seconds([work]) <= most:
                 return Plan([work], folds, scene.seconds([work]), offered)
     least = min([work for work, _ in shorter] + offered, key=lambda work: scene.seconds([work]))
-    raise InputError(f"the budget is too small: {duration(max(left, 0))} of it are left, and the least there is to do, {least.recipe.name} "
-                     f"in {folds} folds{held and f' ({held})'}, takes {duration(scene.seconds([least]) / (1 - RESERVE))} with a reserve. "
+    needed = duration(scene.seconds([least]) / (1 - RESERVE))
+    raise InputError(f"the budget is too small: {duration(max(left, 0))} of it are left, and the least there is to do, "
+                     f"{least.recipe.name} in {folds} folds{held and f' ({held})'}, takes {needed} with a reserve. "
                      "Give more with --budget, or name smaller recipes with --recipes")
 
 
@@ -77,8 +78,8 @@ def _shorter(recipe: Recipe) -> list[Recipe]:
 
 def line(limit: float, spent: float) -> str:
     """What is said under the plan of a budget of `limit` seconds, some of which are spent."""
-    return (f"  budget {duration(limit)}, {duration(spent)} of it spent, {duration(RESERVE * (limit - spent))} kept in reserve;\n  should training "
-            "take longer than this, what does not fit any more is left out, but for the first recipe")
+    return (f"  budget {duration(limit)}, {duration(spent)} of it spent, {duration(RESERVE * (limit - spent))} kept in reserve;\n"
+            "  should training take longer than this, what does not fit any more is left out, but for the first recipe")
 
 
 def write(root: Path, until: float, scene: Scene, plan: Plan, suffix: str) -> Path:
@@ -104,7 +105,8 @@ class Keeper:
         told = files.read_json(path)
         costs = {name: Cost(**cost) for name, cost in told["runs"].items()}
         if unplanned := sorted({job.identity.name for job in jobs} - set(costs)):
-            raise InputError(f"{path} does not say what {', '.join(unplanned)} costs: it was written for other runs. Leave --budget out")
+            raise InputError(f"{path} does not say what {', '.join(unplanned)} costs: it was written for other runs. "
+                             "Leave --budget out")
         self.until: float = told["until"]
         self.left_out: dict[str, float] = {}  # by name: when it would have ended
         self._seconds = {job: job.expected(costs[job.identity.name]) for job in jobs}
@@ -117,8 +119,9 @@ class Keeper:
         for done in [begun for begun in self._begun if begun not in running]:
             self._took += now - self._begun.pop(done)
             self._awaited += self._seconds[done]
-        if name not in self.left_out and (name != self._first or self._some_whole()) and (end := self._end(name, now)) > self.until:
-            self.left_out[name] = end
+        if name not in self.left_out and (name != self._first or self._some_whole()):
+            if (end := self._end(name, now)) > self.until:
+                self.left_out[name] = end
         self._waiting.remove(job)
         if name in self.left_out:
             return False

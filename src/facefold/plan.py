@@ -91,8 +91,8 @@ def closing(rows: int, recipes: int) -> float:
 
 
 def makespan(jobs: Iterable[float], places: int, busy: Sequence[float] = ()) -> float:
-    """Seconds until the last of these jobs ends, each begun in its turn in the place that is free first. busy: seconds until places
-    that are taken now are free."""
+    """Seconds until the last of these jobs ends, each begun in its turn in the place that is free first. busy: seconds until
+    places that are taken now are free."""
     free = [*busy, *[0.0] * (places - len(busy))]
     heapq.heapify(free)
     for seconds in jobs:
@@ -102,16 +102,18 @@ def makespan(jobs: Iterable[float], places: int, busy: Sequence[float] = ()) -> 
 
 def lines(plan: Plan, scene: Scene, device: str, suffix: str) -> list[str]:
     """The plan for a terminal. suffix: of the names of the runs."""
-    told = [f"plan: {scene.rows:,} train and {scene.test_rows:,} test images, {plan.folds} folds, {scene.places} at a time on {device}"]
+    told = [f"plan: {scene.rows:,} train and {scene.test_rows:,} test images, {plan.folds} folds, "
+            f"{scene.places} at a time on {device}"]
     for work in plan.works:
         told.append(f"  {work.recipe.name + suffix:18} {work.left} folds to go, "
-                    + (f"about {_each(work, scene)} each: {work.recipe.about}" if work.left else "nothing to do"))
+                    + (f"about {_each(work)} each: {work.recipe.about}" if work.left else "nothing to do"))
     for work in plan.out:
-        told.append(f"  {work.recipe.name + suffix:18} left out, {work.left} folds of about {_each(work, scene)} each do not fit")
-    return [*told, f"  then blend and report, about {duration(closing(scene.rows, len(plan.works)))}; about {duration(plan.seconds)} in all"]
+        told.append(f"  {work.recipe.name + suffix:18} left out, {work.left} folds of about {_each(work)} each do not fit")
+    closed = duration(closing(scene.rows, len(plan.works)))
+    return [*told, f"  then blend and report, about {closed}; about {duration(plan.seconds)} in all"]
 
 
-def _each(work: Work, scene: Scene) -> str:
+def _each(work: Work) -> str:
     return duration(work.cost.fold + work.cost.shared / work.left)
 
 

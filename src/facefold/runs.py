@@ -26,7 +26,8 @@ from facefold.data.folds import Folds
 from facefold.errors import InputError
 from facefold.models import recipe as recipes
 
-RESULT_FILES = ("weights.safetensors", "history.csv", "oof.csv", "test.csv", "features_oof.npy", "features_test.npy")
+WEIGHTS = "weights.safetensors"  # those that predict
+RESULT_FILES = (WEIGHTS, "history.csv", "oof.csv", "test.csv", "features_oof.npy", "features_test.npy")
 CHECKPOINT = "checkpoint.safetensors"  # beside them while a fold trains
 CORRECTED = "+corrected"
 
@@ -183,6 +184,14 @@ def shared_corrections(members: list[Member]) -> Corrections:
         raise InputError(f"{', '.join(found)} learned from different corrections, so there are no corrected labels to score all by. "
                          "Train them with one --corrections FILE, or name the recipes to blend with --recipes.")
     return next(iter(found.values()), NONE)
+
+
+def replace_test(directory: Path, ids: list[str], prob: np.ndarray, features: np.ndarray, images_hash: str) -> None:
+    """Put other test predictions, of those images, into a sealed fold and seal it again; as `write_predictions` otherwise."""
+    write_predictions(directory, "test", ids, prob, features)
+    run = files.read_json(directory / "run.json")
+    checksums = {name: files.sha256_file(directory / name) for name in ("test.csv", "features_test.npy")}
+    files.write_json(directory / "run.json", {**run, "images_hash": images_hash, "files": {**run["files"], **checksums}})
 
 
 def join(root: Path, identity: Identity, folds: Folds, test_ids: list[str]) -> Member:
