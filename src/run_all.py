@@ -83,7 +83,7 @@ def main() -> None:
     dealt = folds.load(root)
     mended = corrections.read(args.corrections, dealt) if args.corrections else corrections.NONE
     suffix = runs.CORRECTED if mended.actions else ""
-    scene = plan.survey(root, chosen, dealt.k, args.device, suffix)
+    scene = plan.survey(root, chosen, dealt.k, args.device, suffix, budget.TIMED if limit else 0.0)
     made = plan.whole(scene, chosen)
     options = {"--weights-dir": args.weights_dir, "--corrections": args.corrections}
     if limit:
@@ -104,6 +104,9 @@ def main() -> None:
     seconds["report"] = run_step("report", "--root", root)
 
     print("\n" + ", ".join(f"{name} {plan.duration(taken)}" for name, taken in seconds.items()))
+    if limit:
+        out = [work.recipe.name + suffix for work in [*made.works, *made.out] if work.recipe.name + suffix not in ready]
+        print(budget.kept(limit, time.time() - started, out))
     print(f"read {root / 'report.html'}")
     if toy:
         print("These images are drawn by a program: the score says that the job works here, nothing else. With real data: "

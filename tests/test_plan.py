@@ -213,3 +213,9 @@ def test_a_budget_of_other_runs_is_refused(tmp_path):
     assert json.loads(path.read_text())["until"] == 2000 - 15 - 2
     with pytest.raises(InputError, match="does not say what lite1 costs: it was written for other runs"):
         budget.Keeper(path, jobs_of("lite1", 1), 1, lambda: False)
+
+
+def test_the_end_says_whether_the_budget_was_kept_and_what_it_cost():
+    assert budget.kept(5400, 4000, []) == "budget 1 h 30 min: 1 h 07 min used"
+    assert budget.kept(60, 70, ["cnn5", "lite1"]) == (
+        "budget 60 s: 70 s used, 10 s too many; left out: cnn5, lite1. Without --budget, or with more, the same command goes on with these")

@@ -47,8 +47,8 @@ def test_the_whole_job_ends_with_what_to_upload(undisturbed):
     root, said = undisturbed
     lines = said.strip().splitlines()
     assert re.search(r"plan: 60 train and 20 test images, 2 folds, \d+ at a time on cpu\n  demo_cnn +2 folds to go, about .* each: a small", said)
-    assert "  budget 20 h 00 min, " in said
-    assert re.fullmatch(r"audit .*, split .*, train .*, blend .*, report .*", lines[-4])
+    assert "  budget 20 h 00 min, " in said and re.fullmatch(r"budget 20 h 00 min: .* used", lines[-4])
+    assert re.fullmatch(r"audit .*, split .*, train .*, blend .*, report .*", lines[-5])
     assert lines[-2].startswith("These images are drawn by a program")
     assert re.fullmatch(rf"upload {root}/submissions/submission.csv: nested accuracy 0\.\d{{4}} \[.*\] by .*", lines[-1])
     rows = (root / "submissions" / "submission.csv").read_text().splitlines()

@@ -22,6 +22,7 @@ from facefold.plan import Plan, Scene, Work, closing, duration, makespan
 from facefold.training.estimate import Cost
 
 Job = ViewJob | FoldJob
+TIMED = 2.0  # seconds that each rate is timed for
 RESERVE = 0.1  # of the time that is left, for what the prediction gets wrong
 FEW_FOLDS = 3
 
@@ -80,6 +81,12 @@ def line(limit: float, spent: float) -> str:
     """What is said under the plan of a budget of `limit` seconds, some of which are spent."""
     return (f"  budget {duration(limit)}, {duration(spent)} of it spent, {duration(RESERVE * (limit - spent))} kept in reserve;\n"
             "  should training take longer than this, what does not fit any more is left out, but for the first recipe")
+
+
+def kept(limit: float, took: float, out: Sequence[str]) -> str:
+    """What is said at the end: whether the budget was kept, and what it cost."""
+    said = f"budget {duration(limit)}: {duration(took)} used" + (f", {duration(took - limit)} too many" if took > limit else "")
+    return said + (f"; left out: {', '.join(out)}. Without --budget, or with more, the same command goes on with these" if out else "")
 
 
 def write(root: Path, until: float, scene: Scene, plan: Plan, suffix: str) -> Path:

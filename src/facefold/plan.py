@@ -66,15 +66,16 @@ class Plan:
     out: list[Work] = field(default_factory=list)
 
 
-def survey(root: Path, chosen: Sequence[Recipe], folds: int, device: str, suffix: str) -> Scene:
-    """The scene of a job: a few steps of each recipe that is not finished are timed, and a few images decoded."""
+def survey(root: Path, chosen: Sequence[Recipe], folds: int, device: str, suffix: str, least: float = 0.0) -> Scene:
+    """The scene of a job: a few steps of each recipe that is not finished are timed (`least`: as in `estimate.rates_of`), and a
+    few images decoded."""
     contest, places = competition.load(root), engine.slots(device, None)
 
     def left(name: str) -> int:
         return sum(not runs.sealed(root, name + suffix, fold) for fold in range(folds))
 
     timed = [recipe for recipe in chosen if left(recipe.name)]
-    rates = dict(zip([recipe.name for recipe in timed], estimate.rates_of(timed, places) if timed else [], strict=True))
+    rates = dict(zip([recipe.name for recipe in timed], estimate.rates_of(timed, places, least) if timed else [], strict=True))
     decode = {size: cache.expected_seconds(contest, size) for size in {recipe.size for recipe in timed}}
     return Scene(len(contest.train), len(contest.test), folds, len(places), left, rates, decode)
 

@@ -43,8 +43,10 @@ class Cost:
     fold: float
 
 
-def rates_of(recipes: list[Recipe], places: list[torch.device]) -> list[Rates]:
+def rates_of(recipes: list[Recipe], places: list[torch.device], least: float = 0.0) -> list[Rates]:
     """The rates of each recipe, timed in processes of their own that give their memory (a GPU's too) back when they end.
+
+    least: seconds that each of a recipe's three or four rates is timed for; on a machine with other work, more tells more.
 
     On the CPU as many are timed at once as will train side by side, since they slow one another down; the mean is taken.
     """
@@ -52,7 +54,7 @@ def rates_of(recipes: list[Recipe], places: list[torch.device]) -> list[Rates]:
     at_once = len(places) if places[0].type == "cpu" else 1
     with ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) as pool:
         ordered = time.time()
-        asked = [[pool.submit(_timed, recipe, places[0]) for _ in range(at_once)] for recipe in recipes]
+        asked = [[pool.submit(_timed, recipe, places[0], least) for _ in range(at_once)] for recipe in recipes]
         told = [[future.result() for future in of_one] for of_one in asked]
     start = min(began for _, began in told[0]) - ordered
     return [Rates(*np.mean([dataclasses.astuple(rates)[:4] for rates, _ in of_one], axis=0).tolist(), start) for of_one in told]
@@ -71,15 +73,15 @@ def cost(recipe: Recipe, rates: Rates, rows: int, folds: int, test_rows: int) ->
     return Cost(rates.start + kept * rows * (rates.augment + rates.trunk) + views * (rows + test_rows) * rates.trunk, fold)
 
 
-def _timed(recipe: Recipe, device: torch.device) -> tuple[Rates, float]:
+def _timed(recipe: Recipe, device: torch.device, least: float) -> tuple[Rates, float]:
     """The rates but for the start, and when (`time.time()`) this process began to take them."""
     began = time.time()
-    return time_steps(recipe, device), began
+    return time_steps(recipe, device, least), began
 
 
-def time_steps(recipe: Recipe, device: torch.device) -> Rates:
-    """The rates but for the start: `TIMED_STEPS` training steps and prediction batches of random pixels, after a warm-up, in one
-    thread on the CPU, as the trainer runs."""
+def time_steps(recipe: Recipe, device: torch.device, least: float = 0.0) -> Rates:
+    """The rates but for the start: `TIMED_STEPS` training steps and prediction batches of random pixels, or as many more as take
+    `least` seconds, after a warm-up, in one thread on the CPU, as the trainer runs."""
     if device.type == "cpu":
         torch.set_num_threads(1)
     net, _, fmt = trainer.prepare(recipe, device, None, trained=False)
@@ -97,11 +99,12 @@ def time_steps(recipe: Recipe, device: torch.device) -> Rates:
 
     def timed(work: Callable[[], Tensor]) -> float:
         work()
-        started = time.perf_counter()
-        for _ in range(TIMED_STEPS):
+        started, times = time.perf_counter(), 0
+        while times < TIMED_STEPS or time.perf_counter() - started < least:
             last = work()
+            times += 1
         last.sum().item()  # waits for the device
-        return (time.perf_counter() - started) / (TIMED_STEPS * recipe.batch)
+        return (time.perf_counter() - started) / (times * recipe.batch)
 
     def step() -> Tensor:
         loss = trainer.train_step(net.train(), shown, labels, optimizer, scaler, fmt, recipe)
