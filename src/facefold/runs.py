@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from facefold import files
 from facefold.data.corrections import NONE, Corrections
@@ -214,6 +214,11 @@ def write_weights(directory: Path, state: dict[str, np.ndarray]) -> None:
     """Write the weights that predict, name -> array, as safetensors."""
     with files.replacing(directory / "weights.safetensors") as temporary:
         save_file({name: np.ascontiguousarray(value) for name, value in state.items()}, temporary)
+
+
+def weights(root: Path, recipe: str, fold: int) -> dict[str, np.ndarray]:
+    """The weights that predict, name -> array."""
+    return load_file(fold_dir(root, recipe, fold) / "weights.safetensors")
 
 
 def write_history(directory: Path, history: pd.DataFrame) -> None:

@@ -97,16 +97,16 @@ def usable_rows(root: Path) -> dict[tuple[str, str], int]:
     return rows
 
 
-def read_rows(path: Path, header: list[str], findings: Findings) -> list[tuple[int, list[str]]]:
+def read_rows(path: Path, header: list[str], findings: Findings, more: bool = False) -> list[tuple[int, list[str]]]:
     """The rows of another csv file that a person may have edited, under the same rules: (number in the file, cells), the id first.
 
-    What breaks the rules is added to `findings`.
+    more: other columns may follow those of `header`. What breaks the rules is added to `findings`.
     """
-    sheet = _read(path, str(path), header, findings)
+    sheet = _read(path, str(path), header, findings, more)
     if sheet is None:
         return []
     _check_ids(sheet, findings)
-    return sheet.rows if sheet.header == header else []
+    return sheet.rows if sheet.header[:len(header)] == header and (more or sheet.header == header) else []
 
 
 def _sheets(folder: Path) -> dict[str, _Sheet]:
@@ -161,8 +161,9 @@ def write_submission(competition: Competition, predictions: pd.DataFrame, path: 
     files.write_csv(path, label.reset_index())
 
 
-def _read(path: Path, name: str, header: list[str] | None, findings: Findings) -> _Sheet | None:
-    """Cells of a csv file that has the header wanted (None: any that begins with id); None when that much is not to be had."""
+def _read(path: Path, name: str, header: list[str] | None, findings: Findings, more: bool = False) -> _Sheet | None:
+    """Cells of a csv file that has the header wanted (None: any that begins with id; more: or begins with it); None when that much
+    is not to be had."""
     text = _text(path, name, findings)
     if text is None:
         return None
@@ -173,9 +174,9 @@ def _read(path: Path, name: str, header: list[str] | None, findings: Findings) -
         findings.add((name, "empty"), f"{name} is empty")
         return None
     got = lines[0][1]
-    wanted = header or ["id"]
-    if got[:len(wanted)] != wanted or (header and got != header):
-        expected = ",".join(wanted) + ("" if header else ",..")
+    wanted, more = header or ["id"], more or header is None
+    if got[:len(wanted)] != wanted or (got != wanted and not more):
+        expected = ",".join(wanted) + (",.." if more else "")
         findings.add((name, "header"), f"{name}, row 1: the header is {_quoted(','.join(got))}, expected '{expected}'")
         if got[:len(wanted)] != wanted:
             return None

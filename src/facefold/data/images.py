@@ -8,7 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from facefold.errors import InputError
 
@@ -103,6 +103,26 @@ def decode(path: Path, size: int | None = None) -> np.ndarray:
     return cv2.cvtColor(bgr if size is None else _square(bgr, size), cv2.COLOR_BGR2RGB)
 
 
+def photograph(path: Path) -> np.ndarray:
+    """Any picture as it is meant to be seen, uint8 (height, width, 3) RGB: whatever Pillow reads, turned by its EXIF orientation.
+
+    `ImageProblem` for what is none, is truncated, or is larger or smaller than an image of a competition may be.
+    """
+    data = _read(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a large or slightly odd file: our own limits decide
+            with Image.open(io.BytesIO(data)) as image:
+                _check_size(*image.size)
+                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except ImageProblem:
+        raise
+    except UnidentifiedImageError:
+        raise ImageProblem("is no image of a kind that Pillow reads")
+    except Exception as error:  # a damaged file makes a decoder raise almost anything
+        raise ImageProblem(f"cannot be decoded ({type(error).__name__}: {error})")
+
+
 def glance(path: Path, size: int) -> tuple[np.ndarray, Header]:
     """A small grey picture, uint8 (size, size), and the header: from one reading.
 
@@ -148,12 +168,16 @@ def _check_header(image: ImageFile.ImageFile) -> None:
         raise ImageProblem(f"is a {image.format} file ({kind}), not a JPEG; renaming does not convert it")
     if image.mode not in ("RGB", "L"):
         raise ImageProblem(f"is {kind}, not RGB or grey")
+    _check_size(width, height)
+    if image.getexif().get(0x0112) in range(2, 9):
+        raise ImageProblem("is rotated by its EXIF orientation; save it upright, without the tag")
+
+
+def _check_size(width: int, height: int) -> None:
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise ImageProblem(f"is {width} x {height}: larger than {MAX_SIDE} pixels a side or {MAX_PIXELS // 1_000_000} megapixels")
     if min(width, height) < MIN_SIDE:
         raise ImageProblem(f"is {width} x {height}: smaller than {MIN_SIDE} pixels a side")
-    if image.getexif().get(0x0112) in range(2, 9):
-        raise ImageProblem("is rotated by its EXIF orientation; save it upright, without the tag")
 
 
 def _check_pixels(image: ImageFile.ImageFile, data: bytes) -> None:

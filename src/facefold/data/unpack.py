@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -101,6 +102,14 @@ def building(root: Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def opened(source: Path) -> Iterator[dict[PurePosixPath, Callable[[Path], None]]]:
+    """The files of a zip or folder that is no competition, guarded as in `install`: the path of each inside it, and a call that
+    writes it to a target."""
+    with _members(source) as members:
+        yield {member.path: partial(_copy, member) for member in members}
 
 
 class _Same(Exception):

@@ -87,16 +87,13 @@ def fastest(net: Net, fmt: Precision, half: Precision | None, shown: Tensor, say
     return reference
 
 
-def recorded(net: Net, fmt: Precision, half: Precision | None, shown: Tensor, name: str) -> Form:
-    """The form of this name, by which a run says how it predicted, without a check against float32; where it is not to be had
-    here, the fastest that agrees on `shown`."""
-    plain = Precision(torch.float32, fmt.channels_last)
-    if name == plain.name:
-        return Form(net.eval(), plain, name, 0.0)
-    for made in ([half] if half else []) + [plain]:
-        if name == f"{made.name} fused":
-            return Form(fused(net, shown[:2]), made, name, 0.0)
-    return fastest(net, fmt, half, shown, lambda line: None)
+def again(net: Net, name: str, shown: Tensor) -> Form:
+    """The form that `fastest` called `name`, without comparing anew; `shown` is what the net takes, one row or more. float16, which
+    the CPU has no units for, becomes float32 there."""
+    dtype, layout, *folded = name.split()
+    dtype = "float32" if dtype == "float16" and shown.device.type == "cpu" else dtype
+    fmt = Precision(getattr(torch, dtype), layout == "channels_last")
+    return Form(fused(net, shown[:2]) if folded else net.eval(), fmt, " ".join([fmt.name, *folded]), float("nan"))
 
 
 def fused_trunk(trunk: nn.Module, pixels: Tensor) -> nn.Module:

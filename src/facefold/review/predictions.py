@@ -1,0 +1,29 @@
+"""Predictions on new images as a page to look at: each face as the models saw it, beside what they made of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from facefold.data import images
+from facefold.review import html
+
+SHOWN = 200  # faces on the page, which stays below 10 MB
+_PIXELS = 128
+
+
+def page(table: pd.DataFrame, cut: Sequence[Path], lead: str) -> str:
+    """One self-contained page on the first `SHOWN` rows of `table` (file, face, prob, label, ..); `cut` are the images of its rows."""
+    parts = [html.heading(lead, 1)]
+    if len(table) > SHOWN:
+        parts.append(html.paragraph(f"The first {SHOWN} of {len(table)} faces; all are in the csv."))
+    for row, path in zip(table.head(SHOWN).itertuples(), cut):
+        photo = html.photo(images.thumbnail(path, _PIXELS), f"face {row.face} of {row.file}", f"label {row.label}")
+        parts.append(html.card([photo], f"{row.file}, face {row.face}: {in_words(row.prob)}."))
+    return html.page("Predictions", parts)
+
+
+def in_words(prob: float) -> str:
+    """`label 1 with 0.973, label 0 with 0.027`: the likelier one first."""
+    pair = sorted([(prob, 1), (1 - prob, 0)], reverse=True)
+    return ", ".join(f"label {label} with {value:.3f}" for value, label in pair)

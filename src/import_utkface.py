@@ -1,0 +1,43 @@
+"""Make a competition of the UTKFace data set: predict the gender of a face, 0 male and 1 female.
+
+    python src/import_utkface.py UTKFace.zip --test-size 5708 --seed 0 --root DIR
+
+Takes the zip or the folder as downloaded (https://susanqq.github.io/UTKFace/, "aligned and cropped"). Label, age and race come
+from the names of the files, <age>_<gender>_<race>_<date>.jpg.chip.jpg. A name that is not of this form is listed and left out,
+never guessed; a name that stands in several folders is taken once. Writes into the root:
+    competition/train.csv, test.csv, sampleSubmit.csv, train/<id>.jpg, test/<id>.jpg
+    competition/meta.csv   id,age,race of the train rows
+    solution.csv           id,label,age,race of the test rows: the answers, for `python src/score.py`
+
+The ids are 1.. in an order drawn from --seed, and all images get the same time, so neither tells anything. The test rows have
+the same share of each label as all rows. Near-duplicates may stand in train and test, as they do in the published competition:
+`python src/audit.py` names them. A competition that is there is never overwritten.
+"""
+
+from pathlib import Path
+
+from facefold import step
+from facefold.data import utkface
+
+
+def main() -> None:
+    parser = step.parser(__doc__)
+    parser.add_argument("source", type=Path, metavar="ZIP|DIR", help="UTKFace as downloaded")
+    parser.add_argument("--test-size", type=int, default=5708, metavar="N", help="faces to hold out for the test (default: 5708)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other ids and another test set (default: 0)")
+    args = parser.parse_args()
+    made = utkface.install(args.source, args.root, args.test_size, args.seed)
+    if made.twice:
+        print(f"{made.twice:,} files bear a name that stands in another folder too; each name was taken once")
+    if made.malformed:
+        print(f"{len(made.malformed):,} names are not <age>_<gender>_<race>_<date>.jpg and were left out:")
+        print("\n".join(f"  - {name}" for name in made.malformed))
+    for name, rows in (("train", made.train), ("test", made.test)):
+        print(f"{name:5} {len(rows):6,} faces, share of label 1: {rows['label'].mean():.4f}, "
+              f"ages {rows['age'].min()} to {rows['age'].max()}")
+    print(f"{'written to' if made.new else 'already in'} {args.root / 'competition'}; the answers of the test rows are in "
+          f"{utkface.answers(args.root)}. Next: python src/audit.py --root {args.root}")
+
+
+if __name__ == "__main__":
+    step.run(main)

@@ -1,0 +1,70 @@
+"""A submission beside the answers: values by hand, and everything that is wrong named in one go."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from facefold.data import answers
+from facefold.errors import InputError
+
+SOURCES = Path(__file__).resolve().parents[1] / "src"
+MINI = SOURCES.parents[1] / "shared" / "competition-mini-solution.csv"
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(text)
+    return folder / name
+
+
+def test_rows_join_by_id_in_any_order(tmp_path):
+    solution = write(tmp_path, "solution.csv", "id,label,age\n01,1,30\n2,0,8\n1,1,2\n")
+    table = answers.read(write(tmp_path, "submission.csv", "id,label\n1,0\n01,1\n2,0\n"), solution)
+    assert table.to_dict("list") == {"id": ["01", "2", "1"], "label": [1, 0, 1], "given": [1, 0, 0]}
+
+
+def test_everything_wrong_is_named(tmp_path):
+    solution = write(tmp_path, "solution.csv", "id,label\n1,1\n2,0\n3,0\n")
+    submission = write(tmp_path, "submission.csv", "id,label\n1,0.7\n2,0\n2,1\n4,1\n")
+    with pytest.raises(InputError) as error:
+        answers.read(submission, solution)
+    assert str(error.value).splitlines()[:-1] == [
+        "the submission cannot be scored:", f"  - {submission}, row 4: id '2' stands in row 3 already",
+        f"  - {submission}, row 2: label '0.7' is not 0 or 1", f"  - {submission}: id '3' of solution.csv is missing",
+        f"  - {submission}, row 5: id '4' is not in solution.csv"]
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("id,prob\n1,1\n", "row 1: the header is 'id,prob', expected 'id,label'"),
+    ("id,label,age\n1,1,2\n", "row 1: the header is 'id,label,age', expected 'id,label'"), ("", "is empty")])
+def test_a_submission_of_another_form(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        answers.read(write(tmp_path, "submission.csv", text), write(tmp_path, "solution.csv", "id,label\n1,1\n"))
+
+
+def test_the_solution_may_have_more_columns_but_not_others(tmp_path):
+    submission = write(tmp_path, "submission.csv", "id,label\n1,1\n")
+    with pytest.raises(InputError, match="row 1: the header is 'id,age,label', expected 'id,label,..'"):
+        answers.read(submission, write(tmp_path, "solution.csv", "id,age,label\n1,3,1\n"))
+    with pytest.raises(InputError, match="none.csv is missing"):
+        answers.read(submission, tmp_path / "none.csv")
+
+
+def score(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, SOURCES / "score.py", *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_the_step_prints_accuracies_with_intervals(tmp_path):
+    solution = write(tmp_path, "solution.csv", "id,label\n" + "".join(f"{id},{int(id > 6)}\n" for id in range(1, 11)))
+    submission = write(tmp_path, "submission.csv", "id,label\n" + "".join(f"{id},{int(id > 5)}\n" for id in range(1, 11)))
+    assert score(submission, solution).stdout.splitlines() == [
+        "accuracy 0.9000 [0.5958, 0.9821], 9 of 10 right", "label 0  0.8333 [0.4365, 0.9699], 5 of 6 right",
+        "label 1  1.0000 [0.5101, 1.0000], 4 of 4 right"]
+    failed = score(tmp_path / "none.csv", solution)
+    assert failed.returncode == 2 and "none.csv is missing" in failed.stderr
+
+
+@pytest.mark.skipif(not MINI.exists(), reason="../shared/competition-mini-solution.csv is not there")
+def test_the_answers_of_the_mini_competition_score_themselves():
+    assert score(MINI, MINI).stdout.startswith("accuracy 1.0000 [0.9936, 1.0000], 600 of 600 right")

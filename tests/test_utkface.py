@@ -1,0 +1,155 @@
+"""UTKFace becomes a competition: what the names say and no more, ids that tell nothing, answers kept apart."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facefold.data import integrity, utkface
+from facefold.errors import InputError
+
+PROJECT = Path(__file__).resolve().parents[1]
+SHARED = PROJECT.parent / "shared" / "utkface-400.zip"
+
+
+def jpeg(number: int) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 255, (24, 24, 3), dtype=np.uint8)
+    return cv2.imencode(".jpg", pixels)[1].tobytes()
+
+
+def name(number: int) -> str:
+    return f"{number}_{number % 2}_{number % 5}_2017010400{number:07d}.jpg.chip.jpg"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """20 faces, 10 of each gender, in UTKFace/, some once more in crop_part1/, and names that say too little."""
+    for folder, numbers in (("UTKFace", range(20)), ("crop_part1", range(5))):
+        (tmp_path / "source" / folder).mkdir(parents=True)
+        for number in numbers:
+            (tmp_path / "source" / folder / name(number)).write_bytes(jpeg(number))
+    for wrong in ("61_1_20170109142408075.jpg.chip.jpg", "117_0_0_20170109142408075.jpg.chip.jpg", "notes.txt"):
+        (tmp_path / "source" / "UTKFace" / wrong).write_bytes(jpeg(99))
+    return tmp_path / "source"
+
+
+def zipped(folder: Path, path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*.*")):
+            archive.write(file, file.relative_to(folder))
+    return path
+
+
+def test_every_image_keeps_what_its_name_says(source, tmp_path):
+    made = utkface.install(source, tmp_path / "root", 6, 0)
+    found, _ = integrity.load(tmp_path / "root")
+    assert made.new and made.twice == 5
+    assert made.malformed == ["UTKFace/117_0_0_20170109142408075.jpg.chip.jpg", "UTKFace/61_1_20170109142408075.jpg.chip.jpg"]
+    solution = pd.read_csv(tmp_path / "root" / "solution.csv", dtype={"id": str})
+    assert solution.columns.tolist() == ["id", "label", "age", "race"] and solution["label"].tolist().count(1) == 3
+    facts = {id: (label, age, race) for id, label, age, race in solution.itertuples(index=False)}
+    meta = found.meta.astype({"age": int, "race": int}).merge(found.train, on="id")
+    facts |= {row.id: (row.label, row.age, row.race) for row in meta.itertuples()}
+    numbers = {jpeg(number): number for number in range(20)}
+    for split in ("train", "test"):
+        for id in getattr(found, split)["id"]:
+            number = numbers.pop(found.image_path(split, id).read_bytes())
+            assert facts[id] == (number % 2, number, number % 5)
+    assert not numbers and sorted(map(int, facts)) == list(range(1, 21))
+    assert found.sample["label"].unique().tolist() == ["0"] and found.meta["id"].tolist() == found.train["id"].tolist()
+
+
+def test_all_images_have_one_time_and_zip_and_folder_give_the_same_bytes(source, tmp_path):
+    archive = zipped(source, tmp_path / "utk.zip")
+    utkface.install(source, tmp_path / "a", 6, 0)
+    utkface.install(archive, tmp_path / "b", 6, 0)
+    for root in ("a", "b"):
+        assert len({path.stat().st_mtime for path in (tmp_path / root / "competition").glob("*/*.jpg")}) == 1
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert len(files) == 25
+    assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
+
+
+def test_a_competition_that_is_there_is_kept(source, tmp_path):
+    utkface.install(source, tmp_path, 6, 0)
+    before = (tmp_path / "competition" / "train.csv").read_bytes()
+    assert not utkface.install(source, tmp_path, 6, 0).new
+    with pytest.raises(InputError) as error:
+        utkface.install(source, tmp_path, 6, 1)
+    assert str(error.value) == (f"{tmp_path / 'competition'} holds another competition and is left as it is; choose another folder with "
+                                "--root")
+    assert (tmp_path / "competition" / "train.csv").read_bytes() == before
+
+
+def test_answers_that_are_there_are_kept(source, tmp_path):
+    (tmp_path / "solution.csv").write_text("id,label\n1,1\n")
+    with pytest.raises(InputError, match="holds other answers; move it away"):
+        utkface.install(source, tmp_path, 6, 0)
+    assert not (tmp_path / "competition").exists()
+
+
+@pytest.mark.parametrize(("test_size", "seed", "message"), [
+    (1, 0, "--test-size 1: with 20 faces it is 2 to 16"), (17, 0, "--test-size 17: with 20 faces it is 2 to 16"),
+    (6, -1, "--seed -1: a seed is a whole number from 0 on")])
+def test_sizes_and_seeds_that_cannot_be(source, tmp_path, test_size, seed, message):
+    with pytest.raises(InputError) as error:
+        utkface.install(source, tmp_path, test_size, seed)
+    assert str(error.value) == message
+
+
+def test_a_zip_whose_member_leaves_the_folder_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        archive.writestr(f"../{name(1)}", jpeg(1))
+    with pytest.raises(InputError, match="would leave the folder it is unpacked to"):
+        utkface.install(tmp_path / "bad.zip", tmp_path / "root", 2, 0)
+    (tmp_path / "torn.zip").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(InputError, match="is neither a folder nor a whole zip"):
+        utkface.install(tmp_path / "torn.zip", tmp_path / "root", 2, 0)
+    assert not (tmp_path / "root").exists() and not list(tmp_path.glob("*.jpg"))
+
+
+@pytest.mark.parametrize(("text", "fact"), [
+    ("24_0_1_20170116220224657 .jpg.chip.jpg", (24, 0, 1)), ("1_1_4_2016.JPG", (1, 1, 4)), ("116_0_0_2016.jpg", (116, 0, 0)),
+    ("61_3_2_2017.jpg", None), ("39_1_20170116174525125.jpg.chip.jpg", None), ("39_1_5_2017.jpg", None), ("53__0_2017.jpg", None),
+    ("-1_0_0_2017.jpg", None), ("5_0_0.jpg", None), ("5_0_0_x.jpg", None), ("5_0_0_2017 (1).jpg", None)])
+def test_names(text, fact):
+    path, other = PurePosixPath("UTKFace") / text, PurePosixPath("UTKFace") / name(7)
+    table, malformed, _ = utkface.read_names([path, other])
+    got = table[table["path"] == path]
+    assert [tuple(row) for row in got[["age", "label", "race"]].to_numpy()] == ([fact] if fact else [])
+    assert malformed == ([] if fact else [str(path)])
+
+
+def test_a_face_cropped_and_not_is_refused():
+    with pytest.raises(InputError, match="^1 faces are there both cropped"):
+        utkface.read_names([PurePosixPath("a/7_1_2_2017.jpg"), PurePosixPath("b/7_1_2_2017.jpg.chip.jpg")])
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 50), test_size=st.integers(2, 36))
+def test_ids_are_a_permutation_and_the_test_rows_stratified(seed, test_size):
+    faces = pd.DataFrame({"path": [str(number) for number in range(40)], "label": [0] * 30 + [1] * 10})
+    dealt = utkface.deal(faces, test_size, seed)
+    test = dealt[dealt["split"] == "test"]
+    assert dealt["id"].tolist() == [str(number) for number in range(1, 41)]
+    assert len(test) == test_size and abs(test["label"].sum() - test_size / 4) < 1
+    assert sorted(dealt["path"], key=int) == faces["path"].tolist() and dealt["path"].tolist() != faces["path"].tolist()
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="../shared/utkface-400.zip is not there")
+def test_the_real_faces_pass_the_audit(tmp_path):
+    def step(*arguments: object) -> str:
+        done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=PROJECT / "src")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    said = step("import_utkface.py", SHARED, "--test-size", 100, "--root", tmp_path)
+    assert "train    300 faces, share of label 1: 0.5000, ages 1 to " in said
+    assert "nothing breaks the contract" in step("audit.py", "--strict", "--root", tmp_path)
