@@ -8,7 +8,7 @@ sealed again, and says then of which images its test predictions are.
 """
 
 from facefold import runs, step, trained
-from facefold.data import competition, folds, integrity
+from facefold.data import cache, competition, folds, integrity
 from facefold.training import engine
 
 
@@ -21,6 +21,8 @@ def main() -> None:
     contest, dealt = competition.load(root), folds.load(root)
     integrity.check(contest)
     jobs = [trained.TestJob(root, name, dealt.k) for name in (runs.named(args.recipes) if args.recipes else runs.names(root))]
+    for size in {job.size for job in jobs}:
+        cache.open_cache(contest, "test", size)  # now, so that processes side by side do not
     engine.run(jobs, engine.slots(args.device, None), trained.work)
 
 

@@ -81,13 +81,18 @@ class TestJob:
     def __str__(self) -> str:
         return f"{self.name}, test images"
 
+    @property
+    def size(self) -> int:
+        """Pixels a side of the images that its models are shown."""
+        return recipe_of(self.name, [files.read_json(runs.fold_dir(self.root, self.name, 0) / "run.json")]).size
+
     def work(self, device: torch.device) -> None:
         places = [runs.fold_dir(self.root, self.name, fold) for fold in range(self.folds)]
         told = [files.read_json(place / "run.json") for place in places]
         for place, run in zip(places, told, strict=True):
             if files.sha256_file(place / runs.WEIGHTS) != run["files"][runs.WEIGHTS]:
                 raise InputError(f"{place / runs.WEIGHTS} is not the file that training wrote (checksum differs)")
-        images = cache.open_cache(competition.load(self.root), "test", recipe_of(self.name, told).size)
+        images = cache.open_cache(competition.load(self.root), "test", self.size)
         scratch = self.root / "cache" / "frozen" / f"{self.name}-test"
         for fold, said in enumerate(predict(self.root, self.name, told, images, device, scratch)):
             runs.replace_test(places[fold], images.ids, said.prob, said.features, integrity.fingerprint(self.root))
