@@ -43,9 +43,10 @@ def recipe_of(name: str, folds: list[dict]) -> Recipe:
 def predict(root: Path, name: str, folds: list[dict], images: ImageCache, device: torch.device, scratch: Path) -> Iterator[Told]:
     """What each fold of the run `name` says of the images, which are in the size of its recipe.
 
-    folds: their run.json. scratch: a folder of its own for what the frozen stages make of the images, gigabytes, removed at the end.
+    folds: their run.json. scratch: a folder in which frozen/ is made, and removed at the end, for what the frozen stages make of the
+    images, gigabytes.
     """
-    recipe = recipe_of(name, folds)
+    recipe, kept = recipe_of(name, folds), scratch / "frozen"
     net, _, fmt = trainer.prepare(recipe, device, None, trained=False)
     half = precision.half(recipe, fmt, device)
     pixels, rows, shown = loader.Pixels(images, device), np.arange(len(images.ids)), None
@@ -53,7 +54,7 @@ def predict(root: Path, name: str, folds: list[dict], images: ImageCache, device
         for fold, run in enumerate(folds):
             net.load_state_dict({key: torch.from_numpy(value) for key, value in runs.weights(root, name, fold).items()})
             if net.frozen and shown is None:  # frozen, so the same in every fold
-                shown = frozen.Activations(scratch / "views", "images", images, net.trunk, device, _never)
+                shown = frozen.Activations(kept / "views", "images", images, net.trunk, device, _never)
             views = [loader.view(pixels, shown, view) for view in ("plain", "mirror")[:2 if recipe.tta == "flip" else 1]]
             named, example = run["inference"]["form"], views[0](rows[:trainer.CHECKED])
             if named.startswith("float32") or (half and named.startswith(half.name)):
@@ -63,7 +64,7 @@ def predict(root: Path, name: str, folds: list[dict], images: ImageCache, device
             logits, features = trainer.predict(form, views, rows)
             yield Told(torch.from_numpy(logits).sigmoid().numpy(), features, form.name)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(kept, ignore_errors=True)
 
 
 def _never(epoch: int, rows: np.ndarray) -> torch.Tensor:
@@ -93,7 +94,7 @@ class TestJob:
             if files.sha256_file(place / runs.WEIGHTS) != run["files"][runs.WEIGHTS]:
                 raise InputError(f"{place / runs.WEIGHTS} is not the file that training wrote (checksum differs)")
         images = cache.open_cache(competition.load(self.root), "test", self.size)
-        scratch = self.root / "cache" / "frozen" / f"{self.name}-test"
+        scratch = self.root / "cache" / "test" / self.name
         for fold, said in enumerate(predict(self.root, self.name, told, images, device, scratch)):
             runs.replace_test(places[fold], images.ids, said.prob, said.features, integrity.fingerprint(self.root))
             then = told[fold]["inference"]["form"]
