@@ -5,6 +5,8 @@
                                                  competition and the demo profile show the whole job in minutes
     ./run_all.sh --recipes lite0,lite1 --folds 5 --seed 0
     ./run_all.sh --target age                    a regression on a column of meta.csv, apart from all of the label's
+    ./run_all.sh --budget 90m                    what fits into 90 minutes from now on: the recipes in their order, each that fits
+                                                 beside those before; fewer folds or epochs where not even one does
 
 Ends with the file to upload, its honest score and the time of each step. Kill it at any time: the same command goes on.
 Profiles: demo (minutes, for a look), cpu (an evening's laptop), gpu (four backbones from timm's hub), articles (docs/articles.md),
@@ -18,13 +20,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from facefold import processes, runs, step
+from facefold import budget, plan, processes, runs, step
 from facefold.combine import outcome, regression
-from facefold.data import competition, corrections, drawn, folds
+from facefold.data import corrections, drawn, folds
 from facefold.models import pretrained
 from facefold.models import recipe as recipes
 from facefold.models.profiles import PROFILES
-from facefold.training import engine, estimate, objective
+from facefold.training import engine, objective
 
 
 def run_step(name: str, *options: object) -> float:
@@ -47,20 +49,9 @@ def run_step(name: str, *options: object) -> float:
     return time.perf_counter() - started
 
 
-def print_plan(root: Path, place: Path, chosen: list[recipes.Recipe], k: int, device: str, suffix: str) -> None:
-    """What training will do and about how long it takes here, from a few timed steps of each recipe that is not finished."""
-    contest = competition.load(root)
-    rows, places = len(contest.train), engine.slots(device, None)
-    print(f"\nplan: {rows:,} train and {len(contest.test):,} test images, {k} folds, {len(places)} at a time on {places[0].type}")
-    left = {recipe: sum(not runs.sealed(place, recipe.name + suffix, fold) for fold in range(k)) for recipe in chosen}
-    timed = [recipe for recipe in chosen if left[recipe]]
-    expected = estimate.seconds_of(timed, places[0], rows - rows // k, rows // k, len(contest.test)) if timed else []
-    each = dict(zip(timed, expected, strict=True))
-    for recipe in chosen:
-        print(f"  {recipe.name + suffix:18} {left[recipe]} folds to go, "
-              + (f"about {step.duration(each[recipe])} each: {recipe.about}" if recipe in each else "nothing to do"))
-    total = sum(each[recipe] * left[recipe] for recipe in timed) / len(places)
-    print(f"  then blend and report, a minute; about {step.duration(total + 60 if timed else 20)} in all", flush=True)
+def given_only(options: dict[str, object]) -> list[object]:
+    """The options that have a value, as a step's arguments."""
+    return [part for pair in options.items() if pair[1] is not None for part in pair]
 
 
 def main() -> None:
@@ -74,9 +65,12 @@ def main() -> None:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there")
     parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="pretrained weights as local files, see train.py")
     parser.add_argument("--corrections", type=Path, metavar="FILE", help="training rows to drop or flip, see clean.py")
+    parser.add_argument("--budget", metavar="90m|1.5h", help="the time there is; see above")
     step.add_target(parser)
     args = parser.parse_args()
+    started, limit = time.time(), budget.seconds(args.budget) if args.budget else None
     root, target = args.root.resolve(), args.target
+    place, common = target.place(root), ("--root", root, "--target", target.name)
     named = recipes.load_all(args.recipes) if args.recipes else None
     for recipe in named or []:
         pretrained.require(recipe, args.weights_dir)
@@ -92,21 +86,35 @@ def main() -> None:
     for recipe in chosen:
         objective.require(recipe, target)
         pretrained.require(recipe, args.weights_dir)
-    common = ("--root", root, "--target", target.name)
-    given = {"--folds": args.folds, "--seed": args.seed}
-    seconds["split"] = run_step("split", *common, *(part for pair in given.items() if pair[1] is not None for part in pair))
+    seconds["split"] = run_step("split", *common, *given_only({"--folds": args.folds, "--seed": args.seed}))
     dealt = folds.load(root, target)
     mended = corrections.read(args.corrections, dealt) if args.corrections else corrections.NONE
     suffix = runs.CORRECTED if mended.actions else ""
-    print_plan(root, target.place(root), chosen, dealt.k, args.device, suffix)
-    given = {"--weights-dir": args.weights_dir, "--corrections": args.corrections}
-    seconds["train"] = run_step("train", *common, "--recipe", ",".join(recipe.name for recipe in chosen), "--seed", dealt.seed,
-                                "--device", args.device, *(part for pair in given.items() if pair[1] is not None for part in pair))
-    seconds["blend"] = run_step("blend", *common, "--recipes", ",".join(recipe.name + suffix for recipe in chosen))
+    scene = plan.survey(root, place, chosen, dealt.k, args.device, suffix, budget.TIMED if limit else 0.0)
+    made = plan.whole(scene, chosen)
+    options = {"--weights-dir": args.weights_dir, "--corrections": args.corrections}
+    if limit:
+        held = "as --folds says" if args.folds else "as there are runs on them" if runs.names(place) else ""
+        spent = time.time() - started
+        made = budget.within(scene, chosen, limit - spent, held)
+        options["--budget"] = budget.write(place, started + limit, scene, made, suffix)
+    print("\n" + "\n".join(plan.lines(made, scene, engine.slots(args.device, None)[0].type, suffix)))
+    if limit:
+        print(budget.line(limit, spent), flush=True)
+    if made.folds != dealt.k:
+        seconds["split"] += run_step("split", *common, "--folds", made.folds)
+    chosen = [work.recipe for work in made.works]
+    seconds["train"] = run_step("train", *common, "--recipe", ",".join(recipe.name for recipe in chosen),
+                                "--seed", dealt.seed, "--device", args.device, *given_only(options))
+    ready = [name for recipe in chosen if runs.whole(place, name := recipe.name + suffix, made.folds)]
+    seconds["blend"] = run_step("blend", *common, "--recipes", ",".join(ready))
     seconds["report"] = run_step("report", *common)
 
-    print("\n" + ", ".join(f"{name} {step.duration(spent)}" for name, spent in seconds.items()))
-    print(f"read {target.place(root) / 'report.html'}")
+    print("\n" + ", ".join(f"{name} {step.duration(taken)}" for name, taken in seconds.items()))
+    if limit:
+        out = [name for work in [*made.works, *made.out] if (name := work.recipe.name + suffix) not in ready]
+        print(budget.kept(limit, time.time() - started, out))
+    print(f"read {place / 'report.html'}")
     if toy:
         print("These images are drawn by a program: the score says that the job works here, nothing else. With real data: "
               "./run_all.sh --data <the competition's zip as downloaded>")

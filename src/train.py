@@ -6,6 +6,7 @@
 On the CPU as many folds run side by side as there are cores, each in one thread; with CUDA one fold a visible GPU. Finished
 folds are skipped. Kill it at any time: the same command goes on at the epoch where it stopped and ends with the same bytes.
 A run made by another version of the recipe, other folds, images, seed or corrections is refused; --force trains over it.
+A recipe with another number of epochs is one of its own: lite0@3 is lite0 with 3 epochs, trained into runs/lite0@3/.
 --corrections FILE (see clean.py) drops or flips training rows, never held-out ones, and trains into runs/<recipe>+corrected/.
 --target COLUMN predicts a number that meta.csv has for every train row (mean absolute error as the loss, on standardised values)
 and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUMN`.
@@ -13,7 +14,7 @@ and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUM
 
 from pathlib import Path
 
-from facefold import jobs, processes, runs, step
+from facefold import budget, jobs, processes, runs, step
 from facefold.combine import regression
 from facefold.combine.scores import accuracy_in_words
 from facefold.data import cache, competition, corrections, folds, integrity
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="train over runs that are stale or damaged")
     parser.add_argument("--corrections", type=Path, metavar="FILE", help="id,action: training rows to drop or flip, see clean.py")
     step.add_target(parser)
+    parser.add_argument("--budget", type=Path, metavar="FILE", help="begin no fold of a run that would end too late, see run_all.py")
     args = parser.parse_args()
     contest, split, place = competition.load(args.root), folds.load(args.root, args.target), args.target.place(args.root)
     chosen = recipes.load_all(args.recipe)
@@ -58,8 +60,17 @@ def main() -> None:
         cache.build(contest, recipes.load(identity.recipe).size)
         runs.joined_oof(place, identity.name).unlink(missing_ok=True)  # it will be of other folds than these
     ordered, after = jobs.plan(missing, len(places))
-    engine.run(ordered, places, jobs.work, after)
+
+    def some_whole() -> bool:
+        return any(runs.whole(place, identity.name, split.k) for identity in identities)
+
+    keeper = budget.Keeper(args.budget, ordered, len(places), some_whole) if args.budget else None
+    engine.run(ordered, places, jobs.work, after, keeper)
     for identity in identities:
+        if keeper and identity.name in keeper.left_out:
+            late = keeper.late(identity.name)
+            print(f"{identity.name}: left out, it would have ended {late} too late; what is trained of it is kept")
+            continue
         jobs.tidy(args.root, identity)
         try:
             member = runs.join(place, identity, split, contest.test["id"].tolist())

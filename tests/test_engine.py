@@ -45,6 +45,24 @@ def wait_for(job, _device, _slot):
     (Path(folder) / name).write_text("done")
 
 
+def test_a_job_that_may_not_begin_is_left_out_and_does_not_hold_up_those_that_wait_for_it(tmp_path):
+    first, dropped, waits, last = ((str(tmp_path), name, ()) for name in ("first", "dropped", "waits", "last"))
+    asked = []
+
+    def may_begin(job, running):
+        asked.append((job[1], [other[1] for other in running]))
+        return job is not dropped
+
+    engine.run([first, dropped, waits, last], [CPU], wait_for, {waits: [dropped]}, may_begin)
+    assert asked == [("first", []), ("dropped", []), ("waits", []), ("last", [])]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "last", "waits"]
+
+
+def test_no_job_may_begin(tmp_path):
+    engine.run([(str(tmp_path), "job", ())], [CPU], wait_for, may_begin=lambda job, running: False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_job_waits_for_those_it_needs_and_later_ones_pass(tmp_path):
     slow, quick, last, free = ((str(tmp_path), name, needed) for name, needed in [
         ("slow", ()), ("quick", ()), ("last", ("slow", "quick")), ("free", ())])

@@ -97,7 +97,7 @@ def test_features_are_those_of_each_fold(root, tmp_path):
     ids = contest.test["id"].tolist()
     member = runs.load(root, None, "frozen", folds.load(root), ids)
     shown = ImageCache(ids, np.stack([images.decode(contest.image_path("test", id), 32) for id in ids]))
-    for k, (_, features) in enumerate(anew.by_fold(root, member, recipe.load("frozen"), shown, CPU, tmp_path)):
+    for k, (_, features) in enumerate(anew.by_fold(root, member, shown, CPU, tmp_path)):
         np.testing.assert_allclose(features, runs.features(root, "frozen", k, "test"), atol=1e-3)
 
 

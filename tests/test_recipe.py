@@ -106,3 +106,24 @@ def test_a_list_of_recipes_as_a_person_writes_it():
     assert [made.name for made in recipe.load_all("lite1, lite0,lite1,")] == ["lite1", "lite0"]
     with pytest.raises(InputError, match="',' names no recipe; there are: "):
         recipe.load_all(",")
+
+
+def test_a_recipe_with_another_number_of_epochs_is_another_recipe():
+    own, short = recipe.load("lite0"), recipe.load("lite0@3")
+    assert (short.name, short.epochs) == ("lite0@3", 3) and short.hash != own.hash
+    assert short.about == f"{own.about}; 3 epochs instead of 5"
+    assert {**asdict(short), "name": own.name, "about": own.about, "epochs": own.epochs} == asdict(own)
+
+
+@pytest.mark.parametrize("name, message", [
+    ("lite0@5", "recipe 'lite0@5': 5 epochs are its own number; leave @5 out"),
+    ("lite0@", "recipe 'lite0@': what follows @ is a number of epochs"),
+    ("lite0@03", "recipe 'lite0@03': what follows @ is a number of epochs"),
+    ("lite0@-1", "recipe 'lite0@-1': what follows @ is a number of epochs"),
+    ("lite0@0", "lite0.toml is not a recipe:\n  - epochs = 0 should be above 0"),
+    ("cnn5@1", "cnn5.toml is not a recipe:\n  - warmup is not shorter than epochs"),
+    ("lite9@3", "there is no recipe 'lite9'; there are: "),
+])
+def test_epochs_that_are_none(name, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        recipe.load(name)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def submission(root: Path) -> str:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> tuple[Path, str]:
     root = tiny(tmp_path_factory.mktemp("whole"))
-    done = run("run_all", root, *FEW)
+    done = run("run_all", root, *FEW, "--budget", "20h")
     assert done.returncode == 0, done.stderr
     return root, done.stdout
 
@@ -46,7 +47,8 @@ def test_the_whole_job_ends_with_what_to_upload(undisturbed):
     root, said = undisturbed
     lines = said.strip().splitlines()
     assert re.search(r"plan: 60 train and 20 test images, 2 folds, \d+ at a time on cpu\n  demo_cnn +2 folds to go, about .* each: a small", said)
-    assert re.fullmatch(r"audit .*, split .*, train .*, blend .*, report .*", lines[-4])
+    assert "  budget 20 h 00 min, " in said and re.fullmatch(r"budget 20 h 00 min: .* used", lines[-4])
+    assert re.fullmatch(r"audit .*, split .*, train .*, blend .*, report .*", lines[-5])
     assert lines[-2].startswith("These images are drawn by a program")
     assert re.fullmatch(rf"upload {root}/submissions/submission.csv: nested accuracy 0\.\d{{4}} \[.*\] by .*", lines[-1])
     rows = (root / "submissions" / "submission.csv").read_text().splitlines()
@@ -171,3 +173,35 @@ def test_a_job_that_is_killed_alone_takes_its_step_along(tmp_path):
     while subprocess.run(["pgrep", "-g", str(process.pid)], stdout=subprocess.DEVNULL).returncode == 0:
         assert time.monotonic() < deadline, "a step outlived its job"
         time.sleep(0.1)
+
+
+def offline(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
+    """Run without a network: in a network namespace with nothing in it where that is allowed, else with Python's connections cut off."""
+    env = os.environ.copy()
+    cut = ["unshare", "-rn"]
+    if not shutil.which("unshare") or subprocess.run([*cut, "true"], capture_output=True).returncode:
+        cut = []
+        (folder / "sitecustomize.py").write_text("import socket\n\ndef refuse(*_):\n    raise OSError('no network')\n\n"
+                                                 "socket.socket.connect = socket.getaddrinfo = refuse\n")
+        env["PYTHONPATH"] = str(folder)
+    return subprocess.run([*cut, *arguments], capture_output=True, text=True, timeout=300, cwd=folder, env=env)
+
+
+def test_the_packed_job_gives_the_same_submission_elsewhere_without_a_network(undisturbed, tmp_path):
+    root, upload, kaggle = undisturbed[0], tmp_path / "upload", tmp_path / "kaggle"
+    packed = run("pack", root, "--out", str(upload), "--user", "someone", "--competition", "faces", "--no-wheels")
+    assert packed.returncode == 0, packed.stderr
+    assert f"kaggle kernels push -p {upload}/kernel" in packed.stdout
+    assert not list(upload.rglob("*test.csv")) and not list(upload.rglob("features_test.npy"))
+    shutil.copytree(upload / "dataset", kaggle / "input" / "facefold-faces")
+    shutil.copytree(root / "competition", kaggle / "input" / "competitions" / "faces")
+    expected = kaggle / "input" / "facefold-faces" / "expected.csv"
+    assert expected.read_bytes() == (root / "submissions" / "submission.csv").read_bytes()
+    expected.write_text("id,label\n")  # nothing but the weights knows the answers
+
+    done = offline([sys.executable, str(upload / "kernel" / "kernel.py"), str(kaggle / "input"), str(kaggle / "working")], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"demo_cnn fold 1: 20 images predicted, \w+ channels_last fused\n", done.stdout)
+    assert (kaggle / "working" / "submission.csv").read_bytes() == (root / "submissions" / "submission.csv").read_bytes()
+    assert done.stdout.splitlines()[-1] == f"{kaggle}/working/submission.csv: of other test rows than when it was packed"
+    assert [path.name for path in (kaggle / "working").iterdir()] == ["submission.csv"]

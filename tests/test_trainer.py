@@ -327,11 +327,13 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         checkpoint.read_header(tmp_path / "c.safetensors")
 
 
-def test_the_estimate_grows_with_rows_and_epochs():
+def test_steps_are_timed_and_cost_more_with_more_rows_and_epochs():
     recipe = recipes.parse("r", {**TINY, "epochs": 1}, "r.toml")
-    few = estimate.seconds_a_fold(recipe, CPU, 1000, 100, 100)
-    many = estimate.seconds_a_fold(dataclasses.replace(recipe, epochs=10), CPU, 10_000, 1000, 1000)
-    assert 0 < few < many
+    rates = estimate.time_steps(recipe, CPU)
+    assert min(rates.train, rates.predict, rates.augment) > 0 == rates.trunk
+    few, many = (estimate.cost(some, rates, rows, 10, rows // 10)
+                 for some, rows in ((recipe, 1000), (dataclasses.replace(recipe, epochs=10), 10_000)))
+    assert 0 < few.fold < many.fold and few.shared == many.shared == 0
 
 
 def test_another_number_format_does_not_go_on_with_a_checkpoint(tmp_path, monkeypatch):

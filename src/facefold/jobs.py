@@ -15,6 +15,7 @@ from facefold.errors import InputError
 from facefold.models import frozen
 from facefold.models import recipe as recipes
 from facefold.training import checkpoint, loader, trainer
+from facefold.training.estimate import Cost
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class ViewJob:
 
     def __str__(self) -> str:
         return f"{self.identity.recipe} frozen stages"
+
+    def expected(self, cost: Cost) -> float:
+        """The seconds of this job, by what its run costs."""
+        return cost.shared / self.parts
 
     def work(self, device: torch.device, slot: int) -> None:
         recipe = recipes.load(self.identity.recipe)
@@ -55,6 +60,10 @@ class FoldJob:
     def __str__(self) -> str:
         return f"{self.identity.name} fold {self.fold}"
 
+    def expected(self, cost: Cost) -> float:
+        """The seconds of this job, by what its run costs."""
+        return cost.fold
+
     def work(self, device: torch.device, slot: int) -> None:
         """Train the fold unless it is finished, and leave its run."""
         target = Target(self.identity.target)
@@ -77,7 +86,7 @@ class FoldJob:
 def tidy(root: Path, identity: runs.Identity) -> None:
     """Remove what the run's frozen stages made of the images, gigabytes, once all its folds are sealed."""
     target = Target(identity.target)
-    if all(runs.sealed(target.place(root), identity.name, fold) for fold in range(folds.load(root, target).k)):
+    if runs.whole(target.place(root), identity.name, folds.load(root, target).k):
         shutil.rmtree(_frozen(root, identity), ignore_errors=True)
 
 

@@ -28,7 +28,8 @@ from facefold.data.target import LABEL, Target
 from facefold.errors import InputError
 from facefold.models import recipe as recipes
 
-RESULT_FILES = ("weights.safetensors", "history.csv", "oof.csv", "test.csv", "features_oof.npy", "features_test.npy")
+WEIGHTS = "weights.safetensors"  # those that predict
+RESULT_FILES = (WEIGHTS, "history.csv", "oof.csv", "test.csv", "features_oof.npy", "features_test.npy")
 CHECKPOINT = "checkpoint.safetensors"  # beside them while a fold trains
 CORRECTED = "+corrected"
 
@@ -105,6 +106,11 @@ def corrections_of(run: dict) -> Corrections:
 def sealed(root: Path, recipe: str, fold: int | str) -> bool:
     """Whether this fold was trained to its end, by whatever version of the recipe."""
     return (root / "runs" / recipe / f"fold_{fold}" / "run.json").exists()
+
+
+def whole(root: Path, recipe: str, folds: int) -> bool:
+    """Whether all folds were trained to their end, by whatever version of the recipe."""
+    return all(sealed(root, recipe, fold) for fold in range(folds))
 
 
 def joined_oof(root: Path, recipe: str) -> Path:
@@ -185,6 +191,14 @@ def shared_corrections(members: list[Member]) -> Corrections:
         raise InputError(f"{', '.join(found)} learned from different corrections, so there are no corrected labels to score all by. "
                          "Train them with one --corrections FILE, or name the recipes to blend with --recipes.")
     return next(iter(found.values()), NONE)
+
+
+def replace_test(directory: Path, ids: list[str], prob: np.ndarray, features: np.ndarray, images_hash: str) -> None:
+    """Put other test predictions, of those images, into a sealed fold and seal it again; as `write_predictions` otherwise."""
+    write_predictions(directory, "test", ids, prob, features)
+    run = files.read_json(directory / "run.json")
+    checksums = {name: files.sha256_file(directory / name) for name in ("test.csv", "features_test.npy")}
+    files.write_json(directory / "run.json", {**run, "images_hash": images_hash, "files": {**run["files"], **checksums}})
 
 
 def join(root: Path, identity: Identity, folds: Folds, test_ids: list[str]) -> Member:

@@ -9,18 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
-from facefold import runs
+from facefold import runs, trained
 from facefold.combine import members, methods, nested, outcome, stacking, weights
 from facefold.combine.members import OofMatrix, Rows
 from facefold.data import competition, folds, images
 from facefold.data.cache import ImageCache
 from facefold.errors import InputError
-from facefold.models import inference
-from facefold.models.recipe import Recipe
-from facefold.training import loader, trainer
 
 STACKED = ("stack_features", "second_pass")  # the methods that look at features
 
@@ -66,10 +62,10 @@ def predict(blend: Blend, paths: Sequence[Path], device: torch.device, scratch: 
     for j, member in enumerate(blend.loaded):
         if not needed[j]:
             continue
-        recipe = _recipe(member)
-        if recipe.size not in pixels:
-            pixels[recipe.size] = ImageCache(names, np.stack([images.decode(path, recipe.size) for path in paths]))
-        for k, (values, features) in enumerate(by_fold(blend.root, member, recipe, pixels[recipe.size], device, scratch / member.recipe)):
+        size = trained.recipe_of(member.recipe, member.runs).size
+        if size not in pixels:
+            pixels[size] = ImageCache(names, np.stack([images.decode(path, size) for path in paths]))
+        for k, (values, features) in enumerate(by_fold(blend.root, member, pixels[size], device, scratch / member.recipe)):
             prob[k, :, j] = values
             seen.setdefault(k, []).append(features)
     answers = np.full(len(paths), np.nan)
@@ -95,28 +91,7 @@ def _fitted(blend: Blend, stacked: np.ndarray) -> methods.Fitted:
     return fitted
 
 
-def by_fold(root: Path, member: runs.Member, recipe: Recipe, shown: ImageCache, device: torch.device,
+def by_fold(root: Path, member: runs.Member, shown: ImageCache, device: torch.device,
             scratch: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of each fold's model: probabilities of label 1 float64 (n,) and features float16 (n, F) of the images `shown`, in the views and
-    the form in which the test rows were predicted."""
-    net, source, fmt = trainer.prepare(recipe, device, None, trained=False)
-    pixels, rows, made = loader.Pixels(shown, device), np.arange(len(shown.ids)), []
-    nobody = pd.DataFrame({"id": [], "label": [], "group": []})
-    task = trainer.FoldTask(recipe, 0, 0, nobody, nobody, shown, shown, scratch / "none", {"images_hash": ""}, scratch)
-    activations = {}
-    for k, run in enumerate(member.runs):
-        net.load_state_dict({name: torch.from_numpy(value) for name, value in runs.weights(root, member.recipe, k).items()})
-        activations = activations or trainer.activations(task, net, source, fmt, pixels)  # frozen, so the same in every fold
-        views = [loader.view(pixels, activations.get("test"), name) for name in ("plain", "mirror")[:2 if recipe.tta == "flip" else 1]]
-        form = inference.again(net, run["inference"]["form"], views[0](rows[:2]))
-        logits, features = trainer.predict(form, views, rows)
-        made.append((torch.from_numpy(logits).sigmoid().numpy(), features))
-    return made
-
-
-def _recipe(member: runs.Member) -> Recipe:
-    """The recipe as it was when the run was trained."""
-    try:
-        return Recipe(**member.runs[0]["settings"])
-    except (KeyError, TypeError):
-        raise InputError(f"runs/{member.recipe} was trained by another version of this program; train it again to predict with it")
+    """Of each fold's model: probabilities of label 1 float64 (n,) and features float16 (n, F) of the images `shown`."""
+    return [(told.prob, told.features) for told in trained.predict(root, member.recipe, member.runs, shown, device, scratch)]

