@@ -1,4 +1,4 @@
-"""What every step shares: the --root option, the exit codes, and how an error reaches a person.
+"""What every step shares: the --root option, the exit codes, how an error reaches a person, and what it cost.
 
 Exit codes: 0 done, 2 bad input or usage, 130/143 stopped by a signal, 1 a fault of ours (with its traceback).
 """
@@ -6,15 +6,19 @@ Exit codes: 0 done, 2 bad input or usage, 130/143 stopped by a signal, 1 a fault
 import argparse
 import errno
 import os
+import resource
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+from facefold import files
 from facefold.errors import InputError
 from facefold.processes import end_with_starter
 
 PROJECT = Path(__file__).resolve().parents[2]
+_TIMED = ("audit", "split", "train", "blend")  # the report's own time is not known when it is written
 
 
 class Stopped(BaseException):
@@ -23,10 +27,21 @@ class Stopped(BaseException):
 
 def parser(doc: str) -> argparse.ArgumentParser:
     """An argument parser whose help is the step's docstring, with the --root option every step has."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--root", type=Path, default=PROJECT, metavar="DIR",
                       help="the folder that holds competition/, folds/, runs/, submissions/ and cache/ (default: the project)")
     return made
+
+
+class _Parser(argparse.ArgumentParser):
+    """Remembers the root that was asked for, for `run` to note there what the step cost."""
+
+    root: Path | None = None
+
+    def parse_args(self, *args, **kwargs):
+        parsed = super().parse_args(*args, **kwargs)
+        _Parser.root = parsed.root
+        return parsed
 
 
 def run(main: Callable[[], None]) -> None:
@@ -37,8 +52,10 @@ def run(main: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, on_sigterm)
     end_with_starter()
     name = Path(sys.argv[0]).name
+    started = time.perf_counter()
     try:
         main()
+        _note(name.removesuffix(".py"), time.perf_counter() - started)
     except InputError as error:
         print(f"{name}: {error}", file=sys.stderr)
         raise SystemExit(2)
@@ -54,6 +71,26 @@ def run(main: Callable[[], None]) -> None:
             raise
         print(f"{name}: {of_the_disk(error)}", file=sys.stderr)
         raise SystemExit(2)
+
+
+def timings(root: Path) -> dict[str, dict]:
+    """What each step cost when it was run to its end last, by its name: seconds, cpu_seconds (its processes' too), peak_memory_mb (of
+    one process)."""
+    found = {name: _timing(root, name) for name in _TIMED}
+    return {name: files.read_json(path) for name, path in found.items() if path.exists()}
+
+
+def _timing(root: Path, name: str) -> Path:
+    return root / "cache" / "steps" / f"{name}.json"
+
+
+def _note(name: str, seconds: float) -> None:
+    if name in _TIMED and _Parser.root and (_Parser.root / "cache").is_dir():
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+        facts = {"seconds": round(seconds, 1), "cpu_seconds": round(sum(part.ru_utime + part.ru_stime for part in used), 1),
+                 "peak_memory_mb": round(max(part.ru_maxrss for part in used) / unit)}
+        files.write_json(_timing(_Parser.root, name), facts)
 
 
 def of_the_disk(error: OSError) -> str:
