@@ -2,10 +2,11 @@
 
     python src/report.py [--root DIR]
 
-Reads competition/, runs/ and submissions/ (run blend.py first) and writes report.html into the root: the honest score and whether a
-leak was used, the leaderboard, folds, confusion matrix, ROC, calibration, accuracy by the groups of competition/meta.csv, who corrects
-whom, learning curves; pictures of the data, of the worst errors, of doubtful test images and of suspicious labels; time and memory,
-and all it takes to repeat it. It opens in any browser without network, on a phone, in the dark and on paper.
+Reads competition/, runs/ and submissions/ (run blend.py first) and writes report.html into the root: the honest score and
+whether a leak was used, the leaderboard, folds, confusion matrix, ROC, calibration, accuracy by the groups of
+competition/meta.csv, who corrects whom, learning curves; pictures of the data, of the worst errors, of doubtful test images and
+of suspicious labels; time and memory, and all it takes to repeat it. It opens in any browser without network, on a phone, in the
+dark and on paper.
 """
 
 import numpy as np
@@ -32,12 +33,13 @@ def main() -> None:
     leaks = outcome.announcement(made.facts)
     title = (f"{toy}{leaks}{' ' if leaks else ''}Upload submissions/submission.csv: {outcome.headline(made.facts)}"
              + ("" if leaks else ". No leak was used."))
-    parts = [*sections.leaderboard(made, loaded), *sections.errors(made, loaded), *sections.calibration(made), *sections.by_group(made, contest),
-             *sections.agreement(made, loaded), *sections.learning_curves(histories),
-             html.heading("Errors and doubts in pictures"), *galleries.wrong(contest, made.oof), *galleries.doubtful(contest, made.test),
+    parts = [*sections.leaderboard(made, loaded), *sections.errors(made, loaded), *sections.calibration(made),
+             *sections.by_group(made, contest), *sections.agreement(made, loaded), *sections.learning_curves(histories),
+             html.heading("Errors and doubts in pictures"), *galleries.wrong(contest, made.oof),
+             *galleries.doubtful(contest, made.test),
              *galleries.suspects(contest, dealt, np.mean([member.oof.to_numpy() for member in judges], axis=0)),
-             html.heading("The data"), *sections.data(made, contest), *galleries.look(contest), *galleries.predictions(contest, made.test),
-             *origin.cost(loaded, step.timings(root)), *origin.repeat(made.facts, dealt, loaded)]
+             html.heading("The data"), *sections.data(made, contest), *galleries.look(contest),
+             *galleries.predictions(contest, made.test), *origin.cost(loaded, step.timings(root)), *origin.repeat(made.facts, dealt, loaded)]
     top = [html.heading(title, 1), *sections.glance(made, loaded), *sections.verdict(made.facts), html.contents(parts)]
     target = root / "report.html"
     files.write_text(target, html.page("What to upload", [*top, *parts]))

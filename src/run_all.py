@@ -17,13 +17,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from facefold import processes, runs, step
+from facefold import processes, runs, step, terminal
 from facefold.combine import outcome
 from facefold.data import competition, corrections, drawn, folds
 from facefold.models import pretrained
 from facefold.models import recipe as recipes
 from facefold.models.profiles import PROFILES
-from facefold.training import engine, estimate
+from facefold.training import curves, engine, estimate
 
 
 def run_step(name: str, *options: object) -> float:
@@ -31,6 +31,7 @@ def run_step(name: str, *options: object) -> float:
     started = time.perf_counter()
     print(f"\n== {name}", flush=True)
     process = subprocess.Popen([sys.executable, str(Path(__file__).with_name(f"{name}.py")), *map(str, options)],
+                               stdout=subprocess.DEVNULL if terminal.is_quiet() else None,
                                env={**os.environ, processes.STARTER: str(os.getpid())})
     try:
         code = process.wait()
@@ -81,7 +82,11 @@ def main() -> None:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there")
     parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="pretrained weights as local files, see train.py")
     parser.add_argument("--corrections", type=Path, metavar="FILE", help="training rows to drop or flip, see clean.py")
+    parser.add_argument("--tensorboard", action="store_true", help="learning curves as event files, see train.py")
+    parser.add_argument("--quiet", action="store_true", help="errors and the last line alone; nothing is timed for a plan")
     args = parser.parse_args()
+    out = terminal.hush() if args.quiet else sys.stdout
+    events = ["--tensorboard"] if args.tensorboard and curves.require() else []
     root = args.root.resolve()
     named = recipes.load_all(args.recipes) if args.recipes else None
     for recipe in named or []:
@@ -101,10 +106,12 @@ def main() -> None:
     dealt = folds.load(root)
     mended = corrections.read(args.corrections, dealt) if args.corrections else corrections.NONE
     suffix = runs.CORRECTED if mended.actions else ""
-    print_plan(root, chosen, dealt.k, args.device, suffix)
+    if not args.quiet:
+        print_plan(root, chosen, dealt.k, args.device, suffix)
     given = {"--weights-dir": args.weights_dir, "--corrections": args.corrections}
     seconds["train"] = run_step("train", "--root", root, "--recipe", ",".join(recipe.name for recipe in chosen), "--seed", dealt.seed,
-                                "--device", args.device, *(part for pair in given.items() if pair[1] is not None for part in pair))
+                                "--device", args.device, *events,
+                                *(part for pair in given.items() if pair[1] is not None for part in pair))
     seconds["blend"] = run_step("blend", "--root", root, "--recipes", ",".join(recipe.name + suffix for recipe in chosen))
     seconds["report"] = run_step("report", "--root", root)
 
@@ -113,7 +120,7 @@ def main() -> None:
     if toy:
         print("These images are drawn by a program: the score says that the job works here, nothing else. With real data: "
               "./run_all.sh --data <the competition's zip as downloaded>")
-    print(f"upload {root / 'submissions' / 'submission.csv'}: {outcome.headline(outcome.load(root).facts)}")
+    print(f"upload {root / 'submissions' / 'submission.csv'}: {outcome.headline(outcome.load(root).facts)}", file=out)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ A run made by another version of the recipe, other folds, images, seed or correc
 
 from pathlib import Path
 
-from facefold import jobs, processes, runs, step
+from facefold import jobs, processes, runs, step, terminal
 from facefold.combine.scores import accuracy_in_words
 from facefold.data import cache, competition, corrections, folds, integrity
 from facefold.errors import InputError
 from facefold.models import pretrained
 from facefold.models import recipe as recipes
-from facefold.training import engine
+from facefold.training import curves, engine
 
 
 def main() -> None:
@@ -29,7 +29,13 @@ def main() -> None:
     parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="take pretrained weights from DIR/<timm name>.safetensors or .pth")
     parser.add_argument("--force", action="store_true", help="train over runs that are stale or damaged")
     parser.add_argument("--corrections", type=Path, metavar="FILE", help="id,action: training rows to drop or flip, see clean.py")
+    parser.add_argument("--tensorboard", action="store_true", help="learning curves as event files, into tensorboard/")
+    parser.add_argument("--quiet", action="store_true", help="the results alone: no bars, no line an epoch")
     args = parser.parse_args()
+    if args.quiet:
+        terminal.be_quiet()
+    if args.tensorboard:
+        curves.require()
     contest, split = competition.load(args.root), folds.load(args.root)
     chosen = recipes.load_all(args.recipe)
     for recipe in chosen:
@@ -45,8 +51,10 @@ def main() -> None:
     identities = [runs.Identity(recipe.name, recipe.hash, split.hash, images_hash, args.seed, mended.hash) for recipe in chosen]
     places = engine.slots(args.device, args.workers)
     loader_workers = min(8, processes.cores() // len(places)) if places[0].type == "cuda" else 0
-    missing = [jobs.FoldJob(args.root, identity, mended, int(fold), args.weights_dir, loader_workers)
+    missing = [jobs.FoldJob(args.root, identity, mended, int(fold), args.weights_dir, loader_workers, args.tensorboard)
                for identity in identities for fold in wanted if jobs.todo(args.root, identity, int(fold), args.force)]
+    if args.tensorboard:
+        draw_finished(args.root, identities, wanted, missing)
     for identity in dict.fromkeys(job.identity for job in missing):
         cache.build(contest, recipes.load(identity.recipe).size)
         runs.joined_oof(args.root, identity.name).unlink(missing_ok=True)  # it will be of other folds than these
@@ -62,6 +70,13 @@ def main() -> None:
             print(f"{identity.name}: not joined yet, for a fold not asked for: {reason}")
             continue
         print(f"{identity.name}: OOF accuracy {accuracy_in_words(member.oof, split.table, mended)}, runs/{identity.name}/oof.csv")
+
+
+def draw_finished(root: Path, identities: list[runs.Identity], wanted: list[str], missing: list[jobs.FoldJob]) -> None:
+    """Event files of the folds that were trained before."""
+    asked = {(identity.name, int(fold)) for identity in identities for fold in wanted}
+    for name, fold in asked - {(job.identity.name, job.fold) for job in missing}:
+        curves.Curves(curves.folder(root, name, fold), runs.history(root, name, fold).to_dict("records")).close()
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def test_blend_and_report(root):
             f"{facts['score']['accuracy']:.4f} [") in text
     assert text.count("<svg ") == text.count('role="img"') == 8 + len(MEMBERS) and text.count("<img ") > 60
     assert text.count("<svg ") + text.count("<img ") == text.count("<figure ") and '="" ' not in text
-    assert all(source.startswith("data:") for source in re.findall(r'(?:src|href)="([^"]*)"', text))
+    assert all(source.startswith(("data:", "#")) for source in re.findall(r'(?:src|href)="([^"]*)"', text))
     assert "<td>cnn5</td><td class=\"number\">32</td><td class=\"number\">-</td>" in text
 
 

@@ -42,8 +42,8 @@ def test_page_escapes_and_asks_the_network_for_nothing():
     figure = html.figure(DRAWINGS["confusion"](), 'counts "5" < 6', "caption & more")
     page = html.page("a < b", [html.heading("x & y", 1), html.paragraph("<script>"), html.code("a && b"), html.figures([figure])])
     assert "<title>a &lt; b</title>" in page and "<h1>x &amp; y</h1>" in page and "<script>" not in page
-    assert 'alt="counts &quot;5&quot; &lt; 6"' in page and "caption &amp; more" in page
-    assert all(source.startswith("data:") for source in re.findall(r'(?:src|href)="([^"]*)"', page))
+    assert 'aria-label="counts &quot;5&quot; &lt; 6"' in page and "caption &amp; more" in page
+    assert all(source.startswith(("data:", "#")) for source in re.findall(r'(?:src|href)="([^"]*)"', page))
     svg = re.search(r"<svg.*?</svg>", page, re.DOTALL)[0]
     assert ElementTree.fromstring(svg).get("role") == "img"
     assert "<metadata" not in svg and "<style" not in svg and "http://purl.org" not in svg

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from facefold import files, runs
+from facefold import files, runs, terminal
 from facefold.data import cache, competition, folds
 from facefold.data.corrections import NONE, Corrections
 from facefold.errors import InputError
 from facefold.models import frozen
 from facefold.models import recipe as recipes
-from facefold.training import checkpoint, loader, trainer
+from facefold.training import checkpoint, curves, loader, trainer
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ViewJob:
         started, mine = time.perf_counter(), frozen.names(recipe)[self.part::self.parts]
         for split, view in mine:
             shown[split].view(view)
-        print(f"{self}, part {self.part + 1} of {self.parts}: {len(mine)} views in {time.perf_counter() - started:.0f} s", flush=True)
+        terminal.say(f"{self}, part {self.part + 1} of {self.parts}: {len(mine)} views in {time.perf_counter() - started:.0f} s")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class FoldJob:
     fold: int
     weights_dir: Path | None
     loader_workers: int
+    tensorboard: bool = False
 
     def __str__(self) -> str:
         return f"{self.identity.name} fold {self.fold}"
@@ -61,7 +62,7 @@ class FoldJob:
             if runs.finished(self.root, self.identity, self.fold):
                 return
             task = _task(self.root, self.identity, self.fold, self.weights_dir, self.corrections)
-            result = trainer.fit(task, device, slot, self.loader_workers)
+            result = trainer.fit(task, device, slot, self.loader_workers, self._events())
             runs.write_weights(directory, result.state)
             runs.write_history(directory, result.history)
             runs.write_predictions(directory, "oof", task.valid["id"].tolist(), result.oof_prob, result.oof_features)
@@ -69,6 +70,10 @@ class FoldJob:
             runs.finish(directory, self.identity, result.facts, self.corrections)
             task.checkpoint.unlink()
         tidy(self.root, self.identity)
+
+
+    def _events(self) -> Path | None:
+        return curves.folder(self.root, self.identity.name, self.fold) if self.tensorboard else None
 
 
 def tidy(root: Path, identity: runs.Identity) -> None:

@@ -74,8 +74,8 @@ def run(main: Callable[[], None]) -> None:
 
 
 def timings(root: Path) -> dict[str, dict]:
-    """What each step cost when it was run to its end last, by its name: seconds, cpu_seconds (its processes' too), peak_memory_mb (of
-    one process)."""
+    """What each step cost when it was run to its end last, by its name: seconds, cpu_seconds (its processes' too),
+    peak_memory_mb (of one process)."""
     found = {name: _timing(root, name) for name in _TIMED}
     return {name: files.read_json(path) for name, path in found.items() if path.exists()}
 

@@ -1,4 +1,4 @@
-"""Whether a probability means what it says, and what one more calibration would mend: scored on rows that it did not learn from."""
+"""Whether a probability means what it says, and what one more calibration would mend, told by rows it did not learn from."""
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ def recalibrated(prob: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> np.n
 
 
 def bins(prob: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
-    """Table mean (of the probabilities), share (of label 1), low, high (95 %), rows of each of `BINS` equal bins that holds a row."""
+    """Table mean (of the probabilities), share (of label 1), low, high (95 %), rows: of the `BINS` equal bins that hold any."""
     which = np.minimum((prob * BINS).astype(np.int64), BINS - 1)
     found = []
     for number in np.unique(which):

@@ -30,7 +30,8 @@ def wrong(contest: Competition, oof: pd.DataFrame) -> list[str]:
     """The rows of oof (id, label, prob, pred) that were predicted wrongly with the most confidence."""
     rows = oof[oof["label"] != oof["pred"]].assign(far=(oof["prob"] - oof["label"]).abs())
     rows = rows.sort_values(["far", "id"], ascending=[False, True]).head(SHOWN)
-    grid = [_photo(contest, "train", row.id, f"label {row.label}\npredicted {row.pred}\np = {row.prob:.3f}") for row in rows.itertuples()]
+    grid = [_photo(contest, "train", row.id, f"label {row.label}\npredicted {row.pred}\np = {row.prob:.3f}")
+            for row in rows.itertuples()]
     return [html.heading("The most wrong", 3),
             html.paragraph("Train images on which the blend's held-out prediction is surest and not the given label; p is the "
                            "probability of label 1. Look whether the model or the label is wrong."), html.photos(grid)]
@@ -57,8 +58,9 @@ def suspects(contest: Competition, folds: Folds, prob: np.ndarray) -> list[str]:
     table = label_issues.find(folds.table.assign(prob=prob)).table
     likely, mixed = (table[table["kind"] == kind] for kind in (label_issues.CONFIDENT, label_issues.CONFLICT))
     parts = [html.heading("Labels that are likely wrong", 3),
-             html.paragraph(f"{len(likely):,} by confident learning on the recipes' mean probability, the surest first. clean.py shows "
-                            "each beside its nearest neighbours. A weak model suspects hard pictures with right labels: look first.")]
+             html.paragraph(f"{len(likely):,} by confident learning on the recipes' mean probability, the surest first. clean.py "
+                            "shows each beside its nearest neighbours. A weak model suspects hard pictures with right labels: "
+                            "look first.")]
     grid = [_photo(contest, "train", row.id, f"label {row.label}\nperhaps {row.suggested}\np = {row.prob:.3f}")
             for row in likely.head(SHOWN).itertuples()]
     parts.append(html.photos(grid) if grid else html.paragraph("None."))

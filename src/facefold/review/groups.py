@@ -23,8 +23,8 @@ def number(values: pd.Series) -> np.ndarray | None:
 
 
 def edges(numbers: np.ndarray, most: int = MOST) -> np.ndarray:
-    """The edges of at most `most` bands of equal width (1, 2 or 5 times a power of ten) that hold the finite numbers (n,) and are no
-    wider than need be; a band holds its lower edge, not its upper one."""
+    """The edges of at most `most` bands of equal width (1, 2 or 5 times a power of ten) that hold the finite numbers (n,) and
+    are no wider than need be; a band holds its lower edge, not its upper one."""
     low, high = float(numbers.min()), float(numbers.max())
     tens = 10.0 ** (math.floor(math.log10(high - low)) - 2)
     for width in (factor * power for power in (tens, 10 * tens, 100 * tens) for factor in (1, 2, 5)):

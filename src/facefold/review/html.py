@@ -53,11 +53,13 @@ figure.photo figcaption { font-size: .75rem; line-height: 1.3; padding-top: .2re
 .sets .photos { display: flex; flex-wrap: wrap; gap: .5rem; margin: 0; padding: .5rem; border: 1px solid var(--line);
                 border-radius: .4rem; }
 .sets figure.photo { width: 6rem; }
-.card { display: flex; flex-wrap: wrap; gap: .5rem; align-items: flex-end; padding: .6rem 0; border-bottom: 1px solid var(--line); }
+.card { display: flex; flex-wrap: wrap; gap: .5rem; align-items: flex-end; padding: .6rem 0;
+        border-bottom: 1px solid var(--line); }
 .card p { flex: 1 0 16rem; margin: 0; align-self: center; }
 .card figure { width: 5.5rem; }
 .card figure:first-child { width: 9rem; }
-pre { padding: .7rem .8rem; background: var(--soft); overflow-x: auto; font-size: .8rem; line-height: 1.45; border-radius: .4rem; }
+pre { padding: .7rem .8rem; background: var(--soft); overflow-x: auto; font-size: .8rem; line-height: 1.45;
+      border-radius: .4rem; }
 @media (max-width: 30rem) {
   body { padding: .75rem; } h1 { font-size: 1.1rem; } th, td { padding: .3rem .5rem; }
   .photos { grid-template-columns: repeat(auto-fill, minmax(5rem, 1fr)); } .sets { gap: .6rem; }
@@ -69,6 +71,7 @@ pre { padding: .7rem .8rem; background: var(--soft); overflow-x: auto; font-size
   h2, h3 { break-after: avoid; }
   figure, tr, .card, dl.tiles { break-inside: avoid; }
   .scroll { overflow: visible; } table { font-size: 6.5pt; } th, td { padding: .15rem .25rem; white-space: normal; }
+  td:last-child:not(.number) { min-width: 0; } th:first-child, td:first-child { position: static; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; }
   .figures { grid-template-columns: 1fr 1fr; }
 }
@@ -122,7 +125,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequ
 
 
 def figure(svg: bytes, alt: str, caption: str) -> str:
-    """An SVG drawing in the light colours of `palette`, made part of the page and of its colours; `alt` says in words what it shows."""
+    """An SVG drawing in the light colours of `palette`, made part of the page and its colours; `alt` says in words what it shows."""
     text = svg.decode("utf-8")
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text[text.index("<svg"):], flags=re.DOTALL)
     own = sha256_text(text)[:8]  # ids are the document's: those of two drawings must not meet

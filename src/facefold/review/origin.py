@@ -25,7 +25,8 @@ def cost(members: list[Member], steps: dict[str, dict]) -> list[str]:
     header = ["recipe", "seconds, all folds", "CPU seconds", "images/s, mean", "peak memory, MB", "device", "precision"]
     parts = [html.heading("Time and memory"), html.table(header, rows, numbers=range(1, 5))]
     if steps:
-        rows = [(name, *(f"{got[key]:,.0f}" for key in ("seconds", "cpu_seconds", "peak_memory_mb"))) for name, got in steps.items()]
+        rows = [(name, *(f"{got[key]:,.0f}" for key in ("seconds", "cpu_seconds", "peak_memory_mb")))
+                for name, got in steps.items()]
         parts += [html.paragraph("Steps, each as it was run last; one that found its work done took less time than the work."),
                   html.table(["step", "seconds", "CPU seconds", "peak memory of one process, MB"], rows, numbers=range(1, 4))]
     return parts
@@ -50,7 +51,7 @@ def repeat(facts: dict, folds: Folds, members: list[Member]) -> list[str]:
     hashes += [(f"recipe {member['recipe']}, seed {member['seed']}", member["recipe_hash"]) for member in facts["members"]]
     if corrected:
         hashes.append(("corrections (FILE; they are in each run.json under corrected)", facts["corrections"]["hash"]))
-    versions = sorted({(name, version) for member in members for run in member.runs for name, version in run.get("versions", {}).items()})
+    versions = sorted({pair for member in members for run in member.runs for pair in run.get("versions", {}).items()})
     settings = [[html.heading(member.recipe, 3), html.code(_toml(member.runs[0]["settings"]))]
                 for member in members if "settings" in member.runs[0]]
     return [html.heading("How to repeat it"), html.code(commands),
@@ -64,4 +65,5 @@ def _toml(settings: dict) -> str:
     """The settings of a run that are not the defaults, as lines of a recipe file."""
     defaults = {field.name: field.default for field in fields(Recipe)}
     changed = {key: value for key, value in settings.items() if key != "name" and value != defaults.get(key)}
-    return "\n".join(f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {str(value).lower()}" for key, value in changed.items())
+    return "\n".join(f'{key} = "{value}"' if isinstance(value, str) else f"{key} = {str(value).lower()}"
+                     for key, value in changed.items())

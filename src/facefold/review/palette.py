@@ -1,8 +1,8 @@
-"""Colours of the pages, in light and in dark: searched for series that stand out from the paper and that the colour-blind can tell
-apart, whatever the kind (simulated as by Machado, Oliveira and Fernandes, 2009).
+"""Colours of the pages, in light and in dark: searched for series that stand out from the paper and that the colour-blind can
+tell apart, whatever the kind (simulated as by Machado, Oliveira and Fernandes, 2009).
 
-A drawing is made in the light colours; `html.figure` turns each into the page's own variable, so that it follows the page into the
-dark. Series differ by marker and line as well, for those who see no colours and for paper.
+A drawing is made in the light colours; `html.figure` turns each into the page's own variable, so that it follows the page into
+the dark. Series differ by marker and line as well, for those who see no colours and for paper.
 """
 
 SERIES = {  # variable: (light, dark)

@@ -36,8 +36,8 @@ def intervals(names: Sequence[str], values: np.ndarray, low: np.ndarray, high: n
             axes.axvline(reference, color=COLOURS[5], linestyle=LINES[1], linewidth=1.2)
         for own, colour, marker in ((rows != picked, COLOURS[0], "o"), (rows == picked, COLOURS[1], "s")):
             if own.any():
-                axes.errorbar(values[own], rows[own], xerr=np.maximum([(values - low)[own], (high - values)[own]], 0), fmt=marker, color=colour,
-                              markersize=4.5, capsize=2.5)
+                spread = np.maximum([(values - low)[own], (high - values)[own]], 0)
+                axes.errorbar(values[own], rows[own], xerr=spread, fmt=marker, color=colour, markersize=4.5, capsize=2.5)
         axes.set_yticks(rows, names)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -54,7 +54,8 @@ def learning_curves(histories: Sequence[pd.DataFrame]) -> bytes:
         figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
         losses, accuracy = figure.subplots(2, 1, sharex=True)
         for fold, history in enumerate(histories):
-            style = {"color": COLOURS[fold % len(COLOURS)], "marker": MARKERS[fold % len(MARKERS)], "markersize": 3.5, "linewidth": 1.2}
+            style = {"color": COLOURS[fold % len(COLOURS)], "marker": MARKERS[fold % len(MARKERS)], "markersize": 3.5,
+                     "linewidth": 1.2}
             epoch = history["epoch"] + 1
             losses.plot(epoch, history["train_loss"], linestyle=LINES[1], **style)
             losses.plot(epoch, history["valid_loss"], **style)
@@ -97,8 +98,8 @@ def fold_accuracy(accuracy: pd.DataFrame) -> bytes:
 
 
 def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
-    """ROC curves: name -> (share of label 0 called 1, share of label 1 found), each (n,) from 0 to 1. The first one is drawn thick; an
-    inset shows the corner."""
+    """ROC curves: name -> (share of label 0 called 1, share of label 1 found), each (n,) from 0 to 1. The first one is drawn
+    thick; an inset shows the corner."""
     with matplotlib.rc_context(_SETTINGS):
         figure, axes = _one(4.0)
         corner = axes.inset_axes((0.42, 0.14, 0.55, 0.55), facecolor=PAPER)
@@ -108,7 +109,8 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
             axes.plot(wrongly, found, label=name, **style)
             corner.plot(wrongly, found, **style)
         axes.plot([0, 1], [0, 1], color=COLOURS[5], linewidth=0.8, linestyle=LINES[2])
-        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="share of label 0 that is called 1", ylabel="share of label 1 that is found")
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="share of label 0 that is called 1",
+                 ylabel="share of label 1 that is found")
         corner.set(xlim=(0, 0.2), ylim=(0.8, 1))
         corner.tick_params(labelsize=8)
         handles, names = axes.get_legend_handles_labels()
@@ -117,20 +119,20 @@ def roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
 
 
 def reliability(before: pd.DataFrame, after: pd.DataFrame) -> bytes:
-    """Two tables mean, share, low, high, a row a bin of probabilities: the share of label 1 in it against its mean probability."""
+    """Two tables mean, share, low, high, a row a bin of probabilities: the share of label 1 against the mean probability."""
     with matplotlib.rc_context(_SETTINGS):
         figure, axes = _one(4.0)
         axes.plot([0, 1], [0, 1], color=COLOURS[5], linewidth=0.8, linestyle=LINES[2])
         for i, (name, bins) in enumerate((("as it is", before), ("calibrated on the other folds", after))):
-            axes.errorbar(bins["mean"], bins["share"], yerr=np.maximum([bins["share"] - bins["low"], bins["high"] - bins["share"]], 0), label=name,
-                          color=COLOURS[i], marker=MARKERS[i], markersize=4.5, capsize=2.5, linewidth=1.2, linestyle=LINES[i])
+            spread = np.maximum([bins["share"] - bins["low"], bins["high"] - bins["share"]], 0)
+            axes.errorbar(bins["mean"], bins["share"], yerr=spread, label=name, color=COLOURS[i], marker=MARKERS[i], markersize=4.5, capsize=2.5, linewidth=1.2, linestyle=LINES[i])
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="mean probability of label 1", ylabel="share of label 1")
         figure.legend(loc="outside upper center", ncols=2)
         return _svg(figure)
 
 
 def probabilities(prob: np.ndarray, labels: np.ndarray, band: tuple[float, float]) -> bytes:
-    """Histogram of the probabilities (n,) of the rows of each label (n,), on a logarithmic scale, with the doubtful band shaded."""
+    """Histogram of the probabilities (n,) of the rows of each label (n,), on a logarithmic scale; the doubtful band is shaded."""
     with matplotlib.rc_context(_SETTINGS):
         figure, axes = _one(3.4)
         axes.axvspan(*band, color=COLOURS[4], alpha=0.22, linewidth=0, label="doubtful band")
@@ -167,15 +169,15 @@ def histogram(values: np.ndarray, labels: np.ndarray, edges: np.ndarray, xlabel:
     with matplotlib.rc_context(_SETTINGS):
         figure, axes = _one(3.4)
         for label in (0, 1):
-            axes.hist(values[labels == label], bins=edges, histtype="step", color=COLOURS[label], linewidth=1.5, linestyle=LINES[label],
-                      label=f"label {label}")
+            axes.hist(values[labels == label], bins=edges, histtype="step", color=COLOURS[label], linewidth=1.5,
+                      linestyle=LINES[label], label=f"label {label}")
         axes.set(xlabel=xlabel, ylabel="rows")
         figure.legend(loc="outside upper center", ncols=2)
         return _svg(figure)
 
 
 def violins(values: np.ndarray, groups: np.ndarray, names: Sequence[str], ylabel: str) -> bytes:
-    """Numbers (n,) as a violin with its box (quartiles, whiskers of 1.5 box lengths) for each group 0..len(names)-1 of groups (n,)."""
+    """Numbers (n,) as a violin with its box (quartiles, whiskers of 1.5 box lengths) for each of the named groups 0, 1, .. (n,)."""
     with matplotlib.rc_context(_SETTINGS):
         figure, axes = _one(3.4)
         for group in range(len(names)):
@@ -192,7 +194,8 @@ def violins(values: np.ndarray, groups: np.ndarray, names: Sequence[str], ylabel
         return _svg(figure)
 
 
-def _cells(shares: np.ndarray, texts: Sequence[Sequence[str]], names: Sequence[str], xlabel: str, ylabel: str, fontsize: float) -> bytes:
+def _cells(shares: np.ndarray, texts: Sequence[Sequence[str]], names: Sequence[str], xlabel: str, ylabel: str,
+           fontsize: float) -> bytes:
     """A square of cells, each the deeper in colour the larger its share; empty texts are empty cells."""
     with matplotlib.rc_context({**_SETTINGS, "axes.grid": False}):
         figure, axes = _one(max(3.0, 1.0 + 0.42 * len(names)))

@@ -23,7 +23,8 @@ def glance(made: Outcome, members: Sequence[Member]) -> list[str]:
     band = _band(made.facts)
     doubtful = int(made.test["prob"].between(*band).sum())
     return [html.tiles([
-        ("accuracy, nested", f"{100 * got['accuracy']:.2f} %", f"{100 * got['low']:.2f} to {100 * got['high']:.2f}, {got['rows']:,} rows"),
+        ("accuracy, nested", f"{100 * got['accuracy']:.2f} %",
+         f"{100 * got['low']:.2f} to {100 * got['high']:.2f}, {got['rows']:,} rows"),
         ("points over best single", f"{100 * gain['gain']:+.2f}", f"{100 * gain['low']:+.2f} to {100 * gain['high']:+.2f}"),
         ("AUC", f"{got['auc']:.4f}", f"{got['auc_low']:.4f} to {got['auc_high']:.4f}"),
         ("train rows wrong", f"{wrong:,}", f"of {len(made.oof):,}"),
@@ -98,12 +99,13 @@ def leaderboard(made: Outcome, members: list[Member]) -> list[str]:
         fold_rows.append((fold, f"{len(part):,}", *(f"{value:.4f}" for value in by_fold.loc[fold]), f"{low:.4f} to {high:.4f}"))
     return [html.heading("Leaderboard"),
             html.figures([
-                html.figure(drawing, alt, "Nested accuracy of recipes and methods with 95 % intervals; the submission's method is the square. "
-                                          "Where intervals overlap the paired gains in the table still tell methods apart."),
+                html.figure(drawing, alt, "Nested accuracy of recipes and methods with 95 % intervals; the submission's method is the "
+                                          "square. Where intervals overlap the paired gains in the table still tell them apart."),
                 html.figure(plots.fold_accuracy(by_fold), f"Accuracy by fold: {each}", "Accuracy by fold; the blend is thick.")]),
             html.table(header, rows, numbers=range(2, len(header) - 1), picked=picked),
             html.paragraph(_second_pass(made.facts["second_pass"])),
-            html.table(["fold", "rows", *by_fold.columns, "blend, 95 % interval"], fold_rows, numbers=range(1, len(by_fold.columns) + 3))]
+            html.table(["fold", "rows", *by_fold.columns, "blend, 95 % interval"], fold_rows,
+                       numbers=range(1, len(by_fold.columns) + 3))]
 
 
 def _second_pass(facts: dict) -> str:
@@ -124,7 +126,8 @@ def errors(made: Outcome, members: list[Member]) -> list[str]:
     curves = {"blend": oof["prob"], **{member.recipe: member.oof.reindex(oof.index) for member in members}}
     areas = ", ".join(f"{name} {auc(prob.to_numpy(), oof['label'].to_numpy())[0]:.4f}" for name, prob in curves.items())
     return [html.heading("Errors"), html.figures([
-        html.figure(plots.confusion(counts), f"Confusion matrix: {confused}", "Confusion matrix of the blend's nested predictions."),
+        html.figure(plots.confusion(counts), f"Confusion matrix: {confused}",
+                    "Confusion matrix of the blend's nested predictions."),
         html.figure(plots.roc({name: _roc(prob, oof["label"]) for name, prob in curves.items()}),
                     f"ROC curves, area under each: {areas}", f"ROC curves and, in the inset, their corner. Area: {areas}.")])]
 
@@ -147,20 +150,22 @@ def calibration(made: Outcome) -> list[str]:
     doubt, test = (made.oof["prob"].between(*band).to_numpy(), made.test["prob"].between(*band))
     right = int((decide(prob) == labels)[doubt].sum())
     low, high = wilson(right, int(doubt.sum()))
-    inside = (f"{int(doubt.sum()):,} of {len(prob):,} train rows ({100 * doubt.mean():.1f} %) and {int(test.sum()):,} of {len(test):,} test rows "
-              f"({100 * test.mean():.1f} %) are between {band[0]:g} and {band[1]:g}"
-              + (f"; of the former {100 * right / doubt.sum():.1f} % are right ({100 * low:.1f} to {100 * high:.1f})" if doubt.any() else ""))
+    inside = (f"{int(doubt.sum()):,} of {len(prob):,} train rows ({100 * doubt.mean():.1f} %) and {int(test.sum()):,} of "
+              f"{len(test):,} test rows ({100 * test.mean():.1f} %) are between {band[0]:g} and {band[1]:g}")
+    if doubt.any():
+        inside += f"; of the former {100 * right / doubt.sum():.1f} % are right ({100 * low:.1f} to {100 * high:.1f})"
     own = "the second pass's" if band != _EYE else "for the eye: no method has one of its own"
     return [html.heading("Probabilities"),
-            html.paragraph(f"Calibration error, 0 is best: {said}. The calibration (Platt) of each fold was learned on the others; it is shown, "
-                           "and not part of the submission unless the picked method has one."),
+            html.paragraph(f"Calibration error, 0 is best: {said}. The calibration (Platt) of each fold was learned on the others; it "
+                           "is shown, and not part of the submission unless the picked method has one."),
             html.figures([
                 html.figure(plots.reliability(calibration_check.bins(prob, labels), calibration_check.bins(again, labels)),
                             f"Reliability diagram; calibration error {said}",
-                            "Reliability of the blend's nested probabilities, in bins of a tenth with 95 % intervals. On the dotted line "
-                            "a probability means what it says."),
+                            "Reliability of the blend's nested probabilities, in bins of a tenth with 95 % intervals. On the dotted "
+                            "line a probability means what it says."),
                 html.figure(plots.probabilities(prob, labels, band), f"Histogram of the blend's probabilities by label. {inside}",
-                            f"The blend's nested probabilities by label, rows on a logarithmic scale. Doubtful band ({own}): {inside}.")])]
+                            f"The blend's nested probabilities by label, rows on a logarithmic scale. Doubtful band ({own}): "
+                            f"{inside}.")])]
 
 
 def by_group(made: Outcome, contest: Competition) -> list[str]:
@@ -170,18 +175,22 @@ def by_group(made: Outcome, contest: Competition) -> list[str]:
         return []
     overall = made.facts["score"]["accuracy"]
     parts = [html.heading("Groups"),
-             html.paragraph("The blend's nested accuracy by the columns of meta.csv, which no model has seen. A small group has a wide interval, and "
-                            "of many intervals of 95 % some miss. Why groups differ this cannot say: how many rows there were to learn from, "
-                            "how hard the pictures are, how wrong the labels.")]
+             html.paragraph("The blend's nested accuracy by the columns of meta.csv, which no model has seen. A small group has a wide "
+                            "interval, and of many intervals of 95 % some miss. Why groups differ this cannot say: how many rows "
+                            "there were to learn from, how hard the pictures are, how wrong the labels.")]
     drawings, listed = [], []
     for name, table in tables.items():
-        alt = f"Accuracy by {name}: " + ", ".join(f"{row.group} {row.accuracy:.3f} on {row.rows} rows" for row in table.itertuples())
+        each = ", ".join(f"{row.group} {row.accuracy:.3f} on {row.rows} rows" for row in table.itertuples())
         drawing = plots.intervals([f"{row.group}  (n = {row.rows:,})" for row in table.itertuples()],
-                                  *(table[column].to_numpy() for column in ("accuracy", "low", "high")), xlabel="accuracy", reference=overall)
-        drawings.append(html.figure(drawing, alt, f"Accuracy by {name} with 95 % intervals; the dashed line is that of all rows, {overall:.4f}."))
+                                  *(table[column].to_numpy() for column in ("accuracy", "low", "high")), xlabel="accuracy",
+                                  reference=overall)
+        drawings.append(html.figure(drawing, f"Accuracy by {name}: {each}", f"Accuracy by {name} with 95 % intervals; the dashed line is "
+                                                                            f"that of all rows, {overall:.4f}."))
         rows = [(row.group, f"{row.rows:,}", f"{row.accuracy:.4f}", f"{row.low:.4f} to {row.high:.4f}",
-                 *("-" if np.isnan(value) else f"{value:.4f}" for value in (row.label_0, row.label_1))) for row in table.itertuples()]
-        listed.append([html.table([name, "rows", "accuracy", "95 % interval", "of label 0", "of label 1"], rows, numbers=range(1, 6))])
+                 *("-" if np.isnan(value) else f"{value:.4f}" for value in (row.label_0, row.label_1)))
+                for row in table.itertuples()]
+        header = [name, "rows", "accuracy", "95 % interval", "of label 0", "of label 1"]
+        listed.append([html.table(header, rows, numbers=range(1, len(header)))])
     return [*parts, html.figures(drawings), html.columns(listed)]
 
 
@@ -191,11 +200,11 @@ def agreement(made: Outcome, members: list[Member]) -> list[str]:
         return []
     right, names = _right(made, members).to_numpy(), [member.recipe for member in members]
     mends = np.array([[int((a & ~b).sum()) for b in right.T] for a in right.T])
-    alt = "; ".join(f"{a} is right on {mends[i, j]} rows that {b} has wrong" for i, a in enumerate(names) for j, b in enumerate(names) if i != j)
-    rows = len(right)
-    said = (f"All recipes are right on {int(right.all(axis=1).sum()):,} of {rows:,} rows, all are wrong on "
-            f"{int((~right).all(axis=1).sum()):,}, which no vote of these recipes can mend. On {int((right.any(axis=1) & ~right.all(axis=1)).sum()):,} "
-            "they disagree: what a blend has to win.")
+    alt = "; ".join(f"{a} is right on {mends[i, j]} rows that {b} has wrong"
+                    for i, a in enumerate(names) for j, b in enumerate(names) if i != j)
+    every, none = int(right.all(axis=1).sum()), int((~right).all(axis=1).sum())
+    said = (f"All recipes are right on {every:,} of {len(right):,} rows, all are wrong on {none:,}, which no vote of these recipes can "
+            f"mend. On {len(right) - every - none:,} they disagree: what a blend has to win.")
     return [html.heading("Who corrects whom"), html.paragraph(said),
             html.figures([html.figure(plots.agreement(names, mends), alt,
                                       "How many train rows the recipe of the line predicts rightly and the recipe of the column wrongly.")])]
@@ -216,7 +225,8 @@ def data(made: Outcome, contest: Competition) -> list[str]:
     shares = {"train": contest.train["label"], "predicted test": made.test["pred"]}
     counts = {name: (int((labels == 0).sum()), int((labels == 1).sum())) for name, labels in shares.items()}
     said = "; ".join(f"{name}: {zeros:,} of label 0, {ones:,} of label 1" for name, (zeros, ones) in counts.items())
-    drawings = [html.figure(plots.balance(counts), f"Class balance, {said}", "Class balance of the train labels and of the submission.")]
+    drawings = [html.figure(plots.balance(counts), f"Class balance, {said}",
+                            "Class balance of the train labels and of the submission.")]
     meta = None if contest.meta is None else contest.meta.set_index("id").reindex(made.oof["id"]).fillna("")
     for name in [] if meta is None else meta.columns:
         numbers = groups.number(meta[name])
@@ -224,18 +234,22 @@ def data(made: Outcome, contest: Competition) -> list[str]:
             continue
         known = np.isfinite(numbers)
         values, labels = numbers[known], made.oof["label"].to_numpy()[known]
-        right = (made.oof["label"] == made.oof["pred"]).to_numpy()[known]
-        middle = ", ".join(f"label {label} {np.median(values[labels == label]):g}" for label in (0, 1) if (labels == label).any())
-        missed = ", ".join(f"{what} {np.median(values[right == was]):g}" for what, was in (("right", True), ("wrong", False)) if (right == was).any())
+        wrong = (made.oof["label"] != made.oof["pred"]).to_numpy(np.int64)[known]
+        middle, missed = _medians(values, labels, ("label 0", "label 1")), _medians(values, wrong, ("right", "wrong"))
         drawings += [
-            html.figure(plots.histogram(values, labels, groups.edges(values, 40), name), f"Histogram of {name} by label; medians: {middle}",
-                        f"{name} of the train rows by label; medians: {middle}."),
-            html.figure(plots.violins(values, labels, ["label 0", "label 1"], name), f"Violin and box of {name} by label; medians: {middle}",
-                        f"{name} by label: violin, and box with quartiles."),
-            html.figure(plots.violins(values, (~right).astype(int), ["right", "wrong"], name),
+            html.figure(plots.histogram(values, labels, groups.edges(values, 40), name),
+                        f"Histogram of {name} by label; medians: {middle}", f"{name} of the train rows by label; medians: {middle}."),
+            html.figure(plots.violins(values, labels, ["label 0", "label 1"], name),
+                        f"Violin and box of {name} by label; medians: {middle}", f"{name} by label: violin, and box with quartiles."),
+            html.figure(plots.violins(values, wrong, ["right", "wrong"], name),
                         f"Violin and box of {name} of rows predicted rightly and wrongly; medians: {missed}",
                         f"{name} of the rows that the blend has right and wrong; medians: {missed}.")]
     return [html.figures(drawings)]
+
+
+def _medians(values: np.ndarray, groups: np.ndarray, names: Sequence[str]) -> str:
+    """The median of values (n,) in each group 0, 1, .. of groups (n,) that has any, in words."""
+    return ", ".join(f"{name} {np.median(values[groups == i]):g}" for i, name in enumerate(names) if (groups == i).any())
 
 
 def _right(made: Outcome, members: Sequence[Member]) -> pd.DataFrame:

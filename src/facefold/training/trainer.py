@@ -24,12 +24,14 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
+from facefold import terminal
 from facefold.data.cache import ImageCache
 from facefold.errors import InputError
 from facefold.models import depthwise, frozen, inference, precision, zoo
 from facefold.models.recipe import Recipe
 from facefold.seeding import seed_of
 from facefold.training import checkpoint, loader
+from facefold.training.curves import Curves
 
 PREDICT_BATCH = 128
 CHECKED = 128  # rows on which a fast form of inference is compared with float32
@@ -68,11 +70,12 @@ class FoldResult:
     facts: dict
 
 
-def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int = 0) -> FoldResult:
+def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int = 0, events: Path | None = None) -> FoldResult:
     """Train one fold, or go on from its checkpoint, then predict its held-out rows and the test rows.
 
-    slot: the line of the progress bar. loader_workers: processes that augment (0: in this one). Raises `InputError` when the
-    loss stops being finite, weights cannot be had, or the checkpoint was begun in another number format or on another kind of device.
+    slot: the line of the progress bar. loader_workers: processes that augment (0: in this one). events: where the learning curve
+    goes for TensorBoard, None for nowhere. Raises `InputError` when the loss stops being finite, weights cannot be had, or the
+    checkpoint was begun in another number format or on another kind of device.
     """
     recipe = task.recipe
     header = checkpoint.read_header(task.checkpoint) or {"history": [], "cpu_seconds": 0.0}
@@ -112,7 +115,8 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
     plain = loader.view(pixels, shown.get("train"), "plain")
     stepped = torch.compile(net) if recipe.compile else net
     bar = tqdm(total=recipe.epochs * steps, initial=len(history) * steps, desc=f"{recipe.name} fold {task.fold}", unit="batch",
-               position=slot, leave=False, disable=None, smoothing=0.05)
+               position=slot, leave=False, disable=terminal.no_bar(), dynamic_ncols=True, smoothing=0.05)
+    curves = Curves(events, history)
     for epoch in range(len(history), recipe.epochs):
         if _stopped_early(recipe, history):
             break
@@ -147,9 +151,11 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
         checkpoint.save(task.checkpoint, header, {
             "model": net.state_dict(), "optimizer": checkpoint.optimizer_tensors(optimizer),
             "ema": ema.module.state_dict() if ema else {}, "best": best})
-        _say(bar, f"{recipe.name} fold {task.fold} epoch {epoch + 1}/{recipe.epochs}: train loss {train_loss:.4f}, "
-                  f"valid loss {valid_loss:.4f}, valid accuracy {valid_acc:.4f}, {history[-1]['seconds']:.0f} s")
+        curves.add(history[-1])
+        terminal.say(f"{recipe.name} fold {task.fold} epoch {epoch + 1}/{recipe.epochs}: train loss {train_loss:.4f}, "
+                     f"valid loss {valid_loss:.4f}, valid accuracy {valid_acc:.4f}, {history[-1]['seconds']:.0f} s", bar)
     bar.close()
+    curves.close()
     if best:
         predictor.load_state_dict(best)
     return _predict_fold(task, predictor, pixels, shown, history, header, steps * batch, device, fmt, bar)
@@ -240,7 +246,7 @@ def _predict_fold(task: FoldTask, net: zoo.Net, pixels: loader.Pixels, shown: di
                    for split, some in (("train", pixels), ("test", loader.Pixels(task.test_images, device))))
     held_out, every = task.train_images.rows(task.valid["id"].tolist()), np.arange(len(task.test_images.ids))
     form = inference.fastest(net, fmt, precision.half(task.recipe, fmt, device), train[0](held_out[:CHECKED]),
-                             lambda line: _say(bar, f"{task.recipe.name} fold {task.fold}: {line}"))
+                             lambda line: terminal.say(f"{task.recipe.name} fold {task.fold}: {line}", bar))
     oof_logits, oof_features = predict(form, train, held_out)
     test_logits, test_features = predict(form, test, every)
     for part, values in {"OOF": oof_logits, "test": test_logits, "OOF features": oof_features, "test features": test_features}.items():
@@ -323,10 +329,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _say(bar: tqdm, line: str) -> None:
-    if bar.disable:
-        print(line, flush=True)
-    else:
-        bar.write(line)
