@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from facefold import files, runs
+from facefold import files, runs, step
 from facefold.combine import methods
 from facefold.data import competition, folds, integrity
 from facefold.errors import InputError
@@ -95,6 +95,7 @@ def test_blend_and_report(root):
     assert run("blend", root, "--recipes", "lite1,lite0,cnn5").returncode == 0
     assert content(root) == first  # the same bytes, whatever the order
 
+    assert set(step.timings(root)["blend"]) == {"seconds", "cpu_seconds", "peak_memory_mb"}
     got = run("report", root)
     assert got.returncode == 0, got.stderr
     page = (root / "report.html").read_bytes()
@@ -106,6 +107,7 @@ def test_blend_and_report(root):
     assert text.count("<svg ") == text.count('role="img"') == 8 + len(MEMBERS) and text.count("<img ") > 60
     assert text.count("<svg ") + text.count("<img ") == text.count("<figure ") and '="" ' not in text
     assert all(source.startswith(("data:", "#")) for source in re.findall(r'(?:src|href)="([^"]*)"', text))
+    assert "<td>blend</td><td class=\"number\">" in text
     assert "<td>cnn5</td><td class=\"number\">32</td><td class=\"number\">-</td>" in text
 
 
