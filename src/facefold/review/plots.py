@@ -22,7 +22,7 @@ _SETTINGS = {"svg.hashsalt": "facefold", "svg.fonttype": "path", "font.size": 9.
              "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "xtick.color": INK, "ytick.color": INK,
              "axes.edgecolor": FAINT, "grid.color": FAINT, "grid.alpha": 0.25, "axes.grid": True, "axes.axisbelow": True,
              "axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none", "legend.frameon": False,
-             "legend.fontsize": 8.5, "figure.facecolor": "none", "savefig.facecolor": "none"}
+             "legend.fontsize": 8.5}
 
 
 def intervals(names: Sequence[str], values: np.ndarray, low: np.ndarray, high: np.ndarray, xlabel: str,
@@ -218,5 +218,5 @@ def _one(height: float) -> tuple:
 
 def _svg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    figure.savefig(buffer, format="svg", facecolor="none", metadata={"Date": None})
     return buffer.getvalue()
