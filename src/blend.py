@@ -33,7 +33,7 @@ same leaderboard: by the given labels, as everything is, and in columns of their
 Every score is nested: what was learned or chosen on some folds is scored on the others, the choice of auto
 too. Only what you chose by hand (recipes, weights) is not accounted for.
 
-Writes to submissions/: submission.csv (upload this), <method>.csv for every method, leaderboard.csv, oof_blend.csv
+Writes to submissions/: submission.csv (upload this), <method>.csv for every method, leaderboard.csv, oof_blend.csv, test_blend.csv,
 blend.json (what was picked, why, and the hashes of what went in), with --use-order order.csv, with --use-twins twins.csv. The
 same runs give the same bytes.
 """

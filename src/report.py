@@ -2,17 +2,22 @@
 
     python src/report.py [--root DIR] [--target age]
 
-Reads runs/ and submissions/ (run blend.py first) and writes report.html into the root: the honest score, the
-leaderboard, accuracy by fold, the confusion matrix, learning curves, time and memory, and how to repeat it.
-With --target it is targets/<column>/report.html: mean absolute errors instead, by band and drawn against the values.
-It opens in any browser without network, on a phone and in the dark.
+Reads competition/, runs/ and submissions/ (run blend.py first) and writes report.html into the root: the honest score and
+whether a leak was used, the leaderboard, folds, confusion matrix, ROC, calibration, accuracy by the groups of
+competition/meta.csv, who corrects whom, learning curves; pictures of the data, of the worst errors, of doubtful test images and
+of suspicious labels; time and memory, and all it takes to repeat it. With --target it is targets/<column>/report.html: mean
+absolute errors instead, by band and drawn against the values. It opens in any browser without network, on a phone, in the dark
+and on paper.
 """
+
+import numpy as np
+import pandas as pd
 
 from facefold import files, runs, step
 from facefold.combine import members, outcome, regression
 from facefold.data import competition, drawn, folds
 from facefold.errors import InputError
-from facefold.review import html, regression_sections, sections
+from facefold.review import galleries, html, origin, regression_sections, sections
 
 
 def main() -> None:
@@ -28,18 +33,31 @@ def main() -> None:
         raise InputError(f"{target.folder}submissions/ was blended from other runs than those now under {target.folder}runs/. "
                          f"Run `python src/blend.py{target.option}` again.")
     histories = {member.recipe: [runs.history(place, member.recipe, k) for k in range(dealt.k)] for member in loaded}
-
-    warning = "Drawn competition, not real data. " if drawn.is_drawn(root) else ""
+    steps, leaks = step.timings(place), "" if target.regression else outcome.announcement(made.facts)
     if target.regression:
-        parts = regression_sections.parts(made, loaded, histories, target)
+        top, parts = [], regression_sections.parts(made, dealt, loaded, histories, steps, target)
     else:
-        warning += f"{outcome.announcement(made.facts)} " if outcome.announcement(made.facts) else ""
-        parts = [*sections.verdict(made.facts), *sections.leaderboard(made), *sections.errors(made, loaded),
-                 *sections.learning_curves(histories), *sections.cost(loaded), *sections.repeat(made.facts)]
-    title = f"{warning}Upload {target.folder}submissions/submission.csv: {combine.headline(made.facts)}"
+        parts = of_labels(contest, dealt, made, loaded, histories, steps)
+        top = [*sections.glance(made, loaded), *sections.verdict(made.facts)]
+    toy = "Drawn competition, not real data. " if drawn.is_drawn(root) else ""
+    title = (f"{toy}{leaks}{' ' if leaks else ''}Upload {target.folder}submissions/submission.csv: {combine.headline(made.facts)}"
+             + ("" if leaks or target.regression else ". No leak was used."))
     path = place / "report.html"
-    files.write_text(path, html.page("What to upload", [html.heading(title, 1), *parts]))
+    files.write_text(path, html.page("What to upload", [html.heading(title, 1), *top, html.contents(parts), *parts]))
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+
+
+def of_labels(contest: competition.Competition, dealt: folds.Folds, made: outcome.Outcome, loaded: list[runs.Member],
+              histories: dict[str, list[pd.DataFrame]], steps: dict[str, dict]) -> list[str]:
+    """The sections below the verdict, of a blend of labels."""
+    judges = [member for member in loaded if not member.recipe.endswith(runs.CORRECTED)] or loaded
+    return [*sections.leaderboard(made, loaded), *sections.errors(made, loaded), *sections.calibration(made),
+            *sections.by_group(made, contest), *sections.agreement(made, loaded), *sections.learning_curves(histories),
+            html.heading("Errors and doubts in pictures"), *galleries.wrong(contest, made.oof),
+            *galleries.doubtful(contest, made.test),
+            *galleries.suspects(contest, dealt, np.mean([member.oof.to_numpy() for member in judges], axis=0)),
+            html.heading("The data"), *sections.data(made, contest), *galleries.look(contest),
+            *galleries.predictions(contest, made.test), *origin.cost(loaded, steps), *origin.repeat(made.facts, dealt, loaded)]
 
 
 if __name__ == "__main__":

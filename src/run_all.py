@@ -13,40 +13,18 @@ Profiles: demo (minutes, for a look), cpu (an evening's laptop), gpu (four backb
 regression (of --target).
 """
 
-import os
-import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
-from facefold import budget, plan, processes, runs, step
+from facefold import budget, plan, runs, step, terminal
 from facefold.combine import outcome, regression
 from facefold.data import corrections, drawn, folds
 from facefold.models import pretrained
 from facefold.models import recipe as recipes
 from facefold.models.profiles import PROFILES
-from facefold.training import engine, objective
-
-
-def run_step(name: str, *options: object) -> float:
-    """Run one step in a process of its own; returns its seconds. Leaves with the step's exit code when that is not 0."""
-    started = time.perf_counter()
-    print(f"\n== {name}", flush=True)
-    process = subprocess.Popen([sys.executable, str(Path(__file__).with_name(f"{name}.py")), *map(str, options)],
-                               env={**os.environ, processes.STARTER: str(os.getpid())})
-    try:
-        code = process.wait()
-    except BaseException as stop:
-        if isinstance(stop, KeyboardInterrupt):  # a terminal's Ctrl-C reached the step as well: its own line comes first
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-        process.terminate()
-        process.wait()
-        raise
-    if code:
-        raise SystemExit(code if code > 0 else 128 - code)
-    return time.perf_counter() - started
+from facefold.step import run_step
+from facefold.training import curves, engine, objective
 
 
 def given_only(options: dict[str, object]) -> list[object]:
@@ -66,8 +44,12 @@ def main() -> None:
     parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="pretrained weights as local files, see train.py")
     parser.add_argument("--corrections", type=Path, metavar="FILE", help="training rows to drop or flip, see clean.py")
     parser.add_argument("--budget", metavar="90m|1.5h", help="the time there is; see above")
+    parser.add_argument("--tensorboard", action="store_true", help="learning curves as event files, see train.py")
+    parser.add_argument("--quiet", action="store_true", help="errors and the last line alone")
     step.add_target(parser)
     args = parser.parse_args()
+    out = terminal.hush() if args.quiet else sys.stdout
+    events = ["--tensorboard"] if args.tensorboard and curves.require() else []
     started, limit = time.time(), budget.seconds(args.budget) if args.budget else None
     root, target = args.root.resolve(), args.target
     place, common = target.place(root), ("--root", root, "--target", target.name)
@@ -105,21 +87,21 @@ def main() -> None:
         seconds["split"] += run_step("split", *common, "--folds", made.folds)
     chosen = [work.recipe for work in made.works]
     seconds["train"] = run_step("train", *common, "--recipe", ",".join(recipe.name for recipe in chosen),
-                                "--seed", dealt.seed, "--device", args.device, *given_only(options))
+                                "--seed", dealt.seed, "--device", args.device, *events, *given_only(options))
     ready = [name for recipe in chosen if runs.whole(place, name := recipe.name + suffix, made.folds)]
     seconds["blend"] = run_step("blend", *common, "--recipes", ",".join(ready))
     seconds["report"] = run_step("report", *common)
 
     print("\n" + ", ".join(f"{name} {step.duration(taken)}" for name, taken in seconds.items()))
     if limit:
-        out = [name for work in [*made.works, *made.out] if (name := work.recipe.name + suffix) not in ready]
-        print(budget.kept(limit, time.time() - started, out))
+        late = [name for work in [*made.works, *made.out] if (name := work.recipe.name + suffix) not in ready]
+        print(budget.kept(limit, time.time() - started, late))
     print(f"read {place / 'report.html'}")
     if toy:
         print("These images are drawn by a program: the score says that the job works here, nothing else. With real data: "
               "./run_all.sh --data <the competition's zip as downloaded>")
     combine = regression if target.regression else outcome
-    print(f"upload {target.place(root) / 'submissions' / 'submission.csv'}: {combine.headline(combine.load(root, target).facts)}")
+    print(f"upload {place / 'submissions' / 'submission.csv'}: {combine.headline(combine.load(root, target).facts)}", file=out)
 
 
 if __name__ == "__main__":

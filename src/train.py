@@ -14,14 +14,14 @@ and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUM
 
 from pathlib import Path
 
-from facefold import budget, jobs, processes, runs, step
+from facefold import budget, jobs, processes, runs, step, terminal
 from facefold.combine import regression
 from facefold.combine.scores import accuracy_in_words
 from facefold.data import cache, competition, corrections, folds, integrity
 from facefold.errors import InputError
 from facefold.models import pretrained
 from facefold.models import recipe as recipes
-from facefold.training import engine, objective
+from facefold.training import curves, engine, objective
 
 
 def main() -> None:
@@ -36,7 +36,13 @@ def main() -> None:
     parser.add_argument("--corrections", type=Path, metavar="FILE", help="id,action: training rows to drop or flip, see clean.py")
     step.add_target(parser)
     parser.add_argument("--budget", type=Path, metavar="FILE", help="begin no fold of a run that would end too late, see run_all.py")
+    parser.add_argument("--tensorboard", action="store_true", help="learning curves as event files, into tensorboard/")
+    parser.add_argument("--quiet", action="store_true", help="the results alone: no bars, no line an epoch")
     args = parser.parse_args()
+    if args.quiet:
+        terminal.be_quiet()
+    if args.tensorboard:
+        curves.require()
     contest, split, place = competition.load(args.root), folds.load(args.root, args.target), args.target.place(args.root)
     chosen = recipes.load_all(args.recipe)
     for recipe in chosen:
@@ -54,8 +60,10 @@ def main() -> None:
                   for recipe in chosen]
     places = engine.slots(args.device, args.workers)
     loader_workers = min(8, processes.cores() // len(places)) if places[0].type == "cuda" else 0
-    missing = [jobs.FoldJob(args.root, identity, mended, int(fold), args.weights_dir, loader_workers)
+    missing = [jobs.FoldJob(args.root, identity, mended, int(fold), args.weights_dir, loader_workers, args.tensorboard)
                for identity in identities for fold in wanted if jobs.todo(args.root, identity, int(fold), args.force)]
+    if args.tensorboard:
+        draw_finished(place, identities, wanted, missing)
     for identity in dict.fromkeys(job.identity for job in missing):
         cache.build(contest, recipes.load(identity.recipe).size)
         runs.joined_oof(place, identity.name).unlink(missing_ok=True)  # it will be of other folds than these
@@ -82,6 +90,13 @@ def main() -> None:
         score = (f"mean absolute error {regression.error_in_words(member.oof, split.table)}" if args.target.regression else
                  f"accuracy {accuracy_in_words(member.oof, split.table, mended)}")
         print(f"{identity.name}: OOF {score}, {args.target.folder}runs/{identity.name}/oof.csv")
+
+
+def draw_finished(place: Path, identities: list[runs.Identity], wanted: list[str], missing: list[jobs.FoldJob]) -> None:
+    """Event files of the folds that were trained before."""
+    asked = {(identity.name, int(fold)) for identity in identities for fold in wanted}
+    for name, fold in asked - {(job.identity.name, job.fold) for job in missing}:
+        curves.Curves(curves.folder(place, name, fold), runs.history(place, name, fold).to_dict("records")).close()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from facefold import files, runs
+from facefold import files, runs, step
 from facefold.combine import methods
 from facefold.data import competition, folds, integrity
 from facefold.errors import InputError
@@ -78,7 +78,7 @@ def test_blend_and_report(root):
                         got.stdout.splitlines()[-1])
     first = content(root)
     assert list(first) == sorted([*(f"{name}.csv" for name in methods.NAMES), "blend.json", "leaderboard.csv", "oof_blend.csv",
-                                  "submission.csv"])
+                                  "submission.csv", "test_blend.csv"])
     facts = json.loads(first["blend.json"])
     assert first["submission.csv"] == first[f"{facts['picked']}.csv"]
     assert [member["recipe"] for member in facts["members"]] == ["cnn5", "lite0", "lite1"]
@@ -88,9 +88,14 @@ def test_blend_and_report(root):
     assert (oof["label"] == oof["pred"]).mean() == pytest.approx(facts["score"]["accuracy"], abs=1e-9)
     assert board.set_index("name")["accuracy"]["auto"] == pytest.approx(facts["score"]["accuracy"], abs=1e-9)
 
+    test = pd.read_csv(root / "submissions" / "test_blend.csv", dtype={"id": str})
+    submitted = pd.read_csv(root / "submissions" / "submission.csv", dtype={"id": str})
+    assert test[["id", "pred"]].rename(columns={"pred": "label"}).equals(submitted) and (test["prob"] >= 0.5).eq(test["pred"] == 1).all()
+
     assert run("blend", root, "--recipes", "lite1,lite0,cnn5").returncode == 0
     assert content(root) == first  # the same bytes, whatever the order
 
+    assert set(step.timings(root)["blend"]) == {"seconds", "cpu_seconds", "peak_memory_mb"}
     got = run("report", root)
     assert got.returncode == 0, got.stderr
     page = (root / "report.html").read_bytes()
@@ -99,8 +104,10 @@ def test_blend_and_report(root):
     text = page.decode()
     assert (f"<h1>Drawn competition, not real data. Upload submissions/submission.csv: nested accuracy "
             f"{facts['score']['accuracy']:.4f} [") in text
-    assert text.count("<img ") == text.count("<figure>") == 3 + len(MEMBERS) and 'alt=""' not in text
-    assert all(source.startswith("data:") for source in re.findall(r'(?:src|href)="([^"]*)"', text))
+    assert text.count("<svg ") == text.count('role="img"') == 8 + len(MEMBERS) and text.count("<img ") > 60
+    assert text.count("<svg ") + text.count("<img ") == text.count("<figure ") and '="" ' not in text
+    assert all(source.startswith(("data:", "#")) for source in re.findall(r'(?:src|href)="([^"]*)"', text))
+    assert "<td>blend</td><td class=\"number\">" in text
     assert "<td>cnn5</td><td class=\"number\">32</td><td class=\"number\">-</td>" in text
 
 

@@ -1,3 +1,4 @@
+import types
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from facefold.data import cache, competition, folds, integrity
 from facefold.data.corrections import NONE
 from facefold.errors import InputError
 from facefold.models import recipe
-from facefold.training import engine
+from facefold.training import curves, engine
 
 CPU = torch.device("cpu")
 TOML = """about = "a tiny recipe with frozen stages"
@@ -52,10 +53,13 @@ def root(tmp_path, monkeypatch, deal):
     return tmp_path
 
 
-def test_folds_share_the_views_and_the_last_one_removes_them(root):
+def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
     split = folds.load(root)
     identity = runs.Identity("tiny", recipe.load("tiny").hash, split.hash, integrity.fingerprint(root), 0)
-    wanted = [jobs.FoldJob(root, identity, NONE, number, None, 0) for number in range(2)]
+    seen = []
+    writer = types.SimpleNamespace(add_scalar=lambda tag, value, step: seen.append((tag, step)), flush=lambda: None, close=lambda: None)
+    monkeypatch.setattr(curves, "require", lambda: lambda place: seen.append(place) or writer)
+    wanted = [jobs.FoldJob(root, identity, NONE, number, None, 0, tensorboard=number == 0) for number in range(2)]
     ordered, _ = jobs.plan(wanted, 2)
     for job in ordered[:2]:
         job.work(CPU, 0)
@@ -68,6 +72,8 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root):
     assert not (root / "cache" / "frozen" / "tiny").exists()
     member = runs.join(root, identity, split, competition.load(root).test["id"].tolist())
     assert len(member.oof) == len(split.table) and np.isfinite(member.oof).all()
+    assert seen[0] == str(root / "tensorboard" / "tiny" / "fold_0") and ("accuracy/validation", 1) in seen
+    assert [place for place in seen if isinstance(place, str)] == seen[:1]
 
 
 def test_without_its_views_a_fold_computes_them_itself_to_the_same_bytes(root):

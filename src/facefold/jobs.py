@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from facefold import files, runs
+from facefold import files, runs, terminal
 from facefold.data import cache, competition, folds
 from facefold.data.corrections import NONE, Corrections
 from facefold.data.target import Target
 from facefold.errors import InputError
 from facefold.models import frozen
 from facefold.models import recipe as recipes
-from facefold.training import checkpoint, loader, trainer
+from facefold.training import checkpoint, curves, loader, trainer
 from facefold.training.estimate import Cost
 
 
@@ -43,7 +43,7 @@ class ViewJob:
         started, mine = time.perf_counter(), frozen.names(recipe)[self.part::self.parts]
         for split, view in mine:
             shown[split].view(view)
-        print(f"{self}, part {self.part + 1} of {self.parts}: {len(mine)} views in {time.perf_counter() - started:.0f} s", flush=True)
+        terminal.say(f"{self}, part {self.part + 1} of {self.parts}: {len(mine)} views in {time.perf_counter() - started:.0f} s")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,7 @@ class FoldJob:
     fold: int
     weights_dir: Path | None
     loader_workers: int
+    tensorboard: bool = False
 
     def __str__(self) -> str:
         return f"{self.identity.name} fold {self.fold}"
@@ -73,7 +74,7 @@ class FoldJob:
             if runs.finished(place, self.identity, self.fold):
                 return
             task = _task(self.root, self.identity, self.fold, self.weights_dir, self.corrections)
-            result = trainer.fit(task, device, slot, self.loader_workers)
+            result = trainer.fit(task, device, slot, self.loader_workers, self._events())
             runs.write_weights(directory, result.state)
             runs.write_history(directory, result.history)
             runs.write_predictions(directory, "oof", task.valid["id"].tolist(), result.oof_prob, result.oof_features, target)
@@ -81,6 +82,10 @@ class FoldJob:
             runs.finish(directory, self.identity, result.facts, self.corrections)
             task.checkpoint.unlink()
         tidy(self.root, self.identity)
+
+
+    def _events(self) -> Path | None:
+        return curves.folder(Target(self.identity.target).place(self.root), self.identity.name, self.fold) if self.tensorboard else None
 
 
 def tidy(root: Path, identity: runs.Identity) -> None:

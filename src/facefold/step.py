@@ -1,4 +1,4 @@
-"""What every step shares: the --root option, the exit codes, and how an error reaches a person.
+"""What every step shares: the --root option, the exit codes, how an error reaches a person, and what it cost.
 
 Exit codes: 0 done, 2 bad input or usage, 130/143 stopped by a signal, 1 a fault of ours (with its traceback).
 """
@@ -7,16 +7,22 @@ import argparse
 import errno
 import math
 import os
+import resource
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+from facefold import files, terminal
 from facefold.data.target import LABEL, Target
 from facefold.errors import InputError
-from facefold.processes import end_with_starter
+from facefold.processes import STARTER, end_with_starter
 
 PROJECT = Path(__file__).resolve().parents[2]
+_TIMED = ("audit", "split", "train", "blend")  # the report's own time is not known when it is written
 
 
 class Stopped(BaseException):
@@ -25,7 +31,7 @@ class Stopped(BaseException):
 
 def parser(doc: str) -> argparse.ArgumentParser:
     """An argument parser whose help is the step's docstring, with the --root option every step has."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--root", type=Path, default=PROJECT, metavar="DIR",
                       help="the folder that holds competition/, folds/, runs/, submissions/ and cache/ (default: the project)")
     return made
@@ -45,6 +51,17 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+class _Parser(argparse.ArgumentParser):
+    """Remembers the root that was asked for, or the target's place in it, for `run` to note there what the step cost."""
+
+    root: Path | None = None
+
+    def parse_args(self, *args, **kwargs):
+        parsed = super().parse_args(*args, **kwargs)
+        _Parser.root = getattr(parsed, "target", LABEL).place(parsed.root)
+        return parsed
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a step's `main` and leave the process with the house's exit codes."""
     def on_sigterm(_signum, _frame):
@@ -53,8 +70,10 @@ def run(main: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, on_sigterm)
     end_with_starter()
     name = Path(sys.argv[0]).name
+    started = time.perf_counter()
     try:
         main()
+        _note(name.removesuffix(".py"), time.perf_counter() - started)
     except InputError as error:
         print(f"{name}: {error}", file=sys.stderr)
         raise SystemExit(2)
@@ -70,6 +89,47 @@ def run(main: Callable[[], None]) -> None:
             raise
         print(f"{name}: {of_the_disk(error)}", file=sys.stderr)
         raise SystemExit(2)
+
+
+def run_step(name: str, *options: object) -> float:
+    """Run one step in a process of its own; returns its seconds. Leaves with the step's exit code when that is not 0."""
+    started = time.perf_counter()
+    print(f"\n== {name}", flush=True)
+    process = subprocess.Popen([sys.executable, str(PROJECT / "src" / f"{name}.py"), *map(str, options)],
+                               stdout=subprocess.DEVNULL if terminal.is_quiet() else None,
+                               env={**os.environ, STARTER: str(os.getpid())})
+    try:
+        code = process.wait()
+    except BaseException as stop:
+        if isinstance(stop, KeyboardInterrupt):  # a terminal's Ctrl-C reached the step as well: its own line comes first
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+        process.terminate()
+        process.wait()
+        raise
+    if code:
+        raise SystemExit(code if code > 0 else 128 - code)
+    return time.perf_counter() - started
+
+
+def timings(root: Path) -> dict[str, dict]:
+    """What each step cost when it was run to its end last, by its name: seconds, cpu_seconds (its processes' too),
+    peak_memory_mb (of one process)."""
+    found = {name: _timing(root, name) for name in _TIMED}
+    return {name: files.read_json(path) for name, path in found.items() if path.exists()}
+
+
+def _timing(root: Path, name: str) -> Path:
+    return root / "cache" / "steps" / f"{name}.json"
+
+
+def _note(name: str, seconds: float) -> None:
+    if name in _TIMED and _Parser.root and (_Parser.root / "cache").is_dir():
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+        facts = {"seconds": round(seconds, 1), "cpu_seconds": round(sum(part.ru_utime + part.ru_stime for part in used), 1),
+                 "peak_memory_mb": round(max(part.ru_maxrss for part in used) / unit)}
+        files.write_json(_timing(_Parser.root, name), facts)
 
 
 def of_the_disk(error: OSError) -> str:

@@ -2,15 +2,16 @@
 
     submissions/<method>.csv      id,label by each method    submissions/submission.csv   the picked one
     submissions/leaderboard.csv   a row a recipe and method  submissions/oof_blend.csv    id,label,prob,pred,fold: nested
+    submissions/test_blend.csv    id,prob,pred: the labels of submission.csv, and what decides them, for 1 from 0.5 on
     submissions/order.csv         where the order of the ids was used: id,label by it
     submissions/twins.csv         where the labels of twins were used: id,label with these, after the order where that was too
                                   submission.csv is the last of these that is there, else the picked method's
-    submissions/blend.json        what was picked, why, from what; written last, with the sha256 of the three named files
+    submissions/blend.json        what was picked, why, from what; written last, with the sha256 of the four named files
 
 Those of another target than the label lie in targets/<target>/submissions/, see `combine/regression.py`.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +31,29 @@ from facefold.data.target import LABEL, Target
 from facefold.errors import InputError
 
 LEAKS = ("order", "twins")  # what a person may choose to use, in the order of use
-SEALED = ("submission.csv", "leaderboard.csv", "oof_blend.csv")
+SEALED = ("submission.csv", "leaderboard.csv", "oof_blend.csv", "test_blend.csv")
 _SCORES = ("accuracy", "low", "high", *(f"{name}{end}" for name in ("log_loss", "auc", "ece") for end in ("", "_low", "_high")))
 _GAIN = ("gain", "gain_low", "gain_high", "gain_p")
 _LEADERBOARD = {"name": str, "kind": str, **dict.fromkeys((*_SCORES, *_GAIN), float), "weights": str}
 _CORRECTED = dict.fromkeys(("corrected_accuracy", "corrected_low", "corrected_high"), float)
 _FACTS = {"picked", "why", "weights", "threshold", "threshold_gain", "notes", "second_pass", "order", "twins", "score",
           "picked_score", "corrections", "gain_over_best_single", "options", "members", "folds", "images_hash", "files"}
+_TEST = {"id": str, "prob": float, "pred": "int64"}
 _OOF = {"id": str, "label": "int64", "prob": float, "pred": "int64", "fold": "int64"}
 
 
 @dataclass(frozen=True)
 class Form:
     """What the files of a blend hold: the facts in blend.json, the columns (name -> type) of leaderboard.csv, where there are
-    corrections with those by them, and of oof_blend.csv."""
+    corrections with those by them, of oof_blend.csv and of test_blend.csv."""
 
     facts: set[str]
     leaderboard: dict[str, type]
     oof: dict[str, Any]
+    test: dict[str, Any]
 
 
-_FORM = Form(_FACTS, _LEADERBOARD, _OOF)
+_FORM = Form(_FACTS, _LEADERBOARD, _OOF, _TEST)
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,14 @@ class Outcome:
     and interval against these; everything else is against the given labels.
     oof: id, label, prob, pred, fold of the whole procedure, choice of method and threshold included; facts: blend.json.
     submissions: id, label of the test rows by method, the picked one's at its threshold, the others' at 0.5.
+    test: id, prob, pred of the test rows: the submitted labels, and the probability moved so that 0.5 is the threshold.
     """
 
     leaderboard: pd.DataFrame
     oof: pd.DataFrame
     facts: dict
     submissions: dict[str, pd.DataFrame]
+    test: pd.DataFrame
 
 
 def make(matrix: OofMatrix, stacked: Stacked, method: str, rule: str | np.ndarray, use_order: bool = False,
@@ -128,7 +133,9 @@ def make(matrix: OofMatrix, stacked: Stacked, method: str, rule: str | np.ndarra
              "gain_over_best_single": asdict(paired(honest, scores["best_single"], matrix.labels))}
     submissions = {name: pd.DataFrame({"id": matrix.test_ids, "label": decide(prob)}) for name, prob in test_prob.items()}
     oof = pd.DataFrame({"id": matrix.ids, "label": matrix.labels, "prob": honest, "pred": decide(honest), "fold": matrix.fold})
-    return Outcome(_leaderboard(board, matrix.labels, scores["best_single"], corrected), oof, facts, submissions)
+    last = _submitted(submissions, picked)
+    decided = submissions[last].rename(columns={"label": "pred"}).assign(prob=test_prob[last])[list(_TEST)]
+    return Outcome(_leaderboard(board, matrix.labels, scores["best_single"], corrected), oof, facts, submissions, decided)
 
 
 def leaks_asked_for(matrix: OofMatrix, use_order: bool, groups: pd.DataFrame | None) -> str:
@@ -179,13 +186,14 @@ def write(root: Path, outcome: Outcome, competition: Competition, origin: dict, 
         (directory / f"{name}.csv").unlink(missing_ok=True)  # of an earlier blend that used it
     for name, table in outcome.submissions.items():
         write_submission(competition, table, directory / f"{name}.csv", target.name)
-    chosen = next((name for name in reversed(LEAKS) if name in outcome.submissions), outcome.facts["picked"])
-    write_submission(competition, outcome.submissions[chosen], directory / "submission.csv", target.name)
+    submitted = outcome.submissions[_submitted(outcome.submissions, outcome.facts["picked"])]
+    write_submission(competition, submitted, directory / "submission.csv", target.name)
     files.write_csv(directory / "leaderboard.csv", outcome.leaderboard)
     files.write_csv(directory / "oof_blend.csv", outcome.oof)
+    files.write_csv(directory / "test_blend.csv", outcome.test)
     facts = {**outcome.facts, **origin, "files": {name: files.sha256_file(directory / name) for name in SEALED}}
     files.write_json(directory / "blend.json", facts)
-    return Outcome(outcome.leaderboard, outcome.oof, facts, outcome.submissions)
+    return replace(outcome, facts=facts)
 
 
 def load(root: Path, target: Target = LABEL, form: Form = _FORM) -> Outcome:
@@ -201,7 +209,8 @@ def load(root: Path, target: Target = LABEL, form: Form = _FORM) -> Outcome:
             raise InputError(f"{directory / name} is missing or not what the blend wrote (checksum differs). {again} again.")
     columns = form.leaderboard | (_CORRECTED if facts.get("corrections") else {})
     leaderboard = files.read_csv(directory / "leaderboard.csv", columns)
-    return Outcome(leaderboard, files.read_csv(directory / "oof_blend.csv", form.oof), facts, {})
+    oof, test = files.read_csv(directory / "oof_blend.csv", form.oof), files.read_csv(directory / "test_blend.csv", form.test)
+    return Outcome(leaderboard, oof, facts, {}, test)
 
 
 def table(leaderboard: pd.DataFrame) -> str:
@@ -244,6 +253,11 @@ def unused(facts: dict) -> list[str]:
     if facts["twins"] and not _used_twins(facts):
         lines.append("the labels of twins gain nothing by a real margin: they are not in the submission after all")
     return lines
+
+
+def _submitted(submissions: dict[str, pd.DataFrame], picked: str) -> str:
+    """Whose labels are handed in: the last leak's that was used, else the picked method's."""
+    return next((name for name in reversed(LEAKS) if name in submissions), picked)
 
 
 def _used_order(facts: dict) -> bool:

@@ -37,7 +37,7 @@ _GAIN = ("gain", "gain_low", "gain_high", "gain_p")
 _FORM = Form({"target", "picked", "why", "weights", "notes", "score", "picked_score", "gain_over_best_single", "options",
               "members", "folds", "images_hash", "files"},
              {"name": str, "kind": str, **dict.fromkeys((*_SCORES, *_GAIN), float), "weights": str},
-             {"id": str, "label": float, "pred": float, "fold": "int64"})
+             {"id": str, "label": float, "pred": float, "fold": "int64"}, {"id": str, "pred": float})
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,8 @@ def make(matrix: OofMatrix, target: Target, method: str, rule: str | np.ndarray)
              "score": asdict(score(honest, matrix.labels)), "picked_score": asdict(score(scores[picked], matrix.labels)),
              "gain_over_best_single": asdict(paired(honest, scores["best_single"], matrix.labels))}
     oof = pd.DataFrame({"id": matrix.ids, "label": matrix.labels, "pred": honest, "fold": matrix.fold})
-    return Outcome(_leaderboard(board, matrix.labels, scores["best_single"]), oof, facts, submissions)
+    answered = submissions[picked].rename(columns={target.name: "pred"})
+    return Outcome(_leaderboard(board, matrix.labels, scores["best_single"]), oof, facts, submissions, answered)
 
 
 def load(root: Path, target: Target) -> Outcome:

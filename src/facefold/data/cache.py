@@ -12,6 +12,7 @@ from facefold import files
 from facefold.data import images, integrity
 from facefold.data.competition import Competition
 from facefold.processes import cores
+from facefold.terminal import no_bar
 
 TIMED = 50
 
@@ -85,6 +86,6 @@ def _build(competition: Competition, split: str, ids: list[str], size: int, path
             pixels[row] = images.decode(competition.image_path(split, ids[row]), size)
 
         with ThreadPoolExecutor(cores()) as pool:  # OpenCV decodes outside the interpreter's lock
-            for _ in tqdm(pool.map(fill, range(len(ids))), total=len(ids), desc=f"cache {split} {size} px", disable=None):
+            for _ in tqdm(pool.map(fill, range(len(ids))), total=len(ids), desc=f"cache {split} {size} px", disable=no_bar()):
                 pass
         pixels.flush()

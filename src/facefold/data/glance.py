@@ -16,6 +16,7 @@ from facefold import files
 from facefold.data import images, integrity
 from facefold.data.competition import Competition
 from facefold.processes import cores
+from facefold.terminal import no_bar
 
 SIDE = 32  # pixels; faces of 200 pixels that differ by JPEG quality, size or light alone correlate by 0.97 or more at this size
 VERSION = 1  # raise it when images.glance changes its mind
@@ -52,7 +53,7 @@ def _take(competition: Competition, table: Path, pixels: Path) -> None:
 
         with ThreadPoolExecutor(cores()) as pool:  # OpenCV decodes outside the interpreter's lock
             headers = list(tqdm(pool.map(look, range(len(rows))), total=len(rows), desc="a glance at each", unit="img",
-                                disable=len(rows) < 1000 or None))
+                                disable=len(rows) < 1000 or no_bar()))
         grey.flush()
         facts = pd.DataFrame([asdict(header) for header in headers])
         files.write_csv(table, pd.concat([pd.DataFrame(rows, columns=["split", "id"]), facts], axis=1))

@@ -20,6 +20,7 @@ from facefold.data import images
 from facefold.data.competition import Competition, Findings
 from facefold.errors import InputError
 from facefold.processes import cores, end_with_parent
+from facefold.terminal import no_bar
 
 RULES = 1  # raise it when images.inspect changes its mind, so that tables made under the old rules are made anew
 _COLUMNS = {"split": str, "id": str, "sha256": str, "bytes": "int64", "width": "int64", "height": "int64"}
@@ -127,7 +128,7 @@ def _inspected(tasks: list[tuple[tuple[str, str], Path]]) -> Iterator[tuple[tupl
     """(split, id) with the image's facts or what is wrong with it, in any order; all processors share the work."""
     chunks = [tasks[start:start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
     workers = min(cores(), len(chunks) // _CHUNKS_A_WORKER)
-    with tqdm(total=len(tasks), desc="checking images", unit="img", disable=len(chunks) < 10 or None) as bar:
+    with tqdm(total=len(tasks), desc="checking images", unit="img", disable=len(chunks) < 10 or no_bar()) as bar:
         if workers < 2:
             for chunk in map(_inspect_chunk, chunks):
                 bar.update(len(chunk))

@@ -6,17 +6,19 @@ from matplotlib.ticker import MaxNLocator
 
 from facefold.combine.outcome import Outcome
 from facefold.combine.regression import score
+from facefold.data.folds import Folds
 from facefold.data.target import Target
-from facefold.review import html, plots, sections
+from facefold.review import html, origin, plots
 from facefold.runs import Member
 
 BANDS = 12
 
 
-def parts(made: Outcome, members: list[Member], histories: dict[str, list[pd.DataFrame]], target: Target) -> list[str]:
-    """All sections below the title."""
+def parts(made: Outcome, dealt: Folds, members: list[Member], histories: dict[str, list[pd.DataFrame]], steps: dict[str, dict],
+          target: Target) -> list[str]:
+    """All sections below the title. steps: what they cost (`step.timings`)."""
     return [*verdict(made.facts), *leaderboard(made), *errors(made, target), *learning_curves(histories, target),
-            *sections.cost(members), *sections.repeat(made.facts)]
+            *origin.cost(members, steps), *origin.repeat(made.facts, dealt, members)]
 
 
 def verdict(facts: dict) -> list[str]:

@@ -1,13 +1,36 @@
 """The sections of the report, each a list of HTML parts made from a blend and its members."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_curve
 
 from facefold.combine.outcome import Outcome
-from facefold.combine.scores import decide, wilson
-from facefold.data.folds import grouping
-from facefold.review import html, plots
-from facefold.runs import CORRECTED, Member
+from facefold.combine.scores import auc, decide, score, wilson
+from facefold.data.competition import Competition
+from facefold.review import calibration_check, groups, html, plots
+from facefold.runs import Member
+
+_ROC_POINTS = 200
+_EYE = (0.3, 0.7)  # the band to count doubtful rows in where no method has one of its own
+
+
+def glance(made: Outcome, members: Sequence[Member]) -> list[str]:
+    """The figures to see first."""
+    got, gain = made.facts["score"], made.facts["gain_over_best_single"]
+    wrong = int((made.oof["label"] != made.oof["pred"]).sum())
+    band = _band(made.facts)
+    doubtful = int(made.test["prob"].between(*band).sum())
+    return [html.tiles([
+        ("accuracy, nested", f"{100 * got['accuracy']:.2f} %",
+         f"{100 * got['low']:.2f} to {100 * got['high']:.2f}, {got['rows']:,} rows"),
+        ("points over best single", f"{100 * gain['gain']:+.2f}", f"{100 * gain['low']:+.2f} to {100 * gain['high']:+.2f}"),
+        ("AUC", f"{got['auc']:.4f}", f"{got['auc_low']:.4f} to {got['auc_high']:.4f}"),
+        ("train rows wrong", f"{wrong:,}", f"of {len(made.oof):,}"),
+        ("doubtful test rows", f"{doubtful:,}", f"of {len(made.test):,}, {band[0]:g} to {band[1]:g}"),
+        ("models blended", f"{len(members)} recipes", f"{sum(len(member.runs) for member in members)} folds in all"),
+    ])]
 
 
 def verdict(facts: dict) -> list[str]:
@@ -47,8 +70,8 @@ def _corrections(facts: dict | None) -> list[str]:
                            "like these chose the corrections.")]
 
 
-def leaderboard(made: Outcome) -> list[str]:
-    """All recipes and methods with their intervals, as a table and as a drawing."""
+def leaderboard(made: Outcome, members: list[Member]) -> list[str]:
+    """All recipes and methods with their intervals, as a drawing and as a table, and their accuracy by fold."""
     def spread(row, name: str, form: str = "{:.4f}") -> str:
         value, low, high = (form.format(getattr(row, name + end)) for end in ("", "_low", "_high"))
         return f"{value} ({low} to {high})"
@@ -62,13 +85,27 @@ def leaderboard(made: Outcome) -> list[str]:
             for row in points.itertuples(index=False)]
     header = ["name", "kind", "accuracy", "95 % interval", "points over best single", "log loss", "AUC", "calibration error",
               *(["accuracy against corrected labels"] if mended else []), "weights"]
-    picked = board.index[(board["name"] == made.facts["picked"]) & (board["kind"] == "method")][0]
+    picked = int(board.index[(board["name"] == made.facts["picked"]) & (board["kind"] == "method")][0])
     alt = "Nested accuracy: " + ", ".join(f"{row.name} {row.accuracy:.4f}" for row in board.itertuples())
     drawing = plots.intervals(board["name"].tolist(), *(board[column].to_numpy() for column in ("accuracy", "low", "high")),
-                              xlabel="nested accuracy")
-    return [html.heading("Leaderboard"), html.table(header, rows, numbers=range(2, len(header) - 1), picked=picked),
+                              xlabel="nested accuracy", picked=picked)
+    oof = made.oof.set_index("id")
+    right = _right(made, members).assign(blend=oof["pred"] == oof["label"])
+    by_fold = right.groupby(oof["fold"]).mean()
+    each = "; ".join(f"{name} {', '.join(f'{value:.4f}' for value in by_fold[name])}" for name in by_fold)
+    fold_rows = []
+    for fold, part in right["blend"].groupby(oof["fold"]):
+        low, high = wilson(int(part.sum()), len(part))
+        fold_rows.append((fold, f"{len(part):,}", *(f"{value:.4f}" for value in by_fold.loc[fold]), f"{low:.4f} to {high:.4f}"))
+    return [html.heading("Leaderboard"),
+            html.figures([
+                html.figure(drawing, alt, "Nested accuracy of recipes and methods with 95 % intervals; the submission's method is the "
+                                          "square. Where intervals overlap the paired gains in the table still tell them apart."),
+                html.figure(plots.fold_accuracy(by_fold), f"Accuracy by fold: {each}", "Accuracy by fold; the blend is thick.")]),
+            html.table(header, rows, numbers=range(2, len(header) - 1), picked=picked),
             html.paragraph(_second_pass(made.facts["second_pass"])),
-            html.figures([html.figure(drawing, alt, "Nested accuracy of recipes and methods with 95 % intervals.")])]
+            html.table(["fold", "rows", *by_fold.columns, "blend, 95 % interval"], fold_rows,
+                       numbers=range(1, len(by_fold.columns) + 3))]
 
 
 def _second_pass(facts: dict) -> str:
@@ -82,24 +119,95 @@ def _second_pass(facts: dict) -> str:
 
 
 def errors(made: Outcome, members: list[Member]) -> list[str]:
-    """Accuracy by fold and the confusion matrix of the blend's nested predictions."""
+    """The confusion matrix and the ROC curve of the blend's nested predictions."""
     oof = made.oof.set_index("id")
-    right = pd.DataFrame({member.recipe: decide(member.oof.reindex(oof.index)) == oof["label"] for member in members})
-    right["blend"] = oof["pred"] == oof["label"]
-    accuracy = right.groupby(oof["fold"]).mean()
-    rows = []
-    for fold, part in right["blend"].groupby(oof["fold"]):
-        low, high = wilson(int(part.sum()), len(part))
-        rows.append((fold, len(part), *(f"{value:.4f}" for value in accuracy.loc[fold]), f"{low:.4f} to {high:.4f}"))
     counts = np.bincount(2 * oof["label"] + oof["pred"], minlength=4).reshape(2, 2)
-    by_fold = "; ".join(f"{name} {', '.join(f'{value:.4f}' for value in accuracy[name])}" for name in accuracy)
     confused = "; ".join(f"label {i} predicted as {j}: {counts[i, j]} rows" for i in (0, 1) for j in (0, 1))
-    drawings = [html.figure(plots.fold_accuracy(accuracy), f"Accuracy by fold: {by_fold}",
-                            "Accuracy by fold; the blend is thick and black."),
-                html.figure(plots.confusion(counts), f"Confusion matrix: {confused}",
-                            "Confusion matrix of the blend's nested predictions.")]
-    header = ["fold", "rows", *accuracy.columns, "blend, 95 % interval"]
-    return [html.heading("Folds and errors"), html.table(header, rows, numbers=range(1, len(header))), html.figures(drawings)]
+    curves = {"blend": oof["prob"], **{member.recipe: member.oof.reindex(oof.index) for member in members}}
+    areas = ", ".join(f"{name} {auc(prob.to_numpy(), oof['label'].to_numpy())[0]:.4f}" for name, prob in curves.items())
+    return [html.heading("Errors"), html.figures([
+        html.figure(plots.confusion(counts), f"Confusion matrix: {confused}",
+                    "Confusion matrix of the blend's nested predictions."),
+        html.figure(plots.roc({name: _roc(prob, oof["label"]) for name, prob in curves.items()}),
+                    f"ROC curves, area under each: {areas}", f"ROC curves and, in the inset, their corner. Area: {areas}.")])]
+
+
+def _roc(prob: pd.Series, labels: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """The curve at `_ROC_POINTS` shares of label 0, close together at the beginning."""
+    wrongly, found, _ = roc_curve(labels, prob)
+    shares = np.linspace(0, 1, _ROC_POINTS) ** 2
+    return shares, np.interp(shares, wrongly, found)
+
+
+def calibration(made: Outcome) -> list[str]:
+    """Whether the probabilities mean what they say, and where the doubtful rows are."""
+    prob, labels, fold = (made.oof[name].to_numpy() for name in ("prob", "label", "fold"))
+    again = calibration_check.recalibrated(prob, labels, fold)
+    before, after = (score(values, labels) for values in (prob, again))
+    said = "; ".join(f"{name} {got.ece:.4f} ({got.ece_low:.4f} to {got.ece_high:.4f}), log loss {got.log_loss:.4f}"
+                     for name, got in (("as it is", before), ("calibrated", after)))
+    band = _band(made.facts)
+    doubt, test = (made.oof["prob"].between(*band).to_numpy(), made.test["prob"].between(*band))
+    right = int((decide(prob) == labels)[doubt].sum())
+    low, high = wilson(right, int(doubt.sum()))
+    inside = (f"{int(doubt.sum()):,} of {len(prob):,} train rows ({100 * doubt.mean():.1f} %) and {int(test.sum()):,} of "
+              f"{len(test):,} test rows ({100 * test.mean():.1f} %) are between {band[0]:g} and {band[1]:g}")
+    if doubt.any():
+        inside += f"; of the former {100 * right / doubt.sum():.1f} % are right ({100 * low:.1f} to {100 * high:.1f})"
+    own = "the second pass's" if band != _EYE else "for the eye: no method has one of its own"
+    return [html.heading("Probabilities"),
+            html.paragraph(f"Calibration error, 0 is best: {said}. The calibration (Platt) of each fold was learned on the others; it "
+                           "is shown, and not part of the submission unless the picked method has one."),
+            html.figures([
+                html.figure(plots.reliability(calibration_check.bins(prob, labels), calibration_check.bins(again, labels)),
+                            f"Reliability diagram; calibration error {said}",
+                            "Reliability of the blend's nested probabilities, in bins of a tenth with 95 % intervals. On the dotted "
+                            "line a probability means what it says."),
+                html.figure(plots.probabilities(prob, labels, band), f"Histogram of the blend's probabilities by label. {inside}",
+                            f"The blend's nested probabilities by label, rows on a logarithmic scale. Doubtful band ({own}): "
+                            f"{inside}.")])]
+
+
+def by_group(made: Outcome, contest: Competition) -> list[str]:
+    """Accuracy by the columns of meta.csv, nothing where there are none that make groups."""
+    tables = groups.tables(contest.meta, made.oof)
+    if not tables:
+        return []
+    overall = made.facts["score"]["accuracy"]
+    parts = [html.heading("Groups"),
+             html.paragraph("The blend's nested accuracy by the columns of meta.csv, which no model has seen. A small group has a wide "
+                            "interval, and of many intervals of 95 % some miss. Why groups differ this cannot say: how many rows "
+                            "there were to learn from, how hard the pictures are, how wrong the labels.")]
+    drawings, listed = [], []
+    for name, table in tables.items():
+        each = ", ".join(f"{row.group} {row.accuracy:.3f} on {row.rows} rows" for row in table.itertuples())
+        drawing = plots.intervals([f"{row.group}  (n = {row.rows:,})" for row in table.itertuples()],
+                                  *(table[column].to_numpy() for column in ("accuracy", "low", "high")), xlabel="accuracy",
+                                  reference=overall)
+        drawings.append(html.figure(drawing, f"Accuracy by {name}: {each}", f"Accuracy by {name} with 95 % intervals; the dashed line is "
+                                                                            f"that of all rows, {overall:.4f}."))
+        rows = [(row.group, f"{row.rows:,}", f"{row.accuracy:.4f}", f"{row.low:.4f} to {row.high:.4f}",
+                 *("-" if np.isnan(value) else f"{value:.4f}" for value in (row.label_0, row.label_1)))
+                for row in table.itertuples()]
+        header = [name, "rows", "accuracy", "95 % interval", "of label 0", "of label 1"]
+        listed.append([html.table(header, rows, numbers=range(1, len(header)))])
+    return [*parts, html.figures(drawings), html.columns(listed)]
+
+
+def agreement(made: Outcome, members: list[Member]) -> list[str]:
+    """Who corrects whom, nothing with one recipe."""
+    if len(members) < 2:
+        return []
+    right, names = _right(made, members).to_numpy(), [member.recipe for member in members]
+    mends = np.array([[int((a & ~b).sum()) for b in right.T] for a in right.T])
+    alt = "; ".join(f"{a} is right on {mends[i, j]} rows that {b} has wrong"
+                    for i, a in enumerate(names) for j, b in enumerate(names) if i != j)
+    every, none = int(right.all(axis=1).sum()), int((~right).all(axis=1).sum())
+    said = (f"All recipes are right on {every:,} of {len(right):,} rows, all are wrong on {none:,}, which no vote of these recipes can "
+            f"mend. On {len(right) - every - none:,} they disagree: what a blend has to win.")
+    return [html.heading("Who corrects whom"), html.paragraph(said),
+            html.figures([html.figure(plots.agreement(names, mends), alt,
+                                      "How many train rows the recipe of the line predicts rightly and the recipe of the column wrongly.")])]
 
 
 def learning_curves(histories: dict[str, list[pd.DataFrame]]) -> list[str]:
@@ -108,44 +216,49 @@ def learning_curves(histories: dict[str, list[pd.DataFrame]]) -> list[str]:
     for name, folds in histories.items():
         ends = ", ".join(f"{history['valid_acc'].iloc[-1]:.4f}" for history in folds)
         alt = f"Learning curves of {name}: validation accuracy at the end of each fold {ends}"
-        parts.append(html.figure(plots.learning_curves(folds), alt, name))
+        parts.append(html.figure(plots.learning_curves(folds), alt, f"{name}, in one view as in training"))
     return [html.heading("Learning curves"), html.figures(parts)]
 
 
-def cost(members: list[Member]) -> list[str]:
-    """Time and memory from run.json, '-' where a run does not say."""
-    def of(member: Member, key: str, join, form: str = "{:,.0f}") -> str:
-        values = [run[key] for run in member.runs if run.get(key) is not None]
-        return form.format(join(values)) if values else "-"
+def data(made: Outcome, contest: Competition) -> list[str]:
+    """The balance of the labels, and the numbers of meta.csv by label and by right and wrong."""
+    shares = {"train": contest.train["label"], "predicted test": made.test["pred"]}
+    counts = {name: (int((labels == 0).sum()), int((labels == 1).sum())) for name, labels in shares.items()}
+    said = "; ".join(f"{name}: {zeros:,} of label 0, {ones:,} of label 1" for name, (zeros, ones) in counts.items())
+    drawings = [html.figure(plots.balance(counts), f"Class balance, {said}",
+                            "Class balance of the train labels and of the submission.")]
+    meta = None if contest.meta is None else contest.meta.set_index("id").reindex(made.oof["id"]).fillna("")
+    for name in [] if meta is None else meta.columns:
+        numbers = groups.number(meta[name])
+        if numbers is None:
+            continue
+        known = np.isfinite(numbers)
+        values, labels = numbers[known], made.oof["label"].to_numpy()[known]
+        wrong = (made.oof["label"] != made.oof["pred"]).to_numpy(np.int64)[known]
+        middle, missed = _medians(values, labels, ("label 0", "label 1")), _medians(values, wrong, ("right", "wrong"))
+        drawings += [
+            html.figure(plots.histogram(values, labels, groups.edges(values, 40), name),
+                        f"Histogram of {name} by label; medians: {middle}", f"{name} of the train rows by label; medians: {middle}."),
+            html.figure(plots.violins(values, labels, ["label 0", "label 1"], name),
+                        f"Violin and box of {name} by label; medians: {middle}", f"{name} by label: violin, and box with quartiles."),
+            html.figure(plots.violins(values, wrong, ["right", "wrong"], name),
+                        f"Violin and box of {name} of rows predicted rightly and wrongly; medians: {missed}",
+                        f"{name} of the rows that the blend has right and wrong; medians: {missed}.")]
+    return [html.figures(drawings)]
 
-    def kinds(values: list[str]) -> str:
-        return ", ".join(sorted(set(values)))
 
-    rows = [(member.recipe, of(member, "seconds", sum), of(member, "cpu_seconds", sum), of(member, "images_per_second", np.mean),
-             of(member, "peak_memory_mb", max), of(member, "device", kinds, "{}"), of(member, "precision", kinds, "{}"))
-            for member in members]
-    header = ["recipe", "seconds, all folds", "CPU seconds", "images/s, mean", "peak memory, MB", "device", "precision"]
-    return [html.heading("Time and memory"), html.table(header, rows, numbers=range(1, 5))]
+def _medians(values: np.ndarray, groups: np.ndarray, names: Sequence[str]) -> str:
+    """The median of values (n,) in each group 0, 1, .. of groups (n,) that has any, in words."""
+    return ", ".join(f"{name} {np.median(values[groups == i]):g}" for i, name in enumerate(names) if (groups == i).any())
 
 
-def repeat(facts: dict) -> list[str]:
-    """The commands and the hashes of everything that went in."""
-    options, folds, recipes = facts["options"], facts["folds"], ",".join(facts["options"]["recipes"])
-    target = f" --target {facts['target']}" if "target" in facts else ""
-    seeds = ",".join(sorted({str(member["seed"]) for member in facts["members"]}))
-    groups = grouping(folds["method"])
-    corrected = [name.removesuffix(CORRECTED) for name in options["recipes"] if name.endswith(CORRECTED)]
-    given = [name for name in options["recipes"] if not name.endswith(CORRECTED)]
-    trained = [f"python src/train.py{target} --recipe {','.join(names)} --seed {seeds}{option}\n"
-               for names, option in ((given, ""), (corrected, " --corrections FILE")) if names]
-    commands = (f"python src/split.py{target} --folds {folds['k']} --seed {folds['seed']}"
-                + (f" --groups {groups}\n" if groups else "\n") + "".join(trained) +
-                f"python src/blend.py{target} --recipes {recipes} --method {options['method']} --weights '{options['weights']}'"
-                + (" --use-order" if options["use_order"] else "")
-                + (" --use-twins" if options["use_twins"] else ""))
-    hashes = [("submission.csv", facts["files"]["submission.csv"]), ("folds.csv", folds["hash"]),
-              ("images", facts["images_hash"])]
-    hashes += [(f"recipe {member['recipe']}, seed {member['seed']}", member["recipe_hash"]) for member in facts["members"]]
-    if corrected:
-        hashes.append(("corrections (FILE; they are in each run.json under corrected)", facts["corrections"]["hash"]))
-    return [html.heading("How to repeat it"), html.code(commands), html.table(["what", "sha256"], hashes)]
+def _right(made: Outcome, members: Sequence[Member]) -> pd.DataFrame:
+    """Whether each recipe (the columns) is right on each train id, in the order of the blend's rows."""
+    labels = made.oof.set_index("id")["label"]
+    return pd.DataFrame({member.recipe: decide(member.oof.reindex(labels.index)) == labels for member in members})
+
+
+def _band(facts: dict) -> tuple[float, float]:
+    """The band of the second pass where it found one, else one for the eye."""
+    low, high = facts["notes"].get("second_pass", {}).get("band", (0.5, 0.5))
+    return (low, high) if low < high else _EYE

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import signal
-import threading
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from multiprocessing.connection import wait
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from facefold.errors import InputError
 from facefold.processes import cores, end_with_parent, set_environment
 from facefold.step import of_the_disk
+from facefold.terminal import Turns
 
 
 def slots(device: str, workers: int | None) -> list[torch.device]:
@@ -103,7 +103,7 @@ def _outcome(pipe: Any, process: Any, job: Any) -> list[Exception]:
 
 def _worker(pipe: Any, work: Callable[[Any, torch.device, int], None], job: Any, device: torch.device, slot: int) -> None:
     end_with_parent()
-    tqdm.set_lock(threading.RLock())  # its own is a named semaphore, which a process that is ended would leave behind
+    tqdm.set_lock(Turns())  # its own is a named semaphore, which a process that is ended would leave behind
     if device.type == "cpu":
         torch.set_num_threads(1)
     else:

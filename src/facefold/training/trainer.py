@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
+from facefold import terminal
 from facefold.data.cache import ImageCache
 from facefold.data.target import LABEL, Target, strata
 from facefold.errors import InputError
@@ -30,6 +31,7 @@ from facefold.models import depthwise, frozen, inference, precision, zoo
 from facefold.models.recipe import Recipe
 from facefold.seeding import seed_of
 from facefold.training import checkpoint, loader, objective
+from facefold.training.curves import Curves
 from facefold.training.objective import Labels, Values
 
 PREDICT_BATCH = 128
@@ -87,18 +89,19 @@ class Learned:
     bar: tqdm
 
 
-def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int = 0) -> FoldResult:
+def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int = 0, events: Path | None = None) -> FoldResult:
     """Train one fold, or go on from its checkpoint, then predict its held-out rows and the test rows; see `train`."""
-    learned = train(task, device, slot, loader_workers)
+    learned = train(task, device, slot, loader_workers, events)
     return _predict_fold(task, learned.predictor, learned.pixels, learned.shown, learned.history, learned.header,
                          learned.images_an_epoch, device, learned.fmt, learned.bar, learned.aim)
 
 
-def train(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int = 0) -> Learned:
+def train(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int = 0, events: Path | None = None) -> Learned:
     """Train one fold, or go on from its checkpoint.
 
-    slot: the line of the progress bar. loader_workers: processes that augment (0: in this one). Raises `InputError` when the
-    loss stops being finite, weights cannot be had, or the checkpoint was begun in another number format or on another kind of device.
+    slot: the line of the progress bar. loader_workers: processes that augment (0: in this one). events: where the learning curve
+    goes for TensorBoard, None for nowhere. Raises `InputError` when the loss stops being finite, weights cannot be had, or the
+    checkpoint was begun in another number format or on another kind of device.
     """
     recipe = task.recipe
     header = checkpoint.read_header(task.checkpoint) or {"history": [], "cpu_seconds": 0.0}
@@ -142,7 +145,8 @@ def train(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: i
     plain = loader.view(pixels, shown.get("train"), "plain")
     stepped = torch.compile(net) if recipe.compile else net
     bar = tqdm(total=recipe.epochs * steps, initial=len(history) * steps, desc=f"{recipe.name} fold {task.fold}", unit="batch",
-               position=slot, leave=False, disable=None, smoothing=0.05)
+               position=slot, leave=False, disable=terminal.no_bar(), dynamic_ncols=True, smoothing=0.05)
+    curves = Curves(events, history)
     for epoch in range(len(history), recipe.epochs):
         if _stopped_early(recipe, history):
             break
@@ -179,9 +183,11 @@ def train(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: i
         checkpoint.save(task.checkpoint, header, {
             "model": _learned(net), "optimizer": checkpoint.optimizer_tensors(optimizer),
             "ema": _learned(ema.module) if ema else {}, "best": best})
-        _say(bar, f"{recipe.name} fold {task.fold} epoch {epoch + 1}/{recipe.epochs}: train loss {train_loss:.4f}, "
-                  f"valid loss {valid_loss:.4f}, valid {aim.metric} {metric:.4f}, {history[-1]['seconds']:.0f} s")
+        curves.add(history[-1])
+        terminal.say(f"{recipe.name} fold {task.fold} epoch {epoch + 1}/{recipe.epochs}: train loss {train_loss:.4f}, "
+                     f"valid loss {valid_loss:.4f}, valid {aim.metric} {metric:.4f}, {history[-1]['seconds']:.0f} s", bar)
     bar.close()
+    curves.close()
     if best:
         _restore(predictor, best)
     return Learned(predictor, fmt, aim, history, header, steps * batch, pixels, shown, bar)
@@ -275,7 +281,7 @@ def _predict_fold(task: FoldTask, net: zoo.Net, pixels: loader.Pixels, shown: di
                    for split, some in (("train", pixels), ("test", loader.Pixels(task.test_images, device))))
     held_out, every = task.train_images.rows(task.valid["id"].tolist()), np.arange(len(task.test_images.ids))
     form = inference.fastest(net, fmt, precision.half(task.recipe, fmt, device), train[0](held_out[:CHECKED]),
-                             lambda line: _say(bar, f"{task.recipe.name} fold {task.fold}: {line}"), aim.read, aim.difference)
+                             lambda line: terminal.say(f"{task.recipe.name} fold {task.fold}: {line}", bar), aim.read, aim.difference)
     oof_logits, oof_features = predict(form, train, held_out)
     test_logits, test_features = predict(form, test, every)
     for part, values in {"OOF": oof_logits, "test": test_logits, "OOF features": oof_features, "test features": test_features}.items():
@@ -363,10 +369,3 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _say(bar: tqdm, line: str) -> None:
-    if bar.disable:
-        print(line, flush=True)
-    else:
-        bar.write(line)

@@ -1,0 +1,78 @@
+"""Event files for TensorBoard: what is written of a history, and the error where no package writes them."""
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from facefold.errors import InputError
+from facefold.training import curves
+
+HISTORY = [{"epoch": 0, "lr": 0.1, "train_loss": 0.6, "monitor_loss": None, "valid_loss": 0.5, "valid_acc": 0.8, "seconds": 3.0},
+           {"epoch": 1, "lr": 0.05, "train_loss": 0.4, "monitor_loss": float("nan"), "valid_loss": 0.4, "valid_acc": 0.9, "seconds": 2.0}]
+
+
+class Writer:
+    """Stands in for SummaryWriter."""
+
+    made: list["Writer"] = []
+
+    def __init__(self, place: str):
+        Path(place).mkdir(parents=True)  # refuses a folder that was not cleared
+        self.place, self.seen, self.closed = place, [], False
+        Writer.made.append(self)
+
+    def add_scalar(self, tag, value, step):
+        self.seen.append((tag, value, step))
+
+    def flush(self):
+        pass
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=Writer))
+    Writer.made = []
+
+
+def test_a_fold_has_one_event_file_from_its_first_epoch_on(package, tmp_path):
+    place = curves.folder(tmp_path, "lite0+corrected", 2)
+    assert place == tmp_path / "tensorboard" / "lite0+corrected" / "fold_2"
+    killed = curves.Curves(place, HISTORY[:1])
+    killed.add(HISTORY[1])  # an epoch without a checkpoint: it comes again
+    again = curves.Curves(place, HISTORY[:1])
+    again.add(HISTORY[1])
+    again.close()
+    assert len(Writer.made) == 2 and Writer.made[1].closed
+    assert Writer.made[1].seen == [
+        ("loss/train", 0.6, 1), ("loss/validation", 0.5, 1), ("accuracy/validation", 0.8, 1), ("learning rate", 0.1, 1),
+        ("seconds an epoch", 3.0, 1), ("loss/train", 0.4, 2), ("loss/validation", 0.4, 2), ("accuracy/validation", 0.9, 2),
+        ("learning rate", 0.05, 2), ("seconds an epoch", 2.0, 2)]
+
+
+def test_without_a_place_nothing_is_written_and_no_package_needed(monkeypatch):
+    monkeypatch.setattr(curves, "require", lambda: pytest.fail("nothing was asked for"))
+    none = curves.Curves(None, HISTORY)
+    none.add(HISTORY[0])
+    none.close()
+
+
+def test_without_a_package_it_is_a_clear_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(InputError) as caught:
+        curves.require()
+    assert str(caught.value) == ("--tensorboard needs the package tensorboard or tensorboardX, and neither is there: "
+                                 "`pip install tensorboard`, or leave --tensorboard out")
+
+
+def test_a_real_package_writes_event_files(tmp_path):
+    pytest.importorskip("tensorboard")
+    written = curves.Curves(tmp_path / "fold_0", HISTORY)
+    written.close()
+    assert [path.name for path in (tmp_path / "fold_0").iterdir()][0].startswith("events.out.tfevents.")

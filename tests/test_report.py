@@ -1,0 +1,143 @@
+"""The report: its numbers by hand, and the whole page in a browser, where there is one."""
+
+import importlib
+import math
+import re
+import sys
+from pathlib import Path
+
+import browser
+import numpy as np
+import pandas as pd
+import pytest
+from facefold.combine import methods
+from facefold.review import calibration_check, galleries, groups, palette
+from hypothesis import given
+from hypothesis import strategies as st
+from test_blend_report import fabricate
+
+
+def oof(labels: list[int], preds: list[int]) -> pd.DataFrame:
+    return pd.DataFrame({"id": [f"{number:03}" for number in range(len(labels))], "label": labels, "pred": preds})
+
+
+def test_groups_of_words_and_of_numbers():
+    rows = oof([0, 0, 1, 1, 1], [0, 1, 1, 1, 0])
+    meta = pd.DataFrame({"id": ["004", "003", "002", "001", "000", "900"], "side": ["b", "a", "a", "", "a", "b"],
+                         "same": ["x"] * 6, "note": [f"word {number}" for number in range(6)]})
+    found = groups.tables(meta, rows)
+    assert list(found) == ["side", "note"]  # one value makes no groups
+    side = found["side"].set_index("group")
+    assert side["rows"].to_dict() == {"a": 3, "b": 1} and side["accuracy"].to_dict() == {"a": 1.0, "b": 0.0}  # 001 is in none
+    assert side["label_0"]["a"] == 1 and side["label_1"]["b"] == 0 and math.isnan(side["label_0"]["b"])
+    assert side["high"]["a"] == 1 and side["low"]["a"] == pytest.approx(0.4385, abs=1e-4)  # Wilson, 3 of 3: 3 / (3 + 1.96 ** 2)
+    assert groups.tables(None, rows) == {}
+
+
+def test_bands_of_a_number_hold_their_lower_edge():
+    ages = pd.Series([str(age) for age in [*range(20), 20, 39, 116]] + [""])
+    banded = groups.bands(ages)
+    assert list(banded.cat.categories) == ["0-9", "10-19", "20-29", "30-39", *(f"{low}-{low + 9}" for low in range(40, 120, 10))]
+    assert banded.iloc[[0, 9, 10, 20, 21, 22]].tolist() == ["0-9", "0-9", "10-19", "20-29", "30-39", "110-119"]
+    assert pd.isna(banded.iloc[23])
+    assert groups.bands(pd.Series(["1", "2", "4", "10"])).cat.categories.tolist() == ["1", "2", "4", "10"]  # codes, in their order
+    assert groups.number(pd.Series([*map(str, range(20)), "many"])) is None
+    assert groups.bands(pd.Series([f"name {number}" for number in range(13)])) is None
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30).filter(lambda values: max(values) - min(values) > 1e-3))
+def test_every_number_is_in_one_of_at_most_twelve_bands(values):
+    numbers = np.array(values)
+    cuts = groups.edges(numbers)
+    assert 2 <= len(cuts) <= groups.MOST + 1 and cuts[0] <= numbers.min() and numbers.max() < cuts[-1]
+    assert np.allclose(np.diff(cuts), cuts[1] - cuts[0], rtol=1e-6)
+
+
+def test_reliability_bins_by_hand():
+    got = calibration_check.bins(np.array([0.02, 0.08, 0.55, 1.0]), np.array([0, 1, 1, 1]))
+    assert got["rows"].tolist() == [2, 1, 1] and got["share"].tolist() == [0.5, 1, 1]
+    assert got["mean"].tolist() == pytest.approx([0.05, 0.55, 1.0])
+    assert (got["low"] < got["share"]).all() and (got["share"] <= got["high"]).all()
+
+
+def test_recalibration_learns_on_the_other_folds_and_mends_what_is_too_sure():
+    rng = np.random.default_rng(0)
+    logit = rng.normal(0, 1.5, 4000)
+    labels, fold = (rng.random(4000) < 1 / (1 + np.exp(-logit))).astype(int), np.arange(4000) % 2
+    sure = 1 / (1 + np.exp(-3 * logit))
+    mended = calibration_check.recalibrated(sure, labels, fold)
+    assert np.abs(mended - 1 / (1 + np.exp(-logit))).max() < 0.05
+    turned = calibration_check.recalibrated(sure, np.where(fold == 0, 1 - labels, labels), fold)
+    assert np.corrcoef(turned[fold == 0], mended[fold == 0])[0, 1] > 0.99  # the labels of the other fold are as they were
+    assert np.corrcoef(turned[fold == 1], mended[fold == 1])[0, 1] < -0.99
+
+
+def test_the_most_wrong_come_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(galleries, "_photo", lambda contest, split, id, caption: f"[{split} {id} {caption}]".replace("\n", " "))
+    rows = pd.DataFrame({"id": ["a", "b", "c", "d"], "label": [0, 1, 1, 0], "prob": [0.7, 0.1, 0.9, 0.9], "pred": [1, 0, 1, 1]})
+    page = "".join(galleries.wrong(None, rows))
+    assert re.findall(r"\[train (\w) ", page) == ["b", "d", "a"] and "[train b label 1 predicted 0 p = 0.100]" in page
+    page = "".join(galleries.doubtful(None, rows[["id", "prob", "pred"]]))
+    assert re.findall(r"\[test (\w) ", page) == ["a", "b", "c", "d"] and "[test a predicted 1 p = 0.700]" in page
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, deal) -> Path:
+    """The report of made-up runs on a drawn competition with meta.csv; of the methods only the quick ones."""
+    root = tmp_path_factory.mktemp("report")
+    contest = deal(root, 160, 40, 32, 2)
+    ids = [*contest.train["id"], *contest.test["id"]]
+    rows = [f"{id},{number % 97},{('red', 'blue', '')[number % 3]}\n" for number, id in enumerate(ids)]
+    (root / "competition" / "meta.csv").write_text("id,age,hair\n" + "".join(rows))
+    fabricate(root, {"lite0": 1.0, "mobilenetv2": 1.4})
+    quick = tuple(method for method in methods.METHODS if method.name in ("best_single", "mean", "second_pass"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "METHODS", quick)
+        for step in ("blend", "report"):
+            patch.setattr(sys, "argv", [f"{step}.py", "--root", str(root)])
+            importlib.import_module(step).main()
+    return root / "report.html"
+
+
+def test_the_page_says_what_is_asked_of_it(page):
+    text = page.read_text()
+    assert text.count("<h1>") == 1
+    assert re.search(r"<h1>Drawn competition, not real data\. Upload submissions/submission\.csv: nested accuracy 0\.\d{4} \[.*\] "
+                     r"by \w+\. No leak was used\.</h1>", text)
+    headings = re.findall(r'<h2 id="[^"]*">(.*?)</h2>', text)
+    assert headings == ["Leaderboard", "Errors", "Probabilities", "Groups", "Who corrects whom", "Learning curves",
+                        "Errors and doubts in pictures", "The data", "Time and memory", "How to repeat it"]
+    assert re.findall(r'<a href="#[^"]*">(.*?)</a>', text) == headings
+    assert '<th>age</th>' in text and "<td>90-99</td>" in text and "<td>blue</td>" in text
+    assert re.search(r'aria-label="lite0 is right on \d+ rows that mobilenetv2 has wrong; mobilenetv2 is right on', text)
+    assert 'class="sets"' in text  # the drawn competition holds a picture with both labels
+    assert "python src/train.py --recipe lite0,mobilenetv2 --seed 5" in text and len(text) < 10e6
+
+
+SIZES = """[...document.querySelectorAll('figure img, figure svg')].filter(drawn => {
+    const box = drawn.getBoundingClientRect(), said = drawn.alt || drawn.getAttribute('aria-label');
+    return !(box.width > 40 && box.height > 40 && said && (drawn.tagName != 'IMG' || drawn.complete && drawn.naturalWidth > 40));
+}).length"""
+
+
+@pytest.mark.skipif(browser.find() is None, reason="no Chromium is installed (on Debian: apt install chromium)")
+def test_in_a_browser_all_of_it_is_drawn_on_a_phone_in_the_dark_and_on_paper(page, tmp_path):
+    with browser.Browser(tmp_path) as shown:
+        for width, scheme in ((1280, "light"), (390, "dark")):
+            shown.show(width, 844, scheme)
+            shown.open(page.as_uri())
+            assert shown.evaluate("document.querySelectorAll('figure').length") > 60
+            assert shown.evaluate(SIZES) == 0, f"figures without their size at {width}"
+            assert shown.evaluate("document.documentElement.scrollWidth") <= width, "the page is wider than the window"
+            ink, paper = (palette.PAGE[name][scheme == "dark"] for name in ("ink", "paper"))
+            colour = "(part => getComputedStyle(part)[{!r}])(document.querySelector({!r}))"
+            for where, what, wanted in (("body", "backgroundColor", paper), ("figure svg g[style*='--ink']", "fill", ink)):
+                rgb = f"rgb({', '.join(str(int(wanted[at:at + 2], 16)) for at in (1, 3, 5))})"
+                assert shown.evaluate(colour.format(what, where)) == rgb
+        shown.show(794, 1123, "dark", "print")  # A4
+        assert shown.evaluate("document.documentElement.scrollWidth") <= 794
+        assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert shown.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+        asked = {event["request"]["url"] for event in shown.told("Network.requestWillBeSent")}
+        assert {url for url in asked if not url.startswith("data:")} == {page.as_uri()}
+        assert shown.told("Log.entryAdded") == shown.told("Runtime.exceptionThrown") == shown.told("Runtime.consoleAPICalled") == []

@@ -1,0 +1,79 @@
+"""What a step says while it works: nothing when quiet, plain lines without a terminal, bars that take turns on one."""
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from facefold import terminal
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+
+
+@pytest.fixture(autouse=True)
+def loud(monkeypatch):
+    monkeypatch.setenv("FACEFOLD_QUIET", "0")
+
+
+def test_lines_are_said_unless_quiet(capsys):
+    terminal.say("epoch 1")
+    assert terminal.no_bar() is None
+    terminal.be_quiet()
+    terminal.say("epoch 2")
+    assert terminal.no_bar() is True and capsys.readouterr().out == "epoch 1\n"
+
+
+def test_hush_leaves_the_output_that_there_was_and_nothing_else(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # put back at the end
+    out = terminal.hush()
+    print("the plan")
+    print("upload it", file=out)
+    assert terminal.is_quiet() and capsys.readouterr().out == "upload it\n"
+
+
+DRAWING = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from facefold import terminal
+turns = terminal.Turns()
+for _ in range(20):
+    with turns:
+        with turns:  # tqdm takes it again inside
+            for part in "<abc>":
+                sys.stderr.write(part); sys.stderr.flush(); time.sleep(0.0005)
+"""
+
+
+def test_processes_that_share_a_terminal_draw_one_at_a_time():
+    ours, theirs = os.openpty()
+    drawing = [subprocess.Popen([sys.executable, "-c", DRAWING, str(SRC)], stderr=theirs, stdout=theirs) for _ in range(3)]
+    os.close(theirs)
+    seen = []
+
+    def read() -> None:
+        try:
+            while part := os.read(ours, 1 << 16):
+                seen.append(part)
+        except OSError:  # Linux says so that the last writer has closed
+            pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert [process.wait(60) for process in drawing] == [0, 0, 0]
+    reader.join(60)
+    os.close(ours)
+    assert b"".join(seen) == b"<abc>" * 60
+
+
+def test_without_a_terminal_the_turns_are_a_lock_of_this_process(capsys):
+    turns, order = terminal.Turns(), []
+    with turns:
+        other = threading.Thread(target=lambda: [turns.acquire(), order.append("other"), turns.release()])
+        other.start()
+        other.join(0.05)
+        order.append("first")
+    other.join()
+    assert order == ["first", "other"]
