@@ -169,7 +169,7 @@ def step(name: str, root, monkeypatch, *options: str) -> None:
 
 def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
     """In one process, which spares the seconds that each one takes to start; test_run_all has them apart."""
-    monkeypatch.setattr(engine, "run", lambda ordered, places, work, after: [work(job, CPU, 0) for job in ordered])
+    monkeypatch.setattr(engine, "run", lambda ordered, places, work, after, keeper: [work(job, CPU, 0) for job in ordered])
     tiny = dataclasses.replace(recipes.load("demo_cnn"), epochs=2, ema=0.0, size=32)
     width = {"demo_cnn": 8, "cnn5": 4}
     monkeypatch.setattr(recipes, "load", lambda name: dataclasses.replace(tiny, name=name, width=width[name]))
