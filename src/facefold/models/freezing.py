@@ -17,7 +17,7 @@ class Maps(nn.Module):
     def __init__(self, model: nn.Module, size: int):
         super().__init__()
         self.model = model
-        self.last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        self.nhwc = getattr(model, "output_fmt", "NCHW") == "NHWC"
         used = set()
         hooks = [module.register_forward_hook(lambda module, *_: used.add(module)) for module in model.modules()]
         example(self, size)
@@ -31,7 +31,7 @@ class Maps(nn.Module):
         x = self.model.forward_features(x)
         if x.ndim == 3:
             return x.transpose(1, 2).unsqueeze(3)
-        return x.permute(0, 3, 1, 2) if self.last else x
+        return x.permute(0, 3, 1, 2) if self.nhwc else x
 
 
 class Pooled(nn.Module):
