@@ -52,8 +52,8 @@ def load(root: Path) -> Blend:
 def predict(blend: Blend, paths: Sequence[Path], device: torch.device, scratch: Path) -> np.ndarray:
     """Scores float64 (n,) in 0..1 of the images `paths` (n > 0), cut as the training images are; 0.5 or more decides for label 1.
 
-    scratch: an empty folder for what frozen stages make of them. Raises `InputError` for a file that is no image, for a member whose
-    recipe is of another version of this program, and where the method does not learn what it learned for the submission.
+    scratch: an empty folder for what frozen stages make of them. Raises `InputError` for a file that is no image, for a member
+    whose recipe is of another version of this program, and where the method does not learn what it learned for the submission.
     """
     stacks = blend.method.name in STACKED
     fitted = None if stacks else _fitted(blend, np.full(len(blend.matrix.ids), np.nan))
@@ -69,7 +69,8 @@ def predict(blend: Blend, paths: Sequence[Path], device: torch.device, scratch: 
         recipe = _recipe(member)
         if recipe.size not in pixels:
             pixels[recipe.size] = ImageCache(names, np.stack([images.decode(path, recipe.size) for path in paths]))
-        for k, (values, features) in enumerate(by_fold(blend.root, member, recipe, pixels[recipe.size], device, scratch / member.recipe)):
+        folder = scratch / member.recipe
+        for k, (values, features) in enumerate(by_fold(blend.root, member, recipe, pixels[recipe.size], device, folder)):
             prob[k, :, j] = values
             seen.setdefault(k, []).append(features)
     answers = np.full(len(paths), np.nan)
@@ -97,8 +98,8 @@ def _fitted(blend: Blend, stacked: np.ndarray) -> methods.Fitted:
 
 def by_fold(root: Path, member: runs.Member, recipe: Recipe, shown: ImageCache, device: torch.device,
             scratch: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of each fold's model: probabilities of label 1 float64 (n,) and features float16 (n, F) of the images `shown`, in the views and
-    the form in which the test rows were predicted."""
+    """Of each fold's model: probabilities of label 1 float64 (n,) and features float16 (n, F) of the images `shown`, in the views
+    and the form in which the test rows were predicted. scratch: a folder for this alone; what else is in it is removed."""
     net, source, fmt = trainer.prepare(recipe, device, None, trained=False)
     pixels, rows, made = loader.Pixels(shown, device), np.arange(len(shown.ids)), []
     nobody = pd.DataFrame({"id": [], "label": [], "group": []})
@@ -107,7 +108,8 @@ def by_fold(root: Path, member: runs.Member, recipe: Recipe, shown: ImageCache, 
     for k, run in enumerate(member.runs):
         net.load_state_dict({name: torch.from_numpy(value) for name, value in runs.weights(root, member.recipe, k).items()})
         activations = activations or trainer.activations(task, net, source, fmt, pixels)  # frozen, so the same in every fold
-        views = [loader.view(pixels, activations.get("test"), name) for name in ("plain", "mirror")[:2 if recipe.tta == "flip" else 1]]
+        names = ("plain", "mirror") if recipe.tta == "flip" else ("plain",)
+        views = [loader.view(pixels, activations.get("test"), name) for name in names]
         form = inference.again(net, run["inference"]["form"], views[0](rows[:2]))
         logits, features = trainer.predict(form, views, rows)
         made.append((torch.from_numpy(logits).sigmoid().numpy(), features))
@@ -119,4 +121,4 @@ def _recipe(member: runs.Member) -> Recipe:
     try:
         return Recipe(**member.runs[0]["settings"])
     except (KeyError, TypeError):
-        raise InputError(f"runs/{member.recipe} was trained by another version of this program; train it again to predict with it")
+        raise InputError(f"runs/{member.recipe} was trained by another version of this program; train it again")
