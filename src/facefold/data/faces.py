@@ -78,7 +78,8 @@ class Detector:
                 points.append(found / FACE)
         if 2 * len(points) < len(paths):
             raise InputError(f"the detector finds a face in {len(points)} of {len(paths)} training images only, so it is not "
-                             "known how photographs are to be cut; give pictures cut as the training images are, with --no-detect")
+                             "known how photographs are to be cut; give pictures cut as the training images are, "
+                             "with --no-detect")
         return Frame(np.median(points, axis=0), int(np.median(sides)))
 
     def _look(self, pixels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
