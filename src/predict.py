@@ -4,7 +4,7 @@
     python src/predict.py --no-detect competition/test         pictures that are cut so already
     python src/predict.py holiday.jpg --show --out found.csv   .. and found.html, a page to look at
 
-Writes predictions.csv: file, face (1 is the largest in the file), x, y, width, height (pixels of the file; with --no-detect all of it),
+Writes predictions.csv: file, face (1 is the largest in the file), x, y, width, height (in pixels; with --no-detect all of it),
 prob (of label 1) and label. Every fold's model of every recipe that counts in the blend looks at each face, in the size,
 views and number format in which it looked at the test rows, and the blend joins them as it joined those, threshold included:
 a test image gets the probability that it has in runs/ and submissions/. Of a blend by votes prob is the share of votes.
@@ -62,7 +62,7 @@ def main() -> None:
     if drawn.is_drawn(root):
         print("note: these models learned from DRAWN images; what they say of a face means nothing")
     if outcome.announcement(blend.facts):
-        print("note: the submission also used what new images do not have (order of the ids, or twins); these are the models alone")
+        print("note: the submission also used what new images do not have, order or twins; these are the models alone")
     print("\n".join(f"{row.file}, face {row.face}: {predictions.in_words(row.prob)}" for row in table.head(PRINTED).itertuples()))
     if len(table) > PRINTED:
         print(f".. and {len(table) - PRINTED:,} more")

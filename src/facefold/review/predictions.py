@@ -13,7 +13,7 @@ _PIXELS = 128
 
 
 def page(table: pd.DataFrame, cut: Sequence[Path], lead: str) -> str:
-    """One self-contained page on the first `SHOWN` rows of `table` (file, face, prob, label, ..); `cut` are the images of its rows."""
+    """One self-contained page on the first `SHOWN` rows of `table` (file, face, prob, label, ..); cut: the image of each row."""
     parts = [html.heading(lead, 1)]
     if len(table) > SHOWN:
         parts.append(html.paragraph(f"The first {SHOWN} of {len(table)} faces; all are in the csv."))
