@@ -4,6 +4,8 @@ import json
 from dataclasses import dataclass, replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from facefold import budget, plan
 from facefold.errors import InputError
@@ -29,6 +31,12 @@ CHOSEN = [recipes.load(name) for name in NAMES]
     ([], 2, [], 0), ([3, 2, 2], 2, [], 4), ([3, 2, 2], 1, [], 7), ([1], 2, [5], 5), ([4, 2], 2, [5], 6), ([1, 1], 2, [2, 3], 4)])
 def test_jobs_begin_where_a_place_is_free_first(jobs, places, busy, seconds):
     assert plan.makespan(jobs, places, busy) == seconds
+
+
+@given(st.lists(st.integers(0, 100), min_size=1), st.integers(1, 8))
+def test_no_job_is_forgotten_and_no_place_idles_while_one_waits(jobs, places):
+    seconds = plan.makespan(jobs, places)
+    assert max(max(jobs), sum(jobs) / places) <= seconds <= sum(jobs) / places + max(jobs)
 
 
 def test_what_a_fold_costs():
@@ -103,6 +111,13 @@ def test_a_later_recipe_with_half_its_epochs_goes_before_the_first_with_less():
     half = some.seconds([some.work(recipes.load("cnn5@5"), 3)]) / 0.9 + 1
     assert some.seconds([some.work(recipes.load("lite0@1"), 3)]) < 0.9 * half < some.seconds([some.work(recipes.load("lite0@3"), 3)])
     assert fits(half, rates=slow) == (["cnn5@5"], 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.floats(90, 1500), st.sampled_from(["", "as --folds says"]))
+def test_what_is_taken_fits(seconds, held):
+    made = budget.within(scene(), CHOSEN, seconds, held)
+    assert 0 < made.seconds <= 0.9 * seconds and made.seconds == scene().seconds(made.works)
 
 
 def test_what_is_trained_is_taken_however_little_time_is_left():

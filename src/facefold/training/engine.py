@@ -67,7 +67,7 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
                 theirs.close()
             if waiting and not running and not failures:
                 raise ValueError(f"jobs that wait for one another: {', '.join(map(str, waiting))}")
-            for pipe in wait(list(running)):
+            for pipe in wait(list(running)) if running else ():  # an empty list would be waited for without end
                 process, slot, job = running.pop(pipe)
                 failures += _outcome(pipe, process, job)
                 free.append(slot)
