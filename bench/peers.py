@@ -16,8 +16,10 @@ DIR holds a competition with folds (audit.py and split.py have run). Compared on
 Without --timm-train or --fastai-python that peer is left out, and the output says so. Both peers read an ImageFolder of
 symlinks to the competition's jpgs and start from the weights that the recipe starts from, in timm's names.
 
-The three take turns on the same cores, an epoch each, the others stopped (SIGSTOP), so that a machine whose speed drifts
-drifts for all. Seconds are those in which a peer ran. An epoch is training and validation; the first has the start in it
+The three take turns on the same cores, the others stopped (SIGSTOP), so that a machine whose speed drifts drifts for all: the
+one that had the least time so far runs until the end of its epoch. With --limit N a peer is ended as soon as the end of its next
+epoch, as long as the last one, would come after N times our CPU seconds a fold (of five): what it has not reached, it reaches later.
+Seconds are those in which a peer ran. An epoch is training and validation; the first has the start in it
 (imports; ours: decoding), so images per second are of the later ones where there are any. CPU seconds and memory are those
 of all processes of a peer: VmHWM summed (pages that forked loader workers share are counted in each). Timm and fastai use
 both cores for one fold; on a busy machine their threads wait for one another and burn CPU seconds: compare on a quiet one.
@@ -133,6 +135,18 @@ class Peer:
         if not self.done:
             accuracy = self._accuracies[0][len(self.rows)]
             self.rows.append({"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "accuracy": accuracy})
+
+    def beyond(self, cpu_seconds: float) -> bool:
+        """Whether its next epoch would end after so many CPU seconds."""
+        if self.done or not self.rows:
+            return False
+        last = self.rows[-1]["cpu_seconds"] - (self.rows[-2]["cpu_seconds"] if len(self.rows) > 1 else 0)
+        return self.cpu_seconds + last > cpu_seconds
+
+    def stop(self) -> None:
+        """End it where it is."""
+        tree.end(self.process)
+        self.done = True
 
 
 def rows_of(path: Path) -> list[tuple[str, str]]:
@@ -311,6 +325,8 @@ def main() -> None:
     parser.add_argument("--epochs-fastai", type=int, default=4, help="after the frozen one (default: 4)")
     parser.add_argument("--img-size", type=int, default=128, help="pixels a side of the peers (default: 128, the size of lite0)")
     parser.add_argument("--cores", type=int, default=2, help="cores for each, and folds of ours side by side (default: 2)")
+    parser.add_argument("--limit", type=float, metavar="N",
+                        help="end a peer whose next epoch is beyond N times our CPU seconds (default: never)")
     parser.add_argument("--target", type=float, default=0.9345)
     parser.add_argument("--work", type=Path, metavar="DIR", help="where the temporary folder is made (default: the system's)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
@@ -326,14 +342,17 @@ def main() -> None:
         peers = peers_of(args, work)
         for peer in peers:
             peer.start()
-        while not all(peer.done for peer in peers):
-            for peer in peers:
-                if not peer.done:
-                    peer.turn()
-                    if peer.rows and not peer.done:
-                        last = peer.rows[-1]
-                        print(f"{peer.name} epoch {len(peer.rows)}: accuracy {last['accuracy']:.4f}, {peer.seconds:.0f} s",
-                              flush=True)
+        while going := [peer for peer in peers if not peer.done]:
+            peer = min(going, key=lambda peer: peer.seconds)
+            peer.turn()
+            if not peer.done:
+                print(f"{peer.name} epoch {len(peer.rows)}: accuracy {peer.rows[-1]['accuracy']:.4f}, {peer.seconds:.0f} s", flush=True)
+            if args.limit and peers[0].done:
+                ours = peers[0]
+                once = before_first_epoch(ours, work, args.recipe) * ours.cpu_seconds / ours.seconds
+                for late in going:
+                    if late.beyond(args.limit * five_folds(ours, ours.cpu_seconds, once, args.cores) / FOLDS):
+                        late.stop()
         result = report(peers, args, work)
         if args.json:
             args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

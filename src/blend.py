@@ -22,6 +22,8 @@ competition leaked it (neighbours share their label): two decoders, the better o
 yours and said on the first line; where the labels show no order it is refused.
 `--use-twins` answers test images that show the same picture as a train image (near-duplicates) by the label of most of these
 twins, a leak as well: your choice, said on the first line, refused where there are no twins.
+`--target age` blends the runs of a regression: best_single, mean, weighted_mean (of the least squared error) and ridge, scored by
+the mean absolute error, into targets/age/submissions/. Votes and what else belongs to labels is refused.
 `--method auto` takes the simplest that no other beats by a real margin on the same rows. The threshold is 0.5
 unless another one gains by such a margin.
 
@@ -40,10 +42,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from facefold import runs, step
-from facefold.combine import members, methods, outcome, stacking, weights
+from facefold.combine import members, methods, outcome, regression, stacking, weights
 from facefold.data import competition, duplicates, folds, integrity
 from facefold.errors import InputError
 
@@ -51,20 +52,25 @@ from facefold.errors import InputError
 def main() -> None:
     parser = step.parser(__doc__)
     parser.add_argument("--recipes", metavar="A,B", help="the recipes to blend (default: all that have runs)")
-    parser.add_argument("--method", choices=("auto", *methods.NAMES), default="auto", help="how to blend (default: auto)")
+    parser.add_argument("--method", default="auto", help="how to blend (default: auto)",
+                        choices=tuple(dict.fromkeys(("auto", *methods.NAMES, *regression.NAMES))))
     parser.add_argument("--weights", default="auto", metavar="RULE",
                         help="of the weighted methods: auto (learned, the default), equal, accuracy, or name=w,name=w")
     parser.add_argument("--use-order", action="store_true", help="use the labels' order by id, a leak; never a default")
     parser.add_argument("--use-twins", action="store_true", help="use the labels of near-duplicates in train, a leak")
+    step.add_target(parser)
     args = parser.parse_args()
-    root = args.root.resolve()
+    root, target = args.root.resolve(), args.target
+    place = target.place(root)
 
-    contest, dealt = competition.load(root), folds.load(root)
+    contest, dealt = competition.load(root), folds.load(root, target)
+    if target.regression:
+        regression.refuse(target, args.method, args.weights, args.use_order, args.use_twins)
     groups = duplicates.find(contest, integrity.check(contest)) if args.use_twins else None
     images = integrity.fingerprint(root)
     test_ids = contest.test["id"].tolist()
-    names = runs.named(args.recipes) if args.recipes else runs.names(root)
-    loaded = [runs.load(root, runs.current(name, dealt, images), name, dealt, test_ids) for name in names]
+    names = runs.named(args.recipes) if args.recipes else runs.names(place)
+    loaded = [runs.load(place, runs.current(name, dealt, images), name, dealt, test_ids) for name in names]
     matrix, mended = members.matrix(loaded, dealt, test_ids), runs.shared_corrections(loaded)
 
     if len(matrix.names) == 1 and args.method not in ("auto", "best_single"):
@@ -78,37 +84,26 @@ def main() -> None:
         if absent:
             print(f"weight 0, because --weights does not name them: {', '.join(absent)}")
         print("note: weights given by hand count as chosen beforehand; if these rows suggested them, the scores flatter")
-    methods.candidates(args.method, rule)  # options that do not go together are refused before the features are read
-    stacked = stacking.stack(matrix, partial(members.features, root, matrix.names))
-    made = outcome.make(matrix, stacked, args.method, rule, args.use_order, mended, groups)
+    if target.regression:
+        made = regression.make(matrix, target, args.method, rule)
+    else:
+        methods.candidates(args.method, rule)  # options that do not go together are refused before the features are read
+        stacked = stacking.stack(matrix, partial(members.features, root, matrix.names))
+        made = outcome.make(matrix, stacked, args.method, rule, args.use_order, mended, groups)
     origin = {"options": {"method": args.method, "weights": args.weights, "recipes": matrix.names,
                           "use_order": args.use_order, "use_twins": args.use_twins},
               "members": [members.describe(member) for member in sorted(loaded, key=lambda member: member.recipe)],
               "folds": {"hash": dealt.hash, "k": dealt.k, "seed": dealt.seed, "method": dealt.method}, "images_hash": images}
-    made = outcome.write(root, made, contest, origin)
+    made = outcome.write(root, made, contest, origin, target)
 
-    for line in outcome.unused(made.facts):
+    for line in [] if target.regression else outcome.unused(made.facts):
         print(line)
-    print(table(made.leaderboard))
+    shown_by = regression if target.regression else outcome
+    print(shown_by.table(made.leaderboard))
     if len(matrix.names) == 1 and made.facts["picked"] == "best_single":
         print(f"one recipe only, so there is nothing to blend: the submission is {matrix.names[0]}'s")
     print(made.facts["why"])
-    print(f"upload {shown(root / 'submissions' / 'submission.csv')}: {outcome.headline(made.facts)}")
-
-
-def table(leaderboard: pd.DataFrame) -> str:
-    """The leaderboard for a terminal."""
-    mended = "corrected_accuracy" in leaderboard
-    lines = [f"{'':16}{'':10} accuracy  95 % interval    log loss     auc     ece  gain over best single   "
-             f"{'by corrected labels   ' if mended else ''}weights"]
-    for row in leaderboard.itertuples():
-        lines.append(f"{row.name:16}{row.kind:10} {row.accuracy:8.4f}  [{row.low:.4f}, {row.high:.4f}]  {row.log_loss:7.4f} "
-                     f"{row.auc:7.4f} {row.ece:7.4f}  {100 * row.gain:+.2f} [{100 * row.gain_low:+.2f}, "
-                     f"{100 * row.gain_high:+.2f}]  "
-                     + (f"{row.corrected_accuracy:.4f} [{row.corrected_low:.3f}, {row.corrected_high:.3f}]  " if mended else "")
-                     + row.weights)
-        lines[-1] = lines[-1].rstrip()
-    return "\n".join(lines)
+    print(f"upload {shown(place / 'submissions' / 'submission.csv')}: {shown_by.headline(made.facts)}")
 
 
 def shown(path: Path) -> Path:

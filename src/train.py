@@ -1,22 +1,26 @@
 """Train recipes on folds: leaves weights, OOF and test probabilities, features and learning curves under runs/.
 
     python src/train.py --recipe lite0,cnn5 --fold all
+    python src/train.py --recipe lite0_age --target age
 
 On the CPU as many folds run side by side as there are cores, each in one thread; with CUDA one fold a visible GPU. Finished
 folds are skipped. Kill it at any time: the same command goes on at the epoch where it stopped and ends with the same bytes.
 A run made by another version of the recipe, other folds, images, seed or corrections is refused; --force trains over it.
 --corrections FILE (see clean.py) drops or flips training rows, never held-out ones, and trains into runs/<recipe>+corrected/.
+--target COLUMN predicts a number that meta.csv has for every train row (mean absolute error as the loss, on standardised values)
+and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUMN`.
 """
 
 from pathlib import Path
 
 from facefold import jobs, processes, runs, step
+from facefold.combine import regression
 from facefold.combine.scores import accuracy_in_words
 from facefold.data import cache, competition, corrections, folds, integrity
 from facefold.errors import InputError
 from facefold.models import pretrained
 from facefold.models import recipe as recipes
-from facefold.training import engine
+from facefold.training import engine, objective
 
 
 def main() -> None:
@@ -29,10 +33,12 @@ def main() -> None:
     parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="take pretrained weights from DIR/<timm name>.safetensors or .pth")
     parser.add_argument("--force", action="store_true", help="train over runs that are stale or damaged")
     parser.add_argument("--corrections", type=Path, metavar="FILE", help="id,action: training rows to drop or flip, see clean.py")
+    step.add_target(parser)
     args = parser.parse_args()
-    contest, split = competition.load(args.root), folds.load(args.root)
+    contest, split, place = competition.load(args.root), folds.load(args.root, args.target), args.target.place(args.root)
     chosen = recipes.load_all(args.recipe)
     for recipe in chosen:
+        objective.require(recipe, args.target)
         pretrained.require(recipe, args.weights_dir)
     every = [str(fold) for fold in range(split.k)]
     wanted = every if args.fold == "all" else list(dict.fromkeys(part.strip() for part in args.fold.split(",")))
@@ -42,26 +48,29 @@ def main() -> None:
     mended = corrections.read(args.corrections, split) if args.corrections else corrections.NONE
     integrity.check(contest)  # an image that changed since the audit must not meet a cache of the old one
     images_hash = integrity.fingerprint(args.root)
-    identities = [runs.Identity(recipe.name, recipe.hash, split.hash, images_hash, args.seed, mended.hash) for recipe in chosen]
+    identities = [runs.Identity(recipe.name, recipe.hash, split.hash, images_hash, args.seed, mended.hash, args.target.name)
+                  for recipe in chosen]
     places = engine.slots(args.device, args.workers)
     loader_workers = min(8, processes.cores() // len(places)) if places[0].type == "cuda" else 0
     missing = [jobs.FoldJob(args.root, identity, mended, int(fold), args.weights_dir, loader_workers)
                for identity in identities for fold in wanted if jobs.todo(args.root, identity, int(fold), args.force)]
     for identity in dict.fromkeys(job.identity for job in missing):
         cache.build(contest, recipes.load(identity.recipe).size)
-        runs.joined_oof(args.root, identity.name).unlink(missing_ok=True)  # it will be of other folds than these
+        runs.joined_oof(place, identity.name).unlink(missing_ok=True)  # it will be of other folds than these
     ordered, after = jobs.plan(missing, len(places))
     engine.run(ordered, places, jobs.work, after)
     for identity in identities:
         jobs.tidy(args.root, identity)
         try:
-            member = runs.join(args.root, identity, split, contest.test["id"].tolist())
+            member = runs.join(place, identity, split, contest.test["id"].tolist())
         except InputError as reason:
             if wanted == every:
                 raise
             print(f"{identity.name}: not joined yet, for a fold not asked for: {reason}")
             continue
-        print(f"{identity.name}: OOF accuracy {accuracy_in_words(member.oof, split.table, mended)}, runs/{identity.name}/oof.csv")
+        score = (f"mean absolute error {regression.error_in_words(member.oof, split.table)}" if args.target.regression else
+                 f"accuracy {accuracy_in_words(member.oof, split.table, mended)}")
+        print(f"{identity.name}: OOF {score}, {args.target.folder}runs/{identity.name}/oof.csv")
 
 
 if __name__ == "__main__":

@@ -5,12 +5,15 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 BENCH = Path(__file__).parents[1] / "bench"
 sys.path.insert(0, str(BENCH))
+import paired  # noqa: E402
 import peers  # noqa: E402
 import scaling  # noqa: E402
 import steps  # noqa: E402
@@ -35,6 +38,15 @@ def test_five_folds_and_rates():
     ours.rows = [row, {"seconds": 130.0, "cpu_seconds": 260.0}, {"seconds": 140.0, "cpu_seconds": 280.0}]
     assert peers.rates(ours) == {"wall": 7.5, "cpu": 3.75, "n": 2, "wall_least": 5, "wall_most": 10}  # without the first epoch
     assert peers.rates(timm)["n"] == 1 and peers.rates(timm)["cpu"] == pytest.approx(100 / 220)  # but where it is the only one
+
+
+def test_a_peer_is_ended_where_its_next_epoch_is_beyond_the_limit():
+    peer = peers.Peer("timm", [], peers.timm_mark, 100, Path())
+    assert not peer.beyond(0)  # no epoch yet: nothing to go by
+    peer.rows, peer.cpu_seconds = [{"cpu_seconds": 100}], 110  # the next one ends at 210
+    assert peer.beyond(209) and not peer.beyond(210)
+    peer.rows, peer.cpu_seconds = [{"cpu_seconds": 100}, {"cpu_seconds": 180}], 180  # at 260: the first had the start in it
+    assert peer.beyond(259) and not peer.beyond(260)
 
 
 def test_flops_of_a_depthwise_convolution():
@@ -68,3 +80,11 @@ def test_a_session_is_watched_and_ended():
         tree.end(process)
         process.stdout.close()
     assert tree.members(process.pid) == [] and process.returncode == -9
+
+
+def test_the_difference_of_two_sets_of_predictions():
+    duplicates = pd.DataFrame({"split": ["train", "train", "train", "test"], "id": ["a", "b", "c", "d"], "group": ["g", "g", "h", "h"]})
+    assert paired.with_twin(duplicates, ["c", "b", "a"]).tolist() == [False, True, True]  # a test twin does not count
+    labels, before, after = np.array([1, 1, 0, 0]), np.array([0.9, 0.2, 0.2, 0.9]), np.array([0.9, 0.8, 0.2, 0.9])
+    assert paired.line("all", before, after, labels).split()[:3] == ["all", "4", "0.5000"]
+    assert " 0.7500 [" in paired.line("all", before, after, labels) and " +25.00 [" in paired.line("all", before, after, labels)

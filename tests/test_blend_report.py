@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from facefold import files, runs
 from facefold.combine import methods
-from facefold.data import competition, drawn, folds, integrity
+from facefold.data import competition, folds, integrity
 from facefold.errors import InputError
 from facefold.models import recipe
 
@@ -42,13 +42,9 @@ def fabricate(root: Path, members: dict[str, float]) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
+def made(tmp_path_factory, deal) -> Path:
     root = tmp_path_factory.mktemp("made")
-    drawn.draw(root, train=240, test=60, size=16)
-    contest = competition.load(root)
-    images = integrity.check(contest)
-    train_sha256 = files.sha256_file(root / "competition" / "train.csv")
-    folds.write(root, folds.make(contest.train, folds.groups(images), 3, 0, train_sha256))
+    deal(root, 240, 60, 16, 3)
     fabricate(root, MEMBERS)
     return root
 

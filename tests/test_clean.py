@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from facefold import files, jobs, runs
-from facefold.data import competition, drawn, folds, integrity
+from facefold.data import competition, folds, integrity
 from facefold.data.corrections import NONE, Corrections
 from facefold.errors import InputError
 from facefold.models import recipe
@@ -42,12 +42,9 @@ def fabricate(root: Path, name: str, noise: float, corrections: Corrections = NO
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
+def made(tmp_path_factory, deal) -> Path:
     root = tmp_path_factory.mktemp("made")
-    drawn.draw(root, train=240, test=60, size=16)
-    contest = competition.load(root)
-    images = integrity.check(contest)
-    folds.write(root, folds.make(contest.train, folds.groups(images), 3, 0, files.sha256_file(root / "competition" / "train.csv")))
+    deal(root, 240, 60, 16, 3)
     fabricate(root, "lite0", 0.8)
     fabricate(root, "cnn5", 1.0)
     return root
@@ -218,18 +215,16 @@ def test_the_whole_job_passes_corrections_on(root, monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["run_all.py", "--root", str(root), "--recipes", names, *options])
         with pytest.raises(SystemExit):
             run_all.main()
-        assert done["train"] == ["--root", str(root), "--recipe", names, "--seed", "0", "--device", "auto", *trained]
-        assert done["blend"] == ["--root", str(root), "--recipes", blended]
+        common = ["--root", str(root), "--target", "label"]
+        assert done["train"] == [*common, "--recipe", names, "--seed", "0", "--device", "auto", *trained]
+        assert done["blend"] == [*common, "--recipes", blended]
     assert re.search(r"  lite0\+corrected +0 folds to go, nothing to do\n", capsys.readouterr().out)
     path.write_text("id,action\n2,dropped\n")
     assert f"{path}, row 2: action 'dropped' is none of keep, drop, flip" in refused("run_all", root, "--recipes", "lite0", "--corrections", path)
 
 
-def test_training_with_corrections(tmp_path, monkeypatch):
-    drawn.draw(tmp_path, train=60, test=20, size=32)
-    contest = competition.load(tmp_path)
-    images = integrity.check(contest)
-    folds.write(tmp_path, folds.make(contest.train, folds.groups(images), 2, 0, files.sha256_file(tmp_path / "competition" / "train.csv")))
+def test_training_with_corrections(tmp_path, monkeypatch, deal):
+    deal(tmp_path, 60, 20, 32, 2)
     path = tmp_path / "corrections.csv"
     path.write_text("id,action\n3,flip\n2,drop\n9,keep\n")
     done = run("train", tmp_path, "--recipe", "demo_cnn", "--corrections", "corrections.csv")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from facefold import files, jobs, runs
-from facefold.data import cache, competition, drawn, folds, integrity
+from facefold import jobs, runs
+from facefold.data import cache, competition, folds, integrity
 from facefold.data.corrections import NONE
 from facefold.errors import InputError
 from facefold.models import recipe
@@ -43,16 +43,12 @@ def test_nothing_to_train_plans_nothing():
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(tmp_path, monkeypatch, deal):
     """A drawn competition in two folds, and the recipe tiny."""
     monkeypatch.setattr(recipe, "FOLDER", tmp_path / "recipes")
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "tiny.toml").write_text(TOML)
-    drawn.draw(tmp_path, train=80, test=20, size=32)
-    contest, images = integrity.load(tmp_path)
-    train_sha256 = files.sha256_file(tmp_path / "competition" / "train.csv")
-    folds.write(tmp_path, folds.make(contest.train, folds.groups(images), 2, 0, train_sha256))
-    cache.build(contest, 32)
+    cache.build(deal(tmp_path, 80, 20, 32, 2), 32)
     return tmp_path
 
 

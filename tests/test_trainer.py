@@ -13,6 +13,7 @@ from facefold.data.cache import ImageCache
 from facefold.errors import InputError
 from facefold.models import recipe as recipes
 from facefold.training import checkpoint, estimate, loader, trainer
+from facefold.training.objective import Labels
 
 CPU = torch.device("cpu")
 TINY = {"size": 32, "width": 4, "batch": 16, "epochs": 4, "lr": 0.02, "dropout": 0.1, "ema": 0.5}
@@ -175,8 +176,7 @@ def test_flip_tta_is_the_mean_of_both_views(tmp_path):
 
 
 def test_loss_and_accuracy_by_hand():
-    rows = pd.DataFrame({"label": [1, 0]})
-    loss, accuracy = trainer._loss_and_accuracy(np.array([0.0, np.log(3)]), rows)
+    loss, accuracy = Labels().scores(np.array([0.0, np.log(3)]), np.array([1, 0]))
     assert loss == pytest.approx((np.log(2) + np.log(4)) / 2)  # p(1) = 1/2 and p(0) = 1/4
     assert accuracy == 0.5  # a probability of 0.5 decides for label 1
 

@@ -10,6 +10,7 @@ import torch
 from facefold import files, runs
 from facefold.data import cache, competition, folds
 from facefold.data.corrections import NONE, Corrections
+from facefold.data.target import Target
 from facefold.errors import InputError
 from facefold.models import frozen
 from facefold.models import recipe as recipes
@@ -56,16 +57,18 @@ class FoldJob:
 
     def work(self, device: torch.device, slot: int) -> None:
         """Train the fold unless it is finished, and leave its run."""
-        directory = runs.fold_dir(self.root, self.identity.name, self.fold)
+        target = Target(self.identity.target)
+        place = target.place(self.root)
+        directory = runs.fold_dir(place, self.identity.name, self.fold)
         with files.locked(directory):
-            if runs.finished(self.root, self.identity, self.fold):
+            if runs.finished(place, self.identity, self.fold):
                 return
             task = _task(self.root, self.identity, self.fold, self.weights_dir, self.corrections)
             result = trainer.fit(task, device, slot, self.loader_workers)
             runs.write_weights(directory, result.state)
             runs.write_history(directory, result.history)
-            runs.write_predictions(directory, "oof", task.valid["id"].tolist(), result.oof_prob, result.oof_features)
-            runs.write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features)
+            runs.write_predictions(directory, "oof", task.valid["id"].tolist(), result.oof_prob, result.oof_features, target)
+            runs.write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features, target)
             runs.finish(directory, self.identity, result.facts, self.corrections)
             task.checkpoint.unlink()
         tidy(self.root, self.identity)
@@ -73,12 +76,13 @@ class FoldJob:
 
 def tidy(root: Path, identity: runs.Identity) -> None:
     """Remove what the run's frozen stages made of the images, gigabytes, once all its folds are sealed."""
-    if all(runs.sealed(root, identity.name, fold) for fold in range(folds.load(root).k)):
+    target = Target(identity.target)
+    if all(runs.sealed(target.place(root), identity.name, fold) for fold in range(folds.load(root, target).k)):
         shutil.rmtree(_frozen(root, identity), ignore_errors=True)
 
 
 def _frozen(root: Path, identity: runs.Identity) -> Path:
-    return root / "cache" / "frozen" / identity.name
+    return Target(identity.target).place(root) / "cache" / "frozen" / identity.name
 
 
 def work(job: ViewJob | FoldJob, device: torch.device, slot: int) -> None:
@@ -87,15 +91,16 @@ def work(job: ViewJob | FoldJob, device: torch.device, slot: int) -> None:
 
 def _task(root: Path, identity: runs.Identity, fold: int, weights_dir: Path | None,
           corrections: Corrections = NONE) -> trainer.FoldTask:
-    contest, split = competition.load(root), folds.load(root)
+    target = Target(identity.target)
+    contest, split = competition.load(root), folds.load(root, target)
     recipe = recipes.load(identity.recipe)
     table = split.table[["id", "label", "group"]]
     held_out = split.table["fold"] == fold
     return trainer.FoldTask(
         recipe, fold, identity.seed, corrections.apply(table[~held_out]), table[held_out],
         cache.open_cache(contest, "train", recipe.size), cache.open_cache(contest, "test", recipe.size),
-        runs.fold_dir(root, identity.name, fold) / runs.CHECKPOINT, asdict(identity), _frozen(root, identity),
-        weights_dir)
+        runs.fold_dir(target.place(root), identity.name, fold) / runs.CHECKPOINT, asdict(identity), _frozen(root, identity),
+        weights_dir, target)
 
 
 def plan(folds_to_train: list[FoldJob], parts: int) -> tuple[list[ViewJob | FoldJob], dict[FoldJob, list[ViewJob]]]:
@@ -115,9 +120,10 @@ def plan(folds_to_train: list[FoldJob], parts: int) -> tuple[list[ViewJob | Fold
 
 def todo(root: Path, identity: runs.Identity, fold: int, force: bool) -> bool:
     """Whether this fold has yet to be trained. What another identity left is refused, or removed when `force` is given."""
-    directory = runs.fold_dir(root, identity.name, fold)
+    place = Target(identity.target).place(root)
+    directory = runs.fold_dir(place, identity.name, fold)
     try:
-        if runs.finished(root, identity, fold):
+        if runs.finished(place, identity, fold):
             (directory / runs.CHECKPOINT).unlink(missing_ok=True)
             return False
         if begun := checkpoint.read_header(directory / runs.CHECKPOINT):

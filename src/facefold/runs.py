@@ -7,6 +7,7 @@
 
 A recipe that learned from corrected labels has a folder of its own, runs/<recipe>+corrected/, so that before and after
 stand side by side; its run.json holds the corrections. A run's name is its folder's: lite0, lite0+corrected.
+The runs of another target than the label lie under targets/<target>/, the `root` of the functions here (`Target.place`).
 
 `run.json` is written last and holds the sha256 of every file beside it, so a fold is finished exactly
 when it has one, and a file that was torn or edited afterwards is found before it is used.
@@ -23,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 from facefold import files
 from facefold.data.corrections import NONE, Corrections
 from facefold.data.folds import Folds
+from facefold.data.target import LABEL, Target
 from facefold.errors import InputError
 from facefold.models import recipe as recipes
 
@@ -33,7 +35,8 @@ CORRECTED = "+corrected"
 
 @dataclass(frozen=True)
 class Identity:
-    """What must be equal for two runs to be the same run; hashes are sha256 in hex, that of the corrections empty without any."""
+    """What must be equal for two runs to be the same run; hashes are sha256 in hex, that of the corrections empty without any.
+    target: its name."""
 
     recipe: str
     recipe_hash: str
@@ -41,6 +44,7 @@ class Identity:
     images_hash: str
     seed: int
     corrections: str = ""
+    target: str = LABEL.name
 
     @property
     def name(self) -> str:
@@ -49,15 +53,16 @@ class Identity:
 
 
 _CAUSES = {"recipe": "another recipe's name", "recipe_hash": "another version of the recipe", "folds_hash": "other folds",
-           "images_hash": "other images", "seed": "another seed", "corrections": "other corrections"}
+           "images_hash": "other images", "seed": "another seed", "corrections": "other corrections",
+           "target": "another target"}
 
 
 @dataclass(frozen=True)
 class Member:
     """A finished recipe, ready to be blended. recipe: the run's name.
 
-    oof: float64 probability of label 1 (n,), indexed by train id in the order of `folds.table`.
-    test: float64 probabilities (t, k), indexed by test id, one column a fold (named 0..k-1).
+    oof: float64 probability of label 1, or predicted value, (n,), indexed by train id in the order of `folds.table`.
+    test: float64, the same (t, k), indexed by test id, one column a fold (named 0..k-1).
     runs: the k folds' run.json.
     """
 
@@ -86,7 +91,7 @@ def named(text: str) -> list[str]:
 def current(name: str, folds: Folds, images_hash: str) -> Identity:
     """What a run of this name must agree with now; its seed and its corrections are its own (see `load`)."""
     recipe = recipes.load(name.removesuffix(CORRECTED))
-    return Identity(recipe.name, recipe.hash, folds.hash, images_hash, seed=0)
+    return Identity(recipe.name, recipe.hash, folds.hash, images_hash, seed=0, target=folds.target.name)
 
 
 def corrections_of(run: dict) -> Corrections:
@@ -125,7 +130,8 @@ def require_current(directory: Path, run: dict, identity: Identity) -> None:
     causes = [cause for name, cause in _CAUSES.items() if _recorded(run, name) != getattr(identity, name)]
     if causes:
         raise InputError(f"{directory} is stale: it was made with {' and '.join(causes)}. "
-                         f"Move it away, or train over it with `train.py {_options(directory.parent.name)} --force`.")
+                         "Move it away, or train over it with "
+                         f"`train.py {_options(directory.parent.name, Target(identity.target))} --force`.")
 
 
 def finish(directory: Path, identity: Identity, facts: dict, corrections: Corrections = NONE) -> None:
@@ -145,8 +151,9 @@ def load(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_
     runs, oof, test = [], [], {}
     missing = [str(k) for k in range(folds.k) if not sealed(root, recipe, k)]
     if missing:
-        raise InputError(f"runs/{recipe} is incomplete: fold {', '.join(missing)} of {folds.k} not finished. Run "
-                         f"`python src/train.py {_options(recipe)}`, or name the recipes to blend with --recipes.")
+        raise InputError(f"{folds.target.folder}runs/{recipe} is incomplete: fold {', '.join(missing)} of {folds.k} not finished. "
+                         f"Run `python src/train.py {_options(recipe, folds.target)}`, or name the recipes to blend with "
+                         "--recipes.")
     for k in range(folds.k):
         directory = fold_dir(root, recipe, k)
         run = files.read_json(directory / "run.json")
@@ -156,14 +163,14 @@ def load(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_
         own = (_recorded(first, "corrections") or "none") if recipe.endswith(CORRECTED) else ""
         require_current(directory, run, replace(identity, seed=first.get("seed"), corrections=own))
         _require_whole(directory)
-        fold_oof = read_predictions(directory / "oof.csv")
+        fold_oof = read_predictions(directory / "oof.csv", folds.target)
         expected = folds.table.loc[folds.table["fold"] == k, "id"]
         _require_ids(directory / "oof.csv", fold_oof["id"], expected, "the validation rows of that fold")
-        fold_test = read_predictions(directory / "test.csv")
+        fold_test = read_predictions(directory / "test.csv", folds.target)
         _require_ids(directory / "test.csv", fold_test["id"], test_ids, "test.csv")
         runs.append(run)
-        oof.append(fold_oof.set_index("id")["prob"])
-        test[k] = fold_test.set_index("id")["prob"].reindex(test_ids)
+        oof.append(fold_oof.set_index("id")[folds.target.column])
+        test[k] = fold_test.set_index("id")[folds.target.column].reindex(test_ids)
     if len({json.dumps(run.get("weights"), sort_keys=True) for run in runs}) > 1:
         raise InputError(f"runs/{recipe}: its folds began from different pretrained weights "
                          f"(see weights in each run.json); train the odd ones again")
@@ -181,18 +188,19 @@ def shared_corrections(members: list[Member]) -> Corrections:
 
 
 def join(root: Path, identity: Identity, folds: Folds, test_ids: list[str]) -> Member:
-    """`load`, and write runs/<recipe>/oof.csv (id,prob) in the order of folds.csv."""
+    """`load`, and write runs/<recipe>/oof.csv (id,prob or id,pred) in the order of folds.csv."""
     member = load(root, identity, identity.name, folds, test_ids)
-    files.write_csv(joined_oof(root, member.recipe), member.oof.rename("prob").rename_axis("id").reset_index())
+    files.write_csv(joined_oof(root, member.recipe), member.oof.rename(folds.target.column).rename_axis("id").reset_index())
     return member
 
 
-def write_predictions(directory: Path, part: str, ids: list[str], prob: np.ndarray, features: np.ndarray) -> None:
-    """Write <part>.csv (id,prob) and features_<part>.npy; `part` is oof or test.
+def write_predictions(directory: Path, part: str, ids: list[str], prob: np.ndarray, features: np.ndarray,
+                      target: Target = LABEL) -> None:
+    """Write <part>.csv (id,prob or id,pred) and features_<part>.npy; `part` is oof or test.
 
-    prob: float (n,), the probability of label 1; features: float16 (n, F); both in the order of `ids`.
+    prob: float (n,), the probability of label 1 or the predicted value; features: float16 (n, F); both in the order of `ids`.
     """
-    files.write_csv(directory / f"{part}.csv", pd.DataFrame({"id": ids, "prob": np.asarray(prob, dtype=np.float64)}))
+    files.write_csv(directory / f"{part}.csv", pd.DataFrame({"id": ids, target.column: np.asarray(prob, dtype=np.float64)}))
     files.write_npy(directory / f"features_{part}.npy", np.asarray(features, dtype=np.float16))
 
 
@@ -212,12 +220,14 @@ def write_history(directory: Path, history: pd.DataFrame) -> None:
     files.write_csv(directory / "history.csv", history)
 
 
-def read_predictions(path: Path) -> pd.DataFrame:
-    """Read id,prob and refuse a probability that is not one."""
-    table = files.read_csv(path, {"id": str, "prob": float})
-    bad = table.index[~table["prob"].between(0, 1)]
+def read_predictions(path: Path, target: Target = LABEL) -> pd.DataFrame:
+    """Read id,prob or id,pred and refuse a probability that is not one, or a value that is not finite."""
+    name = target.column
+    table = files.read_csv(path, {"id": str, name: float})
+    bad = table.index[~(np.isfinite(table[name]) if target.regression else table[name].between(0, 1))]
     if len(bad):
-        raise InputError(f"{path}, row {bad[0] + 2}: prob {table['prob'][bad[0]]} is not a probability; "
+        what = "a finite number" if target.regression else "a probability"
+        raise InputError(f"{path}, row {bad[0] + 2}: {name} {table[name][bad[0]]} is not {what}; "
                          "delete the fold's folder and train it again")
     return table
 
@@ -233,14 +243,15 @@ def features(root: Path, recipe: str, fold: int, part: str) -> np.ndarray:
 
 
 def _recorded(run: dict, name: str) -> object:
-    """A part of the identity as run.json or a checkpoint has it. One from before there were corrections had none."""
-    return run.get(name, "" if name == "corrections" else None)
+    """A part of the identity as run.json or a checkpoint has it. One from before there were corrections, or other targets, had
+    none."""
+    return run.get(name, {"corrections": "", "target": LABEL.name}.get(name))
 
 
-def _options(name: str) -> str:
+def _options(name: str, target: Target) -> str:
     """What to tell train.py to make the run of this name."""
     recipe = name.removesuffix(CORRECTED)
-    return f"--recipe {recipe}" + (" --corrections FILE" if recipe != name else "")
+    return f"--recipe {recipe}{target.option}" + (" --corrections FILE" if recipe != name else "")
 
 
 def _require_whole(directory: Path) -> None:

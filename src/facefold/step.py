@@ -5,12 +5,14 @@ Exit codes: 0 done, 2 bad input or usage, 130/143 stopped by a signal, 1 a fault
 
 import argparse
 import errno
+import math
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from facefold.data.target import LABEL, Target
 from facefold.errors import InputError
 from facefold.processes import end_with_starter
 
@@ -27,6 +29,20 @@ def parser(doc: str) -> argparse.ArgumentParser:
     made.add_argument("--root", type=Path, default=PROJECT, metavar="DIR",
                       help="the folder that holds competition/, folds/, runs/, submissions/ and cache/ (default: the project)")
     return made
+
+
+def add_target(parser: argparse.ArgumentParser) -> None:
+    """The option --target of the steps that work on one; everything made for it lies apart from the label's."""
+    parser.add_argument("--target", type=Target, default=LABEL, metavar="COLUMN",
+                        help="what is predicted: label (default), or a column of numbers of meta.csv, such as age, by regression")
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `7 min`, `1 h 05 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def run(main: Callable[[], None]) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from facefold import runs
 from facefold.data.folds import Folds
+from facefold.data.target import Target
 from facefold.errors import InputError
 from facefold.runs import Member
 
@@ -18,8 +19,8 @@ READ = ("oof.csv", "test.csv", "features_oof.npy", "features_test.npy")  # what 
 class Rows:
     """All that a method may look at when it predicts; labels and folds are given apart, so that it cannot see them then.
 
-    prob: float64 (n, m), each member's probability of label 1; stacked: float64 (n,), what the members' features make of
-    each row (`stacking.stack`). Rows are chosen with a mask or indices: `rows[held]`.
+    prob: float64 (n, m), each member's probability of label 1, or predicted value of a regression; stacked: float64 (n,), what
+    the members' features make of each row (`stacking.stack`). Rows are chosen with a mask or indices: `rows[held]`.
     """
 
     prob: np.ndarray
@@ -36,7 +37,8 @@ class Rows:
 class OofMatrix:
     """Members side by side, columns sorted by name so that the order they were named in changes nothing.
 
-    ids: train ids (n,), labels: int64 (n,) of 0 and 1, fold: int64 (n,) in 0..k-1, group: text (n,), equal for rows that
+    ids: train ids (n,), labels: int64 (n,) of 0 and 1, or float64 values of a regression, whose predicted values stand for the
+    probabilities; fold: int64 (n,) in 0..k-1, group: text (n,), equal for rows that
     no split may divide; names: m recipes, prob: float64 (n, m) out-of-fold probabilities of label 1; test_ids (t,),
     fold_test_prob: float64 (k, t, m), those of each recipe's fold models.
     """
@@ -60,7 +62,8 @@ def matrix(members: list[Member], folds: Folds, test_ids: list[str]) -> OofMatri
     """Join members by id, in the row order of `folds.table` and `test_ids`.
 
     Raises `InputError` without members, for a recipe named twice, for ids that are not those of the folds or the test
-    set, for probabilities that are missing or outside 0..1, and where only one class or one fold occurs.
+    set, for probabilities that are missing or outside 0..1, for values that are not finite, and where only one class or
+    one fold occurs.
     """
     members = sorted(members, key=lambda member: member.recipe)
     names = [member.recipe for member in members]
@@ -68,7 +71,7 @@ def matrix(members: list[Member], folds: Folds, test_ids: list[str]) -> OofMatri
         raise InputError("there is nothing to blend: no recipe has been trained. Run `python src/train.py --recipe NAME`.")
     if len(set(names)) < len(names):
         raise InputError(f"a recipe is named twice: {', '.join(names)}")
-    labels = folds.table["label"].to_numpy(np.int64)
+    labels = folds.table["label"].to_numpy()
     for what, values in (("label", labels), ("fold", folds.table["fold"].to_numpy(np.int64))):
         if len(np.unique(values)) < 2:
             raise InputError(f"the folds hold one {what} only ({', '.join(map(str, np.unique(values)))}); "
@@ -77,8 +80,9 @@ def matrix(members: list[Member], folds: Folds, test_ids: list[str]) -> OofMatri
     fold = folds.table["fold"].to_numpy(np.int64)
     oof, test = [], []
     for member in members:
-        oof.append(_aligned(member.oof, ids, f"runs/{member.recipe}, out-of-fold", "the folds"))
-        test.append([_aligned(member.test[k], test_ids, f"runs/{member.recipe}, test", "test.csv") for k in member.test])
+        where = f"{folds.target.folder}runs/{member.recipe}"
+        oof.append(_aligned(member.oof, ids, f"{where}, out-of-fold", "the folds", folds.target))
+        test.append([_aligned(member.test[k], test_ids, f"{where}, test", "test.csv", folds.target) for k in member.test])
     group = folds.table["group"].to_numpy(str)
     return OofMatrix(ids, labels, fold, group, names, np.column_stack(oof), list(test_ids), np.stack(test).transpose(1, 2, 0))
 
@@ -116,14 +120,15 @@ def describe(member: Member) -> dict:
             "files": [{name: run["files"][name] for name in READ} for run in member.runs]}
 
 
-def _aligned(series: pd.Series, ids: list[str], what: str, whose: str) -> np.ndarray:
+def _aligned(series: pd.Series, ids: list[str], what: str, whose: str, target: Target) -> np.ndarray:
     difference = set(series.index) ^ set(ids)
     if difference or series.index.has_duplicates:
         example = sorted(difference or series.index[series.index.duplicated()])[0]
         raise InputError(f"{what}: the ids are not those of {whose}, each once ({len(difference)} differ, e.g. {example}); "
                          "train that recipe again")
     values = series.reindex(ids).to_numpy(np.float64)
-    bad = np.flatnonzero(~((values >= 0) & (values <= 1)))
+    bad = np.flatnonzero(~(np.isfinite(values) if target.regression else (values >= 0) & (values <= 1)))
     if len(bad):
-        raise InputError(f"{what}: id {ids[bad[0]]} has {values[bad[0]]}, which is not a probability; train that recipe again")
+        kind = "not finite" if target.regression else "not a probability"
+        raise InputError(f"{what}: id {ids[bad[0]]} has {values[bad[0]]}, which is {kind}; train that recipe again")
     return values

@@ -98,8 +98,10 @@ def with_weights(rule: str | np.ndarray) -> list[Method]:
 def candidates(method: str, rule: str | np.ndarray) -> list[Method]:
     """What may become the submission. A person who says weights gets them: auto then means one of the weighted methods.
 
-    Raises `InputError` for weights that the named method has no use for.
+    Raises `InputError` for weights that the named method has no use for, and for a method that is not for labels.
     """
+    if method not in ("auto", *NAMES):
+        raise InputError(f"--method {method} predicts numbers: it belongs to --target")
     automatic = isinstance(rule, str) and rule == "auto"
     same = isinstance(rule, str) and rule == "equal" and method in ("mean", "majority")
     if method not in ("auto", *WEIGHTED) and not automatic and not same:

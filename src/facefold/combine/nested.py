@@ -7,8 +7,9 @@ model would have to be trained anew for every pair of folds; it is the usual app
 The features' answers (`stacking.stack`) add nothing to it: they know the labels of their own fold alone, and of no row its own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import expit
@@ -18,6 +19,20 @@ from facefold.combine.methods import Fitted, Method
 from facefold.combine.scores import Paired, logit, paired
 
 REAL = 0.05  # two-sided p below which a paired gain counts as real
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two predictions of the same rows are compared. paired(a, b, labels) has a `gain` of a over b and its `p`; test: what p
+    is of; shown: a gain in words; decides: whether scores decide for a label, from a threshold on."""
+
+    paired: Callable[[np.ndarray, np.ndarray, np.ndarray], Any]
+    test: str
+    shown: Callable[[float], str]
+    decides: bool
+
+
+BY_ACCURACY = Comparison(paired, "McNemar", lambda gain: f"{100 * gain:.2f} points", decides=True)
 
 
 @dataclass(frozen=True)
@@ -46,32 +61,33 @@ def predict(method: Method, rows: Rows, labels: np.ndarray, fold: np.ndarray) ->
     return scores
 
 
-def choose(methods: Sequence[Method], nested: dict[str, np.ndarray], labels: np.ndarray) -> Choice:
+def choose(methods: Sequence[Method], nested: dict[str, np.ndarray], labels: np.ndarray, by: Comparison = BY_ACCURACY) -> Choice:
     """The first of `methods` (simple to complicated) that no other beats by a real paired margin.
 
     `nested` holds each method's scores (n,) by name. The most accurate is never beaten, so there is always a pick.
     """
-    def beaten(method: Method) -> list[tuple[Method, Paired]]:
-        gains = [(other, paired(nested[other.name], nested[method.name], labels)) for other in methods if other is not method]
+    def beaten(method: Method) -> list[tuple[Method, Any]]:
+        gains = [(other, by.paired(nested[other.name], nested[method.name], labels)) for other in methods if other is not method]
         return [(other, gain) for other, gain in gains if gain.gain > 0 and gain.p < REAL]
 
-    losers: list[tuple[Method, Method, Paired]] = []
+    losers: list[tuple[Method, Method, Any]] = []
     for method in methods:
         if not (winners := beaten(method)):
-            return Choice(method, _why(method, methods, losers))
+            return Choice(method, _why(method, methods, losers, by))
         losers.append((method, *max(winners, key=lambda pair: pair[1].gain)))
     raise AssertionError("every method is beaten, which a strict order of accuracies excludes")
 
 
-def predict_choice(methods: Sequence[Method], rows: Rows, labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
+def predict_choice(methods: Sequence[Method], rows: Rows, labels: np.ndarray, fold: np.ndarray,
+                   by: Comparison = BY_ACCURACY) -> np.ndarray:
     """Scores (n,) of the whole procedure "choose a method, fit it, set its threshold": each fold by what the others chose."""
     scores = np.empty(len(labels))
     for k in np.unique(fold):
         rest, held = fold != k, fold == k
         inner = inner_folds(fold[rest])
         nested = {method.name: predict(method, rows[rest], labels[rest], inner) for method in methods}
-        picked = choose(methods, nested, labels[rest]).method
-        threshold = operating_point(nested[picked.name], labels[rest], inner)[0]
+        picked = choose(methods, nested, labels[rest], by).method
+        threshold = operating_point(nested[picked.name], labels[rest], inner)[0] if by.decides else 0.5
         scores[held] = shifted(picked.fit(rows[rest], labels[rest], fold[rest]).predict(rows[held]), threshold)
     return scores
 
@@ -103,13 +119,13 @@ def shifted(scores: np.ndarray, threshold: float) -> np.ndarray:
     return scores if threshold == 0.5 else expit(logit(scores) - logit(np.float64(threshold)))
 
 
-def _why(picked: Method, methods: Sequence[Method], losers: list[tuple[Method, Method, Paired]]) -> str:
+def _why(picked: Method, methods: Sequence[Method], losers: list[tuple[Method, Method, Any]], by: Comparison) -> str:
     if len(methods) == 1:
         return f"{picked.name} was asked for."
     if not losers:
         return (f"{picked.name} is the simplest candidate and no other beats it by a real margin on the same rows "
-                f"(McNemar, p < {REAL}).")
+                f"({by.test}, p < {REAL}).")
     beaten, winner, gain = losers[-1]
     return (f"{picked.name} is the simplest method that no other beats by a real margin on the same rows "
-            f"(McNemar, p < {REAL}); the next simpler one, {beaten.name}, is {100 * gain.gain:.2f} points behind "
+            f"({by.test}, p < {REAL}); the next simpler one, {beaten.name}, is {by.shown(gain.gain)} behind "
             f"{winner.name} (p = {gain.p:.2g}).")

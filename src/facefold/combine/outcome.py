@@ -6,10 +6,13 @@
     submissions/twins.csv         where the labels of twins were used: id,label with these, after the order where that was too
                                   submission.csv is the last of these that is there, else the picked method's
     submissions/blend.json        what was picked, why, from what; written last, with the sha256 of the three named files
+
+Those of another target than the label lie in targets/<target>/submissions/, see `combine/regression.py`.
 """
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +26,7 @@ from facefold.combine.stacking import Stacked
 from facefold.data.competition import Competition, write_submission
 from facefold.data.corrections import NONE, Corrections
 from facefold.data.leaks import label_order
+from facefold.data.target import LABEL, Target
 from facefold.errors import InputError
 
 LEAKS = ("order", "twins")  # what a person may choose to use, in the order of use
@@ -34,6 +38,19 @@ _CORRECTED = dict.fromkeys(("corrected_accuracy", "corrected_low", "corrected_hi
 _FACTS = {"picked", "why", "weights", "threshold", "threshold_gain", "notes", "second_pass", "order", "twins", "score",
           "picked_score", "corrections", "gain_over_best_single", "options", "members", "folds", "images_hash", "files"}
 _OOF = {"id": str, "label": "int64", "prob": float, "pred": "int64", "fold": "int64"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the files of a blend hold: the facts in blend.json, the columns (name -> type) of leaderboard.csv, where there are
+    corrections with those by them, and of oof_blend.csv."""
+
+    facts: set[str]
+    leaderboard: dict[str, type]
+    oof: dict[str, Any]
+
+
+_FORM = Form(_FACTS, _LEADERBOARD, _OOF)
 
 
 @dataclass(frozen=True)
@@ -151,19 +168,19 @@ def second_pass_report(after: np.ndarray, rows: Rows, labels: np.ndarray, fold: 
             "gain": asdict(paired(after[doubtful], before[doubtful], labels[doubtful]))}
 
 
-def write(root: Path, outcome: Outcome, competition: Competition, origin: dict) -> Outcome:
-    """Write all of submissions/; `origin` (options, members, folds, images_hash) joins the facts in blend.json.
+def write(root: Path, outcome: Outcome, competition: Competition, origin: dict, target: Target = LABEL) -> Outcome:
+    """Write all of the target's submissions/; `origin` (options, members, folds, images_hash) joins the facts in blend.json.
 
     Returns the outcome with all its facts.
     """
-    directory = root / "submissions"
+    directory = target.place(root) / "submissions"
     (directory / "blend.json").unlink(missing_ok=True)  # until it is back, the files beside it belong to no blend
     for name in LEAKS:
         (directory / f"{name}.csv").unlink(missing_ok=True)  # of an earlier blend that used it
     for name, table in outcome.submissions.items():
-        write_submission(competition, table, directory / f"{name}.csv")
+        write_submission(competition, table, directory / f"{name}.csv", target.name)
     chosen = next((name for name in reversed(LEAKS) if name in outcome.submissions), outcome.facts["picked"])
-    write_submission(competition, outcome.submissions[chosen], directory / "submission.csv")
+    write_submission(competition, outcome.submissions[chosen], directory / "submission.csv", target.name)
     files.write_csv(directory / "leaderboard.csv", outcome.leaderboard)
     files.write_csv(directory / "oof_blend.csv", outcome.oof)
     facts = {**outcome.facts, **origin, "files": {name: files.sha256_file(directory / name) for name in SEALED}}
@@ -171,21 +188,35 @@ def write(root: Path, outcome: Outcome, competition: Competition, origin: dict) 
     return Outcome(outcome.leaderboard, outcome.oof, facts, outcome.submissions)
 
 
-def load(root: Path) -> Outcome:
+def load(root: Path, target: Target = LABEL, form: Form = _FORM) -> Outcome:
     """The blend under submissions/ (without its submissions). `InputError` when there is none or a file of it was changed."""
-    directory = root / "submissions"
+    directory, again = target.place(root) / "submissions", f"Run `python src/blend.py{target.option}`"
     if not (directory / "blend.json").exists():
-        raise InputError(f"{directory / 'blend.json'} is missing: nothing was blended yet. Run `python src/blend.py`.")
+        raise InputError(f"{directory / 'blend.json'} is missing: nothing was blended yet. {again}.")
     facts = files.read_json(directory / "blend.json")
-    if not _FACTS <= set(facts):
-        raise InputError(f"{directory / 'blend.json'} is not what the blend wrote. Run `python src/blend.py` again.")
+    if not form.facts <= set(facts):
+        raise InputError(f"{directory / 'blend.json'} is not what the blend wrote. {again} again.")
     for name in SEALED:
         if not (directory / name).exists() or files.sha256_file(directory / name) != facts.get("files", {}).get(name):
-            raise InputError(f"{directory / name} is missing or not what the blend wrote (checksum differs). "
-                             "Run `python src/blend.py` again.")
-    columns = _LEADERBOARD | (_CORRECTED if facts["corrections"] else {})
+            raise InputError(f"{directory / name} is missing or not what the blend wrote (checksum differs). {again} again.")
+    columns = form.leaderboard | (_CORRECTED if facts.get("corrections") else {})
     leaderboard = files.read_csv(directory / "leaderboard.csv", columns)
-    return Outcome(leaderboard, files.read_csv(directory / "oof_blend.csv", _OOF), facts, {})
+    return Outcome(leaderboard, files.read_csv(directory / "oof_blend.csv", form.oof), facts, {})
+
+
+def table(leaderboard: pd.DataFrame) -> str:
+    """The leaderboard for a terminal."""
+    mended = "corrected_accuracy" in leaderboard
+    lines = [f"{'':16}{'':10} accuracy  95 % interval    log loss     auc     ece  gain over best single   "
+             f"{'by corrected labels   ' if mended else ''}weights"]
+    for row in leaderboard.itertuples():
+        lines.append(f"{row.name:16}{row.kind:10} {row.accuracy:8.4f}  [{row.low:.4f}, {row.high:.4f}]  {row.log_loss:7.4f} "
+                     f"{row.auc:7.4f} {row.ece:7.4f}  {100 * row.gain:+.2f} [{100 * row.gain_low:+.2f}, "
+                     f"{100 * row.gain_high:+.2f}]  "
+                     + (f"{row.corrected_accuracy:.4f} [{row.corrected_low:.3f}, {row.corrected_high:.3f}]  " if mended else "")
+                     + row.weights)
+        lines[-1] = lines[-1].rstrip()
+    return "\n".join(lines)
 
 
 def headline(facts: dict) -> str:

@@ -45,6 +45,8 @@ class Corrections:
 
     def apply(self, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows (id, label, ..) to learn from: without the dropped ones, the flipped ones with the other label."""
+        if not self.actions:
+            return rows
         labels = self.labels(rows["id"].tolist(), rows["label"].to_numpy())
         return rows.assign(label=labels)[labels != DROPPED]
 
@@ -60,8 +62,10 @@ def read(path: Path, folds: Folds) -> Corrections:
     """Read a file of id,action for the rows of `folds`.
 
     Everything that is wrong with it is one `InputError` by file and row; one that changes nothing, or leaves a fold only one
-    label to learn from, is refused too.
+    label to learn from, is refused too, and any where the target is no label.
     """
+    if folds.target.regression:
+        raise InputError(f"--corrections mends labels; with{folds.target.option} leave it out")
     findings = Findings()
     known, actions = set(folds.table["id"]), {}
     for row, (id, action) in competition.read_rows(path, ["id", "action"], findings):

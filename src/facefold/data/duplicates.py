@@ -7,8 +7,6 @@ looked for among all: equal parts of hashes bring likely ones side by side (`can
 Cropped and turned copies are not looked for.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from scipy.fft import dctn

@@ -4,6 +4,8 @@
     folds/fold_<k>_train.csv  id,label of the rows that train in fold k
     folds/fold_<k>_valid.csv  id,label of the rows that validate in it
     folds/folds.json          k, seed, method, sha256 of train.csv, and of each of these files; written last
+
+The folds of another target than the label lie in targets/<target>/folds/; `label` is the target's value there.
 """
 
 from dataclasses import dataclass
@@ -14,19 +16,21 @@ import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
 from facefold import files
+from facefold.data.target import LABEL, Target, strata
 from facefold.errors import InputError
 
 _DEALT = "StratifiedGroupKFold(shuffle=True) of scikit-learn; group: "
+_BINNED = "; strata: bins of the target"
 METHODS = {"bytes": _DEALT + "byte-identical images", "near": _DEALT + "near-duplicate images"}
-_COLUMNS = {"id": str, "label": "int64", "group": str, "fold": "int64"}
-_AGAIN = "Run `python src/split.py` to write the folds again (`--force` where runs depend on the old ones)."
+_AGAIN = "Run `python src/split.py{}` to write the folds again (`--force` where runs depend on the old ones)."
 
 
 @dataclass(frozen=True)
 class Folds:
-    """table: id (text), label (int64), group (text), fold (int64, 0..k-1), in the order of train.csv.
+    """table: id (text), label (int64; float64, the value, of a regression), group (text), fold (int64, 0..k-1), in the order of
+    train.csv.
 
-    hash: sha256 of folds.csv; train_sha256: that of the train.csv the folds were made for.
+    hash: sha256 of folds.csv; train_sha256: that of the train.csv the folds were made for (`Target.sha256`).
     """
 
     table: pd.DataFrame
@@ -35,6 +39,7 @@ class Folds:
     hash: str
     train_sha256: str
     method: str
+    target: Target = LABEL
 
     @property
     def grouping(self) -> str | None:
@@ -66,7 +71,7 @@ def groups(images: pd.DataFrame, alike: str = "sha256") -> pd.Series:
 
 def grouping(method: str) -> str | None:
     """The key of `METHODS` that a recorded method has; None where another program dealt the folds."""
-    return next((kind for kind, text in METHODS.items() if text == method), None)
+    return next((kind for kind, text in METHODS.items() if text == method.removesuffix(_BINNED)), None)
 
 
 def divided(table: pd.DataFrame, groups: pd.Series) -> int:
@@ -74,11 +79,13 @@ def divided(table: pd.DataFrame, groups: pd.Series) -> int:
     return int((table.groupby(groups.loc[table["id"]].to_numpy())["fold"].nunique() > 1).sum())
 
 
-def make(train: pd.DataFrame, groups: pd.Series, k: int, seed: int, train_sha256: str, grouping: str = "bytes") -> Folds:
-    """Deal the rows of `train` (id,label) to `k` folds: equal shares of the labels, a group never divided.
+def make(train: pd.DataFrame, groups: pd.Series, k: int, seed: int, train_sha256: str, grouping: str = "bytes",
+         target: Target = LABEL) -> Folds:
+    """Deal the rows of `train` (id,label; those of `target.rows`) to `k` folds: equal shares of the labels, or of the bins of
+    a regression's values, a group never divided.
 
     `groups` is indexed by id, `grouping` says what they are (a key of `METHODS`). Raises `InputError` when k < 2 or a fold
-    would lack a class.
+    would lack a class or bin.
     """
     if k < 2:
         raise InputError(f"{k} folds: at least 2 are needed, 5 are usual")
@@ -86,29 +93,38 @@ def make(train: pd.DataFrame, groups: pd.Series, k: int, seed: int, train_sha256
         raise InputError(f"seed {seed}: a seed is a whole number from 0 on")
     if set(train["id"]) != set(groups.index) or groups.index.has_duplicates:
         raise ValueError("train and groups must hold the same ids, each once")
-    group = groups.loc[train["id"]].to_numpy()
-    for label, rows in train.assign(group=group).groupby("label"):
+    group, stratum = groups.loc[train["id"]].to_numpy(), strata(train["label"].to_numpy())
+    for label, rows in train.assign(group=group).groupby(stratum):
         pictures = rows["group"].nunique()
         if pictures < k:
-            raise InputError(f"label {label} has {len(rows)} rows with {pictures} different images, too few for {k} folds; "
+            least, most = rows["label"].agg(["min", "max"])
+            kind = f"{target.name} {least:g} to {most:g}" if target.regression else f"label {label}"
+            raise InputError(f"{kind} has {len(rows)} rows with {pictures} different images, too few for {k} folds; "
                              "choose fewer with --folds")
     fold = np.empty(len(train), dtype=np.int64)
     splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
-    for number, (_, valid) in enumerate(splitter.split(train["id"], train["label"], group)):
+    for number, (_, valid) in enumerate(splitter.split(train["id"], stratum, group)):
         fold[valid] = number
-    table = pd.DataFrame({"id": train["id"].to_numpy(), "label": train["label"].to_numpy(np.int64), "group": group, "fold": fold})
-    poor = [number for number, rows in table.groupby("fold") if rows["label"].nunique() < train["label"].nunique()]
-    if table["fold"].nunique() < k or poor:
+    values = train["label"].to_numpy(_kind(target))
+    table = pd.DataFrame({"id": train["id"].to_numpy(), "label": values, "group": group, "fold": fold})
+    poor = [number for number in range(k) if len(np.unique(stratum[fold == number])) < len(np.unique(stratum))]
+    if poor:
         raise InputError(f"{k} folds cannot all hold every class, so many images are identical; choose fewer with --folds")
-    return Folds(table, k, seed, files.sha256_text(_text(table)), train_sha256, METHODS[grouping])
+    method = METHODS[grouping] + (_BINNED if target.regression else "")
+    return Folds(table, k, seed, files.sha256_text(_text(table)), train_sha256, method, target)
+
+
+def _kind(target: Target) -> str:
+    return "float64" if target.regression else "int64"
 
 
 def write(root: Path, folds: Folds, force: bool = False) -> bool:
-    """Write folds/; False when these very folds are there already.
+    """Write folds/ of the folds' target; False when these very folds are there already.
 
     Raises `InputError` when different folds are there and runs depend on them, unless `force`.
     """
-    directory = root / "folds"
+    place = folds.target.place(root)
+    directory = place / "folds"
     texts = _texts(folds)
     facts = {"k": folds.k, "seed": folds.seed, "method": folds.method, "train_sha256": folds.train_sha256,
              "files": {name: files.sha256_text(text) for name, text in texts.items()}}
@@ -119,7 +135,7 @@ def write(root: Path, folds: Folds, force: bool = False) -> bool:
         same = False
     if same:
         return False
-    depending = sorted({path.parent.name for path in (root / "runs").glob("*/fold_*")})
+    depending = sorted({path.parent.name for path in (place / "runs").glob("*/fold_*")})
     if depending and not force and _differ(directory, facts):
         raise InputError(f"{directory} holds other folds, and runs depend on them ({', '.join(depending)}); nothing was changed. "
                          "Split with the same --folds, --seed and --groups as before, choose another --root, "
@@ -133,25 +149,28 @@ def write(root: Path, folds: Folds, force: bool = False) -> bool:
     return True
 
 
-def load(root: Path) -> Folds:
-    """The folds of this root. `InputError` when they are missing, edited, or made for another train.csv."""
-    directory = root / "folds"
+def load(root: Path, target: Target = LABEL) -> Folds:
+    """The folds of this root for a target. `InputError` when they are missing, edited, or made for another train.csv or other
+    values."""
+    directory = target.place(root) / "folds"
     if not (directory / "folds.json").exists():
-        raise InputError(f"{directory / 'folds.json'} is missing: there are no folds yet. Run `python src/split.py`.")
-    facts = files.read_json(directory / "folds.json")
+        raise InputError(f"{directory / 'folds.json'} is missing: there are no folds yet. "
+                         f"Run `python src/split.py{target.option}`.")
+    facts, again = files.read_json(directory / "folds.json"), _AGAIN.format(target.option)
     shape = {"k": int, "seed": int, "method": str, "train_sha256": str, "files": dict}
     if not all(isinstance(facts.get(name), kind) for name, kind in shape.items()) or "folds.csv" not in facts["files"]:
-        raise InputError(f"{directory / 'folds.json'} is not what split.py writes. {_AGAIN}")
+        raise InputError(f"{directory / 'folds.json'} is not what split.py writes. {again}")
     damaged = _damaged(directory, facts)
     if damaged:
-        raise InputError(f"{directory / damaged[0]} is missing or was edited (its sha256 is not that in folds.json). {_AGAIN}")
-    train_csv = root / "competition" / "train.csv"
-    if not train_csv.is_file():
-        raise InputError(f"{train_csv} is missing. Run `python src/audit.py --data ZIP` to put the competition in place.")
-    if files.sha256_file(train_csv) != facts["train_sha256"]:
-        raise InputError(f"{train_csv} has changed since the folds were made. Restore it, or: {_AGAIN}")
-    table = files.read_csv(directory / "folds.csv", _COLUMNS)
-    return Folds(table, facts["k"], facts["seed"], facts["files"]["folds.csv"], facts["train_sha256"], facts["method"])
+        raise InputError(f"{directory / damaged[0]} is missing or was edited (its sha256 is not that in folds.json). {again}")
+    for source in target.sources(root):
+        if not source.is_file():
+            raise InputError(f"{source} is missing. Run `python src/audit.py --data ZIP` to put the competition in place.")
+    if target.sha256(root) != facts["train_sha256"]:
+        changed = " or ".join(map(str, target.sources(root)))
+        raise InputError(f"{changed} has changed since the folds were made. Restore it, or: {again}")
+    table = files.read_csv(directory / "folds.csv", {"id": str, "label": _kind(target), "group": str, "fold": "int64"})
+    return Folds(table, facts["k"], facts["seed"], facts["files"]["folds.csv"], facts["train_sha256"], facts["method"], target)
 
 
 def _text(table: pd.DataFrame) -> str:

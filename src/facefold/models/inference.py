@@ -69,21 +69,23 @@ def _put(places: dict[int, tuple[nn.Module, str]], old: nn.Module, new: nn.Modul
     setattr(parent, name, new)
 
 
-def fastest(net: Net, fmt: Precision, half: Precision | None, shown: Tensor, say: Callable[[str], None]) -> Form:
+def fastest(net: Net, fmt: Precision, half: Precision | None, shown: Tensor, say: Callable[[str], None],
+            read: Callable[[Tensor], Tensor] = Tensor.sigmoid, difference: str = "a probability of {:.3f}") -> Form:
     """The first of `half` with batch norms folded, float32 with them folded and float32 without whose probabilities on `shown`
     (what the net takes, a few dozen rows) differ by at most `BOUND` from the last one's.
 
-    half: `precision.half`, None to do without. `say` is told of each form that does not agree.
+    half: `precision.half`, None to do without. `say` is told of each form that does not agree. read: what is made of the outputs
+    (N,), if not probabilities; `difference` says by how much that differs.
     """
     plain = Precision(torch.float32, fmt.channels_last)
     reference = Form(net.eval(), plain, plain.name, 0.0)
-    folded, expected = fused(net, shown[:2]), reference(shown)[0].sigmoid()
+    folded, expected = fused(net, shown[:2]), read(reference(shown)[0])
     for tried in ([half] if half else []) + [plain]:
         form = Form(folded, tried, f"{tried.name} fused", 0.0)
-        difference = float((form(shown)[0].sigmoid() - expected).abs().max())
-        if difference <= BOUND:
-            return Form(folded, tried, form.name, difference)
-        say(f"{form.name} inference differs from float32 by a probability of {difference:.3f} (bound {BOUND:g}); it is not used")
+        largest = float((read(form(shown)[0]) - expected).abs().max())
+        if largest <= BOUND:
+            return Form(folded, tried, form.name, largest)
+        say(f"{form.name} inference differs from float32 by {difference.format(largest)} (bound {BOUND:g}); it is not used")
     return reference
 
 

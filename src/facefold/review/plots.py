@@ -27,8 +27,8 @@ def intervals(names: Sequence[str], values: np.ndarray, low: np.ndarray, high: n
         return _svg(figure)
 
 
-def learning_curves(histories: Sequence[pd.DataFrame]) -> bytes:
-    """One recipe, a colour a fold: losses above (train dashed, validation solid), validation accuracy below.
+def learning_curves(histories: Sequence[pd.DataFrame], column: str = "valid_acc", ylabel: str = "validation accuracy") -> bytes:
+    """One recipe, a colour a fold: losses above (train dashed, validation solid), validation accuracy (or `column`) below.
 
     Each history has the columns epoch, train_loss, valid_loss, valid_acc.
     """
@@ -39,12 +39,27 @@ def learning_curves(histories: Sequence[pd.DataFrame]) -> bytes:
             style = {"color": COLOURS[fold % len(COLOURS)], "marker": "o", "markersize": 3}
             losses.plot(history["epoch"], history["train_loss"], linestyle="--", **style)
             losses.plot(history["epoch"], history["valid_loss"], **style)
-            accuracy.plot(history["epoch"], history["valid_acc"], label=f"fold {fold}", **style)
+            accuracy.plot(history["epoch"], history[column], label=f"fold {fold}", **style)
         losses.set_ylabel("loss (train dashed)")
-        accuracy.set_ylabel("validation accuracy")
+        accuracy.set_ylabel(ylabel)
         accuracy.set_xlabel("epoch")
         accuracy.xaxis.get_major_locator().set_params(integer=True)
         figure.legend(loc="outside upper center", fontsize=8, ncols=5)
+        return _svg(figure)
+
+
+def density(values: np.ndarray, pred: np.ndarray, name: str) -> bytes:
+    """How many rows have which value and prediction, both (n,), on a logarithmic scale; a line where they are equal."""
+    least, most = min(values.min(), pred.min()), max(values.max(), pred.max())
+    counts, _, _ = np.histogram2d(pred, values, bins=60, range=[(least, most)] * 2)
+    with matplotlib.rc_context({**_SETTINGS, "axes.grid": False}):
+        figure = Figure(figsize=(WIDTH, WIDTH), layout="constrained")
+        axes = figure.add_subplot()
+        shades = np.log1p(np.ma.masked_equal(counts, 0))
+        axes.imshow(shades, origin="lower", extent=(least, most, least, most), cmap="Blues", vmin=-1)
+        axes.plot([least, most], [least, most], color=COLOURS[1], linewidth=1)
+        axes.set_xlabel(f"given {name}")
+        axes.set_ylabel(f"predicted {name}")
         return _svg(figure)
 
 

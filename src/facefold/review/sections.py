@@ -131,15 +131,16 @@ def cost(members: list[Member]) -> list[str]:
 def repeat(facts: dict) -> list[str]:
     """The commands and the hashes of everything that went in."""
     options, folds, recipes = facts["options"], facts["folds"], ",".join(facts["options"]["recipes"])
+    target = f" --target {facts['target']}" if "target" in facts else ""
     seeds = ",".join(sorted({str(member["seed"]) for member in facts["members"]}))
     groups = grouping(folds["method"])
     corrected = [name.removesuffix(CORRECTED) for name in options["recipes"] if name.endswith(CORRECTED)]
     given = [name for name in options["recipes"] if not name.endswith(CORRECTED)]
-    trained = [f"python src/train.py --recipe {','.join(names)} --seed {seeds}{option}\n"
+    trained = [f"python src/train.py{target} --recipe {','.join(names)} --seed {seeds}{option}\n"
                for names, option in ((given, ""), (corrected, " --corrections FILE")) if names]
-    commands = (f"python src/split.py --folds {folds['k']} --seed {folds['seed']}"
+    commands = (f"python src/split.py{target} --folds {folds['k']} --seed {folds['seed']}"
                 + (f" --groups {groups}\n" if groups else "\n") + "".join(trained) +
-                f"python src/blend.py --recipes {recipes} --method {options['method']} --weights '{options['weights']}'"
+                f"python src/blend.py{target} --recipes {recipes} --method {options['method']} --weights '{options['weights']}'"
                 + (" --use-order" if options["use_order"] else "")
                 + (" --use-twins" if options["use_twins"] else ""))
     hashes = [("submission.csv", facts["files"]["submission.csv"]), ("folds.csv", folds["hash"]),

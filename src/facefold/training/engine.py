@@ -1,7 +1,6 @@
 """Which process trains what: a process a job, as many at a time as there are slots (a CPU core or a GPU each)."""
 
 import multiprocessing
-import os
 import signal
 import threading
 import traceback

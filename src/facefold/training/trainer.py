@@ -1,4 +1,4 @@
-"""The loop: one recipe on one fold, from pretrained weights to OOF and test probabilities.
+"""The loop: one recipe on one fold, from pretrained weights to OOF and test probabilities, or values of a regression.
 
 Everything random is drawn from names (seed, fold, epoch, id), so a run that was killed and resumed at an epoch
 ends with the same bytes as one that was not.
@@ -20,16 +20,17 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from facefold.data.cache import ImageCache
+from facefold.data.target import LABEL, Target, strata
 from facefold.errors import InputError
 from facefold.models import depthwise, frozen, inference, precision, zoo
 from facefold.models.recipe import Recipe
 from facefold.seeding import seed_of
-from facefold.training import checkpoint, loader
+from facefold.training import checkpoint, loader, objective
+from facefold.training.objective import Labels, Values
 
 PREDICT_BATCH = 128
 CHECKED = 128  # rows on which a fast form of inference is compared with float32
@@ -38,8 +39,9 @@ _RECORDED = ("torch", "timm", "numpy", "albumentations", "opencv-python-headless
 
 @dataclass(frozen=True)
 class FoldTask:
-    """What one fold trains on. train: id, label, group; valid: id, label; seed and fold name the draws. identity: what the run
-    is of (`runs.Identity` as a dict). frozen: the folder for what the frozen stages make of the images, shared by the run's folds."""
+    """What one fold trains on. train: id, label (the target's value), group; valid: id, label; seed and fold name the draws.
+    identity: what the run is of (`runs.Identity` as a dict). frozen: the folder for what the frozen stages make of the images,
+    shared by the run's folds."""
 
     recipe: Recipe
     fold: int
@@ -52,12 +54,13 @@ class FoldTask:
     identity: dict
     frozen: Path
     weights_dir: Path | None = None
+    target: Target = LABEL
 
 
 @dataclass(frozen=True)
 class FoldResult:
-    """state: the weights that predict, name -> array. *_prob: float64 (n,), probability of label 1 in the order of the task's ids.
-    *_features: float16 (n, F). history: a row an epoch. facts: for run.json."""
+    """state: the weights that predict, name -> array. *_prob: float64 (n,), probability of label 1, or predicted value, in the
+    order of the task's ids. *_features: float16 (n, F). history: a row an epoch. facts: for run.json."""
 
     state: dict[str, np.ndarray]
     history: pd.DataFrame
@@ -90,6 +93,7 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
     scaler = torch.amp.GradScaler(device.type, enabled=fmt.dtype is torch.float16)
 
     learn, watch = _hold_out(task.train, recipe.monitor, seed_of(task.seed, task.fold, "monitor"))
+    aim = objective.of(task.target, recipe, learn["label"].to_numpy())
     batch = min(recipe.batch, len(learn))
     pixels = loader.Pixels(task.train_images, device)
     shown = activations(task, net, source, fmt, pixels)
@@ -123,23 +127,24 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
         total = torch.zeros((), device=device)
         for step, (images, labels) in enumerate(batches):
             schedule.before_step(epoch * steps + step)
-            loss = train_step(stepped, loader.sent(images, device), loader.sent(labels, device), optimizer, scaler, fmt, recipe)
+            images, labels = loader.sent(images, device), loader.sent(labels, device)
+            loss = train_step(stepped, images, labels, optimizer, scaler, fmt, recipe, aim)
             if ema:
                 ema.update(net, step=epoch * steps + step)
             total += loss  # kept on the device: asking for its value each step would stall a GPU
             bar.update()
         train_loss = float(total) / steps
         trained = time.perf_counter() - started
-        monitor_loss = _score(predictor, plain, task.train_images, watch, fmt)[0] if len(watch) else None
+        monitor_loss = _score(predictor, plain, task.train_images, watch, fmt, aim)[0] if len(watch) else None
         if not np.isfinite([train_loss, monitor_loss or 0.0]).all():
             raise InputError(f"{recipe.name} fold {task.fold}: the loss is not finite in epoch {epoch + 1}. Lower lr in the "
                              f"recipe, or set precision = \"float32\"; the epochs before are kept in {task.checkpoint}")
         lr = optimizer.param_groups[0]["lr"]
-        valid_loss, valid_acc = _score(predictor, plain, task.train_images, task.valid, fmt)
+        valid_loss, metric = _score(predictor, plain, task.train_images, task.valid, fmt, aim)
         if recipe.early_stopping and monitor_loss < min([row["monitor_loss"] for row in history], default=np.inf):
             best = checkpoint.copy_of(predictor)
         history.append({"epoch": epoch, "lr": lr, "train_loss": train_loss, "monitor_loss": monitor_loss,
-                        "valid_loss": valid_loss, "valid_acc": valid_acc, "train_seconds": trained,
+                        "valid_loss": valid_loss, aim.column: metric, "train_seconds": trained,
                         "seconds": time.perf_counter() - started})
         schedule.after_epoch(epoch, monitor_loss)
         header = {**task.identity, "history": history, "scaler": scaler.state_dict(), "source": source, "form": form,
@@ -148,11 +153,11 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
             "model": net.state_dict(), "optimizer": checkpoint.optimizer_tensors(optimizer),
             "ema": ema.module.state_dict() if ema else {}, "best": best})
         _say(bar, f"{recipe.name} fold {task.fold} epoch {epoch + 1}/{recipe.epochs}: train loss {train_loss:.4f}, "
-                  f"valid loss {valid_loss:.4f}, valid accuracy {valid_acc:.4f}, {history[-1]['seconds']:.0f} s")
+                  f"valid loss {valid_loss:.4f}, valid {aim.metric} {metric:.4f}, {history[-1]['seconds']:.0f} s")
     bar.close()
     if best:
         predictor.load_state_dict(best)
-    return _predict_fold(task, predictor, pixels, shown, history, header, steps * batch, device, fmt, bar)
+    return _predict_fold(task, predictor, pixels, shown, history, header, steps * batch, device, fmt, bar, aim)
 
 
 class _Schedule:
@@ -205,12 +210,12 @@ def activations(task: FoldTask, net: zoo.Net, source: dict, fmt: precision.Preci
 
 
 def train_step(net: zoo.Net, shown: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
-               fmt: precision.Precision, recipe: Recipe) -> Tensor:
-    """One optimiser step on what a `Net` takes (N, ..) and labels float32 (N,); returns the detached mean loss ()."""
+               fmt: precision.Precision, recipe: Recipe, aim: Labels | Values | None = None) -> Tensor:
+    """One optimiser step on what a `Net` takes (N, ..) and labels float32 (N,), values where `aim` says so; returns the detached
+    mean loss ()."""
     with inference.autocast(shown.device, fmt):
         logits, _ = net(shown)  # (N,)
-    targets = labels * (1 - recipe.label_smoothing) + 0.5 * recipe.label_smoothing
-    loss = binary_cross_entropy_with_logits(logits, targets)
+    loss = (aim or Labels(recipe.label_smoothing)).loss(logits, labels)
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss).backward()
     if recipe.clip:
@@ -233,21 +238,22 @@ def predict(form: inference.Form, views: list[loader.Show], rows: np.ndarray) ->
 
 
 def _predict_fold(task: FoldTask, net: zoo.Net, pixels: loader.Pixels, shown: dict[str, frozen.Activations], history: list[dict],
-                  header: dict, images_an_epoch: int, device: torch.device, fmt: precision.Precision, bar: tqdm) -> FoldResult:
+                  header: dict, images_an_epoch: int, device: torch.device, fmt: precision.Precision, bar: tqdm,
+                  aim: Labels | Values) -> FoldResult:
     started, cpu_started = time.perf_counter(), time.process_time()
     names = ("plain", "mirror") if task.recipe.tta == "flip" else ("plain",)
     train, test = ([loader.view(some, shown.get(split), name) for name in names]
                    for split, some in (("train", pixels), ("test", loader.Pixels(task.test_images, device))))
     held_out, every = task.train_images.rows(task.valid["id"].tolist()), np.arange(len(task.test_images.ids))
     form = inference.fastest(net, fmt, precision.half(task.recipe, fmt, device), train[0](held_out[:CHECKED]),
-                             lambda line: _say(bar, f"{task.recipe.name} fold {task.fold}: {line}"))
+                             lambda line: _say(bar, f"{task.recipe.name} fold {task.fold}: {line}"), aim.read, aim.difference)
     oof_logits, oof_features = predict(form, train, held_out)
     test_logits, test_features = predict(form, test, every)
     for part, values in {"OOF": oof_logits, "test": test_logits, "OOF features": oof_features, "test features": test_features}.items():
         if not np.isfinite(values).all():
             raise InputError(f"{task.recipe.name} fold {task.fold}: {part} predictions are not finite; set precision = \"float32\" in the "
                              f"recipe, or lower lr")
-    loss, accuracy = _loss_and_accuracy(oof_logits, task.valid)
+    scores = aim.scores(oof_logits, task.valid["label"].to_numpy())
     predicted = time.perf_counter() - started
     train_seconds = sum(row["train_seconds"] for row in history)
     facts = {
@@ -259,13 +265,14 @@ def _predict_fold(task: FoldTask, net: zoo.Net, pixels: loader.Pixels, shown: di
         "images_per_second": round(len(history) * images_an_epoch / train_seconds, 2),
         "predict_images_per_second": round((len(held_out) + len(every)) / predicted, 2),
         "peak_memory_mb": round(_peak_memory_mb(device), 1),
-        "metrics": {"accuracy": accuracy, "log_loss": loss},
+        **aim.facts(*scores),
         "settings": asdict(task.recipe),
         "versions": {"python": sys.version.split()[0], **_versions()},
     }
     state = {name: value.cpu().numpy() for name, value in net.state_dict().items()}
-    return FoldResult(state, pd.DataFrame(history).drop(columns="train_seconds"), _sigmoid(oof_logits), oof_features,
-                      _sigmoid(test_logits), test_features, facts)
+    curve = pd.DataFrame(history).drop(columns="train_seconds")
+    return FoldResult(aim.state(state), curve, aim.predicted(oof_logits), oof_features, aim.predicted(test_logits),
+                      test_features, facts)
 
 
 def _hold_out(train: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -276,7 +283,7 @@ def _hold_out(train: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFram
     if not share:
         return train, train.iloc[:0]
     splitter = StratifiedGroupKFold(max(2, round(1 / share)), shuffle=True, random_state=seed)
-    learn, watch = next(splitter.split(train["id"], train["label"], train["group"]))
+    learn, watch = next(splitter.split(train["id"], strata(train["label"].to_numpy()), train["group"]))
     return train.iloc[learn], train.iloc[watch]
 
 
@@ -288,20 +295,10 @@ def _stopped_early(recipe: Recipe, history: list[dict]) -> bool:
 
 
 def _score(net: nn.Module, view: loader.Show, images: ImageCache, rows: pd.DataFrame,
-           fmt: precision.Precision) -> tuple[float, float]:
-    """Log loss and accuracy of `rows` (id, label) in one view: for the curves and the schedule, half the cost of TTA."""
+           fmt: precision.Precision, aim: Labels | Values) -> tuple[float, float]:
+    """Loss and metric of `rows` (id, label) in one view: for the curves and the schedule, half the cost of TTA."""
     logits, _ = predict(inference.Form(net.eval(), fmt, "", 0.0), [view], images.rows(rows["id"].tolist()))
-    return _loss_and_accuracy(logits, rows)
-
-
-def _loss_and_accuracy(logits: np.ndarray, rows: pd.DataFrame) -> tuple[float, float]:
-    labels = rows["label"].to_numpy()
-    loss = np.logaddexp(0, np.where(labels == 1, -logits, logits)).mean()
-    return float(loss), float(((logits >= 0) == (labels == 1)).mean())  # 0.5 decides for label 1, as in the blend
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return torch.from_numpy(logits).sigmoid().numpy()
+    return aim.scores(logits, rows["label"].to_numpy())
 
 
 def _peak_memory_mb(device: torch.device) -> float:

@@ -1,0 +1,62 @@
+"""Two sets of OOF probabilities on the same rows: accuracies, the paired difference with its interval, and by part of the rows.
+
+    python bench/paired.py --root DIR OOF_CSV OTHER_OOF_CSV [--corrections FILE]
+
+DIR holds folds/ and the cache/ of audit.py, whose table of near-duplicates tells the train rows that have one in train from those
+that have none: folds that divide duplicates flatter the former. With --corrections also against the corrected labels.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from facefold.combine.scores import decide, log_loss, paired, wilson  # noqa: E402
+from facefold.data import corrections, folds  # noqa: E402
+
+
+def with_twin(duplicates: pd.DataFrame, ids: list[str]) -> np.ndarray:
+    """Which of the train ids share a group with another train row, bool (n,). duplicates: split, id, group."""
+    rows = duplicates[duplicates["split"] == "train"].set_index("id")["group"]
+    return (rows.map(rows.value_counts()) > 1).reindex(ids).to_numpy(dtype=bool)
+
+
+def line(name: str, a: np.ndarray, b: np.ndarray, labels: np.ndarray) -> str:
+    """One row of the table: prob a and b (n,) against labels (n,)."""
+    right = [int((decide(prob) == labels).sum()) for prob in (a, b)]
+    shown = [f"{count / len(labels):.4f} [{low:.4f}, {high:.4f}]" for count in right for low, high in [wilson(count, len(labels))]]
+    gain = paired(b, a, labels)
+    return (f"{name:28}{len(labels):>7}  {shown[0]}  {shown[1]}  {100 * gain.gain:+.2f} [{100 * gain.low:+.2f}, "
+            f"{100 * gain.high:+.2f}] points  {gain.p:.3f}  {log_loss(a, labels):.4f}  {log_loss(b, labels):.4f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("oof", type=Path, nargs=2, help="id,prob: before and after")
+    parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="holds folds/ and cache/")
+    parser.add_argument("--corrections", type=Path, metavar="CSV", help="id,action: score against corrected labels as well")
+    args = parser.parse_args()
+    split = folds.load(args.root)
+    ids, labels = split.table["id"].tolist(), split.table["label"].to_numpy()
+    before, after = (pd.read_csv(path, dtype={"id": str}, keep_default_na=False).set_index("id")["prob"].loc[ids].to_numpy()
+                     for path in args.oof)
+    tables = sorted((args.root / "cache").glob("duplicates_*.csv"))
+    if not tables:
+        parser.error(f"{args.root / 'cache'} holds no table of near-duplicates: run audit.py with this --root first")
+    twins = with_twin(pd.read_csv(tables[-1], dtype=str, keep_default_na=False), ids)
+    parts = {"all rows": np.ones(len(ids), dtype=bool), "with a twin in train": twins, "without": ~twins}
+    print(f"{'':28}{'rows':>7}  before                    after                     difference                       p      log losses")
+    for name, mask in parts.items():
+        print(line(name, before[mask], after[mask], labels[mask]))
+    if args.corrections:
+        corrected = corrections.read(args.corrections, split).labels(ids, labels)
+        kept = corrected != corrections.DROPPED
+        print(line("against corrected labels", before[kept], after[kept], corrected[kept]))
+
+
+if __name__ == "__main__":
+    main()

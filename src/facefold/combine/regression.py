@@ -1,0 +1,235 @@
+"""Blends of a regression: the counterpart of `methods`, `scores` and `outcome` for a target that is a number.
+
+    best_single     the recipe with the least mean absolute error
+    mean            the mean of the predicted values
+    weighted_mean   weights >= 0 that sum to 1, of the least squared error
+    ridge           a linear model of the predicted values: scikit-learn's Ridge, standardised, penalty 1
+
+Scores are nested as for labels, and a method earns its place by the paired difference of the absolute errors. What belongs to
+labels alone (votes, logits, calibration, second pass, order, twins) is refused with its reason.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize
+from scipy.stats import norm
+from sklearn.linear_model import Ridge
+
+from facefold.combine import nested, outcome, weights
+from facefold.combine.members import OofMatrix, Rows
+from facefold.combine.methods import Method, Weighted
+from facefold.combine.outcome import Form, Outcome
+from facefold.combine.scores import Z95
+from facefold.data.target import Target
+from facefold.errors import InputError
+
+_VOTES = "counts votes, and numbers have no majority"
+_PROBABILITIES = "is made for probabilities"
+REFUSED = {"majority": _VOTES, "weighted_votes": _VOTES, "logit_mean": _PROBABILITIES, "calibrated_mean": _PROBABILITIES,
+           "stack_probs": _PROBABILITIES, "stack_features": "is a logistic regression", "rank_mean": "loses the unit",
+           "greedy": "searches for accuracy", "second_pass": "decides labels that are in doubt"}
+_SCORES = ("mae", "low", "high", "rmse", "bias")
+_GAIN = ("gain", "gain_low", "gain_high", "gain_p")
+_FORM = Form({"target", "picked", "why", "weights", "notes", "score", "picked_score", "gain_over_best_single", "options",
+              "members", "folds", "images_hash", "files"},
+             {"name": str, "kind": str, **dict.fromkeys((*_SCORES, *_GAIN), float), "weights": str},
+             {"id": str, "label": float, "pred": float, "fold": "int64"})
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How well `rows` values were predicted: mean absolute error with its 95 % interval (normal), root of the mean squared error,
+    and mean of prediction minus value."""
+
+    rows: int
+    mae: float
+    low: float
+    high: float
+    rmse: float
+    bias: float
+
+
+@dataclass(frozen=True)
+class Gain:
+    """By how much a's absolute error is less than b's on the same rows, with its 95 % interval and p (normal, two-sided)."""
+
+    gain: float
+    low: float
+    high: float
+    p: float
+
+
+def score(pred: np.ndarray, values: np.ndarray) -> Errors:
+    """Errors of pred (n,) against values (n,)."""
+    error = pred - values
+    mae, half = float(np.abs(error).mean()), _half(np.abs(error))
+    return Errors(len(values), mae, max(0.0, mae - half), mae + half, math.sqrt(float((error ** 2).mean())), float(error.mean()))
+
+
+def paired(a: np.ndarray, b: np.ndarray, values: np.ndarray) -> Gain:
+    """Compare the predictions a and b, both (n,), row by row."""
+    less = np.abs(b - values) - np.abs(a - values)
+    gain, half = float(less.mean()), _half(less)
+    p = 2 * float(norm.sf(Z95 * abs(gain) / half)) if half else float(gain == 0)
+    return Gain(gain, gain - half, gain + half, p)
+
+
+def _half(values: np.ndarray) -> float:
+    return Z95 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+
+
+BY_ERROR = nested.Comparison(paired, "paired absolute errors", lambda gain: f"{gain:.3g}", decides=False)
+
+
+def best(pred: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """All weight on the member of the least mean absolute error, float64 (m,)."""
+    return np.eye(pred.shape[1])[np.argmin(np.abs(pred - values[:, None]).mean(axis=0))]
+
+
+def squared_error_simplex(pred: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Weights >= 0 that sum to 1, float64 (m,), whose mean of pred (n, m) has the least squared error on values (n,).
+
+    Convex: SLSQP with the exact gradient from equal weights finds the minimum. Errors are in standard deviations, so that the
+    tolerance has no unit; six decimals are kept.
+    """
+    scale = values.std() or 1.0
+    errors, members = (pred - values[:, None]) / scale, pred.shape[1]
+    products = errors.T @ errors / len(errors)
+    found = minimize(lambda w: (w @ products @ w, 2 * products @ w), np.full(members, 1 / members), jac=True, method="SLSQP",
+                     bounds=[(0, 1)] * members, options={"ftol": 1e-12, "maxiter": 500},
+                     constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like})
+    if not found.success:
+        raise RuntimeError(f"the weights of {members} members did not converge: {found.message}")
+    return np.round(np.clip(found.x, 0, 1), 6) + 0.0
+
+
+@dataclass(frozen=True)
+class LineFit:
+    """The value is pred @ coef + shift; no weights, as coefficients neither sum to one nor stay above zero."""
+
+    coef: np.ndarray
+    shift: float
+    weights: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def notes(self) -> dict:
+        return {"coef": self.coef.tolist(), "shift": self.shift}
+
+    def predict(self, rows: Rows) -> np.ndarray:
+        return rows.prob @ self.coef + self.shift
+
+
+@dataclass(frozen=True)
+class Line:
+    """Ridge regression on the members' values, in standard deviations of the target; six decimals are kept."""
+
+    name: str = "ridge"
+
+    def fit(self, rows: Rows, values: np.ndarray, fold: np.ndarray) -> LineFit:
+        mean, scale = values.mean(), values.std() or 1.0
+        model = Ridge(alpha=1.0).fit((rows.prob - mean) / scale, (values - mean) / scale)
+        coef = np.round(model.coef_, 6)
+        return LineFit(coef, round(float(mean - mean * coef.sum() + scale * model.intercept_), 6))
+
+
+def methods(rule: str | np.ndarray) -> list[Method]:
+    """All methods from simple to complicated; the weighted mean has the weights of `rule`: auto, equal, or fixed ones (m,)."""
+    learn = squared_error_simplex
+    if not isinstance(rule, str):
+        def learn(pred: np.ndarray, values: np.ndarray) -> np.ndarray:
+            return rule
+    elif rule == "equal":
+        learn = weights.equal
+    return [Weighted("best_single", best, weights.mean), Weighted("mean", weights.equal, weights.mean),
+            Weighted("weighted_mean", learn, weights.mean), Line()]
+
+
+NAMES = tuple(method.name for method in methods("auto"))
+
+
+def refuse(target: Target, method: str, rule: str, use_order: bool, use_twins: bool) -> None:
+    """Raise `InputError` for options that belong to labels, or do not go together; `rule` as the person wrote it."""
+    if method in REFUSED:
+        raise InputError(f"--method {method} {REFUSED[method]}: {target.name} is a number. With{target.option} there are auto, "
+                         f"{', '.join(NAMES)}")
+    if use_order or use_twins:
+        raise InputError(f"--use-{'order' if use_order else 'twins'} reads labels; with{target.option} leave it out")
+    if rule == "accuracy":
+        raise InputError(f"--weights accuracy: there is none of {target.name}; say auto, equal, or name=w,name=w")
+    if rule != "auto" and method not in ("auto", "weighted_mean") and (method, rule) != ("mean", "equal"):
+        raise InputError(f"--method {method} has no weights to set; leave --weights out, or take --method weighted_mean")
+
+
+def make(matrix: OofMatrix, target: Target, method: str, rule: str | np.ndarray) -> Outcome:
+    """Score every recipe and method, pick `method` (auto: the simplest unbeaten; with weights by hand the weighted mean), fit on
+    all rows, predict the test rows. Options are those that `refuse` lets through.
+
+    leaderboard: name, kind, mean absolute error with interval, root mean squared error, bias, paired gain over best_single with
+    interval and p, weights; least error first. oof: id, label, pred, fold. submissions: id and the target's column.
+    """
+    every = methods(rule)
+    if method == "auto" and not (isinstance(rule, str) and rule == "auto"):
+        method = "weighted_mean"
+    candidates = every if method == "auto" else [made for made in every if made.name == method]
+    nothing = np.full(len(matrix.ids), np.nan)
+    data = (Rows(matrix.prob, nothing), matrix.labels, matrix.fold)
+    test = Rows(matrix.test_prob, np.full(len(matrix.test_ids), np.nan))
+    scores = {made.name: nested.predict(made, *data) for made in every}
+    choice = nested.choose(candidates, scores, matrix.labels, BY_ERROR)
+    picked, honest = choice.method.name, nested.predict_choice(candidates, *data, BY_ERROR)
+
+    submissions, learned, notes = {}, {}, {}
+    for made in every:
+        fitted = made.fit(*data)
+        submissions[made.name] = pd.DataFrame({"id": matrix.test_ids, target.name: fitted.predict(test)})
+        learned[made.name] = {name: float(f"{weight:.6g}") for name, weight in zip(matrix.names, fitted.weights)}
+        notes |= {made.name: fitted.notes} if fitted.notes else {}
+    board = [(name, "recipe", matrix.prob[:, j], {}) for j, name in enumerate(matrix.names)]
+    board += [(name, "method", pred, learned[name]) for name, pred in scores.items()]
+    if len(candidates) > 1:
+        board.append((method, "procedure", honest, {}))
+    facts = {"target": target.name, "picked": picked, "why": choice.why, "weights": learned[picked], "notes": notes,
+             "score": asdict(score(honest, matrix.labels)), "picked_score": asdict(score(scores[picked], matrix.labels)),
+             "gain_over_best_single": asdict(paired(honest, scores["best_single"], matrix.labels))}
+    oof = pd.DataFrame({"id": matrix.ids, "label": matrix.labels, "pred": honest, "fold": matrix.fold})
+    return Outcome(_leaderboard(board, matrix.labels, scores["best_single"]), oof, facts, submissions)
+
+
+def load(root: Path, target: Target) -> Outcome:
+    """`outcome.load` for a regression."""
+    return outcome.load(root, target, _FORM)
+
+
+def headline(facts: dict) -> str:
+    """The honest score in words: `nested mean absolute error 5.61 [5.53, 5.69] by mean`."""
+    got = facts["score"]
+    return f"nested mean absolute error {got['mae']:.3f} [{got['low']:.3f}, {got['high']:.3f}] by {facts['picked']}"
+
+
+def table(leaderboard: pd.DataFrame) -> str:
+    """The leaderboard for a terminal."""
+    lines = [f"{'':16}{'':10} mean abs. error  95 % interval      rms error    bias  gain over best single      weights"]
+    for row in leaderboard.itertuples():
+        lines.append(f"{row.name:16}{row.kind:10} {row.mae:15.3f}  [{row.low:.3f}, {row.high:.3f}]  {row.rmse:11.3f} "
+                     f"{row.bias:+7.3f}  {row.gain:+.3f} [{row.gain_low:+.3f}, {row.gain_high:+.3f}]  {row.weights}".rstrip())
+    return "\n".join(lines)
+
+
+def error_in_words(oof: pd.Series, folds: pd.DataFrame) -> str:
+    """`5.612 [5.530, 5.694] on 18000 rows`. oof: predicted values (n,) by id; folds: id, label."""
+    got = score(oof.loc[folds["id"].tolist()].to_numpy(), folds["label"].to_numpy())
+    return f"{got.mae:.3f} [{got.low:.3f}, {got.high:.3f}] on {got.rows} rows"
+
+
+def _leaderboard(board: list[tuple[str, str, np.ndarray, dict]], values: np.ndarray, reference: np.ndarray) -> pd.DataFrame:
+    lines = []
+    for name, kind, pred, shown in board:
+        errors, gain = asdict(score(pred, values)), paired(pred, reference, values)
+        lines.append((name, kind, *(errors[column] for column in _SCORES), gain.gain, gain.low, gain.high, gain.p,
+                      ",".join(f"{member}={weight:.4g}" for member, weight in shown.items())))
+    lines.sort(key=lambda line: line[2])
+    return pd.DataFrame(lines, columns=list(_FORM.leaderboard))
