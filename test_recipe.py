@@ -1,0 +1,94 @@
+import re
+from dataclasses import asdict
+
+import pytest
+
+from facefold.errors import InputError
+from facefold.models import profiles, recipe
+
+
+def test_every_recipe_file_loads_and_says_what_it_is():
+    for name in recipe.names():
+        assert recipe.load(name).about, name
+
+
+def test_profiles_name_recipes_that_exist():
+    for chosen in profiles.PROFILES.values():
+        assert set(chosen) <= set(recipe.names())
+
+
+def test_hash_follows_what_changes_the_model_and_nothing_else():
+    plain = recipe.parse("a", {"size": 64}, "a.toml")
+    assert recipe.parse("b", {"size": 64, "about": "other words"}, "b.toml").hash == plain.hash
+    assert recipe.parse("a", {"size": 65}, "a.toml").hash != plain.hash
+
+
+def test_the_defaults_never_change():
+    """The hash leaves defaults out, so a default that changed would make old runs pass for new ones."""
+    assert asdict(recipe.Recipe("any")) == dict(
+        name="any", about="", backbone="cnn5", weights="none", size=128, start_size=0, freeze_stages=0, views=0, dropout=0.0,
+        drop_path=0.0, width=32, augment="standard", augmenter="albumentations", batch=32, epochs=4, optimizer="adamw", lr=1e-3,
+        weight_decay=0.01, momentum=0.9, schedule="cosine", warmup=0.0, plateau_factor=0.3, plateau_patience=2, early_stopping=0,
+        monitor=0.0, label_smoothing=0.0, clip=1.0, ema=0.0, compile=False, precision="auto", layout="auto", tta="flip",
+        freeze_backbone=False, frozen_precision="float32", head="", stop_on="loss")
+
+
+def test_a_setting_at_its_default_is_no_other_recipe():
+    assert recipe.parse("a", {"size": 64, "epochs": 4}, "a.toml").hash == recipe.parse("a", {"size": 64}, "a.toml").hash
+
+
+def test_whole_numbers_are_taken_for_floats():
+    assert recipe.parse("a", {"clip": 2}, "a.toml").clip == 2.0
+
+
+def test_all_wrong_keys_and_types_are_named_at_once():
+    with pytest.raises(InputError) as caught:
+        recipe.parse("a", {"sizes": 64, "epochs": "4", "ema": True}, "a.toml")
+    text = str(caught.value)
+    assert text.startswith("a.toml is not a recipe:\n  - unknown key 'sizes'; known are about, backbone, ")
+    assert "  - epochs = '4' should be of type int\n  - ema = True should be of type float" in text
+
+
+@pytest.mark.parametrize("settings, message", [
+    ({"optimizer": "lion"}, "optimizer = 'lion' is none of adamw, sgd"),
+    ({"lr": 0.0}, "lr = 0.0 should be above 0"),
+    ({"clip": -1.0}, "clip = -1.0 should not be negative"),
+    ({"ema": 1.0}, "ema = 1.0 should be in 0 <= ema < 1"),
+    ({"schedule": "plateau"}, "plateau and early_stopping need monitor > 0: the rows they watch"),
+    ({"monitor": 0.1}, "monitor holds rows out for nothing: neither plateau nor early_stopping uses it"),
+    ({"early_stopping": 3, "monitor": 0.1}, "early_stopping would cut a cosine schedule off: use plateau"),
+    ({"warmup": 4.0, "epochs": 4}, "warmup is not shorter than epochs"),
+    ({"weights": "hub"}, "cnn5 has no pretrained weights, no drop_path and no stages to freeze"),
+    ({"weights": "imagenet", "backbone": "resnet18"}, "weights = 'imagenet' is none of none, hub, package:<name>"),
+    ({"backbone": "resnet18", "width": 16}, "width belongs to cnn3 and cnn5 only"),
+    ({"backbone": "resnet18", "freeze_stages": 1}, "freezing stages that were never trained"),
+    ({"start_size": 64}, "start_size is below size, and not for cnn3 and cnn5, whose dense layer has one size"),
+    ({"start_size": 128, "backbone": "resnet18"}, "start_size is below size, and not for cnn3 and cnn5, whose dense layer has one size"),
+    ({"start_size": 64, "backbone": "resnet18", "epochs": 1}, "start_size needs a second epoch to grow in"),
+    ({"views": 2}, "views belongs to freeze_stages or freeze_backbone: nothing else is kept"),
+    ({"start_size": 100, "backbone": "resnet18"}, "size - start_size is no multiple of 16"),
+    ({"views": 4, "backbone": "resnet18", "weights": "hub", "freeze_stages": 1}, "views in turn are fewer than epochs; 0: a new one each epoch"),
+    ({"augmenter": "batch", "augment": "none"}, 'augmenter has nothing to do: augment = "none"'),
+    ({"momentum": 0.8}, "momentum belongs to sgd only"),
+    ({"plateau_patience": 3}, 'plateau_factor and plateau_patience belong to schedule = "plateau" only'),
+])
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(InputError, match=re.escape(f"a.toml is not a recipe:\n  - {message}") + "$"):
+        recipe.parse("a", settings, "a.toml")
+
+
+def test_sizes_grow_evenly_to_the_full_one():
+    grown = recipe.parse("r", {"backbone": "resnet18", "size": 128, "start_size": 64, "epochs": 5}, "r.toml")
+    assert [grown.size_in(epoch) for epoch in range(5)] == [64, 80, 96, 112, 128]
+    assert [recipe.parse("r", {"epochs": 2}, "r.toml").size_in(epoch) for epoch in range(2)] == [128, 128]
+
+
+def test_unknown_recipe_lists_those_there_are():
+    with pytest.raises(InputError, match=re.escape(f"there is no recipe 'lite9'; there are: {', '.join(recipe.names())}")):
+        recipe.load("lite9")
+
+
+def test_a_list_of_recipes_as_a_person_writes_it():
+    assert [made.name for made in recipe.load_all("lite1, lite0,lite1,")] == ["lite1", "lite0"]
+    with pytest.raises(InputError, match="',' names no recipe; there are: "):
+        recipe.load_all(",")
