@@ -113,7 +113,7 @@ def _fitted(blend: Blend, stacked: np.ndarray) -> methods.Fitted:
 def by_fold(blend: Blend, member: runs.Member, recipe: Recipe, shown: ImageCache, device: torch.device,
             scratch: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     """Of each fold's model: probabilities of label 1, or values, float64 (n,) and features float16 (n, F) of the images `shown`,
-    in the views and form in which the test rows were predicted. scratch: a folder for this alone; what else is in it is removed."""
+    in the views and form in which the test rows were predicted. scratch: a folder for this alone; all else in it is removed."""
     net, source, fmt = trainer.prepare(recipe, device, None, trained=False)
     pixels, rows, made = loader.Pixels(shown, device), np.arange(len(shown.ids)), []
     nobody = pd.DataFrame({"id": [], "label": [], "group": []})
