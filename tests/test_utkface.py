@@ -1,6 +1,6 @@
 """UTKFace becomes a competition: what the names say and no more, ids that tell nothing, answers kept apart."""
 
-import subprocess
+import importlib
 import sys
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from facefold.data import integrity, utkface
 from facefold.errors import InputError
 
-PROJECT = Path(__file__).resolve().parents[1]
-SHARED = PROJECT.parent / "shared" / "utkface-400.zip"
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "utkface-400.zip"
 
 
 def jpeg(number: int) -> bytes:
@@ -144,12 +143,11 @@ def test_ids_are_a_permutation_and_the_test_rows_stratified(seed, test_size):
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/utkface-400.zip is not there")
-def test_the_real_faces_pass_the_audit(tmp_path):
-    def step(*arguments: object) -> str:
-        done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=PROJECT / "src")
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+def test_the_real_faces_pass_the_audit(tmp_path, monkeypatch, capsys):
+    def step(name: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [name, "--root", str(tmp_path), *map(str, arguments)])
+        importlib.import_module(name).main()
+        return capsys.readouterr().out
 
-    said = step("import_utkface.py", SHARED, "--test-size", 100, "--root", tmp_path)
-    assert "train    300 faces, share of label 1: 0.5000, ages 1 to " in said
-    assert "nothing breaks the contract" in step("audit.py", "--strict", "--root", tmp_path)
+    assert "train    300 faces, share of label 1: 0.5000, ages 1 to " in step("import_utkface", SHARED, "--test-size", 100)
+    assert "nothing breaks the contract" in step("audit", "--strict")

@@ -16,6 +16,7 @@ import torch
 from facefold import files, runs
 from facefold.data import cache, competition, integrity
 from facefold.data.cache import ImageCache
+from facefold.data.target import LABEL, Target
 from facefold.errors import InputError
 from facefold.models import frozen, inference, precision
 from facefold.models.recipe import Recipe
@@ -24,7 +25,7 @@ from facefold.training import loader, trainer
 
 @dataclass(frozen=True)
 class Told:
-    """What the model of one fold says. prob: float64 (n,), probability of label 1; features: float16 (n, F), penultimate; in the
+    """What the model of one fold says. prob: float64 (n,), probability of label 1, or predicted value; features: float16 (n, F), penultimate; in the
     order of the images. form: how it was computed."""
 
     prob: np.ndarray
@@ -62,7 +63,8 @@ def predict(root: Path, name: str, folds: list[dict], images: ImageCache, device
             else:
                 form = inference.fastest(net, fmt, half, example, lambda line: None)
             logits, features = trainer.predict(form, views, rows)
-            yield Told(torch.from_numpy(logits).sigmoid().numpy(), features, form.name)
+            number = Target(run.get("target", LABEL.name)).regression
+            yield Told(logits if number else torch.from_numpy(logits).sigmoid().numpy(), features, form.name)
     finally:
         shutil.rmtree(kept, ignore_errors=True)
 

@@ -17,13 +17,14 @@ def page(table: pd.DataFrame, cut: Sequence[Path], lead: str) -> str:
     parts = [html.heading(lead, 1)]
     if len(table) > SHOWN:
         parts.append(html.paragraph(f"The first {SHOWN} of {len(table)} faces; all are in the csv."))
-    for row, path in zip(table.head(SHOWN).itertuples(), cut):
-        photo = html.photo(images.thumbnail(path, _PIXELS), f"face {row.face} of {row.file}", f"label {row.label}")
-        parts.append(html.card([photo], f"{row.file}, face {row.face}: {in_words(row.prob)}."))
+    for (_, row), path in zip(table.head(SHOWN).iterrows(), cut):
+        photo = html.photo(images.thumbnail(path, _PIXELS), f"face {row['face']} of {row['file']}", f"label {row['label']}")
+        parts.append(html.card([photo], f"{row['file']}, face {row['face']}: {in_words(row)}."))
     return html.page("Predictions", parts)
 
 
-def in_words(prob: float) -> str:
-    """`label 1 with 0.973, label 0 with 0.027`: the likelier one first."""
-    pair = sorted([(prob, 1), (1 - prob, 0)], reverse=True)
-    return ", ".join(f"label {label} with {value:.3f}" for value, label in pair)
+def in_words(row: pd.Series) -> str:
+    """`label 1 with 0.973, label 0 with 0.027, age 31.4`: the likelier label first, then the numbers that follow prob, label."""
+    pair = sorted([(row["prob"], 1), (1 - row["prob"], 0)], reverse=True)
+    said = [f"label {label} with {value:.3f}" for value, label in pair]
+    return ", ".join(said + [f"{name} {value:.3g}" for name, value in row.loc["label":].iloc[1:].items()])
