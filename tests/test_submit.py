@@ -33,6 +33,7 @@ def root(tmp_path) -> Path:
     csv(out / "submission.csv", "id,label", *(f"{id},{label}" for id, label in zip(IDS, LABELS)))
     csv(out / "leaderboard.csv", ",".join(outcome._LEADERBOARD))
     csv(out / "oof_blend.csv", "id,label,prob,pred,fold", "1,0,0.25,0,0")
+    csv(out / "test_blend.csv", "id,prob,pred", *(f"{id},0.5,{label}" for id, label in zip(IDS, LABELS)))
     facts = {**dict.fromkeys(outcome._FACTS), "picked": "mean", "score": {"accuracy": 0.93951, "low": 0.93592, "high": 0.9429},
              "files": {name: files.sha256_file(out / name) for name in outcome.SEALED}}
     (out / "blend.json").write_text(json.dumps(facts))
