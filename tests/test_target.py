@@ -10,7 +10,7 @@ from facefold.data import competition, drawn, folds
 from facefold.data.competition import Competition
 from facefold.data.target import LABEL, Target, rows, strata
 from facefold.errors import InputError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 AGE = Target("age")
@@ -58,6 +58,7 @@ def test_labels_are_their_own_strata_and_values_fall_into_equal_bins():
     assert len(set(strata(np.arange(39.0)))) == 1  # two bins of 20 rows would need 40
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 5).map(float), min_size=1, max_size=300))
 def test_equal_values_share_a_bin_and_bins_are_in_order(values):
     values = np.array(values)
