@@ -15,6 +15,7 @@ LEARNING = {  # what a step moves, each part by the first two parts of its name;
     "resnet50_conv": {"backbone.0", "backbone.3", "output"},
     "resnet50_scratch": {"output", *(f"backbone.{part}" for part in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"))},
     **dict.fromkeys(("resnet152v2_gap", "resnet101v2_gap"), {"output"}),
+    "vgg16_age": {"backbone.2", "output"},
 }
 
 
@@ -34,5 +35,5 @@ def test_a_step_moves_what_learns_and_nothing_else(name):
 
 
 def test_the_profile_has_all_whose_weights_can_be_had():
-    """timm's hub has none for resnetv2_152, whose recipe needs a file."""
-    assert set(PROFILES["articles"]) == set(LEARNING) - {"resnet152v2_gap"}
+    """timm's hub has none for resnetv2_152, whose recipe needs a file; vgg16_age is for --target age."""
+    assert set(PROFILES["articles"]) == set(LEARNING) - {"resnet152v2_gap", "vgg16_age"}

@@ -47,7 +47,8 @@ def repeat(facts: dict, folds: Folds, members: list[Member]) -> list[str]:
                 f"python src/blend.py{target} --recipes {recipes} --method {options['method']} --weights '{options['weights']}'"
                 + (" --use-order" if options["use_order"] else "")
                 + (" --use-twins" if options["use_twins"] else ""))
-    hashes = [("submission.csv", facts["files"]["submission.csv"]), ("train.csv", folds.train_sha256), ("folds.csv", folds.hash),
+    hashes = [("submission.csv", facts["files"]["submission.csv"]),
+              ("train.csv and meta.csv" if target else "train.csv", folds.train_sha256), ("folds.csv", folds.hash),
               ("images", facts["images_hash"])]
     hashes += [(f"recipe {member['recipe']}, seed {member['seed']}", member["recipe_hash"]) for member in facts["members"]]
     if corrected:
