@@ -1,6 +1,5 @@
 """Greedy selection: noise is left out, one bag is what selecting by hand gives, and it stays cheap."""
 
-import time
 import tracemalloc
 
 import numpy as np
@@ -62,11 +61,8 @@ def test_the_same_rows_give_the_same_weights():
     assert greedy.search(prob[:, :1], labels).tolist() == [1]
 
 
-def test_fifty_members_of_18000_rows_take_seconds_and_little_memory():
+def test_fifty_members_of_18000_rows_take_little_memory():
     prob, labels = made(2, 18_000, list(np.linspace(0.2, 1, 50)))
-    started = time.process_time()
-    greedy.search(prob, labels)
-    assert time.process_time() - started < 20  # 0.2 s where this was written
     tracemalloc.start()
     greedy.search(prob, labels)
     peak = tracemalloc.get_traced_memory()[1]
