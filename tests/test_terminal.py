@@ -68,6 +68,13 @@ def test_processes_that_share_a_terminal_draw_one_at_a_time():
     assert b"".join(seen) == b"<abc>" * 60
 
 
+def test_a_terminal_whose_file_cannot_be_opened_is_none(monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(os, "ttyname", lambda _: "/dev/pts/not_there")
+    with terminal.Turns() as turns:
+        assert turns._terminal is None
+
+
 def test_without_a_terminal_the_turns_are_a_lock_of_this_process(capsys):
     turns, order = terminal.Turns(), []
     with turns:

@@ -4,6 +4,7 @@ import fcntl
 import os
 import sys
 import threading
+from contextlib import suppress
 
 from tqdm import tqdm
 
@@ -46,12 +47,15 @@ class Turns:
     """tqdm's lock for the bars of processes that share a terminal: one draws at a time.
 
     A lock on the terminal's own file, which ends with its process, however that ends: a lock in shared memory would leave the
-    others waiting for a process that was killed. Without a terminal it is a lock of this process alone.
+    others waiting for a process that was killed. Without a terminal that can be opened it is a lock of this process
+    alone.
     """
 
     def __init__(self) -> None:
         self._threads, self._depth, self._terminal = threading.RLock(), 0, None
-        if sys.stderr.isatty():
+        if not sys.stderr.isatty():
+            return
+        with suppress(OSError):  # in a container, or as another user, the terminal's file may be out of reach
             self._terminal = os.open(os.ttyname(sys.stderr.fileno()), os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
 
     def acquire(self, *_, **__) -> bool:
