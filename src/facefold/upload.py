@@ -81,7 +81,8 @@ def fetch_wheels(out: Path, python: str) -> list[str]:
                          "requirements.txt, or leave the wheels out with --no-wheels")
     platforms = [part for name in PLATFORMS for part in ("--platform", name)]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-               "--only-binary=:all:", "--python-version", python, "--implementation", "cp", *platforms, "--dest", str(out / "dataset" / "wheels"), *wanted]
+               "--only-binary=:all:", "--python-version", python, "--implementation", "cp", *platforms,
+               "--dest", str(out / "dataset" / "wheels"), *wanted]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise InputError(f"the wheels could not be fetched: {(done.stdout.strip().splitlines() or ['pip said nothing'])[-1]}\n"
