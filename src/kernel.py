@@ -39,8 +39,8 @@ def install(pack: Path, target: Path) -> dict[str, str]:
     wheels = sorted(map(str, (pack / "wheels").glob("*.whl")))
     if wheels:
         print(f"not in this image: {lacks.stdout.strip()}; installing the packed wheels", flush=True)
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps",
-                        "--target", str(target), *wheels], check=True)
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index",
+                        "--no-deps", "--target", str(target), *wheels], check=True)
         env["PYTHONPATH"] = str(target)
         lacks = subprocess.run(asked, env=env, stdout=subprocess.PIPE, text=True)
     if lacks.returncode:

@@ -45,7 +45,8 @@ def main() -> None:
     upload.fill(out, root, made.facts, dealt.k)
     wheels = [] if args.no_wheels else upload.fetch_wheels(out, args.python)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    print(f"packed {', '.join(member.recipe for member in loaded)} and {len(wheels)} wheels into {out} ({size / 1e6:.0f} MB); now:")
+    names = ", ".join(member.recipe for member in loaded)
+    print(f"packed {names} and {len(wheels)} wheels into {out} ({size / 1e6:.0f} MB); now:")
     print(f"  kaggle datasets create -p {out / 'dataset'} --dir-mode zip\n  kaggle kernels push -p {out / 'kernel'}")
 
 

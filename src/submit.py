@@ -4,10 +4,11 @@
     python src/submit.py -m "another blend"                                 to the same competition as last time
     python src/submit.py --public 0.9381                                    write down the public score of the last one
 
-SLUG is what follows /competitions/ in the address of the competition's page. Checks submissions/submission.csv: whether it is what the blend wrote, and its ids, order and labels; then calls Kaggle's own
-client, `kaggle`, which is to be installed (pip install kaggle) and needs a token. Its errors are explained. Each file
-that was taken is a line of submissions/log.csv: when, where to, the file's sha256, the honest score, the public one when it
-is given. A file that was handed in already is refused: it would cost one of the day's submissions and score the same.
+SLUG is what follows /competitions/ in the address of the competition's page. Checks submissions/submission.csv: whether it is what
+the blend wrote, and its ids, order and labels; then calls Kaggle's own client, `kaggle`, which is to be installed (pip install
+kaggle) and needs a token. Its errors are explained. Each file that was taken is a line of submissions/log.csv: when, where
+to, the file's sha256, the honest score, the public one when it is given. A file that was handed in already is refused: it
+would cost one of the day's submissions and score the same.
 """
 
 from dataclasses import replace
@@ -47,7 +48,8 @@ def main() -> None:
     contest, made, path = competition.load(root), outcome.load(root), root / "submissions" / "submission.csv"
     rows, sha256 = kaggle.check(contest, path), files.sha256_file(path)
     if before := [entry for entry in log if (entry.competition, entry.sha256) == (slug, sha256)]:
-        raise InputError(f"this very file was handed in on {before[-1].time} ({before[-1].message}): its score would be the same. "
+        raise InputError(f"this very file was handed in on {before[-1].time} ({before[-1].message}): "
+                         "its score would be the same. "
                          f"To hand it in all the same: kaggle competitions submit -f {path} -m TEXT {slug}")
     print(f"{path}: {rows:,} rows; {outcome.headline(made.facts)}")
     answer = kaggle.submit(slug, path, args.message)

@@ -87,7 +87,9 @@ def line(limit: float, spent: float) -> str:
 def kept(limit: float, took: float, out: Sequence[str]) -> str:
     """What is said at the end: whether the budget was kept, and what it cost."""
     said = f"budget {duration(limit)}: {duration(took)} used" + (f", {duration(took - limit)} too many" if took > limit else "")
-    return said + (f"; left out: {', '.join(out)}. Without --budget, or with more, the same command goes on with these" if out else "")
+    if not out:
+        return said
+    return f"{said}; left out: {', '.join(out)}. Without --budget, or with more, the same command goes on with these"
 
 
 def write(place: Path, until: float, scene: Scene, plan: Plan, suffix: str) -> Path:

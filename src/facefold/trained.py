@@ -44,8 +44,8 @@ def recipe_of(name: str, folds: list[dict]) -> Recipe:
 def predict(root: Path, name: str, folds: list[dict], images: ImageCache, device: torch.device, scratch: Path) -> Iterator[Told]:
     """What each fold of the run `name` says of the images, which are in the size of its recipe.
 
-    folds: their run.json. scratch: a folder in which frozen/ is made, and removed at the end, for what the frozen stages make of the
-    images, gigabytes.
+    folds: their run.json. scratch: a folder in which frozen/ is made, and removed at the end, for what the frozen stages make of
+    the images, gigabytes.
     """
     recipe, kept = recipe_of(name, folds), scratch / "frozen"
     net, _, fmt = trainer.prepare(recipe, device, None, trained=False)
@@ -75,7 +75,7 @@ def _never(epoch: int, rows: np.ndarray) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class TestJob:
-    """Predict the test images by the `folds` folds of the run `name`, and put that in the place of the test predictions there are."""
+    """Predict the test images by the `folds` folds of the run `name`, in place of the test predictions there are."""
 
     root: Path
     name: str

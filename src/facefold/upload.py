@@ -33,9 +33,10 @@ def clear(out: Path) -> None:
 
 
 def fill(out: Path, root: Path, facts: dict, folds: int) -> None:
-    """Put the source and what the blend `facts` (blend.json) was made of into an empty upload folder, and how to make it again."""
+    """Put the source and what the blend `facts` (blend.json) was made of into an empty upload folder, and how to blend again."""
     dataset, names = out / "dataset", [member["recipe"] for member in facts["members"]]
-    files.write_json(dataset / MARK, {"blend": _options(facts["options"]), "made_with": f"Python {platform.python_version()}, torch {version('torch')}"})
+    made_with = f"Python {platform.python_version()}, torch {version('torch')}"
+    files.write_json(dataset / MARK, {"blend": _options(facts["options"]), "made_with": made_with})
     for path in sorted([*(PROJECT / "src").rglob("*.py"), *(PROJECT / "src").rglob("*.toml"), PROJECT / "requirements.txt"]):
         _copy(path, dataset / path.relative_to(PROJECT))
     for path in sorted((root / "folds").iterdir()):
@@ -78,8 +79,9 @@ def fetch_wheels(out: Path, python: str) -> list[str]:
     except PackageNotFoundError as error:
         raise InputError(f"{error.name} is not installed here, so that its version is not known: pack in an environment made by "
                          "requirements.txt, or leave the wheels out with --no-wheels")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:",
-               "--python-version", python, "--implementation", "cp", *(part for name in PLATFORMS for part in ("--platform", name)),
+    platforms = [part for name in PLATFORMS for part in ("--platform", name)]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+               "--only-binary=:all:", "--python-version", python, "--implementation", "cp", *platforms,
                "--dest", str(out / "dataset" / "wheels"), *wanted]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:

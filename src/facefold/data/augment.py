@@ -1,9 +1,5 @@
 """Augmentation of one image (albumentations): the change of row `id` in epoch `e` depends on (seed, e, id) alone."""
 
-import os
-
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the network for its version at import
-
 import albumentations as A
 import cv2
 import numpy as np
