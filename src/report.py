@@ -30,7 +30,8 @@ def main() -> None:
     parts = [html.heading(title, 1), *sections.verdict(made.facts), *sections.leaderboard(made), *sections.errors(made, loaded),
              *sections.learning_curves(histories), *sections.cost(loaded), *sections.repeat(made.facts)]
     target = root / "report.html"
-    files.write_text(target, html.page("What to upload", parts))
+    with files.locked(root / "submissions", wait=True):
+        files.write_text(target, html.page("What to upload", parts))
     print(f"wrote {target} ({target.stat().st_size / 1e6:.1f} MB)")
 
 

@@ -11,6 +11,8 @@ refused later). Folds that are there are kept as they are unless other ones are 
 those in place, are refused unless --force says so; these runs are stale then.
 """
 
+import argparse
+
 from facefold import files, step
 from facefold.data import duplicates, folds, integrity
 from facefold.errors import InputError
@@ -25,6 +27,12 @@ def main() -> None:
                              "there are, else near)")
     parser.add_argument("--force", action="store_true", help="replace folds that runs depend on")
     args = parser.parse_args()
+    with step.at_work(args.root, alone=True):
+        split(args)
+
+
+def split(args: argparse.Namespace) -> None:
+    """Keep the folds there are, or deal new ones, and print what they are."""
     found, images = integrity.load(args.root)
     try:
         old = folds.load(args.root)

@@ -156,7 +156,11 @@ def write(root: Path, outcome: Outcome, competition: Competition, origin: dict) 
 
     Returns the outcome with all its facts.
     """
-    directory = root / "submissions"
+    with files.locked(root / "submissions", wait=True):  # of two blends at once the later one wins, whole
+        return _written(root / "submissions", outcome, competition, origin)
+
+
+def _written(directory: Path, outcome: Outcome, competition: Competition, origin: dict) -> Outcome:
     (directory / "blend.json").unlink(missing_ok=True)  # until it is back, the files beside it belong to no blend
     for name in LEAKS:
         (directory / f"{name}.csv").unlink(missing_ok=True)  # of an earlier blend that used it

@@ -151,6 +151,8 @@ def load(root: Path) -> Folds:
     if files.sha256_file(train_csv) != facts["train_sha256"]:
         raise InputError(f"{train_csv} has changed since the folds were made. Restore it, or: {_AGAIN}")
     table = files.read_csv(directory / "folds.csv", _COLUMNS)
+    if set(table["fold"]) != set(range(facts["k"])):
+        raise InputError(f"{directory / 'folds.json'} was edited: folds.csv has other folds than its k says. {_AGAIN}")
     return Folds(table, facts["k"], facts["seed"], facts["files"]["folds.csv"], facts["train_sha256"], facts["method"])
 
 

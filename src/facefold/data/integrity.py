@@ -53,6 +53,12 @@ def check(competition: Competition) -> pd.DataFrame:
     kept = _kept(cache, stamp)
     if kept is not None:
         return kept
+    with files.locked(competition.root / "competition", wait=True):
+        return _checked(competition, cache, stamp)
+
+
+def _checked(competition: Competition, cache: Path, stamp: dict) -> pd.DataFrame:
+    """Open every image, and keep the table."""
     facts = _facts(competition.root, csv_contract.usable_rows(competition.root))
     rows = [(*row, *(getattr(fact, name) for name in ("sha256", "bytes", "width", "height"))) for row, fact in facts.items()]
     table = pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
@@ -72,11 +78,15 @@ def extras(competition: Competition) -> list[str]:
 
 
 def fingerprint(root: Path) -> str:
-    """Sha256 of the table that `check` kept: the identity of all images and their ids. `InputError` when there is none."""
+    """Sha256 of the table that `check` kept: the identity of all images and their ids. `InputError` when there is none, or when
+    it was edited."""
     path = root / "cache" / "images.csv"
     if not path.is_file() or not path.with_suffix(".json").is_file():
         raise InputError(f"{path} is missing: the images were not checked yet. Run `python src/audit.py` first.")
-    return files.sha256_file(path)
+    found = files.sha256_file(path)
+    if files.read_json(path.with_suffix(".json")).get("images") != found:
+        raise InputError(f"{path} is not what the audit wrote (its checksum differs). Run `python src/audit.py`, which makes it again.")
+    return found
 
 
 def _facts(root: Path, rows: dict[tuple[str, str], int]) -> dict[tuple[str, str], images.ImageFacts]:
@@ -94,6 +104,7 @@ def _facts(root: Path, rows: dict[tuple[str, str], int]) -> dict[tuple[str, str]
 def _stamp(competition: Competition) -> dict:
     folder = competition.root / "competition"
     listing = [f"{split}/{name}\t{size}\t{time}" for split in ("train", "test") for name, size, time in _listing(folder / split)]
+    listing = [line.encode("utf-8", "backslashreplace").decode() for line in listing]  # names that are not UTF-8
     return {"rules": RULES, "listing": files.sha256_text("\n".join(listing)),
             **{name: files.sha256_file(folder / name) for name in ("train.csv", "test.csv")}}
 

@@ -71,7 +71,7 @@ def install(source: Path, root: Path) -> bool:
                 _require_same(target, part)
                 raise _Same
             with _images(members, part) as images:
-                _require_space(root, sum(member.size for member in images.values()))
+                files.require_space(root, sum(member.size for member in images.values()), "the images")
                 quiet = len(images) < 1000 or None  # None: quiet unless a person watches
                 for name, member in tqdm(images.items(), desc="unpacking", unit="img", disable=quiet):
                     _copy(member, part / name)
@@ -257,7 +257,7 @@ def _images(members: list[_Member], part: Path) -> Iterator[dict[str, _Member]]:
             for member in members:
                 if str(member.path).lower() == f"{split}.zip":
                     inner = part / f".{split}.zip"
-                    _require_space(part, member.size)
+                    files.require_space(part, member.size, member.shown)
                     _copy(member, inner)
                     opened.append(_open_zip(inner, member.shown))
                     inside = _zip_members(opened[-1], member.shown)
@@ -286,13 +286,6 @@ def _add_images(members: list[_Member], split: str, folders: list[tuple], found:
             if member.size > MAX_IMAGE:
                 wrong.append(f"{member.shown} is larger than {MAX_IMAGE >> 20} MiB")
             found[name] = member
-
-
-def _require_space(folder: Path, size: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if size * 1.05 > free:
-        raise InputError(f"{folder}: {size / 1e9:.1f} GB are needed there and {free / 1e9:.1f} GB are free; "
-                         "make room, or choose another disk with --root")
 
 
 def _copy(member: _Member, target: Path) -> None:
