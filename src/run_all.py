@@ -9,6 +9,7 @@ Ends with the file to upload, its honest score and the time of each step. Kill i
 Profiles: demo (minutes, for a look), cpu (an evening's laptop), gpu (four larger backbones from timm's hub).
 """
 
+import argparse
 import math
 import os
 import subprocess
@@ -82,6 +83,13 @@ def main() -> None:
     parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="pretrained weights as local files, see train.py")
     parser.add_argument("--corrections", type=Path, metavar="FILE", help="training rows to drop or flip, see clean.py")
     args = parser.parse_args()
+    args.root.mkdir(parents=True, exist_ok=True)
+    with step.at_work(args.root, alone=True):
+        do(args)
+
+
+def do(args: argparse.Namespace) -> None:
+    """All steps in order."""
     root = args.root.resolve()
     named = recipes.load_all(args.recipes) if args.recipes else None
     for recipe in named or []:

@@ -8,6 +8,8 @@ A run made by another version of the recipe, other folds, images, seed or correc
 --corrections FILE (see clean.py) drops or flips training rows, never held-out ones, and trains into runs/<recipe>+corrected/.
 """
 
+import argparse
+from collections import Counter
 from pathlib import Path
 
 from facefold import jobs, processes, runs, step
@@ -16,7 +18,7 @@ from facefold.data import cache, competition, corrections, folds, integrity
 from facefold.errors import InputError
 from facefold.models import pretrained
 from facefold.models import recipe as recipes
-from facefold.training import engine
+from facefold.training import engine, space
 
 
 def main() -> None:
@@ -30,6 +32,12 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="train over runs that are stale or damaged")
     parser.add_argument("--corrections", type=Path, metavar="FILE", help="id,action: training rows to drop or flip, see clean.py")
     args = parser.parse_args()
+    with step.at_work(args.root):
+        train(args)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train the folds that are missing, and join those of each recipe."""
     contest, split = competition.load(args.root), folds.load(args.root)
     chosen = recipes.load_all(args.recipe)
     for recipe in chosen:
@@ -47,6 +55,9 @@ def main() -> None:
     loader_workers = min(8, processes.cores() // len(places)) if places[0].type == "cuda" else 0
     missing = [jobs.FoldJob(args.root, identity, mended, int(fold), args.weights_dir, loader_workers)
                for identity in identities for fold in wanted if jobs.todo(args.root, identity, int(fold), args.force)]
+    if missing:
+        left = Counter(recipes.load(job.identity.recipe) for job in missing)
+        print(space.require(args.root, contest, left, split.k, len(places)), flush=True)
     for identity in dict.fromkeys(job.identity for job in missing):
         cache.build(contest, recipes.load(identity.recipe).size)
         runs.joined_oof(args.root, identity.name).unlink(missing_ok=True)  # it will be of other folds than these

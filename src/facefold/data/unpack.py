@@ -147,7 +147,7 @@ def _folder_members(folder: Path) -> list[_Member]:
                 raise InputError(f"{path} is a symbolic link; --data takes real files and folders only")
             if path.is_file():
                 facts = path.stat()
-                members.append(_Member(str(path), PurePosixPath(below / name), facts.st_size, facts.st_mtime,
+                members.append(_Member(_printable(str(path)), PurePosixPath(below / name), facts.st_size, facts.st_mtime,
                                        lambda path=path: open(path, "rb")))
     return members
 
@@ -169,9 +169,14 @@ def _zip_members(archive: zipfile.ZipFile, shown: str) -> list[_Member]:
             raise InputError(f"{where} unpacks to {info.file_size:,} bytes from {info.compress_size:,}, {total:,} in all; "
                              "this looks like a zip bomb, nothing was unpacked")
         if path.name and not info.filename.endswith(("/", "\\")) and not any(_ignored(name) for name in path.parts):
-            members.append(_Member(f"{shown}/{path}", path, info.file_size, _zip_time(info),
+            members.append(_Member(f"{shown}/{_printable(str(path))}", path, info.file_size, _zip_time(info),
                                    lambda info=info: archive.open(info)))
     return members
+
+
+def _printable(name: str) -> str:
+    """A name for a message: no control characters reach the terminal."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in name)
 
 
 def _zip_time(info: zipfile.ZipInfo) -> float:

@@ -37,17 +37,20 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
     """Run `work(job, device, slot)` for each job, each in a process of its own, in the order given; a job waits for those that
     `after` names for it, which come before it, and lets later ones pass meanwhile.
 
-    After the first failure no job is started; those running finish, and the failures are raised together: `InputError` where all of
-    them are the person's to mend. A CPU process has one thread: two processes are faster than two threads, and the
+    A job whose process dies without a word (killed, for want of memory often) is put at the end and started once more; when it dies
+    again, the others still finish. After any other failure no job is started; those running finish. The failures are raised together:
+    `InputError` where all of them are the person's to mend. A CPU process has one thread: two processes are faster than two threads, and the
     result does not depend on how many run.
     """
     context = multiprocessing.get_context("spawn")
     waiting, free, running, failures = list(jobs), list(range(len(places))), {}, []
+    died: list[Any] = []
+    stopping = False
     set_environment()
     after = after or {}
     try:
-        while running or (waiting and not failures):
-            while free and not failures and (job := _next(waiting, running, after)) is not None:
+        while running or (waiting and not stopping):
+            while free and not stopping and (job := _next(waiting, running, after)) is not None:
                 slot = free.pop(0)
                 waiting.remove(job)
                 ours, theirs = context.Pipe(duplex=False)
@@ -60,12 +63,23 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
                 finally:
                     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
                 theirs.close()
-            if not running and not failures:
+            if not running and not stopping:
                 raise ValueError(f"jobs that wait for one another: {', '.join(map(str, waiting))}")
             for pipe in wait(list(running)):
                 process, slot, job = running.pop(pipe)
-                failures += _outcome(pipe, process, job)
                 free.append(slot)
+                try:
+                    failure = _outcome(pipe, process)
+                except EOFError:
+                    failure = _death(process, job)
+                    if job not in died and not stopping:
+                        died.append(job)
+                        waiting.append(job)
+                        print(f"{failure}; it is started once more", flush=True)
+                        continue
+                else:
+                    stopping = stopping or failure is not None
+                failures += [failure] if failure is not None else []
     finally:
         started = [process for process, _, _ in running.values() if process.pid is not None]
         for process in started:
@@ -84,16 +98,17 @@ def _next(waiting: list[Any], running: dict[Any, tuple], after: Mapping[Any, Col
     return next((job for job in waiting if not any(other in unfinished for other in after.get(job, ()))), None)
 
 
-def _outcome(pipe: Any, process: Any, job: Any) -> list[Exception]:
-    """What a process that ended had to say; one that died without a word is a failure too."""
+def _outcome(pipe: Any, process: Any) -> Exception | None:
+    """The failure that a process that ended told of; `EOFError` when it died without a word."""
     try:
-        failure = pipe.recv()
-    except EOFError:
+        return pipe.recv()
+    finally:
         process.join()
-        failure = InputError(f"the process of {job} died with exit code {process.exitcode} (-9: killed, often for want of memory; then "
-                             "take --workers 1 or a recipe with a smaller batch); the same command goes on where it stood")
-    process.join()
-    return [failure] if failure is not None else []
+
+
+def _death(process: Any, job: Any) -> InputError:
+    return InputError(f"the process of {job} died with exit code {process.exitcode} (-9: killed, often for want of memory; then "
+                      "take --workers 1 or a recipe with a smaller batch); the same command goes on where it stood")
 
 
 def _worker(pipe: Any, work: Callable[[Any, torch.device, int], None], job: Any, device: torch.device, slot: int) -> None:

@@ -8,7 +8,7 @@ import re
 import resource
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -29,9 +29,10 @@ from facefold.errors import InputError
 from facefold.models import depthwise, frozen, inference, precision, zoo
 from facefold.models.recipe import Recipe
 from facefold.seeding import seed_of
-from facefold.training import checkpoint, loader
+from facefold.training import checkpoint, loader, micro
 
 PREDICT_BATCH = 128
+SMALLER = 0.1  # times the recipe's learning rate, from an epoch on whose loss was not finite
 CHECKED = 128  # rows on which a fast form of inference is compared with float32
 _RECORDED = ("torch", "timm", "numpy", "albumentations", "opencv-python-headless", "scikit-learn")
 
@@ -71,11 +72,22 @@ class FoldResult:
 def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int = 0) -> FoldResult:
     """Train one fold, or go on from its checkpoint, then predict its held-out rows and the test rows.
 
-    slot: the line of the progress bar. loader_workers: processes that augment (0: in this one). Raises `InputError` when the
-    loss stops being finite, weights cannot be had, or the checkpoint was begun in another number format or on another kind of device.
+    An epoch whose loss is not finite is repeated, once a fold, from the state before it and with `SMALLER` times the recipe's
+    rate from then on. slot: the line of the progress bar. loader_workers: processes that augment (0: in this one). Raises
+    `InputError` when the loss stops being finite again, weights cannot be had, or the checkpoint was begun in another number format
+    or on another kind of device.
     """
-    recipe = task.recipe
+    result = _fit(task, device, slot, loader_workers, None)
+    return result if isinstance(result, FoldResult) else _fit(task, device, slot, loader_workers, result)
+
+
+def _fit(task: FoldTask, device: torch.device, slot: int, loader_workers: int, repeated: int | None) -> FoldResult | int:
+    """`fit`; or, where no epoch was `repeated` so far, the number (from 0) of the one that is to be."""
     header = checkpoint.read_header(task.checkpoint) or {"history": [], "cpu_seconds": 0.0}
+    if header.get("repeated") is not None:
+        repeated = header["repeated"]
+    recipe = task.recipe if repeated is None else replace(task.recipe, lr=SMALLER * task.recipe.lr)
+    parts = micro.Parts(header.get("parts", 1))
     history: list[dict] = header["history"]
     torch.manual_seed(seed_of(task.seed, task.fold, "init"))
     net, source, fmt = prepare(recipe, device, task.weights_dir, trained=not history)
@@ -123,7 +135,9 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
         total = torch.zeros((), device=device)
         for step, (images, labels) in enumerate(batches):
             schedule.before_step(epoch * steps + step)
-            loss = train_step(stepped, loader.sent(images, device), loader.sent(labels, device), optimizer, scaler, fmt, recipe)
+            batch_there = (loader.sent(images, device), loader.sent(labels, device))
+            loss = parts.step(lambda count: train_step(stepped, *batch_there, optimizer, scaler, fmt, recipe, count), len(labels),
+                              lambda line: _say(bar, f"{recipe.name} fold {task.fold}: {line}"))
             if ema:
                 ema.update(net, step=epoch * steps + step)
             total += loss  # kept on the device: asking for its value each step would stall a GPU
@@ -131,11 +145,18 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
         train_loss = float(total) / steps
         trained = time.perf_counter() - started
         monitor_loss = _score(predictor, plain, task.train_images, watch, fmt)[0] if len(watch) else None
-        if not np.isfinite([train_loss, monitor_loss or 0.0]).all():
+        with np.errstate(invalid="ignore"):  # said below
+            valid_loss, valid_acc = _score(predictor, plain, task.train_images, task.valid, fmt)
+        if not np.isfinite([train_loss, valid_loss, monitor_loss or 0.0]).all():
+            bar.close()
+            if repeated is None:
+                _say(bar, f"{recipe.name} fold {task.fold}: the loss is not finite in epoch {epoch + 1}, which is repeated from the state "
+                          f"before it, with {SMALLER:g} times the learning rate from there on")
+                return epoch
             raise InputError(f"{recipe.name} fold {task.fold}: the loss is not finite in epoch {epoch + 1}. Lower lr in the "
-                             f"recipe, or set precision = \"float32\"; the epochs before are kept in {task.checkpoint}")
+                             f"recipe, or set precision = \"float32\"; the epochs before are kept in {task.checkpoint} (since epoch "
+                             f"{repeated + 1} the rate was {SMALLER:g} times the recipe's already, for the same reason)")
         lr = optimizer.param_groups[0]["lr"]
-        valid_loss, valid_acc = _score(predictor, plain, task.train_images, task.valid, fmt)
         if recipe.early_stopping and monitor_loss < min([row["monitor_loss"] for row in history], default=np.inf):
             best = checkpoint.copy_of(predictor)
         history.append({"epoch": epoch, "lr": lr, "train_loss": train_loss, "monitor_loss": monitor_loss,
@@ -143,6 +164,7 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
                         "seconds": time.perf_counter() - started})
         schedule.after_epoch(epoch, monitor_loss)
         header = {**task.identity, "history": history, "scaler": scaler.state_dict(), "source": source, "form": form,
+                  "repeated": repeated, "parts": parts.count,
                   "cpu_seconds": header["cpu_seconds"] + time.process_time() - cpu_started}
         checkpoint.save(task.checkpoint, header, {
             "model": net.state_dict(), "optimizer": checkpoint.optimizer_tensors(optimizer),
@@ -205,20 +227,26 @@ def activations(task: FoldTask, net: zoo.Net, source: dict, fmt: precision.Preci
 
 
 def train_step(net: zoo.Net, shown: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
-               fmt: precision.Precision, recipe: Recipe) -> Tensor:
-    """One optimiser step on what a `Net` takes (N, ..) and labels float32 (N,); returns the detached mean loss ()."""
-    with inference.autocast(shown.device, fmt):
-        logits, _ = net(shown)  # (N,)
-    targets = labels * (1 - recipe.label_smoothing) + 0.5 * recipe.label_smoothing
-    loss = binary_cross_entropy_with_logits(logits, targets)
+               fmt: precision.Precision, recipe: Recipe, parts: int = 1) -> Tensor:
+    """One optimiser step on what a `Net` takes (N, ..) and labels float32 (N,); returns the detached mean loss ().
+
+    parts: the batch goes through the network in so many (nearly) equal parts, whose gradients are added up.
+    """
     optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
+    total = torch.zeros((), device=labels.device)
+    for some, wanted in zip(shown.tensor_split(parts), labels.tensor_split(parts), strict=True):
+        with inference.autocast(shown.device, fmt):
+            logits, _ = net(some)  # (n,)
+        targets = wanted * (1 - recipe.label_smoothing) + 0.5 * recipe.label_smoothing
+        loss = binary_cross_entropy_with_logits(logits, targets) * (len(wanted) / len(labels))
+        scaler.scale(loss).backward()
+        total += loss.detach()
     if recipe.clip:
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
     scaler.step(optimizer)
     scaler.update()
-    return loss.detach()
+    return total
 
 
 def predict(form: inference.Form, views: list[loader.Show], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -252,6 +280,7 @@ def _predict_fold(task: FoldTask, net: zoo.Net, pixels: loader.Pixels, shown: di
     train_seconds = sum(row["train_seconds"] for row in history)
     facts = {
         "device": str(device), "precision": fmt.name, "weights": header["source"], "epochs_run": len(history),
+        "repeated_epoch": header.get("repeated"), "parts_of_a_batch": header.get("parts", 1),
         "inference": {"form": form.name, "difference": form.difference, "rows": min(CHECKED, len(held_out)),
                       "bound": inference.BOUND},
         "seconds": round(predicted + sum(row["seconds"] for row in history), 3),
