@@ -1,6 +1,6 @@
 """Kill the whole job at random moments of every phase, run it again each time, and see that nothing is lost.
 
-    python bench/kill.py [--kills 25] [--signals kill] [--recipes demo_cnn] [--seed 0] [--work DIR] [--slow 1]
+    python bench/kill.py [--kills 25] [--signals kill] [--phases audit,split,cache,..] [--recipes demo_cnn] [--seed 0] [--work DIR]
 
 Draws a small competition (60 train, 20 test images of 32 pixels, 2 folds), runs `run_all.py` on it undisturbed, and notes when each
 phase begins and how long it takes: audit, split (with the plan), cache (up to the first epoch, frozen stages included), epochs,
@@ -11,7 +11,7 @@ begins with another fresh copy.
 143 or 130.
 
 Every round must end with the bytes of submission.csv, oof.csv and test.csv of the undisturbed run, and leave no temporary file, checkpoint
-or lock. A line a kill; exit code 1 when anything differs. --slow stretches the moments on a machine that is busier than it was.
+or lock. A line a kill; exit code 1 when anything differs.
 """
 
 import argparse
@@ -143,7 +143,7 @@ def ended(root: Path, recipes: str, expected: dict[str, bytes], job: Job | None 
 
 
 def rounds(work: Path, kills: int, signals: list[str], recipes: str, seed: int, phases: tuple[str, ...] = tuple(BEGINS),
-           known: tuple[dict[str, bytes], dict[str, float]] | None = None, slow: float = 1.0) -> list[str]:
+           known: tuple[dict[str, bytes], dict[str, float]] | None = None) -> list[str]:
     """Do it; the faults. known: what `undisturbed` gave, where it has been run already."""
     draw, faults, done, number = random.Random(seed), [], 0, 0
     expected, lengths = known or undisturbed(work / "undisturbed", recipes)
@@ -154,7 +154,7 @@ def rounds(work: Path, kills: int, signals: list[str], recipes: str, seed: int, 
         for phase in phases:
             if done == kills:
                 break
-            how, moment = signals[done % len(signals)], slow * lengths[phase] * draw.random()
+            how, moment = signals[done % len(signals)], lengths[phase] * draw.random()
             job = Job(root, recipes)
             if not job.reach(phase, moment):
                 print(f"      {phase}: over before second {moment:.1f} of it", flush=True)
@@ -175,11 +175,12 @@ def main() -> None:
     parser.add_argument("--signals", default="kill", help="kill, term, int or several, in turns")
     parser.add_argument("--recipes", default="demo_cnn")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--slow", type=float, default=1.0)
+    parser.add_argument("--phases", default=",".join(BEGINS), help="in turns (default: all)")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep all roots there (default: a temporary folder)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        faults = rounds(args.work or Path(temporary), args.kills, args.signals.split(","), args.recipes, args.seed, slow=args.slow)
+        faults = rounds(args.work or Path(temporary), args.kills, args.signals.split(","), args.recipes, args.seed,
+                        tuple(args.phases.split(",")))
     print(f"{args.kills} kills, {len(faults)} faults")
     raise SystemExit(bool(faults))
 

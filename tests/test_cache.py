@@ -74,7 +74,7 @@ def test_an_edited_table_of_the_images_is_named_then_made_again(contest):
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_decoded(contest, monkeypatch):
     monkeypatch.setattr(cache.files.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    with pytest.raises(InputError, match="are needed there for the train images at 16 pixels and 0.0 GB are free; make room"):
+    with pytest.raises(InputError, match="are needed there for the train images at 16 pixels and 0 MB are free; make room"):
         cache.build(contest, 16)
     assert not places(contest, "*16px*") and not places(contest, ".*16px*")
 

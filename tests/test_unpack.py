@@ -202,7 +202,7 @@ def test_no_source_and_no_zip(tmp_path):
 def test_a_full_disk_is_told_before_it_is_full(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "total used free")(10, 8, 2))
     said = refusal(put_zip(tmp_path, WHOLE), tmp_path / "root")
-    assert re.search(r"0.0 GB are needed there and 0.0 GB are free; make room, or choose another disk with --root", said)
+    assert re.search(r"0 MB are needed there for the images and 0 MB are free; make room, or choose another disk with --root", said)
 
 
 @settings(max_examples=150, deadline=None)

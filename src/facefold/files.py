@@ -104,9 +104,14 @@ def require_space(folder: Path, size: float, what: str) -> int:
     there = next(place for place in [folder, *folder.resolve().parents] if place.exists())
     free = shutil.disk_usage(there).free
     if size * 1.05 > free:
-        raise InputError(f"{folder}: {size / 1e9:.1f} GB are needed there for {what} and {free / 1e9:.1f} GB are free; "
+        raise InputError(f"{folder}: {room_in_words(size)} are needed there for {what} and {room_in_words(free)} are free; "
                          "make room, or choose another disk with --root")
     return free
+
+
+def room_in_words(size: float) -> str:
+    """`12.3 GB`, `450 MB`."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def write_text(path: Path, text: str) -> None:

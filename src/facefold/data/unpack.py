@@ -99,6 +99,9 @@ def building(root: Path) -> Iterator[Path]:
             os.replace(target, old)
         os.replace(part, target)
         shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        error.filename = error.filename or str(part)  # a full disk tells no name
+        raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -39,8 +39,8 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
 
     A job whose process dies without a word (killed, for want of memory often) is put at the end and started once more; when it dies
     again, the others still finish. After any other failure no job is started; those running finish. The failures are raised together:
-    `InputError` where all of them are the person's to mend. A CPU process has one thread: two processes are faster than two threads, and the
-    result does not depend on how many run.
+    `InputError` where all of them are the person's to mend. A CPU process has one thread: two processes are faster than two
+    threads, and the result does not depend on how many run.
     """
     context = multiprocessing.get_context("spawn")
     waiting, free, running, failures = list(jobs), list(range(len(places))), {}, []
@@ -71,12 +71,14 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
                 try:
                     failure = _outcome(pipe, process)
                 except EOFError:
-                    failure = _death(process, job)
                     if job not in died and not stopping:
+                        print(f"the process of {job} died with exit code {process.exitcode}; it is started once more", flush=True)
                         died.append(job)
                         waiting.append(job)
-                        print(f"{failure}; it is started once more", flush=True)
                         continue
+                    failure = InputError(
+                        f"the process of {job} died with exit code {process.exitcode} (-9: killed, often for want of memory; then take "
+                        "--workers 1 or a recipe with a smaller batch); the same command goes on where it stood")
                 else:
                     stopping = stopping or failure is not None
                 failures += [failure] if failure is not None else []
@@ -104,11 +106,6 @@ def _outcome(pipe: Any, process: Any) -> Exception | None:
         return pipe.recv()
     finally:
         process.join()
-
-
-def _death(process: Any, job: Any) -> InputError:
-    return InputError(f"the process of {job} died with exit code {process.exitcode} (-9: killed, often for want of memory; then "
-                      "take --workers 1 or a recipe with a smaller batch); the same command goes on where it stood")
 
 
 def _worker(pipe: Any, work: Callable[[Any, torch.device, int], None], job: Any, device: torch.device, slot: int) -> None:

@@ -56,4 +56,4 @@ def require(root: Path, competition: Competition, left: Mapping[Recipe, int], fo
     size = (pixels + max(0, max(one + next for one, next in pairwise(views)) - kept) + places * max(room.passing for room in rooms.values())
             + sum(rooms[recipe].run * count for recipe, count in left.items()))
     free = files.require_space(root, size, "the cache, the frozen stages and the runs")
-    return f"disk: {size / 1e9:.2f} GB needed at most, {free / 1e9:.2f} GB free"
+    return f"disk: {files.room_in_words(size)} needed at most, {files.room_in_words(free)} free"
