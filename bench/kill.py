@@ -1,17 +1,16 @@
 """Kill the whole job at random moments of every phase, run it again each time, and see that nothing is lost.
 
-    python bench/kill.py [--kills 25] [--signals kill] [--phases audit,split,cache,..] [--recipes demo_cnn] [--seed 0] [--work DIR]
+    python bench/kill.py [--kills 25] [--signals kill] [--phases audit,split,..] [--recipes demo_cnn] [--seed 0] [--work DIR]
 
-Draws a small competition (60 train, 20 test images of 32 pixels, 2 folds), runs `run_all.py` on it undisturbed, and notes when each
-phase begins and how long it takes: audit, split (with the plan), cache (up to the first epoch, frozen stages included), epochs,
-write (the last epochs, predictions, features, runs), blend, report. Then a fresh copy is started again and again, its process group
-getting a signal at a moment drawn from the next phase in turn; after the last phase the job runs to its end, and the next round
-begins with another fresh copy.
---signals kill,term,int takes turns: kill leaves nothing to say; term and int must end within 10 seconds with one line and exit code
-143 or 130.
+Draws a small competition (60 train, 20 test images of 32 pixels, 2 folds), runs `run_all.py` on it undisturbed, and notes when
+each phase begins and how long it takes: audit, split (with the plan), cache (up to the first epoch, frozen stages included),
+epochs, write (the last epochs, predictions, features, runs), blend, report. Then a fresh copy is started again and again, its
+process group getting a signal at a moment drawn from the next phase in turn; after the last phase the job runs to its end, and
+the next round begins with another fresh copy. --signals kill,term,int takes turns: kill leaves nothing to say; term and int must
+end within 10 seconds with one line and exit code 143 or 130.
 
-Every round must end with the bytes of submission.csv, oof.csv and test.csv of the undisturbed run, and leave no temporary file, checkpoint
-or lock. A line a kill; exit code 1 when anything differs.
+Every round must end with the bytes of the undisturbed run (submissions, predictions, features, weights), and leave no temporary
+file, checkpoint or lock. A line a kill; exit code 1 when anything differs.
 """
 
 import argparse
@@ -35,8 +34,8 @@ from facefold.data import drawn  # noqa: E402
 SIGNALS = {"kill": (signal.SIGKILL, -9), "term": (signal.SIGTERM, 143), "int": (signal.SIGINT, 130)}
 BEGINS = {  # what the job's output says where a phase begins, in the order of the phases
     "audit": re.compile("^== audit"), "split": re.compile("^== split"), "cache": re.compile("^== train"),
-    "epochs": re.compile(r"fold \d+ epoch 1/"), "write": re.compile(r"fold \d+ epoch (\d+)/\1:"), "blend": re.compile("^== blend"),
-    "report": re.compile("^== report")}
+    "epochs": re.compile(r"fold \d+ epoch 1/"), "write": re.compile(r"fold \d+ epoch (\d+)/\1:"),
+    "blend": re.compile("^== blend"), "report": re.compile("^== report")}
 LINE = "stopped; nothing is lost, the same command goes on where this one ended"
 LONGEST = 10.0  # seconds from SIGTERM or Ctrl-C to the end
 
@@ -53,7 +52,8 @@ class Job:
         self.started = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, "-u", str(SRC / "run_all.py"), "--root", str(self.root), "--recipes", self.recipes, "--folds", "2"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"})
         self._errors: list[str] = []
         self._readers = [threading.Thread(target=self._watch, daemon=True),
                          threading.Thread(target=lambda: self._errors.extend(self.process.stderr), daemon=True)]
@@ -102,7 +102,8 @@ def results(root: Path) -> dict[str, bytes]:
 
 def litter(root: Path) -> list[str]:
     """What a finished job should not leave."""
-    found = [path for path in root.rglob("*") if path.name.endswith((".part", ".old", ".lock")) or path.name.startswith("checkpoint")]
+    found = [path for path in root.rglob("*")
+             if path.name.endswith((".part", ".old", ".lock")) or path.name.startswith("checkpoint")]
     return sorted(str(path.relative_to(root)) for path in [*found, *root.glob("cache/frozen/*")])
 
 
@@ -139,7 +140,8 @@ def ended(root: Path, recipes: str, expected: dict[str, bytes], job: Job | None 
         return f"the job that went on failed with exit code {code}:\n{said}"
     got = results(root)
     different = sorted(name for name in expected.keys() | got if expected.get(name) != got.get(name))
-    return "; ".join([f"other bytes: {', '.join(different)}"] * bool(different) + [f"left behind: {', '.join(litter(root))}"] * bool(litter(root)))
+    found = {"other bytes": different, "left behind": litter(root)}
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in found.items() if names)
 
 
 def rounds(work: Path, kills: int, signals: list[str], recipes: str, seed: int, phases: tuple[str, ...] = tuple(BEGINS),

@@ -5,10 +5,8 @@
 """
 
 import os
-import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +17,7 @@ from facefold.data import competition as csv_contract
 from facefold.data import images
 from facefold.data.competition import Competition, Findings
 from facefold.errors import InputError
-from facefold.processes import cores, end_with_parent
+from facefold.processes import cores, pool
 
 RULES = 1  # raise it when images.inspect changes its mind, so that tables made under the old rules are made anew
 _COLUMNS = {"split": str, "id": str, "sha256": str, "bytes": "int64", "width": "int64", "height": "int64"}
@@ -144,13 +142,10 @@ def _inspected(tasks: list[tuple[tuple[str, str], Path]]) -> Iterator[tuple[tupl
                 bar.update(len(chunk))
                 yield from chunk
             return
-        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
-        try:
-            for future in as_completed([pool.submit(_inspect_chunk, chunk) for chunk in chunks]):
+        with pool(workers) as inspecting:
+            for future in as_completed([inspecting.submit(_inspect_chunk, chunk) for chunk in chunks]):
                 bar.update(len(future.result()))
                 yield from future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _inspect_chunk(chunk: list[tuple[tuple[str, str], Path]]) -> list[tuple[tuple[str, str], images.ImageFacts | str]]:
@@ -161,9 +156,3 @@ def _inspect_chunk(chunk: list[tuple[tuple[str, str], Path]]) -> list[tuple[tupl
         except images.ImageProblem as problem:
             results.append((row, str(problem)))
     return results
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even when it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()

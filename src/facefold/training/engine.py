@@ -1,7 +1,6 @@
 """Which process trains what: a process a job, as many at a time as there are slots (a CPU core or a GPU each)."""
 
 import multiprocessing
-import signal
 import threading
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from facefold.errors import InputError
-from facefold.processes import cores, end_with_parent, set_environment
+from facefold.processes import cores, end_with_parent, set_environment, without_interrupt
 from facefold.step import of_the_disk
 
 
@@ -56,12 +55,8 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_worker, args=(theirs, work, job, places[slot], slot), daemon=places[slot].type == "cpu")
                 running[ours] = (process, slot, job)
-                # Children inherit the mask: Ctrl-C is the parent's to answer, who then ends them.
-                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-                try:
+                with without_interrupt():
                     process.start()
-                finally:
-                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
                 theirs.close()
             if not running and not stopping:
                 raise ValueError(f"jobs that wait for one another: {', '.join(map(str, waiting))}")

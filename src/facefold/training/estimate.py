@@ -3,9 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
-from multiprocessing import get_context
 
 import numpy as np
 import torch
@@ -16,7 +14,7 @@ from torch import Tensor
 from facefold.data.cache import ImageCache
 from facefold.models import inference
 from facefold.models.recipe import Recipe
-from facefold.processes import set_environment
+from facefold.processes import pool, set_environment
 from facefold.training import loader, trainer
 
 TIMED_STEPS = 3
@@ -25,8 +23,8 @@ TIMED_STEPS = 3
 def seconds_of(recipes: list[Recipe], device: torch.device, train_rows: int, valid_rows: int, test_rows: int) -> list[float]:
     """`seconds_a_fold` of each recipe, in a process of its own that gives its memory (a GPU's too) back when it ends."""
     set_environment()
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(seconds_a_fold, recipes, *map(repeat, (device, train_rows, valid_rows, test_rows))))
+    with pool(1) as timing:
+        return list(timing.map(seconds_a_fold, recipes, *map(repeat, (device, train_rows, valid_rows, test_rows))))
 
 
 def seconds_a_fold(recipe: Recipe, device: torch.device, train_rows: int, valid_rows: int, test_rows: int) -> float:
