@@ -194,7 +194,8 @@ def _reduced_flag(image: Image.Image, size: int, flags: tuple[tuple[int, int], .
 
 
 def _decoded(data: bytes, flags: int) -> np.ndarray:
-    pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+    # OpenCV turns a picture by EXIF that is too damaged for Pillow, whose word on the orientation is what the audit goes by.
+    pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise ImageProblem("cannot be decoded")
     return pixels
