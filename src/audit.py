@@ -15,6 +15,7 @@ something other than the picture gives labels away. All is kept in cache/, so a 
 anything: age, ..) may lie beside train.csv; no model is trained on it.
 """
 
+import argparse
 import time
 from pathlib import Path
 
@@ -31,6 +32,12 @@ def main() -> None:
     source.add_argument("--drawn", action="store_true", help="draw a small competition and put it in place")
     parser.add_argument("--strict", action="store_true", help="exit with 2 where labels leak")
     args = parser.parse_args()
+    with step.at_work(args.root, alone=True):
+        audit(args)
+
+
+def audit(args: argparse.Namespace) -> None:
+    """Put the competition in place where one is named, check it, and print the page."""
     start = time.monotonic()
     if args.data is not None:
         new = unpack.install(args.data, args.root)

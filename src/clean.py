@@ -60,8 +60,10 @@ def main() -> None:
     lead = (f"{len(table)} of {len(dealt.table)} labels to look at: {conflicts} in groups that hold both labels, "
             f"{len(table) - conflicts} by confident learning on {', '.join(names)}")
     near = contact_sheet.neighbours(root, names, dealt, table["id"].head(contact_sheet.SHOWN).tolist())
-    files.write_csv(runs.label_issues(root), table)
-    files.write_text(root / "label_issues.html", contact_sheet.page(contest, table, near, lead))
+    page = contact_sheet.page(contest, table, near, lead)
+    with files.locked(root / "runs", wait=True):
+        files.write_csv(runs.label_issues(root), table)
+        files.write_text(root / "label_issues.html", page)
 
     print(lead)
     for i in (0, 1):

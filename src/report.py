@@ -43,7 +43,8 @@ def main() -> None:
     title = (f"{toy}{leaks}{' ' if leaks else ''}Upload {target.folder}submissions/submission.csv: {combine.headline(made.facts)}"
              + ("" if leaks or target.regression else ". No leak was used."))
     path = place / "report.html"
-    files.write_text(path, html.page("What to upload", [html.heading(title, 1), *top, html.contents(parts), *parts]))
+    with files.locked(place / "submissions", wait=True):
+        files.write_text(path, html.page("What to upload", [html.heading(title, 1), *top, html.contents(parts), *parts]))
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 

@@ -13,6 +13,7 @@ Profiles: demo (minutes, for a look), cpu (an evening's laptop), gpu (four backb
 regression (of --target).
 """
 
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -48,6 +49,13 @@ def main() -> None:
     parser.add_argument("--quiet", action="store_true", help="errors and the last line alone")
     step.add_target(parser)
     args = parser.parse_args()
+    args.root.mkdir(parents=True, exist_ok=True)
+    with step.at_work(args.root, alone=True):
+        do(args)
+
+
+def do(args: argparse.Namespace) -> None:
+    """All steps in order."""
     out = terminal.hush() if args.quiet else sys.stdout
     events = ["--tensorboard"] if args.tensorboard and curves.require() else []
     started, limit = time.time(), budget.seconds(args.budget) if args.budget else None

@@ -13,6 +13,8 @@ targets/<column>/folds/. Folds that are there are kept as they are unless other 
 depend on those in place, are refused unless --force says so; these runs are stale then.
 """
 
+import argparse
+
 from facefold import step
 from facefold.data import duplicates, folds, integrity, target
 from facefold.errors import InputError
@@ -28,6 +30,12 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="replace folds that runs depend on")
     step.add_target(parser)
     args = parser.parse_args()
+    with step.at_work(args.root, alone=True):
+        split(args)
+
+
+def split(args: argparse.Namespace) -> None:
+    """Keep the folds there are, or deal new ones, and print what they are."""
     found, images = integrity.load(args.root)
     rows = target.rows(found, args.target)
     try:

@@ -12,6 +12,8 @@ A recipe with another number of epochs is one of its own: lite0@3 is lite0 with 
 and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUMN`.
 """
 
+import argparse
+from collections import Counter
 from pathlib import Path
 
 from facefold import budget, jobs, processes, runs, step, terminal
@@ -21,7 +23,7 @@ from facefold.data import cache, competition, corrections, folds, integrity
 from facefold.errors import InputError
 from facefold.models import pretrained
 from facefold.models import recipe as recipes
-from facefold.training import curves, engine, objective
+from facefold.training import curves, engine, objective, space
 
 
 def main() -> None:
@@ -43,6 +45,12 @@ def main() -> None:
         terminal.be_quiet()
     if args.tensorboard:
         curves.require()
+    with step.at_work(args.root):
+        train(args)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train the folds that are missing, and join those of each recipe."""
     contest, split, place = competition.load(args.root), folds.load(args.root, args.target), args.target.place(args.root)
     chosen = recipes.load_all(args.recipe)
     for recipe in chosen:
@@ -64,6 +72,9 @@ def main() -> None:
                for identity in identities for fold in wanted if jobs.todo(args.root, identity, int(fold), args.force)]
     if args.tensorboard:
         draw_finished(place, identities, wanted, missing)
+    if missing:
+        left = Counter(recipes.load(job.identity.recipe) for job in missing)
+        terminal.say(space.require(args.root, contest, left, split.k, len(places)))
     for identity in dict.fromkeys(job.identity for job in missing):
         cache.build(contest, recipes.load(identity.recipe).size)
         runs.joined_oof(place, identity.name).unlink(missing_ok=True)  # it will be of other folds than these

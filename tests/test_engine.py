@@ -26,8 +26,6 @@ def fail(job, _device, _slot):
         raise InputError("row 3 is wrong")
     if job == "bug":
         raise ZeroDivisionError
-    if job == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
     Path(job).write_text("ran")
 
 
@@ -91,9 +89,24 @@ def test_a_fault_of_ours_keeps_its_traceback():
         engine.run(["bug"], [CPU], fail)
 
 
-def test_a_killed_process_is_reported():
-    with pytest.raises(InputError, match=re.escape("the process of killed died with exit code -9 (-9: killed, often for want of memory")):
-        engine.run(["killed"], [CPU], fail)
+def die(job, _device, _slot):
+    folder, name, deaths = job
+    path = Path(folder) / name
+    path.write_text(path.read_text() + "+" if path.exists() else "+")
+    if len(path.read_text()) <= deaths:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_started_once_more(tmp_path, capsys):
+    engine.run([(tmp_path, "once", 1)], [CPU], die)
+    assert (tmp_path / "once").read_text() == "++"
+    assert capsys.readouterr().out.endswith(" died with exit code -9; it is started once more\n")
+
+
+def test_one_that_dies_twice_is_reported_and_the_others_finish(tmp_path):
+    with pytest.raises(InputError, match=re.escape("'twice', 2) died with exit code -9 (-9: killed, often for want of memory")):
+        engine.run([(str(tmp_path), name, deaths) for name, deaths in (("twice", 2), ("well", 0))], [CPU], die)
+    assert (tmp_path / "twice").read_text() == "++" and (tmp_path / "well").read_text() == "+"
 
 
 def test_slots():

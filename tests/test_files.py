@@ -1,5 +1,12 @@
+import errno
 import os
 import re
+import resource
+import signal
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -51,8 +58,83 @@ def test_npy_and_json_come_back(tmp_path):
 
 def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
     with files.locked(tmp_path / "fold_0"):
-        with pytest.raises(InputError, match="fold_0: another process is at work here; wait for it, or end it"):
-            with files.locked(tmp_path / "fold_0"):
+        with pytest.raises(InputError) as caught:
+            with files.locked(tmp_path / "fold_0", shared=True):
                 pass
+    assert re.fullmatch(rf"{tmp_path}/fold_0: (process {os.getpid()}|another process) is at work here; wait for it, or end it, then run "
+                        "the same command again", str(caught.value))
     with files.locked(tmp_path / "fold_0"):
         assert os.listdir(tmp_path / "fold_0") == []
+
+
+def test_a_folder_may_be_shared(tmp_path):
+    with files.locked(tmp_path, shared=True), files.locked(tmp_path, shared=True):
+        with pytest.raises(InputError, match="is at work here"):
+            with files.locked(tmp_path):
+                pass
+
+
+HOLD = """import sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from facefold import files
+with files.locked(Path(sys.argv[2])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="the system does not tell who holds a lock")
+def test_the_holder_is_named_and_its_lock_ends_with_it(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(Path(files.__file__).parents[1]), str(tmp_path)], stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(InputError, match=f": process {holder.pid} is at work here"):
+        with files.locked(tmp_path):
+            pass
+    holder.kill()
+    holder.wait()
+    with files.locked(tmp_path):
+        assert os.listdir(tmp_path) == []
+
+
+def test_what_is_not_as_it_was_sealed_is_named(tmp_path, capsys):
+    path = tmp_path / "a.npy"
+    assert not files.whole(path) and capsys.readouterr().out == ""
+    path.write_bytes(b"12345")
+    assert not files.whole(path)  # never sealed
+    files.seal(path)
+    assert capsys.readouterr().out == f"{path} is not what was written (its checksum differs): it is made again\n"
+    assert files.whole(path) and capsys.readouterr().out == ""
+    path.write_bytes(b"12365")
+    assert not files.whole(path)
+
+
+def test_a_disk_without_room_is_told_in_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: namedtuple("Usage", "total used free")(10e9, 8e9, 2e9))
+    assert files.require_space(tmp_path / "cache" / "deeper", 1.9e9, "the cache") == 2e9
+    with pytest.raises(InputError) as caught:
+        files.require_space(tmp_path / "cache", 1.95e9, "the cache")
+    assert str(caught.value) == (f"{tmp_path}/cache: 1.9 GB are needed there for the cache and 2.0 GB are free; make room, or choose another "
+                                 "disk with --root")
+
+
+@pytest.fixture
+def small_files():
+    """Writing more than 1,000 bytes to a file fails, as on a full disk."""
+    ignored, old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, old[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    signal.signal(signal.SIGXFSZ, ignored)
+
+
+@pytest.mark.parametrize("write", [
+    lambda path: files.write_text(path, "a" * 2000), lambda path: files.write_npy(path, np.zeros(2000)),
+    lambda path: files.write_csv(path, pd.DataFrame({"a": range(2000)}))], ids=["text", "npy", "csv"])
+def test_a_failed_write_names_its_file_and_keeps_the_old_one(tmp_path, write, request):
+    files.write_text(tmp_path / "a", "old")
+    request.getfixturevalue("small_files")
+    with pytest.raises(OSError) as caught:
+        write(tmp_path / "a")
+    assert caught.value.errno == errno.EFBIG and caught.value.filename == str(tmp_path / "a")
+    assert (tmp_path / "a").read_text() == "old" and os.listdir(tmp_path) == ["a"]

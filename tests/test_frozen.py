@@ -85,7 +85,23 @@ def test_a_view_that_another_process_makes_is_waited_for(tmp_path):
             time.sleep(0.3)
             assert not waiting.done() and not (made.folder / "train_plain.npy").exists()
             files.write_npy(made.folder / "train_plain.npy", np.ones((70, 1, 1, 1), np.float16))
+            files.seal(made.folder / "train_plain.npy")
         assert waiting.result().sum() == 70  # what the other one made
+
+
+def test_a_damaged_view_is_named_and_made_again(tmp_path, capsys):
+    made = activations(tmp_path)
+    path = made.folder / "train_plain.npy"
+    first = np.array(made.view("plain"))
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    made.make("plain")
+    assert capsys.readouterr().out == f"{path} is not what was written (its checksum differs): it is made again\n"
+    assert np.array_equal(made.view("plain"), first)
+    stamp = path.stat().st_mtime_ns
+    made.make("plain")
+    assert path.stat().st_mtime_ns == stamp and capsys.readouterr().out == ""
 
 
 def test_epochs_take_turns_where_the_views_are_fewer(tmp_path):

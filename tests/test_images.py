@@ -88,6 +88,21 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path):
     assert rule_of(tmp_path, bytes(data)) == "is larger than 10000 pixels a side or 64 megapixels"
 
 
+def test_damaged_exif_turns_no_picture(tmp_path):
+    """Found by bench/fuzz.py: Pillow sees no orientation in it, OpenCV does."""
+    data = turned(6)
+    assert data.count(b"Exif\0\0MM") == 1
+    (tmp_path / "1.jpg").write_bytes(data.replace(b"Exif\0\0MM", b"Exif\0\0\0M"))
+    facts = images.inspect(tmp_path / "1.jpg")
+    assert images.decode(tmp_path / "1.jpg").shape == (facts.height, facts.width, 3) == (30, 40, 3)
+
+
+def test_a_picture_of_endless_scans_is_refused_before_they_are_read(tmp_path):
+    data = encoded(picture(400, 400, "L"), progressive=True)
+    last = data[data.rindex(b"\xff\xda"):-2]
+    assert rule_of(tmp_path, data[:-2] + last * 1000 + b"\xff\xd9") == "has more than 200 scans; save it again"
+
+
 def test_missing_and_folder(tmp_path):
     with pytest.raises(images.ImageProblem, match="^is missing$"):
         images.inspect(tmp_path / "1.jpg")

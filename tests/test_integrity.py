@@ -132,6 +132,11 @@ def test_images_without_a_row_are_named_not_refused(found):
     assert len(integrity.check(found)) == 5
 
 
+def test_a_name_that_is_not_utf_8_is_an_image_without_a_row(found):
+    (found.root / "competition" / "train" / os.fsdecode(b"\xe9.jpg")).write_bytes(b"x")
+    assert len(integrity.check(found)) == 5 and integrity.extras(found) == [f"train/{os.fsdecode(bytes([0xe9]))}.jpg"]
+
+
 def test_many_processes_say_what_one_says(found, monkeypatch):
     alone = integrity.check(found)
     files.write_json(found.root / "cache" / "images.json", {})

@@ -1,16 +1,16 @@
-import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from facefold import jobs, runs
+from facefold import files, jobs, runs
 from facefold.data import cache, competition, folds, integrity
 from facefold.data.corrections import NONE
 from facefold.errors import InputError
 from facefold.models import recipe
-from facefold.training import curves, engine
+from facefold.training import curves, engine, space
 
 CPU = torch.device("cpu")
 TOML = """about = "a tiny recipe with frozen stages"
@@ -57,7 +57,7 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
     split = folds.load(root)
     identity = runs.Identity("tiny", recipe.load("tiny").hash, split.hash, integrity.fingerprint(root), 0)
     seen = []
-    writer = types.SimpleNamespace(add_scalar=lambda tag, value, step: seen.append((tag, step)), flush=lambda: None, close=lambda: None)
+    writer = SimpleNamespace(add_scalar=lambda tag, value, step: seen.append((tag, step)), flush=lambda: None, close=lambda: None)
     monkeypatch.setattr(curves, "require", lambda: lambda place: seen.append(place) or writer)
     wanted = [jobs.FoldJob(root, identity, NONE, number, None, 0, tensorboard=number == 0) for number in range(2)]
     ordered, _ = jobs.plan(wanted, 2)
@@ -66,14 +66,38 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
     kept = {path: path.stat().st_mtime_ns for path in (root / "cache" / "frozen" / "tiny").rglob("*.npy")}
     assert sorted(path.name for path in kept) == [
         "test_mirror.npy", "test_plain.npy", "train_epoch_0.npy", "train_mirror.npy", "train_plain.npy"]
+    room = space.of(recipe.load("tiny"), 80, 20, 2)
+    assert room.views == sum(path.stat().st_size - 128 for path in kept)  # without the arrays' headers
     wanted[0].work(CPU, 0)
     assert kept == {path: path.stat().st_mtime_ns for path in (root / "cache" / "frozen" / "tiny").rglob("*.npy")}
+    left = sum(path.stat().st_size for path in runs.fold_dir(root, "tiny", 0).iterdir())
+    assert 0.9 * left < room.run < 1.1 * left
     wanted[1].work(CPU, 0)
     assert not (root / "cache" / "frozen" / "tiny").exists()
     member = runs.join(root, identity, split, competition.load(root).test["id"].tolist())
     assert len(member.oof) == len(split.table) and np.isfinite(member.oof).all()
     assert seen[0] == str(root / "tensorboard" / "tiny" / "fold_0") and ("accuracy/validation", 1) in seen
     assert [place for place in seen if isinstance(place, str)] == seen[:1]
+
+
+def test_the_disk_is_asked_for_all_that_training_needs_before_it_begins(root, monkeypatch):
+    contest, left = competition.load(root), {recipe.load("tiny"): 2}
+    room = space.of(recipe.load("tiny"), 80, 20, 2)
+    needed = room.views + 2 * room.run + 2 * room.passing  # the cache is there
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.06 * needed))
+    assert space.require(root, contest, left, 2, 2) == f"disk: {needed / 1e6:.0f} MB needed at most, {1.06 * needed / 1e6:.0f} MB free"
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.04 * needed))
+    with pytest.raises(InputError, match=r"MB are needed there for the cache, the frozen stages and the runs and \d+ MB are free; make room"):
+        space.require(root, contest, left, 2, 2)
+
+
+def test_a_damaged_checkpoint_is_named_or_removed_by_force(root):
+    identity = runs.Identity("tiny", "hash", "folds", "images", 0)
+    path = runs.fold_dir(root, "tiny", 0) / runs.CHECKPOINT
+    files.write_text(path, "torn")
+    with pytest.raises(InputError, match=f"{path} is damaged .*; delete it, and that fold starts anew"):
+        jobs.todo(root, identity, 0, force=False)
+    assert jobs.todo(root, identity, 0, force=True) and not path.exists()
 
 
 def test_without_its_views_a_fold_computes_them_itself_to_the_same_bytes(root):

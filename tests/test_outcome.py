@@ -1,7 +1,10 @@
 """A blend from matrix to facts: the threshold that moved, what each score is worth, and the words about it."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
+from facefold import files
 from facefold.combine import methods, outcome
 from facefold.combine.members import OofMatrix
 from facefold.combine.scores import decide
@@ -52,6 +55,16 @@ def test_auto_explains_itself_and_every_row_of_the_leaderboard_has_its_gain():
     assert set(made.facts["notes"]) == {"calibrated_mean", "second_pass"}
     again = outcome.make(*case(0.0, 600), "auto", "auto")
     assert again.facts == made.facts and again.leaderboard.equals(made.leaderboard) and again.oof.equals(made.oof)
+
+
+def test_two_blends_write_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(outcome, "_written", lambda directory, made, *_: made)
+    with ThreadPoolExecutor(1) as pool:
+        with files.locked(tmp_path / "submissions"):
+            second = pool.submit(outcome.write, tmp_path, "made", None, {})
+            with pytest.raises(TimeoutError):
+                second.result(0.2)
+        assert second.result(10) == "made"
 
 
 def test_the_second_pass_in_words():

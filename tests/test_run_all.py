@@ -1,6 +1,7 @@
 """The whole job on a tiny drawn competition, as a person runs it: in processes of its own, killed and resumed."""
 
 import hashlib
+import importlib
 import os
 import re
 import shutil
@@ -12,9 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from facefold import files, processes, step
 from facefold.data import drawn
+from facefold.errors import InputError
 
 SRC = Path(__file__).resolve().parents[1] / "src"
+sys.path.insert(0, str(SRC.parent / "bench"))
+import kill  # noqa: E402
 FEW = ("--recipes", "demo_cnn", "--folds", "2")
 
 
@@ -99,14 +104,55 @@ def test_killed_in_training_and_run_again_it_ends_with_the_same_bytes(undisturbe
     assert not list(root.rglob(".*.part"))
 
 
+def test_killed_in_training_and_in_the_blend_it_ends_with_the_same_bytes(undisturbed, tmp_path):
+    """The short form of bench/kill.py: a kill within the first second of each of two phases."""
+    known = (kill.results(undisturbed[0]), dict.fromkeys(kill.BEGINS, 1.0))
+    assert kill.rounds(tmp_path, 2, ["kill"], "demo_cnn", 0, ("epochs", "blend"), known) == []
+
+
+def test_the_kill_script_sees_what_was_lost(undisturbed, tmp_path):
+    for name in ("runs/demo_cnn/fold_0/checkpoint.safetensors", "submissions/.submission.csv.part", "cache/frozen/demo_cnn/left"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    assert kill.litter(tmp_path) == ["cache/frozen/demo_cnn", "runs/demo_cnn/fold_0/checkpoint.safetensors", "submissions/.submission.csv.part"]
+    assert kill.fault("term", 143, 0.5, f"\nrun_all.py: {kill.LINE}\n") == "" and kill.fault("kill", -9, 0.5, "") == ""
+    assert kill.fault("int", 1, 0.5, "x") == "exit code 1, expected 130: x"
+    assert kill.fault("int", 130, 11.0, kill.LINE) == "11.0 s until it ended"
+    assert kill.fault("term", 143, 0.5, f"{kill.LINE}{kill.LINE}").startswith("not one line")
+    assert {"submissions/submission.csv", "runs/demo_cnn/oof.csv", "runs/demo_cnn/fold_1/weights.safetensors"} <= set(kill.results(undisturbed[0]))
+
+
 @pytest.mark.parametrize("how, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stop_is_one_line_and_its_exit_code(tmp_path, how, code):
     root = tiny(tmp_path)
     process = start(command("run_all", root, *FEW))
     said = stop_in_training(process, root, how)
     assert process.returncode == code
-    assert said.splitlines()[-1].endswith("stopped; nothing is lost, the same command goes on where this one ended")
-    assert "Traceback" not in said and "Warning" not in said
+    assert said.split() == "run_all.py: stopped; nothing is lost, the same command goes on where this one ended".split()
+
+
+@pytest.mark.parametrize("name, options", [("run_all", ()), ("audit", ()), ("split", ()), ("train", ("--recipe", "demo_cnn"))])
+def test_a_second_job_on_a_root_is_refused_by_the_process_id_of_the_first(tmp_path, monkeypatch, name, options):
+    monkeypatch.setattr(sys, "argv", [name, "--root", str(tmp_path), *options])
+    main = importlib.import_module(name).main
+    with files.locked(tmp_path), pytest.raises(InputError, match=f"^{tmp_path}: (process {os.getpid()}|another process) is at work here"):
+        main()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_steps_of_a_job_are_held_by_the_job(tmp_path, monkeypatch):
+    with files.locked(tmp_path):
+        monkeypatch.setenv(processes.STARTER, "1")
+        with step.at_work(tmp_path, alone=True):
+            pass
+        monkeypatch.delenv(processes.STARTER)
+        with pytest.raises(InputError), step.at_work(tmp_path):
+            pass
+    with step.at_work(tmp_path), step.at_work(tmp_path):  # folds may be trained side by side
+        with pytest.raises(InputError), step.at_work(tmp_path, alone=True):
+            pass
+    with step.at_work(tmp_path / "none"):
+        assert not (tmp_path / "none").exists()
 
 
 def test_one_process_at_a_time_gives_the_same_bytes(undisturbed, tmp_path):

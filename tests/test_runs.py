@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import re
 
 import numpy as np
@@ -86,7 +87,7 @@ def test_a_run_from_before_there_were_corrections_had_none(tmp_path, split):
         leave(tmp_path, split, fold)
         path = runs.fold_dir(tmp_path, "cnn", fold) / "run.json"
         run = files.read_json(path)
-        del run["corrections"], run["corrected"]
+        del run["corrections"], run["corrected"], run["sha256"]
         files.write_json(path, run)
     assert runs.finished(tmp_path, IDENTITY, 0)
     for identity in (IDENTITY, None):
@@ -136,6 +137,44 @@ def test_a_file_edited_afterwards_is_found(tmp_path, split):
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(InputError, match=re.escape("features_oof.npy is missing or not the file that training wrote (checksum differs)")):
+        runs.finished(tmp_path, IDENTITY, 0)
+
+
+@pytest.mark.parametrize("name", [*runs.RESULT_FILES, "run.json"])
+def test_a_torn_file_of_a_fold_is_named(tmp_path, split, name):
+    leave(tmp_path, split, 0)
+    path = tmp_path / "runs/cnn/fold_0" / name
+    whole = path.read_bytes()
+    for torn in (whole[:-1], whole[:len(whole) // 2], b""):
+        path.write_bytes(torn)
+        if torn.strip() == whole.strip():
+            continue  # the last line's end alone, of a json file
+        with pytest.raises(InputError, match=re.escape(f"{path} is ")):
+            runs.finished(tmp_path, IDENTITY, 0)
+    path.write_bytes(whole)
+    assert runs.finished(tmp_path, IDENTITY, 0)
+
+
+def test_no_edited_byte_of_a_run_json_goes_unseen(tmp_path, split):
+    leave(tmp_path, split, 0)
+    path = tmp_path / "runs/cnn/fold_0/run.json"
+    whole, unseen = path.read_bytes(), []
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1:])
+        try:
+            if runs.finished(tmp_path, IDENTITY, 0) and files.read_json(path) != json.loads(whole):
+                unseen.append(place)
+        except InputError:
+            continue
+    seal = whole.index(b'"sha256"')
+    assert all(seal <= place < seal + 8 for place in unseen)  # its own name: then it says nothing, and the rest is as it was
+
+
+def test_a_run_json_of_another_recipe_is_refused(tmp_path, split):
+    leave(tmp_path, split, 0)
+    leave(tmp_path, split, 0, dataclasses.replace(IDENTITY, recipe="other", recipe_hash="x"))
+    (tmp_path / "runs/other/fold_0/run.json").replace(tmp_path / "runs/cnn/fold_0/run.json")
+    with pytest.raises(InputError, match="fold_0 is stale: it was made with another recipe's name and another version of the recipe"):
         runs.finished(tmp_path, IDENTITY, 0)
 
 

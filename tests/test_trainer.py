@@ -214,11 +214,6 @@ def test_watched_rows_are_not_learned_from_and_groups_stay_whole():
     assert trainer._hold_out(table, 0.0, 0)[1].empty
 
 
-def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path):
-    with pytest.raises(InputError, match="tiny fold 0: the loss is not finite in epoch 1. Lower lr in the recipe"):
-        trainer.fit(task(tmp_path, {**TINY, "optimizer": "sgd", "lr": 1e30, "clip": 0.0}), CPU)
-
-
 def test_flip_tta_is_the_mean_of_both_views(tmp_path):
     torch.manual_seed(0)
     fold = task(tmp_path, TINY)

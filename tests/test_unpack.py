@@ -162,6 +162,21 @@ def test_an_encrypted_zip_is_refused(tmp_path):
     assert "is encrypted; unpack it yourself" in refusal(put_zip(tmp_path, bytes(data)), tmp_path / "root")
 
 
+def test_names_that_are_not_utf_8(tmp_path):
+    data = packed({**WHOLE, "train/é.jpg": b"x"})  # flagged as UTF-8
+    assert "is damaged, or packed in a way that is not known here" in refusal(put_zip(tmp_path, data.replace("é".encode(), b"\xe9\x28")),
+                                                                               tmp_path / "root")
+    source = put_folder(tmp_path, WHOLE)
+    (source / "train" / os.fsdecode(b"\xe9.jpg")).write_bytes(b"x")
+    assert unpack.install(source, tmp_path / "root")  # an image without a row: the audit names it
+    assert (tmp_path / "root" / "competition" / "train" / os.fsdecode(b"\xe9.jpg")).exists()
+
+
+def test_no_control_character_of_a_name_reaches_the_terminal(tmp_path):
+    said = refusal(put_zip(tmp_path, {**WHOLE, "train/\x1b[2J.png": b"x"}), tmp_path / "root")
+    assert "c.zip/train/\\x1b[2J.png is not a .jpg; convert it" in said and "\x1b" not in said
+
+
 def test_a_download_that_broke_off(tmp_path):
     assert "is no whole zip (a download that broke off?)" in refusal(put_zip(tmp_path, packed(WHOLE)[:-60]), tmp_path / "root")
 
@@ -187,7 +202,7 @@ def test_no_source_and_no_zip(tmp_path):
 def test_a_full_disk_is_told_before_it_is_full(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "total used free")(10, 8, 2))
     said = refusal(put_zip(tmp_path, WHOLE), tmp_path / "root")
-    assert re.search(r"0.0 GB are needed there and 0.0 GB are free; make room, or choose another disk with --root", said)
+    assert re.search(r"0 MB are needed there for the images and 0 MB are free; make room, or choose another disk with --root", said)
 
 
 @settings(max_examples=150, deadline=None)

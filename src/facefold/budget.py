@@ -132,7 +132,8 @@ class Keeper:
         if name not in self.left_out and (name != self._first or self._some_whole()):
             if (end := self._end(name, now)) > self.until:
                 self.left_out[name] = end
-        self._waiting.remove(job)
+        if job in self._waiting:  # not when it is begun once more, after its process died
+            self._waiting.remove(job)
         if name in self.left_out:
             return False
         self._begun[job] = now

@@ -5,9 +5,11 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -33,27 +35,83 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         os.chmod(temporary, 0o666 & ~_UMASK)  # safetensors writes files that only their owner may read
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk tells no name when bytes are written to an open file
         raise
 
 
 @contextmanager
-def locked(directory: Path, wait: bool = False) -> Iterator[None]:
-    """Hold `directory` (made if need be) for this process alone; the lock ends with the process, however it ends.
+def locked(directory: Path, wait: bool = False, shared: bool = False) -> Iterator[None]:
+    """Hold `directory` (made if need be) for this process alone, or with others that share it; the lock ends with the process,
+    however it ends.
 
-    When another process holds it: with `wait` until it does no more, else an `InputError`.
+    When another process holds it: with `wait` until it does no more, else an `InputError` that tells its process id.
     """
     directory.mkdir(parents=True, exist_ok=True)
     handle = os.open(directory, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise InputError(f"{directory}: another process is at work here; wait for it, or end it, then run the same command again")
+            raise InputError(f"{directory}: {_holders(handle)} is at work here; wait for it, or end it, then run the same command again")
         yield
     finally:
         os.close(handle)
+
+
+def _holders(handle: int) -> str:
+    """Who holds the lock on this open folder: `process 12`, or `another process` where the system does not tell."""
+    try:
+        lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    except OSError:
+        lines = []
+    inode = str(os.fstat(handle).st_ino)
+    found = {line[4] for line in lines if len(line) > 5 and line[1] == "FLOCK" and line[5].rpartition(":")[2] == inode}
+    return f"process {', '.join(sorted(found, key=int))}" if found else "another process"
+
+
+def seal(path: Path, written: Path | None = None) -> None:
+    """Write <path>.sha256, the checksum of `path`, or of the file `written` that is to become it: then it is there first, and
+    a `path` without one was never sealed."""
+    write_text(_seal_of(path), sha256_file(written or path) + "\n")
+
+
+def whole(path: Path) -> bool:
+    """Whether `path` is there as it was sealed. One that is damaged, or was never sealed, is named on standard output."""
+    if not path.exists():
+        return False
+    recorded = _seal_of(path)
+    if recorded.is_file() and recorded.read_bytes() == sha256_file(path).encode() + b"\n":
+        return True
+    print(f"{path} is not what was written (its checksum differs): it is made again", flush=True)
+    return False
+
+
+def discard(path: Path) -> None:
+    """Remove `path` and its seal, where they are."""
+    path.unlink(missing_ok=True)
+    _seal_of(path).unlink(missing_ok=True)
+
+
+def _seal_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def require_space(folder: Path, size: float, what: str) -> int:
+    """The bytes free on the disk of `folder` (which may have to be made); `InputError` unless they are `size` and a little more."""
+    there = next(place for place in [folder, *folder.resolve().parents] if place.exists())
+    free = shutil.disk_usage(there).free
+    if size * 1.05 > free:
+        raise InputError(f"{folder}: {room_in_words(size)} are needed there for {what} and {room_in_words(free)} are free; "
+                         "make room, or choose another disk with --root")
+    return free
+
+
+def room_in_words(size: float) -> str:
+    """`12.3 GB`, `450 MB`."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -105,7 +163,14 @@ def read_csv(path: Path, columns: dict[str, type]) -> pd.DataFrame:
 def write_npy(path: Path, array: np.ndarray) -> None:
     with replacing(path) as temporary:
         with open(temporary, "wb") as handle:
-            np.save(handle, array, allow_pickle=False)
+            npy_header(handle, array.dtype, array.shape)
+            handle.write(np.ascontiguousarray(array).tobytes())  # numpy's own writing does not tell that the disk was full
+
+
+def npy_header(handle: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    """Begin a .npy file whose values are then written piece by piece, in C order. Not mapped: on a full disk a write to a map
+    kills the process."""
+    np.lib.format.write_array_header_1_0(handle, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
 
 
 def read_npy(path: Path, mmap: bool = False) -> np.ndarray:

@@ -42,7 +42,7 @@ class ViewJob:
         shown = trainer.activations(task, net, source, fmt, loader.Pixels(task.train_images, device))
         started, mine = time.perf_counter(), frozen.names(recipe)[self.part::self.parts]
         for split, view in mine:
-            shown[split].view(view)
+            shown[split].make(view)
         terminal.say(f"{self}, part {self.part + 1} of {self.parts}: {len(mine)} views in {time.perf_counter() - started:.0f} s")
 
 

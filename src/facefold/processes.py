@@ -4,7 +4,10 @@ import os
 import signal
 import threading
 import time
-from multiprocessing import parent_process
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait
 
 STARTER = "FACEFOLD_STARTER"  # the process id of the job that started this step
@@ -24,6 +27,29 @@ def set_environment() -> None:
 def cores() -> int:
     """The cores this process may use, at least 1."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def without_interrupt() -> Iterator[None]:
+    """Processes started meanwhile never see Ctrl-C: it is the parent's to answer, who then ends them."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+@contextmanager
+def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes that leave Ctrl-C to this one and end with it; what they have not begun when the block ends is dropped."""
+    made = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent)
+    try:
+        with without_interrupt():
+            for _ in range(workers):
+                made.submit(int)  # a pool starts its processes when it is given work
+        yield made
+    finally:
+        made.shutdown(cancel_futures=True)
 
 
 def end_with_parent() -> None:

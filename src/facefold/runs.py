@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as packed
 
 from facefold import files
 from facefold.data.corrections import NONE, Corrections
@@ -141,9 +142,10 @@ def require_current(directory: Path, run: dict, identity: Identity) -> None:
 
 
 def finish(directory: Path, identity: Identity, facts: dict, corrections: Corrections = NONE) -> None:
-    """Seal a fold: write run.json with the identity, the facts, the corrections and the checksum of every file."""
+    """Seal a fold: write run.json with the identity, the facts, the corrections, the checksum of every file and its own."""
     checksums = {name: files.sha256_file(directory / name) for name in RESULT_FILES}
-    files.write_json(directory / "run.json", {**asdict(identity), **facts, "corrected": corrections.actions, "files": checksums})
+    run = {**asdict(identity), **facts, "corrected": corrections.actions, "files": checksums}
+    files.write_json(directory / "run.json", {**run, "sha256": _digest(run)})
 
 
 def load(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_ids: list[str]) -> Member:
@@ -198,7 +200,8 @@ def replace_test(directory: Path, ids: list[str], prob: np.ndarray, features: np
     write_predictions(directory, "test", ids, prob, features)
     run = files.read_json(directory / "run.json")
     checksums = {name: files.sha256_file(directory / name) for name in ("test.csv", "features_test.npy")}
-    files.write_json(directory / "run.json", {**run, "images_hash": images_hash, "files": {**run["files"], **checksums}})
+    run = {**run, "images_hash": images_hash, "files": {**run["files"], **checksums}}
+    files.write_json(directory / "run.json", {**run, "sha256": _digest(run)})
 
 
 def join(root: Path, identity: Identity, folds: Folds, test_ids: list[str]) -> Member:
@@ -221,7 +224,7 @@ def write_predictions(directory: Path, part: str, ids: list[str], prob: np.ndarr
 def write_weights(directory: Path, state: dict[str, np.ndarray]) -> None:
     """Write the weights that predict, name -> array, as safetensors."""
     with files.replacing(directory / "weights.safetensors") as temporary:
-        save_file({name: np.ascontiguousarray(value) for name, value in state.items()}, temporary)
+        temporary.write_bytes(packed({name: np.ascontiguousarray(value) for name, value in state.items()}))
 
 
 def weights(root: Path, recipe: str, fold: int) -> dict[str, np.ndarray]:
@@ -268,8 +271,16 @@ def _options(name: str, target: Target) -> str:
     return f"--recipe {recipe}{target.option}" + (" --corrections FILE" if recipe != name else "")
 
 
+def _digest(run: dict) -> str:
+    """Sha256 of all that run.json says but this."""
+    return files.sha256_text(json.dumps({name: value for name, value in run.items() if name != "sha256"}, sort_keys=True))
+
+
 def _require_whole(directory: Path) -> None:
-    expected = files.read_json(directory / "run.json").get("files", {})
+    run = files.read_json(directory / "run.json")
+    if run.get("sha256", _digest(run)) != _digest(run):  # one from before it had a checksum of its own is taken as it is
+        raise InputError(f"{directory / 'run.json'} was edited (its checksum differs). Delete {directory} and train that fold again.")
+    expected = run.get("files", {})
     for name in RESULT_FILES:
         if not (directory / name).exists() or files.sha256_file(directory / name) != expected.get(name):
             raise InputError(f"{directory / name} is missing or not the file that training wrote (checksum differs). "

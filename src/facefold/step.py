@@ -5,6 +5,7 @@ Exit codes: 0 done, 2 bad input or usage, 130/143 stopped by a signal, 1 a fault
 
 import argparse
 import errno
+import io
 import math
 import os
 import resource
@@ -12,8 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from facefold import files, terminal
@@ -62,6 +63,17 @@ class _Parser(argparse.ArgumentParser):
         return parsed
 
 
+@contextmanager
+def at_work(root: Path, alone: bool = False) -> Iterator[None]:
+    """Hold `root` for this step: alone, where it changes what all others read, or with others that share it. A step that a whole
+    job started has no need to: the job holds it. `InputError` with the process id when another one is in the way."""
+    if STARTER in os.environ or not (alone or root.is_dir()):
+        yield
+    else:
+        with files.locked(root, shared=not alone):
+            yield
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a step's `main` and leave the process with the house's exit codes."""
     def on_sigterm(_signum, _frame):
@@ -69,6 +81,9 @@ def run(main: Callable[[], None]) -> None:
 
     signal.signal(signal.SIGTERM, on_sigterm)
     end_with_starter()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a notebook's is not
+            stream.reconfigure(errors="backslashreplace")  # the name of a file may not be UTF-8
     name = Path(sys.argv[0]).name
     started = time.perf_counter()
     try:
@@ -134,12 +149,14 @@ def _note(name: str, seconds: float) -> None:
 
 def of_the_disk(error: OSError) -> str:
     """What a person can do about a full or locked disk; empty for another error."""
-    mends = {errno.ENOSPC: "make room", errno.EDQUOT: "make room", errno.EACCES: "change the permissions, or choose another --root",
+    mends = {errno.ENOSPC: "make room", errno.EDQUOT: "make room", errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
+             errno.EACCES: "change the permissions, or choose another --root",
              errno.EPERM: "change the permissions, or choose another --root", errno.EROFS: "choose a --root that can be written"}
     mend = mends.get(error.errno)
     return f"{error.strerror}: {error.filename or 'writing'}; {mend}, then run the same command again: nothing is lost" if mend else ""
 
 
 def _stop(name: str, code: int) -> None:
-    print(f"\n{name}: stopped; nothing is lost, the same command goes on where this one ended", file=sys.stderr)
+    if STARTER not in os.environ:  # else the job says it, once
+        print(f"\n{name}: stopped; nothing is lost, the same command goes on where this one ended", file=sys.stderr)
     raise SystemExit(code)

@@ -181,6 +181,11 @@ def write(root: Path, outcome: Outcome, competition: Competition, origin: dict, 
     Returns the outcome with all its facts.
     """
     directory = target.place(root) / "submissions"
+    with files.locked(directory, wait=True):  # of two blends at once the later one wins, whole
+        return _written(directory, outcome, competition, origin, target)
+
+
+def _written(directory: Path, outcome: Outcome, competition: Competition, origin: dict, target: Target) -> Outcome:
     (directory / "blend.json").unlink(missing_ok=True)  # until it is back, the files beside it belong to no blend
     for name in LEAKS:
         (directory / f"{name}.csv").unlink(missing_ok=True)  # of an earlier blend that used it

@@ -16,6 +16,8 @@ from facefold.terminal import no_bar
 
 TIMED = 50
 
+_CHUNK = 256  # images decoded ahead of what is on disk: bounds the memory, and how long a stop takes
+
 
 @dataclass(frozen=True)
 class ImageCache:
@@ -40,9 +42,9 @@ class ImageCache:
 
 
 def build(competition: Competition, size: int) -> None:
-    """Make the caches of both splits where they are missing, so that processes that open them side by side do not."""
-    open_cache(competition, "train", size)
-    open_cache(competition, "test", size)
+    """Make the caches of both splits where they are missing or damaged, so that processes that open them side by side do not."""
+    for split in ("train", "test"):
+        _build(competition, split, size)
 
 
 def expected_seconds(competition: Competition, size: int) -> float:
@@ -50,7 +52,7 @@ def expected_seconds(competition: Competition, size: int) -> float:
     seconds = 0.0
     for split in ("train", "test"):
         if not _path(competition, split, size).exists():
-            ids = getattr(competition, split)["id"].tolist()
+            ids = _ids(competition, split)
             started = time.perf_counter()
             for id in ids[:TIMED]:
                 images.decode(competition.image_path(split, id), size)
@@ -59,12 +61,21 @@ def expected_seconds(competition: Competition, size: int) -> float:
 
 
 def open_cache(competition: Competition, split: str, size: int) -> ImageCache:
-    """The cache of `split` (train or test) at `size` pixels a side, built now if it is not there whole."""
-    ids = getattr(competition, split)["id"].tolist()
+    """The cache of `split` (train or test) at `size` pixels a side, built now if it is not there; `build` has looked at its bytes."""
     path = _path(competition, split, size)
     if not path.exists():
-        _build(competition, split, ids, size, path)
-    return _mapped(ids, path)
+        _build(competition, split, size)
+    return _mapped(_ids(competition, split), path)
+
+
+def missing_bytes(competition: Competition, size: int) -> int:
+    """The room that `build` will take."""
+    return sum(len(_ids(competition, split)) * size * size * 3 for split in ("train", "test")
+               if not _path(competition, split, size).exists())
+
+
+def _ids(competition: Competition, split: str) -> list[str]:
+    return (competition.train if split == "train" else competition.test)["id"].tolist()
 
 
 def _path(competition: Competition, split: str, size: int) -> Path:
@@ -76,16 +87,22 @@ def _mapped(ids: list[str], path: Path) -> ImageCache:
     return ImageCache(ids, files.read_npy(path, mmap=True))
 
 
-def _build(competition: Competition, split: str, ids: list[str], size: int, path: Path) -> None:
-    for old in [*path.parent.glob(f"{split}_{size}px_*.npy"), *path.parent.glob(f".{split}_{size}px_*.part")]:
-        old.unlink()  # of images that have changed since, or of a process that was killed
-    with files.replacing(path) as temporary:
-        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(ids), size, size, 3))
-
-        def fill(row: int) -> None:
-            pixels[row] = images.decode(competition.image_path(split, ids[row]), size)
-
-        with ThreadPoolExecutor(cores()) as pool:  # OpenCV decodes outside the interpreter's lock
-            for _ in tqdm(pool.map(fill, range(len(ids))), total=len(ids), desc=f"cache {split} {size} px", disable=no_bar()):
-                pass
-        pixels.flush()
+def _build(competition: Competition, split: str, size: int) -> None:
+    """Make the cache unless it is there whole; one process at a time, others wait for it."""
+    path, ids = _path(competition, split, size), _ids(competition, split)
+    with files.locked(competition.root / "competition", wait=True):
+        if files.whole(path):
+            return
+        for old in [*path.parent.glob(f"{split}_{size}px_*"), *path.parent.glob(f".{split}_{size}px_*.part")]:
+            old.unlink()  # damaged, or of images that have changed since, or of a process that was killed
+        files.require_space(path.parent, len(ids) * size * size * 3, f"the {split} images at {size} pixels")
+        with files.replacing(path) as temporary, open(temporary, "wb") as out, ThreadPoolExecutor(cores()) as pool:
+            files.npy_header(out, np.dtype(np.uint8), (len(ids), size, size, 3))
+            with tqdm(total=len(ids), desc=f"cache {split} {size} px", disable=no_bar()) as bar:
+                for start in range(0, len(ids), _CHUNK):
+                    part = [competition.image_path(split, id) for id in ids[start:start + _CHUNK]]
+                    for pixels in pool.map(lambda path: images.decode(path, size), part):  # OpenCV decodes outside the interpreter's lock
+                        out.write(pixels.tobytes())
+                    bar.update(len(part))
+            out.flush()
+            files.seal(path, temporary)

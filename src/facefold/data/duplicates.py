@@ -37,12 +37,14 @@ def find(competition: Competition, images: pd.DataFrame) -> pd.DataFrame:
     do. Groups are the closure of pairs. A second call reads what the first one kept.
     """
     path = competition.root / "cache" / f"duplicates_{VERSION}_{integrity.fingerprint(competition.root)[:12]}.csv"
-    if not path.exists():
+    if not files.whole(path):
         names = images["split"] + "/" + images["id"]
         first = groups(glance.load(competition).grey, pd.factorize(images["sha256"])[0])
-        for old in path.parent.glob("duplicates_*.csv"):
-            old.unlink()
-        files.write_csv(path, images[["split", "id"]].assign(group=names.to_numpy()[first]))
+        with files.locked(competition.root / "competition", wait=True):
+            for old in path.parent.glob("duplicates_*"):
+                old.unlink()
+            files.write_csv(path, images[["split", "id"]].assign(group=names.to_numpy()[first]))
+            files.seal(path)
     return files.read_csv(path, _COLUMNS)
 
 

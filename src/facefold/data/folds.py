@@ -170,6 +170,8 @@ def load(root: Path, target: Target = LABEL) -> Folds:
         changed = " or ".join(map(str, target.sources(root)))
         raise InputError(f"{changed} has changed since the folds were made. Restore it, or: {again}")
     table = files.read_csv(directory / "folds.csv", {"id": str, "label": _kind(target), "group": str, "fold": "int64"})
+    if set(table["fold"]) != set(range(facts["k"])):
+        raise InputError(f"{directory / 'folds.json'} was edited: folds.csv has other folds than its k says. {again}")
     return Folds(table, facts["k"], facts["seed"], facts["files"]["folds.csv"], facts["train_sha256"], facts["method"], target)
 
 

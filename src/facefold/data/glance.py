@@ -35,8 +35,9 @@ def load(competition: Competition) -> Glance:
     """The glance at all images that `integrity.check` found sound, taken now where it is not kept for these very images."""
     stem = f"glance_{VERSION}_{integrity.fingerprint(competition.root)[:12]}"
     table, pixels = (competition.root / "cache" / f"{stem}.{kind}" for kind in ("csv", "npy"))
-    if not (table.exists() and pixels.exists()):
-        _take(competition, table, pixels)
+    if not (files.whole(table) and files.whole(pixels)):
+        with files.locked(competition.root / "competition", wait=True):
+            _take(competition, table, pixels)
     return Glance(files.read_csv(table, _COLUMNS), files.read_npy(pixels, mmap=True))
 
 
@@ -44,16 +45,11 @@ def _take(competition: Competition, table: Path, pixels: Path) -> None:
     for old in [*table.parent.glob("glance_*"), *table.parent.glob(".glance_*.part")]:
         old.unlink()  # of images that have changed since, or of a process that was killed
     rows = [(split, id) for split in ("train", "test") for id in getattr(competition, split)["id"]]
-    with files.replacing(pixels) as temporary:
-        grey = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=(len(rows), SIDE, SIDE))
-
-        def look(number: int) -> images.Header:
-            grey[number], header = images.glance(competition.image_path(*rows[number]), SIDE)
-            return header
-
-        with ThreadPoolExecutor(cores()) as pool:  # OpenCV decodes outside the interpreter's lock
-            headers = list(tqdm(pool.map(look, range(len(rows))), total=len(rows), desc="a glance at each", unit="img",
-                                disable=len(rows) < 1000 or no_bar()))
-        grey.flush()
-        facts = pd.DataFrame([asdict(header) for header in headers])
-        files.write_csv(table, pd.concat([pd.DataFrame(rows, columns=["split", "id"]), facts], axis=1))
+    with ThreadPoolExecutor(cores()) as pool:  # OpenCV decodes outside the interpreter's lock
+        looks = list(tqdm(pool.map(lambda row: images.glance(competition.image_path(*row), SIDE), rows), total=len(rows),
+                          desc="a glance at each", unit="img", disable=len(rows) < 1000 or no_bar()))
+    facts = pd.DataFrame([asdict(header) for _, header in looks])
+    files.write_csv(table, pd.concat([pd.DataFrame(rows, columns=["split", "id"]), facts], axis=1))
+    files.seal(table)
+    files.write_npy(pixels, np.stack([grey for grey, _ in looks]))
+    files.seal(pixels)

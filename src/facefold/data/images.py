@@ -16,6 +16,8 @@ MAX_BYTES = 256 << 20
 MAX_PIXELS = 64_000_000
 MAX_SIDE = 10_000
 MIN_SIDE = 8
+MAX_SCANS = 200  # of a progressive JPEG; usual are ten, and each may cost as much time as the whole picture in 30 bytes
+_KNOWN = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")  # told from one another for the message; nothing else is parsed
 
 _MODES = {"CMYK": "CMYK", "P": "palette", "1": "1 bit", "RGBA": "alpha", "LA": "alpha", "PA": "palette, alpha", "La": "alpha",
           "RGBa": "alpha", "I;16": "16 bit", "I;16B": "16 bit", "I": "32 bit", "F": "float"}
@@ -68,7 +70,7 @@ def inspect(path: Path) -> ImageFacts:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a large or slightly odd file: our own limits decide
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=_KNOWN) as image:
                 width, height = image.size
                 _check_header(image)
                 _check_pixels(image, data)
@@ -181,6 +183,8 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _check_pixels(image: ImageFile.ImageFile, data: bytes) -> None:
+    if data.count(b"\xff\xda") > MAX_SCANS:
+        raise ImageProblem(f"has more than {MAX_SCANS} scans; save it again")
     image.draft(image.mode, (image.width // 8, image.height // 8))  # all bits are read, an eighth of the pixels is made
     image.load()
     if data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0:  # no end-of-image marker after the last scan
@@ -190,7 +194,7 @@ def _check_pixels(image: ImageFile.ImageFile, data: bytes) -> None:
 def _opened(data: bytes) -> Image.Image:
     """The header alone; nothing is decoded."""
     try:
-        return Image.open(io.BytesIO(data))
+        return Image.open(io.BytesIO(data), formats=_KNOWN)
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageProblem(f"cannot be decoded ({type(error).__name__})")
 
@@ -214,7 +218,8 @@ def _reduced_flag(image: Image.Image, size: int, flags: tuple[tuple[int, int], .
 
 
 def _decoded(data: bytes, flags: int) -> np.ndarray:
-    pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+    # OpenCV turns a picture by EXIF that is too damaged for Pillow, whose word on the orientation is what the audit goes by.
+    pixels = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise ImageProblem("cannot be decoded")
     return pixels

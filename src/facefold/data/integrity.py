@@ -5,10 +5,8 @@
 """
 
 import os
-import signal
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import as_completed
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +17,7 @@ from facefold.data import competition as csv_contract
 from facefold.data import images
 from facefold.data.competition import Competition, Findings
 from facefold.errors import InputError
-from facefold.processes import cores, end_with_parent
+from facefold.processes import cores, pool
 from facefold.terminal import no_bar
 
 RULES = 1  # raise it when images.inspect changes its mind, so that tables made under the old rules are made anew
@@ -54,6 +52,12 @@ def check(competition: Competition) -> pd.DataFrame:
     kept = _kept(cache, stamp)
     if kept is not None:
         return kept
+    with files.locked(competition.root / "competition", wait=True):
+        return _checked(competition, cache, stamp)
+
+
+def _checked(competition: Competition, cache: Path, stamp: dict) -> pd.DataFrame:
+    """Open every image, and keep the table."""
     facts = _facts(competition.root, csv_contract.usable_rows(competition.root))
     rows = [(*row, *(getattr(fact, name) for name in ("sha256", "bytes", "width", "height"))) for row, fact in facts.items()]
     table = pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
@@ -73,11 +77,15 @@ def extras(competition: Competition) -> list[str]:
 
 
 def fingerprint(root: Path) -> str:
-    """Sha256 of the table that `check` kept: the identity of all images and their ids. `InputError` when there is none."""
+    """Sha256 of the table that `check` kept: the identity of all images and their ids. `InputError` when there is none, or when
+    it was edited."""
     path = root / "cache" / "images.csv"
     if not path.is_file() or not path.with_suffix(".json").is_file():
         raise InputError(f"{path} is missing: the images were not checked yet. Run `python src/audit.py` first.")
-    return files.sha256_file(path)
+    found = files.sha256_file(path)
+    if files.read_json(path.with_suffix(".json")).get("images") != found:
+        raise InputError(f"{path} is not what the audit wrote (its checksum differs). Run `python src/audit.py`, which makes it again.")
+    return found
 
 
 def _facts(root: Path, rows: dict[tuple[str, str], int]) -> dict[tuple[str, str], images.ImageFacts]:
@@ -95,6 +103,7 @@ def _facts(root: Path, rows: dict[tuple[str, str], int]) -> dict[tuple[str, str]
 def _stamp(competition: Competition) -> dict:
     folder = competition.root / "competition"
     listing = [f"{split}/{name}\t{size}\t{time}" for split in ("train", "test") for name, size, time in _listing(folder / split)]
+    listing = [line.encode("utf-8", "backslashreplace").decode() for line in listing]  # names that are not UTF-8
     return {"rules": RULES, "listing": files.sha256_text("\n".join(listing)),
             **{name: files.sha256_file(folder / name) for name in ("train.csv", "test.csv")}}
 
@@ -134,13 +143,10 @@ def _inspected(tasks: list[tuple[tuple[str, str], Path]]) -> Iterator[tuple[tupl
                 bar.update(len(chunk))
                 yield from chunk
             return
-        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
-        try:
-            for future in as_completed([pool.submit(_inspect_chunk, chunk) for chunk in chunks]):
+        with pool(workers) as inspecting:
+            for future in as_completed([inspecting.submit(_inspect_chunk, chunk) for chunk in chunks]):
                 bar.update(len(future.result()))
                 yield from future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def _inspect_chunk(chunk: list[tuple[tuple[str, str], Path]]) -> list[tuple[tuple[str, str], images.ImageFacts | str]]:
@@ -151,9 +157,3 @@ def _inspect_chunk(chunk: list[tuple[tuple[str, str], Path]]) -> list[tuple[tupl
         except images.ImageProblem as problem:
             results.append((row, str(problem)))
     return results
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even when it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()

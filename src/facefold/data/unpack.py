@@ -72,7 +72,7 @@ def install(source: Path, root: Path) -> bool:
                 _require_same(target, part)
                 raise _Same
             with _images(members, part) as images:
-                _require_space(root, sum(member.size for member in images.values()))
+                files.require_space(root, sum(member.size for member in images.values()), "the images")
                 quiet = len(images) < 1000 or None  # None: quiet unless a person watches
                 for name, member in tqdm(images.items(), desc="unpacking", unit="img", disable=quiet):
                     _copy(member, part / name)
@@ -100,6 +100,9 @@ def building(root: Path) -> Iterator[Path]:
             os.replace(target, old)
         os.replace(part, target)
         shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        error.filename = error.filename or str(part)  # a full disk tells no name
+        raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -156,7 +159,7 @@ def _folder_members(folder: Path) -> list[_Member]:
                 raise InputError(f"{path} is a symbolic link; --data takes real files and folders only")
             if path.is_file():
                 facts = path.stat()
-                members.append(_Member(str(path), PurePosixPath(below / name), facts.st_size, facts.st_mtime,
+                members.append(_Member(_printable(str(path)), PurePosixPath(below / name), facts.st_size, facts.st_mtime,
                                        lambda path=path: open(path, "rb")))
     return members
 
@@ -178,9 +181,14 @@ def _zip_members(archive: zipfile.ZipFile, shown: str) -> list[_Member]:
             raise InputError(f"{where} unpacks to {info.file_size:,} bytes from {info.compress_size:,}, {total:,} in all; "
                              "this looks like a zip bomb, nothing was unpacked")
         if path.name and not info.filename.endswith(("/", "\\")) and not any(_ignored(name) for name in path.parts):
-            members.append(_Member(f"{shown}/{path}", path, info.file_size, _zip_time(info),
+            members.append(_Member(f"{shown}/{_printable(str(path))}", path, info.file_size, _zip_time(info),
                                    lambda info=info: archive.open(info)))
     return members
+
+
+def _printable(name: str) -> str:
+    """A name for a message: no control characters reach the terminal."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in name)
 
 
 def _zip_time(info: zipfile.ZipInfo) -> float:
@@ -266,7 +274,7 @@ def _images(members: list[_Member], part: Path) -> Iterator[dict[str, _Member]]:
             for member in members:
                 if str(member.path).lower() == f"{split}.zip":
                     inner = part / f".{split}.zip"
-                    _require_space(part, member.size)
+                    files.require_space(part, member.size, member.shown)
                     _copy(member, inner)
                     opened.append(_open_zip(inner, member.shown))
                     inside = _zip_members(opened[-1], member.shown)
@@ -295,13 +303,6 @@ def _add_images(members: list[_Member], split: str, folders: list[tuple], found:
             if member.size > MAX_IMAGE:
                 wrong.append(f"{member.shown} is larger than {MAX_IMAGE >> 20} MiB")
             found[name] = member
-
-
-def _require_space(folder: Path, size: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if size * 1.05 > free:
-        raise InputError(f"{folder}: {size / 1e9:.1f} GB are needed there and {free / 1e9:.1f} GB are free; "
-                         "make room, or choose another disk with --root")
 
 
 def _copy(member: _Member, target: Path) -> None:

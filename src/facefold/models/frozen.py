@@ -69,10 +69,15 @@ class Activations:
         """float16 (n, h, w, C), mapped read-only; computed now where it is missing, or waited for where another process is at it."""
         path = self.folder / f"{self.split}_{name}.npy"
         if not path.exists():
-            with files.locked(path.with_suffix(".lock"), wait=True):
-                if not path.exists():
-                    self._make(name, path)
+            self.make(name)
         return files.read_npy(path, mmap=True)
+
+    def make(self, name: str) -> None:
+        """Compute the view unless it is there whole: what a killed job left is trusted by its checksum only."""
+        path = self.folder / f"{self.split}_{name}.npy"
+        with files.locked(path.with_suffix(".lock"), wait=True):
+            if not files.whole(path):
+                self._make(name, path)
 
     def _make(self, name: str, path: Path) -> None:
         for old in self.folder.parent.glob("*"):
@@ -87,9 +92,11 @@ class Activations:
                     raise InputError(f"what the frozen part of {self.folder.parent.name} makes of the images does not fit float16; "
                                      "freeze less in the recipe")
                 if start == 0:
-                    header = {"descr": "<f2", "fortran_order": False, "shape": (len(rows), *part.shape[1:])}
-                    np.lib.format.write_array_header_1_0(out, header)
-                out.write(np.ascontiguousarray(part).tobytes())  # not to a map: a full disk would kill the process
+                    files.require_space(path.parent, len(rows) * part[0].nbytes, f"the view {name} of the frozen stages")
+                    files.npy_header(out, part.dtype, (len(rows), *part.shape[1:]))
+                out.write(np.ascontiguousarray(part).tobytes())
+            out.flush()
+            files.seal(path, temporary)
 
     def _pixels(self, name: str, rows: np.ndarray) -> torch.Tensor:
         if name.startswith("epoch_"):

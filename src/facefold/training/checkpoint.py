@@ -1,15 +1,17 @@
 """Where a fold's training stands, in one safetensors file that is there whole or not at all.
 
 Tensors: `model.*`, `ema.*`, `best.*`, `optimizer.<group>.<parameter>.<name>`. Header: one json object under "state" (identity,
-epochs done, history, gradient scaler).
+epochs done, history, gradient scaler), and the checksum of all of it under "sha256".
 """
 
+import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as packed
 from torch import Tensor, nn
 
 from facefold import files
@@ -20,17 +22,23 @@ def save(path: Path, header: dict, parts: dict[str, dict[str, Tensor]]) -> None:
     """Write `parts` (prefix -> name -> tensor) and the header, atomically."""
     tensors = {f"{prefix}.{name}": value.detach().cpu().contiguous().clone() for prefix, state in parts.items()
                for name, value in state.items()}
+    state = json.dumps(header)
+    content = packed(tensors, {"state": state, "sha256": _digest(state, sorted(tensors.items()))})
     with files.replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"state": json.dumps(header)})
+        temporary.write_bytes(content)  # safetensors' own writing tells a full disk as an error of its own kind
 
 
 def read_header(path: Path) -> dict | None:
-    """The header of a checkpoint, None where there is none. `InputError` when the file is damaged."""
+    """The header of a checkpoint, None where there is none. `InputError` when any byte of the file is damaged."""
     if not path.exists():
         return None
     try:
         with safe_open(path, "pt") as opened:
-            return json.loads(opened.metadata()["state"])
+            facts = opened.metadata()
+            found = _digest(facts["state"], ((name, opened.get_tensor(name)) for name in sorted(opened.keys())))
+        if facts.get("sha256", found) != found:  # one from before there were checksums has none
+            raise ValueError("its checksum differs")
+        return json.loads(facts["state"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error}); delete it, and that fold starts anew")
 
@@ -39,6 +47,15 @@ def read_part(path: Path, prefix: str) -> dict[str, Tensor]:
     """The tensors saved under `prefix`, on the CPU."""
     with safe_open(path, "pt") as opened:
         return {name.removeprefix(f"{prefix}."): opened.get_tensor(name) for name in opened.keys() if name.startswith(f"{prefix}.")}
+
+
+def _digest(state: str, tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Sha256 of a header and of tensors with their names, types and shapes, sorted by name."""
+    found = hashlib.sha256(state.encode("utf-8"))
+    for name, value in tensors:
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode("utf-8"))
+        found.update(value.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

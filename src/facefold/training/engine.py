@@ -1,7 +1,6 @@
 """Which process trains what: a process a job, as many at a time as there are slots (a CPU core or a GPU each)."""
 
 import multiprocessing
-import signal
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from multiprocessing.connection import wait
@@ -11,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from facefold.errors import InputError
-from facefold.processes import cores, end_with_parent, set_environment
+from facefold.processes import cores, end_with_parent, set_environment, without_interrupt
 from facefold.step import of_the_disk
 from facefold.terminal import Turns
 
@@ -40,17 +39,20 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
 
     may_begin(job, running): asked of each job when its turn has come, with those then under way; one that may not is left out.
 
-    After the first failure no job is started; those running finish, and the failures are raised together: `InputError` where all of
-    them are the person's to mend. A CPU process has one thread: two processes are faster than two threads, and the
-    result does not depend on how many run.
+    A job whose process dies without a word (killed, for want of memory often) is put at the end and started once more; when it dies
+    again, the others still finish. After any other failure no job is started; those running finish. The failures are raised together:
+    `InputError` where all of them are the person's to mend. A CPU process has one thread: two processes are faster than two
+    threads, and the result does not depend on how many run.
     """
     context = multiprocessing.get_context("spawn")
     waiting, free, running, failures = list(jobs), list(range(len(places))), {}, []
+    died: list[Any] = []
+    stopping = False
     set_environment()
     after = after or {}
     try:
-        while running or (waiting and not failures):
-            while free and not failures and (job := _next(waiting, running, after)) is not None:
+        while running or (waiting and not stopping):
+            while free and not stopping and (job := _next(waiting, running, after)) is not None:
                 waiting.remove(job)
                 if may_begin and not may_begin(job, [other for _, _, other in running.values()]):
                     continue
@@ -58,19 +60,28 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(target=_worker, args=(theirs, work, job, places[slot], slot), daemon=places[slot].type == "cpu")
                 running[ours] = (process, slot, job)
-                # Children inherit the mask: Ctrl-C is the parent's to answer, who then ends them.
-                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-                try:
+                with without_interrupt():
                     process.start()
-                finally:
-                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
                 theirs.close()
-            if waiting and not running and not failures:
+            if waiting and not running and not stopping:
                 raise ValueError(f"jobs that wait for one another: {', '.join(map(str, waiting))}")
             for pipe in wait(list(running)) if running else ():  # an empty list would be waited for without end
                 process, slot, job = running.pop(pipe)
-                failures += _outcome(pipe, process, job)
                 free.append(slot)
+                try:
+                    failure = _outcome(pipe, process)
+                except EOFError:
+                    if job not in died and not stopping:
+                        print(f"the process of {job} died with exit code {process.exitcode}; it is started once more", flush=True)
+                        died.append(job)
+                        waiting.append(job)
+                        continue
+                    failure = InputError(
+                        f"the process of {job} died with exit code {process.exitcode} (-9: killed, often for want of memory; then take "
+                        "--workers 1 or a recipe with a smaller batch); the same command goes on where it stood")
+                else:
+                    stopping = stopping or failure is not None
+                failures += [failure] if failure is not None else []
     finally:
         started = [process for process, _, _ in running.values() if process.pid is not None]
         for process in started:
@@ -89,16 +100,12 @@ def _next(waiting: list[Any], running: dict[Any, tuple], after: Mapping[Any, Col
     return next((job for job in waiting if not any(other in unfinished for other in after.get(job, ()))), None)
 
 
-def _outcome(pipe: Any, process: Any, job: Any) -> list[Exception]:
-    """What a process that ended had to say; one that died without a word is a failure too."""
+def _outcome(pipe: Any, process: Any) -> Exception | None:
+    """The failure that a process that ended told of; `EOFError` when it died without a word."""
     try:
-        failure = pipe.recv()
-    except EOFError:
+        return pipe.recv()
+    finally:
         process.join()
-        failure = InputError(f"the process of {job} died with exit code {process.exitcode} (-9: killed, often for want of memory; then "
-                             "take --workers 1 or a recipe with a smaller batch); the same command goes on where it stood")
-    process.join()
-    return [failure] if failure is not None else []
 
 
 def _worker(pipe: Any, work: Callable[[Any, torch.device, int], None], job: Any, device: torch.device, slot: int) -> None:

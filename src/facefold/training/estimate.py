@@ -4,9 +4,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from torch import Tensor
 from facefold.data.cache import ImageCache
 from facefold.models import inference, precision
 from facefold.models.recipe import Recipe
-from facefold.processes import set_environment
+from facefold.processes import pool, set_environment
 from facefold.training import loader, trainer
 
 TIMED_STEPS = 3
@@ -52,9 +50,9 @@ def rates_of(recipes: list[Recipe], places: list[torch.device], least: float = 0
     """
     set_environment()
     at_once = len(places) if places[0].type == "cpu" else 1
-    with ProcessPoolExecutor(at_once, mp_context=get_context("spawn")) as pool:
+    with pool(at_once) as timing:
         ordered = time.time()
-        asked = [[pool.submit(_timed, recipe, places[0], least) for _ in range(at_once)] for recipe in recipes]
+        asked = [[timing.submit(_timed, recipe, places[0], least) for _ in range(at_once)] for recipe in recipes]
         told = [[future.result() for future in of_one] for of_one in asked]
     start = min(began for _, began in told[0]) - ordered
     return [Rates(*np.mean([dataclasses.astuple(rates)[:4] for rates, _ in of_one], axis=0).tolist(), start) for of_one in told]

@@ -4,12 +4,9 @@ Everything random is drawn from names (seed, fold, epoch, id), so a run that was
 ends with the same bytes as one that was not.
 """
 
-import re
-import resource
 import sys
 import time
-from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +27,13 @@ from facefold.errors import InputError
 from facefold.models import depthwise, frozen, inference, precision, zoo
 from facefold.models.recipe import Recipe
 from facefold.seeding import seed_of
-from facefold.training import checkpoint, loader, objective
+from facefold.training import checkpoint, loader, machine, micro, objective
 from facefold.training.curves import Curves
 from facefold.training.objective import Labels, Values
 
 PREDICT_BATCH = 128
+SMALLER = 0.1  # times the recipe's learning rate, from an epoch on whose loss was not finite
 CHECKED = 128  # rows on which a fast form of inference is compared with float32
-_RECORDED = ("torch", "timm", "numpy", "albumentations", "opencv-python-headless", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -99,12 +96,23 @@ def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int
 def train(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int = 0, events: Path | None = None) -> Learned:
     """Train one fold, or go on from its checkpoint.
 
-    slot: the line of the progress bar. loader_workers: processes that augment (0: in this one). events: where the learning curve
-    goes for TensorBoard, None for nowhere. Raises `InputError` when the loss stops being finite, weights cannot be had, or the
-    checkpoint was begun in another number format or on another kind of device.
+    An epoch whose loss is not finite is repeated, once a fold, from the state before it and with `SMALLER` times the recipe's
+    rate from then on. slot: the line of the progress bar. loader_workers: processes that augment (0: in this one). events: where
+    the learning curve goes for TensorBoard, None for nowhere. Raises `InputError` when the loss stops being finite again, weights
+    cannot be had, or the checkpoint was begun in another number format or on another kind of device.
     """
-    recipe = task.recipe
+    learned = _train(task, device, slot, loader_workers, events, None)
+    return learned if isinstance(learned, Learned) else _train(task, device, slot, loader_workers, events, learned)
+
+
+def _train(task: FoldTask, device: torch.device, slot: int, loader_workers: int, events: Path | None,
+           repeated: int | None) -> Learned | int:
+    """`train`; or, where no epoch was `repeated` so far, the number (from 0) of the one that is to be."""
     header = checkpoint.read_header(task.checkpoint) or {"history": [], "cpu_seconds": 0.0}
+    if header.get("repeated") is not None:
+        repeated = header["repeated"]
+    recipe = task.recipe if repeated is None else replace(task.recipe, lr=SMALLER * task.recipe.lr)
+    parts = micro.Parts(header.get("parts", 1))
     history: list[dict] = header["history"]
     torch.manual_seed(seed_of(task.seed, task.fold, "init"))
     net, source, fmt = prepare(recipe, device, task.weights_dir, trained=not history or recipe.freezes)
@@ -157,8 +165,9 @@ def train(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: i
         total = torch.zeros((), device=device)
         for step, (images, labels) in enumerate(batches):
             schedule.before_step(epoch * steps + step)
-            images, labels = loader.sent(images, device), loader.sent(labels, device)
-            loss = train_step(stepped, images, labels, optimizer, scaler, fmt, recipe, aim)
+            batch_there = (loader.sent(images, device), loader.sent(labels, device))
+            loss = parts.step(lambda count: train_step(stepped, *batch_there, optimizer, scaler, fmt, recipe, aim, count), len(labels),
+                              lambda line: terminal.say(f"{recipe.name} fold {task.fold}: {line}", bar))
             if ema:
                 ema.update(net, step=epoch * steps + step)
             total += loss  # kept on the device: asking for its value each step would stall a GPU
@@ -166,11 +175,19 @@ def train(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: i
         train_loss = float(total) / steps
         trained = time.perf_counter() - started
         monitor_loss, monitor_metric = _score(predictor, plain, task.train_images, watch, fmt, aim) if len(watch) else (None, None)
-        if not np.isfinite([train_loss, monitor_loss or 0.0]).all():
+        with np.errstate(invalid="ignore"):  # said below
+            valid_loss, metric = _score(predictor, plain, task.train_images, task.valid, fmt, aim)
+        if not np.isfinite([train_loss, valid_loss, monitor_loss or 0.0]).all():
+            bar.close()
+            curves.close()
+            if repeated is None:
+                terminal.say(f"{recipe.name} fold {task.fold}: the loss is not finite in epoch {epoch + 1}, which is repeated from the "
+                             f"state before it, with {SMALLER:g} times the learning rate from there on", bar)
+                return epoch
             raise InputError(f"{recipe.name} fold {task.fold}: the loss is not finite in epoch {epoch + 1}. Lower lr in the "
-                             f"recipe, or set precision = \"float32\"; the epochs before are kept in {task.checkpoint}")
+                             f"recipe, or set precision = \"float32\"; the epochs before are kept in {task.checkpoint} (since epoch "
+                             f"{repeated + 1} the rate was {SMALLER:g} times the recipe's already, for the same reason)")
         lr = optimizer.param_groups[0]["lr"]
-        valid_loss, metric = _score(predictor, plain, task.train_images, task.valid, fmt, aim)
         history.append({"epoch": epoch, "lr": lr, "train_loss": train_loss, "monitor_loss": monitor_loss,
                         **({"monitor_acc": monitor_metric} if recipe.stop_on == "accuracy" else {}),
                         "valid_loss": valid_loss, aim.column: metric, "train_seconds": trained,
@@ -179,6 +196,7 @@ def train(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: i
             best = _learned(predictor)
         schedule.after_epoch(epoch, monitor_loss)
         header = {**task.identity, "history": history, "scaler": scaler.state_dict(), "source": source, "form": form,
+                  "repeated": repeated, "parts": parts.count,
                   "cpu_seconds": header["cpu_seconds"] + time.process_time() - cpu_started}
         checkpoint.save(task.checkpoint, header, {
             "model": _learned(net), "optimizer": checkpoint.optimizer_tensors(optimizer),
@@ -245,20 +263,27 @@ def activations(task: FoldTask, net: zoo.Net, source: dict, fmt: precision.Preci
 
 
 def train_step(net: zoo.Net, shown: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
-               fmt: precision.Precision, recipe: Recipe, aim: Labels | Values | None = None) -> Tensor:
+               fmt: precision.Precision, recipe: Recipe, aim: Labels | Values | None = None, parts: int = 1) -> Tensor:
     """One optimiser step on what a `Net` takes (N, ..) and labels float32 (N,), values where `aim` says so; returns the detached
-    mean loss ()."""
-    with inference.autocast(shown.device, fmt):
-        logits, _ = net(shown)  # (N,)
-    loss = (aim or Labels(recipe.label_smoothing)).loss(logits, labels)
+    mean loss ().
+
+    parts: the batch goes through the network in so many (nearly) equal parts, whose gradients are added up.
+    """
+    aim = aim or Labels(recipe.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()
+    total = torch.zeros((), device=labels.device)
+    for some, wanted in zip(shown.tensor_split(parts), labels.tensor_split(parts), strict=True):
+        with inference.autocast(shown.device, fmt):
+            logits, _ = net(some)  # (n,)
+        loss = aim.loss(logits, wanted) * (len(wanted) / len(labels))
+        scaler.scale(loss).backward()
+        total += loss.detach()
     if recipe.clip:
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
     scaler.step(optimizer)
     scaler.update()
-    return loss.detach()
+    return total
 
 
 def predict(form: inference.Form, views: list[loader.Show], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -293,16 +318,17 @@ def _predict_fold(task: FoldTask, net: zoo.Net, pixels: loader.Pixels, shown: di
     train_seconds = sum(row["train_seconds"] for row in history)
     facts = {
         "device": str(device), "precision": fmt.name, "weights": header["source"], "epochs_run": len(history),
+        "repeated_epoch": header.get("repeated"), "parts_of_a_batch": header.get("parts", 1),
         "inference": {"form": form.name, "difference": form.difference, "rows": min(CHECKED, len(held_out)),
                       "bound": inference.BOUND},
         "seconds": round(predicted + sum(row["seconds"] for row in history), 3),
         "cpu_seconds": round(header["cpu_seconds"] + time.process_time() - cpu_started, 3),
         "images_per_second": round(len(history) * images_an_epoch / train_seconds, 2),
         "predict_images_per_second": round((len(held_out) + len(every)) / predicted, 2),
-        "peak_memory_mb": round(_peak_memory_mb(device), 1),
+        "peak_memory_mb": round(machine.peak_memory_mb(device), 1),
         **aim.facts(*scores),
         "settings": asdict(task.recipe),
-        "versions": {"python": sys.version.split()[0], **_versions()},
+        "versions": {"python": sys.version.split()[0], **machine.versions()},
     }
     state = {name: value.cpu().numpy() for name, value in net.state_dict().items()}
     curve = pd.DataFrame(history).drop(columns="train_seconds")
@@ -348,24 +374,3 @@ def _score(net: nn.Module, view: loader.Show, images: ImageCache, rows: pd.DataF
     """Loss and metric of `rows` (id, label) in one view: for the curves and the schedule, half the cost of TTA."""
     logits, _ = predict(inference.Form(net.eval(), fmt, "", 0.0), [view], images.rows(rows["id"].tolist()))
     return aim.scores(logits, rows["label"].to_numpy())
-
-
-def _peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MiB: the GPU's that torch allocated, or this process's resident (mapped pages of the cache included)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2 ** 20
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage carries the parent's peak over to a child that was just started
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024 ** 2)
-
-
-def _versions() -> dict[str, str]:
-    """Versions of the packages that shape a result; one that is installed under another name (opencv-python) is left out."""
-    found = {}
-    for name in _RECORDED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

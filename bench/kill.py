@@ -1,0 +1,191 @@
+"""Kill the whole job at random moments of every phase, run it again each time, and see that nothing is lost.
+
+    python bench/kill.py [--kills 25] [--signals kill] [--phases audit,split,..] [--recipes demo_cnn] [--seed 0] [--work DIR]
+
+Draws a small competition (60 train, 20 test images of 32 pixels, 2 folds), runs `run_all.py` on it undisturbed, and notes when
+each phase begins and how long it takes: audit, split (with the plan), cache (up to the first epoch, frozen stages included),
+epochs, write (the last epochs, predictions, features, runs), blend, report. Then a fresh copy is started again and again, its
+process group getting a signal at a moment drawn from the next phase in turn; after the last phase the job runs to its end, and
+the next round begins with another fresh copy. --signals kill,term,int takes turns: kill leaves nothing to say; term and int must
+end within 10 seconds with one line and exit code 143 or 130.
+
+Every round must end with the bytes of the undisturbed run (submissions, predictions, features, weights), and leave no temporary
+file, checkpoint or lock. A line a kill; exit code 1 when anything differs.
+"""
+
+import argparse
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+sys.path.insert(0, str(SRC))
+
+from facefold.data import drawn  # noqa: E402
+
+SIGNALS = {"kill": (signal.SIGKILL, -9), "term": (signal.SIGTERM, 143), "int": (signal.SIGINT, 130)}
+BEGINS = {  # what the job's output says where a phase begins, in the order of the phases
+    "audit": re.compile("^== audit"), "split": re.compile("^== split"), "cache": re.compile("^== train"),
+    "epochs": re.compile(r"fold \d+ epoch 1/"), "write": re.compile(r"fold \d+ epoch (\d+)/\1:"),
+    "blend": re.compile("^== blend"), "report": re.compile("^== report")}
+LINE = "stopped; nothing is lost, the same command goes on where this one ended"
+LONGEST = 10.0  # seconds from SIGTERM or Ctrl-C to the end
+
+
+@dataclass
+class Job:
+    """A run of `run_all.py` in a process group of its own. begun: when each phase began, in seconds since the start."""
+
+    root: Path
+    recipes: str
+    begun: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", str(SRC / "run_all.py"), "--root", str(self.root), "--recipes", self.recipes, "--folds", "2"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"})
+        self._errors: list[str] = []
+        self._readers = [threading.Thread(target=self._watch, daemon=True),
+                         threading.Thread(target=lambda: self._errors.extend(self.process.stderr), daemon=True)]
+        for reader in self._readers:
+            reader.start()
+
+    def _watch(self) -> None:
+        for line in self.process.stdout:
+            for phase, begins in BEGINS.items():
+                if phase not in self.begun and begins.search(line):
+                    self.begun[phase] = time.monotonic() - self.started
+
+    def reach(self, phase: str, seconds: float) -> bool:
+        """Wait until `seconds` into the phase; False when the job ended before."""
+        while self.process.poll() is None:
+            if phase in self.begun and time.monotonic() - self.started >= self.begun[phase] + seconds:
+                return True
+            time.sleep(0.01)
+        return False
+
+    def stop(self, how: str) -> tuple[int, float, str]:
+        """Signal the whole group; exit code, seconds until its last process was gone, and what it said on stderr."""
+        asked = time.monotonic()
+        os.killpg(self.process.pid, SIGNALS[how][0])
+        code = self.process.wait()
+        while subprocess.run(["pgrep", "-g", str(self.process.pid)], stdout=subprocess.DEVNULL).returncode == 0:
+            time.sleep(0.02)
+        return code, time.monotonic() - asked, self._said()
+
+    def end(self) -> tuple[int, str]:
+        """Wait for the end; exit code and what it said on stderr."""
+        return self.process.wait(), self._said()
+
+    def _said(self) -> str:
+        for reader in self._readers:
+            reader.join()
+        return "".join(self._errors)
+
+
+def results(root: Path) -> dict[str, bytes]:
+    """What must not depend on how often the job was stopped: submissions and predictions, by name."""
+    paths = [*root.glob("submissions/*.csv"), *root.glob("runs/*/oof.csv"), *root.glob("runs/*/fold_*/oof.csv"),
+             *root.glob("runs/*/fold_*/test.csv"), *root.glob("runs/*/fold_*/*.npy"), *root.glob("runs/*/fold_*/*.safetensors")]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
+
+
+def litter(root: Path) -> list[str]:
+    """What a finished job should not leave."""
+    found = [path for path in root.rglob("*")
+             if path.name.endswith((".part", ".old", ".lock")) or path.name.startswith("checkpoint")]
+    return sorted(str(path.relative_to(root)) for path in [*found, *root.glob("cache/frozen/*")])
+
+
+def fault(how: str, code: int, seconds: float, said: str) -> str:
+    """What is wrong with how a signalled job ended; empty when nothing is."""
+    if code != SIGNALS[how][1]:
+        return f"exit code {code}, expected {SIGNALS[how][1]}: {said[-500:]}"
+    if how == "kill":
+        return ""
+    if "Traceback" in said or said.count(LINE) != 1:
+        return f"not one line but {said[-2000:]}"
+    return f"{seconds:.1f} s until it ended" if seconds > LONGEST else ""
+
+
+def fresh(root: Path) -> Path:
+    drawn.draw(root, train=60, test=20, size=32)
+    return root
+
+
+def undisturbed(root: Path, recipes: str) -> tuple[dict[str, bytes], dict[str, float]]:
+    """What the job leaves when nobody stops it, and the length of each phase in seconds."""
+    job = Job(fresh(root), recipes)
+    code, said = job.end()
+    if code or litter(root) or list(job.begun) != list(BEGINS):
+        raise SystemExit(f"the undisturbed job failed (exit code {code}, phases {list(job.begun)}, left {litter(root)}):\n{said}")
+    times = [*job.begun.values(), time.monotonic() - job.started]
+    return results(root), {phase: end - begin for phase, begin, end in zip(BEGINS, times, times[1:])}
+
+
+def ended(root: Path, recipes: str, expected: dict[str, bytes], job: Job | None = None) -> str:
+    """Let the job run to its end; what differs then from the undisturbed one, empty when nothing does."""
+    code, said = (job or Job(root, recipes)).end()
+    if code:
+        return f"the job that went on failed with exit code {code}:\n{said}"
+    got = results(root)
+    different = sorted(name for name in expected.keys() | got if expected.get(name) != got.get(name))
+    found = {"other bytes": different, "left behind": litter(root)}
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in found.items() if names)
+
+
+def rounds(work: Path, kills: int, signals: list[str], recipes: str, seed: int, phases: tuple[str, ...] = tuple(BEGINS),
+           known: tuple[dict[str, bytes], dict[str, float]] | None = None) -> list[str]:
+    """Do it; the faults. known: what `undisturbed` gave, where it has been run already."""
+    draw, faults, done, number = random.Random(seed), [], 0, 0
+    expected, lengths = known or undisturbed(work / "undisturbed", recipes)
+    print("undisturbed: " + ", ".join(f"{phase} {length:.1f} s" for phase, length in lengths.items()), flush=True)
+    while done < kills:
+        number += 1
+        root, job = fresh(work / f"round_{number}"), None
+        for phase in phases:
+            if done == kills:
+                break
+            how, moment = signals[done % len(signals)], lengths[phase] * draw.random()
+            job = Job(root, recipes)
+            if not job.reach(phase, moment):
+                print(f"      {phase}: over before second {moment:.1f} of it", flush=True)
+                continue
+            got = job.stop(how)
+            wrong, done, job = fault(how, *got), done + 1, None
+            faults += [wrong] if wrong else []
+            print(f"{done:3}/{kills} {how:4} {moment:6.1f} s into {phase:7} ended in {got[1]:.1f} s  {wrong or 'ok'}", flush=True)
+        wrong = ended(root, recipes, expected, job)
+        faults += [wrong] if wrong else []
+        print(f"round {number}: {wrong or 'the same bytes as undisturbed, nothing left behind'}", flush=True)
+    return faults
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--signals", default="kill", help="kill, term, int or several, in turns")
+    parser.add_argument("--recipes", default="demo_cnn")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--phases", default=",".join(BEGINS), help="in turns (default: all)")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="keep all roots there (default: a temporary folder)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        faults = rounds(args.work or Path(temporary), args.kills, args.signals.split(","), args.recipes, args.seed,
+                        tuple(args.phases.split(",")))
+    print(f"{args.kills} kills, {len(faults)} faults")
+    raise SystemExit(bool(faults))
+
+
+if __name__ == "__main__":
+    main()

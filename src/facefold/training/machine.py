@@ -1,0 +1,32 @@
+"""What a run says of the machine that it was trained on."""
+
+import re
+import resource
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+_RECORDED = ("torch", "timm", "numpy", "albumentations", "opencv-python-headless", "scikit-learn")
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory in MiB: the GPU's that torch allocated, or this process's resident (mapped pages of the cache included)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2 ** 20
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage carries the parent's peak over to a child that was just started
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024 ** 2)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that shape a result; one that is installed under another name (opencv-python) is left out."""
+    found = {}
+    for name in _RECORDED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

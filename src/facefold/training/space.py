@@ -1,0 +1,59 @@
+"""How much room on the disk training will take, known before anything long begins."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+
+from facefold import files
+from facefold.data import cache
+from facefold.data.competition import Competition
+from facefold.models import frozen, zoo
+from facefold.models.recipe import Recipe
+
+_CSV_ROW = 40  # bytes of a row of oof.csv or test.csv, about
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes: views: what the frozen stages make of all images, there until the recipe's folds are done; run: what a finished fold
+    leaves; passing: a fold's checkpoint, and the next one written beside it."""
+
+    views: int
+    run: int
+    passing: int
+
+
+def of(recipe: Recipe, train_rows: int, test_rows: int, folds: int) -> Room:
+    """The room that a recipe takes, by its structure (built here without its weights)."""
+    net, _ = zoo.build(recipe, trained=False)
+    state = sum(value.nbytes for value in net.state_dict().values())
+    learned = sum(value.nbytes for value in net.parameters() if value.requires_grad)
+    predicted = train_rows // folds + test_rows
+    copies = 1 + (recipe.ema > 0) + (recipe.early_stopping > 0)
+    moments = 2 if recipe.optimizer == "adamw" else 1
+    views = 0
+    if net.frozen:
+        with torch.inference_mode():
+            an_image = 2 * net.trunk.eval()(torch.zeros(1, recipe.size, recipe.size, 3, dtype=torch.uint8)).numel()
+        for split, view in frozen.names(recipe):
+            side = recipe.size_in(int(view.removeprefix("epoch_"))) if view.startswith("epoch_") else recipe.size
+            views += (train_rows if split == "train" else test_rows) * an_image * side ** 2 // recipe.size ** 2
+    return Room(views, state + predicted * (2 * net.output.in_features + _CSV_ROW), 2 * (copies * state + moments * learned))
+
+
+def require(root: Path, competition: Competition, left: Mapping[Recipe, int], folds: int, places: int) -> str:
+    """What training so many folds of each recipe, `places` at a time, needs at most beside what is there, in a sentence.
+
+    `InputError` when the disk has less. A recipe's views may still be there while the next one's are made.
+    """
+    rooms = {recipe: of(recipe, len(competition.train), len(competition.test), folds) for recipe in left}
+    pixels = sum(cache.missing_bytes(competition, size) for size in {recipe.size for recipe in left})
+    views = [0, *(room.views for room in rooms.values()), 0]
+    kept = sum(path.stat().st_size for path in (root / "cache" / "frozen").rglob("*.npy"))
+    size = (pixels + max(0, max(one + next for one, next in pairwise(views)) - kept) + places * max(room.passing for room in rooms.values())
+            + sum(rooms[recipe].run * count for recipe, count in left.items()))
+    free = files.require_space(root, size, "the cache, the frozen stages and the runs")
+    return f"disk: {files.room_in_words(size)} needed at most, {files.room_in_words(free)} free"
