@@ -13,7 +13,6 @@ and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUM
 """
 
 import argparse
-from collections import Counter
 from pathlib import Path
 
 from facefold import budget, jobs, processes, runs, step, terminal
@@ -73,8 +72,7 @@ def train(args: argparse.Namespace) -> None:
     if args.tensorboard:
         draw_finished(place, identities, wanted, missing)
     if missing:
-        left = Counter(recipes.load(job.identity.recipe) for job in missing)
-        terminal.say(space.require(args.root, contest, left, split.k, len(places)))
+        terminal.say(space.require(place, contest, [recipes.load(job.identity.recipe) for job in missing], split.k, len(places)))
     for identity in dict.fromkeys(job.identity for job in missing):
         cache.build(contest, recipes.load(identity.recipe).size)
         runs.joined_oof(place, identity.name).unlink(missing_ok=True)  # it will be of other folds than these

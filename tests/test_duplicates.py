@@ -90,8 +90,8 @@ def test_a_second_call_opens_nothing_and_a_changed_image_is_seen(tmp_path, monke
     assert joined(find(found)) == [["train/2", "test/3"]]
     kept = sorted(path.name for path in (tmp_path / "cache").iterdir())
     mark = integrity.fingerprint(tmp_path)[:12]
-    assert kept == sorted(["images.csv", "images.json", f"duplicates_{duplicates.VERSION}_{mark}.csv",
-                           f"glance_{glance.VERSION}_{mark}.csv", f"glance_{glance.VERSION}_{mark}.npy"])
+    sealed = [f"duplicates_{duplicates.VERSION}_{mark}.csv", f"glance_{glance.VERSION}_{mark}.csv", f"glance_{glance.VERSION}_{mark}.npy"]
+    assert kept == sorted(["images.csv", "images.json", *sealed, *(f"{name}.sha256" for name in sealed)])
 
 
 def test_a_glance_is_taken_again_where_half_of_it_is_lost(tmp_path):

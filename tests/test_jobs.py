@@ -81,7 +81,7 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
 
 
 def test_the_disk_is_asked_for_all_that_training_needs_before_it_begins(root, monkeypatch):
-    contest, left = competition.load(root), {recipe.load("tiny"): 2}
+    contest, left = competition.load(root), [recipe.load("tiny")] * 2
     room = space.of(recipe.load("tiny"), 80, 20, 2)
     needed = room.views + 2 * room.run + 2 * room.passing  # the cache is there
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.06 * needed))

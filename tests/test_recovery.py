@@ -75,7 +75,8 @@ def test_parts_of_a_batch_add_up_to_its_gradient():
         net.eval()
         optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
-        loss = trainer.train_step(net, shown, labels, optimizer, scaler, trainer.precision.Precision(torch.float32, False), recipe, parts)
+        loss = trainer.train_step(net, shown, labels, optimizer, scaler, trainer.precision.Precision(torch.float32, False), recipe,
+                                  parts=parts)
         steps[parts] = (loss, [value.clone() for value in net.parameters()])
     torch.testing.assert_close(steps[1][0], steps[3][0])
     torch.testing.assert_close(steps[1][1], steps[3][1], rtol=1e-4, atol=1e-6)

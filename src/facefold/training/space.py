@@ -1,6 +1,6 @@
 """How much room on the disk training will take, known before anything long begins."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -44,16 +44,16 @@ def of(recipe: Recipe, train_rows: int, test_rows: int, folds: int) -> Room:
     return Room(views, state + predicted * (2 * net.output.in_features + _CSV_ROW), 2 * (copies * state + moments * learned))
 
 
-def require(root: Path, competition: Competition, left: Mapping[Recipe, int], folds: int, places: int) -> str:
-    """What training so many folds of each recipe, `places` at a time, needs at most beside what is there, in a sentence.
+def require(root: Path, competition: Competition, left: Sequence[Recipe], folds: int, places: int) -> str:
+    """What training needs at most beside what is there, in a sentence: left: the recipe of each fold to train, `places` at a time.
 
     `InputError` when the disk has less. A recipe's views may still be there while the next one's are made.
     """
-    rooms = {recipe: of(recipe, len(competition.train), len(competition.test), folds) for recipe in left}
-    pixels = sum(cache.missing_bytes(competition, size) for size in {recipe.size for recipe in left})
+    rooms = {recipe: of(recipe, len(competition.train), len(competition.test), folds) for recipe in dict.fromkeys(left)}
+    pixels = sum(cache.missing_bytes(competition, size) for size in {recipe.size for recipe in rooms})
     views = [0, *(room.views for room in rooms.values()), 0]
     kept = sum(path.stat().st_size for path in (root / "cache" / "frozen").rglob("*.npy"))
     size = (pixels + max(0, max(one + next for one, next in pairwise(views)) - kept) + places * max(room.passing for room in rooms.values())
-            + sum(rooms[recipe].run * count for recipe, count in left.items()))
+            + sum(rooms[recipe].run for recipe in left))
     free = files.require_space(root, size, "the cache, the frozen stages and the runs")
     return f"disk: {files.room_in_words(size)} needed at most, {files.room_in_words(free)} free"

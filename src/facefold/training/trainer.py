@@ -174,8 +174,8 @@ def _train(task: FoldTask, device: torch.device, slot: int, loader_workers: int,
             bar.update()
         train_loss = float(total) / steps
         trained = time.perf_counter() - started
-        monitor_loss, monitor_metric = _score(predictor, plain, task.train_images, watch, fmt, aim) if len(watch) else (None, None)
         with np.errstate(invalid="ignore"):  # said below
+            monitor_loss, monitor_metric = _score(predictor, plain, task.train_images, watch, fmt, aim) if len(watch) else (None, None)
             valid_loss, metric = _score(predictor, plain, task.train_images, task.valid, fmt, aim)
         if not np.isfinite([train_loss, valid_loss, monitor_loss or 0.0]).all():
             bar.close()
