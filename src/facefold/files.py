@@ -89,12 +89,6 @@ def whole(path: Path) -> bool:
     return False
 
 
-def discard(path: Path) -> None:
-    """Remove `path` and its seal, where they are."""
-    path.unlink(missing_ok=True)
-    _seal_of(path).unlink(missing_ok=True)
-
-
 def _seal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
