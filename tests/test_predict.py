@@ -72,9 +72,9 @@ def remembered(monkeypatch) -> list[str]:
     """In place of the networks, what these made of the test images in training; returns the recipes asked for."""
     asked = []
 
-    def recall(blend: anew.Blend, member: runs.Member, *_) -> list[tuple[np.ndarray, np.ndarray]]:
+    def recall(place: Path, member: runs.Member, *_) -> list[tuple[np.ndarray, np.ndarray]]:
         asked.append(member.recipe)
-        return [(member.test[k].to_numpy(), runs.features(blend.place, member.recipe, k, "test")) for k in member.test]
+        return [(member.test[k].to_numpy(), runs.features(place, member.recipe, k, "test")) for k in member.test]
 
     monkeypatch.setattr(anew, "by_fold", recall)
     return asked
