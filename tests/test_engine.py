@@ -131,7 +131,7 @@ def test_workers_die_with_a_killed_parent(tmp_path):
         "if __name__ == '__main__':\n    import torch\n    from facefold.training import engine\n"
         f"    engine.run([{str(tmp_path / 'pid')!r}], [torch.device('cpu')], work)\n")
     parent = subprocess.Popen([sys.executable, str(script)])
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
         assert time.monotonic() < deadline and parent.poll() is None
         time.sleep(0.1)

@@ -28,7 +28,7 @@ def command(step: str, root: Path, *options: str) -> list[str]:
 
 
 def run(step: str, root: Path, *options: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(step, root, *options), capture_output=True, text=True, timeout=300)
+    return subprocess.run(command(step, root, *options), capture_output=True, text=True, timeout=900)
 
 
 def tiny(root: Path) -> Path:
@@ -78,11 +78,11 @@ def stop_in_training(process: subprocess.Popen, root: Path, how: signal.Signals)
     """Signal the process group once a first epoch is on disk; returns what was said on stderr."""
     wait_for_an_epoch(process, root)
     os.killpg(process.pid, how)
-    return process.communicate(timeout=60)[1]
+    return process.communicate(timeout=300)[1]
 
 
 def wait_for_an_epoch(process: subprocess.Popen, root: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list(root.glob("runs/demo_cnn/fold_*/checkpoint.safetensors")):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -203,7 +203,7 @@ def test_bad_usage_is_one_sentence_and_exit_code_2(undisturbed, step, options, m
 def test_gpu_recipes_without_a_hub_are_a_clear_error(undisturbed, tmp_path):
     root = tiny(tmp_path)
     assert run("audit", root).returncode == run("split", root, "--folds", "2").returncode == 0
-    done = subprocess.run(command("train", root, "--recipe", "resnet50", "--fold", "0"), capture_output=True, text=True, timeout=300,
+    done = subprocess.run(command("train", root, "--recipe", "resnet50", "--fold", "0"), capture_output=True, text=True, timeout=900,
                           env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")})
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "recipe resnet50: the pretrained weights of resnet50.a1_in1k could not be had from timm's hub" in done.stderr
@@ -216,7 +216,7 @@ def test_a_job_that_is_killed_alone_takes_its_step_along(tmp_path):
     wait_for_an_epoch(process, root)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while subprocess.run(["pgrep", "-g", str(process.pid)], stdout=subprocess.DEVNULL).returncode == 0:
         assert time.monotonic() < deadline, "a step outlived its job"
         time.sleep(0.1)
@@ -231,7 +231,7 @@ def offline(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
         (folder / "sitecustomize.py").write_text("import socket\n\ndef refuse(*_):\n    raise OSError('no network')\n\n"
                                                  "socket.socket.connect = socket.getaddrinfo = refuse\n")
         env["PYTHONPATH"] = str(folder)
-    return subprocess.run([*cut, *arguments], capture_output=True, text=True, timeout=300, cwd=folder, env=env)
+    return subprocess.run([*cut, *arguments], capture_output=True, text=True, timeout=900, cwd=folder, env=env)
 
 
 def test_the_packed_job_gives_the_same_submission_elsewhere_without_a_network(undisturbed, tmp_path):
