@@ -14,12 +14,14 @@ Weights come from timm's hub, from files in --weights-dir (<timm name>.safetenso
 backbones are skipped; kill it at any time, the same command goes on.
 """
 
+import argparse
 from pathlib import Path
 
 from facefold import comparison, files, step
 from facefold.data import cache, competition, folds, integrity
 from facefold.errors import InputError
 from facefold.models import pretrained
+from facefold.models.recipe import Recipe
 from facefold.review import plots
 from facefold.training import engine
 
@@ -45,6 +47,15 @@ def main() -> None:
     chosen = [comparison.recipe_of(name, source, args.size, args.epochs, args.pooled) for name, source in zip(named, weights)]
     for recipe in chosen:
         pretrained.require(recipe, args.weights_dir)
+    with step.at_work(args.root):
+        compare(args, chosen)
+    if "none" in weights:
+        print("random weights were asked for: such a backbone's figures say that it runs, nothing else")
+    print(f"{args.root / 'compare'}: comparison.csv, comparison.png")
+
+
+def compare(args: argparse.Namespace, chosen: list[Recipe]) -> None:
+    """Train the heads that are missing, write and print the table."""
     contest, split = competition.load(args.root), folds.load(args.root)
     if not 0 <= args.fold < split.k:
         raise InputError(f"--fold {args.fold}: the folds are 0 to {split.k - 1}")
@@ -58,9 +69,6 @@ def main() -> None:
     files.write_bytes(args.root / "compare" / "comparison.png", plots.comparison({job.recipe.name: job.history() for job in jobs}))
     print(f"{split.k} folds, fold {args.fold} held out, {args.epochs} epochs, {args.size} pixels")
     print(compared.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
-    if "none" in weights:
-        print("random weights were asked for: such a backbone's figures say that it runs, nothing else")
-    print(f"{args.root / 'compare'}: comparison.csv, comparison.png")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ def main() -> None:
     parser.add_argument("--test-size", type=int, default=5708, metavar="N", help="faces to hold out for the test (default: 5708)")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other ids and another test set (default: 0)")
     args = parser.parse_args()
-    made = utkface.install(args.source, args.root, args.test_size, args.seed)
+    with step.at_work(args.root, alone=True):
+        made = utkface.install(args.source, args.root, args.test_size, args.seed)
     if made.twice:
         print(f"{made.twice:,} files bear a name that stands in another folder too; each name was taken once")
     if made.malformed:

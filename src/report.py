@@ -33,7 +33,8 @@ def main() -> None:
         raise InputError(f"{target.folder}submissions/ was blended from other runs than those now under {target.folder}runs/. "
                          f"Run `python src/blend.py{target.option}` again.")
     histories = {member.recipe: [runs.history(place, member.recipe, k) for k in range(dealt.k)] for member in loaded}
-    steps, leaks = step.timings(place), "" if target.regression else outcome.announcement(made.facts)
+    steps = {name: got for name, got in step.timings(root).items() if name == "audit"} | step.timings(place)
+    leaks = "" if target.regression else outcome.announcement(made.facts)
     if target.regression:
         top, parts = [], regression_sections.parts(made, dealt, loaded, histories, steps, target)
     else:

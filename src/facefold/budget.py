@@ -126,14 +126,15 @@ class Keeper:
 
     def __call__(self, job: Job, running: Collection[Job]) -> bool:
         now, name = self._clock(), job.identity.name
+        if self._begun.pop(job, None) is not None:  # its process died: what it took tells nothing, and it is to be done again
+            self._waiting.append(job)
         for done in [begun for begun in self._begun if begun not in running]:
             self._took += now - self._begun.pop(done)
             self._awaited += self._seconds[done]
         if name not in self.left_out and (name != self._first or self._some_whole()):
             if (end := self._end(name, now)) > self.until:
                 self.left_out[name] = end
-        if job in self._waiting:  # not when it is begun once more, after its process died
-            self._waiting.remove(job)
+        self._waiting.remove(job)
         if name in self.left_out:
             return False
         self._begun[job] = now

@@ -197,8 +197,9 @@ def shared_corrections(members: list[Member]) -> Corrections:
 
 def replace_test(directory: Path, ids: list[str], prob: np.ndarray, features: np.ndarray, images_hash: str) -> None:
     """Put other test predictions, of those images, into a sealed fold and seal it again; as `write_predictions` otherwise."""
-    write_predictions(directory, "test", ids, prob, features)
     run = files.read_json(directory / "run.json")
+    _require_unedited(directory, run)
+    write_predictions(directory, "test", ids, prob, features)
     checksums = {name: files.sha256_file(directory / name) for name in ("test.csv", "features_test.npy")}
     run = {**run, "images_hash": images_hash, "files": {**run["files"], **checksums}}
     files.write_json(directory / "run.json", {**run, "sha256": _digest(run)})
@@ -276,10 +277,14 @@ def _digest(run: dict) -> str:
     return files.sha256_text(json.dumps({name: value for name, value in run.items() if name != "sha256"}, sort_keys=True))
 
 
-def _require_whole(directory: Path) -> None:
-    run = files.read_json(directory / "run.json")
+def _require_unedited(directory: Path, run: dict) -> None:
     if run.get("sha256", _digest(run)) != _digest(run):  # one from before it had a checksum of its own is taken as it is
         raise InputError(f"{directory / 'run.json'} was edited (its checksum differs). Delete {directory} and train that fold again.")
+
+
+def _require_whole(directory: Path) -> None:
+    run = files.read_json(directory / "run.json")
+    _require_unedited(directory, run)
     expected = run.get("files", {})
     for name in RESULT_FILES:
         if not (directory / name).exists() or files.sha256_file(directory / name) != expected.get(name):

@@ -139,7 +139,7 @@ def _timing(root: Path, name: str) -> Path:
 
 
 def _note(name: str, seconds: float) -> None:
-    if name in _TIMED and _Parser.root and (_Parser.root / "cache").is_dir():
+    if name in _TIMED and _Parser.root and _Parser.root.is_dir():
         used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
         facts = {"seconds": round(seconds, 1), "cpu_seconds": round(sum(part.ru_utime + part.ru_stime for part in used), 1),

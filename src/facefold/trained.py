@@ -55,13 +55,16 @@ def predict(root: Path, name: str, folds: list[dict], images: ImageCache, device
         for fold, run in enumerate(folds):
             net.load_state_dict({key: torch.from_numpy(value) for key, value in runs.weights(root, name, fold).items()})
             if net.frozen and shown is None:  # frozen, so the same in every fold
-                shown = frozen.Activations(kept / "views", "images", images, net.trunk, device, _never)
+                shown = frozen.Activations(kept / "views", "images", images, net.trunk, device, _never,
+                                           half=half if recipe.frozen_precision == "half" else None)
             views = [loader.view(pixels, shown, view) for view in ("plain", "mirror")[:2 if recipe.tta == "flip" else 1]]
             named, example = run["inference"]["form"], views[0](rows[:trainer.CHECKED])
             if named.startswith("float32") or (half and named.startswith(half.name)):
                 form = inference.again(net, named, example)
             else:
-                form = inference.fastest(net, fmt, half, example, lambda line: None)
+                unit = run.get("standardised")
+                read = (lambda out, unit=unit: (out - unit["mean"]) / unit["std"]) if unit else torch.Tensor.sigmoid
+                form = inference.fastest(net, fmt, half, example, lambda line: None, read)
             logits, features = trainer.predict(form, views, rows)
             number = Target(run.get("target", LABEL.name)).regression
             yield Told(logits if number else torch.from_numpy(logits).sigmoid().numpy(), features, form.name)

@@ -25,11 +25,12 @@ from tqdm import tqdm
 from facefold import files
 from facefold.data import competition
 from facefold.errors import InputError
+from facefold.terminal import no_bar
 
 MAX_TOTAL = 20 << 30
 MAX_IMAGE = 256 << 20
 MAX_RATIO = 200  # deflate reaches 1000; csv files stay near 10, JPEG near 1
-_MADE = ("submissions", "runs", "folds", "cache")  # from a competition, by the later steps
+_MADE = ("submissions", "runs", "folds", "cache", "targets", "compare", "tensorboard")  # from a competition, by the later steps
 _SAMPLE = re.compile(r"sample_?(submit|submission)\.csv", re.IGNORECASE)
 _OTHER_IMAGES = {".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".heic", ".avif"}
 _BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, ValueError)
@@ -73,7 +74,7 @@ def install(source: Path, root: Path) -> bool:
                 raise _Same
             with _images(members, part) as images:
                 files.require_space(root, sum(member.size for member in images.values()), "the images")
-                quiet = len(images) < 1000 or None  # None: quiet unless a person watches
+                quiet = len(images) < 1000 or no_bar()
                 for name, member in tqdm(images.items(), desc="unpacking", unit="img", disable=quiet):
                     _copy(member, part / name)
             if toy:

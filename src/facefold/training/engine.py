@@ -54,7 +54,8 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
         while running or (waiting and not stopping):
             while free and not stopping and (job := _next(waiting, running, after)) is not None:
                 waiting.remove(job)
-                if may_begin and not may_begin(job, [other for _, _, other in running.values()]):
+                under_way = [*(other for _, _, other in running.values()), *(other for other in died if other in waiting)]
+                if may_begin and not may_begin(job, under_way):
                     continue
                 slot = free.pop(0)
                 ours, theirs = context.Pipe(duplex=False)

@@ -16,7 +16,7 @@ from facefold.data.cache import ImageCache
 from facefold.models import inference, precision
 from facefold.models.recipe import Recipe
 from facefold.processes import pool, set_environment
-from facefold.training import loader, trainer
+from facefold.training import loader, micro, trainer
 
 TIMED_STEPS = 3
 
@@ -105,8 +105,11 @@ def time_steps(recipe: Recipe, device: torch.device, least: float = 0.0) -> Rate
         last.sum().item()  # waits for the device
         return (time.perf_counter() - started) / (times * recipe.batch)
 
+    parts = micro.Parts()
+
     def step() -> Tensor:
-        loss = trainer.train_step(net.train(), shown, labels, optimizer, scaler, fmt, recipe)
+        loss = parts.step(lambda count: trainer.train_step(net.train(), shown, labels, optimizer, scaler, fmt, recipe, None, count),
+                          recipe.batch, lambda line: None)
         if ema:
             ema.update(net)
         return loss
