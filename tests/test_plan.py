@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -221,6 +222,26 @@ def test_the_first_goes_on_to_its_end_as_long_as_nothing_is_whole(tmp_path):
 
 def test_where_another_is_whole_the_first_is_left_out_like_any(tmp_path):
     assert not Case(tmp_path, until=1010, whole=True).begin(0)
+
+
+def test_a_fold_begun_once_more_counts_neither_as_done_nor_as_free(tmp_path):
+    case = Case(tmp_path, until=1300)
+    assert case.begin(0)
+    case.clock.now += 1  # its process dies: at this pace all would end in no time
+    assert case.begin(0)
+    case.end(100)
+    assert case.begin(1)  # ends at 1201
+    case.end(100)
+    assert case.keeper.until == 1300 and not case.begin(2)  # at the true pace both folds of cnn5 would end at 1401
+
+
+def test_a_recipe_with_other_epochs_is_planned_by_the_rates_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(plan.competition, "load", lambda root: SimpleNamespace(train=range(100), test=range(10)))
+    monkeypatch.setattr(plan.cache, "expected_seconds", lambda contest, size: 0.0)
+    monkeypatch.setattr(plan.estimate, "rates_of", lambda chosen, places, least: [estimate.Rates(0.1, 0.1, 0.0, 0.0)] * len(chosen))
+    short = recipes.load("cnn5@3")
+    scene = plan.survey(tmp_path, tmp_path, [short], 2, "cpu", "")
+    assert scene.work(short).left == 2 and plan.whole(scene, [short]).works[0].cost.fold > 0
 
 
 def test_a_budget_of_other_runs_is_refused(tmp_path):
