@@ -53,6 +53,7 @@ class Job:
         self.process = subprocess.Popen(
             [sys.executable, "-u", str(SRC / "run_all.py"), "--root", str(self.root), "--recipes", self.recipes, "--folds", "2"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in a shell's background it is ignored
             env={**os.environ, "PYTHONUNBUFFERED": "1"})
         self._errors: list[str] = []
         self._readers = [threading.Thread(target=self._watch, daemon=True),

@@ -89,7 +89,9 @@ def wait_for_an_epoch(process: subprocess.Popen, root: Path) -> None:
 
 
 def start(arguments: list[str]) -> subprocess.Popen:
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    """In a session of its own, where Ctrl-C counts: tests in a shell's background are started with it ignored."""
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def test_killed_in_training_and_run_again_it_ends_with_the_same_bytes(undisturbed, tmp_path):
