@@ -12,7 +12,7 @@ byte. To try it here: python DIR/kernel/kernel.py INPUT OUTPUT, with DIR/dataset
 
 from pathlib import Path
 
-from facefold import kaggle, runs, step, upload
+from facefold import kaggle, step, upload
 from facefold.combine import members, outcome
 from facefold.data import competition, folds
 from facefold.errors import InputError
@@ -36,9 +36,7 @@ def main() -> None:
                          "what follows /competitions/ in the address of its page")
     contest, dealt, made = competition.load(root), folds.load(root), outcome.load(root)
     test_ids = contest.test["id"].tolist()
-    loaded = [runs.load(root, None, member["recipe"], dealt, test_ids) for member in made.facts["members"]]
-    if [members.describe(member) for member in loaded] != made.facts["members"] or dealt.hash != made.facts["folds"]["hash"]:
-        raise InputError("submissions/ was blended from other runs than those now under runs/. Run `python src/blend.py` again.")
+    loaded = members.of_blend(root, made.facts, dealt, test_ids)
     upload.clear(out)
     gpu = any(run["device"].startswith("cuda") for member in loaded for run in member.runs)
     upload.describe(out, args.user, slug, gpu)

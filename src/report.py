@@ -16,7 +16,6 @@ import pandas as pd
 from facefold import files, runs, step
 from facefold.combine import members, outcome, regression
 from facefold.data import competition, drawn, folds
-from facefold.errors import InputError
 from facefold.review import galleries, html, origin, regression_sections, sections
 
 
@@ -28,10 +27,7 @@ def main() -> None:
     place = target.place(root)
     contest, dealt, made = competition.load(root), folds.load(root, target), combine.load(root, target)
     test_ids = contest.test["id"].tolist()
-    loaded = [runs.load(place, None, member["recipe"], dealt, test_ids) for member in made.facts["members"]]
-    if [members.describe(member) for member in loaded] != made.facts["members"] or dealt.hash != made.facts["folds"]["hash"]:
-        raise InputError(f"{target.folder}submissions/ was blended from other runs than those now under {target.folder}runs/. "
-                         f"Run `python src/blend.py{target.option}` again.")
+    loaded = members.of_blend(root, made.facts, dealt, test_ids)
     histories = {member.recipe: [runs.history(place, member.recipe, k) for k in range(dealt.k)] for member in loaded}
     steps = {name: got for name, got in step.timings(root).items() if name == "audit"} | step.timings(place)
     leaks = "" if target.regression else outcome.announcement(made.facts)

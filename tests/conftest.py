@@ -9,6 +9,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
 
 from facefold import files  # noqa: E402
 from facefold.data import drawn, folds, integrity  # noqa: E402
@@ -25,3 +26,12 @@ def deal():
         return contest
 
     return dealt
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """torch in one thread, as the trainer's is, while the module's tests run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -9,13 +9,7 @@ from facefold.errors import InputError
 from facefold.models import recipe as recipes
 from facefold.training import checkpoint, micro, trainer
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_loss_that_is_not_finite_again_stops_with_advice(tmp_path, capsys):

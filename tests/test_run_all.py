@@ -159,9 +159,9 @@ def test_steps_of_a_job_are_held_by_the_job(tmp_path, monkeypatch):
 
 def test_one_process_at_a_time_gives_the_same_bytes(undisturbed, tmp_path):
     root = tiny(tmp_path)
-    for step, options in [("audit", ()), ("split", ("--folds", "2")), ("train", ("--recipe", "demo_cnn", "--fold", "1", "--workers", "1")),
+    for name, options in [("audit", ()), ("split", ("--folds", "2")), ("train", ("--recipe", "demo_cnn", "--fold", "1", "--workers", "1")),
                           ("train", ("--recipe", "demo_cnn", "--workers", "1")), ("blend", ("--weights", "auto"))]:
-        done = run(step, root, *options)
+        done = run(name, root, *options)
         assert done.returncode == 0, done.stderr
     assert submission(root) == submission(undisturbed[0])
 

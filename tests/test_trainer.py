@@ -19,14 +19,7 @@ from facefold.training.objective import Labels
 CPU = torch.device("cpu")
 TINY = {"size": 32, "width": 4, "batch": 16, "epochs": 4, "lr": 0.02, "dropout": 0.1, "ema": 0.5}
 PLATEAU = {**TINY, "schedule": "plateau", "plateau_patience": 0, "monitor": 0.2, "early_stopping": 1, "epochs": 8, "warmup": 1.0}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def images(prefix: str, count: int) -> tuple[ImageCache, np.ndarray]:

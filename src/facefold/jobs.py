@@ -83,7 +83,6 @@ class FoldJob:
             task.checkpoint.unlink()
         tidy(self.root, self.identity)
 
-
     def _events(self) -> Path | None:
         return curves.folder(Target(self.identity.target).place(self.root), self.identity.name, self.fold) if self.tensorboard else None
 

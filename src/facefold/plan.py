@@ -75,7 +75,8 @@ def survey(root: Path, place: Path, chosen: Sequence[Recipe], folds: int, device
         return sum(not runs.sealed(place, name + suffix, fold) for fold in range(folds))
 
     timed = [recipe for recipe in chosen if left(recipe.name)]
-    rates = dict(zip([recipe.name.partition("@")[0] for recipe in timed], estimate.rates_of(timed, places, least) if timed else [], strict=True))
+    told = estimate.rates_of(timed, places, least) if timed else []
+    rates = {recipe.name.partition("@")[0]: one for recipe, one in zip(timed, told, strict=True)}
     decode = {size: cache.expected_seconds(contest, size) for size in {recipe.size for recipe in timed}}
     return Scene(len(contest.train), len(contest.test), folds, len(places), left, rates, decode)
 

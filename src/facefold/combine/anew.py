@@ -45,10 +45,7 @@ def load(root: Path, target: Target = LABEL) -> Blend:
     combine, place = regression if target.regression else outcome, target.place(root)
     contest, dealt, facts = competition.load(root), folds.load(root, target), combine.load(root, target).facts
     test_ids = contest.test["id"].tolist()
-    loaded = [runs.load(place, None, member["recipe"], dealt, test_ids) for member in facts["members"]]
-    if [members.describe(member) for member in loaded] != facts["members"] or dealt.hash != facts["folds"]["hash"]:
-        raise InputError(f"{target.folder}submissions/ was blended from other runs than those now under {target.folder}runs/. "
-                         f"Run `python src/blend.py{target.option}` again.")
+    loaded = members.of_blend(root, facts, dealt, test_ids)
     matrix = members.matrix(loaded, dealt, test_ids)
     rule = facts["options"]["weights"]
     rule = rule if rule in ("auto", "equal", "accuracy") else weights.parse(rule, matrix.names)[0]

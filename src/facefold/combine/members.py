@@ -120,6 +120,16 @@ def describe(member: Member) -> dict:
             "files": [{name: run["files"][name] for name in READ} for run in member.runs]}
 
 
+def of_blend(root: Path, facts: dict, folds: Folds, test_ids: list[str]) -> list[Member]:
+    """The members that the blend with these facts (blend.json) was made of; `InputError` where runs/ or the folds are others now."""
+    target = folds.target
+    loaded = [runs.load(target.place(root), None, member["recipe"], folds, test_ids) for member in facts["members"]]
+    if [describe(member) for member in loaded] != facts["members"] or folds.hash != facts["folds"]["hash"]:
+        raise InputError(f"{target.folder}submissions/ was blended from other runs than those now under {target.folder}runs/. "
+                         f"Run `python src/blend.py{target.option}` again.")
+    return loaded
+
+
 def _aligned(series: pd.Series, ids: list[str], what: str, whose: str, target: Target) -> np.ndarray:
     difference = set(series.index) ^ set(ids)
     if difference or series.index.has_duplicates:
