@@ -26,8 +26,10 @@ def flip(path):
     path.write_bytes(content)
 
 
-def test_each_image_in_the_order_of_the_csv(contest, monkeypatch):
+@pytest.mark.parametrize("shard", [1 << 30, 7 * 24 * 24 * 3], ids=["one shard", "three shards"])
+def test_each_image_in_the_order_of_the_csv(contest, monkeypatch, shard):
     monkeypatch.setattr(cache, "_CHUNK", 3)
+    monkeypatch.setattr(cache, "SHARD", shard)
     assert cache.missing_bytes(contest, 24) == 30 * 24 * 24 * 3
     cache.build(contest, 24)
     assert cache.missing_bytes(contest, 24) == 0
@@ -48,6 +50,23 @@ def test_a_damaged_array_is_named_and_made_again(contest, damage, capsys):
     cache.build(contest, 16)
     assert capsys.readouterr().out == f"{path} is not what was written (its checksum differs): it is made again\n"
     assert path.read_bytes() == whole and len(places(contest, "train_16px_*")) == 2
+
+
+def test_only_the_damaged_shard_is_made_again(contest, monkeypatch, capsys):
+    monkeypatch.setattr(cache, "SHARD", 8 * 16 * 16 * 3)
+    cache.build(contest, 16)
+    shards = places(contest, "train_16px_*.npy")
+    assert [len(np.load(path)) for path in shards] == [8, 8, 4]
+    assert set(cache.paths(contest, "train", 16)) == set(places(contest, "train_16px_*"))
+    before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in shards]
+    flip(shards[1])
+    assert cache.expected_seconds(contest, 16) == 0
+    cache.build(contest, 16)
+    assert capsys.readouterr().out == f"{shards[1]} is not what was written (its checksum differs): it is made again\n"
+    after = [(path.read_bytes(), path.stat().st_mtime_ns) for path in shards]
+    assert after[0] == before[0] and after[2] == before[2] and after[1][0] == before[1][0] and after[1][1] > before[1][1]
+    shards[2].unlink()
+    assert cache.missing_bytes(contest, 16) == 4 * 16 * 16 * 3
 
 
 @pytest.mark.parametrize("pattern", ["glance_*.npy", "glance_*.csv", "duplicates_*.csv"])

@@ -13,6 +13,7 @@ from facefold.data.augment import Augment
 from facefold.data.cache import ImageCache
 from facefold.errors import InputError
 from facefold.models import recipe as recipes
+from facefold.stored import Stored
 from facefold.training import checkpoint, estimate, loader, trainer
 from facefold.training.objective import Labels
 
@@ -70,7 +71,7 @@ def fit_with_kills(fold: trainer.FoldTask, monkeypatch) -> trainer.FoldResult:
 
 def same(one: trainer.FoldResult, other: trainer.FoldResult) -> bool:
     return (one.oof_prob.tobytes() == other.oof_prob.tobytes() and one.test_prob.tobytes() == other.test_prob.tobytes()
-            and one.oof_features.tobytes() == other.oof_features.tobytes()
+            and one.oof_features[:].tobytes() == other.oof_features[:].tobytes()
             and all(np.array_equal(value, other.state[name]) for name, value in one.state.items()))
 
 
@@ -214,13 +215,13 @@ def test_flip_tta_is_the_mean_of_both_views(tmp_path):
     form = trainer.inference.Form(net.eval(), trainer.precision.Precision(torch.float32, False), "", 0.0)
     cache, rows = fold.test_images, np.arange(10)
     mirrored = ImageCache(cache.ids, np.ascontiguousarray(cache.pixels[:, :, ::-1]))
-    plain, mirror = (trainer.predict(form, [loader.view(loader.Pixels(some, CPU), None, "plain")], rows)[0] for some in (cache, mirrored))
+    plain, mirror = (trainer.predict(form, [loader.view(loader.Pixels(some, CPU), None, "plain")], rows, tmp_path)[0] for some in (cache, mirrored))
     views = [loader.view(loader.Pixels(cache, CPU), None, name) for name in ("plain", "mirror")]
-    both, features = trainer.predict(form, views, rows)
+    both, features = trainer.predict(form, views, rows, tmp_path)
     np.testing.assert_allclose(both, (plain + mirror) / 2, atol=1e-6)
-    reverse, reverse_features = trainer.predict(form, views, rows[::-1].copy())
+    reverse, reverse_features = trainer.predict(form, views, rows[::-1].copy(), tmp_path)
     np.testing.assert_allclose(reverse[::-1], both, atol=1e-6)
-    np.testing.assert_allclose(reverse_features[::-1], features, atol=1e-3)
+    np.testing.assert_allclose(reverse_features[:][::-1], features, atol=1e-3)
 
 
 def test_loss_and_accuracy_by_hand():
@@ -242,6 +243,34 @@ def test_epochs_are_permutations_in_batches_that_differ_and_repeat_by_seed():
     assert sorted(first) == sorted(second) == list(range(20)) and first != second
     assert rows(loader.EpochSampler(20, 5, 7)) == first != rows(loader.EpochSampler(20, 5, 6))
     assert len(loader.EpochSampler(23, 5, 7)) == 4 and len(set(rows(loader.EpochSampler(23, 5, 7)))) == 20
+
+
+def test_an_epoch_of_blocks_reads_each_row_once_and_a_window_at_a_time(monkeypatch):
+    monkeypatch.setattr(loader, "BLOCKS_A_WINDOW", 4)
+    told = []
+    sampler = loader.EpochSampler(1000, 10, 7, 80, lambda epoch, rows: told.append((epoch, rows)))
+    order = []
+    for epoch, rows in sampler:
+        order += rows.tolist()
+        assert epoch == 0 and len(np.concatenate([window for _, window in told])) >= min(1000, len(order) + 80)  # a window ahead
+    assert sorted(order) == list(range(1000))
+    assert [window.tolist() for _, window in told] == [order[start:start + 80] for start in range(0, 1000, 80)]
+    for start in range(0, 960, 80):
+        window = sorted(order[start:start + 80])
+        assert {row // 20 for row in window} == {row // 20 for row in window[::20]} and len({row // 20 for row in window}) == 4
+        assert order[start:start + 80] != window
+    sampler.epoch = 1
+    assert [row for _, rows in sampler for row in rows.tolist()] != order
+
+
+def test_only_images_that_memory_may_not_keep_are_shuffled_in_blocks(tmp_path, monkeypatch):
+    fold = task(tmp_path, {**TINY, "epochs": 1})
+    assert loader.shuffled(fold.recipe, fold.train_images) == "rows" and loader.window(fold.recipe, fold.train_images) == 0
+    monkeypatch.setattr(loader, "BLOCKS_FROM", fold.train_images.pixels.nbytes - 1)
+    assert loader.shuffled(fold.recipe, fold.train_images) == "blocks"
+    assert loader.window(fold.recipe, fold.train_images) == (256 << 20) // fold.train_images.pixels[0].nbytes
+    assert loader.shuffled(dataclasses.replace(fold.recipe, shuffle="rows"), fold.train_images) == "rows"
+    assert trainer.fit(fold, CPU).facts["shuffle"] == "blocks"
 
 
 def test_rows_find_their_pixels_and_labels_by_id():
@@ -339,20 +368,19 @@ def test_another_number_format_does_not_go_on_with_a_checkpoint(tmp_path, monkey
         trainer.fit(task(tmp_path, {**TINY, "precision": "bfloat16"}), CPU)
 
 
-def test_logits_keep_their_digits_in_bfloat16():
+def test_logits_keep_their_digits_in_bfloat16(tmp_path):
     torch.manual_seed(0)
     net, _ = trainer.zoo.build(recipes.parse("r", TINY, "r.toml"))
     fmt = trainer.precision.Precision(torch.bfloat16, True)
     cache, _ = images("a", 96)
     form = trainer.inference.Form(net.lay_out(True).eval(), fmt, "", 0.0)
-    logits, _ = trainer.predict(form, [loader.view(loader.Pixels(cache, CPU), None, "plain")], np.arange(96))
+    logits, _ = trainer.predict(form, [loader.view(loader.Pixels(cache, CPU), None, "plain")], np.arange(96), tmp_path)
     assert len(np.unique(logits)) > 90  # 8 bits would leave a handful
 
 
-def test_a_mapped_cache_travels_by_name(tmp_path):
+def test_a_cache_on_disk_travels_by_name(tmp_path):
     cache, _ = images("a", 8)
     np.save(tmp_path / "a.npy", cache.pixels)
-    mapped = ImageCache(cache.ids, np.load(tmp_path / "a.npy", mmap_mode="r"))
-    travelled = ForkingPickler.dumps(mapped)
+    travelled = ForkingPickler.dumps(ImageCache(cache.ids, Stored([tmp_path / "a.npy"])))
     assert len(travelled) < 1000 and np.array_equal(ForkingPickler.loads(travelled).pixels, cache.pixels)
     assert np.array_equal(ForkingPickler.loads(ForkingPickler.dumps(cache)).pixels, cache.pixels)

@@ -15,7 +15,9 @@ import numpy as np
 import pandas as pd
 
 from facefold.errors import InputError
+from facefold.stored import Stored
 
+_PIECE = 64 << 20  # bytes of an array written at a time: bounds the memory
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
 
@@ -75,21 +77,22 @@ def _holders(handle: int) -> str:
 def seal(path: Path, written: Path | None = None) -> None:
     """Write <path>.sha256, the checksum of `path`, or of the file `written` that is to become it: then it is there first, and
     a `path` without one was never sealed."""
-    write_text(_seal_of(path), sha256_file(written or path) + "\n")
+    write_text(seal_of(path), sha256_file(written or path) + "\n")
 
 
 def whole(path: Path) -> bool:
     """Whether `path` is there as it was sealed. One that is damaged, or was never sealed, is named on standard output."""
     if not path.exists():
         return False
-    recorded = _seal_of(path)
+    recorded = seal_of(path)
     if recorded.is_file() and recorded.read_bytes() == sha256_file(path).encode() + b"\n":
         return True
     print(f"{path} is not what was written (its checksum differs): it is made again", flush=True)
     return False
 
 
-def _seal_of(path: Path) -> Path:
+def seal_of(path: Path) -> Path:
+    """Where the checksum of `path` stands."""
     return path.with_name(f"{path.name}.sha256")
 
 
@@ -154,11 +157,12 @@ def read_csv(path: Path, columns: dict[str, type]) -> pd.DataFrame:
         raise InputError(f"{path} is damaged ({error}); delete it and run the step that writes it again")
 
 
-def write_npy(path: Path, array: np.ndarray) -> None:
-    with replacing(path) as temporary:
-        with open(temporary, "wb") as handle:
-            npy_header(handle, array.dtype, array.shape)
-            handle.write(np.ascontiguousarray(array).tobytes())  # numpy's own writing does not tell that the disk was full
+def write_npy(path: Path, array: np.ndarray | Stored) -> None:
+    with replacing(path) as temporary, open(temporary, "wb") as handle:
+        npy_header(handle, array.dtype, array.shape)
+        rows = max(1, _PIECE * len(array) // max(1, array.nbytes))
+        for start in range(0, len(array), rows):
+            handle.write(np.ascontiguousarray(array[start:start + rows]).tobytes())  # numpy's own writing does not tell that the disk was full
 
 
 def npy_header(handle: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:
@@ -167,9 +171,9 @@ def npy_header(handle: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> Non
     np.lib.format.write_array_header_1_0(handle, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
 
 
-def read_npy(path: Path, mmap: bool = False) -> np.ndarray:
+def read_npy(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+        return np.load(path, allow_pickle=False)
     except FileNotFoundError:
         raise InputError(f"{path} is missing")
     except (ValueError, EOFError) as error:

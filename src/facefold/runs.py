@@ -28,6 +28,7 @@ from facefold.data.folds import Folds
 from facefold.data.target import LABEL, Target
 from facefold.errors import InputError
 from facefold.models import recipe as recipes
+from facefold.stored import Stored
 
 WEIGHTS = "weights.safetensors"  # those that predict
 RESULT_FILES = (WEIGHTS, "history.csv", "oof.csv", "test.csv", "features_oof.npy", "features_test.npy")
@@ -195,7 +196,7 @@ def shared_corrections(members: list[Member]) -> Corrections:
     return next(iter(found.values()), NONE)
 
 
-def replace_test(directory: Path, ids: list[str], prob: np.ndarray, features: np.ndarray, images_hash: str) -> None:
+def replace_test(directory: Path, ids: list[str], prob: np.ndarray, features: Stored | np.ndarray, images_hash: str) -> None:
     """Put other test predictions, of those images, into a sealed fold and seal it again; as `write_predictions` otherwise."""
     run = files.read_json(directory / "run.json")
     _require_unedited(directory, run)
@@ -212,14 +213,14 @@ def join(root: Path, identity: Identity, folds: Folds, test_ids: list[str]) -> M
     return member
 
 
-def write_predictions(directory: Path, part: str, ids: list[str], prob: np.ndarray, features: np.ndarray,
+def write_predictions(directory: Path, part: str, ids: list[str], prob: np.ndarray, features: Stored | np.ndarray,
                       target: Target = LABEL) -> None:
     """Write <part>.csv (id,prob or id,pred) and features_<part>.npy; `part` is oof or test.
 
     prob: float (n,), the probability of label 1 or the predicted value; features: float16 (n, F); both in the order of `ids`.
     """
     files.write_csv(directory / f"{part}.csv", pd.DataFrame({"id": ids, target.column: np.asarray(prob, dtype=np.float64)}))
-    files.write_npy(directory / f"features_{part}.npy", np.asarray(features, dtype=np.float16))
+    files.write_npy(directory / f"features_{part}.npy", features if isinstance(features, Stored) else np.asarray(features, dtype=np.float16))
 
 
 def write_weights(directory: Path, state: dict[str, np.ndarray]) -> None:

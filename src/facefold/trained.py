@@ -20,6 +20,7 @@ from facefold.data.target import LABEL, Target
 from facefold.errors import InputError
 from facefold.models import frozen, inference, precision
 from facefold.models.recipe import Recipe
+from facefold.stored import Stored
 from facefold.training import loader, trainer
 
 
@@ -29,7 +30,7 @@ class Told:
     order of the images. form: how it was computed."""
 
     prob: np.ndarray
-    features: np.ndarray
+    features: Stored
     form: str
 
 
@@ -44,10 +45,11 @@ def recipe_of(name: str, folds: list[dict]) -> Recipe:
 def predict(root: Path, name: str, folds: list[dict], images: ImageCache, device: torch.device, scratch: Path) -> Iterator[Told]:
     """What each fold of the run `name` says of the images, which are in the size of its recipe.
 
-    folds: their run.json. scratch: a folder in which frozen/ is made, and removed at the end, for what the frozen stages make of
+    folds: their run.json. scratch: a folder, made if need be, in which frozen/ is made, and removed at the end, for what the frozen stages make of
     the images, gigabytes.
     """
     recipe, kept = recipe_of(name, folds), scratch / "frozen"
+    scratch.mkdir(parents=True, exist_ok=True)
     net, _, fmt = trainer.prepare(recipe, device, None, trained=False)
     half = precision.half(recipe, fmt, device)
     pixels, rows, shown = loader.Pixels(images, device), np.arange(len(images.ids)), None
@@ -65,7 +67,7 @@ def predict(root: Path, name: str, folds: list[dict], images: ImageCache, device
                 unit = run.get("standardised")
                 read = (lambda out, unit=unit: (out - unit["mean"]) / unit["std"]) if unit else torch.Tensor.sigmoid
                 form = inference.fastest(net, fmt, half, example, lambda line: None, read)
-            logits, features = trainer.predict(form, views, rows)
+            logits, features = trainer.predict(form, views, rows, scratch)
             number = Target(run.get("target", LABEL.name)).regression
             yield Told(logits if number else torch.from_numpy(logits).sigmoid().numpy(), features, form.name)
     finally:

@@ -18,6 +18,7 @@ from facefold.data import competition, folds, images
 from facefold.data.cache import ImageCache
 from facefold.data.target import LABEL, Target
 from facefold.errors import InputError
+from facefold.stored import Stored
 
 STACKED = ("stack_features", "second_pass")  # the methods that look at features
 
@@ -76,7 +77,7 @@ def predict(blend: Blend, paths: Sequence[Path], device: torch.device, scratch: 
             pixels[size] = ImageCache(names, np.stack([images.decode(path, size) for path in paths]))
         for k, (values, features) in enumerate(by_fold(blend.place, member, pixels[size], device, scratch / member.recipe)):
             prob[k, :, j] = values
-            seen.setdefault(k, []).append(features)
+            seen.setdefault(k, []).append(features[:])
     answers = np.full(len(paths), np.nan)
     if stacks:
         def features(fold: int, part: str, ids: list[str]) -> np.ndarray:
@@ -103,7 +104,7 @@ def _fitted(blend: Blend, stacked: np.ndarray) -> methods.Fitted:
 
 
 def by_fold(place: Path, member: runs.Member, shown: ImageCache, device: torch.device,
-            scratch: Path) -> list[tuple[np.ndarray, np.ndarray]]:
+            scratch: Path) -> list[tuple[np.ndarray, Stored]]:
     """Of each fold's model: probabilities of label 1, or values, float64 (n,) and features float16 (n, F) of the images `shown`.
     place: what holds the runs, see `Target.place`. scratch: a folder for this alone; what else is in it is removed."""
     return [(told.prob, told.features) for told in trained.predict(place, member.recipe, member.runs, shown, device, scratch)]

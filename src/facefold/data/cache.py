@@ -1,4 +1,8 @@
-"""The uint8 cache: every image decoded and resized once, in one array on disk that all folds and epochs map."""
+"""The uint8 cache: every image decoded and resized once, in shards on disk that all folds and epochs read.
+
+    cache/<split>_<size>px_<fingerprint>_<shard>.npy   uint8 (n, size, size, 3) RGB, `SHARD` bytes of images at most, in the order
+                                                       of the csv; each with its .sha256
+"""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +16,11 @@ from facefold import files
 from facefold.data import images, integrity
 from facefold.data.competition import Competition
 from facefold.processes import cores
+from facefold.stored import Stored
 from facefold.terminal import no_bar
 
 TIMED = 50
+SHARD = 1 << 30  # bytes: what a damaged file or a killed job costs to make again, and what travels to another machine in one piece
 
 _CHUNK = 256  # images decoded ahead of what is on disk: bounds the memory, and how long a stop takes
 
@@ -23,17 +29,11 @@ _CHUNK = 256  # images decoded ahead of what is on disk: bounds the memory, and 
 class ImageCache:
     """Images of one split at one size.
 
-    ids: the n ids in the order of the csv. pixels: uint8 (n, size, size, 3) RGB, mapped read-only from disk.
+    ids: the n ids in the order of the csv. pixels: uint8 (n, size, size, 3) RGB, read from disk by the rows asked for.
     """
 
     ids: list[str]
-    pixels: np.ndarray
-
-    def __reduce__(self) -> tuple:
-        """A mapped cache travels to another process as its file's name, not as gigabytes of pixels."""
-        if isinstance(self.pixels, np.memmap) and self.pixels.filename:
-            return _mapped, (self.ids, Path(self.pixels.filename))
-        return ImageCache, (self.ids, self.pixels)
+    pixels: Stored | np.ndarray
 
     def rows(self, ids: list[str]) -> np.ndarray:
         """The int64 positions (len(ids),) of these ids."""
@@ -48,61 +48,76 @@ def build(competition: Competition, size: int) -> None:
 
 
 def expected_seconds(competition: Competition, size: int) -> float:
-    """How long `build` will take, from `TIMED` images of each split that is not there."""
+    """How long `build` will take, from `TIMED` images of each split of which something is not there."""
     seconds = 0.0
     for split in ("train", "test"):
-        if not _path(competition, split, size).exists():
-            ids = _ids(competition, split)
+        ids = _ids(competition, split)
+        left = sum(len(part) for path, part in _shards(competition, split, size) if not path.exists())
+        if left:
             started = time.perf_counter()
             for id in ids[:TIMED]:
                 images.decode(competition.image_path(split, id), size)
-            seconds += (time.perf_counter() - started) * len(ids) / len(ids[:TIMED]) / cores()
+            seconds += (time.perf_counter() - started) * left / len(ids[:TIMED]) / cores()
     return seconds
 
 
 def open_cache(competition: Competition, split: str, size: int) -> ImageCache:
     """The cache of `split` (train or test) at `size` pixels a side, built now if it is not there; `build` has looked at its bytes."""
-    path = _path(competition, split, size)
-    if not path.exists():
+    shards = [path for path, _ in _shards(competition, split, size)]
+    if not all(path.exists() for path in shards):
         _build(competition, split, size)
-    return _mapped(_ids(competition, split), path)
+    return ImageCache(_ids(competition, split), Stored(shards))
+
+
+def paths(competition: Competition, split: str, size: int) -> list[Path]:
+    """Every file of the cache, there or not: what another machine needs to open it."""
+    return [path for shard, _ in _shards(competition, split, size) for path in (shard, files.seal_of(shard))]
 
 
 def missing_bytes(competition: Competition, size: int) -> int:
     """The room that `build` will take."""
-    return sum(len(_ids(competition, split)) * size * size * 3 for split in ("train", "test")
-               if not _path(competition, split, size).exists())
+    return sum(len(ids) * _image_bytes(size) for split in ("train", "test")
+               for path, ids in _shards(competition, split, size) if not path.exists())
 
 
 def _ids(competition: Competition, split: str) -> list[str]:
     return (competition.train if split == "train" else competition.test)["id"].tolist()
 
 
-def _path(competition: Competition, split: str, size: int) -> Path:
-    """The file's name carries the images' fingerprint, so images that changed never meet an old cache."""
-    return competition.root / "cache" / f"{split}_{size}px_{integrity.fingerprint(competition.root)[:12]}.npy"
+def _image_bytes(size: int) -> int:
+    return size * size * 3
 
 
-def _mapped(ids: list[str], path: Path) -> ImageCache:
-    return ImageCache(ids, files.read_npy(path, mmap=True))
+def _shards(competition: Competition, split: str, size: int) -> list[tuple[Path, list[str]]]:
+    """Each shard's file and its ids. The name carries the images' fingerprint, so images that changed never meet an old cache."""
+    ids, rows = _ids(competition, split), max(1, SHARD // _image_bytes(size))
+    stem = competition.root / "cache" / f"{split}_{size}px_{integrity.fingerprint(competition.root)[:12]}"
+    return [(stem.with_name(f"{stem.name}_{number}.npy"), ids[start:start + rows])
+            for number, start in enumerate(range(0, len(ids), rows))]
 
 
 def _build(competition: Competition, split: str, size: int) -> None:
-    """Make the cache unless it is there whole; one process at a time, others wait for it."""
-    path, ids = _path(competition, split, size), _ids(competition, split)
+    """Make the shards that are not there whole; one process at a time, others wait for it."""
     with files.locked(competition.root / "competition", wait=True):
-        if files.whole(path):
+        shards = _shards(competition, split, size)
+        left = [(path, ids) for path, ids in shards if not files.whole(path)]
+        if not left:
             return
-        for old in [*path.parent.glob(f"{split}_{size}px_*"), *path.parent.glob(f".{split}_{size}px_*.part")]:
-            old.unlink()  # damaged, or of images that have changed since, or of a process that was killed
-        files.require_space(path.parent, len(ids) * size * size * 3, f"the {split} images at {size} pixels")
-        with files.replacing(path) as temporary, open(temporary, "wb") as out, ThreadPoolExecutor(cores()) as pool:
-            files.npy_header(out, np.dtype(np.uint8), (len(ids), size, size, 3))
-            with tqdm(total=len(ids), desc=f"cache {split} {size} px", disable=no_bar()) as bar:
-                for start in range(0, len(ids), _CHUNK):
-                    part = [competition.image_path(split, id) for id in ids[start:start + _CHUNK]]
-                    for pixels in pool.map(lambda path: images.decode(path, size), part):  # OpenCV decodes outside the interpreter's lock
-                        out.write(pixels.tobytes())
-                    bar.update(len(part))
-            out.flush()
-            files.seal(path, temporary)
+        kept = {file for path in {path for path, _ in shards} - {path for path, _ in left} for file in (path, files.seal_of(path))}
+        folder = competition.root / "cache"
+        for old in [*folder.glob(f"{split}_{size}px_*"), *folder.glob(f".{split}_{size}px_*.part")]:
+            if old not in kept:
+                old.unlink()  # damaged, or of images that have changed since, or of a process that was killed
+        rows = sum(len(ids) for _, ids in left)
+        files.require_space(folder, rows * _image_bytes(size), f"the {split} images at {size} pixels")
+        with ThreadPoolExecutor(cores()) as pool, tqdm(total=rows, desc=f"cache {split} {size} px", disable=no_bar()) as bar:
+            for path, ids in left:
+                with files.replacing(path) as temporary, open(temporary, "wb") as out:
+                    files.npy_header(out, np.dtype(np.uint8), (len(ids), size, size, 3))
+                    for start in range(0, len(ids), _CHUNK):
+                        part = [competition.image_path(split, id) for id in ids[start:start + _CHUNK]]
+                        for pixels in pool.map(lambda path: images.decode(path, size), part):  # OpenCV decodes outside the interpreter's lock
+                            out.write(pixels.tobytes())
+                        bar.update(len(part))
+                    out.flush()
+                    files.seal(path, temporary)

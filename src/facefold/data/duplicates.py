@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from facefold import files
 from facefold.data import glance, integrity
 from facefold.data.competition import Competition
+from facefold.stored import Stored
 
 VERSION = 1  # raise it when other pairs count as duplicates
 BITS = 128
@@ -48,14 +49,15 @@ def find(competition: Competition, images: pd.DataFrame) -> pd.DataFrame:
     return files.read_csv(path, _COLUMNS)
 
 
-def groups(grey: np.ndarray, identical: np.ndarray) -> np.ndarray:
+def groups(grey: np.ndarray | Stored, identical: np.ndarray) -> np.ndarray:
     """For each small picture, uint8 (n, s, s), the row of the first one that shows the same, int64 (n,).
 
     identical: (n,), equal where the files are byte for byte the same.
     """
     _, first, own = np.unique(identical, return_index=True, return_inverse=True)
     first.sort()  # one row for each distinct file: a thousand copies of one cost no more than one
-    distinct = np.flatnonzero([grey[row].std() >= FLAT for row in first])
+    distinct = np.flatnonzero([spread >= FLAT for start in range(0, len(first), _BLOCK)
+                               for spread in grey[first[start:start + _BLOCK]].std(axis=(1, 2))])
     rows = first[distinct]
     pairs = candidates(*fingerprints(grey, rows))
     left, right = rows[pairs[:, 0]], rows[pairs[:, 1]]
@@ -66,7 +68,7 @@ def groups(grey: np.ndarray, identical: np.ndarray) -> np.ndarray:
     return _first_of(connected_components(links, directed=False)[1])
 
 
-def fingerprints(grey: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fingerprints(grey: np.ndarray | Stored, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Perceptual hashes of the pictures `rows` and of their mirror images: two uint8 (len(rows), BITS / 8).
 
     A bit is the sign of one of the lowest frequencies of the picture's cosine transform (mean light left out); a mirror negates
@@ -121,7 +123,7 @@ def _neighbours(words: np.ndarray, order: np.ndarray, part: np.ndarray, rows: in
     return np.concatenate(found)
 
 
-def same_picture(grey: np.ndarray, left: np.ndarray, right: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+def same_picture(grey: np.ndarray | Stored, left: np.ndarray, right: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
     """Whether the pictures of rows `left` and `right` (p,) are one, the second mirrored where `mirrored` is 1: bool (p,).
 
     Both the whole pictures and what is fine in them must correlate: two faces in the same pose and light share the first.

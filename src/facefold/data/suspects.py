@@ -10,13 +10,15 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
 
+from facefold.stored import Stored
+
 BLUR = 6.0  # robust standard deviations below the median of the detail's logarithm; of faces the blurs had 8 to 11, the next 5.2
 DARK, BRIGHT = 20, 235  # mean grey level; faces had 26 to 225
 _LEAST = 0.1  # grey levels: detail below this is none; also the least spread of its logarithm
 _BLOCK = 4096
 
 
-def find(rows: pd.DataFrame, grey: np.ndarray) -> pd.DataFrame:
+def find(rows: pd.DataFrame, grey: np.ndarray | Stored) -> pd.DataFrame:
     """Table split, id, why, far of the images that stand out, the farthest first.
 
     rows: split, id of the pictures `grey`, uint8 (n, s, s). why: no detail, very dark or very bright; far: how many times the

@@ -27,6 +27,7 @@ from facefold.errors import InputError
 from facefold.models import inference
 from facefold.models.precision import Precision
 from facefold.models.recipe import Recipe
+from facefold.stored import Stored
 
 CHUNK = 64  # rows computed together: always the same ones, since a convolution's last bits depend on its batch
 Change = Callable[[int, np.ndarray], torch.Tensor]
@@ -61,16 +62,16 @@ class Activations:
     views: int = 0
     half: Precision | None = None
 
-    def epoch(self, epoch: int) -> np.ndarray:
+    def epoch(self, epoch: int) -> Stored:
         """The augmented view of that epoch, as `view`; with `views` of them the epochs take turns."""
         return self.view(_epoch_view(epoch, self.views) if self.augmented else "plain")
 
-    def view(self, name: str) -> np.ndarray:
-        """float16 (n, h, w, C), mapped read-only; computed now where it is missing, or waited for where another process is at it."""
+    def view(self, name: str) -> Stored:
+        """float16 (n, h, w, C), read by the rows asked for; computed now where it is missing, or waited for where another process is at it."""
         path = self.folder / f"{self.split}_{name}.npy"
         if not path.exists():
             self.make(name)
-        return files.read_npy(path, mmap=True)
+        return Stored([path])
 
     def make(self, name: str) -> None:
         """Compute the view unless it is there whole: what a killed job left is trusted by its checksum only."""

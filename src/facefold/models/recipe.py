@@ -39,6 +39,8 @@ class Recipe:
     augment: str = "standard"           # a policy of data/policies.py: none | light | standard | articles
     augmenter: str = "albumentations"   # albumentations (image by image; for a GPU in loader processes) | batch (whole batches, where the
                                         # net is)
+    shuffle: str = "auto"               # the order of an epoch: rows (any row next to any) | blocks (see EpochSampler) | auto (blocks where
+                                        # the train images take more than 8 GB)
     batch: int = 32
     epochs: int = 4
     optimizer: str = "adamw"            # adamw | sgd (timm's: with Nesterov momentum)
@@ -86,7 +88,8 @@ class Recipe:
 
 
 _CHOICES = {
-    "augment": tuple(sorted(POLICIES)), "augmenter": ("albumentations", "batch"), "optimizer": ("adamw", "sgd"),
+    "augment": tuple(sorted(POLICIES)), "augmenter": ("albumentations", "batch"), "shuffle": ("auto", "rows", "blocks"),
+    "optimizer": ("adamw", "sgd"),
     "schedule": ("cosine", "plateau", "constant"), "stop_on": ("loss", "accuracy"), "frozen_precision": ("float32", "half"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
     "layout": ("auto", "channels_last", "channels_first"), "tta": ("flip", "none"),

@@ -18,9 +18,12 @@ from facefold.data.cache import ImageCache
 from facefold.models.frozen import Activations
 from facefold.models.recipe import Recipe
 from facefold.seeding import seed_of
+from facefold.stored import Stored
 
 Show = Callable[[np.ndarray], Tensor]
 HELD_CHUNK = 1024  # images sent to a GPU at a time when it is to hold them all
+BLOCKS_FROM = 8 << 30  # bytes of train images from which on an epoch's order is one of blocks: then memory may not keep them all
+WINDOW, BLOCKS_A_WINDOW = 256 << 20, 64  # bytes; so a block is 4 MiB read in one piece
 
 
 class Pixels:
@@ -93,18 +96,37 @@ def view(pixels: Pixels, activations: Activations | None, name: str) -> Show:
 
 class EpochSampler(Sampler[tuple[int, np.ndarray]]):
     """The batches of each epoch: a permutation of the rows, cut into equal batches, what is left over left out. Yields (epoch, rows):
-    worker processes that live longer than an epoch learn it from the index. Set `epoch` before iterating."""
+    worker processes that live longer than an epoch learn it from the index. Set `epoch` before iterating.
 
-    def __init__(self, rows: int, batch: int, seed: int):
+    window: 0 for any permutation. Else one whose rows lie near each other on the disk: blocks of window / `BLOCKS_A_WINDOW` rows that
+    follow one another, in any order, and each `window` rows of that shuffled among themselves. expect(epoch, rows): told of the
+    rows of each window while the one before it is used.
+    """
+
+    def __init__(self, rows: int, batch: int, seed: int, window: int = 0, expect: Callable[[int, np.ndarray], None] | None = None):
         self.epoch = 0
-        self._rows, self._batch, self._seed = rows, batch, seed
+        self._rows, self._batch, self._seed, self._window, self._expect = rows, batch, seed, window, expect
 
     def __len__(self) -> int:
         return self._rows // self._batch
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        order = np.random.default_rng(seed_of(self._seed, self.epoch)).permutation(self._rows)
-        return ((self.epoch, order[step * self._batch:(step + 1) * self._batch]) for step in range(len(self)))
+        draw = np.random.default_rng(seed_of(self._seed, self.epoch))
+        order = self._blocks(draw) if self._window else draw.permutation(self._rows)
+        told = 0
+        for start in range(0, len(self) * self._batch, self._batch):
+            while self._window and self._expect and told <= start + self._window and told < self._rows:
+                self._expect(self.epoch, order[told:told + self._window])
+                told += self._window
+            yield self.epoch, order[start:start + self._batch]
+
+    def _blocks(self, draw: np.random.Generator) -> np.ndarray:
+        block = max(1, self._window // BLOCKS_A_WINDOW)
+        starts = draw.permutation(np.arange(0, self._rows, block))
+        order = np.concatenate([np.arange(start, min(start + block, self._rows)) for start in starts])
+        for start in range(0, self._rows, self._window):
+            draw.shuffle(order[start:start + self._window])
+        return order
 
 
 class TrainSet(Dataset[tuple[Tensor, Tensor]]):
@@ -113,8 +135,8 @@ class TrainSet(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, table: pd.DataFrame, images: ImageCache, augmented: Augmented, activations: Activations | None = None):
         self._labels = torch.tensor(table["label"].to_numpy(), dtype=torch.float32)
         self._places = images.rows(table["id"].tolist())
-        self._augmented, self._activations = augmented, activations
-        self._open: tuple[int, np.ndarray | None] = (-1, None)  # the epoch's activations, opened once: a map outlives its file's name
+        self._images, self._augmented, self._activations = images, augmented, activations
+        self._open: tuple[int, Stored | None] = (-1, None)  # the epoch's activations, opened once: an open file outlives its name
 
     def __len__(self) -> int:
         return len(self._places)
@@ -128,16 +150,36 @@ class TrainSet(Dataset[tuple[Tensor, Tensor]]):
         epoch, rows = index
         places = self._places[rows]
         if self._activations is not None:
-            if self._open[0] != epoch:
-                self._open = (epoch, self._activations.epoch(epoch))
-            return torch.from_numpy(self._open[1][places]), self._labels[rows]
+            return torch.from_numpy(self._seen(epoch)[places]), self._labels[rows]
         return self._augmented(epoch, places), self._labels[rows]
 
+    def expect(self, epoch: int, rows: np.ndarray) -> None:
+        """These rows come next: have what is shown of them fetched from the disk."""
+        source = self._images.pixels if self._activations is None else self._seen(epoch)
+        if isinstance(source, Stored):
+            source.expect(self._places[rows])
 
-def batches(train: TrainSet, batch: int, seed: int, device: torch.device, workers: int) -> tuple[DataLoader, EpochSampler]:
+    def _seen(self, epoch: int) -> Stored:
+        if self._open[0] != epoch:
+            self._open = (epoch, self._activations.epoch(epoch))
+        return self._open[1]
+
+
+def shuffled(recipe: Recipe, images: ImageCache) -> str:
+    """How the recipe's epochs are ordered: rows or blocks."""
+    return recipe.shuffle if recipe.shuffle != "auto" else "blocks" if images.pixels.nbytes > BLOCKS_FROM else "rows"
+
+
+def window(recipe: Recipe, images: ImageCache) -> int:
+    """The `EpochSampler`'s window in rows."""
+    image = images.pixels.nbytes // len(images.ids)
+    return max(BLOCKS_A_WINDOW, WINDOW // image) if shuffled(recipe, images) == "blocks" else 0
+
+
+def batches(train: TrainSet, batch: int, seed: int, device: torch.device, workers: int, window: int = 0) -> tuple[DataLoader, EpochSampler]:
     """A loader over `train` in batches, and the sampler that must be told each epoch. workers: processes that augment (0: in this
-    one), where images are augmented one by one."""
-    sampler = EpochSampler(len(train), batch, seed)
+    one), where images are augmented one by one. window: as of `EpochSampler`."""
+    sampler = EpochSampler(len(train), batch, seed, window, train.expect)
     workers = workers if train.by_itself else 0
     return DataLoader(train, batch_size=None, sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
                       multiprocessing_context="spawn" if workers else None, pin_memory=device.type == "cuda" and workers > 0), sampler

@@ -19,7 +19,8 @@ _CSV_ROW = 40  # bytes of a row of oof.csv or test.csv, about
 @dataclass(frozen=True)
 class Room:
     """Bytes: views: what the frozen stages make of all images, there until the recipe's folds are done; run: what a finished fold
-    leaves; passing: a fold's checkpoint, and the next one written beside it."""
+    leaves; passing: a fold's checkpoint, and the next one written beside it, and the
+    features before they are in their place."""
 
     views: int
     run: int
@@ -41,7 +42,7 @@ def of(recipe: Recipe, train_rows: int, test_rows: int, folds: int) -> Room:
         for split, view in frozen.names(recipe):
             side = recipe.size_in(int(view.removeprefix("epoch_"))) if view.startswith("epoch_") else recipe.size
             views += (train_rows if split == "train" else test_rows) * an_image * side ** 2 // recipe.size ** 2
-    return Room(views, state + predicted * (2 * net.output.in_features + _CSV_ROW), 2 * (copies * state + moments * learned))
+    return Room(views, state + predicted * (2 * net.output.in_features + _CSV_ROW), 2 * (copies * state + moments * learned) + predicted * 2 * net.output.in_features)
 
 
 def require(root: Path, competition: Competition, left: Sequence[Recipe], folds: int, places: int) -> str:

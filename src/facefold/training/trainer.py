@@ -5,7 +5,9 @@ ends with the same bytes as one that was not.
 """
 
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,13 +22,14 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
-from facefold import terminal
+from facefold import files, terminal
 from facefold.data.cache import ImageCache
 from facefold.data.target import LABEL, Target, strata
 from facefold.errors import InputError
 from facefold.models import depthwise, frozen, inference, precision, zoo
 from facefold.models.recipe import Recipe
 from facefold.seeding import seed_of
+from facefold.stored import Stored
 from facefold.training import checkpoint, loader, machine, micro, objective
 from facefold.training.curves import Curves
 from facefold.training.objective import Labels, Values
@@ -59,14 +62,14 @@ class FoldTask:
 @dataclass(frozen=True)
 class FoldResult:
     """state: the weights that predict, name -> array. *_prob: float64 (n,), probability of label 1, or predicted value, in the
-    order of the task's ids. *_features: float16 (n, F). history: a row an epoch. facts: for run.json."""
+    order of the task's ids. *_features: float16 (n, F), in files without a name. history: a row an epoch. facts: for run.json."""
 
     state: dict[str, np.ndarray]
     history: pd.DataFrame
     oof_prob: np.ndarray
-    oof_features: np.ndarray
+    oof_features: Stored
     test_prob: np.ndarray
-    test_features: np.ndarray
+    test_features: Stored
     facts: dict
 
 
@@ -135,7 +138,8 @@ def _train(task: FoldTask, device: torch.device, slot: int, loader_workers: int,
     pixels = loader.Pixels(task.train_images, device)
     shown = activations(task, net, source, fmt, pixels)
     train_set = loader.TrainSet(learn, task.train_images, loader.Augmented(pixels, recipe, task.seed), shown.get("train"))
-    batches, sampler = loader.batches(train_set, batch, seed_of(task.seed, task.fold, "order"), device, loader_workers)
+    batches, sampler = loader.batches(train_set, batch, seed_of(task.seed, task.fold, "order"), device, loader_workers,
+                                      loader.window(recipe, task.train_images))
     steps = len(batches)
     schedule = _Schedule(recipe, optimizer, steps)
     best: dict[str, Tensor] = {}
@@ -286,15 +290,30 @@ def train_step(net: zoo.Net, shown: Tensor, labels: Tensor, optimizer: torch.opt
     return total
 
 
-def predict(form: inference.Form, views: list[loader.Show], rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Logits float64 (n,) and penultimate features float16 (n, F) of the images `rows` (n,), each the mean over the views."""
-    logits, features = [], []
+def predict(form: inference.Form, views: list[loader.Show], rows: np.ndarray, folder: Path) -> tuple[np.ndarray, Stored]:
+    """Logits float64 (n,) and penultimate features float16 (n, F) of the images `rows` (n,), each the mean over the views.
+
+    The features go to a file without a name on the disk of `folder`. Raises `InputError` where one of either is not finite.
+    """
+    logits, spool = [], tempfile.TemporaryFile(dir=folder)
+    for logit, feature in predicted(form, views, rows):
+        if not (np.isfinite(logit).all() and np.isfinite(feature).all()):
+            raise InputError("predictions are not finite; set precision = \"float32\" in the recipe, or lower lr")
+        if not logits:
+            files.npy_header(spool, feature.dtype, (len(rows), feature.shape[1]))
+        logits.append(logit)
+        spool.write(feature.tobytes())
+    spool.flush()
+    return np.concatenate(logits), Stored([spool])
+
+
+def predicted(form: inference.Form, views: list[loader.Show], rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Logits and features as of `predict`, batch by batch."""
     for start in range(0, len(rows), PREDICT_BATCH):
         part = rows[start:start + PREDICT_BATCH]
         seen = [form(view(part)) for view in views]
-        logits.append(sum(logit.double() for logit, _ in seen).div(len(seen)).cpu().numpy())
-        features.append(sum(feature for _, feature in seen).div(len(seen)).half().cpu().numpy())
-    return np.concatenate(logits), np.concatenate(features)
+        yield (sum(logit.double() for logit, _ in seen).div(len(seen)).cpu().numpy(),
+               sum(feature for _, feature in seen).div(len(seen)).half().cpu().numpy())
 
 
 def _predict_fold(task: FoldTask, net: zoo.Net, pixels: loader.Pixels, shown: dict[str, frozen.Activations], history: list[dict],
@@ -307,18 +326,18 @@ def _predict_fold(task: FoldTask, net: zoo.Net, pixels: loader.Pixels, shown: di
     held_out, every = task.train_images.rows(task.valid["id"].tolist()), np.arange(len(task.test_images.ids))
     form = inference.fastest(net, fmt, precision.half(task.recipe, fmt, device), train[0](held_out[:CHECKED]),
                              lambda line: terminal.say(f"{task.recipe.name} fold {task.fold}: {line}", bar), aim.read, aim.difference)
-    oof_logits, oof_features = predict(form, train, held_out)
-    test_logits, test_features = predict(form, test, every)
-    for part, values in {"OOF": oof_logits, "test": test_logits, "OOF features": oof_features, "test features": test_features}.items():
-        if not np.isfinite(values).all():
-            raise InputError(f"{task.recipe.name} fold {task.fold}: {part} predictions are not finite; set precision = \"float32\" in the "
-                             f"recipe, or lower lr")
+    try:
+        oof_logits, oof_features = predict(form, train, held_out, task.checkpoint.parent)
+        test_logits, test_features = predict(form, test, every, task.checkpoint.parent)
+    except InputError as error:
+        raise InputError(f"{task.recipe.name} fold {task.fold}: {error}")
     scores = aim.scores(oof_logits, task.valid["label"].to_numpy())
     predicted = time.perf_counter() - started
     train_seconds = sum(row["train_seconds"] for row in history)
     facts = {
         "device": str(device), "precision": fmt.name, "weights": header["source"], "epochs_run": len(history),
         "repeated_epoch": header.get("repeated"), "parts_of_a_batch": header.get("parts", 1),
+        "shuffle": loader.shuffled(task.recipe, task.train_images),
         "inference": {"form": form.name, "difference": form.difference, "rows": min(CHECKED, len(held_out)),
                       "bound": inference.BOUND},
         "seconds": round(predicted + sum(row["seconds"] for row in history), 3),
@@ -372,5 +391,6 @@ def _restore(net: nn.Module, state: dict[str, Tensor]) -> None:
 def _score(net: nn.Module, view: loader.Show, images: ImageCache, rows: pd.DataFrame,
            fmt: precision.Precision, aim: Labels | Values) -> tuple[float, float]:
     """Loss and metric of `rows` (id, label) in one view: for the curves and the schedule, half the cost of TTA."""
-    logits, _ = predict(inference.Form(net.eval(), fmt, "", 0.0), [view], images.rows(rows["id"].tolist()))
+    form = inference.Form(net.eval(), fmt, "", 0.0)
+    logits = np.concatenate([logit for logit, _ in predicted(form, [view], images.rows(rows["id"].tolist()))])
     return aim.scores(logits, rows["label"].to_numpy())
