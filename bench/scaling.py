@@ -1,12 +1,14 @@
 """How seconds and memory of every step grow with the number of images.
 
     python bench/scaling.py [--sizes 1000,4000,18000,100000] [--train-up-to 18000] [--pixels 64] [--work DIR] [--json FILE]
+    python bench/scaling.py --sizes 1000000 --pixels 32 --tests 200000 --steps audit,split,again,train --recipe demo_cnn@1 \
+                            --train-up-to 1000000 --keep DIR
 
-For each size n a competition of n train and n / 3 test images is drawn (data/drawn.py), and every step runs as a person runs
-it, each in a process of its own whose tree is watched 20 times a second:
+For each size n a competition of n train and n / 3 (or --tests) test images is drawn (data/drawn.py), and every step runs as a
+person runs it, each in a process of its own whose tree is watched 20 times a second:
 
-    audit    all images are opened once              train    one fold of demo_cnn, one thread, up to --train-up-to rows; the
-    split    5 folds                                          decoding of the cache is in it
+    audit    all images are opened once              train    one fold of --recipe, one thread, up to --train-up-to rows; the
+    split    5 folds                                          decoding of the cache and the test predictions are in it
     again    audit once more: nothing has changed    blend    two recipes' runs, made up (1,280 and 256 features a row)
                                                      report   of that blend
 
@@ -27,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +45,7 @@ from facefold.data import competition, drawn, folds, integrity  # noqa: E402
 from facefold.models import recipe  # noqa: E402
 
 MADE_UP = {"lite0": (1.0, 1280), "cnn5": (1.4, 256)}  # recipe: noise of its logits, features a row
+STEPS = ("audit", "split", "again", "train", "blend", "report")
 SUPERLINEAR, GROWS = 1.1, 1.1
 
 
@@ -88,17 +92,17 @@ def slope(small: tuple[float, float], large: tuple[float, float]) -> float:
     return math.log(large[1] / small[1]) / math.log(large[0] / small[0])
 
 
-def steps_at(size: int, root: Path, pixels: int, train: bool) -> Iterator[tuple[str, dict[str, float]]]:
-    """The steps in their order, each as its name and what `measured` gave."""
-    drawn.draw(root, train=size, test=size // 3, size=pixels)
-    yield "audit", measured("audit", root)
-    yield "split", measured("split", root)
-    yield "again", measured("audit", root)
-    if train:
-        yield "train", measured("train", root, "--recipe", "demo_cnn", "--fold", "0", "--workers", "1", "--device", "cpu")
-    make_up_runs(root)
-    yield "blend", measured("blend", root, "--recipes", ",".join(MADE_UP))
-    yield "report", measured("report", root)
+def steps_at(size: int, root: Path, args: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
+    """The steps asked for in their order, each as its name and what `measured` gave."""
+    drawn.draw(root, train=size, test=args.tests or size // 3, size=args.pixels)
+    options = {"audit": (), "split": (), "again": (), "report": (), "blend": ("--recipes", ",".join(MADE_UP)),
+               "train": ("--recipe", args.recipe, "--fold", "0", "--workers", "1", "--device", "cpu")}
+    for step in args.steps.split(","):
+        if step == "train" and size > args.train_up_to:
+            continue
+        if step == "blend":
+            make_up_runs(root)
+        yield step, measured("audit" if step == "again" else step, root, *options[step])
 
 
 def verdict(sizes: list[int], rows: list[dict[str, float]]) -> str:
@@ -117,15 +121,23 @@ def main() -> None:
     parser.add_argument("--train-up-to", type=int, default=18_000, metavar="N",
                         help="the train step runs at no larger size (default: 18000)")
     parser.add_argument("--pixels", type=int, default=64, help="a side of the drawn images (default: 64)")
+    parser.add_argument("--tests", type=int, metavar="N", help="test rows (default: a third of the train rows)")
+    parser.add_argument("--steps", default=",".join(STEPS), metavar="STEP[,STEP]", help=f"of {','.join(STEPS)} (default: all)")
+    parser.add_argument("--recipe", default="demo_cnn", metavar="NAME", help="what the train step trains (default: demo_cnn)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="draw the competition there, or take the one drawn there, and leave it")
     parser.add_argument("--work", type=Path, metavar="DIR", help="where the temporary folder is made (default: the system's)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well, after each step")
     args = parser.parse_args()
+    if strange := set(args.steps.split(",")) - set(STEPS):
+        parser.error(f"--steps {','.join(sorted(strange))}: the steps are {','.join(STEPS)}")
+    if args.keep and "," in args.sizes:
+        parser.error("--keep DIR holds a competition of one size")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     found: dict[int, dict[str, dict[str, float]]] = {}
     print(f"{'rows':>8} {'step':8}{'seconds':>10}{'CPU s':>10}{'CPU ms a row':>14}{'anon MiB':>10}{'resident MiB':>14}")
     for size in sorted(int(part) for part in args.sizes.split(",")):
-        with tempfile.TemporaryDirectory(prefix="scaling_", dir=args.work) as folder:
-            for step, row in steps_at(size, Path(folder), args.pixels, size <= args.train_up_to):
+        with nullcontext(args.keep) if args.keep else tempfile.TemporaryDirectory(prefix="scaling_", dir=args.work) as folder:
+            for step, row in steps_at(size, Path(folder), args):
                 found.setdefault(size, {})[step] = row
                 print(f"{size:>8} {step:8}{row['seconds']:>10.1f}{row['cpu_seconds']:>10.1f}"
                       f"{1000 * row['cpu_seconds'] / size:>14.2f}{row['anon']:>10.0f}{row['resident']:>14.0f}", flush=True)
