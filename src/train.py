@@ -66,9 +66,12 @@ def train(args: argparse.Namespace) -> None:
     identities = [runs.Identity(recipe.name, recipe.hash, split.hash, images_hash, args.seed, mended.hash, args.target.name)
                   for recipe in chosen]
     places = engine.slots(args.device, args.workers)
+    for recipe, identity in zip(chosen, identities):
+        if not runs.whole(place, identity.name, split.k):
+            jobs.require_places(recipe, places)
     loader_workers = min(8, processes.cores() // len(places)) if places[0].type == "cuda" else 0
-    missing = [jobs.FoldJob(args.root, identity, mended, int(fold), args.weights_dir, loader_workers, args.tensorboard)
-               for identity in identities for fold in wanted if jobs.todo(args.root, identity, int(fold), args.force)]
+    missing = [jobs.FoldJob(args.root, identity, mended, int(fold), args.weights_dir, loader_workers, args.tensorboard, recipe.ranks)
+               for recipe, identity in zip(chosen, identities) for fold in wanted if jobs.todo(args.root, identity, int(fold), args.force)]
     if args.tensorboard:
         draw_finished(place, identities, wanted, missing)
     if missing:
@@ -82,7 +85,7 @@ def train(args: argparse.Namespace) -> None:
         return any(runs.whole(place, identity.name, split.k) for identity in identities)
 
     keeper = budget.Keeper(args.budget, ordered, len(places), some_whole) if args.budget else None
-    engine.run(ordered, places, jobs.work, after, keeper)
+    engine.run(ordered, places, jobs.work, after, keeper, {job: job.ranks for job in ordered})
     for identity in identities:
         if keeper and identity.name in keeper.left_out:
             late = keeper.late(identity.name)

@@ -30,7 +30,7 @@ def test_the_defaults_never_change():
         drop_path=0.0, width=32, augment="standard", augmenter="albumentations", batch=32, epochs=4, optimizer="adamw", lr=1e-3,
         weight_decay=0.01, momentum=0.9, schedule="cosine", warmup=0.0, plateau_factor=0.3, plateau_patience=2, early_stopping=0,
         monitor=0.0, label_smoothing=0.0, clip=1.0, ema=0.0, compile=False, precision="auto", layout="auto", tta="flip",
-        freeze_backbone=False, frozen_precision="float32", head="", stop_on="loss")
+        freeze_backbone=False, frozen_precision="float32", head="", stop_on="loss", ranks=1)
 
 
 def test_hashes_of_runs_that_exist_never_change():
@@ -84,6 +84,9 @@ def test_all_wrong_keys_and_types_are_named_at_once():
     ({"backbone": "resnet18", "head": "flatten", "start_size": 64}, "start_size is not for a head that flattens, which has one size"),
     ({"backbone": "resnet18", "weights": "hub", "freeze_stages": 1, "views": 2, "augment": "none"}, 'views are augmented images: augment = "none" has none'),
     ({"augment": "articles", "augmenter": "batch"}, 'augment = "articles" has operations that augmenter = "batch" has not: use albumentations'),
+    ({"ranks": 0}, "ranks = 0 should be above 0"),
+    ({"ranks": 9, "batch": 8}, "batch is smaller than ranks, each of which takes its part of every batch"),
+    ({"ranks": 2, "compile": True}, "compile is for a fold in one process, not for ranks > 1: together they were never tried"),
     ({"plateau_patience": 3}, 'plateau_factor and plateau_patience belong to schedule = "plateau" only'),
 ])
 def test_settings_that_make_no_sense_are_refused(settings, message):

@@ -2,8 +2,11 @@
 
 import shutil
 import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -12,10 +15,12 @@ from facefold.data import cache, competition, folds
 from facefold.data.corrections import NONE, Corrections
 from facefold.data.target import Target
 from facefold.errors import InputError
-from facefold.models import frozen
+from facefold.models import batchnorm, frozen, zoo
 from facefold.models import recipe as recipes
 from facefold.training import checkpoint, curves, loader, trainer
 from facefold.training.estimate import Cost
+from facefold.training.launcher import launch
+from facefold.training.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class ViewJob:
     weights_dir: Path | None
     part: int
     parts: int
+    ranks: ClassVar[int] = 1
 
     def __str__(self) -> str:
         return f"{self.identity.recipe} frozen stages"
@@ -48,7 +54,7 @@ class ViewJob:
 
 @dataclass(frozen=True)
 class FoldJob:
-    """Train one fold of a run and seal it."""
+    """Train one fold of a run and seal it. ranks: of its recipe, in so many processes."""
 
     root: Path
     identity: runs.Identity
@@ -57,6 +63,7 @@ class FoldJob:
     weights_dir: Path | None
     loader_workers: int
     tensorboard: bool = False
+    ranks: int = 1
 
     def __str__(self) -> str:
         return f"{self.identity.name} fold {self.fold}"
@@ -65,23 +72,32 @@ class FoldJob:
         """The seconds of this job, by what its run costs."""
         return cost.fold
 
-    def work(self, device: torch.device, slot: int) -> None:
-        """Train the fold unless it is finished, and leave its run."""
+    def work(self, device: torch.device | Sequence[torch.device], slot: int) -> None:
+        """Train the fold unless it is finished, and leave its run; with several devices in a rank on each."""
+        if isinstance(device, torch.device):
+            self.train(device, slot)
+        else:
+            launch(self.train, device, slot)
+        tidy(self.root, self.identity)
+
+    def train(self, device: torch.device, slot: int, ranks: Ranks = ALONE) -> None:
+        """What one process, or each rank, does of `work`."""
         target = Target(self.identity.target)
         place = target.place(self.root)
         directory = runs.fold_dir(place, self.identity.name, self.fold)
-        with files.locked(directory):
+        with files.locked(directory) if ranks.first else nullcontext():
             if runs.finished(place, self.identity, self.fold):
                 return
             task = _task(self.root, self.identity, self.fold, self.weights_dir, self.corrections)
-            result = trainer.fit(task, device, slot, self.loader_workers, self._events())
+            result = trainer.fit(task, device, slot, self.loader_workers, self._events(), ranks)
+            if result is None:
+                return
             runs.write_weights(directory, result.state)
             runs.write_history(directory, result.history)
             runs.write_predictions(directory, "oof", task.valid["id"].tolist(), result.oof_prob, result.oof_features, target)
             runs.write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features, target)
             runs.finish(directory, self.identity, result.facts, self.corrections)
             task.checkpoint.unlink()
-        tidy(self.root, self.identity)
 
     def _events(self) -> Path | None:
         return curves.folder(Target(self.identity.target).place(self.root), self.identity.name, self.fold) if self.tensorboard else None
@@ -98,8 +114,23 @@ def _frozen(root: Path, identity: runs.Identity) -> Path:
     return Target(identity.target).place(root) / "cache" / "frozen" / identity.name
 
 
-def work(job: ViewJob | FoldJob, device: torch.device, slot: int) -> None:
+def work(job: ViewJob | FoldJob, device: torch.device | Sequence[torch.device], slot: int) -> None:
+    """Do the job on `device`; a fold of several ranks takes one for each."""
     job.work(device, slot)
+
+
+def require_places(recipe: recipes.Recipe, places: Sequence[torch.device]) -> None:
+    """Raise `InputError` for a recipe whose ranks cannot train in these places."""
+    if recipe.ranks == 1:
+        return
+    on_cpu = places[0].type == "cpu"
+    if recipe.ranks > len(places):
+        kind, default = ("processes", "a core each") if on_cpu else ("GPUs", "all that torch sees")
+        raise InputError(f"recipe {recipe.name}: ranks = {recipe.ranks} takes {recipe.ranks} {kind} at once, and there are {len(places)} "
+                         f"(--workers, else {default}); set ranks = {len(places)}, or train elsewhere")
+    if on_cpu and batchnorm.learns(zoo.build(recipe, trained=False)[0]):
+        raise InputError(f"recipe {recipe.name}: the batch norm of {recipe.backbone} looks at whole batches, which torch does not do over "
+                         f"ranks on the CPU: set ranks = 1, take GPUs, or a backbone without batch norm (ViT, ConvNeXt)")
 
 
 def _task(root: Path, identity: runs.Identity, fold: int, weights_dir: Path | None,

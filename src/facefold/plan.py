@@ -7,6 +7,7 @@ from pathlib import Path
 
 from facefold import runs
 from facefold.data import cache, competition
+from facefold.jobs import require_places
 from facefold.models.recipe import Recipe
 from facefold.step import duration
 from facefold.training import engine, estimate
@@ -50,7 +51,7 @@ class Scene:
         """The seconds of all of it, blend and report included."""
         todo = [work for work in works if work.left]
         jobs = [seconds for work in todo
-                for seconds in [work.cost.shared / self.places] * self.places + [work.cost.fold] * work.left]
+                for seconds in [work.cost.shared / self.places] * self.places + [work.cost.fold] * (work.left * work.recipe.ranks)]
         decode = sum(self.decode[size] for size in {work.recipe.size for work in todo})
         start = max((rates.start for rates in self.rates.values()), default=0.0) if todo else 0.0
         return start + decode + makespan(jobs, self.places) + closing(self.rows, len(works))
@@ -75,6 +76,8 @@ def survey(root: Path, place: Path, chosen: Sequence[Recipe], folds: int, device
         return sum(not runs.sealed(place, name + suffix, fold) for fold in range(folds))
 
     timed = [recipe for recipe in chosen if left(recipe.name)]
+    for recipe in timed:
+        require_places(recipe, places)
     told = estimate.rates_of(timed, places, least) if timed else []
     rates = {recipe.name.partition("@")[0]: one for recipe, one in zip(timed, told, strict=True)}
     decode = {size: cache.expected_seconds(contest, size) for size in {recipe.size for recipe in timed}}

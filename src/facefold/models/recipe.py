@@ -58,6 +58,7 @@ class Recipe:
     clip: float = 1.0                   # largest gradient norm; 0: no clipping
     ema: float = 0.0                    # decay a step of the averaged weights that predict; 0: the last weights predict
     compile: bool = False               # torch.compile for the training steps: a minute or more to begin with, so for long GPU runs
+    ranks: int = 1                      # processes that train a fold together, a GPU (or a core) each, and share every batch (DDP)
     precision: str = "auto"             # auto | float32 | bfloat16 | float16
     layout: str = "auto"                # auto | channels_last | channels_first
     tta: str = "flip"                   # flip (mean logit of the image and its mirror) | none
@@ -94,7 +95,7 @@ _CHOICES = {
     "precision": ("auto", "float32", "bfloat16", "float16"),
     "layout": ("auto", "channels_last", "channels_first"), "tta": ("flip", "none"),
 }
-_POSITIVE = ("size", "batch", "epochs", "lr", "width")
+_POSITIVE = ("size", "batch", "epochs", "lr", "width", "ranks")
 _NOT_NEGATIVE = ("start_size", "freeze_stages", "views", "weight_decay", "warmup", "plateau_patience", "early_stopping", "clip")
 _BELOW_ONE = ("dropout", "drop_path", "momentum", "label_smoothing", "ema", "monitor", "plateau_factor")
 
@@ -193,6 +194,8 @@ def _contradictions(recipe: Recipe, settings: dict) -> list[str]:
         (recipe.start_size > 0 and recipe.epochs == 1, "start_size needs a second epoch to grow in"),
         (recipe.start_size > 0 and recipe.views > 0, "views in turn have one size: leave start_size or views out"),
         (recipe.views > 0 and not recipe.freezes, "views belongs to freeze_stages or freeze_backbone: nothing else is kept"),
+        (recipe.ranks > recipe.batch > 0, "batch is smaller than ranks, each of which takes its part of every batch"),
+        (recipe.ranks > 1 and recipe.compile, "compile is for a fold in one process, not for ranks > 1: together they were never tried"),
         (recipe.optimizer != "sgd" and "momentum" in settings, "momentum belongs to sgd only"),
         (recipe.schedule != "plateau" and ("plateau_factor" in settings or "plateau_patience" in settings),
          "plateau_factor and plateau_patience belong to schedule = \"plateau\" only"),

@@ -33,11 +33,13 @@ def slots(device: str, workers: int | None) -> list[torch.device]:
 
 def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, torch.device, int], None],
         after: Mapping[Any, Collection[Any]] | None = None,
-        may_begin: Callable[[Any, Collection[Any]], bool] | None = None) -> None:
+        may_begin: Callable[[Any, Collection[Any]], bool] | None = None, needs: Mapping[Any, int] | None = None) -> None:
     """Run `work(job, device, slot)` for each job, each in a process of its own, in the order given; a job waits for those that
     `after` names for it, which come before it, and lets later ones pass meanwhile.
 
     may_begin(job, running): asked of each job when its turn has come, with those then under way; one that may not is left out.
+    needs: how many places a job takes at once, one where it is not named. It is then given all of their devices and the first slot,
+    `work(job, devices, slot)`; the jobs behind it wait until it has them, as it would never get them all otherwise.
 
     A job whose process dies without a word (killed, for want of memory often) is put at the end and started once more; when it dies
     again, the others still finish. After any other failure no job is started; those running finish. The failures are raised together:
@@ -49,26 +51,28 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
     died: list[Any] = []
     stopping = False
     set_environment()
-    after = after or {}
+    after, needs = after or {}, needs or {}
     try:
         while running or (waiting and not stopping):
-            while free and not stopping and (job := _next(waiting, running, after)) is not None:
+            while not stopping and (job := _next(waiting, running, after)) is not None and needs.get(job, 1) <= len(free):
                 waiting.remove(job)
                 under_way = [*(other for _, _, other in running.values()), *(other for other in died if other in waiting)]
                 if may_begin and not may_begin(job, under_way):
                     continue
-                slot = free.pop(0)
+                taken = [free.pop(0) for _ in range(needs.get(job, 1))]
+                devices = tuple(places[slot] for slot in taken)
                 ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_worker, args=(theirs, work, job, places[slot], slot), daemon=places[slot].type == "cpu")
-                running[ours] = (process, slot, job)
+                process = context.Process(target=_worker, args=(theirs, work, job, devices, taken[0]),
+                                          daemon=devices == (torch.device("cpu"),))  # a daemon may start no processes
+                running[ours] = (process, taken, job)
                 with without_interrupt():
                     process.start()
                 theirs.close()
             if waiting and not running and not stopping:
-                raise ValueError(f"jobs that wait for one another: {', '.join(map(str, waiting))}")
+                raise ValueError(f"jobs that wait for one another, or for more places than there are: {', '.join(map(str, waiting))}")
             for pipe in wait(list(running)) if running else ():  # an empty list would be waited for without end
-                process, slot, job = running.pop(pipe)
-                free.append(slot)
+                process, taken, job = running.pop(pipe)
+                free += taken
                 try:
                     failure = _outcome(pipe, process)
                 except EOFError:
@@ -109,15 +113,15 @@ def _outcome(pipe: Any, process: Any) -> Exception | None:
         process.join()
 
 
-def _worker(pipe: Any, work: Callable[[Any, torch.device, int], None], job: Any, device: torch.device, slot: int) -> None:
+def _worker(pipe: Any, work: Callable[[Any, torch.device, int], None], job: Any, devices: tuple[torch.device, ...], slot: int) -> None:
     end_with_parent()
     tqdm.set_lock(Turns())  # its own is a named semaphore, which a process that is ended would leave behind
-    if device.type == "cpu":
+    if devices[0].type == "cpu":
         torch.set_num_threads(1)
-    else:
-        torch.cuda.set_device(device)
+    elif len(devices) == 1:
+        torch.cuda.set_device(devices[0])
     try:
-        work(job, device, slot)
+        work(job, devices[0] if len(devices) == 1 else devices, slot)
         pipe.send(None)
     except InputError as error:
         pipe.send(error)

@@ -35,7 +35,8 @@ class Rates:
 
 @dataclass(frozen=True)
 class Cost:
-    """Expected seconds of one process: shared, for what the folds of a recipe have in common; fold, for each of them."""
+    """Expected seconds: shared, of one process for what the folds of a recipe have in common; fold, for each of them, in as many
+    processes as the recipe has ranks."""
 
     shared: float
     fold: float
@@ -63,10 +64,10 @@ def cost(recipe: Recipe, rates: Rates, rows: int, folds: int, test_rows: int) ->
     valid = math.ceil(rows / folds)
     views, epochs = 2 if recipe.tta == "flip" else 1, recipe.epochs
     epochs_of_full_size = sum((recipe.size_in(epoch) / recipe.size) ** 2 for epoch in range(epochs))
-    fold = (rates.start + (rows - valid) * rates.train * epochs_of_full_size
+    fold = (rates.start + (rows - valid) * rates.train * epochs_of_full_size / recipe.ranks
             + (valid * epochs + views * (valid + test_rows)) * rates.predict)
     if not rates.trunk:
-        return Cost(0.0, fold + epochs * (rows - valid) * rates.augment)
+        return Cost(0.0, fold + epochs * (rows - valid) * rates.augment / recipe.ranks)
     kept = min(epochs, recipe.views or epochs) if recipe.changes_images else 0
     return Cost(rates.start + kept * rows * (rates.augment + rates.trunk) + views * (rows + test_rows) * rates.trunk, fold)
 

@@ -19,6 +19,7 @@ from facefold.models.frozen import Activations
 from facefold.models.recipe import Recipe
 from facefold.seeding import seed_of
 from facefold.stored import Stored
+from facefold.training.ranks import ALONE, Ranks
 
 Show = Callable[[np.ndarray], Tensor]
 HELD_CHUNK = 1024  # images sent to a GPU at a time when it is to hold them all
@@ -98,14 +99,16 @@ class EpochSampler(Sampler[tuple[int, np.ndarray]]):
     """The batches of each epoch: a permutation of the rows, cut into equal batches, what is left over left out. Yields (epoch, rows):
     worker processes that live longer than an epoch learn it from the index. Set `epoch` before iterating.
 
+    ranks: of several, this one, which is given its part of each batch.
     window: 0 for any permutation. Else one whose rows lie near each other on the disk: blocks of window / `BLOCKS_A_WINDOW` rows that
     follow one another, in any order, and each `window` rows of that shuffled among themselves. expect(epoch, rows): told of the
     rows of each window while the one before it is used.
     """
 
-    def __init__(self, rows: int, batch: int, seed: int, window: int = 0, expect: Callable[[int, np.ndarray], None] | None = None):
+    def __init__(self, rows: int, batch: int, seed: int, window: int = 0, expect: Callable[[int, np.ndarray], None] | None = None,
+                 ranks: Ranks = ALONE):
         self.epoch = 0
-        self._rows, self._batch, self._seed, self._window, self._expect = rows, batch, seed, window, expect
+        self._rows, self._batch, self._seed, self._window, self._expect, self._ranks = rows, batch, seed, window, expect, ranks
 
     def __len__(self) -> int:
         return self._rows // self._batch
@@ -118,7 +121,7 @@ class EpochSampler(Sampler[tuple[int, np.ndarray]]):
             while self._window and self._expect and told <= start + self._window and told < self._rows:
                 self._expect(self.epoch, order[told:told + self._window])
                 told += self._window
-            yield self.epoch, order[start:start + self._batch]
+            yield self.epoch, self._ranks.share(order[start:start + self._batch])
 
     def _blocks(self, draw: np.random.Generator) -> np.ndarray:
         block = max(1, self._window // BLOCKS_A_WINDOW)
@@ -176,10 +179,11 @@ def window(recipe: Recipe, images: ImageCache) -> int:
     return max(BLOCKS_A_WINDOW, WINDOW // image) if shuffled(recipe, images) == "blocks" else 0
 
 
-def batches(train: TrainSet, batch: int, seed: int, device: torch.device, workers: int, window: int = 0) -> tuple[DataLoader, EpochSampler]:
+def batches(train: TrainSet, batch: int, seed: int, device: torch.device, workers: int, window: int = 0,
+            ranks: Ranks = ALONE) -> tuple[DataLoader, EpochSampler]:
     """A loader over `train` in batches, and the sampler that must be told each epoch. workers: processes that augment (0: in this
-    one), where images are augmented one by one. window: as of `EpochSampler`."""
-    sampler = EpochSampler(len(train), batch, seed, window, train.expect)
+    one), where images are augmented one by one. window, ranks: as of `EpochSampler`."""
+    sampler = EpochSampler(len(train), batch, seed, window, train.expect, ranks)
     workers = workers if train.by_itself else 0
     return DataLoader(train, batch_size=None, sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
                       multiprocessing_context="spawn" if workers else None, pin_memory=device.type == "cuda" and workers > 0), sampler
