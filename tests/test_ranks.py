@@ -231,7 +231,7 @@ def test_a_fold_job_launches_a_rank_a_device_and_only_the_first_writes(tmp_path,
     monkeypatch.setattr(jobs, "launch", lambda *args: launched.append(args))
     monkeypatch.setattr(jobs, "tidy", lambda *_: None)
     jobs.work(job, (CPU, CPU), 3)
-    assert launched == [(job.train, (CPU, CPU), 3)]
+    assert launched == [(job.train, (CPU, CPU), 3)] and pickle.loads(pickle.dumps(job.train)).__self__ == job
     monkeypatch.setattr(jobs, "_task", lambda *_: None)
     monkeypatch.setattr(trainer, "fit", lambda *args: launched.append(args[-1]))  # None, as in a rank that is not the first
     job.train(CPU, 3, Ranks(1, 2))
