@@ -30,7 +30,8 @@ def test_the_defaults_never_change():
         drop_path=0.0, width=32, augment="standard", augmenter="albumentations", batch=32, epochs=4, optimizer="adamw", lr=1e-3,
         weight_decay=0.01, momentum=0.9, schedule="cosine", warmup=0.0, plateau_factor=0.3, plateau_patience=2, early_stopping=0,
         monitor=0.0, label_smoothing=0.0, clip=1.0, ema=0.0, compile=False, precision="auto", layout="auto", tta="flip",
-        freeze_backbone=False, frozen_precision="float32", head="", stop_on="loss", ranks=1)
+        freeze_backbone=False, frozen_precision="float32", head="", stop_on="loss", shuffle="auto",
+        ranks=1)
 
 
 def test_hashes_of_runs_that_exist_never_change():

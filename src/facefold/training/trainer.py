@@ -16,10 +16,8 @@ import pandas as pd
 import torch
 from sklearn.model_selection import StratifiedGroupKFold
 from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 from tqdm import tqdm
 
 from facefold import files, terminal
@@ -34,6 +32,7 @@ from facefold.training import checkpoint, loader, machine, micro, objective
 from facefold.training.curves import Curves
 from facefold.training.objective import Labels, Values
 from facefold.training.ranks import ALONE, Ranks
+from facefold.training.schedule import Schedule
 
 PREDICT_BATCH = 128
 SMALLER = 0.1  # times the recipe's learning rate, from an epoch on whose loss was not finite
@@ -148,7 +147,7 @@ def _train(task: FoldTask, device: torch.device, slot: int, loader_workers: int,
     batches, sampler = loader.batches(train_set, batch, seed_of(task.seed, task.fold, "order"), device, loader_workers,
                                       loader.window(recipe, task.train_images), ranks)
     steps = len(batches)
-    schedule = _Schedule(recipe, optimizer, steps)
+    schedule = Schedule(recipe, optimizer, steps)
     best: dict[str, Tensor] = {}
     if history:
         _restore(net, checkpoint.read_part(task.checkpoint, "model"))
@@ -225,32 +224,6 @@ def _train(task: FoldTask, device: torch.device, slot: int, loader_workers: int,
     if best:
         _restore(predictor, best)
     return Learned(predictor, fmt, aim, history, header, steps * batch, pixels, shown, bar)
-
-
-class _Schedule:
-    """The recipe's learning rate: timm's cosine by step, or after a linear warm-up torch's plateau by epoch or the rate as it is.
-    All are functions of the history alone, so resuming replays it instead of saving a state."""
-
-    def __init__(self, recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int):
-        self._recipe, self._optimizer = recipe, optimizer
-        self._warmup_steps = round(recipe.warmup * steps)
-        self._cosine = self._plateau = None
-        if recipe.schedule == "cosine":
-            self._cosine = CosineLRScheduler(optimizer, t_initial=recipe.epochs * steps, lr_min=0.01 * recipe.lr, t_in_epochs=False,
-                                             warmup_t=self._warmup_steps, warmup_lr_init=0.01 * recipe.lr)
-        elif recipe.schedule == "plateau":
-            self._plateau = ReduceLROnPlateau(optimizer, factor=recipe.plateau_factor, patience=recipe.plateau_patience)
-
-    def before_step(self, step: int) -> None:
-        if self._cosine:
-            self._cosine.step_update(step)
-        elif step <= self._warmup_steps:
-            for group in self._optimizer.param_groups:
-                group["lr"] = self._recipe.lr * (step + 1) / (self._warmup_steps + 1)
-
-    def after_epoch(self, epoch: int, monitor_loss: float | None) -> None:
-        if self._plateau and epoch + 1 > self._recipe.warmup:
-            self._plateau.step(monitor_loss)
 
 
 def prepare(recipe: Recipe, device: torch.device, weights_dir: Path | None,
