@@ -208,9 +208,9 @@ def test_batch_norm_of_the_steps_looks_at_whole_batches_and_learns_into_the_net(
 
 
 @pytest.mark.parametrize("settings, places, message", [
-    ({**PLAIN, "ranks": 3}, [CPU] * 2, "recipe big: ranks = 3 takes 3 processes at once, and there are 2 (--workers, else a core each); "
+    ({**PLAIN, "ranks": 3}, [CPU] * 2, "recipe big: ranks = 3 takes 3 processes at once, and there is room for 2 (--workers, else a core each); "
                                        "set ranks = 2, or train elsewhere"),
-    ({**PLAIN, "compile": False}, [torch.device("cuda", 0)], "recipe big: ranks = 2 takes 2 GPUs at once, and there are 1 (--workers, else "
+    ({**PLAIN, "compile": False}, [torch.device("cuda", 0)], "recipe big: ranks = 2 takes 2 GPUs at once, and there is room for 1 (--workers, else "
                                                              "all that torch sees); set ranks = 1, or train elsewhere"),
     ({**TINY, "ranks": 2}, [CPU] * 2, "recipe big: the batch norm of cnn5 looks at whole batches, which torch does not do over ranks on the "
                                       "CPU: set ranks = 1, take GPUs, or a backbone without batch norm (ViT, ConvNeXt)")])

@@ -126,7 +126,7 @@ def require_places(recipe: recipes.Recipe, places: Sequence[torch.device]) -> No
     on_cpu = places[0].type == "cpu"
     if recipe.ranks > len(places):
         kind, default = ("processes", "a core each") if on_cpu else ("GPUs", "all that torch sees")
-        raise InputError(f"recipe {recipe.name}: ranks = {recipe.ranks} takes {recipe.ranks} {kind} at once, and there are {len(places)} "
+        raise InputError(f"recipe {recipe.name}: ranks = {recipe.ranks} takes {recipe.ranks} {kind} at once, and there is room for {len(places)} "
                          f"(--workers, else {default}); set ranks = {len(places)}, or train elsewhere")
     if on_cpu and batchnorm.learns(zoo.build(recipe, trained=False)[0]):
         raise InputError(f"recipe {recipe.name}: the batch norm of {recipe.backbone} looks at whole batches, which torch does not do over "

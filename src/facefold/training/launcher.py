@@ -33,7 +33,8 @@ def launch(work: Callable[..., None], devices: Sequence[torch.device], *args: An
     signal, so that whoever started it sees what it sees of a process that trains alone.
     """
     for name in ("torch.distributed.elastic", "torch.multiprocessing"):
-        logging.getLogger(name).handlers, logging.getLogger(name).propagate = [logging.NullHandler()], False  # it is raised instead
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [logging.NullHandler()], False  # what goes wrong is raised
     failures, killed = get_context("spawn").SimpleQueue(), 0
     config = LaunchConfig(1, 1, len(devices), run_id="fold", max_restarts=0, logs_specs=DefaultLogsSpecs(os.devnull),
                           rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost", signals_to_handle="SIGTERM")
