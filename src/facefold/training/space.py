@@ -42,7 +42,8 @@ def of(recipe: Recipe, train_rows: int, test_rows: int, folds: int) -> Room:
         for split, view in frozen.names(recipe):
             side = recipe.size_in(int(view.removeprefix("epoch_"))) if view.startswith("epoch_") else recipe.size
             views += (train_rows if split == "train" else test_rows) * an_image * side ** 2 // recipe.size ** 2
-    return Room(views, state + predicted * (2 * net.output.in_features + _CSV_ROW), 2 * (copies * state + moments * learned) + predicted * 2 * net.output.in_features)
+    features = predicted * 2 * net.output.in_features
+    return Room(views, state + features + predicted * _CSV_ROW, 2 * (copies * state + moments * learned) + features)
 
 
 def require(root: Path, competition: Competition, left: Sequence[Recipe], folds: int, places: int) -> str:
