@@ -94,9 +94,9 @@ def grow(like: np.ndarray, rows: int) -> None:
     grey = drawn(like, rows)
     copies = rows // SHARE
     every, begun = np.arange(len(grey)), time.process_time()
-    hashes = duplicates.fingerprints(grey, every)
+    prints = duplicates.fingerprints(grey, every)
     hashed = time.process_time()
-    pairs = duplicates.candidates(*hashes)
+    pairs = np.concatenate([found[prints.may_be_one(found)] for found in duplicates.candidates(prints.plain, prints.mirrored)])
     paired = time.process_time()
     duplicates.same_picture(grey, *pairs.T)
     checked = time.process_time()

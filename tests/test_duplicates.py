@@ -124,6 +124,31 @@ def test_an_image_that_broke_since_the_check_is_named(tmp_path):
     assert not list((tmp_path / "cache").glob("*glance*"))
 
 
+def candidates(*hashes: np.ndarray) -> np.ndarray:
+    """All pairs, each once, sorted."""
+    return np.unique(np.concatenate(list(duplicates.candidates(*hashes))), axis=0)
+
+
+@given(st.lists(st.integers(0, 2 ** 64 - 1), min_size=1))
+def test_set_bits_are_counted(words):
+    assert duplicates._ones(np.array(words, dtype=np.uint64)).tolist() == [word.bit_count() for word in words]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2 ** 32 - 1), st.floats(0, 0.4))
+def test_no_pair_that_correlates_is_ruled_out_by_the_lowest_frequencies(seed, noise):
+    rng = np.random.default_rng(seed)
+    base = np.stack([cv2.resize(scene(k)[..., 0], (32, 32), interpolation=cv2.INTER_AREA) for k in range(4)]).astype(float)
+    others = base[:, :, ::-1] if seed % 2 else base
+    grey = np.clip(np.concatenate([base, others + noise * 60 * rng.normal(size=base.shape)]), 0, 255).astype(np.uint8)
+    pairs = np.array([[a, b, seed % 2] for a in range(4) for b in range(4, 8)])
+    standard = duplicates._standard(grey)
+    seen = standard[:, :, ::-1] if seed % 2 else standard
+    whole = np.array([(standard[a] * seen[b]).mean() for a, b, _ in pairs])
+    may = duplicates.fingerprints(grey, np.arange(8)).may_be_one(pairs)
+    assert may[whole >= duplicates.WHOLE].all() and not may[whole < 0.3].any()
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2 ** 32 - 1), st.sets(st.integers(0, duplicates.BITS - 1), max_size=7), st.booleans())
 def test_hashes_that_differ_in_seven_bits_are_always_compared(seed, flipped, mirrored):
@@ -131,7 +156,7 @@ def test_hashes_that_differ_in_seven_bits_are_always_compared(seed, flipped, mir
     bits = rng.integers(0, 2, (2, 50, duplicates.BITS), dtype=np.uint8)  # of 50 pictures and their mirror images
     bits[int(mirrored), 33] = bits[0, 12]
     bits[int(mirrored), 33, list(flipped)] ^= 1
-    assert [12, 33, int(mirrored)] in duplicates.candidates(*np.packbits(bits, axis=2)).tolist()
+    assert [12, 33, int(mirrored)] in candidates(*np.packbits(bits, axis=2)).tolist()
 
 
 def test_far_hashes_are_no_candidates_and_a_picture_is_no_candidate_of_itself():
@@ -139,7 +164,7 @@ def test_far_hashes_are_no_candidates_and_a_picture_is_no_candidate_of_itself():
     bits[:, 1, :duplicates.FAR] = 1
     bits[:, 2, :duplicates.FAR + 1] = 1
     bits[:, 3, 64:] = 1
-    got = duplicates.candidates(*np.packbits(bits, axis=2))
+    got = candidates(*np.packbits(bits, axis=2))
     assert got.tolist() == [[0, 1, 0], [0, 1, 1], [1, 2, 0], [1, 2, 1]]
 
 
@@ -148,7 +173,9 @@ def test_hundreds_of_copies_are_one_group_without_all_their_pairs():
     grey = np.stack([cv2.resize(scene(0)[..., 0], (32, 32), interpolation=cv2.INTER_AREA)] * 400)
     grey = np.clip(grey + rng.integers(-2, 3, grey.shape), 0, 255).astype(np.uint8)
     assert (duplicates.groups(grey, np.arange(400)) == 0).all()
-    pairs = duplicates.candidates(*duplicates.fingerprints(grey, np.arange(400)))
+    prints = duplicates.fingerprints(grey, np.arange(400))
+    pairs = candidates(prints.plain, prints.mirrored)
+    assert prints.may_be_one(pairs).all()
     assert (np.diff(pairs[:, :2]) > 0).all() and len(pairs) < 400 * 399 // 4
 
 
