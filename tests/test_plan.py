@@ -129,7 +129,7 @@ def test_nothing_fits():
     with pytest.raises(InputError) as caught:
         budget.within(scene(), CHOSEN, 30, held="")
     assert str(caught.value) == (
-        "the budget is too small: 30 s of it are left, and the least there is to do, lite0@1 in 3 folds, takes 62 s with a reserve. "
+        "the budget is too small: 30 s of it are left after the audit, the split and timing the recipes, and the least there is to do, lite0@1 in 3 folds, takes 62 s with a reserve. "
         "Give more with --budget, or name smaller recipes with --recipes")
 
 

@@ -112,10 +112,25 @@ def test_the_simplest_unbeaten_method_is_picked():
     assert made.facts["gain_over_best_single"]["gain"] > 1 and made.oof.columns.tolist() == ["id", "label", "pred", "fold"]
     assert made.submissions["mean"].to_dict("list") == {"id": ["t"], "age": [50.0]}
     board = made.leaderboard.set_index("name")
-    assert board["mae"].is_monotonic_increasing and set(board.index) == {"m0", "m1", *regression.NAMES, "auto"}
+    assert board["mae"].is_monotonic_increasing and set(board.index) == {"m0", "m1", *regression.NAMES, "auto", "median"}
     assert board.loc["mean", "mae"] == pytest.approx(np.abs(made.oof["label"] - members([10, 10]).prob.mean(axis=1)).mean())
     poor = regression.make(members([1, 50]), AGE, "auto", "auto")
     assert poor.facts["picked"] == "best_single" and regression.headline(poor.facts).endswith("] by best_single")
+
+
+def test_of_one_recipe_there_is_nothing_to_choose():
+    """In the choice among methods an unlucky ridge once made the headline worse than the recipe that is handed in."""
+    matrix = members([10], rows=8)
+    made = regression.make(matrix, AGE, "auto", "auto")
+    assert made.facts["picked"] == "best_single" and made.facts["score"] == made.facts["picked_score"]
+    assert made.oof["pred"].tolist() == matrix.prob[:, 0].tolist()
+    board = made.leaderboard.set_index("name")
+    assert "auto" not in board.index and board.loc["median", "kind"] == "baseline"
+
+
+def test_the_baseline_is_the_median_of_the_other_folds():
+    got = regression._medians(np.array([1.0, 2.0, 3.0, 10.0, 20.0, 40.0]), np.array([0, 0, 1, 1, 2, 2]))
+    assert got.tolist() == [15, 15, 11, 11, 2.5, 2.5]
 
 
 def test_weights_given_by_hand_are_used():
@@ -169,7 +184,7 @@ def step(name: str, root, monkeypatch, *options: str) -> None:
 
 def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
     """In one process, which spares the seconds that each one takes to start; test_run_all has them apart."""
-    monkeypatch.setattr(engine, "run", lambda ordered, places, work, after, keeper: [work(job, CPU, 0) for job in ordered])
+    monkeypatch.setattr(engine, "run", lambda ordered, places, work, *rest: [work(job, CPU, 0) for job in ordered])
     tiny = dataclasses.replace(recipes.load("demo_cnn"), epochs=2, ema=0.0, size=32)
     width = {"demo_cnn": 8, "cnn5": 4}
     monkeypatch.setattr(recipes, "load", lambda name: dataclasses.replace(tiny, name=name, width=width[name]))

@@ -94,6 +94,30 @@ def start(arguments: list[str]) -> subprocess.Popen:
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
+def test_a_step_that_is_killed_alone_is_told(tmp_path):
+    root = tiny(tmp_path)
+    process = start(command("run_all", root, *FEW))
+    try:
+        deadline = time.monotonic() + 120
+        while not (step := [int(pid.name) for pid in Path("/proc").glob("[0-9]*") if is_step(pid, "audit.py", root)]):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.01)
+        os.kill(step[0], signal.SIGKILL)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 137
+    assert said == ("audit.py was killed (signal 9, often for want of memory); nothing is lost, the same command goes on where it ended\n")
+
+
+def is_step(process: Path, name: str, root: Path) -> bool:
+    try:
+        arguments = (process / "cmdline").read_bytes().decode().split("\0")
+    except OSError:
+        return False
+    return len(arguments) > 1 and arguments[1].endswith(f"/{name}") and str(root) in arguments
+
+
 def test_killed_in_training_and_run_again_it_ends_with_the_same_bytes(undisturbed, tmp_path):
     root = tiny(tmp_path)
     process = start(command("run_all", root, *FEW))

@@ -95,7 +95,8 @@ def test_answers_that_are_there_are_kept(source, tmp_path):
 
 
 @pytest.mark.parametrize(("test_size", "seed", "message"), [
-    (1, 0, "--test-size 1: with 20 faces it is 2 to 16"), (17, 0, "--test-size 17: with 20 faces it is 2 to 16"),
+    (1, 0, "--test-size 1: there are 20 faces here, so it is 2 to 16; --test-size 5 holds out a quarter"),
+    (17, 0, "--test-size 17: there are 20 faces here, so it is 2 to 16; --test-size 5 holds out a quarter"),
     (6, -1, "--seed -1: a seed is a whole number from 0 on")])
 def test_sizes_and_seeds_that_cannot_be(source, tmp_path, test_size, seed, message):
     with pytest.raises(InputError) as error:

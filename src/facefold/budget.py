@@ -62,8 +62,8 @@ def within(scene: Scene, chosen: Sequence[Recipe], left: float, held: str) -> Pl
                 return Plan([work], folds, scene.seconds([work]), offered)
     least = min([work for work, _ in shorter] + offered, key=lambda work: scene.seconds([work]))
     needed = duration(scene.seconds([least]) / (1 - RESERVE))
-    raise InputError(f"the budget is too small: {duration(max(left, 0))} of it are left, and the least there is to do, "
-                     f"{least.recipe.name} in {folds} folds{held and f' ({held})'}, takes {needed} with a reserve. "
+    raise InputError(f"the budget is too small: {duration(max(left, 0))} of it are left after the audit, the split and timing the "
+                     f"recipes, and the least there is to do, {least.recipe.name} in {folds} folds{held and f' ({held})'}, takes {needed} with a reserve. "
                      "Give more with --budget, or name smaller recipes with --recipes")
 
 

@@ -122,6 +122,9 @@ def run_step(name: str, *options: object) -> float:
         process.terminate()
         process.wait()
         raise
+    if code < 0:
+        cause = ", often for want of memory" if code == -signal.SIGKILL else ""
+        print(f"{name}.py was killed (signal {-code}{cause}); nothing is lost, the same command goes on where it ended", file=sys.stderr)
     if code:
         raise SystemExit(code if code > 0 else 128 - code)
     return time.perf_counter() - started

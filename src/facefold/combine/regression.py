@@ -5,7 +5,8 @@
     weighted_mean   weights >= 0 that sum to 1, of the least squared error
     ridge           a linear model of the predicted values: scikit-learn's Ridge, standardised, penalty 1
 
-Scores are nested as for labels, and a method earns its place by the paired difference of the absolute errors. What belongs to
+Scores are nested as for labels, and a method earns its place by the paired difference of the absolute errors. Beside them
+stands what no model is needed for, the median of the other folds' values; of one recipe there is nothing to choose. What belongs to
 labels alone (votes, logits, calibration, second pass, order, twins) is refused with its reason.
 """
 
@@ -166,13 +167,14 @@ def make(matrix: OofMatrix, target: Target, method: str, rule: str | np.ndarray)
     """Score every recipe and method, pick `method` (auto: the simplest unbeaten; with weights by hand the weighted mean), fit on
     all rows, predict the test rows. Options are those that `refuse` lets through.
 
-    leaderboard: name, kind, mean absolute error with interval, root mean squared error, bias, paired gain over best_single with
-    interval and p, weights; least error first. oof: id, label, pred, fold. submissions: id and the target's column.
+    leaderboard: name, kind (recipe, method, procedure, baseline), mean absolute error with interval, root mean squared error, bias,
+    paired gain over best_single with interval and p, weights; least error first. oof: id, label, pred, fold. submissions: id and the target's column.
     """
     every = methods(rule)
     if method == "auto" and not (isinstance(rule, str) and rule == "auto"):
         method = "weighted_mean"
-    candidates = every if method == "auto" else [made for made in every if made.name == method]
+    only = "best_single" if method == "auto" and len(matrix.names) == 1 else method
+    candidates = every if only == "auto" else [made for made in every if made.name == only]
     nothing = np.full(len(matrix.ids), np.nan)
     data = (Rows(matrix.prob, nothing), matrix.labels, matrix.fold)
     test = Rows(matrix.test_prob, np.full(len(matrix.test_ids), np.nan))
@@ -190,12 +192,18 @@ def make(matrix: OofMatrix, target: Target, method: str, rule: str | np.ndarray)
     board += [(name, "method", pred, learned[name]) for name, pred in scores.items()]
     if len(candidates) > 1:
         board.append((method, "procedure", honest, {}))
+    board.append(("median", "baseline", _medians(matrix.labels, matrix.fold), {}))
     facts = {"target": target.name, "picked": picked, "why": choice.why, "weights": learned[picked], "notes": notes,
              "score": asdict(score(honest, matrix.labels)), "picked_score": asdict(score(scores[picked], matrix.labels)),
              "gain_over_best_single": asdict(paired(honest, scores["best_single"], matrix.labels))}
     oof = pd.DataFrame({"id": matrix.ids, "label": matrix.labels, "pred": honest, "fold": matrix.fold})
     answered = submissions[picked].rename(columns={target.name: "pred"})
     return Outcome(_leaderboard(board, matrix.labels, scores["best_single"]), oof, facts, submissions, answered)
+
+
+def _medians(values: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """For each row the median of the values (n,) in other folds."""
+    return np.select([fold == k for k in np.unique(fold)], [np.median(values[fold != k]) for k in np.unique(fold)])
 
 
 def load(root: Path, target: Target) -> Outcome:

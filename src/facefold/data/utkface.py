@@ -113,7 +113,8 @@ def deal(faces: pd.DataFrame, test_size: int, seed: int) -> pd.DataFrame:
     if smallest < 4:
         raise InputError(f"{rows} faces with {smallest} of one gender: at least 4 of each are needed for a train and a test set")
     if not 2 <= test_size <= rows - 4:
-        raise InputError(f"--test-size {test_size}: with {rows} faces it is 2 to {rows - 4}")
+        raise InputError(f"--test-size {test_size}: there are {rows} faces here, so it is 2 to {rows - 4}; "
+                         f"--test-size {max(2, rows // 4)} holds out a quarter")
     _, test = train_test_split(np.arange(rows), test_size=test_size, stratify=faces["label"], random_state=seed)
     split = np.full(rows, "train", dtype=object)
     split[test] = "test"

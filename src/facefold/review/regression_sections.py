@@ -25,8 +25,9 @@ def verdict(facts: dict) -> list[str]:
     """Why this submission, and what blending brought."""
     gain, got = facts["gain_over_best_single"], facts["score"]
     return [html.paragraph(facts["why"]),
-            html.paragraph(f"Over the best single recipe: an absolute error less by {gain['gain']:.3f} [{gain['low']:+.3f}, "
-                           f"{gain['high']:+.3f}] (p = {gain['p']:.2g}). Root of the mean squared error {got['rmse']:.3f}, mean "
+            html.paragraph(f"Beside the best single recipe the absolute error is {abs(gain['gain']):.3f} "
+                           f"{'less' if gain['gain'] >= 0 else 'more'} (gain {gain['low']:+.3f} to {gain['high']:+.3f}, "
+                           f"p = {gain['p']:.2g}). Root of the mean squared error {got['rmse']:.3f}, mean "
                            f"of prediction minus value {got['bias']:+.3f}. Every score counts rows that had no part in learning "
                            "or choosing what predicted them; brackets are 95 % intervals.")]
 
