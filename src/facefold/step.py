@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from facefold import files, terminal
+from facefold import files, remote, terminal
 from facefold.data.target import LABEL, Target
 from facefold.errors import InputError
 from facefold.processes import STARTER, end_with_starter
@@ -33,15 +33,46 @@ class Stopped(BaseException):
 def parser(doc: str) -> argparse.ArgumentParser:
     """An argument parser whose help is the step's docstring, with the --root option every step has."""
     made = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--root", type=Path, default=PROJECT, metavar="DIR",
-                      help="the folder that holds competition/, folds/, runs/, submissions/ and cache/ (default: the project)")
+    made.add_argument("--root", type=_root, default=PROJECT, metavar="DIR",
+                      help="the folder that holds competition/, folds/, runs/, submissions/ and cache/ (default: the project), or its URL")
     return made
+
+
+def _root(text: str) -> Path:
+    """The folder that --root names; of a URL its copy here, as it is there now."""
+    if "://" not in text:
+        return Path(text)
+    _Parser.mirror = remote.mirror(text)
+    return _Parser.mirror.root
+
+
+def home() -> remote.Store | None:
+    """What the root is a copy of, where --root is a URL."""
+    return _Parser.mirror.store if _Parser.mirror else None
+
+
+def send() -> None:
+    """Send what this step changed so far to the root's URL, where it has one."""
+    if _Parser.mirror:
+        _Parser.mirror.push()
+
+
+def fetch() -> None:
+    """Fetch what others changed at the root's URL, where it has one."""
+    if _Parser.mirror:
+        _Parser.mirror.pull("")
 
 
 def add_target(parser: argparse.ArgumentParser) -> None:
     """The option --target of the steps that work on one; everything made for it lies apart from the label's."""
     parser.add_argument("--target", type=Target, default=LABEL, metavar="COLUMN",
                         help="what is predicted: label (default), or a column of numbers of meta.csv, such as age, by regression")
+
+
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """The options of the steps that train on one machine or on a Ray cluster."""
+    parser.add_argument("--engine", default="local", choices=("local", "ray"), help="where folds are trained: on this machine (default), or ray")
+    parser.add_argument("--address", default="auto", help="of the Ray cluster: auto (default), HOST:PORT, or local, begun for this step")
 
 
 def duration(seconds: float) -> str:
@@ -56,8 +87,10 @@ class _Parser(argparse.ArgumentParser):
     """Remembers the root that was asked for, or the target's place in it, for `run` to note there what the step cost."""
 
     root: Path | None = None
+    mirror: remote.Mirror | None = None
 
     def parse_args(self, *args, **kwargs):
+        _Parser.mirror = None
         parsed = super().parse_args(*args, **kwargs)
         _Parser.root = getattr(parsed, "target", LABEL).place(parsed.root)
         return parsed
@@ -87,8 +120,9 @@ def run(main: Callable[[], None]) -> None:
     name = Path(sys.argv[0]).name
     started = time.perf_counter()
     try:
-        main()
-        _note(name.removesuffix(".py"), time.perf_counter() - started)
+        with _sent(name):
+            main()
+            _note(name.removesuffix(".py"), time.perf_counter() - started)
     except InputError as error:
         print(f"{name}: {error}", file=sys.stderr)
         raise SystemExit(2)
@@ -106,9 +140,26 @@ def run(main: Callable[[], None]) -> None:
         raise SystemExit(2)
 
 
+@contextmanager
+def _sent(name: str) -> Iterator[None]:
+    """What the step made by its end, however it ends, goes to the root's URL, where it has one."""
+    try:
+        yield
+    except BaseException:
+        try:
+            send()
+        except InputError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+        raise
+    send()
+
+
 def run_step(name: str, *options: object) -> float:
     """Run one step in a process of its own; returns its seconds. Leaves with the step's exit code when that is not 0."""
     started = time.perf_counter()
+    if _Parser.mirror:
+        send()
+        options = tuple(_Parser.mirror.store if option == _Parser.mirror.root else option for option in options)
     print(f"\n== {name}", flush=True)
     process = subprocess.Popen([sys.executable, str(PROJECT / "src" / f"{name}.py"), *map(str, options)],
                                stdout=subprocess.DEVNULL if terminal.is_quiet() else None,

@@ -73,12 +73,13 @@ class Activations:
             self.make(name)
         return Stored([path])
 
-    def make(self, name: str) -> None:
-        """Compute the view unless it is there whole: what a killed job left is trusted by its checksum only."""
+    def make(self, name: str) -> list[Path]:
+        """Compute the view unless it is there whole: what a killed job left is trusted by its checksum only. Returns its files."""
         path = self.folder / f"{self.split}_{name}.npy"
         with files.locked(path.with_suffix(".lock"), wait=True):
             if not files.whole(path):
                 self._make(name, path)
+        return [files.seal_of(path), path]
 
     def _make(self, name: str, path: Path) -> None:
         for old in self.folder.parent.glob("*"):
