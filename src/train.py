@@ -10,19 +10,20 @@ A recipe with another number of epochs is one of its own: lite0@3 is lite0 with 
 --corrections FILE (see clean.py) drops or flips training rows, never held-out ones, and trains into runs/<recipe>+corrected/.
 --target COLUMN predicts a number that meta.csv has for every train row (mean absolute error as the loss, on standardised values)
 and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUMN`.
+--engine ray makes each fold a task of a Ray cluster, with the same bytes; --root may be a URL (s3://bucket/faces): deploy/README.md.
 """
 
 import argparse
 from pathlib import Path
 
-from facefold import budget, jobs, processes, runs, step, terminal
+from facefold import budget, jobs, runs, step, terminal
 from facefold.combine import regression
 from facefold.combine.scores import accuracy_in_words
 from facefold.data import cache, competition, corrections, folds, integrity
 from facefold.errors import InputError
 from facefold.models import pretrained
 from facefold.models import recipe as recipes
-from facefold.training import curves, engine, objective, space
+from facefold.training import curves, engine, objective, ray_engine, space
 
 
 def main() -> None:
@@ -38,8 +39,10 @@ def main() -> None:
     step.add_target(parser)
     parser.add_argument("--budget", type=Path, metavar="FILE", help="begin no fold of a run that would end too late, see run_all.py")
     parser.add_argument("--tensorboard", action="store_true", help="learning curves as event files, into tensorboard/")
+    step.add_engine(parser)
     parser.add_argument("--quiet", action="store_true", help="the results alone: no bars, no line an epoch")
     args = parser.parse_args()
+    ray_engine.check(args.engine, {"--workers": args.workers, "--budget": args.budget})
     if args.quiet:
         terminal.be_quiet()
     if args.tensorboard:
@@ -65,27 +68,29 @@ def train(args: argparse.Namespace) -> None:
     images_hash = integrity.fingerprint(args.root)
     identities = [runs.Identity(recipe.name, recipe.hash, split.hash, images_hash, args.seed, mended.hash, args.target.name)
                   for recipe in chosen]
-    places = engine.slots(args.device, args.workers)
+    machines = ray_engine.Cluster(args.address, args.device) if args.engine == "ray" else engine.Local(args.device, args.workers)
     for recipe, identity in zip(chosen, identities):
         if not runs.whole(place, identity.name, split.k):
-            jobs.require_places(recipe, places)
-    loader_workers = min(8, processes.cores() // len(places)) if places[0].type == "cuda" else 0
-    missing = [jobs.FoldJob(args.root, identity, mended, int(fold), args.weights_dir, loader_workers, args.tensorboard, recipe.ranks)
+            jobs.require_places(recipe, machines.places)
+    missing = [jobs.FoldJob(args.root.resolve(), identity, mended, int(fold), args.weights_dir and args.weights_dir.resolve(),
+                            machines.loader_workers, args.tensorboard, recipe.ranks, step.home(), waits=args.engine == "ray")
                for recipe, identity in zip(chosen, identities) for fold in wanted if jobs.todo(args.root, identity, int(fold), args.force)]
     if args.tensorboard:
         draw_finished(place, identities, wanted, missing)
     if missing:
-        terminal.say(space.require(place, contest, [recipes.load(job.identity.recipe) for job in missing], split.k, len(places)))
+        terminal.say(space.require(place, contest, [recipes.load(job.identity.recipe) for job in missing], split.k, len(machines.places)))
     for identity in dict.fromkeys(job.identity for job in missing):
         cache.build(contest, recipes.load(identity.recipe).size)
         runs.joined_oof(place, identity.name).unlink(missing_ok=True)  # it will be of other folds than these
-    ordered, after = jobs.plan(missing, len(places))
+    ordered, after = jobs.plan(missing, len(machines.places))
 
     def some_whole() -> bool:
         return any(runs.whole(place, identity.name, split.k) for identity in identities)
 
-    keeper = budget.Keeper(args.budget, ordered, len(places), some_whole) if args.budget else None
-    engine.run(ordered, places, jobs.work, after, keeper, {job: job.ranks for job in ordered})
+    keeper = budget.Keeper(args.budget, ordered, len(machines.places), some_whole) if args.budget else None
+    step.send()
+    machines.run(ordered, jobs.work, after, keeper)
+    step.fetch()
     for identity in identities:
         if keeper and identity.name in keeper.left_out:
             late = keeper.late(identity.name)

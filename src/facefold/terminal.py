@@ -8,13 +8,13 @@ from contextlib import suppress
 
 from tqdm import tqdm
 
-_QUIET = "FACEFOLD_QUIET"  # in the environment, so that the processes which a step starts are quiet as well
+QUIET = "FACEFOLDQUIET"  # in the environment, so that the processes which a step starts are quiet as well
 _ERASE = "\r\x1b[2K"  # the terminal's line, which may show the bar of another process
 
 
 def be_quiet() -> None:
     """From now on no bar and no line on what is under way, here and in processes started from here."""
-    os.environ[_QUIET] = "1"
+    os.environ[QUIET] = "1"
 
 
 def hush() -> object:
@@ -25,7 +25,7 @@ def hush() -> object:
 
 
 def is_quiet() -> bool:
-    return os.environ.get(_QUIET) == "1"
+    return os.environ.get(QUIET) == "1"
 
 
 def no_bar() -> bool | None:

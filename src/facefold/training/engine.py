@@ -31,6 +31,20 @@ def slots(device: str, workers: int | None) -> list[torch.device]:
     return [torch.device("cpu")] * (workers or cores())
 
 
+class Local:
+    """This machine as the engine. places: a device for each job at a time, see `slots`. loader_workers: processes that augment, for
+    each job on a GPU."""
+
+    def __init__(self, device: str, workers: int | None):
+        self.places = slots(device, workers)
+        self.loader_workers = min(8, cores() // len(self.places)) if self.places[0].type == "cuda" else 0
+
+    def run(self, jobs: Sequence[Any], work: Callable[[Any, torch.device, int], None], after: Mapping[Any, Collection[Any]],
+            may_begin: Callable[[Any, Collection[Any]], bool] | None = None) -> None:
+        """See `engine.run`; a job says by its `ranks` how many places it takes."""
+        run(jobs, self.places, work, after, may_begin, {job: job.ranks for job in jobs})
+
+
 def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, torch.device, int], None],
         after: Mapping[Any, Collection[Any]] | None = None,
         may_begin: Callable[[Any, Collection[Any]], bool] | None = None, needs: Mapping[Any, int] | None = None) -> None:
@@ -93,9 +107,14 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
             process.terminate()
         for process in started:
             process.join()
+    raise_all(failures)
+
+
+def raise_all(failures: Sequence[Exception]) -> None:
+    """Raise these together, where there are any: `InputError` where all of them are the person's to mend."""
+    if failures and all(isinstance(failure, InputError) for failure in failures):
+        raise InputError("\n".join(dict.fromkeys(str(failure) for failure in failures)))
     if failures:
-        if all(isinstance(failure, InputError) for failure in failures):
-            raise InputError("\n".join(dict.fromkeys(str(failure) for failure in failures)))
         raise RuntimeError("\n".join(str(failure) for failure in failures))
 
 
@@ -116,17 +135,22 @@ def _outcome(pipe: Any, process: Any) -> Exception | None:
 def _worker(pipe: Any, work: Callable[[Any, torch.device, int], None], job: Any, devices: tuple[torch.device, ...], slot: int) -> None:
     end_with_parent()
     tqdm.set_lock(Turns())  # its own is a named semaphore, which a process that is ended would leave behind
+    pipe.send(outcome(work, job, devices, slot))
+
+
+def outcome(work: Callable[[Any, torch.device, int], None], job: Any, devices: tuple[torch.device, ...], slot: int) -> Exception | None:
+    """Do a job in this process; returns the failure to tell of, `InputError` where it is the person's to mend."""
     if devices[0].type == "cpu":
         torch.set_num_threads(1)
     elif len(devices) == 1:
         torch.cuda.set_device(devices[0])
     try:
         work(job, devices[0] if len(devices) == 1 else devices, slot)
-        pipe.send(None)
     except InputError as error:
-        pipe.send(error)
+        return error
     except torch.OutOfMemoryError as error:
-        pipe.send(InputError(f"{job}: the GPU's memory does not hold a batch ({str(error).splitlines()[0]}); lower batch in the recipe"))
+        return InputError(f"{job}: the GPU's memory does not hold a batch ({str(error).splitlines()[0]}); lower batch in the recipe")
     except Exception as error:
         mendable = isinstance(error, OSError) and of_the_disk(error)
-        pipe.send(InputError(f"{job}: {mendable}") if mendable else RuntimeError(f"{job} failed:\n{traceback.format_exc()}"))
+        return InputError(f"{job}: {mendable}") if mendable else RuntimeError(f"{job} failed:\n{traceback.format_exc()}")
+    return None

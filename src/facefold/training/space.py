@@ -14,6 +14,7 @@ from facefold.models import frozen, zoo
 from facefold.models.recipe import Recipe
 
 _CSV_ROW = 40  # bytes of a row of oof.csv or test.csv, about
+PROCESS = 1 << 30  # bytes of a process that has imported torch, timm and albumentations, and of what it read
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,26 @@ def of(recipe: Recipe, train_rows: int, test_rows: int, folds: int) -> Room:
             views += (train_rows if split == "train" else test_rows) * an_image * side ** 2 // recipe.size ** 2
     features = predicted * 2 * net.output.in_features
     return Room(views, state + features + predicted * _CSV_ROW, 2 * (copies * state + moments * learned) + features)
+
+
+def memory(recipe: Recipe) -> int:
+    """Bytes of memory that a process needs to train the recipe on the CPU, about, beside the pages of files that it maps: twice what
+    autograd keeps of a batch in float32 (by a forward pass of two images), for gradients are as large; weights, moments, EMA."""
+    net, _ = zoo.build(recipe, trained=False)
+    own = {value.data_ptr() for value in net.state_dict().values()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in own:
+            kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    images = torch.zeros(2, recipe.size, recipe.size, 3, dtype=torch.uint8)
+    shown = net.trunk.eval()(images).permute(0, 2, 3, 1).detach() if net.frozen else images
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        net.train()(shown)
+    state = sum(value.nbytes for value in net.state_dict().values())
+    return PROCESS + sum(kept.values()) * recipe.batch + 5 * state
 
 
 def require(root: Path, competition: Competition, left: Sequence[Recipe], folds: int, places: int) -> str:
