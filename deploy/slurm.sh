@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# The whole job on machines of a Slurm cluster: a Ray cluster for as long as the job lasts, then the usual command on it.
+#     sbatch --nodes 4 deploy/slurm.sh --root /shared/faces --data /shared/face-gender.zip
+# Options after the script go to run_all.py. PYTHON names the interpreter (default: the project's .venv), on a disk all nodes see.
+# Two minutes before its time is up the job is told to stop, keeps what is finished, and is queued again.
+#SBATCH --job-name=facefold
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=16
+#SBATCH --mem=64G
+#SBATCH --time=08:00:00
+#SBATCH --signal=B:TERM@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+set -euo pipefail
+
+project=${SLURM_SUBMIT_DIR:-$PWD}
+PYTHON=${PYTHON:-$project/.venv/bin/python}
+ray=$(dirname "$PYTHON")/ray
+cpus=${SLURM_CPUS_PER_TASK:-1}
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 20000))
+
+# --block: Slurm ends what it started, and with it Ray's processes, when the job ends.
+srun --nodes 1 --ntasks 1 --nodelist "$head" "$ray" start --head --node-ip-address "$head" --port "$port" --num-cpus "$cpus" --block &
+until "$ray" health-check --address "$head:$port" > /dev/null 2>&1; do sleep 2; done
+if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
+    others=$((SLURM_JOB_NUM_NODES - 1))
+    srun --nodes "$others" --ntasks "$others" --exclude "$head" "$ray" start --address "$head:$port" --num-cpus "$cpus" --block &
+fi
+
+stopped() {
+    kill -TERM "$job"
+    wait "$job" || true
+    scontrol requeue "$SLURM_JOB_ID"
+}
+cd "$project"
+"$PYTHON" src/run_all.py --engine ray --address "$head:$port" "$@" &
+job=$!
+trap stopped TERM
+code=0
+wait "$job" || code=$?
+exit "$code"
