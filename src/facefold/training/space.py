@@ -48,7 +48,7 @@ def of(recipe: Recipe, train_rows: int, test_rows: int, folds: int) -> Room:
 
 
 def memory(recipe: Recipe) -> int:
-    """Bytes of memory that a process needs to train the recipe on the CPU, about, beside the pages of files that it maps: twice what
+    """Bytes of memory that a process needs to train the recipe on the CPU, about: twice what
     autograd keeps of a batch in float32 (by a forward pass of two images), for gradients are as large; weights, moments, EMA."""
     net, _ = zoo.build(recipe, trained=False)
     own = {value.data_ptr() for value in net.state_dict().values()}
