@@ -18,12 +18,18 @@ project=${SLURM_SUBMIT_DIR:-$PWD}
 PYTHON=${PYTHON:-$project/.venv/bin/python}
 ray=$(dirname "$PYTHON")/ray
 cpus=${SLURM_CPUS_PER_TASK:-1}
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${hosts[0]}
 port=$((20000 + SLURM_JOB_ID % 20000))
 
 # --block: Slurm ends what it started, and with it Ray's processes, when the job ends.
+export SRUN_CPUS_PER_TASK=$cpus  # since Slurm 22.05 srun does not take it over from sbatch
 srun --nodes 1 --ntasks 1 --nodelist "$head" "$ray" start --head --node-ip-address "$head" --port "$port" --num-cpus "$cpus" --block &
-until "$ray" health-check --address "$head:$port" > /dev/null 2>&1; do sleep 2; done
+began=$!
+until "$ray" health-check --address "$head:$port" > /dev/null 2>&1; do
+    kill -0 "$began" 2> /dev/null || { echo "Ray did not start on $head, see above" >&2; exit 1; }
+    sleep 2
+done
 if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
     others=$((SLURM_JOB_NUM_NODES - 1))
     srun --nodes "$others" --ntasks "$others" --exclude "$head" "$ray" start --address "$head:$port" --num-cpus "$cpus" --block &

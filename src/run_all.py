@@ -74,7 +74,7 @@ def do(args: argparse.Namespace) -> None:
     seconds = {"audit": run_step("audit", "--root", root, *(["--drawn"] if draw else ["--data", args.data] if args.data else []))}
     toy = drawn.is_drawn(root)
     profile = args.profile or ("regression" if target.regression else "demo" if toy else
-                               "gpu" if engine.slots(device, 1)[0].type == "cuda" else "cpu")
+                               "gpu" if args.device == "cuda" or engine.slots(device, 1)[0].type == "cuda" else "cpu")
     chosen = named or [recipes.load(name) for name in PROFILES[profile]]
     for recipe in chosen:
         objective.require(recipe, target)
@@ -83,7 +83,7 @@ def do(args: argparse.Namespace) -> None:
     dealt = folds.load(root, target)
     mended = corrections.read(args.corrections, dealt) if args.corrections else corrections.NONE
     suffix = runs.CORRECTED if mended.actions else ""
-    scene = plan.survey(root, place, chosen, dealt.k, device, suffix, budget.TIMED if limit else 0.0)
+    scene = plan.survey(root, place, chosen, dealt.k, device, suffix, budget.TIMED if limit else 0.0, args.engine == "ray")
     made = plan.whole(scene, chosen)
     options = {"--weights-dir": args.weights_dir, "--corrections": args.corrections, "--engine": args.engine, "--address": args.address}
     if limit:

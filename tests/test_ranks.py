@@ -22,7 +22,7 @@ from test_trainer import CPU, TINY, Killed, task
 from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
-from facefold import budget, jobs, runs
+from facefold import budget, files, jobs, runs
 from facefold.data.corrections import NONE
 from facefold.errors import InputError
 from facefold.models import batchnorm, recipe, zoo
@@ -227,16 +227,26 @@ def test_ranks_that_can_train_here_are_not_refused():
 
 def test_a_fold_job_launches_a_rank_a_device_and_only_the_first_writes(tmp_path, monkeypatch):
     job = jobs.FoldJob(tmp_path, runs.Identity("big", "hash", "folds", "images", 0), NONE, 0, None, 0, ranks=2)
+    held = []
     launched = []
-    monkeypatch.setattr(jobs, "launch", lambda *args: launched.append(args))
+    monkeypatch.setattr(jobs, "launch", lambda *args: (launched.append(args), held.append(is_held(runs.fold_dir(tmp_path, "big", 0)))))
     monkeypatch.setattr(jobs, "tidy", lambda *_: None)
     jobs.work(job, (CPU, CPU), 3)
-    assert launched == [(job.train, (CPU, CPU), 3)] and pickle.loads(pickle.dumps(job.train)).__self__ == job
-    monkeypatch.setattr(jobs, "_task", lambda *_: None)
+    assert launched == [(job.train, (CPU, CPU), 3)] and held == [True] and pickle.loads(pickle.dumps(job.train)).__self__ == job
+    monkeypatch.setattr(jobs, "_task", lambda *_: trainer.FoldTask(*[None] * 10))
     monkeypatch.setattr(trainer, "fit", lambda *args: launched.append(args[-1]))  # None, as in a rank that is not the first
     job.train(CPU, 3, Ranks(1, 2))
     assert launched[1:] == [Ranks(1, 2)]
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def is_held(folder) -> bool:
+    """Whether the fold is locked before its ranks look at what is there: each must see the same."""
+    try:
+        with files.locked(folder):
+            return False
+    except InputError:
+        return True
 
 
 GPUS = [torch.device("cuda", index) for index in range(4)]

@@ -29,7 +29,8 @@ def written(root: Path, **texts: str) -> None:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """Of the files in it, but for the one that marks a copy."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != ".copy")
 
 
 def test_what_differs_is_fetched_and_sent(home, tmp_path):
@@ -58,6 +59,15 @@ def test_a_copy_that_was_deleted_deletes_nothing(home):
     assert names(again.root) == ["folds/a"]
     again.push()
     assert names(home) == ["folds/a"]
+
+
+def test_a_copy_that_is_removed_while_a_step_works_removes_nothing(home):
+    written(home, folds__a="1", competition__train="2")
+    copy = remote.mirror(f"file://{home}")
+    shutil.rmtree(copy.root)
+    with pytest.raises(InputError, match=f"the copy of file://{home}, was removed while the step worked in it; nothing was removed there"):
+        copy.push()
+    assert names(home) == ["competition/train", "folds/a"]
 
 
 def test_locks_hidden_files_and_activations_stay_here(home):

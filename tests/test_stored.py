@@ -46,6 +46,8 @@ def test_rows_that_are_not_there_are_refused(three):
         Stored(three[1])[np.array([3, 11])]
     with pytest.raises(IndexError, match="rows -1 to -1 of 11"):
         Stored(three[1])[-1]
+    with pytest.raises(TypeError, match="rows by their numbers, not bool"):
+        Stored(three[1])[np.array([True, False])]
 
 
 def test_rows_that_follow_one_another_are_fetched_in_one_piece(three, monkeypatch):

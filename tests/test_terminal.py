@@ -15,7 +15,7 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 
 @pytest.fixture(autouse=True)
 def loud(monkeypatch):
-    monkeypatch.setenv("FACEFOLD_QUIET", "0")
+    monkeypatch.setenv(terminal.QUIET, "0")
 
 
 def test_lines_are_said_unless_quiet(capsys):

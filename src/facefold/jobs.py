@@ -3,7 +3,6 @@
 import shutil
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -91,35 +90,35 @@ class FoldJob:
 
     def work(self, device: torch.device | Sequence[torch.device], slot: int) -> None:
         """Train the fold unless it is finished, and leave its run; with several devices in a rank on each."""
-        if isinstance(device, torch.device):
-            self.train(device, slot)
-        else:
-            launch(self.train, device, slot)
+        place = Target(self.identity.target).place(self.root)
+        with files.locked(runs.fold_dir(place, self.identity.name, self.fold), wait=self.waits):
+            if runs.finished(place, self.identity, self.fold):
+                return
+            if isinstance(device, torch.device):
+                self.train(device, slot)
+            else:
+                launch(self.train, device, slot)
         tidy(self.root, self.identity)
 
     def train(self, device: torch.device, slot: int, ranks: Ranks = ALONE) -> None:
         """What one process, or each rank, does of `work`."""
         target = Target(self.identity.target)
-        place = target.place(self.root)
-        directory = runs.fold_dir(place, self.identity.name, self.fold)
-        with files.locked(directory, wait=self.waits) if ranks.first else nullcontext():
-            if runs.finished(place, self.identity, self.fold):
-                return
-            task = _task(self.root, self.identity, self.fold, self.weights_dir, self.corrections)
-            task = replace(task, saved=self._sent_checkpoint)
-            result = trainer.fit(task, device, slot, self.loader_workers, self._events(), ranks)
-            if result is None:
-                return
-            runs.write_weights(directory, result.state)
-            runs.write_history(directory, result.history)
-            runs.write_predictions(directory, "oof", task.valid["id"].tolist(), result.oof_prob, result.oof_features, target)
-            runs.write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features, target)
-            runs.finish(directory, self.identity, result.facts, self.corrections)
-            task.checkpoint.unlink()
-            if self.home:
-                events = sorted(self._events().iterdir()) if self.tensorboard else []
-                sealed = [directory / name for name in (*runs.RESULT_FILES, "run.json", runs.CHECKPOINT)]
-                remote.Mirror(self.root, self.home).send([*events, *sealed])
+        directory = runs.fold_dir(target.place(self.root), self.identity.name, self.fold)
+        task = _task(self.root, self.identity, self.fold, self.weights_dir, self.corrections)
+        task = replace(task, saved=self._sent_checkpoint)
+        result = trainer.fit(task, device, slot, self.loader_workers, self._events(), ranks)
+        if result is None:
+            return
+        runs.write_weights(directory, result.state)
+        runs.write_history(directory, result.history)
+        runs.write_predictions(directory, "oof", task.valid["id"].tolist(), result.oof_prob, result.oof_features, target)
+        runs.write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features, target)
+        runs.finish(directory, self.identity, result.facts, self.corrections)
+        task.checkpoint.unlink()
+        if self.home:
+            events = sorted(self._events().iterdir()) if self.tensorboard else []
+            sealed = [directory / name for name in (*runs.RESULT_FILES, "run.json", runs.CHECKPOINT)]
+            remote.Mirror(self.root, self.home).send([*events, *sealed])
 
     def _sent_checkpoint(self) -> None:
         if not self.home:

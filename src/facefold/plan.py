@@ -67,16 +67,17 @@ class Plan:
     out: list[Work] = field(default_factory=list)
 
 
-def survey(root: Path, place: Path, chosen: Sequence[Recipe], folds: int, device: str, suffix: str, least: float = 0.0) -> Scene:
+def survey(root: Path, place: Path, chosen: Sequence[Recipe], folds: int, device: str, suffix: str, least: float = 0.0,
+           elsewhere: bool = False) -> Scene:
     """The scene of a job: a few steps of each recipe that is not finished are timed (`least`: as in `estimate.rates_of`), and a
-    few images decoded. place: what holds the runs, see `Target.place`."""
+    few images decoded. place: what holds the runs, see `Target.place`. elsewhere: the folds will train on other machines than this."""
     contest, places = competition.load(root), engine.slots(device, None)
 
     def left(name: str) -> int:
         return sum(not runs.sealed(place, name + suffix, fold) for fold in range(folds))
 
     timed = [recipe for recipe in chosen if left(recipe.name)]
-    for recipe in timed:
+    for recipe in () if elsewhere else timed:
         require_places(recipe, places)
     told = estimate.rates_of(timed, places, least) if timed else []
     rates = {recipe.name.partition("@")[0]: one for recipe, one in zip(timed, told, strict=True)}

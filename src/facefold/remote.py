@@ -24,6 +24,7 @@ from facefold.errors import InputError
 
 FOLDER = "FACEFOLD_MIRROR"  # the environment's variable for where copies lie
 FROZEN = "cache/frozen/"
+_THERE = ".copy"  # a file in each copy: one that was emptied while a step worked has it no more
 _AT_ONCE = 16  # transfers: small files wait for the network, not for this machine
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # this machine's
 _PACKAGES = "`pip install -r requirements-cluster.txt`"
@@ -59,7 +60,8 @@ class Url:
         with self._opened() as (system, base):
             system.invalidate_cache()
             folder, _, start = f"{base}/{prefix}".rpartition("/")
-            found = {path.removeprefix(base).lstrip("/"): info for path, info in system.find(folder, detail=True, prefix=start).items()
+            fewer = {"prefix": start} if start and system.async_impl else {}  # object stores alone know it
+            found = {path.removeprefix(base).lstrip("/"): info for path, info in system.find(folder, detail=True, **fewer).items()
                      if info["type"] == "file"}
         return {name: _stamp(info) for name, info in found.items() if name.startswith(prefix)}
 
@@ -151,10 +153,15 @@ class Mirror:
 
             self._each(fetch, wanted, book)
             self._fetched |= here & there.keys() | set(wanted)
+            files.write_text(self.root / _THERE, f"{self.store}\n")
 
     def push(self) -> None:
-        """Send what was made or changed since it was fetched or sent, and remove there what was here after `pull` and is no more."""
+        """Send what was made or changed since it was fetched or sent, and remove there what was here after `pull` and is no more.
+        `InputError`, and nothing removed, where somebody removed the copy meanwhile."""
         with files.locked(self._folder, wait=True):
+            if not (self.root / _THERE).exists():
+                raise InputError(f"{self.root}, the copy of {self.store}, was removed while the step worked in it; nothing was removed there. "
+                                 "Run the same command again")
             book, here = self._book(), {name: _facts(self.root / name) for name in self._here("")}
             changed = [name for name, facts in here.items() if book.get(name, [None])[1:] != facts]
             gone = sorted(self._fetched - here.keys())

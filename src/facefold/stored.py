@@ -46,6 +46,8 @@ class Stored:
         if isinstance(rows, (int, np.integer)):
             return self[np.array([rows])][0]
         rows = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        if len(rows) and rows.dtype.kind not in "iu":
+            raise TypeError(f"rows by their numbers, not {rows.dtype}")
         if len(rows) and not (0 <= rows.min() and rows.max() < len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
         values = np.empty((len(rows), *self.shape[1:]), self.dtype)

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from tqdm import tqdm
 
-QUIET = "FACEFOLDQUIET"  # in the environment, so that the processes which a step starts are quiet as well
+QUIET = "FACEFOLD_QUIET"  # in the environment, so that the processes which a step starts are quiet as well
 _ERASE = "\r\x1b[2K"  # the terminal's line, which may show the bar of another process
 
 

@@ -69,11 +69,6 @@ def open_cache(competition: Competition, split: str, size: int) -> ImageCache:
     return ImageCache(_ids(competition, split), Stored(shards))
 
 
-def paths(competition: Competition, split: str, size: int) -> list[Path]:
-    """Every file of the cache, there or not: what another machine needs to open it."""
-    return [path for shard, _ in _shards(competition, split, size) for path in (shard, files.seal_of(shard))]
-
-
 def missing_bytes(competition: Competition, size: int) -> int:
     """The room that `build` will take."""
     return sum(len(ids) * _image_bytes(size) for split in ("train", "test")

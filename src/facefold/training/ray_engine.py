@@ -106,7 +106,7 @@ class Cluster:
         here = ray.get_runtime_context().get_node_id()
         desk = ray.remote(Desk).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=_on(here)).remote(root)
         task = ray.remote(max_retries=RETRIES, max_calls=CALLS)(_attempt)
-        memory = {name: space.memory(recipes.load(name)) + self.loader_workers * space.PROCESS
+        memory = {name: (2 * space.PROCESS if self._gpu else space.memory(recipes.load(name))) + self.loader_workers * space.PROCESS
                   for name in {job.identity.recipe for job in jobs}}
         needs = {job: {**({"GPU": job.ranks} if self._gpu else {}), "CPU": job.ranks * (1 + self.loader_workers),
                        "memory": job.ranks * memory[job.identity.recipe]} for job in jobs}
@@ -115,8 +115,9 @@ class Cluster:
             refs: dict[Any, Any] = {}
             for job in jobs:
                 need = needs[job]
-                refs[job] = task.options(name=str(job), num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), memory=need["memory"]).remote(
-                    work, job, self._devices(job.ranks), (marker, f"{socket.gethostname()}:{root}"), desk, _versions(), *[refs[other] for other in after.get(job, ())])
+                placed = task.options(name=str(job), num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), memory=need["memory"])
+                refs[job] = placed.remote(work, job, self._devices(job.ranks), (marker, f"{socket.gethostname()}:{root}"), desk, _versions(),
+                                          *[refs[other] for other in after.get(job, ())])
             waiting: dict[Future, Any] = {ref.future(): job for job, ref in refs.items()}
             try:
                 lacking = None
@@ -145,10 +146,11 @@ class Cluster:
         except errors.RayTaskError as error:
             if isinstance(error.cause, ModuleNotFoundError):
                 return [InputError(f"{job}: a machine of the cluster has {str(error.cause).lower()}; `pip install -r requirements.txt` there")]
+            if isinstance(error.cause, errors.RayError):
+                return []  # one that it waits for died, which tells of it
             return [RuntimeError(f"{job} failed:\n{error}")]
         except errors.RayError as error:
-            return [InputError(f"{job} died {RETRIES + 1} times, with its process or its machine ({str(error).splitlines()[0]}); often for "
-                               "want of memory. The same command goes on where it stood")]
+            return [_died(job, f" ({str(error).splitlines()[0]})")]
 
     def _lacking(self, needs: list[dict[str, float]], since: float | None) -> float | None:
         """Since when (`time.monotonic()`) there is no machine for one of these; None while there is one for each."""
@@ -208,6 +210,9 @@ def _attempt(work: Callable[[Any, torch.device, int], None], job: Any, devices: 
 
     if any(outcome is not None for outcome in before) or (begun := ray.get(desk.begin.remote(repr(job)))) is None:
         return _SKIPPED
+    if begun > RETRIES + 1:  # ray itself counts those that it ended for want of memory apart, and starts them without end
+        ray.get(desk.close.remote())
+        return _died(job)
     if begun > 1:
         terminal.say(f"{job} is started again: its process or its machine died")
     others = [f"{name} {found} instead of {versions.get(name)}" for name, found in _versions().items() if found != versions.get(name)]
@@ -221,6 +226,11 @@ def _attempt(work: Callable[[Any, torch.device, int], None], job: Any, devices: 
     return failure
 
 
+def _died(job: Any, why: str = "") -> InputError:
+    return InputError(f"{job} died {RETRIES + 1} times, with its process or its machine{why}; often for want of memory. The same command "
+                      "goes on where it stood")
+
+
 def _placed(job: Any, marker: Path, name: str, desk: Any) -> Any:
     """The job in the root where this machine sees it, else in a copy with all that the job reads."""
     import ray
@@ -230,7 +240,7 @@ def _placed(job: Any, marker: Path, name: str, desk: Any) -> Any:
     if job.ranks > 1 and not job.home:
         raise InputError(f"{job} trains in several processes, which cannot reach the driver's machine through Ray: take a shared folder, or "
                          "a --root at a URL")
-    copy = remote.place(str(job.home or name), Path(tempfile.gettempdir()) / f"facefold-{os.getuid()}")
+    copy = remote.place(f"of a task: {job.home or name}", Path(tempfile.gettempdir()) / f"facefold-{os.getuid()}")
     ray.get(desk.note_copy.remote(ray.get_runtime_context().get_node_id(), copy))
     home = job.home or Served(desk)
     remote.Mirror(copy, home).pull(*job.inputs(), exact=True)
