@@ -54,7 +54,7 @@ def test_the_workers_of_the_job_on_kubernetes_have_what_the_head_has():
 
 STAND_IN = """#!/usr/bin/env bash
 trap 'kill $!; echo stopped >> "$LOG"; exit 143' TERM
-sleep ${SLOW:-0} &
+sleep ${SLOW:-0} > /dev/null 2>&1 &
 echo "$(basename "$0") $*" >> "$LOG"
 case "$(basename "$0") $1" in
     "scontrol show") printf 'one\\ntwo\\n' ;;
