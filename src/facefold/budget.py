@@ -63,8 +63,8 @@ def within(scene: Scene, chosen: Sequence[Recipe], left: float, held: str) -> Pl
     least = min([work for work, _ in shorter] + offered, key=lambda work: scene.seconds([work]))
     needed = duration(scene.seconds([least]) / (1 - RESERVE))
     raise InputError(f"the budget is too small: {duration(max(left, 0))} of it are left after the audit, the split and timing the "
-                     f"recipes, and the least there is to do, {least.recipe.name} in {folds} folds{held and f' ({held})'}, takes {needed} with a reserve. "
-                     "Give more with --budget, or name smaller recipes with --recipes")
+                     f"recipes, and the least there is to do, {least.recipe.name} in {folds} folds{held and f' ({held})'}, takes "
+                     f"{needed} with a reserve. Give more with --budget, or name smaller recipes with --recipes")
 
 
 def _shorter(recipe: Recipe) -> list[Recipe]:

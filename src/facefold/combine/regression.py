@@ -168,7 +168,8 @@ def make(matrix: OofMatrix, target: Target, method: str, rule: str | np.ndarray)
     all rows, predict the test rows. Options are those that `refuse` lets through.
 
     leaderboard: name, kind (recipe, method, procedure, baseline), mean absolute error with interval, root mean squared error, bias,
-    paired gain over best_single with interval and p, weights; least error first. oof: id, label, pred, fold. submissions: id and the target's column.
+    paired gain over best_single with interval and p, weights; least error first. oof: id, label, pred, fold. submissions: id and
+    the target's column.
     """
     every = methods(rule)
     if method == "auto" and not (isinstance(rule, str) and rule == "auto"):
