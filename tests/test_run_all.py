@@ -98,16 +98,34 @@ def test_a_step_that_is_killed_alone_is_told(tmp_path):
     root = tiny(tmp_path)
     process = start(command("run_all", root, *FEW))
     try:
-        deadline = time.monotonic() + 120
-        while not (step := [int(pid.name) for pid in Path("/proc").glob("[0-9]*") if is_step(pid, "audit.py", root)]):
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.01)
-        os.kill(step[0], signal.SIGKILL)
+        os.kill(step_of(process, "audit.py", root), signal.SIGKILL)
         _, said = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 137
     assert said == ("audit.py was killed (signal 9, often for want of memory); nothing is lost, the same command goes on where it ended\n")
+
+
+def test_ctrl_c_while_a_step_imports_is_one_line(tmp_path):
+    root = tiny(tmp_path)
+    process = start(command("run_all", root, *FEW))
+    try:
+        step_of(process, "split.py", root)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert said == "\nrun_all.py: stopped; nothing is lost, the same command goes on where this one ended\n"
+
+
+def step_of(process: subprocess.Popen, name: str, root: Path) -> int:
+    """The process of this step of the job, as soon as it is there."""
+    deadline = time.monotonic() + 120
+    while not (found := [int(pid.name) for pid in Path("/proc").glob("[0-9]*") if is_step(pid, name, root)]):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    return found[0]
 
 
 def is_step(process: Path, name: str, root: Path) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from facefold import files, remote, terminal
 from facefold.data.target import LABEL, Target
 from facefold.errors import InputError
-from facefold.processes import STARTER, end_with_starter
+from facefold.processes import STARTER, end_with_starter, without_interrupt
 
 PROJECT = Path(__file__).resolve().parents[2]
 _TIMED = ("audit", "split", "train", "blend")  # the report's own time is not known when it is written
@@ -120,6 +120,7 @@ def run(main: Callable[[], None]) -> None:
     name = Path(sys.argv[0]).name
     started = time.perf_counter()
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         with _sent(name):
             main()
             _note(name.removesuffix(".py"), time.perf_counter() - started)
@@ -161,9 +162,10 @@ def run_step(name: str, *options: object) -> float:
         send()
         options = tuple(_Parser.mirror.store if option == _Parser.mirror.root else option for option in options)
     print(f"\n== {name}", flush=True)
-    process = subprocess.Popen([sys.executable, str(PROJECT / "src" / f"{name}.py"), *map(str, options)],
-                               stdout=subprocess.DEVNULL if terminal.is_quiet() else None,
-                               env={**os.environ, STARTER: str(os.getpid())})
+    with without_interrupt():  # until the step is in `run`: while it imports, Ctrl-C would be a traceback
+        process = subprocess.Popen([sys.executable, str(PROJECT / "src" / f"{name}.py"), *map(str, options)],
+                                   stdout=subprocess.DEVNULL if terminal.is_quiet() else None,
+                                   env={**os.environ, STARTER: str(os.getpid())})
     try:
         code = process.wait()
     except BaseException as stop:
