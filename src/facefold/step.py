@@ -121,7 +121,7 @@ def run(main: Callable[[], None]) -> None:
     started = time.perf_counter()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        with _sent(name):
+        with _heard(), _sent(name):
             main()
             _note(name.removesuffix(".py"), time.perf_counter() - started)
     except InputError as error:
@@ -139,6 +139,27 @@ def run(main: Callable[[], None]) -> None:
             raise
         print(f"{name}: {of_the_disk(error)}", file=sys.stderr)
         raise SystemExit(2)
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """A signal that arrives in a destructor, whose exceptions Python prints and forgets, arrives once more a moment later."""
+    def again(lost) -> None:
+        if not isinstance(lost.exc_value, (Stopped, KeyboardInterrupt)):
+            return before(lost)
+
+        def on_alarm(_signum, _frame):
+            raise kind
+
+        kind = lost.exc_type
+        signal.signal(signal.SIGALRM, on_alarm)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+
+    before, sys.unraisablehook = sys.unraisablehook, again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager
