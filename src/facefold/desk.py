@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from facefold import files
+from facefold import files, remote
 
 PIECE = 64 << 20  # bytes of a file that travel at once
 
@@ -31,13 +31,8 @@ class Desk:
         return self._copies
 
     def names(self, prefix: str) -> dict[str, str]:
-        found = {}
-        for path in (self._root / prefix.rpartition("/")[0]).rglob("*"):
-            name = path.relative_to(self._root).as_posix()
-            if name.startswith(prefix) and path.is_file():
-                stat = path.stat()
-                found[name] = f"{stat.st_size} {stat.st_mtime_ns}"
-        return found
+        there = {name: path.stat() for name, path in remote.listed(self._root, prefix).items()}
+        return {name: f"{stat.st_size} {stat.st_mtime_ns}" for name, stat in there.items()}
 
     def read(self, name: str, start: int) -> bytes:
         """A piece of a file, empty at its end."""

@@ -54,11 +54,6 @@ class ViewJob:
                 remote.Mirror(self.root, self.home).send(made)
         terminal.say(f"{self}, part {self.part + 1} of {self.parts}: {len(mine)} views in {time.perf_counter() - started:.0f} s")
 
-
-    def away(self, root: Path, home: remote.Store) -> "ViewJob":
-        """This job in a copy of the root, as `inputs` of what lies at home."""
-        return replace(self, root=root, home=home)
-
     def inputs(self) -> list[str]:
         """What the job reads, as beginnings of names under the root."""
         return _inputs(self.root, self.identity)
@@ -128,10 +123,6 @@ class FoldJob:
             remote.Mirror(self.root, self.home).send([directory / runs.CHECKPOINT])
         except InputError as error:
             terminal.say(f"{self}: its checkpoint was not sent, training goes on: {error}")
-
-    def away(self, root: Path, home: remote.Store) -> "FoldJob":
-        """This job in a copy of the root, as `inputs` of what lies at home."""
-        return replace(self, root=root, home=home)
 
     def inputs(self) -> list[str]:
         """What the job reads, as beginnings of names under the root."""

@@ -206,9 +206,7 @@ class Mirror:
 
     def _here(self, prefix: str) -> list[str]:
         """The names of the files here that begin with `prefix`."""
-        folder = self.root / prefix.rpartition("/")[0]
-        found = (path.relative_to(self.root).as_posix() for path in folder.rglob("*") if path.is_file())
-        return [name for name in found if name.startswith(prefix) and _kept(name, prefix)]
+        return [name for name in listed(self.root, prefix) if _kept(name, prefix)]
 
     def _path(self, name: str) -> Path:
         """Where a file lies here; `InputError` for a name that would leave the folder."""
@@ -229,6 +227,12 @@ def _kept(name: str, prefix: str) -> bool:
     """Whether a file belongs to the root: no lock and nothing hidden, frozen activations only where they are asked for."""
     hidden = name.endswith(".lock") or any(part.startswith(".") for part in PurePosixPath(name).parts if part != "..")
     return not hidden and (FROZEN not in name or FROZEN in prefix)
+
+
+def listed(root: Path, prefix: str) -> dict[str, Path]:
+    """The files under `root` whose names begin with `prefix`."""
+    found = {path.relative_to(root).as_posix(): path for path in (root / prefix.rpartition("/")[0]).rglob("*") if path.is_file()}
+    return {name: path for name, path in found.items() if name.startswith(prefix)}
 
 
 def _facts(path: Path) -> list[int]:

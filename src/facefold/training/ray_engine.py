@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +245,7 @@ def _placed(job: Any, marker: Path, name: str, desk: Any) -> Any:
     ray.get(desk.note_copy.remote(ray.get_runtime_context().get_node_id(), copy))
     home = job.home or Served(desk)
     remote.Mirror(copy, home).pull(*job.inputs(), exact=True)
-    return job.away(copy, home)
+    return replace(job, root=copy, home=home)
 
 
 def _remove_copy(root: Path) -> None:

@@ -20,8 +20,8 @@ PROCESS = 1 << 30  # bytes of a process that has imported torch, timm and albume
 @dataclass(frozen=True)
 class Room:
     """Bytes: views: what the frozen stages make of all images, there until the recipe's folds are done; run: what a finished fold
-    leaves; passing: a fold's checkpoint, and the next one written beside it, and the
-    features before they are in their place."""
+    leaves; passing: a fold's checkpoint, the next one written beside it, and the features before they
+    are in their place."""
 
     views: int
     run: int
@@ -48,8 +48,8 @@ def of(recipe: Recipe, train_rows: int, test_rows: int, folds: int) -> Room:
 
 
 def memory(recipe: Recipe) -> int:
-    """Bytes of memory that a process needs to train the recipe on the CPU, about: twice what
-    autograd keeps of a batch in float32 (by a forward pass of two images), for gradients are as large; weights, moments, EMA."""
+    """Bytes of memory that a process needs to train the recipe on the CPU, about: twice what autograd keeps of a batch
+    in float32 (by a forward pass of two images), for gradients are as large; weights, moments, EMA."""
     net, _ = zoo.build(recipe, trained=False)
     own = {value.data_ptr() for value in net.state_dict().values()}
     kept: dict[int, int] = {}
