@@ -4,9 +4,9 @@
     python src/blend.py --recipes lite0,cnn5 --method majority
     python src/blend.py --weights lite0=2,cnn5=1          a weighted vote or mean with your weights
 
-Methods, from simple to complicated:
-    best_single      the recipe with the best out-of-fold accuracy
+Methods, from simple to complicated (from nothing to much learned from the labels):
     mean             the mean probability
+    best_single      the recipe with the best out-of-fold accuracy
     majority         a vote a recipe; a tie goes by the mean probability
     logit_mean       the mean of the logits: who is surer counts for more
     rank_mean        the mean of the ranks: who is surer counts for no more
@@ -22,7 +22,7 @@ competition leaked it (neighbours share their label): two decoders, the better o
 yours and said on the first line; where the labels show no order it is refused.
 `--use-twins` answers test images that show the same picture as a train image (near-duplicates) by the label of most of these
 twins, a leak as well: your choice, said on the first line, refused where there are no twins.
-`--target age` blends the runs of a regression: best_single, mean, weighted_mean (of the least squared error) and ridge, scored by
+`--target age` blends the runs of a regression: mean, best_single, weighted_mean (of the least squared error) and ridge, scored by
 the mean absolute error, into targets/age/submissions/. Votes and what else belongs to labels is refused.
 `--method auto` takes the simplest that no other beats by a real margin on the same rows. The threshold is 0.5
 unless another one gains by such a margin.

@@ -1,7 +1,8 @@
 """The methods of blending, in one list from simple to complicated.
 
 A method is anything with a name and `fit(rows, labels, fold)`; what it returns predicts rows it has not seen. `METHODS`
-is the order in which `nested.choose` prefers them: a later one must earn its place.
+is the order in which `nested.choose` prefers them: a later one must earn its place. Simple is what learns little from the labels, so
+the mean, which learns nothing, comes before the best recipe, which is chosen by them.
 """
 
 from collections.abc import Callable
@@ -69,8 +70,8 @@ class Weighted:
 
 
 METHODS: tuple[Method, ...] = (
-    Weighted("best_single", weights.best, weights.mean),
     Weighted("mean", weights.equal, weights.mean),
+    Weighted("best_single", weights.best, weights.mean),
     Weighted("majority", weights.equal, votes.share),
     Weighted("logit_mean", weights.equal, weights.logit_mean),
     RankMean(),

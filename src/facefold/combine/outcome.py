@@ -86,6 +86,8 @@ def make(matrix: OofMatrix, stacked: Stacked, method: str, rule: str | np.ndarra
     Raises `InputError` where method and rule do not go together, or where there is no order or no twin to use.
     """
     candidates, blends = methods.candidates(method, rule), methods.with_weights(rule)
+    if len(matrix.names) == 1 and len(candidates) > 1:
+        candidates = [made for made in candidates if made.name != "mean"]  # of one recipe best_single is the plainer name
     data = (Rows(matrix.prob, stacked.oof), matrix.labels, matrix.fold)
     test = Rows(matrix.test_prob, stacked.test)
     scores = {made.name: nested.predict(made, *data) for made in blends}

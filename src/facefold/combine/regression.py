@@ -1,7 +1,7 @@
 """Blends of a regression: the counterpart of `methods`, `scores` and `outcome` for a target that is a number.
 
-    best_single     the recipe with the least mean absolute error
     mean            the mean of the predicted values
+    best_single     the recipe with the least mean absolute error
     weighted_mean   weights >= 0 that sum to 1, of the least squared error
     ridge           a linear model of the predicted values: scikit-learn's Ridge, standardised, penalty 1
 
@@ -143,7 +143,7 @@ def methods(rule: str | np.ndarray) -> list[Method]:
         return rule
 
     learn = {"auto": squared_error_simplex, "equal": weights.equal}[rule] if isinstance(rule, str) else fixed
-    return [Weighted("best_single", best, weights.mean), Weighted("mean", weights.equal, weights.mean),
+    return [Weighted("mean", weights.equal, weights.mean), Weighted("best_single", best, weights.mean),
             Weighted("weighted_mean", learn, weights.mean), Line()]
 
 
