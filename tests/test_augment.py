@@ -46,6 +46,11 @@ def test_policies_are_these_of_albumentations_to_the_bit():
         A.ToGray(p=0.1),
         A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=(0.1, 0.3), hole_width_range=(0.1, 0.3), p=0.25),
     ]
+    aligned = [
+        A.HorizontalFlip(p=0.5),
+        A.Affine(scale=(0.96, 1.04), rotate=(-4, 4), translate_percent=(-0.02, 0.02), border_mode=cv2.BORDER_REFLECT_101, p=0.5),
+        *standard[2:],
+    ]
     articles = [
         A.HorizontalFlip(p=0.5),
         A.VerticalFlip(p=0.1),
@@ -58,7 +63,7 @@ def test_policies_are_these_of_albumentations_to_the_bit():
         A.GaussNoise(std_range=(0.02, 0.08), p=0.15),
         A.SaltAndPepper(amount=(0.01, 0.04), p=0.1),
     ]
-    for policy, transforms in {"none": [], "light": light, "standard": standard, "articles": articles}.items():
+    for policy, transforms in {"none": [], "light": light, "aligned": aligned, "standard": standard, "articles": articles}.items():
         augment, reference = Augment(policy, 5), A.Compose(transforms)
         for row in range(40):
             reference.set_random_seed(seed_of(5, "augment", 1, str(row)))
@@ -66,7 +71,7 @@ def test_policies_are_these_of_albumentations_to_the_bit():
 
 
 def test_unknown_policy_lists_those_there_are():
-    with pytest.raises(InputError, match="there is no augmentation policy 'heavy'; there are: articles, light, none, standard"):
+    with pytest.raises(InputError, match="there is no augmentation policy 'heavy'; there are: aligned, articles, light, none, standard"):
         Augment("heavy", 0)
 
 

@@ -96,7 +96,7 @@ def test_a_gpu_gives_the_same_within_a_level():
 
 
 def test_an_unknown_policy_lists_those_there_are():
-    with pytest.raises(InputError, match="^there is no augmentation policy 'heavy'; there are: articles, light, none, standard$"):
+    with pytest.raises(InputError, match="^there is no augmentation policy 'heavy'; there are: aligned, articles, light, none, standard$"):
         BatchAugment("heavy", 0)
 
 

@@ -36,7 +36,7 @@ class Recipe:
     drop_path: float = 0.0              # stochastic depth, timm backbones only
     width: int = 32                     # channels of the first block, cnn3 and cnn5 only
 
-    augment: str = "standard"           # a policy of data/policies.py: none | light | standard | articles
+    augment: str = "standard"           # a policy of data/policies.py: none | light | aligned | standard | articles
     augmenter: str = "albumentations"   # albumentations (image by image; for a GPU in loader processes) | batch (whole batches, where the
                                         # net is)
     shuffle: str = "auto"               # the order of an epoch: rows (any row next to any) | blocks (see EpochSampler) | auto (blocks where
