@@ -3,7 +3,8 @@
     python bench/paired.py --root DIR OOF_CSV OTHER_OOF_CSV [--corrections FILE]
 
 DIR holds folds/ and the cache/ of audit.py, whose table of near-duplicates tells the train rows that have one in train from those
-that have none: folds that divide duplicates flatter the former. With --corrections also against the corrected labels.
+that have none: folds that divide duplicates flatter the former. With --corrections also against the corrected labels. Files of
+single folds (runs/<recipe>/fold_<k>/oof.csv) are compared on their own rows, which have to be the same ones.
 """
 
 import argparse
@@ -41,13 +42,16 @@ def main() -> None:
     parser.add_argument("--corrections", type=Path, metavar="CSV", help="id,action: score against corrected labels as well")
     args = parser.parse_args()
     split = folds.load(args.root)
-    ids, labels = split.table["id"].tolist(), split.table["label"].to_numpy()
-    before, after = (pd.read_csv(path, dtype={"id": str}, keep_default_na=False).set_index("id")["prob"].loc[ids].to_numpy()
-                     for path in args.oof)
-    tables = sorted((args.root / "cache").glob("duplicates_*.csv"))
-    if not tables:
+    tables = [pd.read_csv(path, dtype={"id": str}, keep_default_na=False).set_index("id")["prob"] for path in args.oof]
+    if set(tables[0].index) != set(tables[1].index):
+        parser.error(f"{args.oof[0]} and {args.oof[1]} are not of the same rows")
+    rows = split.table[split.table["id"].isin(tables[0].index)]
+    ids, labels = rows["id"].tolist(), rows["label"].to_numpy()
+    before, after = (table.loc[ids].to_numpy() for table in tables)
+    groups = sorted((args.root / "cache").glob("duplicates_*.csv"))
+    if not groups:
         parser.error(f"{args.root / 'cache'} holds no table of near-duplicates: run audit.py with this --root first")
-    twins = with_twin(pd.read_csv(tables[-1], dtype=str, keep_default_na=False), ids)
+    twins = with_twin(pd.read_csv(groups[-1], dtype=str, keep_default_na=False), ids)
     parts = {"all rows": np.ones(len(ids), dtype=bool), "with a twin in train": twins, "without": ~twins}
     print(f"{'':28}{'rows':>7}  before                    after                     difference                       p      log losses")
     for name, mask in parts.items():
