@@ -20,6 +20,17 @@ from facefold.combine.scores import decide, log_loss, paired, wilson  # noqa: E4
 from facefold.data import corrections, folds  # noqa: E402
 
 
+def same_rows(files: list[Path], rows: pd.DataFrame) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """ids, labels and the probabilities of both files (n,), in the order of rows (id, label), which may be more; `ValueError` where
+    the files are of different ones."""
+    tables = [pd.read_csv(path, dtype={"id": str}, keep_default_na=False).set_index("id")["prob"] for path in files]
+    if set(tables[0].index) != set(tables[1].index):
+        raise ValueError(f"{files[0]} and {files[1]} are not of the same rows")
+    rows = rows[rows["id"].isin(tables[0].index)]
+    before, after = (table.loc[rows["id"]].to_numpy() for table in tables)
+    return rows["id"].tolist(), rows["label"].to_numpy(), before, after
+
+
 def with_twin(duplicates: pd.DataFrame, ids: list[str]) -> np.ndarray:
     """Which of the train ids share a group with another train row, bool (n,). duplicates: split, id, group."""
     rows = duplicates[duplicates["split"] == "train"].set_index("id")["group"]
@@ -42,12 +53,10 @@ def main() -> None:
     parser.add_argument("--corrections", type=Path, metavar="CSV", help="id,action: score against corrected labels as well")
     args = parser.parse_args()
     split = folds.load(args.root)
-    tables = [pd.read_csv(path, dtype={"id": str}, keep_default_na=False).set_index("id")["prob"] for path in args.oof]
-    if set(tables[0].index) != set(tables[1].index):
-        parser.error(f"{args.oof[0]} and {args.oof[1]} are not of the same rows")
-    rows = split.table[split.table["id"].isin(tables[0].index)]
-    ids, labels = rows["id"].tolist(), rows["label"].to_numpy()
-    before, after = (table.loc[ids].to_numpy() for table in tables)
+    try:
+        ids, labels, before, after = same_rows(args.oof, split.table)
+    except ValueError as error:
+        parser.error(str(error))
     groups = sorted((args.root / "cache").glob("duplicates_*.csv"))
     if not groups:
         parser.error(f"{args.root / 'cache'} holds no table of near-duplicates: run audit.py with this --root first")

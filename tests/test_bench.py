@@ -88,3 +88,16 @@ def test_the_difference_of_two_sets_of_predictions():
     labels, before, after = np.array([1, 1, 0, 0]), np.array([0.9, 0.2, 0.2, 0.9]), np.array([0.9, 0.8, 0.2, 0.9])
     assert paired.line("all", before, after, labels).split()[:3] == ["all", "4", "0.5000"]
     assert " 0.7500 [" in paired.line("all", before, after, labels) and " +25.00 [" in paired.line("all", before, after, labels)
+
+
+def test_files_of_one_fold_are_compared_on_their_rows(tmp_path):
+    rows = pd.DataFrame({"id": ["a", "b", "01"], "label": [0, 1, 1]})
+    before, after, other = (tmp_path / f"{name}.csv" for name in ("before", "after", "other"))
+    before.write_text("id,prob\n01,0.9\na,0.1\n")
+    after.write_text("id,prob\na,0.2\n01,0.8\n")
+    other.write_text("id,prob\na,0.2\nb,0.8\n")
+    ids, labels, *probs = paired.same_rows([before, after], rows)
+    assert ids == ["a", "01"] and labels.tolist() == [0, 1]
+    assert [prob.tolist() for prob in probs] == [[0.1, 0.9], [0.2, 0.8]]
+    with pytest.raises(ValueError, match=r"before\.csv and .*other\.csv are not of the same rows$"):
+        paired.same_rows([before, other], rows)
