@@ -1,6 +1,7 @@
 """A blend from matrix to facts: the threshold that moved, what each score is worth, and the words about it."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -111,3 +112,11 @@ def test_where_the_labels_show_no_order_it_is_refused():
     matrix, stacked, _ = in_order(shuffled=True)
     with pytest.raises(InputError, match="the train labels show no order: neighbours by id correlate by"):
         outcome.make(matrix, stacked, "mean", "auto", use_order=True)
+
+
+def test_long_names_keep_their_column():
+    matrix, stacked = case(0.0, 200)
+    for long, column in (("b", 16), ("lite0_96_aligned+corrected", 27)):  # its 26 letters and a space
+        made = outcome.make(replace(matrix, names=["a", long, "c"]), stacked, "mean", "auto")
+        lines = outcome.table(made.leaderboard).splitlines()[1:]
+        assert {line[column:].split()[0] for line in lines} == {"recipe", "method"}

@@ -220,9 +220,10 @@ def headline(facts: dict) -> str:
 
 def table(leaderboard: pd.DataFrame) -> str:
     """The leaderboard for a terminal."""
-    lines = [f"{'':16}{'':10} mean abs. error  95 % interval      rms error    bias  gain over best single      weights"]
+    width = outcome.name_width(leaderboard)
+    lines = [f"{'':{width}}{'':10} mean abs. error  95 % interval      rms error    bias  gain over best single      weights"]
     for row in leaderboard.itertuples():
-        lines.append(f"{row.name:16}{row.kind:10} {row.mae:15.3f}  [{row.low:.3f}, {row.high:.3f}]  {row.rmse:11.3f} "
+        lines.append(f"{row.name:{width}}{row.kind:10} {row.mae:15.3f}  [{row.low:.3f}, {row.high:.3f}]  {row.rmse:11.3f} "
                      f"{row.bias:+7.3f}  {row.gain:+.3f} [{row.gain_low:+.3f}, {row.gain_high:+.3f}]  {row.weights}".rstrip())
     return "\n".join(lines)
 
