@@ -22,10 +22,12 @@ from facefold.data import corrections, folds  # noqa: E402
 
 def same_rows(files: list[Path], rows: pd.DataFrame) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
     """ids, labels and the probabilities of both files (n,), in the order of rows (id, label), which may be more; `ValueError` where
-    the files are of different ones."""
+    the files are of different ones, or of others than these."""
     tables = [pd.read_csv(path, dtype={"id": str}, keep_default_na=False).set_index("id")["prob"] for path in files]
     if set(tables[0].index) != set(tables[1].index):
         raise ValueError(f"{files[0]} and {files[1]} are not of the same rows")
+    if not tables[0].index.isin(rows["id"]).all():
+        raise ValueError(f"{files[0]} has rows that the folds do not have")
     rows = rows[rows["id"].isin(tables[0].index)]
     before, after = (table.loc[rows["id"]].to_numpy() for table in tables)
     return rows["id"].tolist(), rows["label"].to_numpy(), before, after
@@ -64,11 +66,13 @@ def main() -> None:
     parts = {"all rows": np.ones(len(ids), dtype=bool), "with a twin in train": twins, "without": ~twins}
     print(f"{'':28}{'rows':>7}  before                    after                     difference                       p      log losses")
     for name, mask in parts.items():
-        print(line(name, before[mask], after[mask], labels[mask]))
+        if mask.any():
+            print(line(name, before[mask], after[mask], labels[mask]))
     if args.corrections:
         corrected = corrections.read(args.corrections, split).labels(ids, labels)
         kept = corrected != corrections.DROPPED
-        print(line("against corrected labels", before[kept], after[kept], corrected[kept]))
+        if kept.any():
+            print(line("against corrected labels", before[kept], after[kept], corrected[kept]))
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
     python src/blend.py --recipes lite0,cnn5 --method majority
     python src/blend.py --weights lite0=2,cnn5=1          a weighted vote or mean with your weights
 
-Methods, from simple to complicated (from nothing to much learned from the labels):
+Methods, from simple to complicated:
     mean             the mean probability
     best_single      the recipe with the best out-of-fold accuracy
     majority         a vote a recipe; a tie goes by the mean probability

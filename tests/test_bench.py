@@ -99,5 +99,7 @@ def test_files_of_one_fold_are_compared_on_their_rows(tmp_path):
     ids, labels, *probs = paired.same_rows([before, after], rows)
     assert ids == ["a", "01"] and labels.tolist() == [0, 1]
     assert [prob.tolist() for prob in probs] == [[0.1, 0.9], [0.2, 0.8]]
+    with pytest.raises(ValueError, match=r"before\.csv has rows that the folds do not have$"):
+        paired.same_rows([before, after], rows[:2])
     with pytest.raises(ValueError, match=r"before\.csv and .*other\.csv are not of the same rows$"):
         paired.same_rows([before, other], rows)

@@ -110,11 +110,12 @@ def lines(plan: Plan, scene: Scene, device: str, suffix: str) -> list[str]:
     """The plan for a terminal. suffix: of the names of the runs."""
     told = [f"plan: {scene.rows:,} train and {scene.test_rows:,} test images, {plan.folds} folds, "
             f"{scene.places} at a time on {device}"]
+    width = max([18, *(len(work.recipe.name + suffix) for work in [*plan.works, *plan.out])])
     for work in plan.works:
-        told.append(f"  {work.recipe.name + suffix:18} {work.left} folds to go, "
+        told.append(f"  {work.recipe.name + suffix:{width}} {work.left} folds to go, "
                     + (f"about {_each(work)} each: {work.recipe.about}" if work.left else "nothing to do"))
     for work in plan.out:
-        told.append(f"  {work.recipe.name + suffix:18} left out, {work.left} folds of about {_each(work)} each do not fit")
+        told.append(f"  {work.recipe.name + suffix:{width}} left out, {work.left} folds of about {_each(work)} each do not fit")
     closed = duration(closing(scene.rows, len(plan.works)))
     return [*told, f"  then blend and report, about {closed}; about {duration(plan.seconds)} in all"]
 

@@ -1,8 +1,8 @@
 """The methods of blending, in one list from simple to complicated.
 
 A method is anything with a name and `fit(rows, labels, fold)`; what it returns predicts rows it has not seen. `METHODS`
-is the order in which `nested.choose` prefers them: a later one must earn its place. Simple is what learns little from the labels, so
-the mean, which learns nothing, comes before the best recipe, which is chosen by them.
+is the order in which `nested.choose` prefers them: a later one must earn its place. The mean comes first: it learns nothing from
+the labels, and the best recipe is chosen by them.
 """
 
 from collections.abc import Callable

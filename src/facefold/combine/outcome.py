@@ -223,11 +223,11 @@ def load(root: Path, target: Target = LABEL, form: Form = _FORM) -> Outcome:
 def table(leaderboard: pd.DataFrame) -> str:
     """The leaderboard for a terminal."""
     mended = "corrected_accuracy" in leaderboard
-    width = name_width(leaderboard)
-    lines = [f"{'':{width}}{'':10} accuracy  95 % interval    log loss     auc     ece  gain over best single   "
+    width, kind = name_width(leaderboard), max(10, leaderboard["kind"].str.len().max())
+    lines = [f"{'':{width}}{'':{kind}} accuracy  95 % interval    log loss     auc     ece  gain over best single   "
              f"{'by corrected labels   ' if mended else ''}weights"]
     for row in leaderboard.itertuples():
-        lines.append(f"{row.name:{width}}{row.kind:10} {row.accuracy:8.4f}  [{row.low:.4f}, {row.high:.4f}]  {row.log_loss:7.4f} "
+        lines.append(f"{row.name:{width}}{row.kind:{kind}} {row.accuracy:8.4f}  [{row.low:.4f}, {row.high:.4f}]  {row.log_loss:7.4f} "
                      f"{row.auc:7.4f} {row.ece:7.4f}  {100 * row.gain:+.2f} [{100 * row.gain_low:+.2f}, "
                      f"{100 * row.gain_high:+.2f}]  "
                      + (f"{row.corrected_accuracy:.4f} [{row.corrected_low:.3f}, {row.corrected_high:.3f}]  " if mended else "")

@@ -57,7 +57,7 @@ POLICIES = {
         flip_p=0.5, affine_p=0.9, scale=(0.85, 1.15), rotate=(-12, 12), translate=(-0.06, 0.06),
         jitter_p=0.7, brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.02, 0.02),
         gray_p=0.1, hole_p=0.25, hole=(0.1, 0.3)),
-    # For pictures that are all cut and turned alike, as those to be predicted: little geometry.
+    # For pictures that are all cut and turned alike, and so are those to be predicted: little geometry.
     "aligned": Policy(
         flip_p=0.5, affine_p=0.5, scale=(0.96, 1.04), rotate=(-4, 4), translate=(-0.02, 0.02),
         jitter_p=0.7, brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.02, 0.02),
