@@ -32,6 +32,7 @@ def test_a_moved_threshold_reaches_the_submission_and_the_score():
     threshold = made.facts["threshold"]
     assert threshold == pytest.approx(0.65, abs=0.03) and made.facts["threshold_gain"]["p"] < 0.05
     assert made.facts["why"].startswith(f"mean was asked for. It decides for label 1 from {threshold:g} on, which gains ")
+    assert made.facts["why"].endswith("); the probabilities written are moved so that this is 0.5.")
     assert (made.submissions["mean"]["label"] == decide(matrix.test_prob.mean(axis=1) - threshold + 0.5)).all()
     assert (made.submissions["majority"]["label"] == (decide(matrix.test_prob).sum(axis=1) > 1)).all()
     assert made.facts["score"]["accuracy"] > made.facts["picked_score"]["accuracy"] + 0.05

@@ -299,7 +299,8 @@ def _order_facts(read: order.DecodeScores | None, matrix: OofMatrix) -> dict | N
 def _why_threshold(threshold: float, gain: Paired) -> str:
     if threshold == 0.5:
         return ""
-    return f" It decides for label 1 from {threshold:g} on, which gains {100 * gain.gain:.2f} points over 0.5 (p = {gain.p:.2g})."
+    return (f" It decides for label 1 from {threshold:g} on, which gains {100 * gain.gain:.2f} points over 0.5 (p = {gain.p:.2g}); the "
+            "probabilities written are moved so that this is 0.5.")
 
 
 def _leaderboard(board: list[tuple[str, str, np.ndarray, dict]], labels: np.ndarray, reference: np.ndarray,
