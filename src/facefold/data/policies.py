@@ -1,7 +1,7 @@
 """What the augmentation policies draw: probabilities and ranges, written down once for both implementations, and the
 draws of a whole batch."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import permutations
 
 import numpy as np
@@ -50,18 +50,17 @@ class Policy:
         return any((self.upside_p, self.crop_p, self.shift_p, self.distort_p, self.noise_p, self.salt_p))
 
 
+_STANDARD = Policy(
+    flip_p=0.5, affine_p=0.9, scale=(0.85, 1.15), rotate=(-12, 12), translate=(-0.06, 0.06),
+    jitter_p=0.7, brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.02, 0.02),
+    gray_p=0.1, hole_p=0.25, hole=(0.1, 0.3))
+
 POLICIES = {
     "none": Policy(),
     "light": Policy(flip_p=0.5, affine_p=0.7, scale=(0.92, 1.08), rotate=(-8, 8), translate=(-0.04, 0.04)),
-    "standard": Policy(
-        flip_p=0.5, affine_p=0.9, scale=(0.85, 1.15), rotate=(-12, 12), translate=(-0.06, 0.06),
-        jitter_p=0.7, brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.02, 0.02),
-        gray_p=0.1, hole_p=0.25, hole=(0.1, 0.3)),
+    "standard": _STANDARD,
     # For pictures that are all cut and turned alike, and so are those to be predicted: little geometry.
-    "aligned": Policy(
-        flip_p=0.5, affine_p=0.5, scale=(0.96, 1.04), rotate=(-4, 4), translate=(-0.02, 0.02),
-        jitter_p=0.7, brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.02, 0.02),
-        gray_p=0.1, hole_p=0.25, hole=(0.1, 0.3)),
+    "aligned": replace(_STANDARD, affine_p=0.5, scale=(0.96, 1.04), rotate=(-4, 4), translate=(-0.02, 0.02)),
     # The kinds that the competition article names; it gives no ranges.
     "articles": Policy(
         flip_p=0.5, upside_p=0.1, affine_p=0.5, rotate=(-15, 15), crop_p=0.5, crop=(0.0, 0.1),
