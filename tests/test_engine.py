@@ -35,6 +35,17 @@ def test_every_job_runs_in_one_thread_and_no_more_at_a_time_than_slots(tmp_path)
     assert all(re.fullmatch("cpu [01] 1", text) for text in said)
 
 
+def write_mask(job, _device, _slot):
+    Path(job).write_text(str(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+
+
+def test_no_process_sees_ctrl_c_not_even_the_first(tmp_path):
+    jobs = [str(tmp_path / name) for name in "abc"]
+    began = f"import sys; sys.path[:0] = {sys.path!r}; import test_engine as t; t.engine.run({jobs}, [t.CPU], t.write_mask)"
+    subprocess.run([sys.executable, "-c", began], cwd=Path(__file__).parent, check=True)  # where nothing was started before
+    assert [Path(job).read_text() for job in jobs] == ["True", "True", "True"]
+
+
 def wait_for(job, _device, _slot):
     folder, name, needed = job
     assert all((Path(folder) / other).exists() for other in needed)

@@ -3,6 +3,7 @@
 import multiprocessing
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -65,6 +66,7 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
     died: list[Any] = []
     stopping = False
     set_environment()
+    resource_tracker.ensure_running()  # started with the first process, as it would be, it lets Ctrl-C through to that one
     after, needs = after or {}, needs or {}
     try:
         while running or (waiting and not stopping):
