@@ -1,24 +1,20 @@
 """blend.py and report.py as a person runs them, on runs made up here."""
 
-import importlib
 import json
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from command import refused, run
 from facefold import files, runs, step
 from facefold.combine import methods
 from facefold.data import competition, folds, integrity
-from facefold.errors import InputError
 from facefold.models import recipe
 
-SRC = Path(__file__).parents[1] / "src"
 MEMBERS = {"lite0": 1.0, "cnn5": 1.4, "lite1": 1.2}  # recipe: noise
 
 
@@ -54,21 +50,8 @@ def root(made, tmp_path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "root"))
 
 
-def run(step: str, root: Path, *options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, SRC / f"{step}.py", "--root", root, *options]
-    return subprocess.run(command, capture_output=True, text=True, cwd=root)
-
-
 def content(root: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((root / "submissions").iterdir())}
-
-
-def refused(step: str, root: Path, *options: str) -> str:
-    """The text of the step's InputError, without the seconds that a process of its own takes."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError) as caught:
-        patch.setattr(sys, "argv", [f"{step}.py", "--root", str(root), *options])
-        importlib.import_module(step).main()
-    return str(caught.value)
 
 
 def test_blend_and_report(root):

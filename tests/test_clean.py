@@ -3,7 +3,6 @@
 import importlib
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,14 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command import call, refused, run
 
 from facefold import files, jobs, runs
 from facefold.data import competition, folds, integrity
 from facefold.data.corrections import NONE, Corrections
-from facefold.errors import InputError
 from facefold.models import recipe
 
-SRC = Path(__file__).parents[1] / "src"
 ODD = ["50", "90", "140", "200"]  # the rows that the made-up models are sure about, against their label
 
 
@@ -53,17 +51,6 @@ def made(tmp_path_factory, deal) -> Path:
 @pytest.fixture
 def root(made, tmp_path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "root"))
-
-
-def run(step: str, root: Path, *options: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, SRC / f"{step}.py", "--root", root, *options], capture_output=True, text=True, cwd=root)
-
-
-def refused(step: str, root: Path, *options: object) -> str:
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(InputError) as caught:
-        patch.setattr(sys, "argv", [f"{step}.py", "--root", str(root), *map(str, options)])
-        importlib.import_module(step).main()
-    return str(caught.value)
 
 
 def suspects(root: Path) -> pd.DataFrame:
@@ -237,9 +224,8 @@ def test_training_with_corrections(tmp_path, monkeypatch, deal):
 
     path.write_text("id,action\n2,drop\n3,flip\n")  # other lines that change the same: the run is done
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", "--root", str(tmp_path), "--recipe", "demo_cnn", "--corrections", str(path)])
         patch.setattr("facefold.training.engine.run", lambda jobs, *_: jobs and pytest.fail("it was trained again"))
-        importlib.import_module("train").main()
+        call("train", tmp_path, "--recipe", "demo_cnn", "--corrections", path)
     path.write_text("id,action\n2,drop\n")
     assert refused("train", tmp_path, "--recipe", "demo_cnn", "--corrections", path) == (
         f"{tmp_path}/runs/demo_cnn+corrected/fold_0 is stale: it was made with other corrections. Move it away, or train over it with "

@@ -2,14 +2,13 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from command import run
 from hypothesis import given, settings, strategies as st
 
 from facefold import files
@@ -18,7 +17,6 @@ from facefold.data.leaks import Cue
 from facefold.review import audit_page
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-SRC = Path(__file__).resolve().parents[1] / "src"
 
 
 def measured(root):
@@ -159,7 +157,7 @@ def test_the_page_of_a_cue():
 
 
 def test_strict_refuses_leaks_and_prints_the_page_all_the_same(copy):
-    done = subprocess.run([sys.executable, SRC / "audit.py", "--root", copy, "--strict"], capture_output=True, text=True)
+    done = run("audit", copy, "--strict")
     assert done.returncode == 2 and "cues        order of the ids" in done.stdout
     assert done.stderr == ("audit.py: --strict: something other than the picture gives labels away:\n"
                            "  - 1 test images show a picture of train\n"
@@ -167,7 +165,7 @@ def test_strict_refuses_leaks_and_prints_the_page_all_the_same(copy):
     twin = next(path for path in (copy / "competition" / "test").iterdir()
                 if path.read_bytes() == (copy / "competition" / "train" / "3.jpg").read_bytes())
     twin.write_bytes(cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))[1].tobytes())
-    done = subprocess.run([sys.executable, SRC / "audit.py", "--root", copy, "--strict"], capture_output=True, text=True)
+    done = run("audit", copy, "--strict")
     assert done.returncode == 0, done.stderr
     assert "twins       no test image shows a picture of train" in done.stdout
 

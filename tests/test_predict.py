@@ -1,8 +1,6 @@
 """The last blend on new images: a test image gets what it has in runs/ and submissions/."""
 
-import importlib
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command import call
 from PIL import Image
 
 from facefold import files, jobs, runs
@@ -29,12 +28,6 @@ RECIPES = {
               'size = 32\nfreeze_stages = 1\nepochs = 1\n',
     "small": 'size = 32\nwidth = 4\nepochs = 2\nbatch = 16\nema = 0.5\ntta = "none"\n',
 }
-
-
-def step(name: str, root: Path, *options: object) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [f"{name}.py", "--root", str(root), *map(str, options)])
-        importlib.import_module(name).main()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,7 +51,7 @@ def trained(tmp_path_factory) -> Path:
         identity = runs.Identity(name, recipe.load(name).hash, folds.load(root).hash, integrity.fingerprint(root), 0)
         for fold in range(2):
             jobs.FoldJob(root, identity, NONE, fold, None, 0).work(CPU, 0)
-    step("blend", root, "--method", "mean")
+    call("blend", root, "--method", "mean")
     return root
 
 
@@ -120,7 +113,7 @@ def test_every_method_decides_as_for_the_test_rows(root, tmp_path, remembered, m
 
 
 def test_models_without_weight_are_not_asked(root, tmp_path, remembered):
-    step("blend", root, "--method", "weighted_mean", "--weights", "small=1")
+    call("blend", root, "--method", "weighted_mean", "--weights", "small=1")
     member = runs.load(root, None, "small", folds.load(root), competition.load(root).test["id"].tolist())
     np.testing.assert_allclose(on_test_images(root, tmp_path), member.test.mean(axis=1), rtol=1e-12)
     assert remembered == ["small"]
@@ -150,7 +143,7 @@ def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
     for id in ("81", "82"):
         shutil.copy(root / "competition" / "test" / f"{id}.jpg", tmp_path / "in")
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((40, 50), 120, np.uint8))
-    step("predict", root, "--no-detect", "--show", "--out", tmp_path / "p.csv", tmp_path / "grey.png", tmp_path / "in")
+    call("predict", root, "--no-detect", "--show", "--out", tmp_path / "p.csv", tmp_path / "grey.png", tmp_path / "in")
     table = pd.read_csv(tmp_path / "p.csv")
     assert table.columns.tolist() == ["file", "face", "x", "y", "width", "height", "prob", "label"]
     assert table["file"].tolist() == [str(tmp_path / name) for name in ("grey.png", "in/81.jpg", "in/82.jpg")]
@@ -163,7 +156,7 @@ def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
     assert "note: these models learned from DRAWN images" in said and said.endswith(
         f"3 faces by mean of frozen, small: {tmp_path / 'p.csv'}, {tmp_path / 'p.html'}\n")
     with pytest.raises(InputError, match="the name of a csv file ends in .csv"):
-        step("predict", root, "--no-detect", "--out", tmp_path / "p.txt", tmp_path / "in")
+        call("predict", root, "--no-detect", "--out", tmp_path / "p.txt", tmp_path / "in")
 
 
 def test_the_likelier_label_comes_first():
@@ -175,15 +168,15 @@ def test_the_likelier_label_comes_first():
 def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, capsys):
     ids = competition.load(root).train["id"]
     (root / "competition" / "meta.csv").write_text("id,age\n" + "".join(f"{id},{int(id) % 60}\n" for id in ids))
-    step("split", root, "--target", "age", "--folds", "2")
+    call("split", root, "--target", "age", "--folds", "2")
     dealt = folds.load(root, AGE)
     identity = runs.Identity("small", recipe.load("small").hash, dealt.hash, integrity.fingerprint(root), 0, target="age")
     for fold in range(2):
         jobs.FoldJob(root, identity, NONE, fold, None, 0).work(CPU, 0)
-    step("blend", root, "--target", "age")
+    call("blend", root, "--target", "age")
     paths = [root / "competition" / "test" / f"{id}.jpg" for id in ("81", "90")]
     capsys.readouterr()
-    step("predict", root, "--no-detect", "--out", tmp_path / "p.csv", *paths)
+    call("predict", root, "--no-detect", "--out", tmp_path / "p.csv", *paths)
     member = runs.load(AGE.place(root), None, "small", dealt, competition.load(root).test["id"].tolist())
     expected = member.test.mean(axis=1).loc[["81", "90"]]
     table = pd.read_csv(tmp_path / "p.csv")

@@ -1,16 +1,15 @@
 """A number instead of a label: the objective, the scores, the methods, and the whole job on drawn images."""
 
 import dataclasses
-import importlib
 import json
 import re
-import sys
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command import call
 from facefold import files, runs
 from facefold.combine import nested, regression
 from facefold.combine.members import OofMatrix, Rows
@@ -178,11 +177,6 @@ def test_bands_lie_between_round_numbers():
     assert got["mae"].tolist() == [0.5, 3, 1] and got["bias"].tolist() == [0.5, 3, -1]
 
 
-def step(name: str, root, monkeypatch, *options: str) -> None:
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--root", str(root), *options])
-    importlib.import_module(name).main()
-
-
 def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
     """In one process, which spares the seconds that each one takes to start; test_run_all has them apart."""
     monkeypatch.setattr(engine, "run", lambda ordered, places, work, *rest: [work(job, CPU, 0) for job in ordered])
@@ -196,7 +190,7 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
     files.write_csv(folder / "meta.csv", pd.DataFrame({"id": train["id"], "light": light}))
     integrity.load(tmp_path)
     for name, options in [("split", ("--folds", "2")), ("train", ("--recipe", "demo_cnn,cnn5")), ("blend", ()), ("report", ())]:
-        step(name, tmp_path, monkeypatch, "--target", "light", *options)
+        call(name, tmp_path, "--target", "light", *options)
     said = capsys.readouterr().out
     place = tmp_path / "targets" / "light"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "competition", "targets"]  # nothing of the label's
@@ -219,13 +213,13 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
     stale = (f"{run.parent} is stale: it was made with another target. Move it away, or train over it with "
              "`train.py --recipe cnn5 --target light --force`.")
     with pytest.raises(InputError, match=f"^{re.escape(stale)}$"):
-        step("blend", tmp_path, monkeypatch, "--target", "light")
+        call("blend", tmp_path, "--target", "light")
     (place / "runs/cnn5/fold_0/run.json").unlink()
     with pytest.raises(InputError, match=re.escape("targets/light/runs/cnn5 is incomplete: fold 0 of 2 not finished. Run "
                                                    "`python src/train.py --recipe cnn5 --target light`")):
-        step("blend", tmp_path, monkeypatch, "--target", "light")
+        call("blend", tmp_path, "--target", "light")
     with pytest.raises(InputError, match="^--corrections mends labels; with --target light leave it out$"):
-        step("train", tmp_path, monkeypatch, "--target", "light", "--recipe", "cnn5", "--corrections", "x.csv")
+        call("train", tmp_path, "--target", "light", "--recipe", "cnn5", "--corrections", "x.csv")
 
 
 def test_a_prediction_that_is_no_number_is_refused(tmp_path):

@@ -1,15 +1,14 @@
 """The report: its numbers by hand, and the whole page in a browser, where there is one."""
 
-import importlib
 import math
 import re
-import sys
 from pathlib import Path
 
 import browser
 import numpy as np
 import pandas as pd
 import pytest
+from command import call
 from facefold.combine import methods
 from facefold.review import calibration_check, galleries, groups, palette
 from hypothesis import given
@@ -94,8 +93,7 @@ def page(tmp_path_factory, deal) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(methods, "METHODS", quick)
         for step in ("blend", "report"):
-            patch.setattr(sys, "argv", [f"{step}.py", "--root", str(root)])
-            importlib.import_module(step).main()
+            call(step, root)
     return root / "report.html"
 
 

@@ -1,5 +1,6 @@
 """The whole job on a tiny drawn competition, as a person runs it: in processes of its own, killed and resumed."""
 
+import fcntl
 import hashlib
 import importlib
 import os
@@ -11,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import command
 import pytest
 
 from facefold import files, processes, step
@@ -23,12 +25,12 @@ import kill  # noqa: E402
 FEW = ("--recipes", "demo_cnn", "--folds", "2")
 
 
-def command(step: str, root: Path, *options: str) -> list[str]:
+def words(step: str, root: Path, *options: str) -> list[str]:
     return [sys.executable, str(SRC / f"{step}.py"), "--root", str(root), *options]
 
 
 def run(step: str, root: Path, *options: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(step, root, *options), capture_output=True, text=True, timeout=900)
+    return subprocess.run(words(step, root, *options), capture_output=True, text=True, timeout=900)
 
 
 def tiny(root: Path) -> Path:
@@ -42,10 +44,23 @@ def submission(root: Path) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> tuple[Path, str]:
-    root = tiny(tmp_path_factory.mktemp("whole"))
-    done = run("run_all", root, *FEW, "--budget", "20h")
-    assert done.returncode == 0, done.stderr
-    return root, done.stdout
+    """The root of a whole job that nobody stopped, and what it said: made once for all processes of the tests, which read it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed"
+    shared.mkdir(exist_ok=True)
+    with open(shared / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "said").exists():
+            done = run("run_all", tiny(shared / "root"), *FEW, "--budget", "20h")
+            assert done.returncode == 0, done.stderr
+            (shared / "said").write_text(done.stdout)
+    return shared / "root", (shared / "said").read_text()
+
+
+@pytest.fixture
+def whole(undisturbed, tmp_path) -> Path:
+    """A copy of that root to work in."""
+    return shutil.copytree(undisturbed[0], tmp_path / "whole")
 
 
 def test_the_whole_job_ends_with_what_to_upload(undisturbed):
@@ -64,14 +79,13 @@ def test_the_whole_job_ends_with_what_to_upload(undisturbed):
     assert not list(root.rglob("*.part")) and not list(root.rglob("checkpoint*"))
 
 
-def test_a_second_run_does_only_what_is_missing(undisturbed):
-    root, _ = undisturbed
-    before = {path: path.stat().st_mtime_ns for path in (root / "runs").rglob("fold_*/*")}
-    old = submission(root)
-    done = run("run_all", root, "--recipes", "demo_cnn")  # the folds are those that are there
+def test_a_second_run_does_only_what_is_missing(whole):
+    before = {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("fold_*/*")}
+    old = submission(whole)
+    done = run("run_all", whole, "--recipes", "demo_cnn")  # the folds are those that are there
     assert done.returncode == 0 and "0 folds to go, nothing to do" in done.stdout
-    assert {path: path.stat().st_mtime_ns for path in (root / "runs").rglob("fold_*/*")} == before
-    assert submission(root) == old
+    assert {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("fold_*/*")} == before
+    assert submission(whole) == old
 
 
 def stop_in_training(process: subprocess.Popen, root: Path, how: signal.Signals) -> str:
@@ -96,7 +110,7 @@ def start(arguments: list[str]) -> subprocess.Popen:
 
 def test_a_step_that_is_killed_alone_is_told(tmp_path):
     root = tiny(tmp_path)
-    process = start(command("run_all", root, *FEW))
+    process = start(words("run_all", root, *FEW))
     try:
         os.kill(step_of(process, "audit.py", root), signal.SIGKILL)
         _, said = process.communicate(timeout=60)
@@ -108,7 +122,7 @@ def test_a_step_that_is_killed_alone_is_told(tmp_path):
 
 def test_ctrl_c_while_a_step_imports_is_one_line(tmp_path):
     root = tiny(tmp_path)
-    process = start(command("run_all", root, *FEW))
+    process = start(words("run_all", root, *FEW))
     try:
         step_of(process, "split.py", root)
         os.killpg(process.pid, signal.SIGINT)
@@ -138,7 +152,7 @@ def is_step(process: Path, name: str, root: Path) -> bool:
 
 def test_killed_in_training_and_run_again_it_ends_with_the_same_bytes(undisturbed, tmp_path):
     root = tiny(tmp_path)
-    process = start(command("run_all", root, *FEW))
+    process = start(words("run_all", root, *FEW))
     stop_in_training(process, root, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL and not list(root.glob("runs/*/*/run.json"))
     again = run("run_all", root, *FEW, "--quiet")
@@ -148,10 +162,10 @@ def test_killed_in_training_and_run_again_it_ends_with_the_same_bytes(undisturbe
     assert not list(root.rglob(".*.part"))
 
 
-def test_killed_in_training_and_in_the_blend_it_ends_with_the_same_bytes(undisturbed, tmp_path):
-    """The short form of bench/kill.py: a kill within the first second of each of two phases."""
+def test_killed_in_the_blend_it_ends_with_the_same_bytes(undisturbed, tmp_path):
+    """The short form of bench/kill.py: a kill within the first second of one phase."""
     known = (kill.results(undisturbed[0]), dict.fromkeys(kill.BEGINS, 1.0))
-    assert kill.rounds(tmp_path, 2, ["kill"], "demo_cnn", 0, ("epochs", "blend"), known) == []
+    assert kill.rounds(tmp_path, 1, ["kill"], "demo_cnn", 0, ("blend",), known) == []
 
 
 def test_the_kill_script_sees_what_was_lost(undisturbed, tmp_path):
@@ -169,7 +183,7 @@ def test_the_kill_script_sees_what_was_lost(undisturbed, tmp_path):
 @pytest.mark.parametrize("how, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stop_is_one_line_and_its_exit_code(tmp_path, how, code):
     root = tiny(tmp_path)
-    process = start(command("run_all", root, *FEW))
+    process = start(words("run_all", root, *FEW))
     said = stop_in_training(process, root, how)
     assert process.returncode == code
     assert said.split() == "run_all.py: stopped; nothing is lost, the same command goes on where this one ended".split()
@@ -208,55 +222,51 @@ def test_one_process_at_a_time_gives_the_same_bytes(undisturbed, tmp_path):
     assert submission(root) == submission(undisturbed[0])
 
 
-def test_a_stale_run_is_refused_and_force_trains_over_it(undisturbed, tmp_path):
-    root = tiny(tmp_path)
-    assert run("audit", root).returncode == run("split", root, "--folds", "2").returncode == 0
-    subprocess.run(["cp", "-r", str(undisturbed[0] / "runs"), str(root / "runs")], check=True)
-    stale = run("train", root, "--recipe", "demo_cnn", "--seed", "5")
+def test_a_stale_run_is_refused_and_force_trains_over_it(whole):
+    stale = command.run("train", whole, "--recipe", "demo_cnn", "--seed", "5")
     assert stale.returncode == 2
-    assert stale.stderr == (f"train.py: {root}/runs/demo_cnn/fold_0 is stale: it was made with another seed. Move it away, or train over it "
+    assert stale.stderr == (f"train.py: {whole}/runs/demo_cnn/fold_0 is stale: it was made with another seed. Move it away, or train over it "
                             "with `train.py --recipe demo_cnn --force`.\n")
-    forced = run("train", root, "--recipe", "demo_cnn", "--seed", "5", "--fold", "0", "--force")
+    forced = run("train", whole, "--recipe", "demo_cnn", "--seed", "5", "--fold", "0", "--force")
     assert forced.returncode == 0, forced.stderr
-    assert '"seed": 5' in (root / "runs/demo_cnn/fold_0/run.json").read_text()
+    assert '"seed": 5' in (whole / "runs/demo_cnn/fold_0/run.json").read_text()
 
 
-def test_an_image_that_changed_after_the_audit_makes_old_runs_stale(undisturbed, tmp_path):
-    root = tiny(tmp_path)
-    assert run("audit", root).returncode == run("split", root, "--folds", "2").returncode == 0
-    subprocess.run(["cp", "-r", str(undisturbed[0] / "runs"), str(root / "runs")], check=True)
-    other = (root / "competition/train/20.jpg").read_bytes()
-    assert (root / "competition/train/10.jpg").read_bytes() != other
-    (root / "competition/train/10.jpg").write_bytes(other)
-    stale = run("train", root, "--recipe", "demo_cnn")
+def test_an_image_that_changed_after_the_audit_makes_old_runs_stale(whole):
+    other = (whole / "competition/train/20.jpg").read_bytes()
+    assert (whole / "competition/train/10.jpg").read_bytes() != other
+    (whole / "competition/train/10.jpg").write_bytes(other)
+    stale = command.run("train", whole, "--recipe", "demo_cnn")
     assert stale.returncode == 2 and "it was made with other images" in stale.stderr
 
 
-@pytest.mark.parametrize("step, options, message", [
+@pytest.mark.parametrize("name, options, message", [
     ("run_all", ("--recipes", "lite9"), "there is no recipe 'lite9'; there are: "),
-    ("run_all", ("--data", "no.zip"), "no.zip does not exist"),
     ("train", ("--recipe", "demo_cnn", "--fold", "7"), "--fold 7: the folds are 0 to 1, or all"),
     ("train", ("--recipe", "demo_cnn", "--workers", "0"), "--workers 0: at least one"),
     ("split", ("--folds", "3"), "--force"),
 ])
-def test_bad_usage_is_one_sentence_and_exit_code_2(undisturbed, step, options, message):
-    done = run(step, undisturbed[0], *options)
-    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+def test_bad_usage_is_one_sentence_and_exit_code_2(whole, name, options, message):
+    done = command.run(name, whole, *options)
+    assert done.returncode == 2 and message in done.stderr, done.stderr
 
 
-def test_gpu_recipes_without_a_hub_are_a_clear_error(undisturbed, tmp_path):
-    root = tiny(tmp_path)
-    assert run("audit", root).returncode == run("split", root, "--folds", "2").returncode == 0
-    done = subprocess.run(command("train", root, "--recipe", "resnet50", "--fold", "0"), capture_output=True, text=True, timeout=900,
+def test_a_step_that_fails_ends_the_job_with_its_sentence_and_exit_code(tmp_path):
+    done = run("run_all", tmp_path, "--data", "no.zip")
+    assert done.returncode == 2 and done.stderr == "audit.py: no.zip does not exist; --data takes the competition's zip, or the folder it was unpacked to\n"
+
+
+def test_gpu_recipes_without_a_hub_are_a_clear_error(whole, tmp_path):
+    done = subprocess.run(words("train", whole, "--recipe", "resnet50", "--fold", "0"), capture_output=True, text=True, timeout=900,
                           env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")})
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "recipe resnet50: the pretrained weights of resnet50.a1_in1k could not be had from timm's hub" in done.stderr
-    assert not list(root.glob("runs/*/*/run.json"))
+    assert not list(whole.glob("runs/resnet50/*/run.json"))
 
 
 def test_a_job_that_is_killed_alone_takes_its_step_along(tmp_path):
     root = tiny(tmp_path)
-    process = start(command("run_all", root, *FEW))
+    process = start(words("run_all", root, *FEW))
     wait_for_an_epoch(process, root)
     process.kill()
     process.wait()
@@ -278,8 +288,8 @@ def offline(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run([*cut, *arguments], capture_output=True, text=True, timeout=900, cwd=folder, env=env)
 
 
-def test_the_packed_job_gives_the_same_submission_elsewhere_without_a_network(undisturbed, tmp_path):
-    root, upload, kaggle = undisturbed[0], tmp_path / "upload", tmp_path / "kaggle"
+def test_the_packed_job_gives_the_same_submission_elsewhere_without_a_network(whole, tmp_path):
+    root, upload, kaggle = whole, tmp_path / "upload", tmp_path / "kaggle"
     packed = run("pack", root, "--out", str(upload), "--user", "someone", "--competition", "faces", "--no-wheels")
     assert packed.returncode == 0, packed.stderr
     assert f"kaggle kernels push -p {upload}/kernel" in packed.stdout

@@ -1,7 +1,5 @@
 """UTKFace becomes a competition: what the names say and no more, ids that tell nothing, answers kept apart."""
 
-import importlib
-import sys
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -9,6 +7,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+from command import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -144,11 +143,6 @@ def test_ids_are_a_permutation_and_the_test_rows_stratified(seed, test_size):
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/utkface-400.zip is not there")
-def test_the_real_faces_pass_the_audit(tmp_path, monkeypatch, capsys):
-    def step(name: str, *arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", [name, "--root", str(tmp_path), *map(str, arguments)])
-        importlib.import_module(name).main()
-        return capsys.readouterr().out
-
-    assert "train    300 faces, share of label 1: 0.5000, ages 1 to " in step("import_utkface", SHARED, "--test-size", 100)
-    assert "nothing breaks the contract" in step("audit", "--strict")
+def test_the_real_faces_pass_the_audit(tmp_path):
+    assert "train    300 faces, share of label 1: 0.5000, ages 1 to " in run("import_utkface", tmp_path, SHARED, "--test-size", 100).stdout
+    assert "nothing breaks the contract" in run("audit", tmp_path, "--strict").stdout
