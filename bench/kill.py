@@ -145,11 +145,10 @@ def ended(root: Path, recipes: str, expected: dict[str, bytes], job: Job | None 
     return "; ".join(f"{what}: {', '.join(names)}" for what, names in found.items() if names)
 
 
-def rounds(work: Path, kills: int, signals: list[str], recipes: str, seed: int, phases: tuple[str, ...] = tuple(BEGINS),
-           known: tuple[dict[str, bytes], dict[str, float]] | None = None) -> list[str]:
-    """Do it; the faults. known: what `undisturbed` gave, where it has been run already."""
+def rounds(work: Path, kills: int, signals: list[str], recipes: str, seed: int, phases: list[str]) -> list[str]:
+    """Do it; the faults."""
     draw, faults, done, number = random.Random(seed), [], 0, 0
-    expected, lengths = known or undisturbed(work / "undisturbed", recipes)
+    expected, lengths = undisturbed(work / "undisturbed", recipes)
     print("undisturbed: " + ", ".join(f"{phase} {length:.1f} s" for phase, length in lengths.items()), flush=True)
     while done < kills:
         number += 1
@@ -183,7 +182,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         faults = rounds(args.work or Path(temporary), args.kills, args.signals.split(","), args.recipes, args.seed,
-                        tuple(args.phases.split(",")))
+                        args.phases.split(","))
     print(f"{args.kills} kills, {len(faults)} faults")
     raise SystemExit(bool(faults))
 

@@ -1,8 +1,10 @@
-"""A step as a person runs it, but in this process: one of its own imports torch and the rest for seconds. test_run_all.py has them apart."""
+"""A step as a person runs it: in this process, which spares the seconds that one of its own imports torch and the rest for, or apart."""
 
 import importlib
 import io
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -11,14 +13,27 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from facefold import step
+from facefold import step, terminal
 from facefold.errors import InputError
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+
+
+def words(name: str, root: Path, *options: object) -> list[str]:
+    """The command line of a step."""
+    return [sys.executable, str(SRC / f"{name}.py"), "--root", str(root), *map(str, options)]
+
+
+def apart(name: str, root: Path, *options: object, **more: str) -> CompletedProcess:
+    """A step in a process of its own, in the folder `root`, with its exit code and what it said. more: its environment besides ours."""
+    return subprocess.run(words(name, root, *options), capture_output=True, text=True, timeout=900, cwd=root, env={**os.environ, **more})
 
 
 @contextmanager
 def _main(name: str, root: Path, options: tuple[object, ...]) -> Iterator[Callable[[], None]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [f"{name}.py", "--root", str(root), *map(str, options)])
+        patch.setattr(sys, "argv", words(name, root, *options)[1:])
+        patch.setenv(terminal.QUIET, "0")  # so that what --quiet puts there is gone afterwards
         if root.is_dir():
             patch.chdir(root)
         yield importlib.import_module(name).main
@@ -38,7 +53,8 @@ def refused(name: str, root: Path, *options: object) -> str:
 
 
 def run(name: str, root: Path, *options: object) -> CompletedProcess:
-    """A step from its arguments to its exit code, likewise, with what it said; a fault of ours is raised."""
+    """A step from its arguments to its exit code, likewise, with what it said; a fault of ours is raised, and
+    what a library warns of goes to pytest."""
     code, handler = 0, signal.getsignal(signal.SIGTERM)
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     with _main(name, root, options) as main, redirect_stdout(out), redirect_stderr(err):

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 
-
 def run(step, root, *options, code=0):
     """Standard output of a step (its errors, where it should fail)."""
     done = command.run(step, root, *options)

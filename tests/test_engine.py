@@ -40,10 +40,10 @@ def write_mask(job, _device, _slot):
 
 
 def test_no_process_sees_ctrl_c_not_even_the_first(tmp_path):
-    jobs = [str(tmp_path / name) for name in "abc"]
+    jobs = [str(tmp_path / name) for name in "ab"]
     began = f"import sys; sys.path[:0] = {sys.path!r}; import test_engine as t; t.engine.run({jobs}, [t.CPU], t.write_mask)"
-    subprocess.run([sys.executable, "-c", began], cwd=Path(__file__).parent, check=True)  # where nothing was started before
-    assert [Path(job).read_text() for job in jobs] == ["True", "True", "True"]
+    subprocess.run([sys.executable, "-c", began], cwd=Path(__file__).parent, check=True, timeout=300)  # where nothing was started before
+    assert [Path(job).read_text() for job in jobs] == ["True", "True"]
 
 
 def wait_for(job, _device, _slot):

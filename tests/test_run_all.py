@@ -12,25 +12,16 @@ import sys
 import time
 from pathlib import Path
 
-import command
 import pytest
+from command import apart, run, words
 
 from facefold import files, processes, step
 from facefold.data import drawn
 from facefold.errors import InputError
 
-SRC = Path(__file__).resolve().parents[1] / "src"
-sys.path.insert(0, str(SRC.parent / "bench"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 import kill  # noqa: E402
 FEW = ("--recipes", "demo_cnn", "--folds", "2")
-
-
-def words(step: str, root: Path, *options: str) -> list[str]:
-    return [sys.executable, str(SRC / f"{step}.py"), "--root", str(root), *options]
-
-
-def run(step: str, root: Path, *options: str) -> subprocess.CompletedProcess:
-    return subprocess.run(words(step, root, *options), capture_output=True, text=True, timeout=900)
 
 
 def tiny(root: Path) -> Path:
@@ -51,7 +42,7 @@ def undisturbed(tmp_path_factory) -> tuple[Path, str]:
     with open(shared / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (shared / "said").exists():
-            done = run("run_all", tiny(shared / "root"), *FEW, "--budget", "20h")
+            done = apart("run_all", tiny(shared / "root"), *FEW, "--budget", "20h")
             assert done.returncode == 0, done.stderr
             (shared / "said").write_text(done.stdout)
     return shared / "root", (shared / "said").read_text()
@@ -82,7 +73,7 @@ def test_the_whole_job_ends_with_what_to_upload(undisturbed):
 def test_a_second_run_does_only_what_is_missing(whole):
     before = {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("fold_*/*")}
     old = submission(whole)
-    done = run("run_all", whole, "--recipes", "demo_cnn")  # the folds are those that are there
+    done = apart("run_all", whole, "--recipes", "demo_cnn")  # the folds are those that are there
     assert done.returncode == 0 and "0 folds to go, nothing to do" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("fold_*/*")} == before
     assert submission(whole) == old
@@ -155,17 +146,23 @@ def test_killed_in_training_and_run_again_it_ends_with_the_same_bytes(undisturbe
     process = start(words("run_all", root, *FEW))
     stop_in_training(process, root, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL and not list(root.glob("runs/*/*/run.json"))
-    again = run("run_all", root, *FEW, "--quiet")
+    again = apart("run_all", root, *FEW, "--quiet")
     assert again.returncode == 0 and again.stderr == ""
     assert re.fullmatch(rf"upload {root}/submissions/submission\.csv: nested accuracy .*\n", again.stdout)
-    assert submission(root) == submission(undisturbed[0])
-    assert not list(root.rglob(".*.part"))
+    assert kill.results(root) == kill.results(undisturbed[0]) and kill.litter(root) == []
 
 
-def test_killed_in_the_blend_it_ends_with_the_same_bytes(undisturbed, tmp_path):
-    """The short form of bench/kill.py: a kill within the first second of one phase."""
-    known = (kill.results(undisturbed[0]), dict.fromkeys(kill.BEGINS, 1.0))
-    assert kill.rounds(tmp_path, 1, ["kill"], "demo_cnn", 0, ("blend",), known) == []
+def test_killed_in_the_blend_and_run_again_it_ends_with_the_same_bytes(undisturbed, whole):
+    shutil.rmtree(whole / "submissions")
+    process = start(words("run_all", whole, *FEW))
+    deadline = time.monotonic() + 120
+    while not list((whole / "submissions").glob("*")):
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.001)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert apart("run_all", whole, *FEW).returncode == 0
+    assert kill.results(whole) == kill.results(undisturbed[0]) and kill.litter(whole) == []
 
 
 def test_the_kill_script_sees_what_was_lost(undisturbed, tmp_path):
@@ -217,17 +214,17 @@ def test_one_process_at_a_time_gives_the_same_bytes(undisturbed, tmp_path):
     root = tiny(tmp_path)
     for name, options in [("audit", ()), ("split", ("--folds", "2")), ("train", ("--recipe", "demo_cnn", "--fold", "1", "--workers", "1")),
                           ("train", ("--recipe", "demo_cnn", "--workers", "1")), ("blend", ("--weights", "auto"))]:
-        done = run(name, root, *options)
+        done = apart(name, root, *options)
         assert done.returncode == 0, done.stderr
     assert submission(root) == submission(undisturbed[0])
 
 
 def test_a_stale_run_is_refused_and_force_trains_over_it(whole):
-    stale = command.run("train", whole, "--recipe", "demo_cnn", "--seed", "5")
+    stale = run("train", whole, "--recipe", "demo_cnn", "--seed", "5")
     assert stale.returncode == 2
     assert stale.stderr == (f"train.py: {whole}/runs/demo_cnn/fold_0 is stale: it was made with another seed. Move it away, or train over it "
                             "with `train.py --recipe demo_cnn --force`.\n")
-    forced = run("train", whole, "--recipe", "demo_cnn", "--seed", "5", "--fold", "0", "--force")
+    forced = apart("train", whole, "--recipe", "demo_cnn", "--seed", "5", "--fold", "0", "--force")
     assert forced.returncode == 0, forced.stderr
     assert '"seed": 5' in (whole / "runs/demo_cnn/fold_0/run.json").read_text()
 
@@ -236,7 +233,7 @@ def test_an_image_that_changed_after_the_audit_makes_old_runs_stale(whole):
     other = (whole / "competition/train/20.jpg").read_bytes()
     assert (whole / "competition/train/10.jpg").read_bytes() != other
     (whole / "competition/train/10.jpg").write_bytes(other)
-    stale = command.run("train", whole, "--recipe", "demo_cnn")
+    stale = run("train", whole, "--recipe", "demo_cnn")
     assert stale.returncode == 2 and "it was made with other images" in stale.stderr
 
 
@@ -247,18 +244,17 @@ def test_an_image_that_changed_after_the_audit_makes_old_runs_stale(whole):
     ("split", ("--folds", "3"), "--force"),
 ])
 def test_bad_usage_is_one_sentence_and_exit_code_2(whole, name, options, message):
-    done = command.run(name, whole, *options)
+    done = run(name, whole, *options)
     assert done.returncode == 2 and message in done.stderr, done.stderr
 
 
 def test_a_step_that_fails_ends_the_job_with_its_sentence_and_exit_code(tmp_path):
-    done = run("run_all", tmp_path, "--data", "no.zip")
+    done = apart("run_all", tmp_path, "--data", "no.zip")
     assert done.returncode == 2 and done.stderr == "audit.py: no.zip does not exist; --data takes the competition's zip, or the folder it was unpacked to\n"
 
 
 def test_gpu_recipes_without_a_hub_are_a_clear_error(whole, tmp_path):
-    done = subprocess.run(words("train", whole, "--recipe", "resnet50", "--fold", "0"), capture_output=True, text=True, timeout=900,
-                          env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")})
+    done = apart("train", whole, "--recipe", "resnet50", "--fold", "0", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "recipe resnet50: the pretrained weights of resnet50.a1_in1k could not be had from timm's hub" in done.stderr
     assert not list(whole.glob("runs/resnet50/*/run.json"))
@@ -290,7 +286,7 @@ def offline(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
 
 def test_the_packed_job_gives_the_same_submission_elsewhere_without_a_network(whole, tmp_path):
     root, upload, kaggle = whole, tmp_path / "upload", tmp_path / "kaggle"
-    packed = run("pack", root, "--out", str(upload), "--user", "someone", "--competition", "faces", "--no-wheels")
+    packed = apart("pack", root, "--out", str(upload), "--user", "someone", "--competition", "faces", "--no-wheels")
     assert packed.returncode == 0, packed.stderr
     assert f"kaggle kernels push -p {upload}/kernel" in packed.stdout
     assert not list(upload.rglob("*test.csv")) and not list(upload.rglob("features_test.npy"))

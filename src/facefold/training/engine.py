@@ -66,7 +66,6 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
     died: list[Any] = []
     stopping = False
     set_environment()
-    resource_tracker.ensure_running()  # started with the first process, as it would be, it lets Ctrl-C through to that one
     after, needs = after or {}, needs or {}
     try:
         while running or (waiting and not stopping):
@@ -81,6 +80,7 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
                 process = context.Process(target=_worker, args=(theirs, work, job, devices, taken[0]),
                                           daemon=devices == (torch.device("cpu"),))  # a daemon may start no processes
                 running[ours] = (process, taken, job)
+                resource_tracker.ensure_running()  # started with the first process, as it would be, it lets Ctrl-C through to that one
                 with without_interrupt():
                     process.start()
                 theirs.close()
