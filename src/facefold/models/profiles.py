@@ -1,8 +1,8 @@
 """Profiles: which recipes a whole job trains, by the machine at hand; the first what a budget too short for all takes first.
 
 The order of `cpu` is that of the accuracy out of fold, on the 18,000 faces, of the mean of the first, the first two, .. of them:
-0.9402, 0.9419, 0.9426, 0.9431. They were chosen on these rows among six recipes, as what is most accurate of all that two cores train in 100 minutes. Of the
-other profiles nothing of the kind has been measured.
+0.9402, 0.9419, 0.9426, 0.9431. They were chosen on these rows among six recipes, as what is most accurate of all that two cores train in
+about 100 minutes. Of the other profiles nothing of the kind has been measured.
 """
 
 PROFILES: dict[str, tuple[str, ...]] = {
