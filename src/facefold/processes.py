@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import wait
 
 STARTER = "FACEFOLD_STARTER"  # the process id of the job that started this step
@@ -32,6 +32,7 @@ def cores() -> int:
 @contextmanager
 def without_interrupt() -> Iterator[None]:
     """Processes started meanwhile never see Ctrl-C: it is the parent's to answer, who then ends them."""
+    resource_tracker.ensure_running()  # started with multiprocessing's first process, as it would be, it unblocks Ctrl-C for that one
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

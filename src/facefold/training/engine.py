@@ -3,7 +3,6 @@
 import multiprocessing
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
-from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -80,7 +79,6 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
                 process = context.Process(target=_worker, args=(theirs, work, job, devices, taken[0]),
                                           daemon=devices == (torch.device("cpu"),))  # a daemon may start no processes
                 running[ours] = (process, taken, job)
-                resource_tracker.ensure_running()  # started with the first process, as it would be, it lets Ctrl-C through to that one
                 with without_interrupt():
                     process.start()
                 theirs.close()
