@@ -47,12 +47,18 @@ def lit(picture: np.ndarray, gain: float, offset: float) -> np.ndarray:
 
 
 KINDS = {  # what is done to a picture, and the quality it is saved with
-    "quality 30": (lambda picture: picture, 30), "quality 50": (lambda picture: picture, 50),
-    "quality 75": (lambda picture: picture, 75), "quality 95": (lambda picture: picture, 95),
-    "size x 0.8": (lambda picture: scaled(picture, 0.8), 90), "size x 0.9": (lambda picture: scaled(picture, 0.9), 90),
-    "size x 1.1": (lambda picture: scaled(picture, 1.1), 90), "size x 1.2": (lambda picture: scaled(picture, 1.2), 90),
-    "light x 1.25": (lambda picture: lit(picture, 1.25, 0), 90), "light x 0.6": (lambda picture: lit(picture, 0.6, 0), 90),
-    "light + 40": (lambda picture: lit(picture, 1, 40), 90), "mirrored": (lambda picture: picture[:, ::-1], 90),
+    "quality 30": (lambda picture: picture, 30),
+    "quality 50": (lambda picture: picture, 50),
+    "quality 75": (lambda picture: picture, 75),
+    "quality 95": (lambda picture: picture, 95),
+    "size x 0.8": (lambda picture: scaled(picture, 0.8), 90),
+    "size x 0.9": (lambda picture: scaled(picture, 0.9), 90),
+    "size x 1.1": (lambda picture: scaled(picture, 1.1), 90),
+    "size x 1.2": (lambda picture: scaled(picture, 1.2), 90),
+    "light x 1.25": (lambda picture: lit(picture, 1.25, 0), 90),
+    "light x 0.6": (lambda picture: lit(picture, 0.6, 0), 90),
+    "light + 40": (lambda picture: lit(picture, 1, 40), 90),
+    "mirrored": (lambda picture: picture[:, ::-1], 90),
     "all of it": (lambda picture: lit(scaled(picture[:, ::-1], 0.8), 1.15, 10), 50),
 }
 
@@ -85,8 +91,8 @@ def planted(found: competition.Competition, grey: np.ndarray, own: np.ndarray, c
                 cv2.imwrite(str(path), change(picture), [cv2.IMWRITE_JPEG_QUALITY, quality])
                 looks.append(images.glance(path, glance.SIDE)[0])
         got = duplicates.groups(np.concatenate([grey, looks]), np.arange(len(grey) + copies))
-        alone, right = got[len(grey):] >= len(grey), got[len(grey):] == own[chosen]
-        print(f"{kind:14}{right.mean():6.3f}  {(~right & ~alone).sum() + (got[:len(grey)] != own).sum():11}")
+        alone, right = got[len(grey) :] >= len(grey), got[len(grey) :] == own[chosen]
+        print(f"{kind:14}{right.mean():6.3f}  {(~right & ~alone).sum() + (got[: len(grey)] != own).sum():11}")
 
 
 def grow(like: np.ndarray, rows: int) -> None:
@@ -96,15 +102,19 @@ def grow(like: np.ndarray, rows: int) -> None:
     every, begun = np.arange(len(grey)), time.process_time()
     prints = duplicates.fingerprints(grey, every)
     hashed = time.process_time()
-    pairs = np.concatenate([found[prints.may_be_one(found)] for found in duplicates.candidates(prints.plain, prints.mirrored)])
+    pairs = np.concatenate(
+        [found[prints.may_be_one(found)] for found in duplicates.candidates(prints.plain, prints.mirrored)]
+    )
     paired = time.process_time()
     duplicates.same_picture(grey, *pairs.T)
     checked = time.process_time()
     got = duplicates.groups(grey, every)
     recall = (got[rows:] == np.arange(copies)).mean()
     false = (got[:rows] != np.arange(rows)).sum() + ((got[rows:] != np.arange(copies)) & (got[rows:] < rows)).sum()
-    print(f"{len(grey):9,}  {hashed - begun:6.1f}  {paired - hashed:7.1f}  {checked - paired:8.1f}  {len(pairs):8,}  {recall:6.3f}  "
-          f"{false:11}  {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000:7,.0f}")
+    print(
+        f"{len(grey):9,}  {hashed - begun:6.1f}  {paired - hashed:7.1f}  {checked - paired:8.1f}  {len(pairs):8,}  {recall:6.3f}  "
+        f"{false:11}  {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000:7,.0f}"
+    )
 
 
 def drawn(like: np.ndarray, rows: int) -> np.ndarray:
@@ -116,7 +126,7 @@ def drawn(like: np.ndarray, rows: int) -> np.ndarray:
     grey = np.empty((rows + rows // SHARE, side, side), dtype=np.uint8)
     for start in range(0, rows, 4096):
         waves = mean + spread * rng.standard_normal((min(4096, rows - start), side, side), dtype=np.float32)
-        grey[start:start + len(waves)] = np.clip(idctn(waves, axes=(1, 2), norm="ortho"), 0, 255)
+        grey[start : start + len(waves)] = np.clip(idctn(waves, axes=(1, 2), norm="ortho"), 0, 255)
     for row in range(rows // SHARE):
         copy = grey[row, :, ::-1] if row % 2 else grey[row]
         grey[rows + row] = lit(copy + rng.normal(0, 2, copy.shape), rng.uniform(0.7, 1.2), rng.uniform(-10, 10))

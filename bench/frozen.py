@@ -53,24 +53,40 @@ def main() -> None:
     contest = competition.load(args.root)
     integrity.check(contest)
     images = cache.open_cache(contest, "train", args.size)
-    table = contest.train.iloc[:args.rows]
-    images = cache.ImageCache(images.ids[:args.rows], np.array(images.pixels[:args.rows]))
-    print(f"{args.rows} rows, {args.size} pixels, {args.folds} folds, {args.epochs} epochs, {args.views} views, torch {torch.__version__}")
+    table = contest.train.iloc[: args.rows]
+    images = cache.ImageCache(images.ids[: args.rows], np.array(images.pixels[: args.rows]))
+    print(
+        f"{args.rows} rows, {args.size} pixels, {args.folds} folds, {args.epochs} epochs, {args.views} views, torch {torch.__version__}"
+    )
     for recipe in recipes.load_all(args.recipes):
         head = {"freeze_backbone": True, "freeze_stages": 0, "head": "average", "frozen_precision": "half"}
         head = head if args.part == "backbone" else {}
-        made = dataclasses.replace(recipe, size=args.size, epochs=args.epochs, views=args.views, ema=0.0, tta="none", start_size=0,
-                                   augment=recipe.augment if args.views else "none", **head)
+        made = dataclasses.replace(
+            recipe,
+            size=args.size,
+            epochs=args.epochs,
+            views=args.views,
+            ema=0.0,
+            tta="none",
+            start_size=0,
+            augment=recipe.augment if args.views else "none",
+            **head,
+        )
         found: dict[bool, list[tuple[float, float, float]]] = {False: [], True: []}
         for repeat in range(args.repeats):
             for cached in (False, True) if repeat % 2 else (True, False):
                 found[cached].append(folds(made, table, images, args.folds, cached))
                 spent, building, accuracy = found[cached][-1]
-                print(f"  {made.name} {'computed once' if cached else 'run anew'}: {spent:.1f} CPU s, {building:.1f} of them building, "
-                      f"OOF accuracy {accuracy:.4f}", flush=True)
+                print(
+                    f"  {made.name} {'computed once' if cached else 'run anew'}: {spent:.1f} CPU s, {building:.1f} of them building, "
+                    f"OOF accuracy {accuracy:.4f}",
+                    flush=True,
+                )
         once, anew = (np.array(found[cached]) for cached in (True, False))
-        print(f"{made.name}: {ratio(anew[:, 0], once[:, 0])} fewer CPU seconds, {ratio(anew[:, 0] - anew[:, 1], once[:, 0] - once[:, 1])} "
-              f"without building, n = {args.repeats}; accuracy {once[0, 2]:.4f} instead of {anew[0, 2]:.4f}")
+        print(
+            f"{made.name}: {ratio(anew[:, 0], once[:, 0])} fewer CPU seconds, {ratio(anew[:, 0] - anew[:, 1], once[:, 0] - once[:, 1])} "
+            f"without building, n = {args.repeats}; accuracy {once[0, 2]:.4f} instead of {anew[0, 2]:.4f}"
+        )
 
 
 def ratio(anew: np.ndarray, once: np.ndarray) -> str:
@@ -79,7 +95,9 @@ def ratio(anew: np.ndarray, once: np.ndarray) -> str:
     return f"{np.median(ratios):.1f} times ({ratios.min():.1f} to {ratios.max():.1f})"
 
 
-def folds(recipe: recipes.Recipe, table: pd.DataFrame, images: cache.ImageCache, k: int, cached: bool) -> tuple[float, float, float]:
+def folds(
+    recipe: recipes.Recipe, table: pd.DataFrame, images: cache.ImageCache, k: int, cached: bool
+) -> tuple[float, float, float]:
     """CPU seconds of training all folds, what is computed once for them included; those of them that built the networks; OOF accuracy."""
     right, building, started, prepare = 0.0, 0.0, time.process_time(), trainer.prepare
 
@@ -91,11 +109,28 @@ def folds(recipe: recipes.Recipe, table: pd.DataFrame, images: cache.ImageCache,
         return made
 
     anew = nullcontext() if cached else mock.patch.object(trainer, "activations", lambda *_: {})
-    with tempfile.TemporaryDirectory() as place, anew, mock.patch.object(trainer, "prepare", timed), redirect_stdout(io.StringIO()):
-        for fold, (train, valid) in enumerate(StratifiedKFold(k, shuffle=True, random_state=0).split(table["id"], table["label"])):
+    with (
+        tempfile.TemporaryDirectory() as place,
+        anew,
+        mock.patch.object(trainer, "prepare", timed),
+        redirect_stdout(io.StringIO()),
+    ):
+        for fold, (train, valid) in enumerate(
+            StratifiedKFold(k, shuffle=True, random_state=0).split(table["id"], table["label"])
+        ):
             rows = table.assign(group=table["id"])
-            task = trainer.FoldTask(recipe, fold, 0, rows.iloc[train], rows.iloc[valid], images, images,
-                                    Path(place) / f"{fold}.safetensors", {"images_hash": "0"}, Path(place) / "frozen")
+            task = trainer.FoldTask(
+                recipe,
+                fold,
+                0,
+                rows.iloc[train],
+                rows.iloc[valid],
+                images,
+                images,
+                Path(place) / f"{fold}.safetensors",
+                {"images_hash": "0"},
+                Path(place) / "frozen",
+            )
             learned = trainer.train(task, CPU)
             right += learned.history[-1]["valid_acc"] * len(valid)
     return time.process_time() - started, building, right / len(table)

@@ -33,17 +33,60 @@ from facefold.errors import InputError  # noqa: E402
 
 SLOW = 10.0  # seconds
 AT_ONCE = 200  # inputs between two looks at the clock
-_HARD_IDS = ["1", "0042", "NA", "1e3", "../x", "a/b", " 1", "", ".", "é", "\u200b", "\x00", "a\nb", "\ufeff", '"', "x" * 300]
+_HARD_IDS = [
+    "1",
+    "0042",
+    "NA",
+    "1e3",
+    "../x",
+    "a/b",
+    " 1",
+    "",
+    ".",
+    "é",
+    "\u200b",
+    "\x00",
+    "a\nb",
+    "\ufeff",
+    '"',
+    "x" * 300,
+]
 _ID = st.one_of(st.sampled_from(_HARD_IDS), st.text(max_size=6))
 _LABEL = st.sampled_from(["0", "1", "0", "1", "2", "", "1.0", " 1", "male", "-1", "nan"])
 _BETWEEN = st.sampled_from([",", ",", ",", ";", "\t", ",,", '","'])
 _LINE_END = st.sampled_from(["\n", "\n", "\n", "\r\n", "\r", "\n\n", "\x0b", "\u2028"])
-_HEADER = st.sampled_from(["id,label", "id,label", "id,label", "id", "label,id", "\ufeffid,label", "id,label,", '"id","label"',
-                           "ID,LABEL"])
-_PIECES = [b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xc0", b"\xff\xc2", b"\xff\xdd\x00\x04\x00\x01", b"\xff\xe1\xff\xff",
-           b"\x00" * 8, b'"']
-_NAMES = ["train/1.jpg", "train/2.jpg", "test/3.jpg", "../1.jpg", "/etc/x", "train.zip", "test.csv", "a/train.csv", "train/é.jpg",
-          "C:\\x.jpg", "train/\x1b.png", "TRAIN/1.JPG", "meta.csv", "train/" + "x" * 250 + ".jpg", "train//1.jpg", "."]
+_HEADER = st.sampled_from(
+    ["id,label", "id,label", "id,label", "id", "label,id", "\ufeffid,label", "id,label,", '"id","label"', "ID,LABEL"]
+)
+_PIECES = [
+    b"\xff\xd8",
+    b"\xff\xd9",
+    b"\xff\xda",
+    b"\xff\xc0",
+    b"\xff\xc2",
+    b"\xff\xdd\x00\x04\x00\x01",
+    b"\xff\xe1\xff\xff",
+    b"\x00" * 8,
+    b'"',
+]
+_NAMES = [
+    "train/1.jpg",
+    "train/2.jpg",
+    "test/3.jpg",
+    "../1.jpg",
+    "/etc/x",
+    "train.zip",
+    "test.csv",
+    "a/train.csv",
+    "train/é.jpg",
+    "C:\\x.jpg",
+    "train/\x1b.png",
+    "TRAIN/1.JPG",
+    "meta.csv",
+    "train/" + "x" * 250 + ".jpg",
+    "train//1.jpg",
+    ".",
+]
 
 
 @st.composite
@@ -51,7 +94,9 @@ def sheets(draw: st.DrawFn) -> bytes:
     """A train.csv: rows of all kinds, then damage to its bytes."""
     between, line_end = draw(_BETWEEN), draw(_LINE_END)
     rows = draw(st.lists(st.tuples(_ID, _LABEL), max_size=12))
-    text = line_end.join([draw(_HEADER), *(between.join(cells) for cells in rows)]) + draw(st.sampled_from(["", line_end]))
+    text = line_end.join([draw(_HEADER), *(between.join(cells) for cells in rows)]) + draw(
+        st.sampled_from(["", line_end])
+    )
     return draw(damaged(text.encode("utf-8", "surrogatepass")))
 
 
@@ -66,9 +111,9 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
         if kind == "change":
             content[at] = draw(st.integers(0, 255))
         elif kind == "cut":
-            del content[at:at + length]
+            del content[at : at + length]
         elif kind == "double":
-            content[at:at] = content[at:at + length] * draw(st.integers(1, 50))
+            content[at:at] = content[at : at + length] * draw(st.integers(1, 50))
         elif kind == "insert":
             content[at:at] = draw(st.one_of(st.binary(max_size=8), st.sampled_from(_PIECES)))
         else:
@@ -82,9 +127,24 @@ def pictures() -> list[bytes]:
     rgb = Image.fromarray(np.stack([ramp, 255 - ramp, ramp / 2], axis=2).astype(np.uint8))
     upright, turned = Image.Exif(), Image.Exif()
     upright[0x0112], turned[0x0112] = 1, 6
-    jpegs = [{}, {"progressive": True}, {"exif": upright}, {"exif": turned}, {"subsampling": 0, "quality": 98}, {"restart_marker_blocks": 1}]
-    kinds = [*((rgb, "JPEG", options) for options in jpegs), (rgb.convert("L"), "JPEG", {}), (rgb.convert("CMYK"), "JPEG", {}),
-             (rgb, "PNG", {}), (rgb.convert("P"), "GIF", {}), (rgb, "WEBP", {}), (rgb, "TIFF", {}), (rgb, "BMP", {})]
+    jpegs = [
+        {},
+        {"progressive": True},
+        {"exif": upright},
+        {"exif": turned},
+        {"subsampling": 0, "quality": 98},
+        {"restart_marker_blocks": 1},
+    ]
+    kinds = [
+        *((rgb, "JPEG", options) for options in jpegs),
+        (rgb.convert("L"), "JPEG", {}),
+        (rgb.convert("CMYK"), "JPEG", {}),
+        (rgb, "PNG", {}),
+        (rgb.convert("P"), "GIF", {}),
+        (rgb, "WEBP", {}),
+        (rgb, "TIFF", {}),
+        (rgb, "BMP", {}),
+    ]
     found = []
     for image, format, options in kinds:
         buffer = io.BytesIO()
@@ -149,14 +209,17 @@ def check_zip(folder: Path, data: bytes) -> None:
             str(error).encode("utf-8")
             assert not root.exists() or not list(root.iterdir()), list(root.iterdir())
         else:
-            assert [path.name for path in root.iterdir()] == ["competition"] and (root / "competition" / "train.csv").is_file()
+            assert [path.name for path in root.iterdir()] == ["competition"] and (
+                root / "competition" / "train.csv"
+            ).is_file()
         assert sorted(path.name for path in Path(place).iterdir()) in (["c.zip"], ["c.zip", "root"])
 
 
 TARGETS: dict[str, tuple[st.SearchStrategy[bytes], Callable[[Path, bytes], None]]] = {
     "csv": (st.one_of(sheets(), sheets(), sheets(), st.binary(max_size=200)), check_csv),
     "image": (st.sampled_from(pictures()).flatmap(damaged), check_image),
-    "zip": (archives(), check_zip)}
+    "zip": (archives(), check_zip),
+}
 
 
 @dataclass
@@ -174,9 +237,15 @@ def fuzz(target: str, seconds: float, seed: int) -> Tally:
     tally, end, last = Tally(), time.monotonic() + seconds, [b""]
     with tempfile.TemporaryDirectory() as folder:
         while time.monotonic() < end:
+
             @hypothesis.seed(seed)
-            @settings(max_examples=AT_ONCE, deadline=None, database=None, phases=(Phase.generate, Phase.shrink),
-                      suppress_health_check=list(HealthCheck))
+            @settings(
+                max_examples=AT_ONCE,
+                deadline=None,
+                database=None,
+                phases=(Phase.generate, Phase.shrink),
+                suppress_health_check=list(HealthCheck),
+            )
             @given(strategy)
             def one(data: bytes) -> None:
                 tally.inputs, last[0], started = tally.inputs + 1, data, time.perf_counter()
@@ -203,7 +272,10 @@ def main() -> None:
     chosen, crashed = args.targets.split(","), False
     for target in chosen:
         tally = fuzz(target, 60 * args.minutes / len(chosen), args.seed)
-        print(f"{target}: {tally.inputs:,} inputs, {len(tally.crashes)} crashes, the slowest input took {tally.slowest:.2f} s", flush=True)
+        print(
+            f"{target}: {tally.inputs:,} inputs, {len(tally.crashes)} crashes, the slowest input took {tally.slowest:.2f} s",
+            flush=True,
+        )
         for number, (trace, data) in enumerate(tally.crashes):
             crashed = True
             print(trace)

@@ -34,7 +34,9 @@ def main() -> None:
     tracemalloc.start()
     greedy.search(prob, labels)
     peak = tracemalloc.get_traced_memory()[1]
-    print(f"{members} members x {rows:,} rows ({prob.nbytes / 1e6:.1f} MB): {seconds:.2f} s, peak {peak / 1e6:.1f} MB above it")
+    print(
+        f"{members} members x {rows:,} rows ({prob.nbytes / 1e6:.1f} MB): {seconds:.2f} s, peak {peak / 1e6:.1f} MB above it"
+    )
 
 
 if __name__ == "__main__":

@@ -33,9 +33,14 @@ from facefold.data import drawn  # noqa: E402
 
 SIGNALS = {"kill": (signal.SIGKILL, -9), "term": (signal.SIGTERM, 143), "int": (signal.SIGINT, 130)}
 BEGINS = {  # what the job's output says where a phase begins, in the order of the phases
-    "audit": re.compile("^== audit"), "split": re.compile("^== split"), "cache": re.compile("^== train"),
-    "epochs": re.compile(r"fold \d+ epoch 1/"), "write": re.compile(r"fold \d+ epoch (\d+)/\1:"),
-    "blend": re.compile("^== blend"), "report": re.compile("^== report")}
+    "audit": re.compile("^== audit"),
+    "split": re.compile("^== split"),
+    "cache": re.compile("^== train"),
+    "epochs": re.compile(r"fold \d+ epoch 1/"),
+    "write": re.compile(r"fold \d+ epoch (\d+)/\1:"),
+    "blend": re.compile("^== blend"),
+    "report": re.compile("^== report"),
+}
 LINE = "stopped; nothing is lost, the same command goes on where this one ended"
 LONGEST = 10.0  # seconds from SIGTERM or Ctrl-C to the end
 
@@ -51,13 +56,29 @@ class Job:
     def __post_init__(self) -> None:
         self.started = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-u", str(SRC / "run_all.py"), "--root", str(self.root), "--recipes", self.recipes, "--folds", "2"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            [
+                sys.executable,
+                "-u",
+                str(SRC / "run_all.py"),
+                "--root",
+                str(self.root),
+                "--recipes",
+                self.recipes,
+                "--folds",
+                "2",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # in a shell's background it is ignored
-            env={**os.environ, "PYTHONUNBUFFERED": "1"})
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
         self._errors: list[str] = []
-        self._readers = [threading.Thread(target=self._watch, daemon=True),
-                         threading.Thread(target=lambda: self._errors.extend(self.process.stderr), daemon=True)]
+        self._readers = [
+            threading.Thread(target=self._watch, daemon=True),
+            threading.Thread(target=lambda: self._errors.extend(self.process.stderr), daemon=True),
+        ]
         for reader in self._readers:
             reader.start()
 
@@ -96,15 +117,24 @@ class Job:
 
 def results(root: Path) -> dict[str, bytes]:
     """What must not depend on how often the job was stopped: submissions and predictions, by name."""
-    paths = [*root.glob("submissions/*.csv"), *root.glob("runs/*/oof.csv"), *root.glob("runs/*/fold_*/oof.csv"),
-             *root.glob("runs/*/fold_*/test.csv"), *root.glob("runs/*/fold_*/*.npy"), *root.glob("runs/*/fold_*/*.safetensors")]
+    paths = [
+        *root.glob("submissions/*.csv"),
+        *root.glob("runs/*/oof.csv"),
+        *root.glob("runs/*/fold_*/oof.csv"),
+        *root.glob("runs/*/fold_*/test.csv"),
+        *root.glob("runs/*/fold_*/*.npy"),
+        *root.glob("runs/*/fold_*/*.safetensors"),
+    ]
     return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 
 def litter(root: Path) -> list[str]:
     """What a finished job should not leave."""
-    found = [path for path in root.rglob("*")
-             if path.name.endswith((".part", ".old", ".lock")) or path.name.startswith("checkpoint")]
+    found = [
+        path
+        for path in root.rglob("*")
+        if path.name.endswith((".part", ".old", ".lock")) or path.name.startswith("checkpoint")
+    ]
     return sorted(str(path.relative_to(root)) for path in [*found, *root.glob("cache/frozen/*")])
 
 
@@ -129,7 +159,9 @@ def undisturbed(root: Path, recipes: str) -> tuple[dict[str, bytes], dict[str, f
     job = Job(fresh(root), recipes)
     code, said = job.end()
     if code or litter(root) or list(job.begun) != list(BEGINS):
-        raise SystemExit(f"the undisturbed job failed (exit code {code}, phases {list(job.begun)}, left {litter(root)}):\n{said}")
+        raise SystemExit(
+            f"the undisturbed job failed (exit code {code}, phases {list(job.begun)}, left {litter(root)}):\n{said}"
+        )
     times = [*job.begun.values(), time.monotonic() - job.started]
     return results(root), {phase: end - begin for phase, begin, end in zip(BEGINS, times, times[1:])}
 
@@ -164,7 +196,10 @@ def rounds(work: Path, kills: int, signals: list[str], recipes: str, seed: int, 
             got = job.stop(how)
             wrong, done, job = fault(how, *got), done + 1, None
             faults += [wrong] if wrong else []
-            print(f"{done:3}/{kills} {how:4} {moment:6.1f} s into {phase:7} ended in {got[1]:.1f} s  {wrong or 'ok'}", flush=True)
+            print(
+                f"{done:3}/{kills} {how:4} {moment:6.1f} s into {phase:7} ended in {got[1]:.1f} s  {wrong or 'ok'}",
+                flush=True,
+            )
         wrong = ended(root, recipes, expected, job)
         faults += [wrong] if wrong else []
         print(f"round {number}: {wrong or 'the same bytes as undisturbed, nothing left behind'}", flush=True)
@@ -181,8 +216,14 @@ def main() -> None:
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep all roots there (default: a temporary folder)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        faults = rounds(args.work or Path(temporary), args.kills, args.signals.split(","), args.recipes, args.seed,
-                        args.phases.split(","))
+        faults = rounds(
+            args.work or Path(temporary),
+            args.kills,
+            args.signals.split(","),
+            args.recipes,
+            args.seed,
+            args.phases.split(","),
+        )
     print(f"{args.kills} kills, {len(faults)} faults")
     raise SystemExit(bool(faults))
 

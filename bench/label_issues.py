@@ -64,7 +64,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.oof:
         text = {"id": str}
-        table = pd.read_csv(args.oof[0], dtype=text).merge(pd.read_csv(args.oof[1], dtype=text), on="id", validate="one_to_one")
+        table = pd.read_csv(args.oof[0], dtype=text).merge(
+            pd.read_csv(args.oof[1], dtype=text), on="id", validate="one_to_one"
+        )
         predict = partial(as_they_are, table["prob"].to_numpy())
     else:
         table = pd.read_csv(args.competition / "train.csv", dtype={"id": str})
@@ -76,11 +78,15 @@ def main() -> None:
     compare(prob, given)
     print("with them, seed 0:")
     found = pd.concat([planted(predict, given, args.rate, seed) for seed in range(args.seeds)])
-    print(f"{args.rate:.1%} planted, {args.seeds} seeds: mean (sd)\n{'':30}"
-          + "".join(f"{name:>16}" for name in found.columns[1:]))
+    print(
+        f"{args.rate:.1%} planted, {args.seeds} seeds: mean (sd)\n{'':30}"
+        + "".join(f"{name:>16}" for name in found.columns[1:])
+    )
     for name, part in found.groupby("list", sort=False):
-        cells = (f"{part[column].mean():.{digits}f} ({part[column].std():.{digits}f})"
-                 for column, digits in zip(part.columns[1:], (3, 3, 0, 3, 3)))
+        cells = (
+            f"{part[column].mean():.{digits}f} ({part[column].std():.{digits}f})"
+            for column, digits in zip(part.columns[1:], (3, 3, 0, 3, 3))
+        )
         print(f"{name:30}" + "".join(f"{cell:>16}" for cell in cells))
     if args.competition:
         gains = 100 * pd.DataFrame([relearned(x, given, args.rate, seed) for seed in range(args.seeds)])
@@ -103,7 +109,11 @@ def relearned(x: np.ndarray, given: np.ndarray, rate: float, seed: int) -> dict[
     prob = cross_fitted(x, labels, seed)
     found, ids = ours(prob, labels), [str(row) for row in range(len(labels))]
     gains = {}
-    for name, rows in {"the planted ones": wrong, "as many suspects": found[:len(wrong)], "all suspects": found}.items():
+    for name, rows in {
+        "the planted ones": wrong,
+        "as many suspects": found[: len(wrong)],
+        "all suspects": found,
+    }.items():
         for action in ("drop", "flip"):
             learned = Corrections({str(row): action for row in rows}).labels(ids, labels)
             right = (cross_fitted(x, labels, seed, learned) >= 0.5) == given
@@ -111,7 +121,9 @@ def relearned(x: np.ndarray, given: np.ndarray, rate: float, seed: int) -> dict[
     return gains
 
 
-def planted(predict: Callable[[np.ndarray, int], np.ndarray], given: np.ndarray, rate: float, seed: int) -> pd.DataFrame:
+def planted(
+    predict: Callable[[np.ndarray, int], np.ndarray], given: np.ndarray, rate: float, seed: int
+) -> pd.DataFrame:
     """Recall and precision of each list cut at the number of planted errors; its length, and recall and precision of all of it."""
     wrong, labels = plant(given, rate, seed)
     prob = predict(labels, seed)
@@ -120,7 +132,7 @@ def planted(predict: Callable[[np.ndarray, int], np.ndarray], given: np.ndarray,
     rows = []
     for name, (order, end) in lists(prob, labels).items():
         hits = np.isin(order, wrong)
-        first, whole = hits[:min(len(wrong), end)], hits[:end]
+        first, whole = hits[: min(len(wrong), end)], hits[:end]
         rows.append((name, first.sum() / len(wrong), first.mean(), end, whole.sum() / len(wrong), whole.mean()))
     return pd.DataFrame(rows, columns=["list", "recall at n", "precision at n", "length", "recall", "precision"])
 
@@ -134,8 +146,9 @@ def lists(prob: np.ndarray, labels: np.ndarray) -> dict[str, tuple[np.ndarray, i
     for kind in ("prune_by_noise_rate", "prune_by_class", "confident_learning", "low_self_confidence"):
         order = find_label_issues(labels, both, return_indices_ranked_by="self_confidence", filter_by=kind, n_jobs=1)
         made[f"cleanlab {kind}"] = (order, len(order))
-    adjusted = find_label_issues(labels, both, return_indices_ranked_by="normalized_margin", n_jobs=1,
-                                 rank_by_kwargs={"adjust_pred_probs": True})
+    adjusted = find_label_issues(
+        labels, both, return_indices_ranked_by="normalized_margin", n_jobs=1, rank_by_kwargs={"adjust_pred_probs": True}
+    )
     made["cleanlab, rank adjusted"] = (adjusted, len(adjusted))
     return made
 
@@ -158,8 +171,10 @@ def compare(prob: np.ndarray, labels: np.ndarray) -> None:
     for top in (50, 200, max(len(own), len(cleanlabs))):
         a, b = set(own[:top]), set(cleanlabs[:top])
         print(f"  top {top}: {len(a & b)} in both, {len(a - b)} ours alone, {len(b - a)} cleanlab's alone")
-    print(f"  Spearman of all rows with self-confidence {spearmanr(confidence, scores)[0]:.4f}, "
-          f"with the margin adjusted by class {spearmanr(confidence, adjusted)[0]:.4f}")
+    print(
+        f"  Spearman of all rows with self-confidence {spearmanr(confidence, scores)[0]:.4f}, "
+        f"with the margin adjusted by class {spearmanr(confidence, adjusted)[0]:.4f}"
+    )
 
 
 def cross_fitted(x: np.ndarray, labels: np.ndarray, seed: int, learned: np.ndarray | None = None) -> np.ndarray:
@@ -184,7 +199,7 @@ def features(folder: Path, ids: pd.Series) -> np.ndarray:
     parts = []
     with torch.inference_mode():
         for start in range(0, len(ids), 64):
-            pixels = [images.decode(folder / "train" / f"{id}.jpg", made.size) for id in ids[start:start + 64]]
+            pixels = [images.decode(folder / "train" / f"{id}.jpg", made.size) for id in ids[start : start + 64]]
             parts.append(net(torch.from_numpy(np.stack(pixels)))[1].numpy())
     return np.concatenate(parts)
 

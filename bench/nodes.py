@@ -29,24 +29,52 @@ MEMORY = 100 << 20  # bytes of a node's object store
 
 def job(root: Path, recipes: str, folds: int, *options: str) -> subprocess.Popen:
     """run_all.py in a process of its own, in one thread a fold."""
-    return subprocess.Popen([sys.executable, str(SRC / "run_all.py"), "--root", str(root), "--recipes", recipes, "--folds", str(folds),
-                             "--device", "cpu", *options], env={**os.environ, "PYTHONUNBUFFERED": "1"})
+    return subprocess.Popen(
+        [
+            sys.executable,
+            str(SRC / "run_all.py"),
+            "--root",
+            str(root),
+            "--recipes",
+            recipes,
+            "--folds",
+            str(folds),
+            "--device",
+            "cpu",
+            *options,
+        ],
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
 
 
 def results(root: Path) -> dict[str, str]:
     """The sha256 of what must not depend on machines, by name."""
-    paths = [root / "submissions" / "submission.csv", *root.glob("runs/*/oof.csv"), *root.glob("runs/*/fold_*/*.csv"),
-             *root.glob("runs/*/fold_*/weights.safetensors")]
-    return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(paths)
-            if path.name != "history.csv"}
+    paths = [
+        root / "submissions" / "submission.csv",
+        *root.glob("runs/*/oof.csv"),
+        *root.glob("runs/*/fold_*/*.csv"),
+        *root.glob("runs/*/fold_*/weights.safetensors"),
+    ]
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(paths)
+        if path.name != "history.csv"
+    }
 
 
 def on_two_nodes(root: Path, recipes: str, folds: int) -> tuple[float, bool]:
     """Seconds of the job on a cluster that loses a node, and whether it lost it in mid-fold."""
     from ray.cluster_utils import Cluster
 
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": MEMORY,
-                                                         "_system_config": {"worker_niceness": 0}})
+    made = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 0,
+            "include_dashboard": False,
+            "object_store_memory": MEMORY,
+            "_system_config": {"worker_niceness": 0},
+        },
+    )
     nodes = [made.add_node(num_cpus=CPUS, object_store_memory=MEMORY) for _ in range(2)]
     started = time.monotonic()
     process = job(root, recipes, folds, "--engine", "ray", "--address", made.address)
@@ -86,7 +114,9 @@ def main() -> None:
         expected, got = results(alone), results(cluster)
     print(f"\n{'file':44} {'this machine':14} two nodes, one killed")
     for name in sorted(expected.keys() | got.keys()):
-        print(f"{name:44} {expected.get(name, '')[:12]:14} {got.get(name, '')[:12]} {'' if expected.get(name) == got.get(name) else 'DIFFERS'}")
+        print(
+            f"{name:44} {expected.get(name, '')[:12]:14} {got.get(name, '')[:12]} {'' if expected.get(name) == got.get(name) else 'DIFFERS'}"
+        )
     print(f"{seconds:.0f} s alone, {lost:.0f} s on two nodes; a node was {'' if killed else 'NOT '}killed in mid-fold")
     raise SystemExit(expected != got or not killed)
 

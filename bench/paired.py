@@ -42,17 +42,25 @@ def with_twin(duplicates: pd.DataFrame, ids: list[str]) -> np.ndarray:
 def line(name: str, a: np.ndarray, b: np.ndarray, labels: np.ndarray) -> str:
     """One row of the table: prob a and b (n,) against labels (n,)."""
     right = [int((decide(prob) == labels).sum()) for prob in (a, b)]
-    shown = [f"{count / len(labels):.4f} [{low:.4f}, {high:.4f}]" for count in right for low, high in [wilson(count, len(labels))]]
+    shown = [
+        f"{count / len(labels):.4f} [{low:.4f}, {high:.4f}]"
+        for count in right
+        for low, high in [wilson(count, len(labels))]
+    ]
     gain = paired(b, a, labels)
-    return (f"{name:28}{len(labels):>7}  {shown[0]}  {shown[1]}  {100 * gain.gain:+.2f} [{100 * gain.low:+.2f}, "
-            f"{100 * gain.high:+.2f}] points  {gain.p:.3f}  {log_loss(a, labels):.4f}  {log_loss(b, labels):.4f}")
+    return (
+        f"{name:28}{len(labels):>7}  {shown[0]}  {shown[1]}  {100 * gain.gain:+.2f} [{100 * gain.low:+.2f}, "
+        f"{100 * gain.high:+.2f}] points  {gain.p:.3f}  {log_loss(a, labels):.4f}  {log_loss(b, labels):.4f}"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("oof", type=Path, nargs=2, help="id,prob: before and after")
     parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="holds folds/ and cache/")
-    parser.add_argument("--corrections", type=Path, metavar="CSV", help="id,action: score against corrected labels as well")
+    parser.add_argument(
+        "--corrections", type=Path, metavar="CSV", help="id,action: score against corrected labels as well"
+    )
     args = parser.parse_args()
     split = folds.load(args.root)
     try:
@@ -64,7 +72,9 @@ def main() -> None:
         parser.error(f"{args.root / 'cache'} holds no table of near-duplicates: run audit.py with this --root first")
     twins = with_twin(pd.read_csv(groups[-1], dtype=str, keep_default_na=False), ids)
     parts = {"all rows": np.ones(len(ids), dtype=bool), "with a twin in train": twins, "without": ~twins}
-    print(f"{'':28}{'rows':>7}  before                    after                     difference                       p      log losses")
+    print(
+        f"{'':28}{'rows':>7}  before                    after                     difference                       p      log losses"
+    )
     for name, mask in parts.items():
         if mask.any():
             print(line(name, before[mask], after[mask], labels[mask]))

@@ -101,8 +101,9 @@ class Peer:
         self._accuracies: list[list[float]] = [[] for _ in range(self.folds)]
         environment = {**os.environ, "HF_HUB_OFFLINE": "1", "NO_ALBUMENTATIONS_UPDATE": "1"}
         environment.pop("OMP_NUM_THREADS", None)  # as many threads as each takes by itself
-        self.process = tree.start(self.command, cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE,
-                                  stderr=subprocess.STDOUT)
+        self.process = tree.start(
+            self.command, cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         tree.tell(self.process.pid, signal.SIGSTOP)
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -178,8 +179,9 @@ def own_root(root: Path, target: Path) -> None:
 def write_weights(recipe_name: str, target: Path) -> str:
     """The recipe's pretrained weights under timm's names, as safetensors; returns the backbone's name."""
     sys.path.insert(0, str(PROJECT / "src"))
-    from facefold.models import pretrained, recipe
     from safetensors.torch import save_file
+
+    from facefold.models import pretrained, recipe
 
     chosen = recipe.load(recipe_name)
     if chosen.weights == "none":
@@ -201,8 +203,9 @@ def fastai_driver(folder: str, weights: str, backbone: str, epochs: int, size: i
             print(f"fastai epoch {Say.done} accuracy {self.recorder.values[-1][-1]:.6f}", flush=True)
 
     set_seed(0)
-    loaders = ImageDataLoaders.from_folder(folder, train="train", valid="validation", item_tfms=Resize(size),
-                                           batch_tfms=aug_transforms())
+    loaders = ImageDataLoaders.from_folder(
+        folder, train="train", valid="validation", item_tfms=Resize(size), batch_tfms=aug_transforms()
+    )
     # pretrained=True, so that it freezes and normalises as always; timm reads the file instead of the hub.
     learner = vision_learner(loaders, backbone, metrics=accuracy, pretrained_cfg_overlay={"file": weights}, cbs=Say())
     with learner.no_bar():
@@ -226,20 +229,79 @@ def peers_of(args: argparse.Namespace, work: Path) -> list[Peer]:
     backbone = write_weights(args.recipe, work / "weights.safetensors")
     own_root(args.root, work / "ours")
     side_by_side = ",".join(str(fold) for fold in range(args.cores))
-    found = [Peer("ours", [
-        sys.executable, PROJECT / "src" / "train.py", "--root", work / "ours", "--recipe", args.recipe, "--device", "cpu",
-        "--fold", side_by_side, "--workers", args.cores], ours_mark, args.cores * rows, work, folds=args.cores)]
+    found = [
+        Peer(
+            "ours",
+            [
+                sys.executable,
+                PROJECT / "src" / "train.py",
+                "--root",
+                work / "ours",
+                "--recipe",
+                args.recipe,
+                "--device",
+                "cpu",
+                "--fold",
+                side_by_side,
+                "--workers",
+                args.cores,
+            ],
+            ours_mark,
+            args.cores * rows,
+            work,
+            folds=args.cores,
+        )
+    ]
     if args.timm_train:
-        found.append(Peer("timm", [
-            sys.executable, args.timm_train.resolve(), "--data-dir", work / "images", "--model", backbone, "--pretrained",
-            "--pretrained-path", work / "weights.safetensors", "--num-classes", 2, "--img-size", args.img_size,
-            "--epochs", args.epochs_timm, "--device", "cpu", *shlex.split(args.timm_flags)], timm_mark, rows // 128 * 128, work))
+        found.append(
+            Peer(
+                "timm",
+                [
+                    sys.executable,
+                    args.timm_train.resolve(),
+                    "--data-dir",
+                    work / "images",
+                    "--model",
+                    backbone,
+                    "--pretrained",
+                    "--pretrained-path",
+                    work / "weights.safetensors",
+                    "--num-classes",
+                    2,
+                    "--img-size",
+                    args.img_size,
+                    "--epochs",
+                    args.epochs_timm,
+                    "--device",
+                    "cpu",
+                    *shlex.split(args.timm_flags),
+                ],
+                timm_mark,
+                rows // 128 * 128,
+                work,
+            )
+        )
     else:
         print("timm is not compared: no --timm-train FILE was given")
     if args.fastai_python:
-        found.append(Peer("fastai", [
-            args.fastai_python, Path(__file__).resolve(), "--drive-fastai", work / "images", work / "weights.safetensors",
-            backbone, args.epochs_fastai, args.img_size], fastai_mark, rows // 64 * 64, work))
+        found.append(
+            Peer(
+                "fastai",
+                [
+                    args.fastai_python,
+                    Path(__file__).resolve(),
+                    "--drive-fastai",
+                    work / "images",
+                    work / "weights.safetensors",
+                    backbone,
+                    args.epochs_fastai,
+                    args.img_size,
+                ],
+                fastai_mark,
+                rows // 64 * 64,
+                work,
+            )
+        )
     else:
         print("fastai is not compared: no --fastai-python PYTHON was given")
     return found
@@ -262,7 +324,7 @@ def five_folds(peer: Peer, seconds: float, once: float, cores: int) -> float:
 def rates(peer: Peer) -> dict:
     """Images a second over the epochs after the first (or the first, where it is the only one): medians and their number."""
     points = [{"seconds": 0.0, "cpu_seconds": 0.0}, *peer.rows]
-    spans = list(zip(points, points[1:]))[1 if len(peer.rows) > 1 else 0:]
+    spans = list(zip(points, points[1:]))[1 if len(peer.rows) > 1 else 0 :]
     wall = [peer.images / (after["seconds"] - before["seconds"]) for before, after in spans]
     cpu = [peer.images / (after["cpu_seconds"] - before["cpu_seconds"]) for before, after in spans]
     return {"wall": median(wall), "cpu": median(cpu), "n": len(spans), "wall_least": min(wall), "wall_most": max(wall)}
@@ -273,29 +335,43 @@ def report(peers: list[Peer], args: argparse.Namespace, work: Path) -> dict:
     once = before_first_epoch(ours, work, args.recipe)
     with open(work / "ours" / "runs" / args.recipe / "fold_0" / "run.json", encoding="utf-8") as handle:
         run = json.load(handle)
-    ours.rows.append({"seconds": ours.seconds, "cpu_seconds": ours.cpu_seconds, "accuracy": run["metrics"]["accuracy"],
-                      "end": True})
+    ours.rows.append(
+        {"seconds": ours.seconds, "cpu_seconds": ours.cpu_seconds, "accuracy": run["metrics"]["accuracy"], "end": True}
+    )
     print(f"\n{'':8}{'epoch':>6}{'seconds':>10}{'CPU s':>10}{'accuracy':>10}{'five folds, s':>15}")
     for peer in peers:
         for epoch, row in enumerate(peer.rows, 1):
             row["five_folds"] = five_folds(peer, row["seconds"], once, args.cores)
             name = "end" if row.get("end") else epoch
-            print(f"{peer.name:8}{name:>6}{row['seconds']:>10.1f}{row['cpu_seconds']:>10.1f}{row['accuracy']:>10.4f}"
-                  f"{row['five_folds']:>15.0f}")
-    print(f"(end of ours: held-out and test rows are predicted, each with its mirror image; {once:.1f} s before its first epoch)")
+            print(
+                f"{peer.name:8}{name:>6}{row['seconds']:>10.1f}{row['cpu_seconds']:>10.1f}{row['accuracy']:>10.4f}"
+                f"{row['five_folds']:>15.0f}"
+            )
+    print(
+        f"(end of ours: held-out and test rows are predicted, each with its mirror image; {once:.1f} s before its first epoch)"
+    )
     result = {}
-    print(f"\n{'':8}{'images/s':>10}{'least':>8}{'most':>8}{'images/CPU s':>14}{'n':>4}{'peak MiB':>10}{'ours by wall':>14}"
-          f"{'by CPU':>8}")
+    print(
+        f"\n{'':8}{'images/s':>10}{'least':>8}{'most':>8}{'images/CPU s':>14}{'n':>4}{'peak MiB':>10}{'ours by wall':>14}"
+        f"{'by CPU':>8}"
+    )
     ours.rows, end = ours.rows[:-1], ours.rows[-1]
     reference = rates(ours)
     for peer in peers:
         rate = rates(peer)
-        print(f"{peer.name:8}{rate['wall']:>10.1f}{rate['wall_least']:>8.1f}{rate['wall_most']:>8.1f}{rate['cpu']:>14.1f}"
-              f"{rate['n']:>4}{peer.peaks.high_water:>10.0f}{reference['wall'] / rate['wall']:>13.2f}x"
-              f"{reference['cpu'] / rate['cpu']:>7.2f}x")
+        print(
+            f"{peer.name:8}{rate['wall']:>10.1f}{rate['wall_least']:>8.1f}{rate['wall_most']:>8.1f}{rate['cpu']:>14.1f}"
+            f"{rate['n']:>4}{peer.peaks.high_water:>10.0f}{reference['wall'] / rate['wall']:>13.2f}x"
+            f"{reference['cpu'] / rate['cpu']:>7.2f}x"
+        )
         points = [*peer.rows, end] if peer is ours else peer.rows
-        result[peer.name] = {"epochs": points, "images_per_second": rate, "peak_mib": peer.peaks.high_water,
-                             "anonymous_mib": peer.peaks.anonymous, "command": shlex.join(str(part) for part in peer.command)}
+        result[peer.name] = {
+            "epochs": points,
+            "images_per_second": rate,
+            "peak_mib": peer.peaks.high_water,
+            "anonymous_mib": peer.peaks.anonymous,
+            "command": shlex.join(str(part) for part in peer.command),
+        }
     print(f"(images trained by {args.cores} cores a second of an epoch, its validation included; medians of n epochs)")
     print(f"\nseconds of {args.cores} cores until five folds reach {args.target} (fold 0's accuracy, taken for all):")
     for peer in peers:
@@ -303,11 +379,22 @@ def report(peers: list[Peer], args: argparse.Namespace, work: Path) -> dict:
         reached = next((row["five_folds"] for row in points if row["accuracy"] > args.target), None)
         result[peer.name]["reached"] = reached
         best = max(row["accuracy"] for row in points)
-        print(f"{peer.name:8}" + (f"{reached:.0f}" if reached else f"not reached in {len(peer.rows)} epochs (best {best:.4f})"))
+        print(
+            f"{peer.name:8}"
+            + (f"{reached:.0f}" if reached else f"not reached in {len(peer.rows)} epochs (best {best:.4f})")
+        )
     rounds = once + (end["seconds"] - once) * math.ceil(FOLDS / args.cores)
-    print(f"(ours to its end: {end['five_folds']:.0f}, and {rounds:.0f} where no other recipe fills the last round's cores)")
-    return {"peers": result, "once": once, "cores": args.cores, "target": args.target, "img_size": args.img_size,
-            "versions": versions(args)}
+    print(
+        f"(ours to its end: {end['five_folds']:.0f}, and {rounds:.0f} where no other recipe fills the last round's cores)"
+    )
+    return {
+        "peers": result,
+        "once": once,
+        "cores": args.cores,
+        "target": args.target,
+        "img_size": args.img_size,
+        "versions": versions(args),
+    }
 
 
 def main() -> None:
@@ -315,26 +402,45 @@ def main() -> None:
         folder, weights, backbone, epochs, size = sys.argv[2:]
         return fastai_driver(folder, weights, backbone, int(epochs), int(size))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=PROJECT, metavar="DIR",
-                        help="holds competition/, folds/ and cache/ (default: the project)")
-    parser.add_argument("--recipe", default="lite0", help="ours; its backbone and weights are the peers' too (default: lite0)")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=PROJECT,
+        metavar="DIR",
+        help="holds competition/, folds/ and cache/ (default: the project)",
+    )
+    parser.add_argument(
+        "--recipe", default="lite0", help="ours; its backbone and weights are the peers' too (default: lite0)"
+    )
     parser.add_argument("--timm-train", type=Path, metavar="FILE", help="timm's train.py; without it timm is left out")
     parser.add_argument("--timm-flags", default="", metavar="FLAGS", help="further flags of it, in one string")
-    parser.add_argument("--fastai-python", metavar="PYTHON", help="a Python that has fastai; without it fastai is left out")
+    parser.add_argument(
+        "--fastai-python", metavar="PYTHON", help="a Python that has fastai; without it fastai is left out"
+    )
     parser.add_argument("--epochs-timm", type=int, default=10)
     parser.add_argument("--epochs-fastai", type=int, default=4, help="after the frozen one (default: 4)")
-    parser.add_argument("--img-size", type=int, default=128, help="pixels a side of the peers (default: 128, the size of lite0)")
-    parser.add_argument("--cores", type=int, default=2, help="cores for each, and folds of ours side by side (default: 2)")
-    parser.add_argument("--limit", type=float, metavar="N",
-                        help="end a peer whose next epoch is beyond N times our CPU seconds (default: never)")
+    parser.add_argument(
+        "--img-size", type=int, default=128, help="pixels a side of the peers (default: 128, the size of lite0)"
+    )
+    parser.add_argument(
+        "--cores", type=int, default=2, help="cores for each, and folds of ours side by side (default: 2)"
+    )
+    parser.add_argument(
+        "--limit",
+        type=float,
+        metavar="N",
+        help="end a peer whose next epoch is beyond N times our CPU seconds (default: never)",
+    )
     parser.add_argument("--target", type=float, default=0.9345)
-    parser.add_argument("--work", type=Path, metavar="DIR", help="where the temporary folder is made (default: the system's)")
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="where the temporary folder is made (default: the system's)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     args = parser.parse_args()
     for needed in ("folds/fold_0_train.csv", "cache/images.json"):
         if not (args.root / needed).exists():
             parser.error(f"{args.root / needed} is missing: run audit.py and split.py with this --root first")
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:args.cores])
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     work, peers = Path(tempfile.mkdtemp(prefix="peers_", dir=args.work)), []
     try:
@@ -346,7 +452,10 @@ def main() -> None:
             peer = min(going, key=lambda peer: peer.seconds)
             peer.turn()
             if not peer.done:
-                print(f"{peer.name} epoch {len(peer.rows)}: accuracy {peer.rows[-1]['accuracy']:.4f}, {peer.seconds:.0f} s", flush=True)
+                print(
+                    f"{peer.name} epoch {len(peer.rows)}: accuracy {peer.rows[-1]['accuracy']:.4f}, {peer.seconds:.0f} s",
+                    flush=True,
+                )
             if args.limit and peers[0].done:
                 ours = peers[0]
                 once = before_first_epoch(ours, work, args.recipe) * ours.cpu_seconds / ours.seconds

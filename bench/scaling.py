@@ -34,7 +34,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-
 import tree
 
 SRC = Path(__file__).resolve().parents[1] / "src"
@@ -62,9 +61,19 @@ def make_up_runs(root: Path) -> None:
                 logit = (2 * kind - 1) * 1.5 + noise * draw.normal(size=len(ids))
                 features = draw.normal(size=(len(ids), width)).astype(np.float32) + 0.1 * logit[:, None]
                 runs.write_predictions(directory, part, ids.tolist(), 1 / (1 + np.exp(-logit)), features)
-            runs.write_history(directory, pd.DataFrame({
-                "epoch": [0, 1], "lr": 1e-3, "train_loss": [0.6, 0.4], "valid_loss": [0.5, 0.4], "valid_acc": [0.8, 0.9],
-                "seconds": 1.0}))
+            runs.write_history(
+                directory,
+                pd.DataFrame(
+                    {
+                        "epoch": [0, 1],
+                        "lr": 1e-3,
+                        "train_loss": [0.6, 0.4],
+                        "valid_loss": [0.5, 0.4],
+                        "valid_acc": [0.8, 0.9],
+                        "seconds": 1.0,
+                    }
+                ),
+            )
             files.write_text(directory / "weights.safetensors", "made up")
             runs.finish(directory, identity, {"seconds": 2.0, "device": "cpu", "precision": "float32"})
 
@@ -95,8 +104,14 @@ def slope(small: tuple[float, float], large: tuple[float, float]) -> float:
 def steps_at(size: int, root: Path, args: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
     """The steps asked for in their order, each as its name and what `measured` gave."""
     drawn.draw(root, train=size, test=args.tests or size // 3, size=args.pixels)
-    options = {"audit": (), "split": (), "again": (), "report": (), "blend": ("--recipes", ",".join(MADE_UP)),
-               "train": ("--recipe", args.recipe, "--fold", "0", "--workers", "1", "--device", "cpu")}
+    options = {
+        "audit": (),
+        "split": (),
+        "again": (),
+        "report": (),
+        "blend": ("--recipes", ",".join(MADE_UP)),
+        "train": ("--recipe", args.recipe, "--fold", "0", "--workers", "1", "--device", "cpu"),
+    }
     for step in args.steps.split(","):
         if step == "train" and size > args.train_up_to:
             continue
@@ -110,22 +125,41 @@ def verdict(sizes: list[int], rows: list[dict[str, float]]) -> str:
     (small, large), (before, after) = sizes[-2:], rows[-2:]
     exponent = slope((small, before["cpu_seconds"]), (large, after["cpu_seconds"]))
     said = f"{'' if exponent > SUPERLINEAR else 'not '}faster than linear ({exponent:.2f}), anonymous memory "
-    bytes_a_row = (after["anon"] - before["anon"]) * 2 ** 20 / (large - small)
-    return said + (f"grows by {bytes_a_row:,.0f} bytes a row" if after["anon"] > GROWS * before["anon"] else "does not grow")
+    bytes_a_row = (after["anon"] - before["anon"]) * 2**20 / (large - small)
+    return said + (
+        f"grows by {bytes_a_row:,.0f} bytes a row" if after["anon"] > GROWS * before["anon"] else "does not grow"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", default="1000,4000,18000,100000", metavar="N[,N]",
-                        help="train rows (default: 1000,4000,18000,100000)")
-    parser.add_argument("--train-up-to", type=int, default=18_000, metavar="N",
-                        help="the train step runs at no larger size (default: 18000)")
+    parser.add_argument(
+        "--sizes",
+        default="1000,4000,18000,100000",
+        metavar="N[,N]",
+        help="train rows (default: 1000,4000,18000,100000)",
+    )
+    parser.add_argument(
+        "--train-up-to",
+        type=int,
+        default=18_000,
+        metavar="N",
+        help="the train step runs at no larger size (default: 18000)",
+    )
     parser.add_argument("--pixels", type=int, default=64, help="a side of the drawn images (default: 64)")
     parser.add_argument("--tests", type=int, metavar="N", help="test rows (default: a third of the train rows)")
-    parser.add_argument("--steps", default=",".join(STEPS), metavar="STEP[,STEP]", help=f"of {','.join(STEPS)} (default: all)")
-    parser.add_argument("--recipe", default="demo_cnn", metavar="NAME", help="what the train step trains (default: demo_cnn)")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="draw the competition there, or take the one drawn there, and leave it")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="where the temporary folder is made (default: the system's)")
+    parser.add_argument(
+        "--steps", default=",".join(STEPS), metavar="STEP[,STEP]", help=f"of {','.join(STEPS)} (default: all)"
+    )
+    parser.add_argument(
+        "--recipe", default="demo_cnn", metavar="NAME", help="what the train step trains (default: demo_cnn)"
+    )
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="draw the competition there, or take the one drawn there, and leave it"
+    )
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="where the temporary folder is made (default: the system's)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well, after each step")
     args = parser.parse_args()
     if strange := set(args.steps.split(",")) - set(STEPS):
@@ -136,21 +170,33 @@ def main() -> None:
     found: dict[int, dict[str, dict[str, float]]] = {}
     print(f"{'rows':>8} {'step':8}{'seconds':>10}{'CPU s':>10}{'CPU ms a row':>14}{'anon MiB':>10}{'resident MiB':>14}")
     for size in sorted(int(part) for part in args.sizes.split(",")):
-        with nullcontext(args.keep) if args.keep else tempfile.TemporaryDirectory(prefix="scaling_", dir=args.work) as folder:
+        with (
+            nullcontext(args.keep)
+            if args.keep
+            else tempfile.TemporaryDirectory(prefix="scaling_", dir=args.work) as folder
+        ):
             for step, row in steps_at(size, Path(folder), args):
                 found.setdefault(size, {})[step] = row
-                print(f"{size:>8} {step:8}{row['seconds']:>10.1f}{row['cpu_seconds']:>10.1f}"
-                      f"{1000 * row['cpu_seconds'] / size:>14.2f}{row['anon']:>10.0f}{row['resident']:>14.0f}", flush=True)
+                print(
+                    f"{size:>8} {step:8}{row['seconds']:>10.1f}{row['cpu_seconds']:>10.1f}"
+                    f"{1000 * row['cpu_seconds'] / size:>14.2f}{row['anon']:>10.0f}{row['resident']:>14.0f}",
+                    flush=True,
+                )
                 if args.json:
                     args.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for step in found[min(found)]:
         sizes = [size for size in found if step in found[size]]
         if len(sizes) > 1:
             pairs = [(small, large, found[small][step], found[large][step]) for small, large in zip(sizes, sizes[1:])]
-            print(f"\n{step:8}" + "".join(
-                f"  {small} to {large}: CPU {slope((small, before['cpu_seconds']), (large, after['cpu_seconds'])):.2f}, "
-                f"anon {slope((small, before['anon']), (large, after['anon'])):.2f}" for small, large, before, after in pairs)
-                + f"\n{'':8}  {verdict(sizes, [found[size][step] for size in sizes])}")
+            print(
+                f"\n{step:8}"
+                + "".join(
+                    f"  {small} to {large}: CPU {slope((small, before['cpu_seconds']), (large, after['cpu_seconds'])):.2f}, "
+                    f"anon {slope((small, before['anon']), (large, after['anon'])):.2f}"
+                    for small, large, before, after in pairs
+                )
+                + f"\n{'':8}  {verdict(sizes, [found[size][step] for size in sizes])}"
+            )
 
 
 if __name__ == "__main__":

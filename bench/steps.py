@@ -33,7 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from facefold.processes import ENVIRONMENT  # noqa: E402
 
-if __name__ == "__main__" and not ENVIRONMENT.keys() <= os.environ.keys():  # they are read when a process starts, before this line
+if (
+    __name__ == "__main__" and not ENVIRONMENT.keys() <= os.environ.keys()
+):  # they are read when a process starts, before this line
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ENVIRONMENT})
 
 import numpy as np  # noqa: E402
@@ -44,19 +46,44 @@ from torch.profiler import ProfilerActivity, profile, record_function  # noqa: E
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from facefold.data.augment import Augment  # noqa: E402
-from facefold.models import zoo  # noqa: E402
 from facefold.models import recipe as recipes  # noqa: E402
+from facefold.models import zoo  # noqa: E402
 from facefold.models.precision import Precision  # noqa: E402
 from facefold.training import trainer  # noqa: E402
 
 ROOM = 4 << 30  # bytes of memory that the profiler and the steps under it find ready
 GROUPS = {
     "batch norm": ("aten::batch_norm", "aten::native_batch_norm_backward"),
-    "activation": ("aten::relu", "aten::relu_", "aten::threshold_backward", "aten::relu6", "aten::hardtanh",
-                   "aten::hardtanh_", "aten::hardtanh_backward", "aten::silu", "aten::silu_", "aten::silu_backward", "aten::gelu",
-                   "aten::gelu_backward", "aten::sigmoid", "aten::sigmoid_backward"),
-    "linear": ("aten::linear", "aten::addmm", "aten::mm", "aten::bmm", "aten::matmul", "aten::scaled_dot_product_attention"),
-    "pooling": ("aten::max_pool2d", "aten::max_pool2d_with_indices_backward", "aten::adaptive_avg_pool2d", "aten::mean"),
+    "activation": (
+        "aten::relu",
+        "aten::relu_",
+        "aten::threshold_backward",
+        "aten::relu6",
+        "aten::hardtanh",
+        "aten::hardtanh_",
+        "aten::hardtanh_backward",
+        "aten::silu",
+        "aten::silu_",
+        "aten::silu_backward",
+        "aten::gelu",
+        "aten::gelu_backward",
+        "aten::sigmoid",
+        "aten::sigmoid_backward",
+    ),
+    "linear": (
+        "aten::linear",
+        "aten::addmm",
+        "aten::mm",
+        "aten::bmm",
+        "aten::matmul",
+        "aten::scaled_dot_product_attention",
+    ),
+    "pooling": (
+        "aten::max_pool2d",
+        "aten::max_pool2d_with_indices_backward",
+        "aten::adaptive_avg_pool2d",
+        "aten::mean",
+    ),
     "copies": ("aten::to", "aten::contiguous", "aten::clone", "aten::copy_"),
 }
 GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
@@ -73,10 +100,14 @@ class Bench:
         else:
             self.net, self.format = zoo.build(recipe, trained=False)[0].lay_out(True), Precision(form, True)
         self.net.train()
-        self.optimizer = create_optimizer_v2(self.net, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        self.optimizer = create_optimizer_v2(
+            self.net, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay
+        )
         self.ema = ModelEmaV3(self.net, decay=recipe.ema, use_warmup=True) if recipe.ema else None
         self.scaler = torch.amp.GradScaler("cpu", enabled=False)
-        self.noise = np.random.default_rng(0).integers(0, 256, (recipe.batch, recipe.size, recipe.size, 3), dtype=np.uint8)
+        self.noise = np.random.default_rng(0).integers(
+            0, 256, (recipe.batch, recipe.size, recipe.size, 3), dtype=np.uint8
+        )
         self.shown, self.labels = torch.from_numpy(self.noise), torch.arange(recipe.batch).remainder(2).float()
         if form is None and self.net.frozen:
             with torch.inference_mode():
@@ -97,13 +128,17 @@ class Bench:
 
     def flops(self) -> int:
         """Floating point operations of one step."""
-        with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: backward_flops}) as counted:
+        with FlopCounterMode(
+            display=False, custom_mapping={torch.ops.aten.convolution_backward: backward_flops}
+        ) as counted:
             self.step()
         return counted.get_total_flops()
 
     def shares(self, steps: int) -> dict[str, float]:
         """Percent of the time by group, over `steps` steps and augmented batches."""
-        torch.ones(ROOM, dtype=torch.uint8)  # its own records scatter what a step frees, and a step that finds no room faults new memory in
+        torch.ones(
+            ROOM, dtype=torch.uint8
+        )  # its own records scatter what a step frees, and a step that finds no room faults new memory in
         with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
             started = time.perf_counter()  # as the profiler's own figures
             for _ in range(steps):
@@ -118,8 +153,21 @@ class Bench:
         return {group: 100 * value / total for group, value in spent.most_common()}
 
 
-def backward_flops(grad_out: list, _x: list, weight: list, _bias, _stride, _padding, _dilation, _transposed, _output_padding,
-                   _groups, wanted: list, out_shape=None, **_kwargs) -> int:
+def backward_flops(
+    grad_out: list,
+    _x: list,
+    weight: list,
+    _bias,
+    _stride,
+    _padding,
+    _dilation,
+    _transposed,
+    _output_padding,
+    _groups,
+    wanted: list,
+    out_shape=None,
+    **_kwargs,
+) -> int:
     """Two gradients of a convolution, each of as many operations as its forward pass; by shapes, as FlopCounterMode asks."""
     forward = 2 * prod(weight) * grad_out[0] * prod(grad_out[2:])
     return forward * (int(wanted[0]) + int(wanted[1]))
@@ -183,31 +231,55 @@ def main() -> None:
     torch.set_num_threads(1)
     benches = {name: Bench(name) for name in args.recipes.split(",")}
     if args.forms:
-        benches = {label: made for name, own in benches.items() for label, made in (
-            (name, own), (f"{name} float32", Bench(name, torch.float32)), (f"{name} bfloat16", Bench(name, torch.bfloat16)))}
+        benches = {
+            label: made
+            for name, own in benches.items()
+            for label, made in (
+                (name, own),
+                (f"{name} float32", Bench(name, torch.float32)),
+                (f"{name} bfloat16", Bench(name, torch.bfloat16)),
+            )
+        }
     formats = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    seconds = timed({**{f"mm {name}": product(args.side, dtype) for name, dtype in formats.items()},
-                     **{name: bench.step for name, bench in benches.items()},
-                     **{f"{name} augmentation": bench.augment_batch for name, bench in benches.items()}}, args.repeats)
-    limits = {name: 2 * args.side ** 3 / 1e9 / np.median(seconds[f"mm {name}"]) for name in formats}
+    seconds = timed(
+        {
+            **{f"mm {name}": product(args.side, dtype) for name, dtype in formats.items()},
+            **{name: bench.step for name, bench in benches.items()},
+            **{f"{name} augmentation": bench.augment_batch for name, bench in benches.items()},
+        },
+        args.repeats,
+    )
+    limits = {name: 2 * args.side**3 / 1e9 / np.median(seconds[f"mm {name}"]) for name in formats}
     for name, limit in limits.items():
-        low, high = 2 * args.side ** 3 / 1e9 / np.percentile(seconds[f"mm {name}"], [75, 25])
+        low, high = 2 * args.side**3 / 1e9 / np.percentile(seconds[f"mm {name}"], [75, 25])
         print(f"limit, {name} mm of {args.side}: {limit:.0f} GFLOP/s ({low:.0f} to {high:.0f})")
     print(f"torch {torch.__version__}, one thread, n = {args.repeats}, medians (25th to 75th percentile)\n")
-    print(f"{'':20}{'form':>24}{'ms a step':>22}{'images/s':>10}{'with aug.':>10}{'GFLOP/image':>12}{'GFLOP/s':>9}"
-          f"{'of limit':>9}")
+    print(
+        f"{'':20}{'form':>24}{'ms a step':>22}{'images/s':>10}{'with aug.':>10}{'GFLOP/image':>12}{'GFLOP/s':>9}"
+        f"{'of limit':>9}"
+    )
     result = {"limits_gflops": limits, "repeats": args.repeats, "torch": torch.__version__, "recipes": {}}
     for name, bench in benches.items():
         batch, flops, step = bench.recipe.batch, bench.flops() / 1e9, np.median(seconds[name])
         low, high = 1000 * np.percentile(seconds[name], [25, 75])
         augmentation = np.median(seconds[f"{name} augmentation"])
         limit = limits[str(bench.format.dtype).removeprefix("torch.")]
-        figures = {"form": bench.format.name, "batch": batch, "step_seconds": step, "images_per_second": batch / step,
-                   "with_augmentation": batch / (step + augmentation), "gflop_an_image": flops / batch, "gflops": flops / step,
-                   "share": flops / step / limit, "percent": bench.shares(args.profiled)}
+        figures = {
+            "form": bench.format.name,
+            "batch": batch,
+            "step_seconds": step,
+            "images_per_second": batch / step,
+            "with_augmentation": batch / (step + augmentation),
+            "gflop_an_image": flops / batch,
+            "gflops": flops / step,
+            "share": flops / step / limit,
+            "percent": bench.shares(args.profiled),
+        }
         result["recipes"][name] = figures
-        print(f"{name:20}{bench.format.name:>24}{f'{1000 * step:.0f} ({low:.0f} to {high:.0f})':>22}{batch / step:>10.1f}"
-              f"{figures['with_augmentation']:>10.1f}{flops / batch:>12.3f}{flops / step:>9.1f}{figures['share']:>9.1%}")
+        print(
+            f"{name:20}{bench.format.name:>24}{f'{1000 * step:.0f} ({low:.0f} to {high:.0f})':>22}{batch / step:>10.1f}"
+            f"{figures['with_augmentation']:>10.1f}{flops / batch:>12.3f}{flops / step:>9.1f}{figures['share']:>9.1%}"
+        )
     groups = sorted({group for figures in result["recipes"].values() for group in figures["percent"]})
     print("\n" + f"{'percent of time':22}" + "".join(f"{name:>22}" for name in benches))
     for group in groups:

@@ -51,13 +51,22 @@ def audit(args: argparse.Namespace) -> None:
     told = leaks.twins(groups, found.train.set_index("id")["label"])
     cues, broken = leaks.cues(found, images, seen.headers), suspects.find(seen.headers, seen.grey)
     leaking = audit_page.leaks(told, cues)
-    page = [*audit_page.contents(found, images), *audit_page.near(found, groups), *audit_page.twins(told, found),
-            *audit_page.cues(cues), *audit_page.suspects(broken), *audit_page.extras(integrity.extras(found)),
-            *audit_page.what_to_do(leaking, audit_page.mixed_labels(found, groups), len(broken) > 0)]
+    page = [
+        *audit_page.contents(found, images),
+        *audit_page.near(found, groups),
+        *audit_page.twins(told, found),
+        *audit_page.cues(cues),
+        *audit_page.suspects(broken),
+        *audit_page.extras(integrity.extras(found)),
+        *audit_page.what_to_do(leaking, audit_page.mixed_labels(found, groups), len(broken) > 0),
+    ]
     print("\n".join(page))
     if args.strict and leaking:
-        raise InputError.of("--strict: something other than the picture gives labels away:", leaking,
-                            "Ask who made the competition for one without, or run the audit without --strict and know it.")
+        raise InputError.of(
+            "--strict: something other than the picture gives labels away:",
+            leaking,
+            "Ask who made the competition for one without, or run the audit without --strict and know it.",
+        )
     print(f"checked in {time.monotonic() - start:.1f} s: nothing breaks the contract")
 
 

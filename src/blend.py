@@ -52,10 +52,18 @@ from facefold.errors import InputError
 def main() -> None:
     parser = step.parser(__doc__)
     parser.add_argument("--recipes", metavar="A,B", help="the recipes to blend (default: all that have runs)")
-    parser.add_argument("--method", default="auto", help="how to blend (default: auto)",
-                        choices=tuple(dict.fromkeys(("auto", *methods.NAMES, *regression.NAMES))))
-    parser.add_argument("--weights", default="auto", metavar="RULE",
-                        help="of the weighted methods: auto (learned, the default), equal, accuracy, or name=w,name=w")
+    parser.add_argument(
+        "--method",
+        default="auto",
+        help="how to blend (default: auto)",
+        choices=tuple(dict.fromkeys(("auto", *methods.NAMES, *regression.NAMES))),
+    )
+    parser.add_argument(
+        "--weights",
+        default="auto",
+        metavar="RULE",
+        help="of the weighted methods: auto (learned, the default), equal, accuracy, or name=w,name=w",
+    )
     parser.add_argument("--use-order", action="store_true", help="use the labels' order by id, a leak; never a default")
     parser.add_argument("--use-twins", action="store_true", help="use the labels of near-duplicates in train, a leak")
     step.add_target(parser)
@@ -74,8 +82,10 @@ def main() -> None:
     matrix, mended = members.matrix(loaded, dealt, test_ids), runs.shared_corrections(loaded)
 
     if len(matrix.names) == 1 and args.method not in ("auto", "best_single"):
-        raise InputError(f"one recipe only ({matrix.names[0]}): --method {args.method} has nothing to combine. "
-                         "Train another recipe, or leave --method out.")
+        raise InputError(
+            f"one recipe only ({matrix.names[0]}): --method {args.method} has nothing to combine. "
+            "Train another recipe, or leave --method out."
+        )
     if line := outcome.leaks_asked_for(matrix, args.use_order, groups):
         print(line)
     rule: str | np.ndarray = args.weights
@@ -83,17 +93,29 @@ def main() -> None:
         rule, absent = weights.parse(args.weights, matrix.names)
         if absent:
             print(f"weight 0, because --weights does not name them: {', '.join(absent)}")
-        print("note: weights given by hand count as chosen beforehand; if these rows suggested them, the scores flatter")
+        print(
+            "note: weights given by hand count as chosen beforehand; if these rows suggested them, the scores flatter"
+        )
     if target.regression:
         made = regression.make(matrix, target, args.method, rule)
     else:
-        methods.candidates(args.method, rule)  # options that do not go together are refused before the features are read
+        methods.candidates(
+            args.method, rule
+        )  # options that do not go together are refused before the features are read
         stacked = stacking.stack(matrix, partial(members.features, root, matrix.names))
         made = outcome.make(matrix, stacked, args.method, rule, args.use_order, mended, groups)
-    origin = {"options": {"method": args.method, "weights": args.weights, "recipes": matrix.names,
-                          "use_order": args.use_order, "use_twins": args.use_twins},
-              "members": [members.describe(member) for member in sorted(loaded, key=lambda member: member.recipe)],
-              "folds": {"hash": dealt.hash, "k": dealt.k, "seed": dealt.seed, "method": dealt.method}, "images_hash": images}
+    origin = {
+        "options": {
+            "method": args.method,
+            "weights": args.weights,
+            "recipes": matrix.names,
+            "use_order": args.use_order,
+            "use_twins": args.use_twins,
+        },
+        "members": [members.describe(member) for member in sorted(loaded, key=lambda member: member.recipe)],
+        "folds": {"hash": dealt.hash, "k": dealt.k, "seed": dealt.seed, "method": dealt.method},
+        "images_hash": images,
+    }
     made = outcome.write(root, made, contest, origin, target)
 
     for line in [] if target.regression else outcome.unused(made.facts):

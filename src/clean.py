@@ -38,8 +38,12 @@ from facefold.review import contact_sheet, label_issues
 
 def main() -> None:
     parser = step.parser(__doc__)
-    parser.add_argument("--recipes", metavar="A,B", help="whose OOF (default: all runs that learned from the given labels)")
-    parser.add_argument("--write-corrections", type=Path, metavar="FILE", help="propose corrections, with --top or --confidence")
+    parser.add_argument(
+        "--recipes", metavar="A,B", help="whose OOF (default: all runs that learned from the given labels)"
+    )
+    parser.add_argument(
+        "--write-corrections", type=Path, metavar="FILE", help="propose corrections, with --top or --confidence"
+    )
     parser.add_argument("--top", type=int, metavar="N", help="of the first N suspects")
     parser.add_argument("--confidence", type=float, metavar="C", help="of the suspects of confidence C or more")
     parser.add_argument("--action", choices=("drop", "flip"), help="what to do with them (default: drop)")
@@ -57,8 +61,10 @@ def main() -> None:
     found = label_issues.find(dealt.table.assign(prob=np.mean([member.oof.to_numpy() for member in members], axis=0)))
     table = found.table
     conflicts = int((table["kind"] == label_issues.CONFLICT).sum())
-    lead = (f"{len(table)} of {len(dealt.table)} labels to look at: {conflicts} in groups that hold both labels, "
-            f"{len(table) - conflicts} by confident learning on {', '.join(names)}")
+    lead = (
+        f"{len(table)} of {len(dealt.table)} labels to look at: {conflicts} in groups that hold both labels, "
+        f"{len(table) - conflicts} by confident learning on {', '.join(names)}"
+    )
     near = contact_sheet.neighbours(root, names, dealt, table["id"].head(contact_sheet.SHOWN).tolist())
     page = contact_sheet.page(contest, table, near, lead)
     with files.locked(root / "runs", wait=True):
@@ -67,17 +73,23 @@ def main() -> None:
 
     print(lead)
     for i in (0, 1):
-        print(f"given {i}: {(dealt.table['label'] == i).sum()} rows, their mean probability of {i} is {found.thresholds[i]:.3f}; {found.joint[i, i]} "
-              f"seem {i}, {found.joint[i, 1 - i]} seem {1 - i}; about {found.wrong[i]} are wrong, or too hard for these models")
+        print(
+            f"given {i}: {(dealt.table['label'] == i).sum()} rows, their mean probability of {i} is {found.thresholds[i]:.3f}; {found.joint[i, i]} "
+            f"seem {i}, {found.joint[i, 1 - i]} seem {1 - i}; about {found.wrong[i]} are wrong, or too hard for these models"
+        )
     print(f"look at {root / 'label_issues.html'}; all of them are in {runs.label_issues(root)}")
     if args.write_corrections:
         proposed = label_issues.propose(table, args.action or "drop", args.top, args.confidence or 0.0)
         if proposed.empty:
-            raise InputError(f"no suspect is of confidence {args.confidence:g} or more; {args.write_corrections} was not written")
+            raise InputError(
+                f"no suspect is of confidence {args.confidence:g} or more; {args.write_corrections} was not written"
+            )
         corrections.write(args.write_corrections, proposed, args.force)
         counts = ", ".join(f"{count} {action}" for action, count in proposed["action"].value_counts().items())
-        print(f"{args.write_corrections}: {counts}. Look through it, then `python src/train.py --recipe {names[0]} "
-              f"--corrections {args.write_corrections}`")
+        print(
+            f"{args.write_corrections}: {counts}. Look through it, then `python src/train.py --recipe {names[0]} "
+            f"--corrections {args.write_corrections}`"
+        )
 
 
 def check(args) -> None:

@@ -32,19 +32,36 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5, help="default: 5")
     parser.add_argument("--fold", type=int, default=0, metavar="K", help="the fold to hold out (default: 0)")
     parser.add_argument("--size", type=int, default=224, help="pixels a side (default: 224)")
-    parser.add_argument("--pooled", action="store_true", help="a head on pooled features: less disk, hundreds of times fewer weights")
-    parser.add_argument("--weights", default="hub", metavar="W[,W]", help="hub (default), package:<name> or none: one for all, or one each")
-    parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="for hub: take them from DIR/<timm name>.safetensors or .pth")
+    parser.add_argument(
+        "--pooled", action="store_true", help="a head on pooled features: less disk, hundreds of times fewer weights"
+    )
+    parser.add_argument(
+        "--weights",
+        default="hub",
+        metavar="W[,W]",
+        help="hub (default), package:<name> or none: one for all, or one each",
+    )
+    parser.add_argument(
+        "--weights-dir", type=Path, metavar="DIR", help="for hub: take them from DIR/<timm name>.safetensors or .pth"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of everything random in training (default: 0)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there")
-    parser.add_argument("--workers", type=int, metavar="N", help="backbones side by side (default: a core each, or a GPU each)")
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="backbones side by side (default: a core each, or a GPU each)"
+    )
     args = parser.parse_args()
     named = list(dict.fromkeys(part.strip() for part in args.backbones.split(",") if part.strip()))
     weights = [part.strip() for part in args.weights.split(",")]
     if not named or len(weights) not in (1, len(named)):
-        raise InputError(f"{len(named)} backbones and {len(weights)} weights: name at least one backbone, and weights for all or for each")
+        raise InputError(
+            f"{len(named)} backbones and {len(weights)} weights: name at least one backbone, and weights for all or for each"
+        )
     weights = weights * len(named) if len(weights) == 1 else weights
-    chosen = [comparison.recipe_of(name, source, args.size, args.epochs, args.pooled) for name, source in zip(named, weights)]
+    chosen = [
+        comparison.recipe_of(name, source, args.size, args.epochs, args.pooled) for name, source in zip(named, weights)
+    ]
     for recipe in chosen:
         pretrained.require(recipe, args.weights_dir)
     with step.at_work(args.root):
@@ -62,11 +79,16 @@ def compare(args: argparse.Namespace, chosen: list[Recipe]) -> None:
     integrity.check(contest)
     cache.build(contest, args.size)
     images_hash = integrity.fingerprint(args.root)
-    jobs = [comparison.CompareJob(args.root, recipe, args.fold, args.seed, images_hash, split.hash, args.weights_dir) for recipe in chosen]
+    jobs = [
+        comparison.CompareJob(args.root, recipe, args.fold, args.seed, images_hash, split.hash, args.weights_dir)
+        for recipe in chosen
+    ]
     engine.run([job for job in jobs if not job.finished], engine.slots(args.device, args.workers), comparison.work)
     compared = comparison.table(jobs)
     files.write_csv(args.root / "compare" / "comparison.csv", compared)
-    files.write_bytes(args.root / "compare" / "comparison.png", plots.comparison({job.recipe.name: job.history() for job in jobs}))
+    files.write_bytes(
+        args.root / "compare" / "comparison.png", plots.comparison({job.recipe.name: job.history() for job in jobs})
+    )
     print(f"{split.k} folds, fold {args.fold} held out, {args.epochs} epochs, {args.size} pixels")
     print(compared.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
 

@@ -29,13 +29,20 @@ def shortfalls(requirements: str, modules: list[str]) -> list[str]:
     missing = [f"no {module}" for module in [*dict(needed), *modules] if importlib.util.find_spec(module) is None]
     if missing:
         return missing
-    asked = subprocess.run([sys.executable, "-W", "ignore", "-c", _ASK, *dict(needed)], capture_output=True, text=True,
-                           env={**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"})
+    asked = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _ASK, *dict(needed)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "NO_ALBUMENTATIONS_UPDATE": "1"},
+    )
     if asked.returncode:
         return [f"an import fails: {asked.stderr.strip().splitlines()[-1]}"]
     found = dict(re.findall(r"^version of (\w+) (\S+)$", asked.stdout, flags=re.MULTILINE))
-    return [f"{module} {found.get(module)}, {floor} or newer is needed" for module, floor in needed
-            if numbers(found.get(module, "")) < numbers(floor)]
+    return [
+        f"{module} {found.get(module)}, {floor} or newer is needed"
+        for module, floor in needed
+        if numbers(found.get(module, "")) < numbers(floor)
+    ]
 
 
 def main() -> None:

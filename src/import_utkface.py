@@ -23,8 +23,12 @@ from facefold.data import utkface
 def main() -> None:
     parser = step.parser(__doc__)
     parser.add_argument("source", type=Path, metavar="ZIP|DIR", help="UTKFace as downloaded")
-    parser.add_argument("--test-size", type=int, default=5708, metavar="N", help="faces to hold out for the test (default: 5708)")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other ids and another test set (default: 0)")
+    parser.add_argument(
+        "--test-size", type=int, default=5708, metavar="N", help="faces to hold out for the test (default: 5708)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="another seed gives other ids and another test set (default: 0)"
+    )
     args = parser.parse_args()
     with step.at_work(args.root, alone=True):
         made = utkface.install(args.source, args.root, args.test_size, args.seed)
@@ -34,10 +38,14 @@ def main() -> None:
         print(f"{len(made.malformed):,} names are not <age>_<gender>_<race>_<date>.jpg and were left out:")
         print("\n".join(f"  - {name}" for name in made.malformed))
     for name, rows in (("train", made.train), ("test", made.test)):
-        print(f"{name:5} {len(rows):6,} faces, share of label 1: {rows['label'].mean():.4f}, "
-              f"ages {rows['age'].min()} to {rows['age'].max()}")
-    print(f"{'written to' if made.new else 'already in'} {args.root / 'competition'}; the answers of the test rows are in "
-          f"{utkface.answers(args.root)}. Next: python src/audit.py --root {args.root}")
+        print(
+            f"{name:5} {len(rows):6,} faces, share of label 1: {rows['label'].mean():.4f}, "
+            f"ages {rows['age'].min()} to {rows['age'].max()}"
+        )
+    print(
+        f"{'written to' if made.new else 'already in'} {args.root / 'competition'}; the answers of the test rows are in "
+        f"{utkface.answers(args.root)}. Next: python src/audit.py --root {args.root}"
+    )
 
 
 if __name__ == "__main__":

@@ -24,8 +24,10 @@ MARK = "facefold_pack.json"
 def only(found: list[Path], what: str, source: Path) -> Path:
     """The one folder of that kind; leaves where there is none, or more than one."""
     if len(found) != 1:
-        raise SystemExit(f"{source} holds {len(found) or 'no'} {what}{': ' if found else ''}{', '.join(map(str, found))}; "
-                         "add the data set of pack.py and the competition to the notebook's input, each once")
+        raise SystemExit(
+            f"{source} holds {len(found) or 'no'} {what}{': ' if found else ''}{', '.join(map(str, found))}; "
+            "add the data set of pack.py and the competition to the notebook's input, each once"
+        )
     return found[0]
 
 
@@ -39,13 +41,29 @@ def install(pack: Path, target: Path) -> dict[str, str]:
     wheels = sorted(map(str, (pack / "wheels").glob("*.whl")))
     if wheels:
         print(f"not in this image: {lacks.stdout.strip()}; installing the packed wheels", flush=True)
-        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index",
-                        "--no-deps", "--target", str(target), *wheels], check=True)
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "install",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-index",
+                "--no-deps",
+                "--target",
+                str(target),
+                *wheels,
+            ],
+            check=True,
+        )
         env["PYTHONPATH"] = str(target)
         lacks = subprocess.run(asked, env=env, stdout=subprocess.PIPE, text=True)
     if lacks.returncode:
-        raise SystemExit(f"this image cannot run it: {lacks.stdout.strip()}. Choose a newer image, or pack again with --python "
-                         f"{sys.version_info.major}.{sys.version_info.minor}")
+        raise SystemExit(
+            f"this image cannot run it: {lacks.stdout.strip()}. Choose a newer image, or pack again with --python "
+            f"{sys.version_info.major}.{sys.version_info.minor}"
+        )
     return env
 
 
@@ -71,7 +89,11 @@ def compare(made: Path, expected: Path, made_with: str) -> str:
 def main() -> None:
     source, output = (Path(part) for part in (sys.argv[1:3] or ("/kaggle/input", "/kaggle/working")))
     pack = only([path.parent for path in source.rglob(MARK)], "data set of pack.py", source)
-    data = only([path.parent for path in source.rglob("test.csv") if (path.parent / "train.csv").exists()], "competition", source)
+    data = only(
+        [path.parent for path in source.rglob("test.csv") if (path.parent / "train.csv").exists()],
+        "competition",
+        source,
+    )
     told = json.loads((pack / MARK).read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="facefold_") as folder:
         root = Path(folder) / "root"
@@ -80,12 +102,16 @@ def main() -> None:
             bring(pack / name, root / name)
         for step, *options in (["audit", "--data", str(data)], ["repredict"], ["blend", *told["blend"]]):
             print(f"== {step}", flush=True)
-            done = subprocess.run([sys.executable, str(pack / "src" / f"{step}.py"), "--root", str(root), *options], env=env)
+            done = subprocess.run(
+                [sys.executable, str(pack / "src" / f"{step}.py"), "--root", str(root), *options], env=env
+            )
             if done.returncode:
                 raise SystemExit(done.returncode)
         output.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(root / "submissions" / "submission.csv", output / "submission.csv")
-    print(f"{output / 'submission.csv'}: {compare(output / 'submission.csv', pack / 'expected.csv', told['made_with'])}")
+    print(
+        f"{output / 'submission.csv'}: {compare(output / 'submission.csv', pack / 'expected.csv', told['made_with'])}"
+    )
 
 
 if __name__ == "__main__":

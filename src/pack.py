@@ -20,20 +20,33 @@ from facefold.errors import InputError
 
 def main() -> None:
     parser = step.parser(__doc__)
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR",
-                        help="the upload folder: a new one, or an earlier one to replace")
-    parser.add_argument("--user", required=True, metavar="NAME", help="your name at Kaggle, as in the address of your page")
-    parser.add_argument("--competition", metavar="SLUG",
-                        help="what follows /competitions/ in the address of its page (default: that of submissions/log.csv)")
-    parser.add_argument("--python", default="3.11", metavar="3.N", help="of the notebook, for the wheels (default: 3.11)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the upload folder: a new one, or an earlier one to replace",
+    )
+    parser.add_argument(
+        "--user", required=True, metavar="NAME", help="your name at Kaggle, as in the address of your page"
+    )
+    parser.add_argument(
+        "--competition",
+        metavar="SLUG",
+        help="what follows /competitions/ in the address of its page (default: that of submissions/log.csv)",
+    )
+    parser.add_argument(
+        "--python", default="3.11", metavar="3.N", help="of the notebook, for the wheels (default: 3.11)"
+    )
     parser.add_argument("--no-wheels", action="store_true", help="pack none: where no package index can be reached")
     args = parser.parse_args()
     root, out = args.root.resolve(), args.out.resolve()
     log = kaggle.read_log(root)
     slug = args.competition or (log[-1].competition if log else "")
     if not slug:
-        raise InputError("which competition? Say it with --competition SLUG: "
-                         "what follows /competitions/ in the address of its page")
+        raise InputError(
+            "which competition? Say it with --competition SLUG: what follows /competitions/ in the address of its page"
+        )
     contest, dealt, made = competition.load(root), folds.load(root), outcome.load(root)
     test_ids = contest.test["id"].tolist()
     loaded = members.of_blend(root, made.facts, dealt, test_ids)

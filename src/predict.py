@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="default: predictions.csv under --root")
     parser.add_argument("--show", action="store_true", help="write a page with the faces as well, beside the csv")
     parser.add_argument("--no-detect", action="store_true", help="the pictures are cut as the training images are")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there")
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there"
+    )
     args = parser.parse_args()
     root, device = args.root.resolve(), engine.slots(args.device, 1)[0]
     out = args.out or root / "predictions.csv"

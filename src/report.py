@@ -37,25 +37,46 @@ def main() -> None:
         parts = of_labels(contest, dealt, made, loaded, histories, steps)
         top = [*sections.glance(made, loaded), *sections.verdict(made.facts)]
     toy = "Drawn competition, not real data. " if drawn.is_drawn(root) else ""
-    title = (f"{toy}{leaks}{' ' if leaks else ''}Upload {target.folder}submissions/submission.csv: {combine.headline(made.facts)}"
-             + ("" if leaks or target.regression else ". No leak was used."))
+    title = (
+        f"{toy}{leaks}{' ' if leaks else ''}Upload {target.folder}submissions/submission.csv: {combine.headline(made.facts)}"
+        + ("" if leaks or target.regression else ". No leak was used.")
+    )
     path = place / "report.html"
     with files.locked(place / "submissions", wait=True):
-        files.write_text(path, html.page("What to upload", [html.heading(title, 1), *top, html.contents(parts), *parts]))
+        files.write_text(
+            path, html.page("What to upload", [html.heading(title, 1), *top, html.contents(parts), *parts])
+        )
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
-def of_labels(contest: competition.Competition, dealt: folds.Folds, made: outcome.Outcome, loaded: list[runs.Member],
-              histories: dict[str, list[pd.DataFrame]], steps: dict[str, dict]) -> list[str]:
+def of_labels(
+    contest: competition.Competition,
+    dealt: folds.Folds,
+    made: outcome.Outcome,
+    loaded: list[runs.Member],
+    histories: dict[str, list[pd.DataFrame]],
+    steps: dict[str, dict],
+) -> list[str]:
     """The sections below the verdict, of a blend of labels."""
     judges = [member for member in loaded if not member.recipe.endswith(runs.CORRECTED)] or loaded
-    return [*sections.leaderboard(made, loaded), *sections.errors(made, loaded), *sections.calibration(made),
-            *sections.by_group(made, contest), *sections.agreement(made, loaded), *sections.learning_curves(histories),
-            html.heading("Errors and doubts in pictures"), *galleries.wrong(contest, made.oof),
-            *galleries.doubtful(contest, made.test),
-            *galleries.suspects(contest, dealt, np.mean([member.oof.to_numpy() for member in judges], axis=0)),
-            html.heading("The data"), *sections.data(made, contest), *galleries.look(contest),
-            *galleries.predictions(contest, made.test), *origin.cost(loaded, steps), *origin.repeat(made.facts, dealt, loaded)]
+    return [
+        *sections.leaderboard(made, loaded),
+        *sections.errors(made, loaded),
+        *sections.calibration(made),
+        *sections.by_group(made, contest),
+        *sections.agreement(made, loaded),
+        *sections.learning_curves(histories),
+        html.heading("Errors and doubts in pictures"),
+        *galleries.wrong(contest, made.oof),
+        *galleries.doubtful(contest, made.test),
+        *galleries.suspects(contest, dealt, np.mean([member.oof.to_numpy() for member in judges], axis=0)),
+        html.heading("The data"),
+        *sections.data(made, contest),
+        *galleries.look(contest),
+        *galleries.predictions(contest, made.test),
+        *origin.cost(loaded, steps),
+        *origin.repeat(made.facts, dealt, loaded),
+    ]
 
 
 if __name__ == "__main__":

@@ -15,13 +15,18 @@ from facefold.training import engine
 def main() -> None:
     parser = step.parser(__doc__)
     parser.add_argument("--recipes", metavar="A,B", help="the runs to predict by (default: all)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there")
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there"
+    )
     args = parser.parse_args()
     root = args.root.resolve()
     with step.at_work(root, alone=True):
         contest, dealt = competition.load(root), folds.load(root)
         integrity.check(contest)
-        jobs = [trained.TestJob(root, name, dealt.k) for name in (runs.named(args.recipes) if args.recipes else runs.names(root))]
+        jobs = [
+            trained.TestJob(root, name, dealt.k)
+            for name in (runs.named(args.recipes) if args.recipes else runs.names(root))
+        ]
         for size in {job.size for job in jobs}:
             cache.open_cache(contest, "test", size)  # now, so that processes side by side do not
         engine.run(jobs, engine.slots(args.device, None), trained.work)

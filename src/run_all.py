@@ -35,14 +35,27 @@ def given_only(options: dict[str, object]) -> list[object]:
 
 def main() -> None:
     parser = step.parser(__doc__)
-    parser.add_argument("--data", type=Path, metavar="ZIP|DIR", help="the competition: Kaggle's zip as downloaded, or a folder")
-    parser.add_argument("--profile", choices=sorted(PROFILES),
-                        help="default: gpu where CUDA is there, else cpu; demo where the data are drawn")
-    parser.add_argument("--recipes", metavar="A,B", help=f"instead of the profile's: any of {', '.join(recipes.names())}")
+    parser.add_argument(
+        "--data", type=Path, metavar="ZIP|DIR", help="the competition: Kaggle's zip as downloaded, or a folder"
+    )
+    parser.add_argument(
+        "--profile",
+        choices=sorted(PROFILES),
+        help="default: gpu where CUDA is there, else cpu; demo where the data are drawn",
+    )
+    parser.add_argument(
+        "--recipes", metavar="A,B", help=f"instead of the profile's: any of {', '.join(recipes.names())}"
+    )
     parser.add_argument("--folds", type=int, metavar="K", help="default: as many as there are, else 5")
-    parser.add_argument("--seed", type=int, help="of the folds and of training (default: that of the folds there are, else 0)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there")
-    parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="pretrained weights as local files, see train.py")
+    parser.add_argument(
+        "--seed", type=int, help="of the folds and of training (default: that of the folds there are, else 0)"
+    )
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there"
+    )
+    parser.add_argument(
+        "--weights-dir", type=Path, metavar="DIR", help="pretrained weights as local files, see train.py"
+    )
     parser.add_argument("--corrections", type=Path, metavar="FILE", help="training rows to drop or flip, see clean.py")
     parser.add_argument("--budget", metavar="90m|1.5h", help="the time there is; see above")
     parser.add_argument("--tensorboard", action="store_true", help="learning curves as event files, see train.py")
@@ -62,19 +75,34 @@ def do(args: argparse.Namespace) -> None:
     events = ["--tensorboard"] if args.tensorboard and curves.require() else []
     started, limit = time.time(), budget.seconds(args.budget) if args.budget else None
     root, target = args.root.resolve(), args.target
-    device, elsewhere = (args.device, "") if args.engine == "local" else ("auto", " of this machine; the folds go to the Ray cluster")
+    device, elsewhere = (
+        (args.device, "") if args.engine == "local" else ("auto", " of this machine; the folds go to the Ray cluster")
+    )
     place, common = target.place(root), ("--root", root, "--target", target.name)
     named = recipes.load_all(args.recipes) if args.recipes else None
     for recipe in named or []:
         pretrained.require(recipe, args.weights_dir)
     competition_there = (root / "competition").is_dir() and any((root / "competition").iterdir())
     draw = args.data is None and not competition_there
-    print(f"audit, split, train, blend and report in {root}; the plan with its times follows audit and split, which take seconds")
+    print(
+        f"audit, split, train, blend and report in {root}; the plan with its times follows audit and split, which take seconds"
+    )
 
-    seconds = {"audit": run_step("audit", "--root", root, *(["--drawn"] if draw else ["--data", args.data] if args.data else []))}
+    seconds = {
+        "audit": run_step(
+            "audit", "--root", root, *(["--drawn"] if draw else ["--data", args.data] if args.data else [])
+        )
+    }
     toy = drawn.is_drawn(root)
-    profile = args.profile or ("regression" if target.regression else "demo" if toy else
-                               "gpu" if args.device == "cuda" or engine.slots(device, 1)[0].type == "cuda" else "cpu")
+    profile = args.profile or (
+        "regression"
+        if target.regression
+        else "demo"
+        if toy
+        else "gpu"
+        if args.device == "cuda" or engine.slots(device, 1)[0].type == "cuda"
+        else "cpu"
+    )
     chosen = named or [recipes.load(name) for name in PROFILES[profile]]
     for recipe in chosen:
         objective.require(recipe, target)
@@ -83,9 +111,16 @@ def do(args: argparse.Namespace) -> None:
     dealt = folds.load(root, target)
     mended = corrections.read(args.corrections, dealt) if args.corrections else corrections.NONE
     suffix = runs.CORRECTED if mended.actions else ""
-    scene = plan.survey(root, place, chosen, dealt.k, device, suffix, budget.TIMED if limit else 0.0, args.engine == "ray")
+    scene = plan.survey(
+        root, place, chosen, dealt.k, device, suffix, budget.TIMED if limit else 0.0, args.engine == "ray"
+    )
     made = plan.whole(scene, chosen)
-    options = {"--weights-dir": args.weights_dir, "--corrections": args.corrections, "--engine": args.engine, "--address": args.address}
+    options = {
+        "--weights-dir": args.weights_dir,
+        "--corrections": args.corrections,
+        "--engine": args.engine,
+        "--address": args.address,
+    }
     if limit:
         held = "as --folds says" if args.folds else "as there are runs on them" if runs.names(place) else ""
         spent = time.time() - started
@@ -97,8 +132,18 @@ def do(args: argparse.Namespace) -> None:
     if made.folds != dealt.k:
         seconds["split"] += run_step("split", *common, "--folds", made.folds)
     chosen = [work.recipe for work in made.works]
-    seconds["train"] = run_step("train", *common, "--recipe", ",".join(recipe.name for recipe in chosen),
-                                "--seed", dealt.seed, "--device", args.device, *events, *given_only(options))
+    seconds["train"] = run_step(
+        "train",
+        *common,
+        "--recipe",
+        ",".join(recipe.name for recipe in chosen),
+        "--seed",
+        dealt.seed,
+        "--device",
+        args.device,
+        *events,
+        *given_only(options),
+    )
     ready = [name for recipe in chosen if runs.whole(place, name := recipe.name + suffix, made.folds)]
     seconds["blend"] = run_step("blend", *common, "--recipes", ",".join(ready))
     seconds["report"] = run_step("report", *common)
@@ -109,10 +154,15 @@ def do(args: argparse.Namespace) -> None:
         print(budget.kept(limit, time.time() - started, late))
     print(f"read {place / 'report.html'}")
     if toy:
-        print("These images are drawn by a program: the score says that the job works here, nothing else. With real data: "
-              "./run_all.sh --data <the competition's zip as downloaded>")
+        print(
+            "These images are drawn by a program: the score says that the job works here, nothing else. With real data: "
+            "./run_all.sh --data <the competition's zip as downloaded>"
+        )
     combine = regression if target.regression else outcome
-    print(f"upload {place / 'submissions' / 'submission.csv'}: {combine.headline(combine.load(root, target).facts)}", file=out)
+    print(
+        f"upload {place / 'submissions' / 'submission.csv'}: {combine.headline(combine.load(root, target).facts)}",
+        file=out,
+    )
 
 
 if __name__ == "__main__":

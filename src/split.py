@@ -23,10 +23,15 @@ from facefold.errors import InputError
 def main() -> None:
     parser = step.parser(__doc__)
     parser.add_argument("--folds", type=int, metavar="K", help="how many (default: as many as there are, else 5)")
-    parser.add_argument("--seed", type=int, help="another seed deals other folds (default: that of the folds there are, else 0)")
-    parser.add_argument("--groups", choices=tuple(folds.METHODS),
-                        help="what no fold divides: images of the same bytes, or near-duplicates (default: as in the folds "
-                             "there are, else near)")
+    parser.add_argument(
+        "--seed", type=int, help="another seed deals other folds (default: that of the folds there are, else 0)"
+    )
+    parser.add_argument(
+        "--groups",
+        choices=tuple(folds.METHODS),
+        help="what no fold divides: images of the same bytes, or near-duplicates (default: as in the folds "
+        "there are, else near)",
+    )
     parser.add_argument("--force", action="store_true", help="replace folds that runs depend on")
     step.add_target(parser)
     args = parser.parse_args()
@@ -41,7 +46,9 @@ def split(args: argparse.Namespace) -> None:
     try:
         old = folds.load(args.root, args.target)
         k, seed, grouping = old.k, old.seed, old.grouping
-    except InputError:  # none yet, or none that can be used: dealt anew, and `write` refuses where runs would lose theirs
+    except (
+        InputError
+    ):  # none yet, or none that can be used: dealt anew, and `write` refuses where runs would lose theirs
         old, k, seed, grouping = None, 5, 0, "near"
     k, seed = k if args.folds is None else args.folds, seed if args.seed is None else args.seed
     grouping = args.groups or grouping
@@ -55,8 +62,10 @@ def split(args: argparse.Namespace) -> None:
     else:
         made = old  # frozen: a later version of this program might deal others
     print(f"{k} folds, seed {seed}, {'written to' if new else 'already in'} {args.target.place(args.root) / 'folds'}")
-    print(f"{near.duplicated(keep=False).sum():,} rows stand in {near[near.duplicated()].nunique():,} groups of near-duplicates; "
-          f"these folds divide {folds.divided(made.table, near):,} of the groups")
+    print(
+        f"{near.duplicated(keep=False).sum():,} rows stand in {near[near.duplicated()].nunique():,} groups of near-duplicates; "
+        f"these folds divide {folds.divided(made.table, near):,} of the groups"
+    )
     for fold, held in made.table.groupby("fold"):
         what = f"mean {args.target.name}" if args.target.regression else "share of label 1"
         print(f"fold {fold}  {len(held):6,} rows to validate  {what}: {held['label'].mean():.4f}")

@@ -29,28 +29,35 @@ def main() -> None:
     root = args.root.resolve()
     log = kaggle.read_log(root)
     if (args.message is None) == (args.public is None):
-        raise InputError("say what to do: -m TEXT hands the submission in, "
-                         "--public SCORE writes down the last one's public score")
+        raise InputError(
+            "say what to do: -m TEXT hands the submission in, --public SCORE writes down the last one's public score"
+        )
     if args.public is not None:
         if not log:
             raise InputError("submissions/log.csv has no line yet: nothing was handed in by this program")
         if not 0 <= args.public <= 1:
             raise InputError(f"--public {args.public:g}: an accuracy is in 0 to 1, as on the leaderboard")
         kaggle.write_log(root, [*log[:-1], replace(log[-1], public=f"{args.public:g}")])
-        print(f"{log[-1].message}: public score {args.public:g}, honest score {log[-1].honest} [{log[-1].low}, {log[-1].high}]")
+        print(
+            f"{log[-1].message}: public score {args.public:g}, honest score {log[-1].honest} [{log[-1].low}, {log[-1].high}]"
+        )
         return
     slug = args.competition or (log[-1].competition if log else "")
     if not slug:
-        raise InputError("which competition? Say it once with --competition SLUG: "
-                         "what follows /competitions/ in the address of its page")
+        raise InputError(
+            "which competition? Say it once with --competition SLUG: "
+            "what follows /competitions/ in the address of its page"
+        )
     if drawn.is_drawn(root):
         raise InputError("this competition is drawn by a program: there is nowhere to hand its submission in")
     contest, made, path = competition.load(root), outcome.load(root), root / "submissions" / "submission.csv"
     rows, sha256 = kaggle.check(contest, path), files.sha256_file(path)
     if before := [entry for entry in log if (entry.competition, entry.sha256) == (slug, sha256)]:
-        raise InputError(f"this very file was handed in on {before[-1].time} ({before[-1].message}): "
-                         "its score would be the same. "
-                         f"To hand it in all the same: kaggle competitions submit -f {path} -m TEXT {slug}")
+        raise InputError(
+            f"this very file was handed in on {before[-1].time} ({before[-1].message}): "
+            "its score would be the same. "
+            f"To hand it in all the same: kaggle competitions submit -f {path} -m TEXT {slug}"
+        )
     print(f"{path}: {rows:,} rows; {outcome.headline(made.facts)}")
     answer = kaggle.submit(slug, path, args.message)
     honest, low, high = (f"{made.facts['score'][part]:.4f}" for part in ("accuracy", "low", "high"))

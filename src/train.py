@@ -28,16 +28,31 @@ from facefold.training import curves, engine, objective, ray_engine, space
 
 def main() -> None:
     parser = step.parser(__doc__)
-    parser.add_argument("--recipe", "--recipes", required=True, metavar="NAME[,NAME]", help=f"any of {', '.join(recipes.names())}")
+    parser.add_argument(
+        "--recipe", "--recipes", required=True, metavar="NAME[,NAME]", help=f"any of {', '.join(recipes.names())}"
+    )
     parser.add_argument("--fold", default="all", metavar="K|all", help="one fold, several as 0,2, or all (default)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random in training (default: 0)")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there")
-    parser.add_argument("--workers", type=int, metavar="N", help="folds side by side (default: a core each, or a GPU each)")
-    parser.add_argument("--weights-dir", type=Path, metavar="DIR", help="take pretrained weights from DIR/<timm name>.safetensors or .pth")
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="folds side by side (default: a core each, or a GPU each)"
+    )
+    parser.add_argument(
+        "--weights-dir",
+        type=Path,
+        metavar="DIR",
+        help="take pretrained weights from DIR/<timm name>.safetensors or .pth",
+    )
     parser.add_argument("--force", action="store_true", help="train over runs that are stale or damaged")
-    parser.add_argument("--corrections", type=Path, metavar="FILE", help="id,action: training rows to drop or flip, see clean.py")
+    parser.add_argument(
+        "--corrections", type=Path, metavar="FILE", help="id,action: training rows to drop or flip, see clean.py"
+    )
     step.add_target(parser)
-    parser.add_argument("--budget", type=Path, metavar="FILE", help="begin no fold of a run that would end too late, see run_all.py")
+    parser.add_argument(
+        "--budget", type=Path, metavar="FILE", help="begin no fold of a run that would end too late, see run_all.py"
+    )
     parser.add_argument("--tensorboard", action="store_true", help="learning curves as event files, into tensorboard/")
     step.add_engine(parser)
     parser.add_argument("--quiet", action="store_true", help="the results alone: no bars, no line an epoch")
@@ -53,7 +68,11 @@ def main() -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Train the folds that are missing, and join those of each recipe."""
-    contest, split, place = competition.load(args.root), folds.load(args.root, args.target), args.target.place(args.root)
+    contest, split, place = (
+        competition.load(args.root),
+        folds.load(args.root, args.target),
+        args.target.place(args.root),
+    )
     chosen = recipes.load_all(args.recipe)
     for recipe in chosen:
         objective.require(recipe, args.target)
@@ -66,19 +85,43 @@ def train(args: argparse.Namespace) -> None:
     mended = corrections.read(args.corrections, split) if args.corrections else corrections.NONE
     integrity.check(contest)  # an image that changed since the audit must not meet a cache of the old one
     images_hash = integrity.fingerprint(args.root)
-    identities = [runs.Identity(recipe.name, recipe.hash, split.hash, images_hash, args.seed, mended.hash, args.target.name)
-                  for recipe in chosen]
-    machines = ray_engine.Cluster(args.address, args.device) if args.engine == "ray" else engine.Local(args.device, args.workers)
+    identities = [
+        runs.Identity(recipe.name, recipe.hash, split.hash, images_hash, args.seed, mended.hash, args.target.name)
+        for recipe in chosen
+    ]
+    machines = (
+        ray_engine.Cluster(args.address, args.device)
+        if args.engine == "ray"
+        else engine.Local(args.device, args.workers)
+    )
     for recipe, identity in zip(chosen, identities):
         if not runs.whole(place, identity.name, split.k):
             jobs.require_places(recipe, machines.places)
-    missing = [jobs.FoldJob(args.root.resolve(), identity, mended, int(fold), args.weights_dir and args.weights_dir.resolve(),
-                            machines.loader_workers, args.tensorboard, recipe.ranks, step.home(), waits=args.engine == "ray")
-               for recipe, identity in zip(chosen, identities) for fold in wanted if jobs.todo(args.root, identity, int(fold), args.force)]
+    missing = [
+        jobs.FoldJob(
+            args.root.resolve(),
+            identity,
+            mended,
+            int(fold),
+            args.weights_dir and args.weights_dir.resolve(),
+            machines.loader_workers,
+            args.tensorboard,
+            recipe.ranks,
+            step.home(),
+            waits=args.engine == "ray",
+        )
+        for recipe, identity in zip(chosen, identities)
+        for fold in wanted
+        if jobs.todo(args.root, identity, int(fold), args.force)
+    ]
     if args.tensorboard:
         draw_finished(place, identities, wanted, missing)
     if missing:
-        terminal.say(space.require(place, contest, [recipes.load(job.identity.recipe) for job in missing], split.k, len(machines.places)))
+        terminal.say(
+            space.require(
+                place, contest, [recipes.load(job.identity.recipe) for job in missing], split.k, len(machines.places)
+            )
+        )
     for identity in dict.fromkeys(job.identity for job in missing):
         cache.build(contest, recipes.load(identity.recipe).size)
         runs.joined_oof(place, identity.name).unlink(missing_ok=True)  # it will be of other folds than these
@@ -104,8 +147,11 @@ def train(args: argparse.Namespace) -> None:
                 raise
             print(f"{identity.name}: not joined yet, for a fold not asked for: {reason}")
             continue
-        score = (f"mean absolute error {regression.error_in_words(member.oof, split.table)}" if args.target.regression else
-                 f"accuracy {accuracy_in_words(member.oof, split.table, mended)}")
+        score = (
+            f"mean absolute error {regression.error_in_words(member.oof, split.table)}"
+            if args.target.regression
+            else f"accuracy {accuracy_in_words(member.oof, split.table, mended)}"
+        )
         print(f"{identity.name}: OOF {score}, {args.target.folder}runs/{identity.name}/oof.csv")
 
 

@@ -31,11 +31,30 @@ class Browser:
             os.dup2(read, 3)
             os.dup2(write, 4)
 
-        command = [find(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run",
-                   "--disable-background-networking", "--disable-component-update", "--disable-extensions", "--disable-sync",
-                   f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                         close_fds=False, preexec_fn=in_child)
+        command = [
+            find(),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-extensions",
+            "--disable-sync",
+            f"--user-data-dir={profile}",
+            "--remote-debugging-pipe",
+            "about:blank",
+        ]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            close_fds=False,
+            preexec_fn=in_child,
+        )
         os.close(ours[0])
         os.close(theirs[1])
         self._to, self._from, self._rest, self._number, self._session = ours[1], theirs[0], b"", 0, None
@@ -57,7 +76,9 @@ class Browser:
     def ask(self, method: str, **params) -> dict:
         """Send a command and wait for its answer; what else arrives meanwhile becomes events."""
         self._number += 1
-        message = {"id": self._number, "method": method, "params": params} | ({"sessionId": self._session} if self._session else {})
+        message = {"id": self._number, "method": method, "params": params} | (
+            {"sessionId": self._session} if self._session else {}
+        )
         os.write(self._to, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._read()
@@ -77,8 +98,12 @@ class Browser:
 
     def show(self, width: int, height: int, scheme: str = "light", media: str = "screen") -> None:
         """Set the size of the window in css pixels, the colour scheme and the medium."""
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
-        self.ask("Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": scheme}])
+        self.ask(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+        self.ask(
+            "Emulation.setEmulatedMedia", media=media, features=[{"name": "prefers-color-scheme", "value": scheme}]
+        )
 
     def evaluate(self, script: str):
         """The value of a script in the page."""

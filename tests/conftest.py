@@ -19,10 +19,16 @@ from facefold.data.competition import Competition  # noqa: E402
 @pytest.fixture(scope="session")
 def deal():
     """`deal(root, train, test, size, k)` draws a competition into `root`, deals it into k folds and returns it."""
+
     def dealt(root: Path, train: int, test: int, size: int, k: int) -> Competition:
         drawn.draw(root, train=train, test=test, size=size)
         contest, images = integrity.load(root)
-        folds.write(root, folds.make(contest.train, folds.groups(images), k, 0, files.sha256_file(root / "competition" / "train.csv")))
+        folds.write(
+            root,
+            folds.make(
+                contest.train, folds.groups(images), k, 0, files.sha256_file(root / "competition" / "train.csv")
+            ),
+        )
         return contest
 
     return dealt

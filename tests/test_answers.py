@@ -29,14 +29,22 @@ def test_everything_wrong_is_named(tmp_path):
     with pytest.raises(InputError) as error:
         answers.read(submission, solution)
     assert str(error.value).splitlines()[:-1] == [
-        "the submission cannot be scored:", f"  - {submission}, row 4: id '2' stands in row 3 already",
-        f"  - {submission}, row 2: label '0.7' is not 0 or 1", f"  - {submission}: id '3' of solution.csv is missing",
-        f"  - {submission}, row 5: id '4' is not in solution.csv"]
+        "the submission cannot be scored:",
+        f"  - {submission}, row 4: id '2' stands in row 3 already",
+        f"  - {submission}, row 2: label '0.7' is not 0 or 1",
+        f"  - {submission}: id '3' of solution.csv is missing",
+        f"  - {submission}, row 5: id '4' is not in solution.csv",
+    ]
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("id,prob\n1,1\n", "row 1: the header is 'id,prob', expected 'id,label'"),
-    ("id,label,age\n1,1,2\n", "row 1: the header is 'id,label,age', expected 'id,label'"), ("", "is empty")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,prob\n1,1\n", "row 1: the header is 'id,prob', expected 'id,label'"),
+        ("id,label,age\n1,1,2\n", "row 1: the header is 'id,label,age', expected 'id,label'"),
+        ("", "is empty"),
+    ],
+)
 def test_a_submission_of_another_form(tmp_path, text, message):
     with pytest.raises(InputError, match=message):
         answers.read(write(tmp_path, "submission.csv", text), write(tmp_path, "solution.csv", "id,label\n1,1\n"))
@@ -53,6 +61,7 @@ def test_the_solution_may_have_more_columns_but_not_others(tmp_path):
 @pytest.fixture
 def said(monkeypatch, capsys):
     """`said(submission, solution)`: what score.py prints."""
+
     def run(*arguments: Path) -> str:
         monkeypatch.setattr(sys, "argv", ["score.py", *map(str, arguments)])
         score.main()
@@ -63,10 +72,14 @@ def said(monkeypatch, capsys):
 
 def test_the_step_prints_accuracies_with_intervals(tmp_path, said):
     solution = write(tmp_path, "solution.csv", "id,label\n" + "".join(f"{id},{int(id > 6)}\n" for id in range(1, 11)))
-    submission = write(tmp_path, "submission.csv", "id,label\n" + "".join(f"{id},{int(id > 5)}\n" for id in range(1, 11)))
+    submission = write(
+        tmp_path, "submission.csv", "id,label\n" + "".join(f"{id},{int(id > 5)}\n" for id in range(1, 11))
+    )
     assert said(submission, solution).splitlines() == [
-        "accuracy 0.9000 [0.5958, 0.9821], 9 of 10 right", "label 0  0.8333 [0.4365, 0.9699], 5 of 6 right",
-        "label 1  1.0000 [0.5101, 1.0000], 4 of 4 right"]
+        "accuracy 0.9000 [0.5958, 0.9821], 9 of 10 right",
+        "label 0  0.8333 [0.4365, 0.9699], 5 of 6 right",
+        "label 1  1.0000 [0.5101, 1.0000], 4 of 4 right",
+    ]
 
 
 @pytest.mark.skipif(not MINI.exists(), reason="../shared/competition-mini-solution.csv is not there")

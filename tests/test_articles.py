@@ -10,10 +10,14 @@ from facefold.models.profiles import PROFILES
 from facefold.training import trainer
 
 LEARNING = {  # what a step moves, each part by the first two parts of its name; 0 and on are the last block and the head's layers
-    "cnn3": {"backbone.blocks", "backbone.dense", "output"}, "cnn5": {"backbone.blocks", "backbone.dense", "output"},
+    "cnn3": {"backbone.blocks", "backbone.dense", "output"},
+    "cnn5": {"backbone.blocks", "backbone.dense", "output"},
     **dict.fromkeys(("vgg16", "vgg16_bn", "vgg19"), {"backbone.0", "backbone.2", "backbone.3", "output"}),
     "resnet50_conv": {"backbone.0", "backbone.3", "output"},
-    "resnet50_scratch": {"output", *(f"backbone.{part}" for part in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"))},
+    "resnet50_scratch": {
+        "output",
+        *(f"backbone.{part}" for part in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")),
+    },
     **dict.fromkeys(("resnet152v2_gap", "resnet101v2_gap"), {"output"}),
     "vgg16_age": {"backbone.2", "output"},
 }
@@ -29,8 +33,13 @@ def test_a_step_moves_what_learns_and_nothing_else(name):
     optimizer = torch.optim.SGD([weight for weight in net.parameters() if weight.requires_grad], lr=0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     loss = trainer.train_step(net.train(), pixels, torch.tensor([0.0, 1, 0, 1]), optimizer, scaler, fmt, made)
-    moved = {".".join(key.split(".")[:2]) for key, value in net.state_dict().items() if not torch.equal(value, before[key])}
-    assert torch.isfinite(loss) and {part.removesuffix(".weight").removesuffix(".bias") for part in moved} == LEARNING[name]
+    moved = {
+        ".".join(key.split(".")[:2]) for key, value in net.state_dict().items() if not torch.equal(value, before[key])
+    }
+    assert (
+        torch.isfinite(loss)
+        and {part.removesuffix(".weight").removesuffix(".bias") for part in moved} == LEARNING[name]
+    )
     assert net.frozen == made.freezes and sum(value.numel() for value in before.values()) < 70e6  # no VGG classifier
 
 

@@ -4,10 +4,11 @@ import shutil
 import zipfile
 from pathlib import Path
 
-import command
 import cv2
 import pandas as pd
 import pytest
+
+import command
 
 
 def run(step, root, *options, code=0):
@@ -31,8 +32,10 @@ def test_audit_tells_what_is_there(drawn):
     assert f"share of 1 is {labels.mean():.4f}\n" in said
     assert "images      width 64 / 64 / 64, height 64 / 64 / 64 pixels (min / median / max)\n" in said
     for kind in ("identical", "near"):
-        assert (f"{kind:12}5 groups in all (10 images); 3 inside train (6 rows), 1 of them with both labels;\n"
-                "            1 test images are also in train, 2 have a twin inside test\n") in said
+        assert (
+            f"{kind:12}5 groups in all (10 images); 3 inside train (6 rows), 1 of them with both labels;\n"
+            "            1 test images are also in train, 2 have a twin inside test\n"
+        ) in said
     labels = pd.read_csv(root / "competition" / "train.csv", dtype=str).set_index("id")["label"]
     assert f"            both labels: train/1 ({labels['1']}) and train/2 ({labels['2']})\n" in said
     given = "1 label 1" if labels["3"] == "1" else "0 label 1"  # the twin of the last test row is the third train row
@@ -55,7 +58,9 @@ def test_audit_takes_a_zip_once(drawn, tmp_path):
     assert f"is already in {root / 'competition'}" in run("audit", root, "--data", str(tmp_path / "c.zip"))
     (root / "competition" / "test" / "601.jpg").unlink()
     said = run("audit", root, code=2)
-    assert said.startswith("audit.py: some images cannot be used:\n  - competition/test/601.jpg (test.csv, row 2) is missing\n")
+    assert said.startswith(
+        "audit.py: some images cannot be used:\n  - competition/test/601.jpg (test.csv, row 2) is missing\n"
+    )
 
 
 def test_without_data_audit_says_how_to_get_some(tmp_path):
@@ -65,9 +70,11 @@ def test_without_data_audit_says_how_to_get_some(tmp_path):
 def test_split_writes_folds_once(drawn):
     root = drawn[0]
     said = run("split", root, "--folds", "3")
-    assert said.startswith(f"3 folds, seed 0, written to {root / 'folds'}\n"
-                           "6 rows stand in 3 groups of near-duplicates; these folds divide 0 of the groups\n"
-                           "fold 0     200 rows to validate  share of label 1: 0.")
+    assert said.startswith(
+        f"3 folds, seed 0, written to {root / 'folds'}\n"
+        "6 rows stand in 3 groups of near-duplicates; these folds divide 0 of the groups\n"
+        "fold 0     200 rows to validate  share of label 1: 0."
+    )
     assert run("split", root).startswith("3 folds, seed 0, already in")
     (root / "runs" / "cnn5" / "fold_0").mkdir(parents=True)
     before = (root / "folds" / "folds.csv").read_bytes()
@@ -83,7 +90,9 @@ def test_folds_of_identical_bytes_divide_near_duplicates_and_stay_until_others_a
         picture = cv2.imread(str(root / "competition" / "train" / f"{id - 100}.jpg"))
         cv2.imwrite(str(root / "competition" / "train" / f"{id}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 60])
     said = run("split", root, "--groups", "bytes").splitlines()
-    assert re.fullmatch(r"20\d rows stand in 10\d groups of near-duplicates; these folds divide [6-9]\d of the groups", said[1])
+    assert re.fullmatch(
+        r"20\d rows stand in 10\d groups of near-duplicates; these folds divide [6-9]\d of the groups", said[1]
+    )
     (root / "runs" / "cnn5" / "fold_0").mkdir(parents=True)
     assert run("split", root).splitlines() == [said[0].replace("written to", "already in"), *said[1:]]
     said = run("split", root, "--groups", "near", "--force").splitlines()

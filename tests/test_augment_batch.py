@@ -25,13 +25,26 @@ def noise(count: int, height: int = 9, width: int = 7) -> torch.Tensor:
 
 def smooth(count: int, size: int = 64) -> torch.Tensor:
     coarse = np.random.default_rng(1).integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
-    return torch.from_numpy(np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC) for image in coarse]))
+    return torch.from_numpy(
+        np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC) for image in coarse])
+    )
 
 
 def still(count: int = 1, **changed: object) -> Draws:
     """Draws that change nothing, but for what is given (a row, for all images alike)."""
-    draws = {"flip": False, "affine": False, "scale": (1.0, 1.0), "rotate": 0.0, "translate": (0.0, 0.0), "jitter": False,
-             "factors": (1.0, 1.0, 1.0, 0.0), "order": 0, "gray": False, "holed": False, "hole": (0, 0, 0, 0)}
+    draws = {
+        "flip": False,
+        "affine": False,
+        "scale": (1.0, 1.0),
+        "rotate": 0.0,
+        "translate": (0.0, 0.0),
+        "jitter": False,
+        "factors": (1.0, 1.0, 1.0, 0.0),
+        "order": 0,
+        "gray": False,
+        "holed": False,
+        "hole": (0, 0, 0, 0),
+    }
     return Draws(**{name: np.array([value] * count) for name, value in {**draws, **changed}.items()})
 
 
@@ -40,6 +53,7 @@ def ids(count: int) -> list[str]:
 
 
 # What a change depends on
+
 
 @given(st.lists(st.integers(0, 39), min_size=1, max_size=40, unique=True), st.sampled_from(WHOLE_BATCHES))
 @settings(max_examples=40, deadline=None)
@@ -58,8 +72,10 @@ def test_the_size_of_a_chunk_changes_nothing(monkeypatch, images_at_once):
 
 def test_seed_epoch_and_id_each_change_the_draw():
     pixels = noise(1)
-    got = [BatchAugment("standard", seed)(pixels, epoch, [id]).numpy().tobytes()
-           for seed, epoch, id in ((0, 0, "1"), (1, 0, "1"), (0, 1, "1"), (0, 0, "01"))]
+    got = [
+        BatchAugment("standard", seed)(pixels, epoch, [id]).numpy().tobytes()
+        for seed, epoch, id in ((0, 0, "1"), (1, 0, "1"), (0, 1, "1"), (0, 0, "01"))
+    ]
     assert len(set(got)) == 4
     assert got[0] == BatchAugment("standard", 0)(pixels, 0, ["1"]).numpy().tobytes()
 
@@ -75,7 +91,9 @@ def test_shape_and_type_stay_and_the_batch_given_is_left_alone(policy):
 
 
 def test_a_policy_for_images_one_by_one_is_refused():
-    with pytest.raises(InputError, match="augmentation policy 'articles' has operations that are for images one by one"):
+    with pytest.raises(
+        InputError, match="augmentation policy 'articles' has operations that are for images one by one"
+    ):
         BatchAugment("articles", 0)
 
 
@@ -84,7 +102,9 @@ def test_an_empty_batch_stays_empty():
 
 
 def test_nothing_is_read_back_from_the_device():
-    got = BatchAugment("standard", 0)(noise(40).to("meta"), 0, ids(40))  # a device without values: asking for one is an error
+    got = BatchAugment("standard", 0)(
+        noise(40).to("meta"), 0, ids(40)
+    )  # a device without values: asking for one is an error
     assert got.device.type == "meta" and got.shape == (40, 9, 7, 3)
 
 
@@ -96,7 +116,10 @@ def test_a_gpu_gives_the_same_within_a_level():
 
 
 def test_an_unknown_policy_lists_those_there_are():
-    with pytest.raises(InputError, match="^there is no augmentation policy 'heavy'; there are: aligned, articles, light, none, standard$"):
+    with pytest.raises(
+        InputError,
+        match="^there is no augmentation policy 'heavy'; there are: aligned, articles, light, none, standard$",
+    ):
         BatchAugment("heavy", 0)
 
 
@@ -106,6 +129,7 @@ def test_ids_must_be_as_many_as_images():
 
 
 # Each operation by hand
+
 
 def test_a_flip_is_a_flip_with_and_without_an_affine():
     pixels = noise(2)
@@ -118,7 +142,7 @@ def test_whole_pixels_of_translation_are_a_shifted_slice_of_the_mirrored_image(x
     pixels = noise(1)
     wide = np.pad(pixels[0].numpy(), ((5, 5), (5, 5), (0, 0)), mode="reflect")  # numpy's word for reflect-101
     got = apply(pixels, still(affine=True, translate=(float(x), float(y))))
-    assert np.array_equal(got[0].numpy(), wide[5 - y:14 - y, 5 - x:12 - x])
+    assert np.array_equal(got[0].numpy(), wide[5 - y : 14 - y, 5 - x : 12 - x])
 
 
 def test_the_flip_comes_before_the_translation():
@@ -142,14 +166,20 @@ def one(red: int, green: int, blue: int) -> torch.Tensor:
     return torch.tensor([red, green, blue], dtype=torch.uint8).expand(1, 2, 2, 3).contiguous()
 
 
-@pytest.mark.parametrize("factors,expected", [
-    ((1.2, 1.0, 1.0, 0.0), (120, 60, 255)),       # 240 * 1.2 is cut
-    ((1.0, 0.5, 1.0, 0.0), (93, 68, 163)),        # luma 86.61: half the way to it
-    ((1.0, 1.0, 0.5, 0.0), (93, 68, 163)),        # one colour: the image's mean grey is each pixel's own
-    ((1.0, 1.0, 1.0, 0.0), (100, 50, 240)),
-    ((1.0, 1.0, 1.0, 1 / 60), (119, 50, 240)),    # 3 of 180 hues: a tenth of a sixth, of 190 levels, from blue on to red
-    ((1.0, 1.0, 1.0, -0.001), (94, 50, 240)),     # rounded down to -1 of 180: 190 / 30 back
-])
+@pytest.mark.parametrize(
+    "factors,expected",
+    [
+        ((1.2, 1.0, 1.0, 0.0), (120, 60, 255)),  # 240 * 1.2 is cut
+        ((1.0, 0.5, 1.0, 0.0), (93, 68, 163)),  # luma 86.61: half the way to it
+        ((1.0, 1.0, 0.5, 0.0), (93, 68, 163)),  # one colour: the image's mean grey is each pixel's own
+        ((1.0, 1.0, 1.0, 0.0), (100, 50, 240)),
+        (
+            (1.0, 1.0, 1.0, 1 / 60),
+            (119, 50, 240),
+        ),  # 3 of 180 hues: a tenth of a sixth, of 190 levels, from blue on to red
+        ((1.0, 1.0, 1.0, -0.001), (94, 50, 240)),  # rounded down to -1 of 180: 190 / 30 back
+    ],
+)
 def test_colour_factors(factors, expected):
     assert apply(one(100, 50, 240), still(jitter=True, factors=factors))[0, 0, 0].tolist() == list(expected)
 
@@ -164,9 +194,11 @@ def test_contrast_goes_by_the_mean_of_the_image_and_saturation_by_the_pixel():
 def test_the_order_of_the_jitter_counts_as_every_step_is_cut_to_255():
     brighter_first, contrast_first = (ORDERS.tolist().index(order) for order in ([0, 1, 2, 3], [1, 0, 2, 3]))
     pixels = torch.tensor([[[[100] * 3, [240] * 3]] * 2], dtype=torch.uint8)
-    first, second = (apply(pixels, still(jitter=True, factors=(1.2, 0.5, 1.0, 0.0), order=order))[0, 0, :, 0].tolist()
-                     for order in (brighter_first, contrast_first))
-    assert first == [154, 221]   # 120, 255; about their mean 187.5: 153.75, 221.25
+    first, second = (
+        apply(pixels, still(jitter=True, factors=(1.2, 0.5, 1.0, 0.0), order=order))[0, 0, :, 0].tolist()
+        for order in (brighter_first, contrast_first)
+    )
+    assert first == [154, 221]  # 120, 255; about their mean 187.5: 153.75, 221.25
     assert second == [162, 246]  # about 170: 135, 205; then 162, 246
 
 
@@ -184,15 +216,29 @@ def test_a_hole_is_black_inside_its_edges_alone():
 
 # Against albumentations: the same pixels of the same draws, and draws of the same distribution
 
+
 def test_an_affine_is_albumentations():
     pixels, draws = smooth(60), policies.draw(STANDARD, SEEDS[:60], 64, 64)
-    draws = Draws(**{**vars(still(60)), "affine": np.ones(60, bool), "scale": draws.scale, "rotate": draws.rotate,
-                     "translate": draws.translate})
+    draws = Draws(
+        **{
+            **vars(still(60)),
+            "affine": np.ones(60, bool),
+            "scale": draws.scale,
+            "rotate": draws.rotate,
+            "translate": draws.translate,
+        }
+    )
     for row, got in enumerate(apply(pixels, draws).numpy()):
         matrix = geometric.create_affine_transformation_matrix(
-            dict(zip("xy", draws.translate[row])), {"x": 0, "y": 0}, dict(zip("xy", draws.scale[row])), draws.rotate[row],
-            geometric.center((64, 64)))
-        theirs = geometric.warp_affine(pixels[row].numpy(), matrix, cv2.INTER_LINEAR, 0, cv2.BORDER_REFLECT_101, (64, 64))
+            dict(zip("xy", draws.translate[row])),
+            {"x": 0, "y": 0},
+            dict(zip("xy", draws.scale[row])),
+            draws.rotate[row],
+            geometric.center((64, 64)),
+        )
+        theirs = geometric.warp_affine(
+            pixels[row].numpy(), matrix, cv2.INTER_LINEAR, 0, cv2.BORDER_REFLECT_101, (64, 64)
+        )
         difference = np.abs(got.astype(int) - theirs)
         assert difference.mean() < 0.6 and difference.max() <= 5  # OpenCV before 5 knows places to 1/32 of a pixel
 
@@ -216,10 +262,13 @@ def test_grey_is_albumentations():
 
 def drawn() -> dict[str, np.ndarray]:
     draws = policies.draw(STANDARD, SEEDS, 64, 48)
-    return {**{f"scale {side}": draws.scale[:, at] for at, side in enumerate("xy")}, "rotate": draws.rotate,
-            **{f"translate {side}": draws.translate[:, at] for at, side in enumerate("xy")},
-            **{name: draws.factors[:, at] for at, name in enumerate(("brightness", "contrast", "saturation", "hue"))},
-            **{name: draws.hole[:, at] for at, name in enumerate(("left", "top", "right", "bottom"))}}
+    return {
+        **{f"scale {side}": draws.scale[:, at] for at, side in enumerate("xy")},
+        "rotate": draws.rotate,
+        **{f"translate {side}": draws.translate[:, at] for at, side in enumerate("xy")},
+        **{name: draws.factors[:, at] for at, name in enumerate(("brightness", "contrast", "saturation", "hue"))},
+        **{name: draws.hole[:, at] for at, name in enumerate(("left", "top", "right", "bottom"))},
+    }
 
 
 def drawn_by_albumentations() -> dict[str, list[float]]:
@@ -231,10 +280,17 @@ def drawn_by_albumentations() -> dict[str, list[float]]:
     rows = []
     for _ in SEEDS:
         moved = affine.get_params_dependent_on_data(shape, {})
-        rows.append({**{f"scale {side}": moved["scale"][side] for side in "xy"}, "rotate": moved["rotate"],
-                     **dict(zip(("translate x", "translate y"), np.round((moved["matrix"] @ middle - middle)[:2], 6))),
-                     **{name: value for name, value in JITTER.get_params().items() if name != "order"},
-                     **dict(zip(("left", "top", "right", "bottom"), hole.get_params_dependent_on_data(shape, {})["holes"][0]))})
+        rows.append(
+            {
+                **{f"scale {side}": moved["scale"][side] for side in "xy"},
+                "rotate": moved["rotate"],
+                **dict(zip(("translate x", "translate y"), np.round((moved["matrix"] @ middle - middle)[:2], 6))),
+                **{name: value for name, value in JITTER.get_params().items() if name != "order"},
+                **dict(
+                    zip(("left", "top", "right", "bottom"), hole.get_params_dependent_on_data(shape, {})["holes"][0])
+                ),
+            }
+        )
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
@@ -254,7 +310,9 @@ def test_holes_lie_inside_the_image():
     assert set(right - left) == set(range(4, 15)) and set(bottom - top) == set(range(6, 20))
 
 
-@pytest.mark.parametrize("name,probability", [("flip", 0.5), ("affine", 0.9), ("jitter", 0.7), ("gray", 0.1), ("holed", 0.25)])
+@pytest.mark.parametrize(
+    "name,probability", [("flip", 0.5), ("affine", 0.9), ("jitter", 0.7), ("gray", 0.1), ("holed", 0.25)]
+)
 def test_operations_come_as_often_as_the_policy_says(name, probability):
     share = getattr(policies.draw(STANDARD, SEEDS, 64, 48), name).mean()
     assert share == pytest.approx(probability, abs=4 * np.sqrt(probability * (1 - probability) / len(SEEDS)))
@@ -267,7 +325,20 @@ def test_every_order_comes_as_often():
 
 def test_draws_know_nothing_of_one_another():
     draws = policies.draw(STANDARD, SEEDS, 64, 48)
-    columns = np.column_stack([draws.flip, draws.affine, draws.scale, draws.rotate, draws.translate, draws.jitter, draws.factors,
-                               draws.order, draws.gray, draws.holed, draws.hole[:, :2]])
+    columns = np.column_stack(
+        [
+            draws.flip,
+            draws.affine,
+            draws.scale,
+            draws.rotate,
+            draws.translate,
+            draws.jitter,
+            draws.factors,
+            draws.order,
+            draws.gray,
+            draws.holed,
+            draws.hole[:, :2],
+        ]
+    )
     correlation = np.corrcoef(columns.T) - np.eye(columns.shape[1])
     assert np.abs(correlation).max() < 0.07  # 4.4 deviations

@@ -36,8 +36,16 @@ def test_five_folds_and_rates():
     assert peers.five_folds(ours, 110, once=10, cores=2) == 260  # 10 + 100 x 5 / 2
     assert peers.five_folds(timm, 110, once=10, cores=2) == 550
     ours.rows = [row, {"seconds": 130.0, "cpu_seconds": 260.0}, {"seconds": 140.0, "cpu_seconds": 280.0}]
-    assert peers.rates(ours) == {"wall": 7.5, "cpu": 3.75, "n": 2, "wall_least": 5, "wall_most": 10}  # without the first epoch
-    assert peers.rates(timm)["n"] == 1 and peers.rates(timm)["cpu"] == pytest.approx(100 / 220)  # but where it is the only one
+    assert peers.rates(ours) == {
+        "wall": 7.5,
+        "cpu": 3.75,
+        "n": 2,
+        "wall_least": 5,
+        "wall_most": 10,
+    }  # without the first epoch
+    assert peers.rates(timm)["n"] == 1 and peers.rates(timm)["cpu"] == pytest.approx(
+        100 / 220
+    )  # but where it is the only one
 
 
 def test_a_peer_is_ended_where_its_next_epoch_is_beyond_the_limit():
@@ -45,22 +53,36 @@ def test_a_peer_is_ended_where_its_next_epoch_is_beyond_the_limit():
     assert not peer.beyond(0)  # no epoch yet: nothing to go by
     peer.rows, peer.cpu_seconds = [{"cpu_seconds": 100}], 110  # the next one ends at 210
     assert peer.beyond(209) and not peer.beyond(210)
-    peer.rows, peer.cpu_seconds = [{"cpu_seconds": 100}, {"cpu_seconds": 180}], 180  # at 260: the first had the start in it
+    peer.rows, peer.cpu_seconds = (
+        [{"cpu_seconds": 100}, {"cpu_seconds": 180}],
+        180,
+    )  # at 260: the first had the start in it
     assert peer.beyond(259) and not peer.beyond(260)
 
 
 def test_flops_of_a_depthwise_convolution():
     net, x = torch.nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), torch.randn(2, 8, 4, 4, requires_grad=True)
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: steps.backward_flops}) as counted:
+    with FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.convolution_backward: steps.backward_flops}
+    ) as counted:
         net(x).sum().backward()
-    assert counted.get_total_flops() == 3 * (2 * 9 * 8 * 4 * 4 * 2)  # multiply-adds: 9 taps, 8 channels, 4 x 4 pixels, 2 images
-    assert [steps.kind(shape) for shape in ([8, 1, 3, 3], [8, 4, 1, 1], [8, 3, 3, 3])] == ["depthwise", "pointwise", "dense"]
+    assert counted.get_total_flops() == 3 * (
+        2 * 9 * 8 * 4 * 4 * 2
+    )  # multiply-adds: 9 taps, 8 channels, 4 x 4 pixels, 2 images
+    assert [steps.kind(shape) for shape in ([8, 1, 3, 3], [8, 4, 1, 1], [8, 3, 3, 3])] == [
+        "depthwise",
+        "pointwise",
+        "dense",
+    ]
 
 
 def test_verdict_on_growth():
     assert scaling.slope((10, 1), (100, 100)) == pytest.approx(2)
     rows = [{"cpu_seconds": 1.0, "anon": 100.0}, {"cpu_seconds": 100.0, "anon": 190.0}]
-    assert scaling.verdict([1000, 10_000], rows) == "faster than linear (2.00), anonymous memory grows by 10,486 bytes a row"
+    assert (
+        scaling.verdict([1000, 10_000], rows)
+        == "faster than linear (2.00), anonymous memory grows by 10,486 bytes a row"
+    )
     rows[1] = {"cpu_seconds": 10.0, "anon": 101.0}
     assert scaling.verdict([1000, 10_000], rows) == "not faster than linear (1.00), anonymous memory does not grow"
 
@@ -83,11 +105,15 @@ def test_a_session_is_watched_and_ended():
 
 
 def test_the_difference_of_two_sets_of_predictions():
-    duplicates = pd.DataFrame({"split": ["train", "train", "train", "test"], "id": ["a", "b", "c", "d"], "group": ["g", "g", "h", "h"]})
+    duplicates = pd.DataFrame(
+        {"split": ["train", "train", "train", "test"], "id": ["a", "b", "c", "d"], "group": ["g", "g", "h", "h"]}
+    )
     assert paired.with_twin(duplicates, ["c", "b", "a"]).tolist() == [False, True, True]  # a test twin does not count
     labels, before, after = np.array([1, 1, 0, 0]), np.array([0.9, 0.2, 0.2, 0.9]), np.array([0.9, 0.8, 0.2, 0.9])
     assert paired.line("all", before, after, labels).split()[:3] == ["all", "4", "0.5000"]
-    assert " 0.7500 [" in paired.line("all", before, after, labels) and " +25.00 [" in paired.line("all", before, after, labels)
+    assert " 0.7500 [" in paired.line("all", before, after, labels) and " +25.00 [" in paired.line(
+        "all", before, after, labels
+    )
 
 
 def test_files_of_one_fold_are_compared_on_their_rows(tmp_path):

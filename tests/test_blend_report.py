@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from command import apart, refused, run
 
+from command import apart, refused, run
 from facefold import files, runs, step
 from facefold.combine import methods
 from facefold.data import competition, folds, integrity
@@ -28,12 +28,25 @@ def fabricate(root: Path, members: dict[str, float]) -> None:
         for k in range(dealt.k):
             directory, valid = runs.fold_dir(root, name, k), dealt.valid(k)
             logit = (2 * valid["label"] - 1) * 1.5 + noise * rng.normal(size=len(valid))
-            prob = {"oof": (valid["id"], 1 / (1 + np.exp(-logit))), "test": (contest.test["id"], rng.random(len(contest.test)))}
+            prob = {
+                "oof": (valid["id"], 1 / (1 + np.exp(-logit))),
+                "test": (contest.test["id"], rng.random(len(contest.test))),
+            }
             for part, (ids, values) in prob.items():
                 runs.write_predictions(directory, part, ids.tolist(), values, rng.normal(size=(len(ids), 3)))
-            runs.write_history(directory, pd.DataFrame({
-                "epoch": [1, 2], "lr": 1e-3, "train_loss": [0.6, 0.4], "valid_loss": [0.5, 0.4],
-                "valid_acc": [0.8, 0.9], "seconds": 3.0}))
+            runs.write_history(
+                directory,
+                pd.DataFrame(
+                    {
+                        "epoch": [1, 2],
+                        "lr": 1e-3,
+                        "train_loss": [0.6, 0.4],
+                        "valid_loss": [0.5, 0.4],
+                        "valid_acc": [0.8, 0.9],
+                        "seconds": 3.0,
+                    }
+                ),
+            )
             files.write_text(directory / "weights.safetensors", "made up")
             runs.finish(directory, identity, {"seconds": 10.5, "device": "cpu", "precision": "float32"})
 
@@ -58,11 +71,21 @@ def content(root: Path) -> dict[str, bytes]:
 def test_blend_and_report(root):
     got = run("blend", root)
     assert got.returncode == 0, got.stderr
-    assert re.fullmatch(r"upload submissions/submission\.csv: nested accuracy 0\.\d{4} \[0\.\d{3}, [01]\.\d{3}\] by \w+",
-                        got.stdout.splitlines()[-1])
+    assert re.fullmatch(
+        r"upload submissions/submission\.csv: nested accuracy 0\.\d{4} \[0\.\d{3}, [01]\.\d{3}\] by \w+",
+        got.stdout.splitlines()[-1],
+    )
     first = content(root)
-    assert list(first) == sorted([*(f"{name}.csv" for name in methods.NAMES), "blend.json", "leaderboard.csv", "oof_blend.csv",
-                                  "submission.csv", "test_blend.csv"])
+    assert list(first) == sorted(
+        [
+            *(f"{name}.csv" for name in methods.NAMES),
+            "blend.json",
+            "leaderboard.csv",
+            "oof_blend.csv",
+            "submission.csv",
+            "test_blend.csv",
+        ]
+    )
     facts = json.loads(first["blend.json"])
     assert first["submission.csv"] == first[f"{facts['picked']}.csv"]
     assert [member["recipe"] for member in facts["members"]] == ["cnn5", "lite0", "lite1"]
@@ -74,7 +97,10 @@ def test_blend_and_report(root):
 
     test = pd.read_csv(root / "submissions" / "test_blend.csv", dtype={"id": str})
     submitted = pd.read_csv(root / "submissions" / "submission.csv", dtype={"id": str})
-    assert test[["id", "pred"]].rename(columns={"pred": "label"}).equals(submitted) and (test["prob"] >= 0.5).eq(test["pred"] == 1).all()
+    assert (
+        test[["id", "pred"]].rename(columns={"pred": "label"}).equals(submitted)
+        and (test["prob"] >= 0.5).eq(test["pred"] == 1).all()
+    )
 
     assert apart("blend", root, "--recipes", "lite1,lite0,cnn5", PYTHONHASHSEED="1").returncode == 0
     assert content(root) == first  # the same bytes, whatever the order, of sets too
@@ -86,20 +112,25 @@ def test_blend_and_report(root):
     assert len(page) < 10e6 and str(root).encode() not in page
     assert apart("report", root, PYTHONHASHSEED="1").returncode == 0 and (root / "report.html").read_bytes() == page
     text = page.decode()
-    assert (f"<h1>Drawn competition, not real data. Upload submissions/submission.csv: nested accuracy "
-            f"{facts['score']['accuracy']:.4f} [") in text
+    assert (
+        f"<h1>Drawn competition, not real data. Upload submissions/submission.csv: nested accuracy "
+        f"{facts['score']['accuracy']:.4f} ["
+    ) in text
     assert text.count("<svg ") == text.count('role="img"') == 8 + len(MEMBERS) and text.count("<img ") > 60
     assert text.count("<svg ") + text.count("<img ") == text.count("<figure ") and '="" ' not in text
     assert all(source.startswith(("data:", "#")) for source in re.findall(r'(?:src|href)="([^"]*)"', text))
-    assert "<td>blend</td><td class=\"number\">" in text
-    assert "<td>cnn5</td><td class=\"number\">32</td><td class=\"number\">-</td>" in text
+    assert '<td>blend</td><td class="number">' in text
+    assert '<td>cnn5</td><td class="number">32</td><td class="number">-</td>' in text
 
 
 def test_submission_is_what_the_method_says(root):
     got = run("blend", root, "--method", "mean")
     assert got.returncode == 0 and got.stdout.splitlines()[-2] == "mean was asked for."
-    test = [pd.read_csv(runs.fold_dir(root, name, k) / "test.csv", dtype={"id": str}).set_index("id")["prob"]
-            for name in MEMBERS for k in range(3)]
+    test = [
+        pd.read_csv(runs.fold_dir(root, name, k) / "test.csv", dtype={"id": str}).set_index("id")["prob"]
+        for name in MEMBERS
+        for k in range(3)
+    ]
     expected = (sum(test) / len(test) >= 0.5).astype(int)
     submission = pd.read_csv(root / "submissions" / "submission.csv", dtype={"id": str}).set_index("id")["label"]
     assert submission.equals(expected.loc[submission.index].rename("label"))
@@ -109,7 +140,11 @@ def test_weights_by_hand_are_used_and_absent_ones_said(root):
     got = run("blend", root, "--method", "weighted_votes", "--weights", "lite0=3,cnn5=1")
     assert got.returncode == 0
     assert got.stdout.splitlines()[0] == "weight 0, because --weights does not name them: lite1"
-    assert json.loads((root / "submissions" / "blend.json").read_text())["weights"] == {"cnn5": 1, "lite0": 3, "lite1": 0}
+    assert json.loads((root / "submissions" / "blend.json").read_text())["weights"] == {
+        "cnn5": 1,
+        "lite0": 3,
+        "lite1": 0,
+    }
 
 
 def test_one_recipe_is_its_own_submission(root):
@@ -126,7 +161,8 @@ def test_bad_options_are_refused(root):
     assert (got.returncode, got.stdout, got.stderr) == (2, "", f"blend.py: {message}\n")
     assert "--method mean has no weights to set" in refused("blend", root, "--method", "mean", "--weights", "lite0=2")
     assert refused("blend", root, "--recipes", "lite0", "--method", "greedy") == (
-        "one recipe only (lite0): --method greedy has nothing to combine. Train another recipe, or leave --method out.")
+        "one recipe only (lite0): --method greedy has nothing to combine. Train another recipe, or leave --method out."
+    )
     assert "there is no recipe 'nothing'" in refused("blend", root, "--recipes", "nothing")
     assert "the train labels show no order: neighbours by id correlate by " in refused("blend", root, "--use-order")
     assert not (root / "submissions").exists()
@@ -170,7 +206,9 @@ def with_twins(root: Path, pairs: int) -> None:
             picture = cv2.GaussianBlur(rng.integers(0, 256, (64, 64, 3), np.uint8), (0, 0), 3).astype(float)
             picture = np.clip(128 + 8 * (picture - picture.mean()), 0, 255).astype(np.uint8)
             for split, id, quality in (("train", a, 95), ("train", b, 70), ("test", test, 80)):
-                cv2.imwrite(str(root / "competition" / split / f"{id}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+                cv2.imwrite(
+                    str(root / "competition" / split / f"{id}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, quality]
+                )
     integrity.check(contest)
     shutil.rmtree(root / "runs")
     fabricate(root, {"lite0": 3.0, "cnn5": 3.0})  # poor models: the twins know better
@@ -180,8 +218,11 @@ def test_twins_are_used_when_asked_for_and_said_everywhere(root):
     with_twins(root, 90)
     got = run("blend", root, "--method", "mean", "--use-twins")
     assert got.returncode == 0, got.stderr
-    announced = re.match(r"THE LABELS OF TWINS WERE USED: (\d+) of 60 test images show a picture of train and take its label, a "
-                         r"leak of this competition that tells nothing about new images\.\n", got.stdout)
+    announced = re.match(
+        r"THE LABELS OF TWINS WERE USED: (\d+) of 60 test images show a picture of train and take its label, a "
+        r"leak of this competition that tells nothing about new images\.\n",
+        got.stdout,
+    )
     assert int(announced[1]) >= 60 - 1
     assert got.stdout.splitlines()[-1].endswith(" by mean, twins by the labels of their twins")
     files_there = content(root)
@@ -203,8 +244,9 @@ def test_twins_are_used_when_asked_for_and_said_everywhere(root):
         (root / "competition" / "test" / f"{id}.jpg").write_bytes(other + bytes([number]))
     integrity.check(contest)
     fabricate(root, {"lite0": 3.0, "cnn5": 3.0})
-    assert refused("blend", root, "--use-twins") == ("no test image shows a picture of train: there are no twins whose labels "
-                                                     "could be used. Leave --use-twins out.")
+    assert refused("blend", root, "--use-twins") == (
+        "no test image shows a picture of train: there are no twins whose labels could be used. Leave --use-twins out."
+    )
 
 
 def test_twins_that_gain_nothing_are_announced_and_taken_back(root):

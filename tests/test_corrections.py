@@ -24,7 +24,9 @@ def written(tmp_path, text: str):
 def test_what_a_file_says_is_done_by_id(tmp_path, split):
     made = corrections.read(written(tmp_path, "id,action\n0003,flip\n0000,drop\n0001,keep\n"), split)
     assert made.actions == {"0003": "flip", "0000": "drop"} and str(made) == "1 dropped, 1 flipped"
-    rows = pd.DataFrame({"id": ["0003", "0001", "0000", "0002"], "label": [1, 1, 0, 0], "group": list("abcd")}, index=[4, 5, 6, 7])
+    rows = pd.DataFrame(
+        {"id": ["0003", "0001", "0000", "0002"], "label": [1, 1, 0, 0], "group": list("abcd")}, index=[4, 5, 6, 7]
+    )
     got = made.apply(rows)
     assert got["id"].tolist() == ["0003", "0001", "0002"] and got["label"].tolist() == [0, 1, 0]
     assert got["group"].tolist() == ["a", "b", "d"] and got["label"].dtype == "int64"
@@ -39,18 +41,33 @@ def test_the_hash_is_that_of_what_is_changed(tmp_path, split):
     assert NONE.hash == ""
 
 
-@pytest.mark.parametrize("text, lines", [
-    ("id,action\n0001,drop\n0001,flip\n9,drop\n0002,delete\n0003,\n", [
-        "{path}, row 3: id '0001' stands in row 2 already", "{path}, row 4: id '9' is not in train.csv",
-        "{path}, row 5: action 'delete' is none of keep, drop, flip", "{path}, row 6: action '' is none of keep, drop, flip"]),
-    ("id,label\n0001,1\n", ["{path}, row 1: the header is 'id,label', expected 'id,action'"]),
-    ("id,action,note\n0001,drop,x\n", ["{path}, row 1: the header is 'id,action,note', expected 'id,action'"]),
-    ("id;action\n0001;drop\n", ["{path}, row 1: the header is 'id;action', expected 'id,action'"]),
-    ("id,action\n0001,drop,x\n", ["{path}, row 2 has 3 cells, the header has 2", "{path} has no rows"]),
-    ("id,action\r\n1,Drop\r\n", ["{path} has CRLF (Windows) line ends; save it with LF line ends", "{path}, row 2: id '1' is not in train.csv",
-                                 "{path}, row 2: action 'Drop' is none of keep, drop, flip"]),
-    ("", ["{path} is empty"]),
-])
+@pytest.mark.parametrize(
+    "text, lines",
+    [
+        (
+            "id,action\n0001,drop\n0001,flip\n9,drop\n0002,delete\n0003,\n",
+            [
+                "{path}, row 3: id '0001' stands in row 2 already",
+                "{path}, row 4: id '9' is not in train.csv",
+                "{path}, row 5: action 'delete' is none of keep, drop, flip",
+                "{path}, row 6: action '' is none of keep, drop, flip",
+            ],
+        ),
+        ("id,label\n0001,1\n", ["{path}, row 1: the header is 'id,label', expected 'id,action'"]),
+        ("id,action,note\n0001,drop,x\n", ["{path}, row 1: the header is 'id,action,note', expected 'id,action'"]),
+        ("id;action\n0001;drop\n", ["{path}, row 1: the header is 'id;action', expected 'id,action'"]),
+        ("id,action\n0001,drop,x\n", ["{path}, row 2 has 3 cells, the header has 2", "{path} has no rows"]),
+        (
+            "id,action\r\n1,Drop\r\n",
+            [
+                "{path} has CRLF (Windows) line ends; save it with LF line ends",
+                "{path}, row 2: id '1' is not in train.csv",
+                "{path}, row 2: action 'Drop' is none of keep, drop, flip",
+            ],
+        ),
+        ("", ["{path} is empty"]),
+    ],
+)
 def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path, split, text, lines):
     path = written(tmp_path, text)
     with pytest.raises(InputError) as caught:
@@ -83,7 +100,9 @@ def test_a_file_that_says_something_else_is_kept(tmp_path):
     corrections.write(path, table, force=False)
     corrections.write(path, table, force=False)
     assert path.read_text() == "id,action\n0001,drop\n7,keep\n"
-    with pytest.raises(InputError, match="corrections.csv is there and says something else: it was edited by hand, or made with other"):
+    with pytest.raises(
+        InputError, match="corrections.csv is there and says something else: it was edited by hand, or made with other"
+    ):
         corrections.write(path, table.head(1), force=False)
     assert path.read_text() == "id,action\n0001,drop\n7,keep\n"
     corrections.write(path, table.head(1), force=True)

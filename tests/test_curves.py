@@ -9,8 +9,26 @@ import pytest
 from facefold.errors import InputError
 from facefold.training import curves
 
-HISTORY = [{"epoch": 0, "lr": 0.1, "train_loss": 0.6, "monitor_loss": None, "valid_loss": 0.5, "valid_acc": 0.8, "seconds": 3.0},
-           {"epoch": 1, "lr": 0.05, "train_loss": 0.4, "monitor_loss": float("nan"), "valid_loss": 0.4, "valid_acc": 0.9, "seconds": 2.0}]
+HISTORY = [
+    {
+        "epoch": 0,
+        "lr": 0.1,
+        "train_loss": 0.6,
+        "monitor_loss": None,
+        "valid_loss": 0.5,
+        "valid_acc": 0.8,
+        "seconds": 3.0,
+    },
+    {
+        "epoch": 1,
+        "lr": 0.05,
+        "train_loss": 0.4,
+        "monitor_loss": float("nan"),
+        "valid_loss": 0.4,
+        "valid_acc": 0.9,
+        "seconds": 2.0,
+    },
+]
 
 
 class Writer:
@@ -50,9 +68,17 @@ def test_a_fold_has_one_event_file_from_its_first_epoch_on(package, tmp_path):
     again.close()
     assert len(Writer.made) == 2 and Writer.made[1].closed
     assert Writer.made[1].seen == [
-        ("loss/train", 0.6, 1), ("loss/validation", 0.5, 1), ("accuracy/validation", 0.8, 1), ("learning rate", 0.1, 1),
-        ("seconds an epoch", 3.0, 1), ("loss/train", 0.4, 2), ("loss/validation", 0.4, 2), ("accuracy/validation", 0.9, 2),
-        ("learning rate", 0.05, 2), ("seconds an epoch", 2.0, 2)]
+        ("loss/train", 0.6, 1),
+        ("loss/validation", 0.5, 1),
+        ("accuracy/validation", 0.8, 1),
+        ("learning rate", 0.1, 1),
+        ("seconds an epoch", 3.0, 1),
+        ("loss/train", 0.4, 2),
+        ("loss/validation", 0.4, 2),
+        ("accuracy/validation", 0.9, 2),
+        ("learning rate", 0.05, 2),
+        ("seconds an epoch", 2.0, 2),
+    ]
 
 
 def test_without_a_place_nothing_is_written_and_no_package_needed(monkeypatch):
@@ -67,8 +93,10 @@ def test_without_a_package_it_is_a_clear_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(InputError) as caught:
         curves.require()
-    assert str(caught.value) == ("--tensorboard needs the package tensorboard or tensorboardX, and neither is there: "
-                                 "`pip install tensorboard`, or leave --tensorboard out")
+    assert str(caught.value) == (
+        "--tensorboard needs the package tensorboard or tensorboardX, and neither is there: "
+        "`pip install tensorboard`, or leave --tensorboard out"
+    )
 
 
 def test_a_real_package_writes_event_files(tmp_path):

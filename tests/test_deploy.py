@@ -40,15 +40,26 @@ def entrypoints() -> list[str]:
 def test_the_commands_are_ours(command):
     _, script, *options = shlex.split(command)
     assert (PROJECT / script.removeprefix("/facefold/")).is_file()
-    known = set(re.findall(r'"(--[a-z-]+)"', "".join((PROJECT / path).read_text() for path in ("src/run_all.py", "src/facefold/step.py"))))
-    assert {option for option in options if option.startswith("--")} <= known and options[options.index("--engine") + 1] == "ray"
+    known = set(
+        re.findall(
+            r'"(--[a-z-]+)"',
+            "".join((PROJECT / path).read_text() for path in ("src/run_all.py", "src/facefold/step.py")),
+        )
+    )
+    assert {option for option in options if option.startswith("--")} <= known and options[
+        options.index("--engine") + 1
+    ] == "ray"
 
 
 def test_the_workers_of_the_job_on_kubernetes_have_what_the_head_has():
     spec = yaml.safe_load((DEPLOY / "rayjob.yaml").read_text())["spec"]["rayClusterSpec"]
     groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
     containers = [container for group in groups for container in group["template"]["spec"]["containers"]]
-    assert len({container["image"] for container in containers}) == 1 == len({str(container["envFrom"]) for container in containers})
+    assert (
+        len({container["image"] for container in containers})
+        == 1
+        == len({str(container["envFrom"]) for container in containers})
+    )
     assert all(container["resources"]["requests"] == container["resources"]["limits"] for container in containers)
 
 
@@ -68,20 +79,39 @@ def started(folder: Path, **more: str) -> subprocess.Popen:
     for name in ("scontrol", "srun", "ray", "python"):
         (folder / name).write_text(STAND_IN)
         (folder / name).chmod(0o755)
-    env = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "LOG": str(folder / "log"), "PYTHON": str(folder / "python"),
-           "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "[one,two]", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "4", **more}
-    return subprocess.Popen(["bash", str(DEPLOY / "slurm.sh"), "--root", "/shared/a b"], env=env, cwd=folder, stderr=subprocess.PIPE, text=True)
+    env = {
+        **os.environ,
+        "PATH": f"{folder}:{os.environ['PATH']}",
+        "LOG": str(folder / "log"),
+        "PYTHON": str(folder / "python"),
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "[one,two]",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_CPUS_PER_TASK": "4",
+        **more,
+    }
+    return subprocess.Popen(
+        ["bash", str(DEPLOY / "slurm.sh"), "--root", "/shared/a b"],
+        env=env,
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def test_slurm_begins_a_cluster_and_runs_the_job_on_it(tmp_path):
     process = started(tmp_path)
     assert (process.wait(60), process.stderr.read()) == (3, "")
     ray = f"{tmp_path}/ray start"
-    assert sorted((tmp_path / "log").read_text().splitlines()) == sorted([
-        "scontrol show hostnames [one,two]", "ray health-check --address one:20007",
-        f"srun --nodes 1 --ntasks 1 --nodelist one {ray} --head --node-ip-address one --port 20007 --num-cpus 4 --block",
-        f"srun --nodes 1 --ntasks 1 --exclude one {ray} --address one:20007 --num-cpus 4 --block",
-        "python src/run_all.py --engine ray --address one:20007 --root /shared/a b"])
+    assert sorted((tmp_path / "log").read_text().splitlines()) == sorted(
+        [
+            "scontrol show hostnames [one,two]",
+            "ray health-check --address one:20007",
+            f"srun --nodes 1 --ntasks 1 --nodelist one {ray} --head --node-ip-address one --port 20007 --num-cpus 4 --block",
+            f"srun --nodes 1 --ntasks 1 --exclude one {ray} --address one:20007 --num-cpus 4 --block",
+            "python src/run_all.py --engine ray --address one:20007 --root /shared/a b",
+        ]
+    )
 
 
 def test_slurm_stops_the_job_before_its_time_is_up_and_queues_it_again(tmp_path):
@@ -90,5 +120,7 @@ def test_slurm_stops_the_job_before_its_time_is_up_and_queues_it_again(tmp_path)
         assert process.poll() is None, process.stderr.read()
     process.terminate()
     process.wait(60)
-    said = [line for line in (tmp_path / "log").read_text().splitlines() if not line.startswith("srun")]  # which begins beside the job
+    said = [
+        line for line in (tmp_path / "log").read_text().splitlines() if not line.startswith("srun")
+    ]  # which begins beside the job
     assert said[-2:] == ["stopped", "scontrol requeue 7"]

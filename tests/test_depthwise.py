@@ -55,9 +55,15 @@ def test_strided_ones_stay_in_float32():
 
 
 def test_only_convolutions_that_gain_are_replaced_and_names_stay():
-    model = nn.Sequential(nn.Conv2d(4, 4, 5, groups=4, bias=False), nn.Conv2d(4, 4, 3, groups=4, bias=False),
-                          nn.Conv2d(4, 4, 3, stride=2, groups=4, bias=False), nn.Conv2d(4, 8, 5, groups=4, bias=False),
-                          nn.Conv2d(4, 4, 5, bias=False), nn.Conv2d(4, 4, 5, groups=4), nn.Conv2d(4, 4, 5, dilation=2, groups=4, bias=False))
+    model = nn.Sequential(
+        nn.Conv2d(4, 4, 5, groups=4, bias=False),
+        nn.Conv2d(4, 4, 3, groups=4, bias=False),
+        nn.Conv2d(4, 4, 3, stride=2, groups=4, bias=False),
+        nn.Conv2d(4, 8, 5, groups=4, bias=False),
+        nn.Conv2d(4, 4, 5, bias=False),
+        nn.Conv2d(4, 4, 5, groups=4),
+        nn.Conv2d(4, 4, 5, dilation=2, groups=4, bias=False),
+    )
     names, weight = list(model.state_dict()), model[0].weight
     depthwise.replace(model)
     assert [type(module) is depthwise.Depthwise for module in model] == [True, False, True, False, False, False, False]
@@ -66,6 +72,7 @@ def test_only_convolutions_that_gain_are_replaced_and_names_stay():
 
 def test_a_network_trains_alike_in_bfloat16():
     """Against the same network in float32: the gradients differ by bfloat16's rounding, no more than without the replacement."""
+
     def gradients(replaced: bool, dtype: torch.dtype) -> torch.Tensor:
         torch.manual_seed(0)
         net, _ = zoo.build(load("demo_lite0"), trained=False)
@@ -78,6 +85,10 @@ def test_a_network_trains_alike_in_bfloat16():
         logits.sum().backward()
         return torch.cat([parameter.grad.flatten() for parameter in net.parameters() if parameter.grad is not None])
 
-    exact, plain, ours = gradients(False, torch.float32), gradients(False, torch.bfloat16), gradients(True, torch.bfloat16)
+    exact, plain, ours = (
+        gradients(False, torch.float32),
+        gradients(False, torch.bfloat16),
+        gradients(True, torch.bfloat16),
+    )
     assert (ours - exact).norm() < 1.2 * (plain - exact).norm() + 1e-3 * exact.norm()
     torch.testing.assert_close(gradients(True, torch.float32), exact, rtol=1e-3, atol=1e-4)

@@ -4,7 +4,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from facefold import files
 from facefold.data import competition, drawn, duplicates, glance, images, integrity, unpack
@@ -39,7 +40,9 @@ def contest(root, train, test):
         (root / "competition" / split).mkdir(parents=True)
         for id, data in pictures.items():
             (root / "competition" / split / f"{id}.jpg").write_bytes(data)
-    files.write_text(root / "competition" / "train.csv", "id,label\n" + "".join(f"{id},{n % 2}\n" for n, id in enumerate(train)))
+    files.write_text(
+        root / "competition" / "train.csv", "id,label\n" + "".join(f"{id},{n % 2}\n" for n, id in enumerate(train))
+    )
     files.write_text(root / "competition" / "test.csv", "id\n" + "".join(f"{id}\n" for id in test))
     files.write_text(root / "competition" / "sampleSubmit.csv", "id,label\n" + "".join(f"{id},0\n" for id in test))
     found = competition.load(root)
@@ -66,17 +69,29 @@ def test_every_change_is_seen_through_and_nothing_else_is_joined(tmp_path):
 
 
 def test_a_group_is_named_by_its_first_image_and_closed_over_train_and_test(tmp_path):
-    found = contest(tmp_path, {"9": jpeg(scene(0)), "1": jpeg(scene(1)), "5": jpeg(scene(0)[:, ::-1])},
-                    {"3": jpeg(scene(2)), "2": jpeg(scene(0), 60), "4": jpeg(scene(2), 50)})
+    found = contest(
+        tmp_path,
+        {"9": jpeg(scene(0)), "1": jpeg(scene(1)), "5": jpeg(scene(0)[:, ::-1])},
+        {"3": jpeg(scene(2)), "2": jpeg(scene(0), 60), "4": jpeg(scene(2), 50)},
+    )
     table = find(found)
     assert list(table.columns) == ["split", "id", "group"]
-    assert (table["split"] + "/" + table["id"]).tolist() == ["train/9", "train/1", "train/5", "test/3", "test/2", "test/4"]
+    assert (table["split"] + "/" + table["id"]).tolist() == [
+        "train/9",
+        "train/1",
+        "train/5",
+        "test/3",
+        "test/2",
+        "test/4",
+    ]
     assert table["group"].tolist() == ["train/9", "train/1", "train/9", "test/3", "train/9", "test/3"]
 
 
 def test_pictures_without_features_are_joined_by_their_bytes_alone(tmp_path):
     flat = {name: jpeg(np.full((40, 40, 3), shade, np.uint8)) for name, shade in (("1", 90), ("2", 91), ("3", 90))}
-    assert joined(find(contest(tmp_path, flat, {"7": jpeg(np.full((40, 40, 3), 90, np.uint8), 50)}))) == [["train/1", "train/3"]]
+    assert joined(find(contest(tmp_path, flat, {"7": jpeg(np.full((40, 40, 3), 90, np.uint8), 50)}))) == [
+        ["train/1", "train/3"]
+    ]
 
 
 def test_a_second_call_opens_nothing_and_a_changed_image_is_seen(tmp_path, monkeypatch):
@@ -90,7 +105,11 @@ def test_a_second_call_opens_nothing_and_a_changed_image_is_seen(tmp_path, monke
     assert joined(find(found)) == [["train/2", "test/3"]]
     kept = sorted(path.name for path in (tmp_path / "cache").iterdir())
     mark = integrity.fingerprint(tmp_path)[:12]
-    sealed = [f"duplicates_{duplicates.VERSION}_{mark}.csv", f"glance_{glance.VERSION}_{mark}.csv", f"glance_{glance.VERSION}_{mark}.npy"]
+    sealed = [
+        f"duplicates_{duplicates.VERSION}_{mark}.csv",
+        f"glance_{glance.VERSION}_{mark}.csv",
+        f"glance_{glance.VERSION}_{mark}.npy",
+    ]
     assert kept == sorted(["images.csv", "images.json", *sealed, *(f"{name}.sha256" for name in sealed)])
 
 
@@ -111,15 +130,18 @@ def test_images_must_be_checked_first(tmp_path):
     found = contest(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(3))})
     table = integrity.check(found)
     (tmp_path / "cache" / "images.csv").unlink()
-    with pytest.raises(InputError, match=re.escape("the images were not checked yet. Run `python src/audit.py` first.")):
+    with pytest.raises(
+        InputError, match=re.escape("the images were not checked yet. Run `python src/audit.py` first.")
+    ):
         duplicates.find(found, table)
 
 
 def test_an_image_that_broke_since_the_check_is_named(tmp_path):
     found = contest(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(3))})
     found.image_path("train", "2").write_bytes(b"nothing")
-    with pytest.raises(InputError, match=re.escape("2.jpg cannot be decoded (UnidentifiedImageError). Run `python src/audit.py`")
-                       ):
+    with pytest.raises(
+        InputError, match=re.escape("2.jpg cannot be decoded (UnidentifiedImageError). Run `python src/audit.py`")
+    ):
         glance.load(found)
     assert not list((tmp_path / "cache").glob("*glance*"))
 
@@ -129,16 +151,18 @@ def candidates(*hashes: np.ndarray) -> np.ndarray:
     return np.unique(np.concatenate(list(duplicates.candidates(*hashes))), axis=0)
 
 
-@given(st.lists(st.integers(0, 2 ** 64 - 1), min_size=1))
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1))
 def test_set_bits_are_counted(words):
     assert duplicates._ones(np.array(words, dtype=np.uint64)).tolist() == [word.bit_count() for word in words]
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 2 ** 32 - 1), st.floats(0, 0.4))
+@given(st.integers(0, 2**32 - 1), st.floats(0, 0.4))
 def test_no_pair_that_correlates_is_ruled_out_by_the_lowest_frequencies(seed, noise):
     rng = np.random.default_rng(seed)
-    base = np.stack([cv2.resize(scene(k)[..., 0], (32, 32), interpolation=cv2.INTER_AREA) for k in range(4)]).astype(float)
+    base = np.stack([cv2.resize(scene(k)[..., 0], (32, 32), interpolation=cv2.INTER_AREA) for k in range(4)]).astype(
+        float
+    )
     others = base[:, :, ::-1] if seed % 2 else base
     grey = np.clip(np.concatenate([base, others + noise * 60 * rng.normal(size=base.shape)]), 0, 255).astype(np.uint8)
     pairs = np.array([[a, b, seed % 2] for a in range(4) for b in range(4, 8)])
@@ -150,7 +174,7 @@ def test_no_pair_that_correlates_is_ruled_out_by_the_lowest_frequencies(seed, no
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2 ** 32 - 1), st.sets(st.integers(0, duplicates.BITS - 1), max_size=7), st.booleans())
+@given(st.integers(0, 2**32 - 1), st.sets(st.integers(0, duplicates.BITS - 1), max_size=7), st.booleans())
 def test_hashes_that_differ_in_seven_bits_are_always_compared(seed, flipped, mirrored):
     rng = np.random.default_rng(seed)
     bits = rng.integers(0, 2, (2, 50, duplicates.BITS), dtype=np.uint8)  # of 50 pictures and their mirror images
@@ -161,8 +185,8 @@ def test_hashes_that_differ_in_seven_bits_are_always_compared(seed, flipped, mir
 
 def test_far_hashes_are_no_candidates_and_a_picture_is_no_candidate_of_itself():
     bits = np.zeros((2, 4, duplicates.BITS), dtype=np.uint8)
-    bits[:, 1, :duplicates.FAR] = 1
-    bits[:, 2, :duplicates.FAR + 1] = 1
+    bits[:, 1, : duplicates.FAR] = 1
+    bits[:, 2, : duplicates.FAR + 1] = 1
     bits[:, 3, 64:] = 1
     got = candidates(*np.packbits(bits, axis=2))
     assert got.tolist() == [[0, 1, 0], [0, 1, 1], [1, 2, 0], [1, 2, 1]]
@@ -183,7 +207,9 @@ def test_same_picture_by_its_whole_and_by_what_is_fine_in_it():
     base = cv2.resize(scene(0)[..., 0], (32, 32), interpolation=cv2.INTER_AREA)
     whole = cv2.GaussianBlur(base, (0, 0), 2)
     other = cv2.resize(scene(1)[..., 0], (32, 32), interpolation=cv2.INTER_AREA).astype(float)
-    elsewhere = np.clip(whole + 0.4 * (other - cv2.GaussianBlur(other, (0, 0), 2)), 0, 255).astype(np.uint8)  # other detail
+    elsewhere = np.clip(whole + 0.4 * (other - cv2.GaussianBlur(other, (0, 0), 2)), 0, 255).astype(
+        np.uint8
+    )  # other detail
     grey = np.stack([base, (base * 0.6 + 20).astype(np.uint8), base[:, ::-1], whole, elsewhere])
     zeros = np.zeros(4, dtype=np.int64)
     got = duplicates.same_picture(grey, zeros, np.arange(1, 5), np.array([0, 1, 0, 0]))
@@ -199,7 +225,9 @@ def test_cartoons_of_one_style_are_told_apart(tmp_path):
     assert (duplicates.find(found, table)["group"] == first).all() and first.nunique() == 395
 
 
-@pytest.mark.skipif(not (SHARED / "competition-mini.zip").exists(), reason="../shared, with the mini competition, is not here")
+@pytest.mark.skipif(
+    not (SHARED / "competition-mini.zip").exists(), reason="../shared, with the mini competition, is not here"
+)
 def test_real_faces_are_found_again_and_none_is_joined_to_another(tmp_path):
     unpack.install(SHARED / "competition-mini.zip", tmp_path)
     found = competition.load(tmp_path)
@@ -215,6 +243,6 @@ def test_real_faces_are_found_again_and_none_is_joined_to_another(tmp_path):
             (tmp_path / "copy.jpg").write_bytes(change(cv2.imread(str(found.image_path("train", ids[row])))))
             copies.append(images.glance(tmp_path / "copy.jpg", glance.SIDE)[0])
         got = duplicates.groups(np.concatenate([grey, copies]), np.arange(len(grey) + len(copies)))
-        assert (got[:len(grey)] == own).all(), name
-        assert set(got[len(grey):]) <= {*own[chosen], *range(len(grey), len(got))}, name
-        assert (got[len(grey):] == own[chosen]).mean() >= 0.95, name
+        assert (got[: len(grey)] == own).all(), name
+        assert set(got[len(grey) :]) <= {*own[chosen], *range(len(grey), len(got))}, name
+        assert (got[len(grey) :] == own[chosen]).mean() >= 0.95, name

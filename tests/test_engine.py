@@ -41,8 +41,12 @@ def write_mask(job, _device, _slot):
 
 def test_no_process_sees_ctrl_c_not_even_the_first(tmp_path):
     jobs = [str(tmp_path / name) for name in "ab"]
-    began = f"import sys; sys.path[:0] = {sys.path!r}; import test_engine as t; t.engine.run({jobs}, [t.CPU], t.write_mask)"
-    subprocess.run([sys.executable, "-c", began], cwd=Path(__file__).parent, check=True, timeout=300)  # where nothing was started before
+    began = (
+        f"import sys; sys.path[:0] = {sys.path!r}; import test_engine as t; t.engine.run({jobs}, [t.CPU], t.write_mask)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", began], cwd=Path(__file__).parent, check=True, timeout=300
+    )  # where nothing was started before
     assert [Path(job).read_text() for job in jobs] == ["True", "True"]
 
 
@@ -73,8 +77,10 @@ def test_no_job_may_begin(tmp_path):
 
 
 def test_a_job_waits_for_those_it_needs_and_later_ones_pass(tmp_path):
-    slow, quick, last, free = ((str(tmp_path), name, needed) for name, needed in [
-        ("slow", ()), ("quick", ()), ("last", ("slow", "quick")), ("free", ())])
+    slow, quick, last, free = (
+        (str(tmp_path), name, needed)
+        for name, needed in [("slow", ()), ("quick", ()), ("last", ("slow", "quick")), ("free", ())]
+    )
     engine.run([slow, quick, last, free], [CPU, CPU], wait_for, {last: [slow, quick]})
     assert (tmp_path / "last").exists()
     assert (tmp_path / "free").stat().st_mtime < (tmp_path / "last").stat().st_mtime
@@ -115,7 +121,9 @@ def test_a_killed_process_is_started_once_more(tmp_path, capsys):
 
 
 def test_one_that_dies_twice_is_reported_and_the_others_finish(tmp_path):
-    with pytest.raises(InputError, match=re.escape("'twice', 2) died with exit code -9 (-9: killed, often for want of memory")):
+    with pytest.raises(
+        InputError, match=re.escape("'twice', 2) died with exit code -9 (-9: killed, often for want of memory")
+    ):
         engine.run([(str(tmp_path), name, deaths) for name, deaths in (("twice", 2), ("well", 0))], [CPU], die)
     assert (tmp_path / "twice").read_text() == "++" and (tmp_path / "well").read_text() == "+"
 
@@ -140,7 +148,8 @@ def test_workers_die_with_a_killed_parent(tmp_path):
         f"sys.path.insert(0, {str(Path(engine.__file__).parents[2])!r})\n"
         "def work(job, device, slot):\n    Path(job).write_text(str(os.getpid()))\n    time.sleep(60)\n"
         "if __name__ == '__main__':\n    import torch\n    from facefold.training import engine\n"
-        f"    engine.run([{str(tmp_path / 'pid')!r}], [torch.device('cpu')], work)\n")
+        f"    engine.run([{str(tmp_path / 'pid')!r}], [torch.device('cpu')], work)\n"
+    )
     parent = subprocess.Popen([sys.executable, str(script)])
     deadline = time.monotonic() + 300
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():

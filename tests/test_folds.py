@@ -3,7 +3,8 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from facefold import files
 from facefold.data import folds
@@ -40,7 +41,9 @@ def test_groups_are_named_by_their_first_id():
 
 
 def test_groups_by_another_column_and_how_many_of_them_folds_divide():
-    images = pd.DataFrame({"split": ["train"] * 5 + ["test"], "id": list("915278"), "group": ["train/9"] * 2 + ["train/5"] * 4})
+    images = pd.DataFrame(
+        {"split": ["train"] * 5 + ["test"], "id": list("915278"), "group": ["train/9"] * 2 + ["train/5"] * 4}
+    )
     near = folds.groups(images, "group")
     assert near.to_dict() == {"9": "9", "1": "9", "5": "5", "2": "5", "7": "5"}
     table = pd.DataFrame({"id": list("75219"), "fold": [0, 0, 1, 2, 2]})
@@ -94,10 +97,17 @@ def test_identical_images_are_never_divided(names, k, seed):
     assert (table.groupby("fold")["label"].nunique() == 2).all()
 
 
-@pytest.mark.parametrize("labels, k, message", [
-    ([0, 1] * 5, 1, "1 folds: at least 2 are needed, 5 are usual"),
-    ([0] * 9 + [1] * 3, 5, "label 1 has 3 rows with 3 different images, too few for 5 folds; choose fewer with --folds"),
-])
+@pytest.mark.parametrize(
+    "labels, k, message",
+    [
+        ([0, 1] * 5, 1, "1 folds: at least 2 are needed, 5 are usual"),
+        (
+            [0] * 9 + [1] * 3,
+            5,
+            "label 1 has 3 rows with 3 different images, too few for 5 folds; choose fewer with --folds",
+        ),
+    ],
+)
 def test_folds_that_cannot_be(labels, k, message):
     train = rows(labels)
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
@@ -116,7 +126,13 @@ def test_written_folds_are_read_back(root):
     assert folds.write(root, made(root))
     got, wanted = folds.load(root), made(root)
     pd.testing.assert_frame_equal(got.table, wanted.table)
-    assert (got.k, got.seed, got.hash, got.train_sha256, got.method) == (5, 0, wanted.hash, wanted.train_sha256, wanted.method)
+    assert (got.k, got.seed, got.hash, got.train_sha256, got.method) == (
+        5,
+        0,
+        wanted.hash,
+        wanted.train_sha256,
+        wanted.method,
+    )
     assert got.hash == files.sha256_file(root / "folds" / "folds.csv")
     valid = files.read_csv(root / "folds" / "fold_3_valid.csv", {"id": str, "label": "int64"})
     assert valid["id"].tolist() == wanted.valid(3)["id"].tolist()
@@ -135,7 +151,13 @@ def test_other_folds_replace_these_while_nothing_depends_on_them(root):
     assert folds.write(root, made(root, k=2))
     assert folds.load(root).k == 2
     assert sorted(path.name for path in (root / "folds").iterdir()) == [
-        "fold_0_train.csv", "fold_0_valid.csv", "fold_1_train.csv", "fold_1_valid.csv", "folds.csv", "folds.json"]
+        "fold_0_train.csv",
+        "fold_0_valid.csv",
+        "fold_1_train.csv",
+        "fold_1_valid.csv",
+        "folds.csv",
+        "folds.json",
+    ]
 
 
 def test_folds_that_runs_depend_on_are_replaced_by_force_alone(root):
@@ -172,11 +194,14 @@ def test_folds_of_another_train_csv_are_refused(root):
         folds.load(root)
 
 
-@pytest.mark.parametrize("text, message", [
-    (None, "there are no folds yet. Run `python src/split.py`."),
-    ("{", "not readable as json"),
-    ('{"k": 5}', "is not what split.py writes"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (None, "there are no folds yet. Run `python src/split.py`."),
+        ("{", "not readable as json"),
+        ('{"k": 5}', "is not what split.py writes"),
+    ],
+)
 def test_missing_or_torn_folds(root, text, message):
     if text is not None:
         files.write_text(root / "folds" / "folds.json", text)

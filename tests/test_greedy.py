@@ -4,6 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+
 from facefold.combine import greedy
 from facefold.combine.scores import decide, log_loss
 
@@ -19,9 +20,11 @@ def by_hand(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The selection of one bag, slowly: every prefix of picks is scored from scratch."""
     picks, best = [], (-1, 0.0, [])
     for _ in range(greedy.STEPS):
+
         def value(j):
             mean = prob[:, [*picks, j]].sum(axis=1) / (len(picks) + 1)
             return (decide(mean) == labels).sum(), -round(log_loss(mean, labels), 12)
+
         picks.append(max(range(prob.shape[1]), key=value))
         last = picks.pop()
         score = value(last)
@@ -42,8 +45,10 @@ def test_a_row_drawn_twice_counts_twice():
     times = np.random.default_rng(0).integers(1, 3, 100)
     columns = np.ascontiguousarray(prob.T)
     again = np.repeat(np.arange(100), times)
-    assert (greedy._select(columns, labels == 1, times)
-            == greedy._select(np.ascontiguousarray(columns[:, again]), labels[again] == 1, np.ones(len(again), int))).all()
+    assert (
+        greedy._select(columns, labels == 1, times)
+        == greedy._select(np.ascontiguousarray(columns[:, again]), labels[again] == 1, np.ones(len(again), int))
+    ).all()
 
 
 @pytest.mark.parametrize("members", [3, 12])  # all members in a bag, and half of them

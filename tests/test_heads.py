@@ -18,7 +18,9 @@ def built(head: str, example: torch.Tensor = MAP) -> nn.Sequential:
 def test_layers_do_what_they_are_called():
     rows = torch.cat([MAP, 2 * MAP])
     torch.testing.assert_close(built("average")(rows), rows.mean((2, 3)))
-    torch.testing.assert_close(built("pool, flatten")(rows), rows.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5)).flatten(1))
+    torch.testing.assert_close(
+        built("pool, flatten")(rows), rows.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5)).flatten(1)
+    )
     assert torch.equal(built("dropout 0.5, flatten")(rows), rows.flatten(1))
     conv, _, _ = net = built("conv 5, pool, flatten")
     assert net(rows).shape == (2, 5 * 2 * 2) and conv[0].kernel_size == (3, 3)
@@ -32,17 +34,23 @@ def test_no_head_is_no_layer():
     assert heads.parse("") == [] and heads.parse("average,dense 8") == [("average", 0.0), ("dense", 8.0)]
 
 
-@pytest.mark.parametrize("head, message", [
-    ("average, dense", "head has no layer 'dense'; there are: average, pool, flatten, norm, conv N, dense N, dropout P (P below 1)"),
-    ("average 3", "head has no layer 'average 3'"),
-    ("dropout 1.0, average", "head has no layer 'dropout 1.0'"),
-    ("average, dense 0.5", "head has no layer 'dense 0.5'"),
-    ("gap, dense 8", "head has no layer 'gap'"),
-    ("conv 8, pool", "head has neither average nor flatten: the output needs one row of numbers an image"),
-    ("dense 8, flatten", "head has dense before flatten"),
-    ("flatten, conv 8", "head has conv after flatten"),
-    ("flatten, average", "head has average after flatten"),
-])
+@pytest.mark.parametrize(
+    "head, message",
+    [
+        (
+            "average, dense",
+            "head has no layer 'dense'; there are: average, pool, flatten, norm, conv N, dense N, dropout P (P below 1)",
+        ),
+        ("average 3", "head has no layer 'average 3'"),
+        ("dropout 1.0, average", "head has no layer 'dropout 1.0'"),
+        ("average, dense 0.5", "head has no layer 'dense 0.5'"),
+        ("gap, dense 8", "head has no layer 'gap'"),
+        ("conv 8, pool", "head has neither average nor flatten: the output needs one row of numbers an image"),
+        ("dense 8, flatten", "head has dense before flatten"),
+        ("flatten, conv 8", "head has conv after flatten"),
+        ("flatten, average", "head has average after flatten"),
+    ],
+)
 def test_a_head_that_makes_no_sense_is_refused(head, message):
     with pytest.raises(InputError, match=re.escape(f"h.toml is not a recipe:\n  - {message}")):
         parse("h", {"backbone": "resnet18", "head": head}, "h.toml")
@@ -85,17 +93,24 @@ def test_layers_that_never_change_are_frozen_with_the_backbone():
         whole = pooled.trunk.stages[0]((pixels().permute(0, 3, 1, 2).float() - pooled.trunk.mean) / pooled.trunk.std)
     assert shown.shape[2:] == (1, 1) and [type(part) for part in pooled.backbone] == [nn.Flatten, nn.Sequential]
     torch.testing.assert_close(shown, whole.mean((2, 3), keepdim=True))
-    assert network(backbone="test_resnet", head="dropout 0.2, average", freeze_backbone=True).trunk(pixels()).shape[2] > 1
+    assert (
+        network(backbone="test_resnet", head="dropout 0.2, average", freeze_backbone=True).trunk(pixels()).shape[2] > 1
+    )
 
 
 def test_without_a_head_a_frozen_backbone_gives_the_pooling_of_timm():
     free, frozen = network(backbone="test_resnet"), network(backbone="test_resnet", freeze_backbone=True)
     with torch.inference_mode():
         torch.testing.assert_close(frozen(pixels())[1], free(pixels())[1])
-    assert [name for name, weight in frozen.named_parameters() if weight.requires_grad] == ["output.weight", "output.bias"]
+    assert [name for name, weight in frozen.named_parameters() if weight.requires_grad] == [
+        "output.weight",
+        "output.bias",
+    ]
 
 
-@pytest.mark.parametrize("backbone, head", [("test_resnet", ""), ("test_resnet", "average, dense 8"), ("test_convnext", "")])
+@pytest.mark.parametrize(
+    "backbone, head", [("test_resnet", ""), ("test_resnet", "average, dense 8"), ("test_convnext", "")]
+)
 def test_taking_first_stages_out_changes_no_output(backbone, head):
     free, parted = network(backbone=backbone, head=head), network(backbone=backbone, head=head, freeze_stages=2)
     with torch.inference_mode():

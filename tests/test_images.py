@@ -4,7 +4,8 @@ import io
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from facefold.data import images
@@ -53,23 +54,30 @@ def test_progressive_upright_and_trailing_bytes_are_fine(tmp_path):
         assert images.inspect(tmp_path / "1.jpg").width == 40
 
 
-@pytest.mark.parametrize("data, rule", [
-    (b"", "is empty"),
-    (b"<html>404</html>", "is not an image"),
-    (b"\xff\xd8\xff\xe0\x00\x10JFIF", "is truncated"),
-    (encoded(picture()).replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"),
-     "is a JPEG with a damaged header, or one of 12 or 16 bit"),
-    (encoded(picture(), "PNG"), "is a PNG file (RGB), not a JPEG; renaming does not convert it"),
-    (encoded(picture(mode="RGBA"), "PNG"), "is a PNG file (alpha), not a JPEG; renaming does not convert it"),
-    (encoded(picture(mode="P"), "PNG"), "is a PNG file (palette), not a JPEG; renaming does not convert it"),
-    (encoded(Image.fromarray(np.zeros((9, 9), np.uint16)), "PNG"),
-     "is a PNG file (16 bit), not a JPEG; renaming does not convert it"),
-    (encoded(picture(mode="P"), "GIF"), "is a GIF file (palette), not a JPEG; renaming does not convert it"),
-    (encoded(picture(mode="CMYK")), "is CMYK, not RGB or grey"),
-    (turned(6), "is rotated by its EXIF orientation; save it upright, without the tag"),
-    (encoded(picture(7, 30)), "is 7 x 30: smaller than 8 pixels a side"),
-    (encoded(picture(10_001, 8)), "is 10001 x 8: larger than 10000 pixels a side or 64 megapixels"),
-])
+@pytest.mark.parametrize(
+    "data, rule",
+    [
+        (b"", "is empty"),
+        (b"<html>404</html>", "is not an image"),
+        (b"\xff\xd8\xff\xe0\x00\x10JFIF", "is truncated"),
+        (
+            encoded(picture()).replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"),
+            "is a JPEG with a damaged header, or one of 12 or 16 bit",
+        ),
+        (encoded(picture(), "PNG"), "is a PNG file (RGB), not a JPEG; renaming does not convert it"),
+        (encoded(picture(mode="RGBA"), "PNG"), "is a PNG file (alpha), not a JPEG; renaming does not convert it"),
+        (encoded(picture(mode="P"), "PNG"), "is a PNG file (palette), not a JPEG; renaming does not convert it"),
+        (
+            encoded(Image.fromarray(np.zeros((9, 9), np.uint16)), "PNG"),
+            "is a PNG file (16 bit), not a JPEG; renaming does not convert it",
+        ),
+        (encoded(picture(mode="P"), "GIF"), "is a GIF file (palette), not a JPEG; renaming does not convert it"),
+        (encoded(picture(mode="CMYK")), "is CMYK, not RGB or grey"),
+        (turned(6), "is rotated by its EXIF orientation; save it upright, without the tag"),
+        (encoded(picture(7, 30)), "is 7 x 30: smaller than 8 pixels a side"),
+        (encoded(picture(10_001, 8)), "is 10001 x 8: larger than 10000 pixels a side or 64 megapixels"),
+    ],
+)
 def test_each_kind_of_unsound_image(tmp_path, data, rule):
     assert rule_of(tmp_path, data) == rule
 
@@ -84,7 +92,7 @@ def test_truncation_is_found_wherever_it_is(tmp_path, mode, cut):
 def test_a_decompression_bomb_is_refused_by_its_header(tmp_path):
     data = bytearray(encoded(picture()))
     at = data.index(b"\xff\xc0") + 5
-    data[at:at + 4] = b"\xff\xdc\xff\xdc"  # 65,500 x 65,500 pixels
+    data[at : at + 4] = b"\xff\xdc\xff\xdc"  # 65,500 x 65,500 pixels
     assert rule_of(tmp_path, bytes(data)) == "is larger than 10000 pixels a side or 64 megapixels"
 
 
@@ -99,7 +107,7 @@ def test_damaged_exif_turns_no_picture(tmp_path):
 
 def test_a_picture_of_endless_scans_is_refused_before_they_are_read(tmp_path):
     data = encoded(picture(400, 400, "L"), progressive=True)
-    last = data[data.rindex(b"\xff\xda"):-2]
+    last = data[data.rindex(b"\xff\xda") : -2]
     assert rule_of(tmp_path, data[:-2] + last * 1000 + b"\xff\xd9") == "has more than 200 scans; save it again"
 
 
@@ -117,7 +125,7 @@ def test_damage_of_any_kind_is_an_image_problem_or_nothing(tmp_path_factory, cha
     for at, value in changes:
         data[at % len(data)] = value
     path = tmp_path_factory.getbasetemp() / "damaged.jpg"
-    path.write_bytes(bytes(data[:len(data) - cut]))
+    path.write_bytes(bytes(data[: len(data) - cut]))
     try:
         images.inspect(path)
     except images.ImageProblem:

@@ -16,7 +16,9 @@ def trained(name: str) -> tuple[zoo.Net, torch.Tensor]:
     recipe = load(name)
     net, _ = zoo.build(recipe, trained=False)
     net.lay_out(True)
-    pixels = torch.randint(0, 256, (16, recipe.size, recipe.size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    pixels = torch.randint(
+        0, 256, (16, recipe.size, recipe.size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
+    )
     net.train()
     with torch.no_grad():
         for _ in range(3):
@@ -38,7 +40,9 @@ def test_folding_removes_every_batch_norm_after_a_convolution_and_changes_nothin
 
 def test_a_norm_that_does_not_follow_a_convolution_stays():
     model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4))
-    assert [type(module) for module in inference.fused(model, torch.zeros(1, 3, 4, 4))] == [type(module) for module in model]
+    assert [type(module) for module in inference.fused(model, torch.zeros(1, 3, 4, 4))] == [
+        type(module) for module in model
+    ]
 
 
 def test_half_precision_is_taken_where_it_agrees():

@@ -73,7 +73,9 @@ def test_the_fingerprint_is_that_of_the_content_not_of_the_time(found):
 
 
 def test_no_fingerprint_before_the_check(tmp_path):
-    with pytest.raises(InputError, match=re.escape("the images were not checked yet. Run `python src/audit.py` first.")):
+    with pytest.raises(
+        InputError, match=re.escape("the images were not checked yet. Run `python src/audit.py` first.")
+    ):
         integrity.fingerprint(tmp_path)
 
 
@@ -90,7 +92,8 @@ def test_all_unsound_images_are_told_at_once(found):
             "  - competition/train/02.jpg (train.csv, row 2) is empty",
             "  - competition/train/7.jpg (train.csv, row 4) is truncated",
             "  - competition/test/3.jpg (test.csv, row 2) is missing",
-            "  - competition/test/4.jpg (test.csv, row 3) is a PNG file (RGB), not a JPEG; renaming does not convert it"]
+            "  - competition/test/4.jpg (test.csv, row 3) is a PNG file (RGB), not a JPEG; renaming does not convert it",
+        ]
     assert not (found.root / "cache").exists()
 
 
@@ -105,7 +108,8 @@ def test_findings_in_csv_files_and_images_come_together(found):
         "  - competition/train.csv, row 7: id '7' stands in row 6 already",
         "  - competition/train.csv, row 3: label 'x' is not 0 or 1",
         "  - competition/train/7.jpg (train.csv, row 6) is empty",
-        "  - competition/train/8.jpg (train.csv, row 8) is missing"]
+        "  - competition/train/8.jpg (train.csv, row 8) is missing",
+    ]
 
 
 def test_load_of_a_good_one_and_of_none(found, tmp_path):
@@ -134,7 +138,7 @@ def test_images_without_a_row_are_named_not_refused(found):
 
 def test_a_name_that_is_not_utf_8_is_an_image_without_a_row(found):
     (found.root / "competition" / "train" / os.fsdecode(b"\xe9.jpg")).write_bytes(b"x")
-    assert len(integrity.check(found)) == 5 and integrity.extras(found) == [f"train/{os.fsdecode(bytes([0xe9]))}.jpg"]
+    assert len(integrity.check(found)) == 5 and integrity.extras(found) == [f"train/{os.fsdecode(bytes([0xE9]))}.jpg"]
 
 
 def test_many_processes_say_what_one_says(found, monkeypatch):

@@ -29,7 +29,13 @@ def fold(name: str, number: int) -> jobs.FoldJob:
 def test_a_recipe_with_frozen_stages_computes_their_views_before_its_folds():
     wanted = [fold("lite0", 0), fold("lite0", 1), fold("demo_cnn", 0)]
     ordered, after = jobs.plan(wanted, 2)
-    assert [str(job) for job in ordered] == ["lite0 frozen stages", "lite0 frozen stages", "lite0 fold 0", "lite0 fold 1", "demo_cnn fold 0"]
+    assert [str(job) for job in ordered] == [
+        "lite0 frozen stages",
+        "lite0 frozen stages",
+        "lite0 fold 0",
+        "lite0 fold 1",
+        "demo_cnn fold 0",
+    ]
     assert [job.part for job in ordered[:2]] == [0, 1]
     assert after == {wanted[0]: ordered[:2], wanted[1]: ordered[:2], wanted[2]: []}
 
@@ -57,7 +63,9 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
     split = folds.load(root)
     identity = runs.Identity("tiny", recipe.load("tiny").hash, split.hash, integrity.fingerprint(root), 0)
     seen = []
-    writer = SimpleNamespace(add_scalar=lambda tag, value, step: seen.append((tag, step)), flush=lambda: None, close=lambda: None)
+    writer = SimpleNamespace(
+        add_scalar=lambda tag, value, step: seen.append((tag, step)), flush=lambda: None, close=lambda: None
+    )
     monkeypatch.setattr(curves, "require", lambda: lambda place: seen.append(place) or writer)
     wanted = [jobs.FoldJob(root, identity, NONE, number, None, 0, tensorboard=number == 0) for number in range(2)]
     ordered, _ = jobs.plan(wanted, 2)
@@ -65,7 +73,12 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
         job.work(CPU, 0)
     kept = {path: path.stat().st_mtime_ns for path in (root / "cache" / "frozen" / "tiny").rglob("*.npy")}
     assert sorted(path.name for path in kept) == [
-        "test_mirror.npy", "test_plain.npy", "train_epoch_0.npy", "train_mirror.npy", "train_plain.npy"]
+        "test_mirror.npy",
+        "test_plain.npy",
+        "train_epoch_0.npy",
+        "train_mirror.npy",
+        "train_plain.npy",
+    ]
     room = space.of(recipe.load("tiny"), 80, 20, 2)
     assert room.views == sum(path.stat().st_size - 128 for path in kept)  # without the arrays' headers
     wanted[0].work(CPU, 0)
@@ -85,9 +98,15 @@ def test_the_disk_is_asked_for_all_that_training_needs_before_it_begins(root, mo
     room = space.of(recipe.load("tiny"), 80, 20, 2)
     needed = room.views + 2 * room.run + 2 * room.passing  # the cache is there
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.06 * needed))
-    assert space.require(root, contest, left, 2, 2) == f"disk: {needed / 1e6:.0f} MB needed at most, {1.06 * needed / 1e6:.0f} MB free"
+    assert (
+        space.require(root, contest, left, 2, 2)
+        == f"disk: {needed / 1e6:.0f} MB needed at most, {1.06 * needed / 1e6:.0f} MB free"
+    )
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.04 * needed))
-    with pytest.raises(InputError, match=r"MB are needed there for the cache, the frozen stages and the runs and \d+ MB are free; make room"):
+    with pytest.raises(
+        InputError,
+        match=r"MB are needed there for the cache, the frozen stages and the runs and \d+ MB are free; make room",
+    ):
         space.require(root, contest, left, 2, 2)
 
 

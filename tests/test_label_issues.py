@@ -12,8 +12,14 @@ from facefold.review import contact_sheet, label_issues
 
 # Mean probability of 0 among a..e: (0.9 + 0.8 + 0.7 + 0.1 + 0.4) / 5 = 0.58; of 1 among f..j: (0.9 + 0.8 + 0.7 + 0.6 + 0.05) / 5 = 0.61.
 # e and i (0.6) reach neither. So 1 of 4 counted rows of each class seems to be of the other: 5 * 1 / 4 = 1.25, rounded 1, are wrong.
-TEN = pd.DataFrame({"id": list("abcdefghij"), "label": [0] * 5 + [1] * 5, "group": list("abcdefghij"),
-                    "prob": [0.1, 0.2, 0.3, 0.9, 0.6, 0.9, 0.8, 0.7, 0.6, 0.05]})
+TEN = pd.DataFrame(
+    {
+        "id": list("abcdefghij"),
+        "label": [0] * 5 + [1] * 5,
+        "group": list("abcdefghij"),
+        "prob": [0.1, 0.2, 0.3, 0.9, 0.6, 0.9, 0.8, 0.7, 0.6, 0.05],
+    }
+)
 
 
 def test_the_confident_joint_and_the_suspects_by_hand():
@@ -22,25 +28,35 @@ def test_the_confident_joint_and_the_suspects_by_hand():
     assert found.joint.tolist() == [[3, 1], [1, 3]] and found.wrong.tolist() == [1, 1]
     assert list(found.table.columns) == list(label_issues.COLUMNS)
     assert list(found.table.itertuples(index=False, name=None)) == [
-        ("j", 1, 0.05, "confident", 1, 0, 0.95, "j"), ("d", 0, 0.9, "confident", 2, 1, 0.9, "d")]
+        ("j", 1, 0.05, "confident", 1, 0, 0.95, "j"),
+        ("d", 0, 0.9, "confident", 2, 1, 0.9, "d"),
+    ]
 
 
 def test_a_group_with_both_labels_comes_first():
     twins = TEN.assign(group=TEN["group"].replace({"i": "e", "j": "d"}))
     table = label_issues.find(twins).table
     # d (0.9, label 0) and j (0.05, label 1): the mean is 0.475, for label 0. e and i are both at 0.6, for label 1.
-    expected = [("e", 0, 0.6, "conflict", 1, 1, 0.6, "e"), ("i", 1, 0.6, "conflict", 2, 1, 0.6, "e"),
-                ("d", 0, 0.9, "conflict", 3, 0, 0.525, "d"), ("j", 1, 0.05, "conflict", 4, 0, 0.525, "d")]
+    expected = [
+        ("e", 0, 0.6, "conflict", 1, 1, 0.6, "e"),
+        ("i", 1, 0.6, "conflict", 2, 1, 0.6, "e"),
+        ("d", 0, 0.9, "conflict", 3, 0, 0.525, "d"),
+        ("j", 1, 0.05, "conflict", 4, 0, 0.525, "d"),
+    ]
     assert [(*row[:6], pytest.approx(row[6]), row[7]) for row in table.itertuples(index=False, name=None)] == expected
 
 
 def test_most_labels_of_a_group_decide_before_the_probability():
     three = TEN.assign(group=TEN["group"].replace({"f": "d", "g": "d"}))  # labels 0, 1, 1 at 0.9, 0.9, 0.8
     conflict = label_issues.find(three).table.query("kind == 'conflict'")
-    assert conflict["suggested"].tolist() == [1, 1, 1] and conflict["confidence"].tolist() == pytest.approx([2.6 / 3] * 3)
+    assert conflict["suggested"].tolist() == [1, 1, 1] and conflict["confidence"].tolist() == pytest.approx(
+        [2.6 / 3] * 3
+    )
     three = three.assign(label=1 - three["label"], prob=three["prob"])
     conflict = label_issues.find(three).table.query("kind == 'conflict'")
-    assert conflict["suggested"].tolist() == [0, 0, 0] and conflict["confidence"].tolist() == pytest.approx([0.4 / 3] * 3)
+    assert conflict["suggested"].tolist() == [0, 0, 0] and conflict["confidence"].tolist() == pytest.approx(
+        [0.4 / 3] * 3
+    )
 
 
 def test_a_row_that_reaches_both_thresholds_seems_to_be_of_its_likelier_class():
@@ -57,13 +73,37 @@ def test_counts_of_wrong_labels_are_scaled_to_the_class():
 
 def test_pruning_takes_no_row_that_the_models_agree_with():
     prob, labels = np.array([0.7, 0.3, 0.2, 0.9, 0.45, 0.5]), np.array([0, 0, 0, 1, 1, 1])
-    assert label_issues.prune_by_noise_rate(prob, labels, np.array([2, 1])).tolist() == [True, False, False, False, True, False]
-    assert label_issues.prune_by_noise_rate(prob, labels, np.array([2, 2])).tolist() == [True, False, False, False, True, False]
+    assert label_issues.prune_by_noise_rate(prob, labels, np.array([2, 1])).tolist() == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert label_issues.prune_by_noise_rate(prob, labels, np.array([2, 2])).tolist() == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=st.lists(st.tuples(st.integers(0, 1), st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]) | st.floats(0, 1), st.integers(0, 30)),
-                     min_size=2, max_size=40).filter(lambda rows: len({row[0] for row in rows}) == 2), seed=st.integers(0, 99))
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.integers(0, 1),
+            st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]) | st.floats(0, 1),
+            st.integers(0, 30),
+        ),
+        min_size=2,
+        max_size=40,
+    ).filter(lambda rows: len({row[0] for row in rows}) == 2),
+    seed=st.integers(0, 99),
+)
 def test_the_order_of_the_rows_changes_nothing(rows, seed):
     table = pd.DataFrame(rows, columns=["label", "prob", "group"]).assign(id=[f"{i:03d}" for i in range(len(rows))])
     found, again = label_issues.find(table), label_issues.find(table.sample(frac=1, random_state=seed))
@@ -86,9 +126,15 @@ def test_of_rows_that_are_equally_suspicious_the_first_id_is_taken():
 def test_proposals():
     table = label_issues.find(TEN.assign(group=TEN["group"].replace({"i": "e"}))).table
     assert table["id"].tolist() == ["e", "i", "j", "d"]
-    assert label_issues.propose(table, "drop", top=3).to_dict("list") == {"id": ["e", "i", "j"], "action": ["drop", "keep", "drop"]}
+    assert label_issues.propose(table, "drop", top=3).to_dict("list") == {
+        "id": ["e", "i", "j"],
+        "action": ["drop", "keep", "drop"],
+    }
     assert label_issues.propose(table, "flip", confidence=0.92).to_dict("list") == {"id": ["j"], "action": ["flip"]}
-    assert label_issues.propose(table, "flip", top=1, confidence=0.9).to_dict("list") == {"id": ["j"], "action": ["flip"]}
+    assert label_issues.propose(table, "flip", top=1, confidence=0.9).to_dict("list") == {
+        "id": ["j"],
+        "action": ["flip"],
+    }
 
 
 def test_neighbours_are_held_out_rows_of_the_same_fold(tmp_path):
@@ -103,6 +149,9 @@ def test_neighbours_are_held_out_rows_of_the_same_fold(tmp_path):
     own = split.valid(1).set_index("id")["label"]
     near = contact_sheet.neighbours(tmp_path, ["a", "b"], split, [own.index[0]])
     assert near["id"].unique().tolist() == [own.index[0]] and near["place"].tolist() == [1, 2, 3, 4, 5]
-    assert near["similarity"].tolist() == pytest.approx([0.5 ** 0.5, 0.5 ** 0.5, 0, 0, -(0.5 ** 0.5)], abs=0.01)  # float16
-    assert set(near["neighbour"][:2]) == {own.index[1], own.index[7]} and set(near["neighbour"][2:4]) == {own.index[2], own.index[6]}
+    assert near["similarity"].tolist() == pytest.approx([0.5**0.5, 0.5**0.5, 0, 0, -(0.5**0.5)], abs=0.01)  # float16
+    assert set(near["neighbour"][:2]) == {own.index[1], own.index[7]} and set(near["neighbour"][2:4]) == {
+        own.index[2],
+        own.index[6],
+    }
     assert near["label"].tolist() == own.loc[near["neighbour"]].tolist()

@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from command import run
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from command import run
 from facefold import files
 from facefold.data import competition, drawn, glance, integrity, leaks, suspects, unpack
 from facefold.data.leaks import Cue
@@ -66,7 +67,10 @@ def test_times_leak_where_one_label_was_written_first(copy):
 def test_the_header_leaks_where_labels_come_from_two_programs(copy, change):
     for path, label in labelled(copy):
         picture = cv2.imread(str(path))
-        flags = {"quality": [cv2.IMWRITE_JPEG_QUALITY, 95 - label], "progressive": [cv2.IMWRITE_JPEG_PROGRESSIVE, int(label)]}
+        flags = {
+            "quality": [cv2.IMWRITE_JPEG_QUALITY, 95 - label],
+            "progressive": [cv2.IMWRITE_JPEG_PROGRESSIVE, int(label)],
+        }
         data = cv2.imencode(".jpg", picture, flags.get(change, []))[1].tobytes()
         if change == "comment":  # of one length: only what it says differs
             data = data[:2] + b"\xff\xfe\x00\x06" + (b"alfa" if label else b"beta") + data[2:]
@@ -100,14 +104,15 @@ def test_chance_is_that_of_mann_and_whitney_and_few_rows_tell_nothing():
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 2 ** 32 - 1))
+@given(st.integers(0, 2**32 - 1))
 def test_noise_is_no_leak(seed):
     rng = np.random.default_rng(seed)
     assert not leaks.told("x", rng.normal(size=(300, 3)), rng.permutation([0, 1] * 150)).leaks
 
 
-@pytest.mark.parametrize("value, margin, leaking", [(0.59, 0.01, False), (0.61, 0.01, True), (0.61, 0.06, False),
-                                                    (0.3, 0.01, False)])
+@pytest.mark.parametrize(
+    "value, margin, leaking", [(0.59, 0.01, False), (0.61, 0.01, True), (0.61, 0.06, False), (0.3, 0.01, False)]
+)
 def test_a_leak_is_large_and_beyond_chance(value, margin, leaking):
     assert Cue("x", "AUC", value, 0.5, margin).leaks == leaking
 
@@ -145,26 +150,39 @@ def test_a_blur_a_black_and_a_white_picture_are_suspects_and_the_worst_is_first(
 
 
 def test_the_page_of_a_cue():
-    found = [Cue("order of the ids", "correlation", 0.9754, 0, 0.0073), Cue("file size", "AUC", 0.511, 0.5, 0.0084),
-             Cue("file time", "AUC", 0.5, 0.5, 0.0084)]
+    found = [
+        Cue("order of the ids", "correlation", 0.9754, 0, 0.0073),
+        Cue("file size", "AUC", 0.511, 0.5, 0.0084),
+        Cue("file time", "AUC", 0.5, 0.5, 0.0084),
+    ]
     assert audit_page.cues(found) == [
         "cues        order of the ids  correlation  0.975   chance 0 +- 0.007   LEAK",
         "            file size         AUC          0.511   chance 0.5 +- 0.008   "
         "more than chance, no more than harmless traits of pictures give",
-        "            file time         AUC          0.500   chance 0.5 +- 0.008   chance"]
+        "            file time         AUC          0.500   chance 0.5 +- 0.008   chance",
+    ]
     told = pd.DataFrame({"split": ["test"], "zeros": [0], "ones": [0]})
-    assert audit_page.leaks(told, found) == ["the order of the ids alone tells the label (correlation 0.975, chance 0 +- 0.007)"]
+    assert audit_page.leaks(told, found) == [
+        "the order of the ids alone tells the label (correlation 0.975, chance 0 +- 0.007)"
+    ]
 
 
 def test_strict_refuses_leaks_and_prints_the_page_all_the_same(copy):
     done = run("audit", copy, "--strict")
     assert done.returncode == 2 and "cues        order of the ids" in done.stdout
-    assert done.stderr == ("audit.py: --strict: something other than the picture gives labels away:\n"
-                           "  - 1 test images show a picture of train\n"
-                           "Ask who made the competition for one without, or run the audit without --strict and know it.\n")
-    twin = next(path for path in (copy / "competition" / "test").iterdir()
-                if path.read_bytes() == (copy / "competition" / "train" / "3.jpg").read_bytes())
-    twin.write_bytes(cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))[1].tobytes())
+    assert done.stderr == (
+        "audit.py: --strict: something other than the picture gives labels away:\n"
+        "  - 1 test images show a picture of train\n"
+        "Ask who made the competition for one without, or run the audit without --strict and know it.\n"
+    )
+    twin = next(
+        path
+        for path in (copy / "competition" / "test").iterdir()
+        if path.read_bytes() == (copy / "competition" / "train" / "3.jpg").read_bytes()
+    )
+    twin.write_bytes(
+        cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))[1].tobytes()
+    )
     done = run("audit", copy, "--strict")
     assert done.returncode == 0, done.stderr
     assert "twins       no test image shows a picture of train" in done.stdout

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+
 from facefold import files, runs
 from facefold.combine import members
 from facefold.data.folds import Folds
@@ -20,14 +21,27 @@ def dealt(labels=(0, 1, 1), fold=(0, 1, 0)) -> Folds:
 
 
 def member(name="m", oof=(0.1, 0.2, 0.3), ids=IDS, test=((0.2, 0.4), (0.6, 1.0)), test_ids=TEST) -> Member:
-    runs = [{"recipe_hash": "r", "seed": 3, "files": {
-        "oof.csv": f"o{k}", "test.csv": f"t{k}", "features_oof.npy": "f", "features_test.npy": "g", "history.csv": "h"}}
-            for k in (0, 1)]
+    runs = [
+        {
+            "recipe_hash": "r",
+            "seed": 3,
+            "files": {
+                "oof.csv": f"o{k}",
+                "test.csv": f"t{k}",
+                "features_oof.npy": "f",
+                "features_test.npy": "g",
+                "history.csv": "h",
+            },
+        }
+        for k in (0, 1)
+    ]
     return Member(name, pd.Series(oof, index=ids), pd.DataFrame(test, index=test_ids), runs)
 
 
 def test_joined_by_id_and_sorted_by_name():
-    shuffled = member("b", oof=(0.3, 0.1, 0.2), ids=["a", "0042", "7"], test=((0.6, 1.0), (0.2, 0.4)), test_ids=["t2", "t1"])
+    shuffled = member(
+        "b", oof=(0.3, 0.1, 0.2), ids=["a", "0042", "7"], test=((0.6, 1.0), (0.2, 0.4)), test_ids=["t2", "t1"]
+    )
     got = members.matrix([shuffled, member("a", oof=(0.9, 0.8, 0.7))], dealt(), TEST)
     assert got.names == ["a", "b"] and got.ids == IDS and got.test_ids == TEST
     assert got.prob.tolist() == [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]
@@ -37,14 +51,27 @@ def test_joined_by_id_and_sorted_by_name():
 
 
 def test_the_order_of_members_changes_nothing():
-    one, two = (members.matrix([member(n, oof=v) for n, v in order], dealt(), TEST)
-                for order in ([("x", (0.1, 0.2, 0.3)), ("y", (0.4, 0.5, 0.6))], [("y", (0.4, 0.5, 0.6)), ("x", (0.1, 0.2, 0.3))]))
-    assert one.names == two.names and np.array_equal(one.prob, two.prob) and np.array_equal(one.test_prob, two.test_prob)
+    one, two = (
+        members.matrix([member(n, oof=v) for n, v in order], dealt(), TEST)
+        for order in (
+            [("x", (0.1, 0.2, 0.3)), ("y", (0.4, 0.5, 0.6))],
+            [("y", (0.4, 0.5, 0.6)), ("x", (0.1, 0.2, 0.3))],
+        )
+    )
+    assert (
+        one.names == two.names and np.array_equal(one.prob, two.prob) and np.array_equal(one.test_prob, two.test_prob)
+    )
 
 
 def test_describe_names_what_went_in():
-    assert members.describe(member()) == {"recipe": "m", "recipe_hash": "r", "seed": 3, "files": [
-        {"oof.csv": f"o{k}", "test.csv": f"t{k}", "features_oof.npy": "f", "features_test.npy": "g"} for k in (0, 1)]}
+    assert members.describe(member()) == {
+        "recipe": "m",
+        "recipe_hash": "r",
+        "seed": 3,
+        "files": [
+            {"oof.csv": f"o{k}", "test.csv": f"t{k}", "features_oof.npy": "f", "features_test.npy": "g"} for k in (0, 1)
+        ],
+    }
 
 
 def test_features_stand_side_by_side_in_the_order_asked_for(tmp_path):
@@ -54,9 +81,13 @@ def test_features_stand_side_by_side_in_the_order_asked_for(tmp_path):
     got = members.features(tmp_path, ["a", "b"], 0, "oof", ["y", "x", "z"])
     assert got.tolist() == [[3, 4, 8], [1, 2, 7], [5, 6, 9]] and got.dtype == np.float32
     path = directories[1] / "features_oof.npy"
-    for bad, message in [([[9.0], [np.inf], [8.0]], f"{path}: id x has features that are not finite; delete {path.parent} "
-                          "and train that fold again"),
-                         ([[9.0]], f"{path}: its rows are not those of oof.csv; delete {path.parent} and train that fold again")]:
+    for bad, message in [
+        (
+            [[9.0], [np.inf], [8.0]],
+            f"{path}: id x has features that are not finite; delete {path.parent} and train that fold again",
+        ),
+        ([[9.0]], f"{path}: its rows are not those of oof.csv; delete {path.parent} and train that fold again"),
+    ]:
         files.write_npy(path, np.array(bad, np.float16))
         with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
             members.features(tmp_path, ["a", "b"], 0, "oof", ["y", "x", "z"])
@@ -67,22 +98,53 @@ def test_inner_folds_halve_what_is_one_fold():
     assert members.inner_folds(np.array([2, 2, 2])).tolist() == [0, 1, 0]
 
 
-@pytest.mark.parametrize("given, folds, message", [
-    ([], dealt(), "there is nothing to blend: no recipe has been trained. Run `python src/train.py --recipe NAME`."),
-    ([member(), member()], dealt(), "a recipe is named twice: m, m"),
-    ([member()], dealt(labels=(1, 1, 1)), "the folds hold one label only (1); a blend is learned and scored on two or more"),
-    ([member()], dealt(fold=(0, 0, 0)), "the folds hold one fold only (0); a blend is learned and scored on two or more"),
-    ([member(ids=["0042", "7", "b"])], dealt(), "runs/m, out-of-fold: the ids are not those of the folds, each once "
-     "(2 differ, e.g. a); train that recipe again"),
-    ([member(test_ids=["t1", "t1"])], dealt(), "runs/m, test: the ids are not those of test.csv, each once "
-     "(1 differ, e.g. t2); train that recipe again"),
-    ([member(oof=(0.1, np.nan, 0.3))], dealt(), "runs/m, out-of-fold: id 7 has nan, which is not a probability; "
-     "train that recipe again"),
-    ([member(oof=(0.1, 1.5, 0.3))], dealt(), "runs/m, out-of-fold: id 7 has 1.5, which is not a probability; "
-     "train that recipe again"),
-    ([member(test=((0.2, np.nan), (0.6, 1.0)))], dealt(), "runs/m, test: id t1 has nan, which is not a probability; "
-     "train that recipe again"),
-])
+@pytest.mark.parametrize(
+    "given, folds, message",
+    [
+        (
+            [],
+            dealt(),
+            "there is nothing to blend: no recipe has been trained. Run `python src/train.py --recipe NAME`.",
+        ),
+        ([member(), member()], dealt(), "a recipe is named twice: m, m"),
+        (
+            [member()],
+            dealt(labels=(1, 1, 1)),
+            "the folds hold one label only (1); a blend is learned and scored on two or more",
+        ),
+        (
+            [member()],
+            dealt(fold=(0, 0, 0)),
+            "the folds hold one fold only (0); a blend is learned and scored on two or more",
+        ),
+        (
+            [member(ids=["0042", "7", "b"])],
+            dealt(),
+            "runs/m, out-of-fold: the ids are not those of the folds, each once "
+            "(2 differ, e.g. a); train that recipe again",
+        ),
+        (
+            [member(test_ids=["t1", "t1"])],
+            dealt(),
+            "runs/m, test: the ids are not those of test.csv, each once (1 differ, e.g. t2); train that recipe again",
+        ),
+        (
+            [member(oof=(0.1, np.nan, 0.3))],
+            dealt(),
+            "runs/m, out-of-fold: id 7 has nan, which is not a probability; train that recipe again",
+        ),
+        (
+            [member(oof=(0.1, 1.5, 0.3))],
+            dealt(),
+            "runs/m, out-of-fold: id 7 has 1.5, which is not a probability; train that recipe again",
+        ),
+        (
+            [member(test=((0.2, np.nan), (0.6, 1.0)))],
+            dealt(),
+            "runs/m, test: id t1 has nan, which is not a probability; train that recipe again",
+        ),
+    ],
+)
 def test_refused(given, folds, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         members.matrix(given, folds, TEST)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+
 from facefold.combine import greedy, methods, nested
 from facefold.combine.members import Rows
 from facefold.combine.scores import decide
@@ -44,7 +45,9 @@ def test_every_row_is_predicted_by_the_other_folds():
 FLATTERED = {"best_single", "weighted_votes", "greedy", "stack_probs"}  # they learn enough of few rows to show it
 
 
-@pytest.mark.parametrize("name, draws", [(name, 200 if name in ("greedy", "best_single") else 15) for name in methods.NAMES])
+@pytest.mark.parametrize(
+    "name, draws", [(name, 200 if name in ("greedy", "best_single") else 15) for name in methods.NAMES]
+)
 def test_random_labels_score_half_nested_and_more_when_not(name, draws, monkeypatch):
     monkeypatch.setattr(greedy, "BAGS", 3)
     honest, flattered = [], []
@@ -58,7 +61,9 @@ def test_random_labels_score_half_nested_and_more_when_not(name, draws, monkeypa
 
 
 def test_the_choice_itself_is_nested():
-    quick = [BY_NAME[name] for name in ("best_single", "mean", "majority", "weighted_mean", "weighted_votes", "stack_probs")]
+    quick = [
+        BY_NAME[name] for name in ("best_single", "mean", "majority", "weighted_mean", "weighted_votes", "stack_probs")
+    ]
     scores = []
     for seed in range(25):
         rows, labels, fold = random_case(seed, rows=80, members=3)
@@ -110,12 +115,17 @@ def scored(right: dict[str, int], rows: int = 100) -> tuple[list, dict[str, np.n
 def test_the_simplest_wins_unless_the_gain_is_real():
     choice = nested.choose(*scored({"mean": 90, "best_single": 95, "majority": 95}))  # 5 rows to 0: p = 0.0625
     assert choice.method.name == "mean"
-    assert choice.why == ("mean is the simplest candidate and no other beats it by a real margin on the same rows "
-                          "(McNemar, p < 0.05).")
-    choice = nested.choose(*scored({"mean": 90, "best_single": 96, "majority": 99}))  # 6 to 0: p = 0.031; 9 to 0; then 3 to 0
+    assert choice.why == (
+        "mean is the simplest candidate and no other beats it by a real margin on the same rows (McNemar, p < 0.05)."
+    )
+    choice = nested.choose(
+        *scored({"mean": 90, "best_single": 96, "majority": 99})
+    )  # 6 to 0: p = 0.031; 9 to 0; then 3 to 0
     assert choice.method.name == "best_single"
-    assert choice.why == ("best_single is the simplest method that no other beats by a real margin on the same rows "
-                          "(McNemar, p < 0.05); the next simpler one, mean, is 9.00 points behind majority (p = 0.0039).")
+    assert choice.why == (
+        "best_single is the simplest method that no other beats by a real margin on the same rows "
+        "(McNemar, p < 0.05); the next simpler one, mean, is 9.00 points behind majority (p = 0.0039)."
+    )
 
 
 def test_a_method_asked_for_is_not_explained_away():
@@ -126,11 +136,25 @@ def test_candidates_obey_the_person():
     def names(*args):
         return [method.name for method in methods.candidates(*args)]
 
-    assert names("auto", "auto") == ["mean", "best_single", "majority", "logit_mean", "rank_mean", "calibrated_mean",
-                                     "weighted_mean", "weighted_votes", "greedy", "stack_probs", "stack_features", "second_pass"]
+    assert names("auto", "auto") == [
+        "mean",
+        "best_single",
+        "majority",
+        "logit_mean",
+        "rank_mean",
+        "calibrated_mean",
+        "weighted_mean",
+        "weighted_votes",
+        "greedy",
+        "stack_probs",
+        "stack_features",
+        "second_pass",
+    ]
     assert names("auto", np.array([1.0, 2])) == ["weighted_mean", "weighted_votes"]
     assert names("mean", "equal") == ["mean"] and names("weighted_mean", "accuracy") == ["weighted_mean"]
-    message = "--method majority has no weights to set; leave --weights out, or take --method weighted_mean or weighted_votes"
+    message = (
+        "--method majority has no weights to set; leave --weights out, or take --method weighted_mean or weighted_votes"
+    )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         methods.candidates("majority", "accuracy")
 

@@ -5,6 +5,7 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
+
 from facefold.combine import order, order_decoders
 from facefold.combine.order_decoders import Chain, align_posterior, fit_chain, hmm_posterior
 from facefold.combine.scores import decide
@@ -52,8 +53,9 @@ def test_hmm_is_the_sum_over_all_labels_and_states():
     assert reading.evidence == pytest.approx(np.log(total))
 
 
-@pytest.mark.parametrize("train, prob", [([0, 1, 1, 0], [0.9, 0.4, 0.3]), ([1, 0], [0.2, 0.9, 0.6, 0.5]),
-                                         ([0, 0, 1, 1, 1], [0.5])])
+@pytest.mark.parametrize(
+    "train, prob", [([0, 1, 1, 0], [0.9, 0.4, 0.3]), ([1, 0], [0.2, 0.9, 0.6, 0.5]), ([0, 0, 1, 1, 1], [0.5])]
+)
 def test_align_is_the_sum_over_all_mergings_labels_and_states(train, prob):
     train, prob = np.array(train), np.array(prob)
     n, t, prior, chain = len(train), len(prob), train.mean(), CHAIN.filled(len(train) / (len(train) + len(prob)))
@@ -65,7 +67,9 @@ def test_align_is_the_sum_over_all_mergings_labels_and_states(train, prob):
         for states in product((0, 1), repeat=n + t):
             seen = weight(states, chain) * np.prod([known[i, states[k]] for i, k in enumerate(rest)]) / len(places)
             for labels in product((0, 1), repeat=t):
-                chance = seen * np.prod([looks(labels[j], prob[j], states[k], prior, chain) for j, k in enumerate(place)])
+                chance = seen * np.prod(
+                    [looks(labels[j], prob[j], states[k], prior, chain) for j, k in enumerate(place)]
+                )
                 one, total = one + chance * np.array(labels), total + chance
     thin = chain.thinned(n / (n + t))
     for states in product((0, 1), repeat=n):
@@ -192,10 +196,14 @@ def test_shuffled_ids_are_refused():
     train_ids, labels, oof, test_ids, _, prob = competition()
     mixed = np.random.default_rng(0).permutation(len(labels))
     evidence = leaks.label_order(train_ids, labels[mixed])
-    expected = (f"the train labels show no order: neighbours by id correlate by {evidence.correlation:.3f}, and chance alone "
-                "gives 0 +- 0.058 with 1125 rows. The order of the ids cannot help; leave it out.")
-    for call in (lambda: order.decode("hmm", train_ids, labels[mixed], oof[mixed], test_ids, prob),
-                 lambda: order.decode_scores(train_ids, labels[mixed], oof[mixed], test_rows=375)):
+    expected = (
+        f"the train labels show no order: neighbours by id correlate by {evidence.correlation:.3f}, and chance alone "
+        "gives 0 +- 0.058 with 1125 rows. The order of the ids cannot help; leave it out."
+    )
+    for call in (
+        lambda: order.decode("hmm", train_ids, labels[mixed], oof[mixed], test_ids, prob),
+        lambda: order.decode_scores(train_ids, labels[mixed], oof[mixed], test_rows=375),
+    ):
         with pytest.raises(InputError, match=f"^{re.escape(expected)}$"):
             call()
 
@@ -209,19 +217,32 @@ def test_a_shuffled_test_set_is_refused():
 def test_a_test_set_in_the_order_of_another_key_is_not_aligned():
     train_ids, labels, oof, test_ids, truth, prob = competition()
     backwards = [str(9999 - int(text)) for text in test_ids]
-    expected = (r"the test ids are in an order, but not in that of the train ids: their predictions are exp\(\d+\) times "
-                r"likelier on their own \(hmm\) than beside the train labels \(align\)\. Leave the order out\.")
+    expected = (
+        r"the test ids are in an order, but not in that of the train ids: their predictions are exp\(\d+\) times "
+        r"likelier on their own \(hmm\) than beside the train labels \(align\)\. Leave the order out\."
+    )
     with pytest.raises(InputError, match=f"^{expected}$"):
         order.decode("align", train_ids, labels, oof, backwards, prob)
     assert (decide(order.decode("hmm", train_ids, labels, oof, backwards, prob)) == truth).mean() > 0.97
 
 
-@pytest.mark.parametrize("ids, labels, message", [
-    (["1", "a7", "3"], [0, 1, 1], "id 'a7' is not a whole number: only numbered ids have an order to use; leave the order out"),
-    (["1", "-2", "3"], [0, 1, 1], "id '-2' is not a whole number: only numbered ids have an order to use; leave the order out"),
-    (["1", "07", "7"], [0, 1, 1], "two ids are the number 7: their order is not known; leave the order out"),
-    (["1", "2", "3"], [1, 1, 1], "the order of the ids tells nothing where one label only occurs"),
-])
+@pytest.mark.parametrize(
+    "ids, labels, message",
+    [
+        (
+            ["1", "a7", "3"],
+            [0, 1, 1],
+            "id 'a7' is not a whole number: only numbered ids have an order to use; leave the order out",
+        ),
+        (
+            ["1", "-2", "3"],
+            [0, 1, 1],
+            "id '-2' is not a whole number: only numbered ids have an order to use; leave the order out",
+        ),
+        (["1", "07", "7"], [0, 1, 1], "two ids are the number 7: their order is not known; leave the order out"),
+        (["1", "2", "3"], [1, 1, 1], "the order of the ids tells nothing where one label only occurs"),
+    ],
+)
 def test_ids_without_an_order_are_refused(ids, labels, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         leaks.label_order(ids, np.array(labels))
@@ -229,7 +250,9 @@ def test_ids_without_an_order_are_refused(ids, labels, message):
 
 def test_too_few_rows_to_deal_are_refused():
     ids, labels = [str(number) for number in range(1, 31)], np.array([0] * 28 + [1] * 2)
-    dealt_alike = next(seed for seed in range(20) if len(set((np.random.default_rng(seed).permutation(30) % 2)[-2:])) == 1)
+    dealt_alike = next(
+        seed for seed in range(20) if len(set((np.random.default_rng(seed).permutation(30) % 2)[-2:])) == 1
+    )
     message = "30 train rows are too few to score the order on: one label only in 15 of them"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         order.decode_scores(ids, labels, np.full(30, 0.5), test_rows=30, seed=dealt_alike)

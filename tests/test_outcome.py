@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from facefold import files
 from facefold.combine import methods, outcome
 from facefold.combine.members import OofMatrix
@@ -31,7 +32,9 @@ def test_a_moved_threshold_reaches_the_submission_and_the_score():
     made = outcome.make(matrix, stacked, "mean", "auto")
     threshold = made.facts["threshold"]
     assert threshold == pytest.approx(0.65, abs=0.03) and made.facts["threshold_gain"]["p"] < 0.05
-    assert made.facts["why"].startswith(f"mean was asked for. It decides for label 1 from {threshold:g} on, which gains ")
+    assert made.facts["why"].startswith(
+        f"mean was asked for. It decides for label 1 from {threshold:g} on, which gains "
+    )
     assert made.facts["why"].endswith("); the probabilities written are moved so that this is 0.5.")
     assert (made.submissions["mean"]["label"] == decide(matrix.test_prob.mean(axis=1) - threshold + 0.5)).all()
     assert (made.submissions["majority"]["label"] == (decide(matrix.test_prob).sum(axis=1) > 1)).all()
@@ -50,7 +53,9 @@ def test_auto_explains_itself_and_every_row_of_the_leaderboard_has_its_gain():
     board = made.leaderboard.set_index("name")
     assert set(board.index) == {"a", "b", "c", "auto", *methods.NAMES}
     assert board.loc["best_single", "gain"] == 0 and board.loc["best_single", "gain_p"] == 1
-    assert board.loc["mean", "gain"] == pytest.approx(board.loc["mean", "accuracy"] - board.loc["best_single", "accuracy"])
+    assert board.loc["mean", "gain"] == pytest.approx(
+        board.loc["mean", "accuracy"] - board.loc["best_single", "accuracy"]
+    )
     for name in ("log_loss", "auc", "ece"):
         assert (board[f"{name}_low"] <= board[name]).all() and (board[name] <= board[f"{name}_high"]).all()
     assert made.facts["picked"] == "mean" and made.facts["why"].startswith("mean is the simplest candidate")
@@ -70,13 +75,19 @@ def test_two_blends_write_one_after_the_other(tmp_path, monkeypatch):
 
 
 def test_the_second_pass_in_words():
-    found = {"rows": 96, "before": {"accuracy": 0.5, "low": 0.4, "high": 0.6},
-             "after": {"accuracy": 0.625, "low": 0.52, "high": 0.72}, "gain": {"gain": 0.125, "low": -0.01, "high": 0.26}}
+    found = {
+        "rows": 96,
+        "before": {"accuracy": 0.5, "low": 0.4, "high": 0.6},
+        "after": {"accuracy": 0.625, "low": 0.52, "high": 0.72},
+        "gain": {"gain": 0.125, "low": -0.01, "high": 0.26},
+    }
     assert sections._second_pass(found) == (
         "The second pass decides 96 doubtful rows anew: accuracy on them 0.5000 (0.4000 to 0.6000) before, "
-        "0.6250 (0.5200 to 0.7200) after, +12.50 points [-1.00, +26.00].")
-    assert sections._second_pass({"rows": 0}) == ("The second pass found no band of doubtful rows in which a specialist decides "
-                                                  "better than the mean.")
+        "0.6250 (0.5200 to 0.7200) after, +12.50 points [-1.00, +26.00]."
+    )
+    assert sections._second_pass({"rows": 0}) == (
+        "The second pass found no band of doubtful rows in which a specialist decides better than the mean."
+    )
 
 
 def in_order(shuffled: bool = False) -> tuple[OofMatrix, Stacked, np.ndarray]:
@@ -89,8 +100,16 @@ def in_order(shuffled: bool = False) -> tuple[OofMatrix, Stacked, np.ndarray]:
     train = np.setdiff1d(np.arange(1600), test)
     numbers = rng.permutation(1200) if shuffled else np.arange(1200)
     ids, test_ids = [str(i) for i in numbers], [str(5000 + i) for i in range(400)]
-    matrix = OofMatrix(ids, labels[train], np.arange(1200) % 5, np.array(ids), ["a", "b"], prob[train], test_ids,
-                       np.repeat(prob[test][None], 5, axis=0))
+    matrix = OofMatrix(
+        ids,
+        labels[train],
+        np.arange(1200) % 5,
+        np.array(ids),
+        ["a", "b"],
+        prob[train],
+        test_ids,
+        np.repeat(prob[test][None], 5, axis=0),
+    )
     return matrix, Stacked(prob[train].mean(axis=1), prob[test].mean(axis=1)), labels[test]
 
 
@@ -99,12 +118,21 @@ def test_the_order_of_the_ids_is_used_only_when_asked_for_and_then_said():
     plain = outcome.make(matrix, stacked, "mean", "auto")
     assert plain.facts["order"] is None and "order" not in plain.submissions and outcome.announcement(plain.facts) == ""
     read = outcome.make(matrix, stacked, "mean", "auto", use_order=True)
-    before, after = ((made[which]["label"] == hidden).mean() for made, which in ((plain.submissions, "mean"), (read.submissions, "order")))
+    before, after = (
+        (made[which]["label"] == hidden).mean()
+        for made, which in ((plain.submissions, "mean"), (read.submissions, "order"))
+    )
     assert after > before + 0.04
-    assert read.facts["score"]["accuracy"] == pytest.approx(after, abs=0.07)  # 400 test rows, and fewer labels around each row that is scored
+    assert read.facts["score"]["accuracy"] == pytest.approx(
+        after, abs=0.07
+    )  # 400 test rows, and fewer labels around each row that is scored
     assert read.facts["gain_over_best_single"]["gain"] > 0.05
-    assert outcome.headline(read.facts).endswith(f" by mean, read by the order of the ids ({read.facts['order']['decoder']})")
-    assert outcome.announcement(read.facts).startswith("THE ORDER OF THE IDS WAS USED: neighbours by id share their label (correlation 0.8")
+    assert outcome.headline(read.facts).endswith(
+        f" by mean, read by the order of the ids ({read.facts['order']['decoder']})"
+    )
+    assert outcome.announcement(read.facts).startswith(
+        "THE ORDER OF THE IDS WAS USED: neighbours by id share their label (correlation 0.8"
+    )
     assert {"order_hmm", "order_align"} <= set(read.leaderboard["name"])
 
 

@@ -32,7 +32,9 @@ def test_a_long_name_is_cut_to_what_kaggle_takes(tmp_path):
     assert made["id"] == "someone/facefold-" + "a" * 40 and made["enable_gpu"] is True
 
 
-@pytest.mark.parametrize("user, slug, message", [("Some One", "face", "--user Some One: "), ("someone", "c/face", "--competition c/face: ")])
+@pytest.mark.parametrize(
+    "user, slug, message", [("Some One", "face", "--user Some One: "), ("someone", "c/face", "--competition c/face: ")]
+)
 def test_names_that_are_none_are_refused(tmp_path, user, slug, message):
     with pytest.raises(InputError, match=message + "it is the last part of its page's address"):
         upload.describe(tmp_path, user, slug, gpu=False)
@@ -55,12 +57,19 @@ def test_the_kernel_and_the_folder_agree_on_the_mark():
     assert kernel.MARK == upload.MARK
 
 
-@pytest.mark.parametrize("asked, options", [
-    ({"method": "auto", "weights": "auto", "recipes": ["a", "b"], "use_order": False, "use_twins": False},
-     ["--recipes", "a,b", "--method", "auto", "--weights=auto"]),
-    ({"method": "majority", "weights": "a=2,b=1", "recipes": ["a", "b"], "use_order": True, "use_twins": True},
-     ["--recipes", "a,b", "--method", "majority", "--weights=a=2,b=1", "--use-order", "--use-twins"]),
-])
+@pytest.mark.parametrize(
+    "asked, options",
+    [
+        (
+            {"method": "auto", "weights": "auto", "recipes": ["a", "b"], "use_order": False, "use_twins": False},
+            ["--recipes", "a,b", "--method", "auto", "--weights=auto"],
+        ),
+        (
+            {"method": "majority", "weights": "a=2,b=1", "recipes": ["a", "b"], "use_order": True, "use_twins": True},
+            ["--recipes", "a,b", "--method", "majority", "--weights=a=2,b=1", "--use-order", "--use-twins"],
+        ),
+    ],
+)
 def test_the_blend_is_asked_for_as_it_was(asked, options):
     assert upload._options(asked) == options
 
@@ -77,13 +86,24 @@ def test_wheels_are_those_of_the_versions_here_for_the_notebooks_python(tmp_path
 
     monkeypatch.setattr(subprocess, "run", pip)
     assert upload.fetch_wheels(tmp_path, "3.12") == ["timm-1.whl"]
-    assert asked[0][asked[0].index("--python-version") + 1] == "3.12" and "--no-deps" in asked[0] and "--only-binary=:all:" in asked[0]
+    assert (
+        asked[0][asked[0].index("--python-version") + 1] == "3.12"
+        and "--no-deps" in asked[0]
+        and "--only-binary=:all:" in asked[0]
+    )
     assert f"timm=={version('timm')}" in asked[0] and not any(part.startswith("torch") for part in asked[0])
 
 
 def test_no_index(tmp_path, monkeypatch):
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1, "warning\nERROR: No matching distribution"))
-    with pytest.raises(InputError, match="could not be fetched: ERROR: No matching distribution\nCheck the network and --python, or leave"):
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda command, **_: subprocess.CompletedProcess(command, 1, "warning\nERROR: No matching distribution"),
+    )
+    with pytest.raises(
+        InputError,
+        match="could not be fetched: ERROR: No matching distribution\nCheck the network and --python, or leave",
+    ):
         upload.fetch_wheels(tmp_path, "3.11")
     with pytest.raises(InputError, match="--python 11: the notebook's version, such as 3.11"):
         upload.fetch_wheels(tmp_path, "11")
@@ -96,7 +116,9 @@ def wheel(folder: Path) -> None:
         archive.writestr("tiny_stand_in.py", "__version__ = '1.0'\n")
         info = "tiny_stand_in-1.0.dist-info"
         archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-stand-in\nVersion: 1.0\n")
-        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr(f"{info}/RECORD", "")
 
 
@@ -105,12 +127,20 @@ def test_what_the_image_lacks_comes_from_the_packed_wheels(tmp_path):
     (pack / "src").mkdir(parents=True)
     (pack / "src" / "environment.py").write_bytes((Path(kernel.__file__).parent / "environment.py").read_bytes())
     (pack / "requirements.txt").write_text("tiny-stand-in==1.0  # tiny_stand_in>=1.0\n")
-    with pytest.raises(SystemExit, match="this image cannot run it: no tiny_stand_in. Choose a newer image, or pack again with --python 3"):
+    with pytest.raises(
+        SystemExit,
+        match="this image cannot run it: no tiny_stand_in. Choose a newer image, or pack again with --python 3",
+    ):
         kernel.install(pack, tmp_path / "packages")
     wheel(pack / "wheels")
     env = kernel.install(pack, tmp_path / "packages")
     assert env["PYTHONPATH"] == str(tmp_path / "packages")
-    done = subprocess.run([sys.executable, "-c", "import tiny_stand_in; print(tiny_stand_in.__file__)"], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", "import tiny_stand_in; print(tiny_stand_in.__file__)"],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.stdout.strip() == str(tmp_path / "packages" / "tiny_stand_in.py")
 
 
@@ -124,7 +154,10 @@ def test_an_image_that_has_everything_is_left_alone(tmp_path):
 
 def test_the_kernel_says_what_it_looks_for(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["kernel.py", str(tmp_path), str(tmp_path / "out")])
-    with pytest.raises(SystemExit, match="holds no data set of pack.py; add the data set of pack.py and the competition to the notebook's input"):
+    with pytest.raises(
+        SystemExit,
+        match="holds no data set of pack.py; add the data set of pack.py and the competition to the notebook's input",
+    ):
         kernel.main()
     for name in ("a", "b"):
         (tmp_path / name).mkdir()

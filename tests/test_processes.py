@@ -46,7 +46,14 @@ def test_a_pool_that_is_stopped_drops_what_it_has_not_begun():
 def test_a_signal_in_a_destructor_is_not_lost(tmp_path, sent, code):
     script = tmp_path / "slow.py"
     script.write_text(STEP.format(src=str(SRC), signal=int(sent)))
-    started = subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
-    assert started.communicate(timeout=25)[1] == "\nslow.py: stopped; nothing is lost, the same command goes on where this one ended\n"
+    started = subprocess.Popen(
+        [sys.executable, script],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (
+        started.communicate(timeout=25)[1]
+        == "\nslow.py: stopped; nothing is lost, the same command goes on where this one ended\n"
+    )
     assert started.returncode == code

@@ -19,8 +19,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 import fuzz  # noqa: E402
 
 SEEDS = st.integers(0, 10**6)
-IDS = st.lists(st.text(st.characters(categories=["L", "N", "P", "S"], exclude_characters="/\\"), min_size=1, max_size=8).filter(
-    lambda id: not id.startswith(".")), min_size=8, max_size=30, unique=True)
+IDS = st.lists(
+    st.text(st.characters(categories=["L", "N", "P", "S"], exclude_characters="/\\"), min_size=1, max_size=8).filter(
+        lambda id: not id.startswith(".")
+    ),
+    min_size=8,
+    max_size=30,
+    unique=True,
+)
 
 
 @pytest.mark.parametrize("target", fuzz.TARGETS)
@@ -74,7 +80,9 @@ def test_each_row_validates_once_and_shares_of_the_labels_are_equal(rows, k, see
         assert not set(dealt.train(fold)["id"]) & set(valid[fold]) and len(dealt.train(fold)) + len(valid[fold]) == rows
     ones = dealt.table.groupby("fold")["label"].agg(["size", "sum"])
     assert ones["sum"].max() - ones["sum"].min() <= 1 and ones["size"].max() - ones["size"].min() <= 2
-    assert dealt.hash == folds.make(train, pd.Series(train["id"].tolist(), index=train["id"])[::-1], k, seed, "sha").hash
+    assert (
+        dealt.hash == folds.make(train, pd.Series(train["id"].tolist(), index=train["id"])[::-1], k, seed, "sha").hash
+    )
 
 
 def case(seed: int, rows: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -93,7 +101,9 @@ def test_weights_are_shares_of_one(seed, count):
         found = rule(prob, labels)
         assert (found >= 0).all() and found.sum() > 0
         blended = weights.mean(prob, found)
-        assert (blended >= prob.min(axis=1) - 1e-9).all() and (blended <= prob.max(axis=1) + 1e-9).all()  # a mean, so they count as shares
+        assert (blended >= prob.min(axis=1) - 1e-9).all() and (
+            blended <= prob.max(axis=1) + 1e-9
+        ).all()  # a mean, so they count as shares
     assert weights.log_loss_simplex(prob, labels).sum() == pytest.approx(1, abs=1e-5)
 
 
@@ -117,14 +127,30 @@ def test_the_order_of_rows_changes_no_decision(seed):
 def test_ids_decide_what_is_joined(seed, order):
     rng = np.random.default_rng(seed)
     ids, test_ids = [f"i{row}" for row in range(12)], [f"t{row}" for row in range(5)]
-    dealt = folds.Folds(pd.DataFrame({"id": ids, "label": np.arange(12) % 2, "group": ids, "fold": np.arange(12) // 2 % 2}), 2, 0, "h", "s", "m")
+    dealt = folds.Folds(
+        pd.DataFrame({"id": ids, "label": np.arange(12) % 2, "group": ids, "fold": np.arange(12) // 2 % 2}),
+        2,
+        0,
+        "h",
+        "s",
+        "m",
+    )
 
     def member(name: str, shuffle: bool) -> Member:
         own = np.random.default_rng(len(name))
         oof, test = pd.Series(own.random(12), index=ids), pd.DataFrame(own.random((5, 2)), index=test_ids)
-        return Member(name, oof.iloc[rng.permutation(12)] if shuffle else oof, test.iloc[rng.permutation(5)] if shuffle else test, [])
+        return Member(
+            name,
+            oof.iloc[rng.permutation(12)] if shuffle else oof,
+            test.iloc[rng.permutation(5)] if shuffle else test,
+            [],
+        )
 
     names = ["m", "mm", "mmm"]
     one = members.matrix([member(name, False) for name in names], dealt, test_ids)
     other = members.matrix([member(names[place], True) for place in order], dealt, test_ids)
-    assert one.names == other.names and np.array_equal(one.prob, other.prob) and np.array_equal(one.test_prob, other.test_prob)
+    assert (
+        one.names == other.names
+        and np.array_equal(one.prob, other.prob)
+        and np.array_equal(one.test_prob, other.test_prob)
+    )

@@ -17,8 +17,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from test_plan import CHOSEN, RATES, jobs_of, scene
-from test_trainer import CPU, TINY, Killed, task
 from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
@@ -28,15 +26,41 @@ from facefold.errors import InputError
 from facefold.models import batchnorm, recipe, zoo
 from facefold.training import engine, estimate, launcher, micro, trainer
 from facefold.training.ranks import ALONE, Ranks
+from test_plan import CHOSEN, RATES, jobs_of, scene
+from test_trainer import CPU, TINY, Killed, task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-PLAIN = {"backbone": "test_convnext", "size": 32, "batch": 16, "epochs": 3, "lr": 2e-3, "ema": 0.5, "precision": "float32", "ranks": 2}
+PLAIN = {
+    "backbone": "test_convnext",
+    "size": 32,
+    "batch": 16,
+    "epochs": 3,
+    "lr": 2e-3,
+    "ema": 0.5,
+    "precision": "float32",
+    "ranks": 2,
+}
 CASES = {
     "equal": PLAIN,
     "unequal": {**PLAIN, "batch": 7, "optimizer": "sgd", "lr": 0.05, "ema": 0.0},  # parts of 4 rows and of 3
-    "watched": {**PLAIN, "schedule": "plateau", "plateau_patience": 0, "monitor": 0.2, "early_stopping": 1, "epochs": 6, "warmup": 1.0},
-    "frozen": {**PLAIN, "backbone": "test_resnet", "weights": "hub", "freeze_backbone": True, "lr": 0.2,
-               "head": "average, dense 8", "augment": "none"},
+    "watched": {
+        **PLAIN,
+        "schedule": "plateau",
+        "plateau_patience": 0,
+        "monitor": 0.2,
+        "early_stopping": 1,
+        "epochs": 6,
+        "warmup": 1.0,
+    },
+    "frozen": {
+        **PLAIN,
+        "backbone": "test_resnet",
+        "weights": "hub",
+        "freeze_backbone": True,
+        "lr": 0.2,
+        "head": "average, dense 8",
+        "augment": "none",
+    },
 }
 BOUND = 1e-5  # between probabilities: the sum of two parts is rounded otherwise than that of the whole
 
@@ -47,8 +71,14 @@ def fit(folder: Path, name: str, case: str, among: Ranks) -> None:
     result = trainer.fit(made, CPU, ranks=among)
     assert (result is not None) == among.first
     if result:
-        np.savez(folder / name / "result.npz", oof=result.oof_prob, test=result.test_prob, repeated=result.facts["repeated_epoch"] or 0,
-                 curve=result.history.drop(columns="seconds").astype(float).to_numpy(), **result.state)
+        np.savez(
+            folder / name / "result.npz",
+            oof=result.oof_prob,
+            test=result.test_prob,
+            repeated=result.facts["repeated_epoch"] or 0,
+            curve=result.history.drop(columns="seconds").astype(float).to_numpy(),
+            **result.state,
+        )
 
 
 def train_all(device: torch.device, folder: Path, among: Ranks = ALONE) -> None:
@@ -92,7 +122,11 @@ def trained(tmp_path_factory, one_thread):
             (folder / name).mkdir()
     train_all(CPU, folders[1])
     launcher.launch(train_all, [CPU, CPU], folders[2])
-    return {(count, path.parent.name): dict(np.load(path)) for count, folder in folders.items() for path in folder.rglob("result.npz")}
+    return {
+        (count, path.parent.name): dict(np.load(path))
+        for count, folder in folders.items()
+        for path in folder.rglob("result.npz")
+    }
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -133,6 +167,7 @@ def test_where_a_rank_is_killed_the_others_end_and_so_does_their_starter(tmp_pat
     (tmp_path / "light.py").write_text(LIGHT)  # a rank that need not import all of a trainer
     monkeypatch.syspath_prepend(tmp_path)
     from light import dies
+
     kill = os.kill
 
     def not_this_one(process, number):
@@ -167,13 +202,16 @@ def test_the_first_failure_of_a_rank_is_raised_where_it_was_launched(monkeypatch
             failure = SimpleNamespace(exitcode=1, timestamp=0)
             monkeypatch.setattr(launcher.ChildFailedError, "format_msg", lambda self: "")
             raise launcher.ChildFailedError("_rank", {0: failure})
+
         return run
 
     monkeypatch.setattr(launcher, "elastic_launch", agent)
     with pytest.raises(InputError) as raised:
         launcher.launch(failing, [CPU])
-    note, = raised.value.__notes__
-    assert str(raised.value) == "row 3 is wrong" and note.startswith("in rank 0 of 1:\nTraceback") and "in failing" in note
+    (note,) = raised.value.__notes__
+    assert (
+        str(raised.value) == "row 3 is wrong" and note.startswith("in rank 0 of 1:\nTraceback") and "in failing" in note
+    )
 
 
 def test_a_batch_that_a_gpu_does_not_hold_is_not_divided_by_one_rank_alone():
@@ -182,7 +220,9 @@ def test_a_batch_that_a_gpu_does_not_hold_is_not_divided_by_one_rank_alone():
 
     with pytest.raises(torch.OutOfMemoryError, match="^1$") as raised:
         micro.Parts().step(full, 0, pytest.fail)
-    assert type(pickle.loads(pickle.dumps(raised.value))) is torch.OutOfMemoryError  # so the engine says "lower batch in the recipe"
+    assert (
+        type(pickle.loads(pickle.dumps(raised.value))) is torch.OutOfMemoryError
+    )  # so the engine says "lower batch in the recipe"
 
 
 @given(st.integers(1, 8), st.integers(8, 70))
@@ -207,13 +247,29 @@ def test_batch_norm_of_the_steps_looks_at_whole_batches_and_learns_into_the_net(
     assert batchnorm.synchronised(plain) is plain and not batchnorm.learns(plain)
 
 
-@pytest.mark.parametrize("settings, places, message", [
-    ({**PLAIN, "ranks": 3}, [CPU] * 2, "recipe big: ranks = 3 takes 3 processes at once, and there is room for 2 (--workers, else a core each); "
-                                       "set ranks = 2, or train elsewhere"),
-    ({**PLAIN, "compile": False}, [torch.device("cuda", 0)], "recipe big: ranks = 2 takes 2 GPUs at once, and there is room for 1 (--workers, else "
-                                                             "all that torch sees); set ranks = 1, or train elsewhere"),
-    ({**TINY, "ranks": 2}, [CPU] * 2, "recipe big: the batch norm of cnn5 looks at whole batches, which torch does not do over ranks on the "
-                                      "CPU: set ranks = 1, take GPUs, or a backbone without batch norm (ViT, ConvNeXt)")])
+@pytest.mark.parametrize(
+    "settings, places, message",
+    [
+        (
+            {**PLAIN, "ranks": 3},
+            [CPU] * 2,
+            "recipe big: ranks = 3 takes 3 processes at once, and there is room for 2 (--workers, else a core each); "
+            "set ranks = 2, or train elsewhere",
+        ),
+        (
+            {**PLAIN, "compile": False},
+            [torch.device("cuda", 0)],
+            "recipe big: ranks = 2 takes 2 GPUs at once, and there is room for 1 (--workers, else "
+            "all that torch sees); set ranks = 1, or train elsewhere",
+        ),
+        (
+            {**TINY, "ranks": 2},
+            [CPU] * 2,
+            "recipe big: the batch norm of cnn5 looks at whole batches, which torch does not do over ranks on the "
+            "CPU: set ranks = 1, take GPUs, or a backbone without batch norm (ViT, ConvNeXt)",
+        ),
+    ],
+)
 def test_ranks_that_cannot_train_here_are_refused(settings, places, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         jobs.require_places(recipe.parse("big", settings, "big.toml"), places)
@@ -221,7 +277,9 @@ def test_ranks_that_cannot_train_here_are_refused(settings, places, message):
 
 def test_ranks_that_can_train_here_are_not_refused():
     jobs.require_places(recipe.parse("big", PLAIN, "big.toml"), [CPU] * 2)
-    jobs.require_places(recipe.parse("big", {**TINY, "ranks": 2}, "big.toml"), [torch.device("cuda", index) for index in range(2)])
+    jobs.require_places(
+        recipe.parse("big", {**TINY, "ranks": 2}, "big.toml"), [torch.device("cuda", index) for index in range(2)]
+    )
     jobs.require_places(recipe.parse("small", TINY, "small.toml"), [CPU])
 
 
@@ -229,12 +287,20 @@ def test_a_fold_job_launches_a_rank_a_device_and_only_the_first_writes(tmp_path,
     job = jobs.FoldJob(tmp_path, runs.Identity("big", "hash", "folds", "images", 0), NONE, 0, None, 0, ranks=2)
     held = []
     launched = []
-    monkeypatch.setattr(jobs, "launch", lambda *args: (launched.append(args), held.append(is_held(runs.fold_dir(tmp_path, "big", 0)))))
+    monkeypatch.setattr(
+        jobs, "launch", lambda *args: (launched.append(args), held.append(is_held(runs.fold_dir(tmp_path, "big", 0))))
+    )
     monkeypatch.setattr(jobs, "tidy", lambda *_: None)
     jobs.work(job, (CPU, CPU), 3)
-    assert launched == [(job.train, (CPU, CPU), 3)] and held == [True] and pickle.loads(pickle.dumps(job.train)).__self__ == job
+    assert (
+        launched == [(job.train, (CPU, CPU), 3)]
+        and held == [True]
+        and pickle.loads(pickle.dumps(job.train)).__self__ == job
+    )
     monkeypatch.setattr(jobs, "_task", lambda *_: trainer.FoldTask(*[None] * 10))
-    monkeypatch.setattr(trainer, "fit", lambda *args: launched.append(args[-1]))  # None, as in a rank that is not the first
+    monkeypatch.setattr(
+        trainer, "fit", lambda *args: launched.append(args[-1])
+    )  # None, as in a rank that is not the first
     job.train(CPU, 3, Ranks(1, 2))
     assert launched[1:] == [Ranks(1, 2)]
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -295,7 +361,9 @@ def test_jobs_of_several_places_begin_in_their_order_on_devices_of_their_own(nee
 
 
 def test_more_places_than_there_are_is_a_fault(monkeypatch):
-    with pytest.raises(ValueError, match="jobs that wait for one another, or for more places than there are: many, last"):
+    with pytest.raises(
+        ValueError, match="jobs that wait for one another, or for more places than there are: many, last"
+    ):
         run_in_threads(monkeypatch, ["one", "many", "last"], GPUS, {"many": 5})
 
 
@@ -316,11 +384,16 @@ def test_work_of_one_place_is_given_its_device_and_of_several_all_of_them(monkey
 def test_a_fold_of_two_ranks_costs_half_the_time_of_two_places(tmp_path):
     one = CHOSEN[0]
     two = dataclasses.replace(one, ranks=2)
-    costs = [estimate.cost(made, dataclasses.replace(RATES, start=0.0, predict=0.0), 1000, 5, 300).fold for made in (one, two)]
+    costs = [
+        estimate.cost(made, dataclasses.replace(RATES, start=0.0, predict=0.0), 1000, 5, 300).fold
+        for made in (one, two)
+    ]
     assert costs[1] == pytest.approx(costs[0] / 2)
     work = scene().work(two, 4)
     alone = dataclasses.replace(work, left=1)
-    assert scene().seconds([work]) - scene().seconds([alone]) == pytest.approx(3 * work.cost.fold)  # one after the other
+    assert scene().seconds([work]) - scene().seconds([alone]) == pytest.approx(
+        3 * work.cost.fold
+    )  # one after the other
     path = tmp_path / "budget.json"
     for until, may in ((1350.0, False), (1450.0, True)):
         path.write_text('{"until": %f, "runs": {"lite0": {"shared": 0, "fold": 100}}}' % until)

@@ -35,9 +35,20 @@ SMALL = {"object_store_memory": 80 << 20, "num_cpus": 1}
 def nodes(tmp_path_factory):
     """A cluster of a machine without CPUs, which drives, and two machines with one, by the folder of their copies of a root."""
     ray_engine.require()
-    made = Cluster(initialize_head=True, head_node_args={**SMALL, "num_cpus": 0, "include_dashboard": False, "_system_config": {
-        "health_check_initial_delay_ms": 500, "health_check_period_ms": 500, "health_check_failure_threshold": 3,
-        "worker_niceness": 0}})
+    made = Cluster(
+        initialize_head=True,
+        head_node_args={
+            **SMALL,
+            "num_cpus": 0,
+            "include_dashboard": False,
+            "_system_config": {
+                "health_check_initial_delay_ms": 500,
+                "health_check_period_ms": 500,
+                "health_check_failure_threshold": 3,
+                "worker_niceness": 0,
+            },
+        },
+    )
     folders = [tmp_path_factory.mktemp("machine") for _ in range(2)]
     made.machines = {folder: made.add_node(**SMALL, env_vars={remote.FOLDER: str(folder)}) for folder in folders}
     yield made
@@ -69,8 +80,11 @@ def drawn(deal, root: Path) -> Path:
 
 def results(root: Path) -> dict[str, str]:
     """The sha256 of all that folds leave but times, which are in run.json and history.csv."""
-    return {path.relative_to(root).as_posix(): files.sha256_file(path) for path in sorted(root.glob("runs/*/fold_*/*"))
-            if path.name not in ("run.json", "history.csv")}
+    return {
+        path.relative_to(root).as_posix(): files.sha256_file(path)
+        for path in sorted(root.glob("runs/*/fold_*/*"))
+        if path.name not in ("run.json", "history.csv")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +102,8 @@ def unseen(monkeypatch) -> None:
 
 
 def test_without_a_shared_folder_and_with_a_machine_that_dies_the_bytes_are_the_same(
-        deal, tmp_path, alone, nodes, cluster, monkeypatch, capsys):
+    deal, tmp_path, alone, nodes, cluster, monkeypatch, capsys
+):
     root, fold, sealed = drawn(deal, tmp_path), "runs/demo_cnn@15/fold_0", []
     unseen(monkeypatch)
 
@@ -114,7 +129,9 @@ def test_without_a_shared_folder_and_with_a_machine_that_dies_the_bytes_are_the_
 def test_in_a_shared_folder_a_job_that_was_stopped_goes_on_and_a_bad_one_is_told(deal, tmp_path, alone, cluster, nodes):
     root = drawn(deal, tmp_path)
     step = [sys.executable, str(SRC / "train.py"), "--root", str(root), "--recipe", "demo_cnn@15", "--fold", "0"]
-    process = subprocess.Popen([*step, "--engine", "ray", "--address", nodes.address], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*step, "--engine", "ray", "--address", nodes.address], stderr=subprocess.PIPE, text=True
+    )
     while not list(root.glob("runs/*/*/checkpoint.safetensors")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -127,7 +144,9 @@ def test_in_a_shared_folder_a_job_that_was_stopped_goes_on_and_a_bad_one_is_told
     with pytest.raises(InputError, match="there are no folds yet. Run `python src/split.py --target age`.$"):
         cluster().run([fold, bad], jobs.work, {bad: [fold]})
     assert results(root) == {name: sha for name, sha in alone.items() if "demo_cnn@15/fold_0" in name}
-    assert not [path for folder in nodes.machines for path in folder.iterdir()] and not list((root / "cache").glob(".ray*"))
+    assert not [path for folder in nodes.machines for path in folder.iterdir()] and not list(
+        (root / "cache").glob(".ray*")
+    )
 
 
 def test_with_a_root_at_a_url_tasks_fetch_and_send_there(deal, tmp_path, alone, cluster, nodes, monkeypatch):
@@ -137,7 +156,9 @@ def test_with_a_root_at_a_url_tasks_fetch_and_send_there(deal, tmp_path, alone, 
     unseen(monkeypatch)
     ordered, after = planned(copy.root, WANTED[:1], copy.store)
     cluster().run(ordered, jobs.work, after)
-    assert results(home) == {name: sha for name, sha in alone.items() if "lite0_96@1" in name} and results(copy.root) == {}
+    assert (
+        results(home) == {name: sha for name, sha in alone.items() if "lite0_96@1" in name} and results(copy.root) == {}
+    )
     copy.pull("")
     assert results(copy.root) == results(home)
     assert not [path for path in (home / "cache" / "frozen").rglob("*") if path.is_file()]
@@ -145,13 +166,16 @@ def test_with_a_root_at_a_url_tasks_fetch_and_send_there(deal, tmp_path, alone, 
 
 
 def test_a_job_that_fits_on_no_machine_is_told(deal, tmp_path, cluster, monkeypatch, capsys):
-    monkeypatch.setattr(ray_engine.space, "memory", lambda recipe: 10 ** 15)
+    monkeypatch.setattr(ray_engine.space, "memory", lambda recipe: 10**15)
     monkeypatch.setattr(ray_engine, "_LOOK", 0.1)
     root = drawn(deal, tmp_path)
     made = cluster()
     made.patience = 1.0
     said = "no machine of the cluster has 1 CPU, 1000000.0 GB of memory for one job"
-    with pytest.raises(InputError, match=f"^{said} .*, and none joined in 1 s. Add such a machine, or take a recipe with a smaller batch"):
+    with pytest.raises(
+        InputError,
+        match=f"^{said} .*, and none joined in 1 s. Add such a machine, or take a recipe with a smaller batch",
+    ):
         made.run(*planned(root, WANTED[1:])[:1], jobs.work, {})
     assert f"ray: {said}" in capsys.readouterr().out
 
@@ -161,7 +185,9 @@ def test_what_cannot_be_joined_is_a_sentence(nodes):
         ray_engine.Cluster("127.0.0.1:1", "auto")
     with pytest.raises(InputError, match="^--address ray://x:1: run the step on a machine of the cluster"):
         ray_engine.Cluster("ray://x:1", "auto")
-    with pytest.raises(InputError, match="^--device cuda: no machine of the cluster has a GPU; use --device cpu or auto$"):
+    with pytest.raises(
+        InputError, match="^--device cuda: no machine of the cluster has a GPU; use --device cpu or auto$"
+    ):
         ray_engine.Cluster(nodes.address, "cuda")
 
 
@@ -186,11 +212,16 @@ def test_files_travel_in_pieces(tmp_path, monkeypatch, at_once):
     files.write_text(tmp_path / "root" / "cache" / "train_8px_a", "0123456789")
     files.write_text(tmp_path / "root" / "cache" / "none", "")
     store = Served(Actor(tmp_path / "root"))
-    assert list(store.names("cache/train_8px_")) == ["cache/train_8px_a"] and sorted(store.names("cache/")) == ["cache/none", "cache/train_8px_a"]
+    assert list(store.names("cache/train_8px_")) == ["cache/train_8px_a"] and sorted(store.names("cache/")) == [
+        "cache/none",
+        "cache/train_8px_a",
+    ]
     for name in store.names("cache/"):
         store.get(name, tmp_path / "copy" / name)
         store.put(tmp_path / "copy" / name, f"back/{name}")
-        assert [(tmp_path / "root" / place).read_bytes() for place in (name, f"back/{name}")] == [(tmp_path / "copy" / name).read_bytes()] * 2
+        assert [(tmp_path / "root" / place).read_bytes() for place in (name, f"back/{name}")] == [
+            (tmp_path / "copy" / name).read_bytes()
+        ] * 2
     store.remove("cache/none")
     store.remove("cache/none")
     assert sorted(store.names("")) == ["back/cache/none", "back/cache/train_8px_a", "cache/train_8px_a"]
@@ -210,7 +241,10 @@ def test_after_a_failure_and_after_one_that_is_waited_for_nothing_begins(tmp_pat
     marker.touch()
     assert attempt(str(tmp_path / "first"), None) is None and (tmp_path / "first").exists()
     assert attempt(str(tmp_path / "waits"), None, InputError("no")) == "skipped" and not (tmp_path / "waits").exists()
-    assert attempt(str(tmp_path / "first")) is None and "first is started again: its process or its machine died" in capsys.readouterr().out
+    assert (
+        attempt(str(tmp_path / "first")) is None
+        and "first is started again: its process or its machine died" in capsys.readouterr().out
+    )
     assert str(attempt("bad")) == "row 3 is wrong"
     assert attempt(str(tmp_path / "late")) == "skipped" and not (tmp_path / "late").exists()
 
@@ -219,17 +253,24 @@ def test_a_machine_with_other_versions_is_refused(tmp_path, at_once):
     versions = {**ray_engine._versions(), "torch": "1.0"}
     failure = ray_engine._attempt(fail, "job", CPU, (tmp_path, "name"), Actor(tmp_path), versions)
     assert isinstance(failure, InputError)
-    assert str(failure) == (f"job: a machine of the cluster has torch {ray_engine._versions()['torch']} instead of 1.0, which gives other bytes. "
-                            "Install the same there: `pip install -r requirements.txt`")
+    assert str(failure) == (
+        f"job: a machine of the cluster has torch {ray_engine._versions()['torch']} instead of 1.0, which gives other bytes. "
+        "Install the same there: `pip install -r requirements.txt`"
+    )
 
 
 def test_options_of_one_machine_are_refused():
-    with pytest.raises(InputError, match="^--engine ray: the cluster decides what runs side by side and when; leave --workers out$"):
+    with pytest.raises(
+        InputError, match="^--engine ray: the cluster decides what runs side by side and when; leave --workers out$"
+    ):
         ray_engine.check("ray", {"--workers": 2, "--budget": None})
     ray_engine.check("local", {"--workers": 2})
 
 
 def test_without_the_package_ray_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(InputError, match="^--engine ray needs the package ray, which is not installed: `pip install -r requirements-cluster.txt`"):
+    with pytest.raises(
+        InputError,
+        match="^--engine ray needs the package ray, which is not installed: `pip install -r requirements-cluster.txt`",
+    ):
         ray_engine.check("ray", {})

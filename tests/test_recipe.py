@@ -26,18 +26,56 @@ def test_hash_follows_what_changes_the_model_and_nothing_else():
 def test_the_defaults_never_change():
     """The hash leaves defaults out, so a default that changed would make old runs pass for new ones."""
     assert asdict(recipe.Recipe("any")) == dict(
-        name="any", about="", backbone="cnn5", weights="none", size=128, start_size=0, freeze_stages=0, views=0, dropout=0.0,
-        drop_path=0.0, width=32, augment="standard", augmenter="albumentations", batch=32, epochs=4, optimizer="adamw", lr=1e-3,
-        weight_decay=0.01, momentum=0.9, schedule="cosine", warmup=0.0, plateau_factor=0.3, plateau_patience=2, early_stopping=0,
-        monitor=0.0, label_smoothing=0.0, clip=1.0, ema=0.0, compile=False, precision="auto", layout="auto", tta="flip",
-        freeze_backbone=False, frozen_precision="float32", head="", stop_on="loss", shuffle="auto",
-        ranks=1)
+        name="any",
+        about="",
+        backbone="cnn5",
+        weights="none",
+        size=128,
+        start_size=0,
+        freeze_stages=0,
+        views=0,
+        dropout=0.0,
+        drop_path=0.0,
+        width=32,
+        augment="standard",
+        augmenter="albumentations",
+        batch=32,
+        epochs=4,
+        optimizer="adamw",
+        lr=1e-3,
+        weight_decay=0.01,
+        momentum=0.9,
+        schedule="cosine",
+        warmup=0.0,
+        plateau_factor=0.3,
+        plateau_patience=2,
+        early_stopping=0,
+        monitor=0.0,
+        label_smoothing=0.0,
+        clip=1.0,
+        ema=0.0,
+        compile=False,
+        precision="auto",
+        layout="auto",
+        tta="flip",
+        freeze_backbone=False,
+        frozen_precision="float32",
+        head="",
+        stop_on="loss",
+        shuffle="auto",
+        ranks=1,
+    )
 
 
 def test_hashes_of_runs_that_exist_never_change():
     assert {name: recipe.load(name).hash[:12] for name in (*profiles.PROFILES["cpu"], "mobilenetv2", "resnet50")} == {
-        "lite0_160": "092a510bf34c", "lite0_96_aligned": "0738bfdcd48c", "lite0": "d3a553db70c9", "cnn5": "cc3462c303fa",
-        "mobilenetv2": "b9d9804d8b75", "resnet50": "a572ec8b3558"}
+        "lite0_160": "092a510bf34c",
+        "lite0_96_aligned": "0738bfdcd48c",
+        "lite0": "d3a553db70c9",
+        "cnn5": "cc3462c303fa",
+        "mobilenetv2": "b9d9804d8b75",
+        "resnet50": "a572ec8b3558",
+    }
 
 
 def test_a_setting_at_its_default_is_no_other_recipe():
@@ -56,41 +94,68 @@ def test_all_wrong_keys_and_types_are_named_at_once():
     assert "  - epochs = '4' should be of type int\n  - ema = True should be of type float" in text
 
 
-@pytest.mark.parametrize("settings, message", [
-    ({"optimizer": "lion"}, "optimizer = 'lion' is none of adamw, sgd"),
-    ({"lr": 0.0}, "lr = 0.0 should be above 0"),
-    ({"clip": -1.0}, "clip = -1.0 should not be negative"),
-    ({"ema": 1.0}, "ema = 1.0 should be in 0 <= ema < 1"),
-    ({"schedule": "plateau"}, "plateau and early_stopping need monitor > 0: the rows they watch"),
-    ({"monitor": 0.1}, "monitor holds rows out for nothing: neither plateau nor early_stopping uses it"),
-    ({"early_stopping": 3, "monitor": 0.1}, "early_stopping would cut a cosine schedule off: use plateau"),
-    ({"warmup": 4.0, "epochs": 4}, "warmup is not shorter than epochs"),
-    ({"weights": "hub"}, "cnn5 has no pretrained weights, no drop_path and no stages to freeze"),
-    ({"weights": "imagenet", "backbone": "resnet18"}, "weights = 'imagenet' is none of none, hub, package:<name>"),
-    ({"backbone": "resnet18", "width": 16}, "width belongs to cnn3 and cnn5 only"),
-    ({"backbone": "resnet18", "freeze_stages": 1}, "freezing stages that were never trained"),
-    ({"start_size": 64}, "start_size is below size, and not for cnn3 and cnn5, whose dense layer has one size"),
-    ({"start_size": 128, "backbone": "resnet18"}, "start_size is below size, and not for cnn3 and cnn5, whose dense layer has one size"),
-    ({"start_size": 64, "backbone": "resnet18", "epochs": 1}, "start_size needs a second epoch to grow in"),
-    ({"views": 2}, "views belongs to freeze_stages or freeze_backbone: nothing else is kept"),
-    ({"start_size": 100, "backbone": "resnet18"}, "size - start_size is no multiple of 16"),
-    ({"views": 4, "backbone": "resnet18", "weights": "hub", "freeze_stages": 1}, "views in turn are fewer than epochs; 0: a new one each epoch"),
-    ({"augmenter": "batch", "augment": "none"}, 'augmenter has nothing to do: augment = "none"'),
-    ({"momentum": 0.8}, "momentum belongs to sgd only"),
-    ({"backbone": "resnet18", "freeze_backbone": True}, "freezing stages that were never trained"),
-    ({"backbone": "resnet18", "weights": "hub", "freeze_backbone": True, "freeze_stages": 1}, "freeze_backbone freezes all stages: leave freeze_stages out"),
-    ({"backbone": "resnet18", "weights": "hub", "freeze_backbone": True, "drop_path": 0.1}, "drop_path does nothing in a frozen backbone"),
-    ({"frozen_precision": "half"}, "frozen_precision belongs to freeze_stages or freeze_backbone"),
-    ({"head": "flatten"}, "cnn5 has a head of its own"),
-    ({"stop_on": "accuracy"}, "stop_on belongs to early_stopping only"),
-    ({"backbone": "resnet18", "head": "flatten", "start_size": 64}, "start_size is not for a head that flattens, which has one size"),
-    ({"backbone": "resnet18", "weights": "hub", "freeze_stages": 1, "views": 2, "augment": "none"}, 'views are augmented images: augment = "none" has none'),
-    ({"augment": "articles", "augmenter": "batch"}, 'augment = "articles" has operations that augmenter = "batch" has not: use albumentations'),
-    ({"ranks": 0}, "ranks = 0 should be above 0"),
-    ({"ranks": 9, "batch": 8}, "batch is smaller than ranks, each of which takes its part of every batch"),
-    ({"ranks": 2, "compile": True}, "compile is for a fold in one process, not for ranks > 1: together they were never tried"),
-    ({"plateau_patience": 3}, 'plateau_factor and plateau_patience belong to schedule = "plateau" only'),
-])
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"optimizer": "lion"}, "optimizer = 'lion' is none of adamw, sgd"),
+        ({"lr": 0.0}, "lr = 0.0 should be above 0"),
+        ({"clip": -1.0}, "clip = -1.0 should not be negative"),
+        ({"ema": 1.0}, "ema = 1.0 should be in 0 <= ema < 1"),
+        ({"schedule": "plateau"}, "plateau and early_stopping need monitor > 0: the rows they watch"),
+        ({"monitor": 0.1}, "monitor holds rows out for nothing: neither plateau nor early_stopping uses it"),
+        ({"early_stopping": 3, "monitor": 0.1}, "early_stopping would cut a cosine schedule off: use plateau"),
+        ({"warmup": 4.0, "epochs": 4}, "warmup is not shorter than epochs"),
+        ({"weights": "hub"}, "cnn5 has no pretrained weights, no drop_path and no stages to freeze"),
+        ({"weights": "imagenet", "backbone": "resnet18"}, "weights = 'imagenet' is none of none, hub, package:<name>"),
+        ({"backbone": "resnet18", "width": 16}, "width belongs to cnn3 and cnn5 only"),
+        ({"backbone": "resnet18", "freeze_stages": 1}, "freezing stages that were never trained"),
+        ({"start_size": 64}, "start_size is below size, and not for cnn3 and cnn5, whose dense layer has one size"),
+        (
+            {"start_size": 128, "backbone": "resnet18"},
+            "start_size is below size, and not for cnn3 and cnn5, whose dense layer has one size",
+        ),
+        ({"start_size": 64, "backbone": "resnet18", "epochs": 1}, "start_size needs a second epoch to grow in"),
+        ({"views": 2}, "views belongs to freeze_stages or freeze_backbone: nothing else is kept"),
+        ({"start_size": 100, "backbone": "resnet18"}, "size - start_size is no multiple of 16"),
+        (
+            {"views": 4, "backbone": "resnet18", "weights": "hub", "freeze_stages": 1},
+            "views in turn are fewer than epochs; 0: a new one each epoch",
+        ),
+        ({"augmenter": "batch", "augment": "none"}, 'augmenter has nothing to do: augment = "none"'),
+        ({"momentum": 0.8}, "momentum belongs to sgd only"),
+        ({"backbone": "resnet18", "freeze_backbone": True}, "freezing stages that were never trained"),
+        (
+            {"backbone": "resnet18", "weights": "hub", "freeze_backbone": True, "freeze_stages": 1},
+            "freeze_backbone freezes all stages: leave freeze_stages out",
+        ),
+        (
+            {"backbone": "resnet18", "weights": "hub", "freeze_backbone": True, "drop_path": 0.1},
+            "drop_path does nothing in a frozen backbone",
+        ),
+        ({"frozen_precision": "half"}, "frozen_precision belongs to freeze_stages or freeze_backbone"),
+        ({"head": "flatten"}, "cnn5 has a head of its own"),
+        ({"stop_on": "accuracy"}, "stop_on belongs to early_stopping only"),
+        (
+            {"backbone": "resnet18", "head": "flatten", "start_size": 64},
+            "start_size is not for a head that flattens, which has one size",
+        ),
+        (
+            {"backbone": "resnet18", "weights": "hub", "freeze_stages": 1, "views": 2, "augment": "none"},
+            'views are augmented images: augment = "none" has none',
+        ),
+        (
+            {"augment": "articles", "augmenter": "batch"},
+            'augment = "articles" has operations that augmenter = "batch" has not: use albumentations',
+        ),
+        ({"ranks": 0}, "ranks = 0 should be above 0"),
+        ({"ranks": 9, "batch": 8}, "batch is smaller than ranks, each of which takes its part of every batch"),
+        (
+            {"ranks": 2, "compile": True},
+            "compile is for a fold in one process, not for ranks > 1: together they were never tried",
+        ),
+        ({"plateau_patience": 3}, 'plateau_factor and plateau_patience belong to schedule = "plateau" only'),
+    ],
+)
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(InputError, match=re.escape(f"a.toml is not a recipe:\n  - {message}") + "$"):
         recipe.parse("a", settings, "a.toml")
@@ -103,7 +168,9 @@ def test_sizes_grow_evenly_to_the_full_one():
 
 
 def test_unknown_recipe_lists_those_there_are():
-    with pytest.raises(InputError, match=re.escape(f"there is no recipe 'lite9'; there are: {', '.join(recipe.names())}")):
+    with pytest.raises(
+        InputError, match=re.escape(f"there is no recipe 'lite9'; there are: {', '.join(recipe.names())}")
+    ):
         recipe.load("lite9")
 
 
@@ -120,15 +187,18 @@ def test_a_recipe_with_another_number_of_epochs_is_another_recipe():
     assert {**asdict(short), "name": own.name, "about": own.about, "epochs": own.epochs} == asdict(own)
 
 
-@pytest.mark.parametrize("name, message", [
-    ("lite0@5", "recipe 'lite0@5': 5 epochs are its own number; leave @5 out"),
-    ("lite0@", "recipe 'lite0@': what follows @ is a number of epochs"),
-    ("lite0@03", "recipe 'lite0@03': what follows @ is a number of epochs"),
-    ("lite0@-1", "recipe 'lite0@-1': what follows @ is a number of epochs"),
-    ("lite0@0", "lite0.toml is not a recipe:\n  - epochs = 0 should be above 0"),
-    ("cnn5@1", "cnn5.toml is not a recipe:\n  - warmup is not shorter than epochs"),
-    ("lite9@3", "there is no recipe 'lite9'; there are: "),
-])
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("lite0@5", "recipe 'lite0@5': 5 epochs are its own number; leave @5 out"),
+        ("lite0@", "recipe 'lite0@': what follows @ is a number of epochs"),
+        ("lite0@03", "recipe 'lite0@03': what follows @ is a number of epochs"),
+        ("lite0@-1", "recipe 'lite0@-1': what follows @ is a number of epochs"),
+        ("lite0@0", "lite0.toml is not a recipe:\n  - epochs = 0 should be above 0"),
+        ("cnn5@1", "cnn5.toml is not a recipe:\n  - warmup is not shorter than epochs"),
+        ("lite9@3", "there is no recipe 'lite9'; there are: "),
+    ],
+)
 def test_epochs_that_are_none(name, message):
     with pytest.raises(InputError, match=re.escape(message)):
         recipe.load(name)

@@ -3,20 +3,26 @@
 import numpy as np
 import pytest
 import torch
-from test_trainer import CPU, TINY, Killed, images, same, task
 
 from facefold.errors import InputError
 from facefold.models import recipe as recipes
 from facefold.training import checkpoint, micro, trainer
+from test_trainer import CPU, TINY, Killed, images, same, task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_a_loss_that_is_not_finite_again_stops_with_advice(tmp_path, capsys):
-    with pytest.raises(InputError, match="tiny fold 0: the loss is not finite in epoch 1. Lower lr in the recipe, .*[(]since epoch 1 the rate "
-                                         "was 0.1 times the recipe's already, for the same reason[)]"):
+    with pytest.raises(
+        InputError,
+        match="tiny fold 0: the loss is not finite in epoch 1. Lower lr in the recipe, .*[(]since epoch 1 the rate "
+        "was 0.1 times the recipe's already, for the same reason[)]",
+    ):
         trainer.fit(task(tmp_path, {**TINY, "optimizer": "sgd", "lr": 1e30, "clip": 0.0}), CPU)
-    assert "the loss is not finite in epoch 1, which is repeated from the state before it, with 0.1 times" in capsys.readouterr().out
+    assert (
+        "the loss is not finite in epoch 1, which is repeated from the state before it, with 0.1 times"
+        in capsys.readouterr().out
+    )
 
 
 def nan_once(monkeypatch, epoch: int, dies: bool = False) -> None:
@@ -69,8 +75,16 @@ def test_parts_of_a_batch_add_up_to_its_gradient():
         net.eval()
         optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
-        loss = trainer.train_step(net, shown, labels, optimizer, scaler, trainer.precision.Precision(torch.float32, False), recipe,
-                                  parts=parts)
+        loss = trainer.train_step(
+            net,
+            shown,
+            labels,
+            optimizer,
+            scaler,
+            trainer.precision.Precision(torch.float32, False),
+            recipe,
+            parts=parts,
+        )
         steps[parts] = (loss, [value.clone() for value in net.parameters()])
     torch.testing.assert_close(steps[1][0], steps[3][0])
     torch.testing.assert_close(steps[1][1], steps[3][1], rtol=1e-4, atol=1e-6)
@@ -89,8 +103,10 @@ def test_a_batch_that_memory_does_not_hold_is_trained_in_parts_and_said(tmp_path
     result = trainer.fit(task(tmp_path, {**TINY, "epochs": 1}), CPU)
     assert seen == [1, 2, 4, 4, 4, 4] and result.facts["parts_of_a_batch"] == 4
     said = capsys.readouterr().out
-    assert ("tiny fold 0: the GPU's memory does not hold 16 rows: from here on a batch of 16 is trained in 2 parts with their gradients "
-            "added up, the same step but for batch norm, which sees one part at a time\n") in said
+    assert (
+        "tiny fold 0: the GPU's memory does not hold 16 rows: from here on a batch of 16 is trained in 2 parts with their gradients "
+        "added up, the same step but for batch norm, which sees one part at a time\n"
+    ) in said
     assert "does not hold 8 rows: from here on a batch of 16 is trained in 4 parts" in said
 
 
@@ -107,12 +123,12 @@ def test_parts_of_one_row_are_not_tried():
 
 def test_any_damaged_byte_of_a_checkpoint_is_found(tmp_path):
     path = tmp_path / "c.safetensors"
-    state = {"a": torch.arange(6.).view(2, 3), "b": torch.tensor(3), "c": torch.ones(2, dtype=torch.bfloat16)}
+    state = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3), "c": torch.ones(2, dtype=torch.bfloat16)}
     checkpoint.save(path, {"history": [1.5]}, {"model": state})
     assert checkpoint.read_header(path) == {"history": [1.5]}
     whole = path.read_bytes()
     for place in range(8, len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1:])
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         try:
             header = checkpoint.read_header(path)
         except InputError as error:

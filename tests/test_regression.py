@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+
 from command import call
 from facefold import files, runs
 from facefold.combine import nested, regression
@@ -33,15 +34,22 @@ def test_the_loss_is_the_absolute_error_in_standard_deviations():
     assert float(aim.loss(outputs, torch.tensor([20.0, 20.0]))) == 1.0
     assert aim.predicted(np.array([1.0, -0.5])).tolist() == [30, 15]
     assert aim.scores(np.array([1.0, -0.5]), np.array([28.0, 15.0])) == (0.1, 1.0)
-    state = aim.state({"output.weight": np.array([[2.0]], np.float32), "output.bias": np.array([0.5], np.float32), "x": 1})
+    state = aim.state(
+        {"output.weight": np.array([[2.0]], np.float32), "output.bias": np.array([0.5], np.float32), "x": 1}
+    )
     assert state["output.weight"].tolist() == [[20]] and state["output.bias"].tolist() == [25] and state["x"] == 1
     with pytest.raises(InputError, match="^age is 7 in every row to learn from, which leaves nothing to learn$"):
         objective.of(AGE, recipes.parse("r", {}, "r.toml"), np.array([7.0, 7.0]))
 
 
 def test_label_smoothing_has_no_meaning_for_a_number():
-    with pytest.raises(InputError, match=re.escape("recipe lite0 has label_smoothing = 0.05, and age is a number, not a label: "
-                                                   "take a recipe without it, e.g. lite0_age")):
+    with pytest.raises(
+        InputError,
+        match=re.escape(
+            "recipe lite0 has label_smoothing = 0.05, and age is a number, not a label: "
+            "take a recipe without it, e.g. lite0_age"
+        ),
+    ):
         objective.require(recipes.load("lite0"), AGE)
     objective.require(recipes.load("lite0_age"), AGE)
     objective.require(recipes.load("lite0"), Target())
@@ -53,13 +61,36 @@ def test_a_net_learns_a_number_and_its_weights_predict_it_in_its_unit(tmp_path):
     pixels = (draw.integers(0, 60, (96, 32, 32, 3)) + values[:, None, None, None] * 1.9).astype(np.uint8)
     cache = ImageCache([str(row) for row in range(96)], pixels)
     table = pd.DataFrame({"id": cache.ids, "label": values, "group": cache.ids})
-    settings = {"size": 32, "width": 4, "batch": 16, "epochs": 10, "lr": 0.02, "precision": "float32", "tta": "none",
-                "augment": "none", "schedule": "plateau", "monitor": 0.2}
-    task = trainer.FoldTask(recipes.parse("tiny", settings, "tiny.toml"), 0, 0, table.iloc[:64], table.iloc[64:], cache, cache,
-                            tmp_path / "c.safetensors", {"recipe": "tiny"}, tmp_path, target=AGE)
+    settings = {
+        "size": 32,
+        "width": 4,
+        "batch": 16,
+        "epochs": 10,
+        "lr": 0.02,
+        "precision": "float32",
+        "tta": "none",
+        "augment": "none",
+        "schedule": "plateau",
+        "monitor": 0.2,
+    }
+    task = trainer.FoldTask(
+        recipes.parse("tiny", settings, "tiny.toml"),
+        0,
+        0,
+        table.iloc[:64],
+        table.iloc[64:],
+        cache,
+        cache,
+        tmp_path / "c.safetensors",
+        {"recipe": "tiny"},
+        tmp_path,
+        target=AGE,
+    )
     result = trainer.fit(task, CPU)
     error = np.abs(result.oof_prob - values[64:]).mean()
-    assert error < 15 < np.abs(values - values.mean()).mean() and result.facts["metrics"] == {"mae": pytest.approx(error)}
+    assert error < 15 < np.abs(values - values.mean()).mean() and result.facts["metrics"] == {
+        "mae": pytest.approx(error)
+    }
     assert result.history["valid_mae"].iloc[-1] == pytest.approx(error, rel=1e-3) and "valid_acc" not in result.history
     assert result.facts["standardised"]["std"] == pytest.approx(values[:64].std(), rel=0.2)
     net, _ = zoo.build(task.recipe)
@@ -90,7 +121,9 @@ def test_weights_by_hand():
 def test_ridge_by_hand():
     x = np.arange(100.0)
     fitted = regression.Line().fit(Rows(x[:, None], x), 2 * x + 5, np.zeros(100))
-    assert fitted.coef.tolist() == [round(2 * 25 / 26, 6)]  # in deviations of 2 x + 5 the squares of x sum to 100 / 4; penalty 1
+    assert fitted.coef.tolist() == [
+        round(2 * 25 / 26, 6)
+    ]  # in deviations of 2 x + 5 the squares of x sum to 100 / 4; penalty 1
     assert fitted.predict(Rows(np.array([[49.5]]), np.zeros(1))) == pytest.approx(104)  # the mean stays the mean
 
 
@@ -99,23 +132,48 @@ def members(noises: list[float], rows: int = 200) -> OofMatrix:
     values = rng.uniform(0, 100, rows)
     pred = values[:, None] + rng.normal(size=(rows, len(noises))) * noises
     ids = [str(row) for row in range(rows)]
-    return OofMatrix(ids, values, np.arange(rows) % 4, np.array(ids), [f"m{j}" for j in range(len(noises))], pred, ["t"],
-                     np.full((4, 1, len(noises)), 50.0))
+    return OofMatrix(
+        ids,
+        values,
+        np.arange(rows) % 4,
+        np.array(ids),
+        [f"m{j}" for j in range(len(noises))],
+        pred,
+        ["t"],
+        np.full((4, 1, len(noises)), 50.0),
+    )
 
 
 def test_the_simplest_unbeaten_method_is_picked():
     made = regression.make(members([10, 10]), AGE, "auto", "auto")
     assert made.facts["picked"] == "mean"
-    assert made.facts["why"].startswith("mean is the simplest candidate and no other beats it by a real margin on the same rows ")
-    assert made.facts["gain_over_best_single"]["gain"] > 1 and made.oof.columns.tolist() == ["id", "label", "pred", "fold"]
+    assert made.facts["why"].startswith(
+        "mean is the simplest candidate and no other beats it by a real margin on the same rows "
+    )
+    assert made.facts["gain_over_best_single"]["gain"] > 1 and made.oof.columns.tolist() == [
+        "id",
+        "label",
+        "pred",
+        "fold",
+    ]
     assert made.submissions["mean"].to_dict("list") == {"id": ["t"], "age": [50.0]}
     board = made.leaderboard.set_index("name")
-    assert board["mae"].is_monotonic_increasing and set(board.index) == {"m0", "m1", *regression.NAMES, "auto", "median"}
-    assert board.loc["mean", "mae"] == pytest.approx(np.abs(made.oof["label"] - members([10, 10]).prob.mean(axis=1)).mean())
+    assert board["mae"].is_monotonic_increasing and set(board.index) == {
+        "m0",
+        "m1",
+        *regression.NAMES,
+        "auto",
+        "median",
+    }
+    assert board.loc["mean", "mae"] == pytest.approx(
+        np.abs(made.oof["label"] - members([10, 10]).prob.mean(axis=1)).mean()
+    )
     poor = regression.make(members([1, 50]), AGE, "auto", "auto")
     assert poor.facts["picked"] == "best_single" and regression.headline(poor.facts).endswith("] by best_single")
-    assert poor.facts["why"].startswith("best_single is the simplest method that no other beats by a real margin on the same rows "
-                                        "(paired absolute errors, p < 0.05); the next simpler one, mean, is ")
+    assert poor.facts["why"].startswith(
+        "best_single is the simplest method that no other beats by a real margin on the same rows "
+        "(paired absolute errors, p < 0.05); the next simpler one, mean, is "
+    )
 
 
 def test_of_one_recipe_there_is_nothing_to_choose():
@@ -150,15 +208,30 @@ def test_no_method_sees_the_rows_that_score_it():
         assert np.array_equal(before[matrix.fold == 2], after[matrix.fold == 2])
 
 
-@pytest.mark.parametrize("options, message", [
-    (("majority", "auto", False, False), "--method majority counts votes, and numbers have no majority: age is a number. "
-     "With --target age there are auto, mean, best_single, weighted_mean, ridge"),
-    (("calibrated_mean", "auto", False, False), "--method calibrated_mean is made for probabilities: age is a number. "
-     "With --target age there are auto, mean, best_single, weighted_mean, ridge"),
-    (("auto", "auto", True, False), "--use-order reads labels; with --target age leave it out"),
-    (("auto", "accuracy", False, False), "--weights accuracy: there is none of age; say auto, equal, or name=w,name=w"),
-    (("ridge", "a=1", False, False), "--method ridge has no weights to set; leave --weights out, or take --method weighted_mean"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (
+            ("majority", "auto", False, False),
+            "--method majority counts votes, and numbers have no majority: age is a number. "
+            "With --target age there are auto, mean, best_single, weighted_mean, ridge",
+        ),
+        (
+            ("calibrated_mean", "auto", False, False),
+            "--method calibrated_mean is made for probabilities: age is a number. "
+            "With --target age there are auto, mean, best_single, weighted_mean, ridge",
+        ),
+        (("auto", "auto", True, False), "--use-order reads labels; with --target age leave it out"),
+        (
+            ("auto", "accuracy", False, False),
+            "--weights accuracy: there is none of age; say auto, equal, or name=w,name=w",
+        ),
+        (
+            ("ridge", "a=1", False, False),
+            "--method ridge has no weights to set; leave --weights out, or take --method weighted_mean",
+        ),
+    ],
+)
 def test_what_belongs_to_labels_is_refused_with_its_reason(options, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         regression.refuse(AGE, *options)
@@ -166,6 +239,7 @@ def test_what_belongs_to_labels_is_refused_with_its_reason(options, message):
 
 def test_every_method_of_labels_is_known_or_refused():
     from facefold.combine import methods
+
     assert set(methods.NAMES) == set(regression.REFUSED) | (set(regression.NAMES) - {"ridge"})
     with pytest.raises(InputError, match="^--method ridge predicts numbers: it belongs to --target$"):
         methods.candidates("ridge", "auto")
@@ -189,16 +263,29 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
     light = [cv2.imread(str(folder / "train" / f"{id}.jpg")).mean() for id in train["id"]]
     files.write_csv(folder / "meta.csv", pd.DataFrame({"id": train["id"], "light": light}))
     integrity.load(tmp_path)
-    for name, options in [("split", ("--folds", "2")), ("train", ("--recipe", "demo_cnn,cnn5")), ("blend", ()), ("report", ())]:
+    for name, options in [
+        ("split", ("--folds", "2")),
+        ("train", ("--recipe", "demo_cnn,cnn5")),
+        ("blend", ()),
+        ("report", ()),
+    ]:
         call(name, tmp_path, "--target", "light", *options)
     said = capsys.readouterr().out
     place = tmp_path / "targets" / "light"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "competition", "targets"]  # nothing of the label's
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "cache",
+        "competition",
+        "targets",
+    ]  # nothing of the label's
     identity = json.loads((place / "runs/cnn5/fold_1/run.json").read_text())
     assert identity["target"] == "light" and set(identity["metrics"]) == {"mae"}
     assert (place / "runs/cnn5/oof.csv").read_text().splitlines()[0] == "id,pred"
-    assert re.search(r"\ncnn5: OOF mean absolute error \d+\.\d+ \[.*\] on 60 rows, targets/light/runs/cnn5/oof.csv\n", said)
-    assert re.search(r"upload .*/light/submissions/submission.csv: nested mean absolute error \d+\.\d+ \[.*\] by \w+\n", said)
+    assert re.search(
+        r"\ncnn5: OOF mean absolute error \d+\.\d+ \[.*\] on 60 rows, targets/light/runs/cnn5/oof.csv\n", said
+    )
+    assert re.search(
+        r"upload .*/light/submissions/submission.csv: nested mean absolute error \d+\.\d+ \[.*\] by \w+\n", said
+    )
     submission = pd.read_csv(place / "submissions" / "submission.csv", dtype={"id": str})
     sample = pd.read_csv(folder / "sampleSubmit.csv", dtype={"id": str})
     assert submission.columns.tolist() == ["id", "light"] and submission["id"].tolist() == sample["id"].tolist()
@@ -210,13 +297,20 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
 
     run = place / "runs/cnn5/fold_0/run.json"
     run.write_text(run.read_text().replace('"target": "light"', '"target": "age"'))
-    stale = (f"{run.parent} is stale: it was made with another target. Move it away, or train over it with "
-             "`train.py --recipe cnn5 --target light --force`.")
+    stale = (
+        f"{run.parent} is stale: it was made with another target. Move it away, or train over it with "
+        "`train.py --recipe cnn5 --target light --force`."
+    )
     with pytest.raises(InputError, match=f"^{re.escape(stale)}$"):
         call("blend", tmp_path, "--target", "light")
     (place / "runs/cnn5/fold_0/run.json").unlink()
-    with pytest.raises(InputError, match=re.escape("targets/light/runs/cnn5 is incomplete: fold 0 of 2 not finished. Run "
-                                                   "`python src/train.py --recipe cnn5 --target light`")):
+    with pytest.raises(
+        InputError,
+        match=re.escape(
+            "targets/light/runs/cnn5 is incomplete: fold 0 of 2 not finished. Run "
+            "`python src/train.py --recipe cnn5 --target light`"
+        ),
+    ):
         call("blend", tmp_path, "--target", "light")
     with pytest.raises(InputError, match="^--corrections mends labels; with --target light leave it out$"):
         call("train", tmp_path, "--target", "light", "--recipe", "cnn5", "--corrections", "x.csv")
@@ -225,7 +319,9 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
 def test_a_prediction_that_is_no_number_is_refused(tmp_path):
     path = tmp_path / "oof.csv"
     path.write_text("id,pred\n7,31.5\n8,inf\n")
-    with pytest.raises(InputError, match=re.escape(f"{path}, row 3: pred inf is not a finite number; delete the fold's folder")):
+    with pytest.raises(
+        InputError, match=re.escape(f"{path}, row 3: pred inf is not a finite number; delete the fold's folder")
+    ):
         runs.read_predictions(path, AGE)
     with pytest.raises(InputError, match="columns id,pred, expected id,prob"):
         runs.read_predictions(path)

@@ -30,7 +30,9 @@ def written(root: Path, **texts: str) -> None:
 
 def names(folder: Path) -> list[str]:
     """Of the files in it, but for the one that marks a copy."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != ".copy")
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path.name != ".copy"
+    )
 
 
 def test_what_differs_is_fetched_and_sent(home, tmp_path):
@@ -65,14 +67,24 @@ def test_a_copy_that_is_removed_while_a_step_works_removes_nothing(home):
     written(home, folds__a="1", competition__train="2")
     copy = remote.mirror(f"file://{home}")
     shutil.rmtree(copy.root)
-    with pytest.raises(InputError, match=f"the copy of file://{home}, was removed while the step worked in it; nothing was removed there"):
+    with pytest.raises(
+        InputError,
+        match=f"the copy of file://{home}, was removed while the step worked in it; nothing was removed there",
+    ):
         copy.push()
     assert names(home) == ["competition/train", "folds/a"]
 
 
 def test_locks_hidden_files_and_activations_stay_here(home):
     copy = remote.mirror(f"file://{home}")
-    for name in ("a.lock", ".part", "cache/.x/y", "cache/frozen/r/k/train_plain.npy", "cache/kept", "targets/age/cache/frozen/r/v"):
+    for name in (
+        "a.lock",
+        ".part",
+        "cache/.x/y",
+        "cache/frozen/r/k/train_plain.npy",
+        "cache/kept",
+        "targets/age/cache/frozen/r/v",
+    ):
         files.write_text(copy.root / name, "")
     copy.push()
     assert names(home) == ["cache/kept"]
@@ -82,8 +94,13 @@ def test_the_seal_of_a_run_is_sent_last_and_removed_first(home, monkeypatch):
     copy, calls = remote.mirror(f"file://{home}"), []
     for method in ("put", "remove"):
         real = getattr(remote.Url, method)
-        monkeypatch.setattr(remote.Url, method, lambda store, *args, real=real, method=method: (
-            calls.append((method, str(args[-1]))), real(store, *args))[1])
+        monkeypatch.setattr(
+            remote.Url,
+            method,
+            lambda store, *args, real=real, method=method: (calls.append((method, str(args[-1]))), real(store, *args))[
+                1
+            ],
+        )
     written(copy.root, **{"runs__r__fold_0__run.json": "1", "runs__r__fold_0__zzz": "1"})
     copy.push()
     assert calls == [("put", "runs/r/fold_0/zzz"), ("put", "runs/r/fold_0/run.json")]
@@ -103,7 +120,9 @@ def test_an_exact_copy_of_a_part(home, tmp_path):
 
 def test_a_name_that_would_leave_the_folder_is_refused(home, monkeypatch):
     monkeypatch.setattr(remote.Url, "names", lambda store, prefix: {"../outside": "1"})
-    with pytest.raises(InputError, match=f"^file://{home}: the name '../outside' would leave the folder; remove that file there$"):
+    with pytest.raises(
+        InputError, match=f"^file://{home}: the name '../outside' would leave the folder; remove that file there$"
+    ):
         remote.mirror(f"file://{home}")
 
 
@@ -112,7 +131,9 @@ def test_a_transfer_that_comes_short_is_told_and_leaves_nothing(home, monkeypatc
 
     written(home, folds__a="whole")
     monkeypatch.setattr(LocalFileSystem, "get_file", lambda system, there, here, **_: Path(here).write_text("w"))
-    with pytest.raises(InputError, match=f"^file://{home}: folds/a came with other than its 5 bytes; run the same command again$"):
+    with pytest.raises(
+        InputError, match=f"^file://{home}: folds/a came with other than its 5 bytes; run the same command again$"
+    ):
         remote.mirror(f"file://{home}")
     assert names(remote.place(f"file://{home}", home)) == []
 
@@ -120,7 +141,9 @@ def test_a_transfer_that_comes_short_is_told_and_leaves_nothing(home, monkeypatc
 def test_the_steps_of_a_job_are_given_the_url(home, monkeypatch):
     url, calls = f"file://{home}", []
     monkeypatch.setattr(step._Parser, "mirror", remote.mirror(url))
-    monkeypatch.setattr(step.subprocess, "Popen", lambda arguments, **_: calls.append(arguments[2:]) or SimpleNamespace(wait=lambda: 0))
+    monkeypatch.setattr(
+        step.subprocess, "Popen", lambda arguments, **_: calls.append(arguments[2:]) or SimpleNamespace(wait=lambda: 0)
+    )
     root = step._Parser.mirror.root
     written(root, folds__a="1")
     step.run_step("split", "--root", root, "--budget", root / "file")
@@ -136,15 +159,22 @@ def test_a_url_that_nothing_speaks_to(home):
 def s3():
     """The URL of an empty bucket."""
     pytest.importorskip("s3fs", reason="the package s3fs is not installed: pip install -r requirements-cluster.txt")
-    server = pytest.importorskip("moto.server", reason="moto's server is not installed: pip install -r requirements-cluster.txt")
+    server = pytest.importorskip(
+        "moto.server", reason="moto's server is not installed: pip install -r requirements-cluster.txt"
+    )
     import logging
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{running.get_host_and_port()[1]}", "AWS_ACCESS_KEY_ID": "a",
-                            "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}.items():
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{running.get_host_and_port()[1]}",
+            "AWS_ACCESS_KEY_ID": "a",
+            "AWS_SECRET_ACCESS_KEY": "b",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }.items():
             patch.setenv(name, value)
         import fsspec
 
@@ -179,7 +209,12 @@ def test_the_steps_on_s3_on_machines_that_are_lost_end_with_the_same_bytes(s3, t
 
     drawn.draw(tmp_path / "data", train=60, test=20, size=48)
     train = ("train", "--recipe", "demo_cnn@3", "--device", "cpu", "--workers", "1")
-    for name, *options in (("audit", "--data", tmp_path / "data" / "competition"), ("split", "--folds", "2"), train, ("blend",)):
+    for name, *options in (
+        ("audit", "--data", tmp_path / "data" / "competition"),
+        ("split", "--folds", "2"),
+        train,
+        ("blend",),
+    ):
         do(monkeypatch, name, tmp_path / "here", *options)
 
     machines = (tmp_path / f"machine_{number}" for number in range(9))
@@ -208,8 +243,15 @@ def test_the_steps_on_s3_on_machines_that_are_lost_end_with_the_same_bytes(s3, t
     do(monkeypatch, "blend", s3)
     there.invalidate_cache()
     got = {path.removeprefix("bucket/faces/"): there.cat(path) for path in there.find("bucket/faces")}
-    for name in ("submissions/submission.csv", "runs/demo_cnn@3/oof.csv", *(
-            f"runs/demo_cnn@3/fold_{fold}/{name}" for fold in range(2) for name in ("weights.safetensors", "oof.csv", "test.csv"))):
+    for name in (
+        "submissions/submission.csv",
+        "runs/demo_cnn@3/oof.csv",
+        *(
+            f"runs/demo_cnn@3/fold_{fold}/{name}"
+            for fold in range(2)
+            for name in ("weights.safetensors", "oof.csv", "test.csv")
+        ),
+    ):
         assert got[name] == (tmp_path / "here" / name).read_bytes(), name
     assert not [name for name in got if "checkpoint" in name or "/." in name]
 
@@ -220,11 +262,17 @@ def test_s3_errors_are_a_sentence(s3, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv(remote.FOLDER, str(tmp_path))
     with pytest.raises(SystemExit, match="2"):
         do(monkeypatch, "split", "s3://nobucket/faces")
-    assert capsys.readouterr().err == "split.py: s3://nobucket/faces: The specified bucket does not exist. Create the bucket first, or correct its name\n"
+    assert (
+        capsys.readouterr().err
+        == "split.py: s3://nobucket/faces: The specified bucket does not exist. Create the bucket first, or correct its name\n"
+    )
     fsspec.filesystem("s3").clear_instance_cache()
     for name in [name for name in os.environ if name.startswith("AWS_") and "KEY" in name]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(InputError, match="^s3://bucket/faces: Unable to locate credentials. Give credentials that may read and write there"):
+    with pytest.raises(
+        InputError,
+        match="^s3://bucket/faces: Unable to locate credentials. Give credentials that may read and write there",
+    ):
         remote.mirror(s3)
     fsspec.filesystem("s3").clear_instance_cache()

@@ -4,15 +4,16 @@ import math
 import re
 from pathlib import Path
 
-import browser
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import browser
 from command import call
 from facefold.combine import methods
 from facefold.review import calibration_check, galleries, groups, palette
-from hypothesis import given
-from hypothesis import strategies as st
 from test_blend_report import fabricate
 
 
@@ -22,24 +23,46 @@ def oof(labels: list[int], preds: list[int]) -> pd.DataFrame:
 
 def test_groups_of_words_and_of_numbers():
     rows = oof([0, 0, 1, 1, 1], [0, 1, 1, 1, 0])
-    meta = pd.DataFrame({"id": ["004", "003", "002", "001", "000", "900"], "side": ["b", "a", "a", "", "a", "b"],
-                         "same": ["x"] * 6, "note": [f"word {number}" for number in range(6)]})
+    meta = pd.DataFrame(
+        {
+            "id": ["004", "003", "002", "001", "000", "900"],
+            "side": ["b", "a", "a", "", "a", "b"],
+            "same": ["x"] * 6,
+            "note": [f"word {number}" for number in range(6)],
+        }
+    )
     found = groups.tables(meta, rows)
     assert list(found) == ["side", "note"]  # one value makes no groups
     side = found["side"].set_index("group")
-    assert side["rows"].to_dict() == {"a": 3, "b": 1} and side["accuracy"].to_dict() == {"a": 1.0, "b": 0.0}  # 001 is in none
+    assert side["rows"].to_dict() == {"a": 3, "b": 1} and side["accuracy"].to_dict() == {
+        "a": 1.0,
+        "b": 0.0,
+    }  # 001 is in none
     assert side["label_0"]["a"] == 1 and side["label_1"]["b"] == 0 and math.isnan(side["label_0"]["b"])
-    assert side["high"]["a"] == 1 and side["low"]["a"] == pytest.approx(0.4385, abs=1e-4)  # Wilson, 3 of 3: 3 / (3 + 1.96 ** 2)
+    assert side["high"]["a"] == 1 and side["low"]["a"] == pytest.approx(
+        0.4385, abs=1e-4
+    )  # Wilson, 3 of 3: 3 / (3 + 1.96 ** 2)
     assert groups.tables(None, rows) == {}
 
 
 def test_bands_of_a_number_hold_their_lower_edge():
     ages = pd.Series([str(age) for age in [*range(20), 20, 39, 116]] + [""])
     banded = groups.bands(ages)
-    assert list(banded.cat.categories) == ["0-9", "10-19", "20-29", "30-39", *(f"{low}-{low + 9}" for low in range(40, 120, 10))]
+    assert list(banded.cat.categories) == [
+        "0-9",
+        "10-19",
+        "20-29",
+        "30-39",
+        *(f"{low}-{low + 9}" for low in range(40, 120, 10)),
+    ]
     assert banded.iloc[[0, 9, 10, 20, 21, 22]].tolist() == ["0-9", "0-9", "10-19", "20-29", "30-39", "110-119"]
     assert pd.isna(banded.iloc[23])
-    assert groups.bands(pd.Series(["1", "2", "4", "10"])).cat.categories.tolist() == ["1", "2", "4", "10"]  # codes, in their order
+    assert groups.bands(pd.Series(["1", "2", "4", "10"])).cat.categories.tolist() == [
+        "1",
+        "2",
+        "4",
+        "10",
+    ]  # codes, in their order
     assert groups.number(pd.Series([*map(str, range(20)), "many"])) is None
     assert groups.bands(pd.Series([f"name {number}" for number in range(13)])) is None
 
@@ -67,13 +90,19 @@ def test_recalibration_learns_on_the_other_folds_and_mends_what_is_too_sure():
     mended = calibration_check.recalibrated(sure, labels, fold)
     assert np.abs(mended - 1 / (1 + np.exp(-logit))).max() < 0.05
     turned = calibration_check.recalibrated(sure, np.where(fold == 0, 1 - labels, labels), fold)
-    assert np.corrcoef(turned[fold == 0], mended[fold == 0])[0, 1] > 0.99  # the labels of the other fold are as they were
+    assert (
+        np.corrcoef(turned[fold == 0], mended[fold == 0])[0, 1] > 0.99
+    )  # the labels of the other fold are as they were
     assert np.corrcoef(turned[fold == 1], mended[fold == 1])[0, 1] < -0.99
 
 
 def test_the_most_wrong_come_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(galleries, "_photo", lambda contest, split, id, caption: f"[{split} {id} {caption}]".replace("\n", " "))
-    rows = pd.DataFrame({"id": ["a", "b", "c", "d"], "label": [0, 1, 1, 0], "prob": [0.7, 0.1, 0.9, 0.9], "pred": [1, 0, 1, 1]})
+    monkeypatch.setattr(
+        galleries, "_photo", lambda contest, split, id, caption: f"[{split} {id} {caption}]".replace("\n", " ")
+    )
+    rows = pd.DataFrame(
+        {"id": ["a", "b", "c", "d"], "label": [0, 1, 1, 0], "prob": [0.7, 0.1, 0.9, 0.9], "pred": [1, 0, 1, 1]}
+    )
     page = "".join(galleries.wrong(None, rows))
     assert re.findall(r"\[train (\w) ", page) == ["b", "d", "a"] and "[train b label 1 predicted 0 p = 0.100]" in page
     page = "".join(galleries.doubtful(None, rows[["id", "prob", "pred"]]))
@@ -100,14 +129,29 @@ def page(tmp_path_factory, deal) -> Path:
 def test_the_page_says_what_is_asked_of_it(page):
     text = page.read_text()
     assert text.count("<h1>") == 1
-    assert re.search(r"<h1>Drawn competition, not real data\. Upload submissions/submission\.csv: nested accuracy 0\.\d{4} \[.*\] "
-                     r"by \w+\. No leak was used\.</h1>", text)
+    assert re.search(
+        r"<h1>Drawn competition, not real data\. Upload submissions/submission\.csv: nested accuracy 0\.\d{4} \[.*\] "
+        r"by \w+\. No leak was used\.</h1>",
+        text,
+    )
     headings = re.findall(r'<h2 id="[^"]*">(.*?)</h2>', text)
-    assert headings == ["Leaderboard", "Errors", "Probabilities", "Groups", "Who corrects whom", "Learning curves",
-                        "Errors and doubts in pictures", "The data", "Time and memory", "How to repeat it"]
+    assert headings == [
+        "Leaderboard",
+        "Errors",
+        "Probabilities",
+        "Groups",
+        "Who corrects whom",
+        "Learning curves",
+        "Errors and doubts in pictures",
+        "The data",
+        "Time and memory",
+        "How to repeat it",
+    ]
     assert re.findall(r'<a href="#[^"]*">(.*?)</a>', text) == headings
-    assert '<th>age</th>' in text and "<td>90-99</td>" in text and "<td>blue</td>" in text
-    assert re.search(r'aria-label="lite0 is right on \d+ rows that mobilenetv2 has wrong; mobilenetv2 is right on', text)
+    assert "<th>age</th>" in text and "<td>90-99</td>" in text and "<td>blue</td>" in text
+    assert re.search(
+        r'aria-label="lite0 is right on \d+ rows that mobilenetv2 has wrong; mobilenetv2 is right on', text
+    )
     assert 'class="sets"' in text  # the drawn competition holds a picture with both labels
     assert "python src/train.py --recipe lite0,mobilenetv2 --seed 5" in text and len(text) < 10e6
 
@@ -129,8 +173,11 @@ def test_in_a_browser_all_of_it_is_drawn_on_a_phone_in_the_dark_and_on_paper(pag
             assert shown.evaluate("document.documentElement.scrollWidth") <= width, "the page is wider than the window"
             ink, paper = (palette.PAGE[name][scheme == "dark"] for name in ("ink", "paper"))
             colour = "(part => getComputedStyle(part)[{!r}])(document.querySelector({!r}))"
-            for where, what, wanted in (("body", "backgroundColor", paper), ("figure svg g[style*='--ink']", "fill", ink)):
-                rgb = f"rgb({', '.join(str(int(wanted[at:at + 2], 16)) for at in (1, 3, 5))})"
+            for where, what, wanted in (
+                ("body", "backgroundColor", paper),
+                ("figure svg g[style*='--ink']", "fill", ink),
+            ):
+                rgb = f"rgb({', '.join(str(int(wanted[at : at + 2], 16)) for at in (1, 3, 5))})"
                 assert shown.evaluate(colour.format(what, where)) == rgb
         shown.show(794, 1123, "dark", "print")  # A4
         assert shown.evaluate("document.documentElement.scrollWidth") <= 794
@@ -138,4 +185,9 @@ def test_in_a_browser_all_of_it_is_drawn_on_a_phone_in_the_dark_and_on_paper(pag
         assert shown.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
         asked = {event["request"]["url"] for event in shown.told("Network.requestWillBeSent")}
         assert {url for url in asked if not url.startswith("data:")} == {page.as_uri()}
-        assert shown.told("Log.entryAdded") == shown.told("Runtime.exceptionThrown") == shown.told("Runtime.consoleAPICalled") == []
+        assert (
+            shown.told("Log.entryAdded")
+            == shown.told("Runtime.exceptionThrown")
+            == shown.told("Runtime.consoleAPICalled")
+            == []
+        )

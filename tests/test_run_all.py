@@ -13,14 +13,15 @@ import time
 from pathlib import Path
 
 import pytest
-from command import apart, run, words
 
+from command import apart, run, words
 from facefold import files, processes, step
 from facefold.data import drawn
 from facefold.errors import InputError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 import kill  # noqa: E402
+
 FEW = ("--recipes", "demo_cnn", "--folds", "2")
 
 
@@ -57,15 +58,28 @@ def whole(undisturbed, tmp_path) -> Path:
 def test_the_whole_job_ends_with_what_to_upload(undisturbed):
     root, said = undisturbed
     lines = said.strip().splitlines()
-    assert re.search(r"plan: 60 train and 20 test images, 2 folds, \d+ at a time on cpu\n  demo_cnn +2 folds to go, about .* each: a small", said)
+    assert re.search(
+        r"plan: 60 train and 20 test images, 2 folds, \d+ at a time on cpu\n  demo_cnn +2 folds to go, about .* each: a small",
+        said,
+    )
     assert "  budget 20 h 00 min, " in said and re.fullmatch(r"budget 20 h 00 min: .* used", lines[-4])
     assert re.fullmatch(r"audit .*, split .*, train .*, blend .*, report .*", lines[-5])
     assert lines[-2].startswith("These images are drawn by a program")
-    assert re.fullmatch(rf"upload {root}/submissions/submission.csv: nested accuracy 0\.\d{{4}} \[.*\] by .*", lines[-1])
+    assert re.fullmatch(
+        rf"upload {root}/submissions/submission.csv: nested accuracy 0\.\d{{4}} \[.*\] by .*", lines[-1]
+    )
     rows = (root / "submissions" / "submission.csv").read_text().splitlines()
-    assert rows[0] == "id,label" and [row.split(",")[0] for row in rows[1:]] == [str(number) for number in range(61, 81)]
+    assert rows[0] == "id,label" and [row.split(",")[0] for row in rows[1:]] == [
+        str(number) for number in range(61, 81)
+    ]
     assert {row.split(",")[1] for row in rows[1:]} <= {"0", "1"}
-    for name in ("report.html", "runs/demo_cnn/oof.csv", "runs/demo_cnn/fold_1/run.json", "folds/folds.json", "submissions/blend.json"):
+    for name in (
+        "report.html",
+        "runs/demo_cnn/oof.csv",
+        "runs/demo_cnn/fold_1/run.json",
+        "folds/folds.json",
+        "submissions/blend.json",
+    ):
         assert (root / name).is_file(), name
     assert not list(root.rglob("*.part")) and not list(root.rglob("checkpoint*"))
 
@@ -95,8 +109,14 @@ def wait_for_an_epoch(process: subprocess.Popen, root: Path) -> None:
 
 def start(arguments: list[str]) -> subprocess.Popen:
     """In a session of its own, where Ctrl-C counts: tests in a shell's background are started with it ignored."""
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    return subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
 
 
 def test_a_step_that_is_killed_alone_is_told(tmp_path):
@@ -108,7 +128,9 @@ def test_a_step_that_is_killed_alone_is_told(tmp_path):
     finally:
         process.kill()
     assert process.returncode == 137
-    assert said == ("audit.py was killed (signal 9, often for want of memory); nothing is lost, the same command goes on where it ended\n")
+    assert said == (
+        "audit.py was killed (signal 9, often for want of memory); nothing is lost, the same command goes on where it ended\n"
+    )
 
 
 def test_ctrl_c_while_a_step_imports_is_one_line(tmp_path):
@@ -166,15 +188,25 @@ def test_killed_in_the_blend_and_run_again_it_ends_with_the_same_bytes(undisturb
 
 
 def test_the_kill_script_sees_what_was_lost(undisturbed, tmp_path):
-    for name in ("runs/demo_cnn/fold_0/checkpoint.safetensors", "submissions/.submission.csv.part", "cache/frozen/demo_cnn/left"):
+    for name in (
+        "runs/demo_cnn/fold_0/checkpoint.safetensors",
+        "submissions/.submission.csv.part",
+        "cache/frozen/demo_cnn/left",
+    ):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
-    assert kill.litter(tmp_path) == ["cache/frozen/demo_cnn", "runs/demo_cnn/fold_0/checkpoint.safetensors", "submissions/.submission.csv.part"]
+    assert kill.litter(tmp_path) == [
+        "cache/frozen/demo_cnn",
+        "runs/demo_cnn/fold_0/checkpoint.safetensors",
+        "submissions/.submission.csv.part",
+    ]
     assert kill.fault("term", 143, 0.5, f"\nrun_all.py: {kill.LINE}\n") == "" and kill.fault("kill", -9, 0.5, "") == ""
     assert kill.fault("int", 1, 0.5, "x") == "exit code 1, expected 130: x"
     assert kill.fault("int", 130, 11.0, kill.LINE) == "11.0 s until it ended"
     assert kill.fault("term", 143, 0.5, f"{kill.LINE}{kill.LINE}").startswith("not one line")
-    assert {"submissions/submission.csv", "runs/demo_cnn/oof.csv", "runs/demo_cnn/fold_1/weights.safetensors"} <= set(kill.results(undisturbed[0]))
+    assert {"submissions/submission.csv", "runs/demo_cnn/oof.csv", "runs/demo_cnn/fold_1/weights.safetensors"} <= set(
+        kill.results(undisturbed[0])
+    )
 
 
 @pytest.mark.parametrize("how, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -186,11 +218,16 @@ def test_a_stop_is_one_line_and_its_exit_code(tmp_path, how, code):
     assert said.split() == "run_all.py: stopped; nothing is lost, the same command goes on where this one ended".split()
 
 
-@pytest.mark.parametrize("name, options", [("run_all", ()), ("audit", ()), ("split", ()), ("train", ("--recipe", "demo_cnn"))])
+@pytest.mark.parametrize(
+    "name, options", [("run_all", ()), ("audit", ()), ("split", ()), ("train", ("--recipe", "demo_cnn"))]
+)
 def test_a_second_job_on_a_root_is_refused_by_the_process_id_of_the_first(tmp_path, monkeypatch, name, options):
     monkeypatch.setattr(sys, "argv", [name, "--root", str(tmp_path), *options])
     main = importlib.import_module(name).main
-    with files.locked(tmp_path), pytest.raises(InputError, match=f"^{tmp_path}: (process {os.getpid()}|another process) is at work here"):
+    with (
+        files.locked(tmp_path),
+        pytest.raises(InputError, match=f"^{tmp_path}: (process {os.getpid()}|another process) is at work here"),
+    ):
         main()
     assert list(tmp_path.iterdir()) == []
 
@@ -212,8 +249,13 @@ def test_steps_of_a_job_are_held_by_the_job(tmp_path, monkeypatch):
 
 def test_one_process_at_a_time_gives_the_same_bytes(undisturbed, tmp_path):
     root = tiny(tmp_path)
-    for name, options in [("audit", ()), ("split", ("--folds", "2")), ("train", ("--recipe", "demo_cnn", "--fold", "1", "--workers", "1")),
-                          ("train", ("--recipe", "demo_cnn", "--workers", "1")), ("blend", ("--weights", "auto"))]:
+    for name, options in [
+        ("audit", ()),
+        ("split", ("--folds", "2")),
+        ("train", ("--recipe", "demo_cnn", "--fold", "1", "--workers", "1")),
+        ("train", ("--recipe", "demo_cnn", "--workers", "1")),
+        ("blend", ("--weights", "auto")),
+    ]:
         done = apart(name, root, *options)
         assert done.returncode == 0, done.stderr
     assert submission(root) == submission(undisturbed[0])
@@ -222,8 +264,10 @@ def test_one_process_at_a_time_gives_the_same_bytes(undisturbed, tmp_path):
 def test_a_stale_run_is_refused_and_force_trains_over_it(whole):
     stale = run("train", whole, "--recipe", "demo_cnn", "--seed", "5")
     assert stale.returncode == 2
-    assert stale.stderr == (f"train.py: {whole}/runs/demo_cnn/fold_0 is stale: it was made with another seed. Move it away, or train over it "
-                            "with `train.py --recipe demo_cnn --force`.\n")
+    assert stale.stderr == (
+        f"train.py: {whole}/runs/demo_cnn/fold_0 is stale: it was made with another seed. Move it away, or train over it "
+        "with `train.py --recipe demo_cnn --force`.\n"
+    )
     forced = apart("train", whole, "--recipe", "demo_cnn", "--seed", "5", "--fold", "0", "--force")
     assert forced.returncode == 0, forced.stderr
     assert '"seed": 5' in (whole / "runs/demo_cnn/fold_0/run.json").read_text()
@@ -237,12 +281,15 @@ def test_an_image_that_changed_after_the_audit_makes_old_runs_stale(whole):
     assert stale.returncode == 2 and "it was made with other images" in stale.stderr
 
 
-@pytest.mark.parametrize("name, options, message", [
-    ("run_all", ("--recipes", "lite9"), "there is no recipe 'lite9'; there are: "),
-    ("train", ("--recipe", "demo_cnn", "--fold", "7"), "--fold 7: the folds are 0 to 1, or all"),
-    ("train", ("--recipe", "demo_cnn", "--workers", "0"), "--workers 0: at least one"),
-    ("split", ("--folds", "3"), "--force"),
-])
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("run_all", ("--recipes", "lite9"), "there is no recipe 'lite9'; there are: "),
+        ("train", ("--recipe", "demo_cnn", "--fold", "7"), "--fold 7: the folds are 0 to 1, or all"),
+        ("train", ("--recipe", "demo_cnn", "--workers", "0"), "--workers 0: at least one"),
+        ("split", ("--folds", "3"), "--force"),
+    ],
+)
 def test_bad_usage_is_one_sentence_and_exit_code_2(whole, name, options, message):
     done = run(name, whole, *options)
     assert done.returncode == 2 and message in done.stderr, done.stderr
@@ -250,11 +297,17 @@ def test_bad_usage_is_one_sentence_and_exit_code_2(whole, name, options, message
 
 def test_a_step_that_fails_ends_the_job_with_its_sentence_and_exit_code(tmp_path):
     done = apart("run_all", tmp_path, "--data", "no.zip")
-    assert done.returncode == 2 and done.stderr == "audit.py: no.zip does not exist; --data takes the competition's zip, or the folder it was unpacked to\n"
+    assert (
+        done.returncode == 2
+        and done.stderr
+        == "audit.py: no.zip does not exist; --data takes the competition's zip, or the folder it was unpacked to\n"
+    )
 
 
 def test_gpu_recipes_without_a_hub_are_a_clear_error(whole, tmp_path):
-    done = apart("train", whole, "--recipe", "resnet50", "--fold", "0", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub"))
+    done = apart(
+        "train", whole, "--recipe", "resnet50", "--fold", "0", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub")
+    )
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "recipe resnet50: the pretrained weights of resnet50.a1_in1k could not be had from timm's hub" in done.stderr
     assert not list(whole.glob("runs/resnet50/*/run.json"))
@@ -278,8 +331,10 @@ def offline(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
     cut = ["unshare", "-rn"]
     if not shutil.which("unshare") or subprocess.run([*cut, "true"], capture_output=True).returncode:
         cut = []
-        (folder / "sitecustomize.py").write_text("import socket\n\ndef refuse(*_):\n    raise OSError('no network')\n\n"
-                                                 "socket.socket.connect = socket.getaddrinfo = refuse\n")
+        (folder / "sitecustomize.py").write_text(
+            "import socket\n\ndef refuse(*_):\n    raise OSError('no network')\n\n"
+            "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        )
         env["PYTHONPATH"] = str(folder)
     return subprocess.run([*cut, *arguments], capture_output=True, text=True, timeout=900, cwd=folder, env=env)
 
@@ -296,10 +351,16 @@ def test_the_packed_job_gives_the_same_submission_elsewhere_without_a_network(wh
     assert expected.read_bytes() == (root / "submissions" / "submission.csv").read_bytes()
     expected.write_text("id,label\n")  # nothing but the weights knows the answers
 
-    done = offline([sys.executable, str(upload / "kernel" / "kernel.py"), str(kaggle / "input"), str(kaggle / "working")], tmp_path)
+    done = offline(
+        [sys.executable, str(upload / "kernel" / "kernel.py"), str(kaggle / "input"), str(kaggle / "working")], tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr  # albumentations warns when it cannot ask the network for its version
     assert re.search(r"demo_cnn fold 1: 20 images predicted, \w+ channels_last fused\n", done.stdout)
-    assert (kaggle / "working" / "submission.csv").read_bytes() == (root / "submissions" / "submission.csv").read_bytes()
-    assert done.stdout.splitlines()[-1] == f"{kaggle}/working/submission.csv: of other test rows than when it was packed"
+    assert (kaggle / "working" / "submission.csv").read_bytes() == (
+        root / "submissions" / "submission.csv"
+    ).read_bytes()
+    assert (
+        done.stdout.splitlines()[-1] == f"{kaggle}/working/submission.csv: of other test rows than when it was packed"
+    )
     assert [path.name for path in (kaggle / "working").iterdir()] == ["submission.csv"]

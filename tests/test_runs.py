@@ -50,17 +50,30 @@ def test_an_unfinished_fold_is_named(tmp_path, split):
     assert not runs.finished(tmp_path, IDENTITY, 1)
     with pytest.raises(InputError) as caught:
         runs.load(tmp_path, IDENTITY, "cnn", split, TEST_IDS)
-    assert str(caught.value) == ("runs/cnn is incomplete: fold 1 of 2 not finished. Run `python src/train.py --recipe cnn`, or name the "
-                                 "recipes to blend with --recipes.")
+    assert str(caught.value) == (
+        "runs/cnn is incomplete: fold 1 of 2 not finished. Run `python src/train.py --recipe cnn`, or name the "
+        "recipes to blend with --recipes."
+    )
 
 
-@pytest.mark.parametrize("field, value, cause", [
-    ("recipe_hash", "x", "another version of the recipe"), ("folds_hash", "x", "other folds"), ("images_hash", "x", "other images"),
-    ("seed", 1, "another seed")])
+@pytest.mark.parametrize(
+    "field, value, cause",
+    [
+        ("recipe_hash", "x", "another version of the recipe"),
+        ("folds_hash", "x", "other folds"),
+        ("images_hash", "x", "other images"),
+        ("seed", 1, "another seed"),
+    ],
+)
 def test_a_stale_run_says_why(tmp_path, split, field, value, cause):
     leave(tmp_path, split, 0)
-    with pytest.raises(InputError, match=re.escape(f"runs/cnn/fold_0 is stale: it was made with {cause}. Move it away, or train over it "
-                                                   "with `train.py --recipe cnn --force`.")):
+    with pytest.raises(
+        InputError,
+        match=re.escape(
+            f"runs/cnn/fold_0 is stale: it was made with {cause}. Move it away, or train over it "
+            "with `train.py --recipe cnn --force`."
+        ),
+    ):
         runs.finished(tmp_path, dataclasses.replace(IDENTITY, **{field: value}), 0)
 
 
@@ -68,17 +81,27 @@ def test_a_run_of_corrected_labels_is_another_run(tmp_path, split):
     leave(tmp_path, split, 0)
     mended = Corrections({"0001": "flip"})
     identity = dataclasses.replace(IDENTITY, corrections=mended.hash)
-    assert runs.finished(tmp_path, IDENTITY, 0) and not runs.finished(tmp_path, identity, 0)  # they do not share a folder
+    assert runs.finished(tmp_path, IDENTITY, 0) and not runs.finished(
+        tmp_path, identity, 0
+    )  # they do not share a folder
     for fold in (0, 1):
         leave(tmp_path, split, fold, identity, corrections=mended)
     assert runs.names(tmp_path) == ["cnn", "cnn+corrected"] and runs.finished(tmp_path, identity, 0)
     member = runs.load(tmp_path, IDENTITY, "cnn+corrected", split, TEST_IDS)
     assert member.recipe == "cnn+corrected" and runs.shared_corrections([member]) == mended
     assert runs.load(tmp_path, None, "cnn+corrected", split, TEST_IDS).oof.equals(member.oof)
-    with pytest.raises(InputError, match=re.escape("runs/cnn+corrected/fold_0 is stale: it was made with other corrections. Move it away, or "
-                                                   "train over it with `train.py --recipe cnn --corrections FILE --force`.")):
+    with pytest.raises(
+        InputError,
+        match=re.escape(
+            "runs/cnn+corrected/fold_0 is stale: it was made with other corrections. Move it away, or "
+            "train over it with `train.py --recipe cnn --corrections FILE --force`."
+        ),
+    ):
         runs.finished(tmp_path, dataclasses.replace(IDENTITY, corrections="x"), 0)
-    with pytest.raises(InputError, match=re.escape("runs/cnn is incomplete: fold 1 of 2 not finished. Run `python src/train.py --recipe cnn`")):
+    with pytest.raises(
+        InputError,
+        match=re.escape("runs/cnn is incomplete: fold 1 of 2 not finished. Run `python src/train.py --recipe cnn`"),
+    ):
         runs.load(tmp_path, IDENTITY, "cnn", split, TEST_IDS)
 
 
@@ -108,10 +131,20 @@ def test_a_run_under_the_other_name_is_refused(tmp_path, split, before, after):
 def test_corrections_that_were_edited_in_a_run_are_refused(tmp_path, split):
     mended = Corrections({"0001": "flip"})
     for fold in (0, 1):
-        leave(tmp_path, split, fold, dataclasses.replace(IDENTITY, corrections=mended.hash), corrections=Corrections({"0001": "drop"}))
+        leave(
+            tmp_path,
+            split,
+            fold,
+            dataclasses.replace(IDENTITY, corrections=mended.hash),
+            corrections=Corrections({"0001": "drop"}),
+        )
     member = runs.load(tmp_path, IDENTITY, "cnn+corrected", split, TEST_IDS)
-    with pytest.raises(InputError, match=re.escape("runs/cnn+corrected: the corrections in a run.json were edited; delete the folder and train "
-                                                   "it again")):
+    with pytest.raises(
+        InputError,
+        match=re.escape(
+            "runs/cnn+corrected: the corrections in a run.json were edited; delete the folder and train it again"
+        ),
+    ):
         runs.shared_corrections([member])
 
 
@@ -136,7 +169,10 @@ def test_a_file_edited_afterwards_is_found(tmp_path, split):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(InputError, match=re.escape("features_oof.npy is missing or not the file that training wrote (checksum differs)")):
+    with pytest.raises(
+        InputError,
+        match=re.escape("features_oof.npy is missing or not the file that training wrote (checksum differs)"),
+    ):
         runs.finished(tmp_path, IDENTITY, 0)
 
 
@@ -145,7 +181,7 @@ def test_a_torn_file_of_a_fold_is_named(tmp_path, split, name):
     leave(tmp_path, split, 0)
     path = tmp_path / "runs/cnn/fold_0" / name
     whole = path.read_bytes()
-    for torn in (whole[:-1], whole[:len(whole) // 2], b""):
+    for torn in (whole[:-1], whole[: len(whole) // 2], b""):
         path.write_bytes(torn)
         if torn.strip() == whole.strip():
             continue  # the last line's end alone, of a json file
@@ -160,36 +196,49 @@ def test_no_edited_byte_of_a_run_json_goes_unseen(tmp_path, split):
     path = tmp_path / "runs/cnn/fold_0/run.json"
     whole, unseen = path.read_bytes(), []
     for place in range(0, len(whole), 7):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1:])
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         try:
             if runs.finished(tmp_path, IDENTITY, 0) and files.read_json(path) != json.loads(whole):
                 unseen.append(place)
         except InputError:
             continue
     seal = whole.index(b'"sha256"')
-    assert all(seal <= place < seal + 8 for place in unseen)  # its own name: then it says nothing, and the rest is as it was
+    assert all(
+        seal <= place < seal + 8 for place in unseen
+    )  # its own name: then it says nothing, and the rest is as it was
 
 
 def test_a_run_json_of_another_recipe_is_refused(tmp_path, split):
     leave(tmp_path, split, 0)
     leave(tmp_path, split, 0, dataclasses.replace(IDENTITY, recipe="other", recipe_hash="x"))
     (tmp_path / "runs/other/fold_0/run.json").replace(tmp_path / "runs/cnn/fold_0/run.json")
-    with pytest.raises(InputError, match="fold_0 is stale: it was made with another recipe's name and another version of the recipe"):
+    with pytest.raises(
+        InputError, match="fold_0 is stale: it was made with another recipe's name and another version of the recipe"
+    ):
         runs.finished(tmp_path, IDENTITY, 0)
 
 
 def test_ids_that_are_not_the_folds_are_refused(tmp_path, split):
     leave(tmp_path, split, 0, ids=split.valid(1)["id"].tolist())
     leave(tmp_path, split, 1)
-    with pytest.raises(InputError, match=re.escape("oof.csv: its ids are not those of the validation rows of that fold (8 differ, e.g. 0000)")):
+    with pytest.raises(
+        InputError,
+        match=re.escape("oof.csv: its ids are not those of the validation rows of that fold (8 differ, e.g. 0000)"),
+    ):
         runs.load(tmp_path, IDENTITY, "cnn", split, TEST_IDS)
     with pytest.raises(InputError, match="test.csv: its ids are not those of test.csv"):
         leave(tmp_path, split, 0)
         runs.load(tmp_path, IDENTITY, "cnn", split, ["t1", "t3"])
 
 
-@pytest.mark.parametrize("value, message", [(1.2, "row 2: prob 1.2 is not a probability"), (-0.1, "row 2: prob -0.1 is not a probability"),
-                                            (np.nan, "is damaged (could not convert string to float: ''")])
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        (1.2, "row 2: prob 1.2 is not a probability"),
+        (-0.1, "row 2: prob -0.1 is not a probability"),
+        (np.nan, "is damaged (could not convert string to float: ''"),
+    ],
+)
 def test_what_is_no_probability_is_refused(tmp_path, split, value, message):
     leave(tmp_path, split, 0, prob=value)
     leave(tmp_path, split, 1)

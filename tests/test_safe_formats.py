@@ -42,12 +42,26 @@ def unsafe(tree: ast.AST) -> list[str]:
 
 def test_no_code_of_the_project_unpickles():
     assert len(CODE) > 50
-    assert {str(path): unsafe(ast.parse(path.read_text())) for path in CODE if unsafe(ast.parse(path.read_text()))} == {}
+    assert {
+        str(path): unsafe(ast.parse(path.read_text())) for path in CODE if unsafe(ast.parse(path.read_text()))
+    } == {}
 
 
-@pytest.mark.parametrize("line", [
-    "import pickle", "from joblib import load", "torch.load(path)", "torch.load(path, weights_only=False)", "torch.save(state, path)",
-    "np.load(path)", "np.load(path, allow_pickle=True)", "pd.read_pickle(path)", "table.to_pickle(path)", "eval(text)"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from joblib import load",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "torch.save(state, path)",
+        "np.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "pd.read_pickle(path)",
+        "table.to_pickle(path)",
+        "eval(text)",
+    ],
+)
 def test_the_search_finds_what_it_is_for(line):
     assert unsafe(ast.parse(line))
     assert not unsafe(ast.parse("torch.load(path, weights_only=True); np.load(path, allow_pickle=False); net.eval()"))

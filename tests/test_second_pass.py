@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from facefold.combine import nested, outcome
 from facefold.combine.members import Rows
 from facefold.combine.scores import decide
@@ -31,7 +32,10 @@ def test_the_specialist_takes_the_doubtful_rows_and_leaves_the_others():
     assert report["after"]["accuracy"] == pytest.approx((decide(scores) == labels)[~easy].mean())
     assert report["after"]["low"] < report["after"]["accuracy"] < report["after"]["high"]
     assert report["gain"]["gain"] == pytest.approx(report["after"]["accuracy"] - report["before"]["accuracy"])
-    assert report["gain"]["low"] > 0.3 and report["gain"]["wins"] - report["gain"]["losses"] == 1000 * report["gain"]["gain"]
+    assert (
+        report["gain"]["low"] > 0.3
+        and report["gain"]["wins"] - report["gain"]["losses"] == 1000 * report["gain"]["gain"]
+    )
 
 
 def test_the_narrowest_band_that_holds_them_is_taken():

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
+
 from facefold.combine import stacking
 from facefold.combine.calibration import logistic
 from facefold.combine.members import OofMatrix, Rows
 from facefold.combine.scores import decide
-from threadpoolctl import threadpool_limits
 
 K, N, T, F = 3, 600, 90, 12
 
@@ -15,8 +16,16 @@ def matrix(labels: np.ndarray, group: np.ndarray | None = None, prob: float = 0.
     """Members that know nothing: whatever is found comes from the features."""
     ids = [f"{i:04}" for i in range(len(labels))]
     group = np.array(ids) if group is None else group
-    return OofMatrix(ids, labels, np.arange(len(labels)) % K, group, ["a", "b"], np.full((len(labels), 2), prob),
-                     [f"t{i}" for i in range(T)], np.full((K, T, 2), prob))
+    return OofMatrix(
+        ids,
+        labels,
+        np.arange(len(labels)) % K,
+        group,
+        ["a", "b"],
+        np.full((len(labels), 2), prob),
+        [f"t{i}" for i in range(T)],
+        np.full((K, T, 2), prob),
+    )
 
 
 def rotated(labels: np.ndarray, test_labels: np.ndarray, seed: int = 0):

@@ -35,8 +35,14 @@ def test_any_rows_are_those_of_the_whole_array(three, rows):
 def test_it_looks_like_the_array(three):
     values, paths = three
     array = Stored(paths)
-    assert array.shape == (11, 3, 2) and len(array) == 11 and array.nbytes == values.nbytes and array.dtype == values.dtype
-    assert np.array_equal(array[3:10:2], values[3:10:2]) and np.array_equal(array[:], values) and np.array_equal(array[9], values[9])
+    assert (
+        array.shape == (11, 3, 2) and len(array) == 11 and array.nbytes == values.nbytes and array.dtype == values.dtype
+    )
+    assert (
+        np.array_equal(array[3:10:2], values[3:10:2])
+        and np.array_equal(array[:], values)
+        and np.array_equal(array[9], values[9])
+    )
     assert np.array_equal(np.asarray(array, np.float32), values) and np.asarray(array, np.float32).dtype == np.float32
     assert np.array_equal(pickle.loads(pickle.dumps(array))[:], values)
 
@@ -56,8 +62,11 @@ def test_rows_that_follow_one_another_are_fetched_in_one_piece(three, monkeypatc
     array = Stored(three[1])
     array.expect(np.array([2, 6, 3, 4, 5, 10]))
     offset, row = 128, 12  # bytes of a .npy header and of a row
-    assert told == [(offset + 2 * row, 2 * row, os.POSIX_FADV_WILLNEED), (offset, 3 * row, os.POSIX_FADV_WILLNEED),
-                    (offset + row, row, os.POSIX_FADV_WILLNEED)]
+    assert told == [
+        (offset + 2 * row, 2 * row, os.POSIX_FADV_WILLNEED),
+        (offset, 3 * row, os.POSIX_FADV_WILLNEED),
+        (offset + row, row, os.POSIX_FADV_WILLNEED),
+    ]
 
 
 def test_a_read_may_come_in_pieces(three, monkeypatch):
@@ -67,13 +76,21 @@ def test_a_read_may_come_in_pieces(three, monkeypatch):
     assert np.array_equal(Stored(paths)[:], values)
 
 
-@pytest.mark.parametrize("damage, said", [
-    (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged (its size is not what its header says); delete it and run"),
-    (lambda path: path.write_bytes(b"no array"), "is damaged ("), (lambda path: path.write_bytes(b""), "is damaged ("),
-    (lambda path: path.unlink(), "is missing"),
-    (lambda path: np.save(path, np.array([{}], dtype=object)), "is damaged (it holds no numbers); delete it"),
-    (lambda path: np.save(path, np.zeros((2, 2))), "is no part of the same array as")],
-    ids=["torn", "no array", "empty", "missing", "objects", "another width"])
+@pytest.mark.parametrize(
+    "damage, said",
+    [
+        (
+            lambda path: path.write_bytes(path.read_bytes()[:-1]),
+            "is damaged (its size is not what its header says); delete it and run",
+        ),
+        (lambda path: path.write_bytes(b"no array"), "is damaged ("),
+        (lambda path: path.write_bytes(b""), "is damaged ("),
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: np.save(path, np.array([{}], dtype=object)), "is damaged (it holds no numbers); delete it"),
+        (lambda path: np.save(path, np.zeros((2, 2))), "is no part of the same array as"),
+    ],
+    ids=["torn", "no array", "empty", "missing", "objects", "another width"],
+)
 def test_a_damaged_file_is_named(tmp_path, damage, said):
     paths = [tmp_path / "a.npy", tmp_path / "b.npy"]
     for path in paths:

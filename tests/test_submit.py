@@ -34,8 +34,12 @@ def root(tmp_path) -> Path:
     csv(out / "leaderboard.csv", ",".join(outcome._LEADERBOARD))
     csv(out / "oof_blend.csv", "id,label,prob,pred,fold", "1,0,0.25,0,0")
     csv(out / "test_blend.csv", "id,prob,pred", *(f"{id},0.5,{label}" for id, label in zip(IDS, LABELS)))
-    facts = {**dict.fromkeys(outcome._FACTS), "picked": "mean", "score": {"accuracy": 0.93951, "low": 0.93592, "high": 0.9429},
-             "files": {name: files.sha256_file(out / name) for name in outcome.SEALED}}
+    facts = {
+        **dict.fromkeys(outcome._FACTS),
+        "picked": "mean",
+        "score": {"accuracy": 0.93951, "low": 0.93592, "high": 0.9429},
+        "files": {name: files.sha256_file(out / name) for name in outcome.SEALED},
+    }
     (out / "blend.json").write_text(json.dumps(facts))
     return tmp_path
 
@@ -66,13 +70,22 @@ def test_a_file_that_was_taken_is_a_line_of_the_log(root, monkeypatch, capsys):
     asked = client(root, monkeypatch, "100%|###| 1.0k/1.0k [00:00<00:00]\nSuccessfully submitted to Face gender\n")
     step(root, monkeypatch, "-m", "a first, try", "--competition", "face-gender")
     path = root / "submissions" / "submission.csv"
-    assert asked.read_text().splitlines() == ["competitions", "submit", "-f", str(path), "--message=a first, try", "face-gender"]
+    assert asked.read_text().splitlines() == [
+        "competitions",
+        "submit",
+        "-f",
+        str(path),
+        "--message=a first, try",
+        "face-gender",
+    ]
     [entry] = kaggle.read_log(root)
     assert (entry.competition, entry.sha256, entry.message) == ("face-gender", files.sha256_file(path), "a first, try")
     assert (entry.honest, entry.low, entry.high, entry.public) == ("0.9395", "0.9359", "0.9429", "")
     assert capsys.readouterr().out.splitlines() == [
-        f"{path}: 3 rows; nested accuracy 0.9395 [0.936, 0.943] by mean", "Successfully submitted to Face gender",
-        "written to submissions/log.csv; when its public score is there: python src/submit.py --public SCORE"]
+        f"{path}: 3 rows; nested accuracy 0.9395 [0.936, 0.943] by mean",
+        "Successfully submitted to Face gender",
+        "written to submissions/log.csv; when its public score is there: python src/submit.py --public SCORE",
+    ]
 
 
 def hand_in(root: Path, monkeypatch) -> None:
@@ -84,34 +97,68 @@ def test_the_public_score_goes_beside_the_honest_one(root, monkeypatch, capsys):
     hand_in(root, monkeypatch)
     step(root, monkeypatch, "--public", "0.9381")
     assert kaggle.read_log(root)[0].public == "0.9381"
-    assert capsys.readouterr().out.splitlines()[-1] == "first: public score 0.9381, honest score 0.9395 [0.9359, 0.9429]"
+    assert (
+        capsys.readouterr().out.splitlines()[-1] == "first: public score 0.9381, honest score 0.9395 [0.9359, 0.9429]"
+    )
 
 
 def test_the_same_file_is_not_handed_in_twice_and_the_competition_is_remembered(root, monkeypatch):
     hand_in(root, monkeypatch)
     said = refused(root, monkeypatch, "-m", "second")
-    assert said.startswith("this very file was handed in on 2") and said.endswith("-m TEXT face-gender") and len(kaggle.read_log(root)) == 1
+    assert (
+        said.startswith("this very file was handed in on 2")
+        and said.endswith("-m TEXT face-gender")
+        and len(kaggle.read_log(root)) == 1
+    )
     asked = client(root, monkeypatch, "Successfully submitted")
     step(root, monkeypatch, "-m", "second", "--competition", "another")
-    assert asked.read_text().splitlines()[-1] == "another" and [entry.competition for entry in kaggle.read_log(root)] == ["face-gender", "another"]
+    assert asked.read_text().splitlines()[-1] == "another" and [
+        entry.competition for entry in kaggle.read_log(root)
+    ] == ["face-gender", "another"]
 
 
-@pytest.mark.parametrize("says, code, reason", [
-    ("Could not find kaggle.json. Make sure it's located in /root/.kaggle. Or use the environment method.", 1, "there is no token"),
-    ("You must authenticate before you can call the Kaggle API.\nFollow the instructions to authenticate at: ..", 1, "there is no token"),
-    ("401 - Unauthorized", 1, "the token is not valid any more"),
-    ("403 - You cannot submit until you accept the competition rules", 1, "the rules are not accepted. Do so, signed in, at "
-     "https://www.kaggle.com/competitions/face-gender/rules"),
-    ("403 - Forbidden - Permission 'competitions.participate' was denied", 1, "the account takes no part in 'face-gender'"),
-    ("400 Client Error: Bad Request for url: https://www.kaggle.com/api", 1, "Kaggle refuses without a reason"),
-    ("Submission not allowed: Your team has used its daily Submission allowance (5) today", 1, "the team has used its submissions of today"),
-    ("Submission not allowed: The competition deadline has passed", 1, "the competition is closed"),
-    ("Could not find competition - please verify that you entered the correct competition ID and that the competition is still accepting "
-     "submissions.", 0, "there is no competition 'face-gender', or it is closed"),
-    ("HTTPSConnectionPool(host='www.kaggle.com'): Max retries exceeded", 1, "Kaggle could not be reached"),
-    ("Segmentation fault", 139, "this is no answer that is known here"),
-    ("Successfully submitted", 1, "this is no answer that is known here"),
-])
+@pytest.mark.parametrize(
+    "says, code, reason",
+    [
+        (
+            "Could not find kaggle.json. Make sure it's located in /root/.kaggle. Or use the environment method.",
+            1,
+            "there is no token",
+        ),
+        (
+            "You must authenticate before you can call the Kaggle API.\nFollow the instructions to authenticate at: ..",
+            1,
+            "there is no token",
+        ),
+        ("401 - Unauthorized", 1, "the token is not valid any more"),
+        (
+            "403 - You cannot submit until you accept the competition rules",
+            1,
+            "the rules are not accepted. Do so, signed in, at https://www.kaggle.com/competitions/face-gender/rules",
+        ),
+        (
+            "403 - Forbidden - Permission 'competitions.participate' was denied",
+            1,
+            "the account takes no part in 'face-gender'",
+        ),
+        ("400 Client Error: Bad Request for url: https://www.kaggle.com/api", 1, "Kaggle refuses without a reason"),
+        (
+            "Submission not allowed: Your team has used its daily Submission allowance (5) today",
+            1,
+            "the team has used its submissions of today",
+        ),
+        ("Submission not allowed: The competition deadline has passed", 1, "the competition is closed"),
+        (
+            "Could not find competition - please verify that you entered the correct competition ID and that the competition is still accepting "
+            "submissions.",
+            0,
+            "there is no competition 'face-gender', or it is closed",
+        ),
+        ("HTTPSConnectionPool(host='www.kaggle.com'): Max retries exceeded", 1, "Kaggle could not be reached"),
+        ("Segmentation fault", 139, "this is no answer that is known here"),
+        ("Successfully submitted", 1, "this is no answer that is known here"),
+    ],
+)
 def test_what_the_client_says_is_explained_and_not_logged(root, monkeypatch, says, code, reason):
     client(root, monkeypatch, says, code)
     said = refused(root, monkeypatch, "-m", "text", "--competition", "face-gender")
@@ -124,17 +171,21 @@ def test_no_client(root, monkeypatch):
     monkeypatch.setenv("PATH", str(root))
     assert refused(root, monkeypatch, "-m", "text", "--competition", "face-gender") == (
         "there is no `kaggle` on the PATH: install Kaggle's client with `pip install kaggle`, or upload "
-        f"{root}/submissions/submission.csv in the browser")
+        f"{root}/submissions/submission.csv in the browser"
+    )
 
 
-@pytest.mark.parametrize("options, message", [
-    ((), "say what to do: -m TEXT hands the submission in, --public SCORE writes down the last one's public score"),
-    (("-m", "text", "--public", "0.9"), "say what to do"),
-    (("--public", "0.9"), "submissions/log.csv has no line yet"),
-    (("-m", "text"), "which competition? Say it once with --competition SLUG"),
-    (("-m", "text", "--competition", "-f"), "expected one argument"),
-    (("-m", "text", "--competition", "https://www.kaggle.com/c/face"), "small letters, digits, dashes"),
-])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ((), "say what to do: -m TEXT hands the submission in, --public SCORE writes down the last one's public score"),
+        (("-m", "text", "--public", "0.9"), "say what to do"),
+        (("--public", "0.9"), "submissions/log.csv has no line yet"),
+        (("-m", "text"), "which competition? Say it once with --competition SLUG"),
+        (("-m", "text", "--competition", "-f"), "expected one argument"),
+        (("-m", "text", "--competition", "https://www.kaggle.com/c/face"), "small letters, digits, dashes"),
+    ],
+)
 def test_bad_usage(root, monkeypatch, options, message, capsys):
     with pytest.raises((InputError, SystemExit)) as caught:
         step(root, monkeypatch, *options)
@@ -143,19 +194,26 @@ def test_bad_usage(root, monkeypatch, options, message, capsys):
 
 def test_a_score_that_is_no_accuracy_is_refused(root, monkeypatch):
     hand_in(root, monkeypatch)
-    assert refused(root, monkeypatch, "--public", "93.8") == "--public 93.8: an accuracy is in 0 to 1, as on the leaderboard"
+    assert (
+        refused(root, monkeypatch, "--public", "93.8")
+        == "--public 93.8: an accuracy is in 0 to 1, as on the leaderboard"
+    )
 
 
 def test_an_edited_submission_is_refused_before_the_client_is_called(root, monkeypatch):
     asked = client(root, monkeypatch, "Successfully submitted")
     csv(root / "submissions" / "submission.csv", "id,label", "7,1")
-    assert "is missing or not what the blend wrote (checksum differs)" in refused(root, monkeypatch, "-m", "t", "--competition", "c")
+    assert "is missing or not what the blend wrote (checksum differs)" in refused(
+        root, monkeypatch, "-m", "t", "--competition", "c"
+    )
     assert not asked.exists()
 
 
 def test_a_drawn_competition_is_handed_in_nowhere(root, monkeypatch):
     (root / "competition" / competition.DRAWN).write_text("drawn")
-    assert refused(root, monkeypatch, "-m", "t", "--competition", "c").startswith("this competition is drawn by a program")
+    assert refused(root, monkeypatch, "-m", "t", "--competition", "c").startswith(
+        "this competition is drawn by a program"
+    )
 
 
 def checked(root: Path, *lines: str) -> str:
@@ -163,13 +221,16 @@ def checked(root: Path, *lines: str) -> str:
     with pytest.raises(InputError) as caught:
         kaggle.check(competition.load(root), root / "s.csv")
     head, *findings, way_out = str(caught.value).splitlines()
-    assert head == f"{root}/s.csv is not a valid submission:" and way_out == "Run `python src/blend.py`, which writes it."
+    assert (
+        head == f"{root}/s.csv is not a valid submission:" and way_out == "Run `python src/blend.py`, which writes it."
+    )
     return "\n".join(findings)
 
 
 def test_all_that_is_wrong_with_a_submission_is_said_at_once(root):
     assert checked(root, "id,label", "7,1", "42,0", "9,0.5") == (
-        "  - row 3: id '42' is not in sampleSubmit.csv\n  - row 4: label '0.5' is not 0 or 1\n  - id '0042' of sampleSubmit.csv has no row")
+        "  - row 3: id '42' is not in sampleSubmit.csv\n  - row 4: label '0.5' is not 0 or 1\n  - id '0042' of sampleSubmit.csv has no row"
+    )
     assert checked(root, "id,label", "0042,0", "7,1", "9,1") == "  - its rows are not in the order of sampleSubmit.csv"
     assert "id '7' stands in row 2 already" in checked(root, "id,label", "7,1", "7,1", "0042,0", "9,1")
     assert "the header is 'id,prob', expected 'id,label'" in checked(root, "id,prob", "7,1", "0042,0", "9,1")

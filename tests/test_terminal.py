@@ -49,7 +49,9 @@ for _ in range(20):
 
 def test_processes_that_share_a_terminal_draw_one_at_a_time():
     ours, theirs = os.openpty()
-    drawing = [subprocess.Popen([sys.executable, "-c", DRAWING, str(SRC)], stderr=theirs, stdout=theirs) for _ in range(3)]
+    drawing = [
+        subprocess.Popen([sys.executable, "-c", DRAWING, str(SRC)], stderr=theirs, stdout=theirs) for _ in range(3)
+    ]
     os.close(theirs)
     seen = []
 

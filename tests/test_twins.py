@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+
 from facefold.combine import outcome, twins
 from facefold.combine.members import OofMatrix
 from facefold.combine.scores import decide
@@ -25,9 +26,9 @@ def case(pairs, rows=400, skill=0.8, wrong=0.0, seed=0):
     accuracy `skill`: groups, ids, labels, fold, prob."""
     rng = np.random.default_rng(seed)
     group = np.arange(rows)
-    group[1:2 * pairs:2] = group[0:2 * pairs:2]
+    group[1 : 2 * pairs : 2] = group[0 : 2 * pairs : 2]
     labels = rng.integers(0, 2, rows)
-    labels[1:2 * pairs:2] = labels[0:2 * pairs:2] ^ (rng.random(pairs) < wrong)
+    labels[1 : 2 * pairs : 2] = labels[0 : 2 * pairs : 2] ^ (rng.random(pairs) < wrong)
     prob = np.where((rng.random(rows) < skill) == (labels == 1), 0.7, 0.3)
     return table(group, [0, 0, rows + 1]), [str(i) for i in range(rows)], labels, rng.permutation(rows) % 5, prob
 
@@ -71,11 +72,15 @@ def test_twins_that_are_wrong_as_often_as_the_models_are_not_used():
 
 def test_no_twins_and_only_contradicting_ones_are_refused():
     labels = np.array([0, 1, 1])
-    message = "no test image shows a picture of train: there are no twins whose labels could be used. Leave --use-twins out."
+    message = (
+        "no test image shows a picture of train: there are no twins whose labels could be used. Leave --use-twins out."
+    )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         twins.require(table("aab", "cd"), list("012"), labels, ["t0", "t1"])
-    message = ("1 test images show a picture of train, but each one's twins contradict each other evenly: they give no label. "
-               "Leave --use-twins out.")
+    message = (
+        "1 test images show a picture of train, but each one's twins contradict each other evenly: they give no label. "
+        "Leave --use-twins out."
+    )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         twins.require(table("aab", "ac"), list("012"), labels, ["t0", "t1"])
     assert twins.require(table("aab", "abb"), list("012"), labels, ["t0", "t1", "t2"]) == 2
@@ -103,16 +108,20 @@ def test_twins_reach_submission_score_and_words_only_when_asked_for():
     assert outcome.headline(made.facts).endswith(" by mean, twins by the labels of their twins")
     assert outcome.announcement(made.facts) == (
         "THE LABELS OF TWINS WERE USED: 2 of 3 test images show a picture of train and take its label, a leak of this "
-        "competition that tells nothing about new images.")
+        "competition that tells nothing about new images."
+    )
     assert outcome.unused(made.facts) == []
     said = sections.verdict(made.facts)[1]
-    assert ("Twins: 2 of 3 test images are answered by their twins in train; of 600 train images, each left out in turn, 200 "
-            "would be.") in said
+    assert (
+        "Twins: 2 of 3 test images are answered by their twins in train; of 600 train images, each left out in turn, 200 "
+        "would be."
+    ) in said
 
 
 def test_twins_that_gain_nothing_are_said_not_to_be_used():
     matrix, stacked, groups = blend(100, wrong=0.4)
     made = outcome.make(matrix, stacked, "mean", "auto", groups=groups)
     assert "twins" not in made.submissions and outcome.announcement(made.facts) == ""
-    assert outcome.unused(made.facts) == ["the labels of twins gain nothing by a real margin: they are not in the submission "
-                                          "after all"]
+    assert outcome.unused(made.facts) == [
+        "the labels of twins gain nothing by a real margin: they are not in the submission after all"
+    ]

@@ -7,7 +7,8 @@ import zipfile
 from collections import namedtuple
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from facefold.data import drawn, unpack
 from facefold.errors import InputError
@@ -59,14 +60,34 @@ LAYOUTS = {
     "plain": WHOLE,
     "one folder down": {f"face gender/{name}": content for name, content in WHOLE.items()},
     "twice the folder": {**CSV, "train/train/1.jpg": b"one", "train/train/2.jpg": b"two", "test/test/3.jpg": b"three"},
-    "upper case": {"Train.csv": CSV["train.csv"], "TEST.CSV": CSV["test.csv"], "Sample_Submission.csv": CSV["sampleSubmit.csv"],
-                   "Train/1.JPG": b"one", "train/2.Jpeg": b"two", "TEST/3.jpeg": b"three"},
-    "zips inside": {**CSV, "train.zip": packed({"train/1.jpg": b"one", "train/2.jpg": b"two"}),
-                    "test.zip": packed({"3.jpg": b"three"})},
-    "zips inside a folder": {**{f"c/{name}": content for name, content in CSV.items()},
-                             "c/train.zip": packed({"train/train/1.jpg": b"one", "2.jpg": b"two"}), "c/test/3.jpg": b"three"},
-    "with litter": {**WHOLE, "__MACOSX/train/._1.jpg": b"x", "train/.DS_Store": b"x", "train/._1.jpg": b"x", "readme.txt": b"x",
-                    "__MACOSX/train.csv": b"x", "train/Thumbs.db": b"x", "more/9.jpg": b"x"},
+    "upper case": {
+        "Train.csv": CSV["train.csv"],
+        "TEST.CSV": CSV["test.csv"],
+        "Sample_Submission.csv": CSV["sampleSubmit.csv"],
+        "Train/1.JPG": b"one",
+        "train/2.Jpeg": b"two",
+        "TEST/3.jpeg": b"three",
+    },
+    "zips inside": {
+        **CSV,
+        "train.zip": packed({"train/1.jpg": b"one", "train/2.jpg": b"two"}),
+        "test.zip": packed({"3.jpg": b"three"}),
+    },
+    "zips inside a folder": {
+        **{f"c/{name}": content for name, content in CSV.items()},
+        "c/train.zip": packed({"train/train/1.jpg": b"one", "2.jpg": b"two"}),
+        "c/test/3.jpg": b"three",
+    },
+    "with litter": {
+        **WHOLE,
+        "__MACOSX/train/._1.jpg": b"x",
+        "train/.DS_Store": b"x",
+        "train/._1.jpg": b"x",
+        "readme.txt": b"x",
+        "__MACOSX/train.csv": b"x",
+        "train/Thumbs.db": b"x",
+        "more/9.jpg": b"x",
+    },
     "backslashes": {name.replace("/", "\\"): content for name, content in WHOLE.items()},
 }
 
@@ -133,7 +154,9 @@ def test_members_that_would_leave_the_folder(tmp_path, name):
 def test_links_are_refused(tmp_path):
     link = zipfile.ZipInfo("train/9.jpg")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    assert "'train/9.jpg' is a symbolic link" in refusal(put_zip(tmp_path, {**WHOLE, link: b"/etc/passwd"}), tmp_path / "root")
+    assert "'train/9.jpg' is a symbolic link" in refusal(
+        put_zip(tmp_path, {**WHOLE, link: b"/etc/passwd"}), tmp_path / "root"
+    )
     source = put_folder(tmp_path, WHOLE)
     (source / "train" / "9.jpg").symlink_to("/etc/passwd")
     assert f"{source}/train/9.jpg is a symbolic link" in refusal(source, tmp_path / "root")
@@ -152,7 +175,7 @@ def test_a_total_that_is_absurd_is_refused(tmp_path, monkeypatch):
 def test_a_member_longer_than_it_says_is_refused(tmp_path):
     data = bytearray(packed(WHOLE))
     at = data.rindex(b"PK\x01\x02")
-    data[at + 24:at + 28] = (2).to_bytes(4, "little")  # test/3.jpg holds five bytes and says two
+    data[at + 24 : at + 28] = (2).to_bytes(4, "little")  # test/3.jpg holds five bytes and says two
     assert refusal(put_zip(tmp_path, bytes(data)), tmp_path / "root").startswith("c.zip/test/3.jpg is damaged")
 
 
@@ -164,8 +187,9 @@ def test_an_encrypted_zip_is_refused(tmp_path):
 
 def test_names_that_are_not_utf_8(tmp_path):
     data = packed({**WHOLE, "train/é.jpg": b"x"})  # flagged as UTF-8
-    assert "is damaged, or packed in a way that is not known here" in refusal(put_zip(tmp_path, data.replace("é".encode(), b"\xe9\x28")),
-                                                                               tmp_path / "root")
+    assert "is damaged, or packed in a way that is not known here" in refusal(
+        put_zip(tmp_path, data.replace("é".encode(), b"\xe9\x28")), tmp_path / "root"
+    )
     source = put_folder(tmp_path, WHOLE)
     (source / "train" / os.fsdecode(b"\xe9.jpg")).write_bytes(b"x")
     assert unpack.install(source, tmp_path / "root")  # an image without a row: the audit names it
@@ -178,17 +202,22 @@ def test_no_control_character_of_a_name_reaches_the_terminal(tmp_path):
 
 
 def test_a_download_that_broke_off(tmp_path):
-    assert "is no whole zip (a download that broke off?)" in refusal(put_zip(tmp_path, packed(WHOLE)[:-60]), tmp_path / "root")
+    assert "is no whole zip (a download that broke off?)" in refusal(
+        put_zip(tmp_path, packed(WHOLE)[:-60]), tmp_path / "root"
+    )
 
 
-@pytest.mark.parametrize("members, message", [
-    ({"readme.txt": b""}, "holds no train.csv, neither at the top nor one folder down"),
-    ({"a/train.csv": b"", "b/train.csv": b""}, "holds several competitions (a, b); name one folder with --data"),
-    ({**WHOLE, "Test.csv": b"id\n3\n"}, "holds test.csv twice: c.zip/test.csv and c.zip/Test.csv; remove one"),
-    ({**WHOLE, "train/1.JPG": b"x"}, "c.zip/train/1.jpg and c.zip/train/1.JPG would both be train/1.jpg"),
-    ({**WHOLE, "train/9.png": b"x"}, "c.zip/train/9.png is not a .jpg; convert it"),
-    ({**WHOLE, "train.zip": b"x"}, "c.zip/train.zip is damaged"),
-])
+@pytest.mark.parametrize(
+    "members, message",
+    [
+        ({"readme.txt": b""}, "holds no train.csv, neither at the top nor one folder down"),
+        ({"a/train.csv": b"", "b/train.csv": b""}, "holds several competitions (a, b); name one folder with --data"),
+        ({**WHOLE, "Test.csv": b"id\n3\n"}, "holds test.csv twice: c.zip/test.csv and c.zip/Test.csv; remove one"),
+        ({**WHOLE, "train/1.JPG": b"x"}, "c.zip/train/1.jpg and c.zip/train/1.JPG would both be train/1.jpg"),
+        ({**WHOLE, "train/9.png": b"x"}, "c.zip/train/9.png is not a .jpg; convert it"),
+        ({**WHOLE, "train.zip": b"x"}, "c.zip/train.zip is damaged"),
+    ],
+)
 def test_zips_that_are_no_competition(tmp_path, members, message):
     assert message in refusal(put_zip(tmp_path, members), tmp_path / "root")
 
@@ -202,7 +231,9 @@ def test_no_source_and_no_zip(tmp_path):
 def test_a_full_disk_is_told_before_it_is_full(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: namedtuple("Usage", "total used free")(10, 8, 2))
     said = refusal(put_zip(tmp_path, WHOLE), tmp_path / "root")
-    assert re.search(r"0 MB are needed there for the images and 0 MB are free; make room, or choose another disk with --root", said)
+    assert re.search(
+        r"0 MB are needed there for the images and 0 MB are free; make room, or choose another disk with --root", said
+    )
 
 
 @settings(max_examples=150, deadline=None)

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from command import run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from command import run
 from facefold.data import integrity, utkface
 from facefold.errors import InputError
 
@@ -49,7 +49,10 @@ def test_every_image_keeps_what_its_name_says(source, tmp_path):
     made = utkface.install(source, tmp_path / "root", 6, 0)
     found, _ = integrity.load(tmp_path / "root")
     assert made.new and made.twice == 5
-    assert made.malformed == ["UTKFace/117_0_0_20170109142408075.jpg.chip.jpg", "UTKFace/61_1_20170109142408075.jpg.chip.jpg"]
+    assert made.malformed == [
+        "UTKFace/117_0_0_20170109142408075.jpg.chip.jpg",
+        "UTKFace/61_1_20170109142408075.jpg.chip.jpg",
+    ]
     solution = pd.read_csv(tmp_path / "root" / "solution.csv", dtype={"id": str})
     assert solution.columns.tolist() == ["id", "label", "age", "race"] and solution["label"].tolist().count(1) == 3
     facts = {id: (label, age, race) for id, label, age, race in solution.itertuples(index=False)}
@@ -81,8 +84,9 @@ def test_a_competition_that_is_there_is_kept(source, tmp_path):
     assert not utkface.install(source, tmp_path, 6, 0).new
     with pytest.raises(InputError) as error:
         utkface.install(source, tmp_path, 6, 1)
-    assert str(error.value) == (f"{tmp_path / 'competition'} holds another competition and is left as it is; "
-                                "choose another folder with --root")
+    assert str(error.value) == (
+        f"{tmp_path / 'competition'} holds another competition and is left as it is; choose another folder with --root"
+    )
     assert (tmp_path / "competition" / "train.csv").read_bytes() == before
 
 
@@ -93,10 +97,14 @@ def test_answers_that_are_there_are_kept(source, tmp_path):
     assert not (tmp_path / "competition").exists()
 
 
-@pytest.mark.parametrize(("test_size", "seed", "message"), [
-    (1, 0, "--test-size 1: there are 20 faces here, so it is 2 to 16; --test-size 5 holds out a quarter"),
-    (17, 0, "--test-size 17: there are 20 faces here, so it is 2 to 16; --test-size 5 holds out a quarter"),
-    (6, -1, "--seed -1: a seed is a whole number from 0 on")])
+@pytest.mark.parametrize(
+    ("test_size", "seed", "message"),
+    [
+        (1, 0, "--test-size 1: there are 20 faces here, so it is 2 to 16; --test-size 5 holds out a quarter"),
+        (17, 0, "--test-size 17: there are 20 faces here, so it is 2 to 16; --test-size 5 holds out a quarter"),
+        (6, -1, "--seed -1: a seed is a whole number from 0 on"),
+    ],
+)
 def test_sizes_and_seeds_that_cannot_be(source, tmp_path, test_size, seed, message):
     with pytest.raises(InputError) as error:
         utkface.install(source, tmp_path, test_size, seed)
@@ -114,10 +122,22 @@ def test_a_zip_whose_member_leaves_the_folder_is_refused(tmp_path):
     assert not (tmp_path / "root").exists() and not list(tmp_path.glob("*.jpg"))
 
 
-@pytest.mark.parametrize(("text", "fact"), [
-    ("24_0_1_20170116220224657 .jpg.chip.jpg", (24, 0, 1)), ("1_1_4_2016.JPG", (1, 1, 4)), ("116_0_0_2016.jpg", (116, 0, 0)),
-    ("61_3_2_2017.jpg", None), ("39_1_20170116174525125.jpg.chip.jpg", None), ("39_1_5_2017.jpg", None), ("53__0_2017.jpg", None),
-    ("-1_0_0_2017.jpg", None), ("5_0_0.jpg", None), ("5_0_0_x.jpg", None), ("5_0_0_2017 (1).jpg", None)])
+@pytest.mark.parametrize(
+    ("text", "fact"),
+    [
+        ("24_0_1_20170116220224657 .jpg.chip.jpg", (24, 0, 1)),
+        ("1_1_4_2016.JPG", (1, 1, 4)),
+        ("116_0_0_2016.jpg", (116, 0, 0)),
+        ("61_3_2_2017.jpg", None),
+        ("39_1_20170116174525125.jpg.chip.jpg", None),
+        ("39_1_5_2017.jpg", None),
+        ("53__0_2017.jpg", None),
+        ("-1_0_0_2017.jpg", None),
+        ("5_0_0.jpg", None),
+        ("5_0_0_x.jpg", None),
+        ("5_0_0_2017 (1).jpg", None),
+    ],
+)
 def test_names(text, fact):
     path, other = PurePosixPath("UTKFace") / text, PurePosixPath("UTKFace") / name(7)
     table, malformed, _ = utkface.read_names([path, other])
@@ -144,5 +164,8 @@ def test_ids_are_a_permutation_and_the_test_rows_stratified(seed, test_size):
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/utkface-400.zip is not there")
 def test_the_real_faces_pass_the_audit(tmp_path):
-    assert "train    300 faces, share of label 1: 0.5000, ages 1 to " in run("import_utkface", tmp_path, SHARED, "--test-size", 100).stdout
+    assert (
+        "train    300 faces, share of label 1: 0.5000, ages 1 to "
+        in run("import_utkface", tmp_path, SHARED, "--test-size", 100).stdout
+    )
     assert "nothing breaks the contract" in run("audit", tmp_path, "--strict").stdout

@@ -4,10 +4,11 @@ from itertools import product
 
 import numpy as np
 import pytest
-from facefold.combine import votes
-from facefold.combine.scores import decide, log_loss
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from facefold.combine import votes
+from facefold.combine.scores import decide, log_loss
 
 
 def test_three_independent_voters_of_70_percent_give_784():
@@ -80,7 +81,10 @@ def test_equal_accuracy_is_decided_by_log_loss():
     assert log_loss(prob[:, 1], labels) < log_loss(prob.mean(axis=1), labels)
 
 
-@pytest.mark.parametrize("weights, expected", [([1e-7, 2e-7], [1, 2]), ([1e30, 1.0], [1, 0]), ([3, 1, 1, 1], [3, 1, 1, 1]), ([0.5, 0.25, 0], [2, 1, 0])])
+@pytest.mark.parametrize(
+    "weights, expected",
+    [([1e-7, 2e-7], [1, 2]), ([1e30, 1.0], [1, 0]), ([3, 1, 1, 1], [3, 1, 1, 1]), ([0.5, 0.25, 0], [2, 1, 0])],
+)
 def test_whole_votes_keep_proportions_of_any_scale(weights, expected):
     assert votes.whole(np.array(weights)).tolist() == expected
 

@@ -4,11 +4,12 @@ import re
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from facefold.combine import weights
 from facefold.combine.scores import log_loss
 from facefold.errors import InputError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def made(seed: int, rows: int, skill: list[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -42,7 +43,9 @@ def test_order_of_members_and_rows_changes_nothing(seed, order):
     prob, labels = made(seed, 150, [2, 1, 0.5, 0])
     rows = np.random.default_rng(seed).permutation(150)
     expected = weights.log_loss_simplex(prob, labels)
-    assert weights.log_loss_simplex(prob[rows][:, order], labels[rows]) == pytest.approx(expected[list(order)], abs=2e-3)
+    assert weights.log_loss_simplex(prob[rows][:, order], labels[rows]) == pytest.approx(
+        expected[list(order)], abs=2e-3
+    )
 
 
 def test_perfect_and_equal_members():
@@ -72,16 +75,19 @@ def test_parse_orders_by_name_and_tells_who_is_absent():
     assert given_.tolist() == [0.5, 2, 0] and absent == ["c"]
 
 
-@pytest.mark.parametrize("text, message", [
-    ("x=1", "--weights: no recipe 'x' among those to blend (a, b)"),
-    ("a=-1", "--weights: a=-1 is negative; a weight is 0 or more"),
-    ("a=0,b=0", "--weights: the weights sum to zero; give at least one recipe a weight above 0"),
-    ("a=1,a=2", "--weights: 'a' is given twice"),
-    ("a=nan", "--weights: 'a=nan' is not name=number; say auto, equal, accuracy, or e.g. a=1,b=1"),
-    ("a=inf", "--weights: 'a=inf' is not name=number; say auto, equal, accuracy, or e.g. a=1,b=1"),
-    ("best", "--weights: 'best' is not name=number; say auto, equal, accuracy, or e.g. a=1,b=1"),
-    ("a=1,", "--weights: '' is not name=number; say auto, equal, accuracy, or e.g. a=1,b=1"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("x=1", "--weights: no recipe 'x' among those to blend (a, b)"),
+        ("a=-1", "--weights: a=-1 is negative; a weight is 0 or more"),
+        ("a=0,b=0", "--weights: the weights sum to zero; give at least one recipe a weight above 0"),
+        ("a=1,a=2", "--weights: 'a' is given twice"),
+        ("a=nan", "--weights: 'a=nan' is not name=number; say auto, equal, accuracy, or e.g. a=1,b=1"),
+        ("a=inf", "--weights: 'a=inf' is not name=number; say auto, equal, accuracy, or e.g. a=1,b=1"),
+        ("best", "--weights: 'best' is not name=number; say auto, equal, accuracy, or e.g. a=1,b=1"),
+        ("a=1,", "--weights: '' is not name=number; say auto, equal, accuracy, or e.g. a=1,b=1"),
+    ],
+)
 def test_parse_refuses(text, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         weights.parse(text, ["a", "b"])

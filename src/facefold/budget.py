@@ -55,16 +55,20 @@ def within(scene: Scene, chosen: Sequence[Recipe], left: float, held: str) -> Pl
                 taken.append(work)
         if taken:
             return Plan(taken, folds, scene.seconds(taken), [work for work in offered if work not in taken])
-    shorter = [(scene.work(short, folds), short.epochs / recipe.epochs) for recipe in chosen for short in _shorter(recipe)]
+    shorter = [
+        (scene.work(short, folds), short.epochs / recipe.epochs) for recipe in chosen for short in _shorter(recipe)
+    ]
     for share in (0.5, 0.0):
         for work, kept in shorter:
             if kept >= share and scene.seconds([work]) <= most:
                 return Plan([work], folds, scene.seconds([work]), offered)
     least = min([work for work, _ in shorter] + offered, key=lambda work: scene.seconds([work]))
     needed = duration(scene.seconds([least]) / (1 - RESERVE))
-    raise InputError(f"the budget is too small: {duration(max(left, 0))} of it are left after the audit, the split and timing the "
-                     f"recipes, and the least there is to do, {least.recipe.name} in {folds} folds{held and f' ({held})'}, takes "
-                     f"{needed} with a reserve. Give more with --budget, or name smaller recipes with --recipes")
+    raise InputError(
+        f"the budget is too small: {duration(max(left, 0))} of it are left after the audit, the split and timing the "
+        f"recipes, and the least there is to do, {least.recipe.name} in {folds} folds{held and f' ({held})'}, takes "
+        f"{needed} with a reserve. Give more with --budget, or name smaller recipes with --recipes"
+    )
 
 
 def _shorter(recipe: Recipe) -> list[Recipe]:
@@ -80,13 +84,17 @@ def _shorter(recipe: Recipe) -> list[Recipe]:
 
 def line(limit: float, spent: float) -> str:
     """What is said under the plan of a budget of `limit` seconds, some of which are spent."""
-    return (f"  budget {duration(limit)}, {duration(spent)} of it spent, {duration(RESERVE * (limit - spent))} kept in reserve;\n"
-            "  should training take longer than this, what does not fit any more is left out, but for the first recipe")
+    return (
+        f"  budget {duration(limit)}, {duration(spent)} of it spent, {duration(RESERVE * (limit - spent))} kept in reserve;\n"
+        "  should training take longer than this, what does not fit any more is left out, but for the first recipe"
+    )
 
 
 def kept(limit: float, took: float, out: Sequence[str]) -> str:
     """What is said at the end: whether the budget was kept, and what it cost."""
-    said = f"budget {duration(limit)}: {duration(took)} used" + (f", {duration(took - limit)} too many" if took > limit else "")
+    said = f"budget {duration(limit)}: {duration(took)} used" + (
+        f", {duration(took - limit)} too many" if took > limit else ""
+    )
     if not out:
         return said
     return f"{said}; left out: {', '.join(out)}. Without --budget, or with more, the same command goes on with these"
@@ -95,8 +103,13 @@ def kept(limit: float, took: float, out: Sequence[str]) -> str:
 def write(place: Path, until: float, scene: Scene, plan: Plan, suffix: str) -> Path:
     """Write down for `Keeper` what was planned, and that all is to be done `until` then (`time.time()`); returns the file."""
     path = place / "cache" / "budget.json"
-    files.write_json(path, {"until": until - closing(scene.rows, len(plan.works)),
-                            "runs": {work.recipe.name + suffix: asdict(work.cost) for work in plan.works}})
+    files.write_json(
+        path,
+        {
+            "until": until - closing(scene.rows, len(plan.works)),
+            "runs": {work.recipe.name + suffix: asdict(work.cost) for work in plan.works},
+        },
+    )
     return path
 
 
@@ -110,13 +123,21 @@ class Keeper:
     jobs: all of them, in order.
     """
 
-    def __init__(self, path: Path, jobs: Sequence[Job], places: int, some_whole: Callable[[], bool],
-                 clock: Callable[[], float] = time.time):
+    def __init__(
+        self,
+        path: Path,
+        jobs: Sequence[Job],
+        places: int,
+        some_whole: Callable[[], bool],
+        clock: Callable[[], float] = time.time,
+    ):
         told = files.read_json(path)
         costs = {name: Cost(**cost) for name, cost in told["runs"].items()}
         if unplanned := sorted({job.identity.name for job in jobs} - set(costs)):
-            raise InputError(f"{path} does not say what {', '.join(unplanned)} costs: it was written for other runs. "
-                             "Leave --budget out")
+            raise InputError(
+                f"{path} does not say what {', '.join(unplanned)} costs: it was written for other runs. "
+                "Leave --budget out"
+            )
         self.until: float = told["until"]
         self.left_out: dict[str, float] = {}  # by name: when it would have ended
         self._seconds = {job: job.expected(costs[job.identity.name]) for job in jobs}
@@ -126,7 +147,9 @@ class Keeper:
 
     def __call__(self, job: Job, running: Collection[Job]) -> bool:
         now, name = self._clock(), job.identity.name
-        if self._begun.pop(job, None) is not None:  # its process died: what it took tells nothing, and it is to be done again
+        if (
+            self._begun.pop(job, None) is not None
+        ):  # its process died: what it took tells nothing, and it is to be done again
             self._waiting.append(job)
         for done in [begun for begun in self._begun if begun not in running]:
             self._took += now - self._begun.pop(done)
@@ -147,6 +170,12 @@ class Keeper:
     def _end(self, name: str, now: float) -> float:
         """When the jobs under way and the rest of this run would end."""
         pace = self._took / self._awaited if self._awaited else 1.0
-        busy = [max(0.0, pace * self._seconds[job] - (now - began)) for job, began in self._begun.items() for _ in range(job.ranks)]
-        rest = [pace * self._seconds[job] for job in self._waiting if job.identity.name == name for _ in range(job.ranks)]
+        busy = [
+            max(0.0, pace * self._seconds[job] - (now - began))
+            for job, began in self._begun.items()
+            for _ in range(job.ranks)
+        ]
+        rest = [
+            pace * self._seconds[job] for job in self._waiting if job.identity.name == name for _ in range(job.ranks)
+        ]
         return now + makespan(rest, self._places, busy)

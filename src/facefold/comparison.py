@@ -28,9 +28,21 @@ def recipe_of(backbone: str, weights: str, size: int, epochs: int, pooled: bool)
 
     pooled: the pooling that timm gives the backbone instead of the whole map.
     """
-    settings = {"backbone": backbone, "weights": "hub" if weights == "none" else weights, "size": size, "epochs": epochs,
-                "freeze_backbone": True, "frozen_precision": "half", "head": "" if pooled else "flatten", "dropout": 0.2,
-                "augment": "none", "schedule": "constant", "weight_decay": 0.0, "clip": 0.0, "tta": "none"}
+    settings = {
+        "backbone": backbone,
+        "weights": "hub" if weights == "none" else weights,
+        "size": size,
+        "epochs": epochs,
+        "freeze_backbone": True,
+        "frozen_precision": "half",
+        "head": "" if pooled else "flatten",
+        "dropout": 0.2,
+        "augment": "none",
+        "schedule": "constant",
+        "weight_decay": 0.0,
+        "clip": 0.0,
+        "tta": "none",
+    }
     # A recipe file may not freeze random weights; whoever looks at the structure alone may.
     return replace(parse(backbone, settings, f"--backbones {backbone}"), weights=weights)
 
@@ -52,12 +64,22 @@ class CompareJob:
 
     @property
     def identity(self) -> dict:
-        return {"recipe": self.recipe.name, "recipe_hash": self.recipe.hash, "folds_hash": self.folds_hash, "fold": self.fold,
-                "images_hash": self.images_hash, "seed": self.seed}
+        return {
+            "recipe": self.recipe.name,
+            "recipe_hash": self.recipe.hash,
+            "folds_hash": self.folds_hash,
+            "fold": self.fold,
+            "images_hash": self.images_hash,
+            "seed": self.seed,
+        }
 
     @property
     def folder(self) -> Path:
-        return self.root / "compare" / f"{self.recipe.name}_{files.sha256_text(json.dumps(self.identity, sort_keys=True))[:8]}"
+        return (
+            self.root
+            / "compare"
+            / f"{self.recipe.name}_{files.sha256_text(json.dumps(self.identity, sort_keys=True))[:8]}"
+        )
 
     def work(self, device: torch.device, slot: int) -> None:
         """Leave `history.csv` and, last, `result.json`; a killed one goes on at its epoch."""
@@ -68,15 +90,33 @@ class CompareJob:
             table, held_out = split.table[["id", "label", "group"]], split.table["fold"] == self.fold
             shown = self.root / "cache" / "frozen" / self.folder.name
             images = cache.open_cache(contest, "train", self.recipe.size)
-            task = trainer.FoldTask(self.recipe, self.fold, self.seed, table[~held_out], table[held_out], images, images,
-                                    self.folder / "checkpoint.safetensors", self.identity, shown, self.weights_dir)
+            task = trainer.FoldTask(
+                self.recipe,
+                self.fold,
+                self.seed,
+                table[~held_out],
+                table[held_out],
+                images,
+                images,
+                self.folder / "checkpoint.safetensors",
+                self.identity,
+                shown,
+                self.weights_dir,
+            )
             learned = trainer.train(task, device, slot)
             history = pd.DataFrame(learned.history)[list(CURVES)]
             files.write_csv(self.folder / "history.csv", history)
-            files.write_json(self.folder / "result.json", {
-                "identity": self.identity, "settings": asdict(self.recipe), "weights": learned.header["source"],
-                "features": learned.predictor.output.in_features, "valid_rows": int(held_out.sum()),
-                "head_cpu_seconds": round(learned.header["cpu_seconds"], 1)})
+            files.write_json(
+                self.folder / "result.json",
+                {
+                    "identity": self.identity,
+                    "settings": asdict(self.recipe),
+                    "weights": learned.header["source"],
+                    "features": learned.predictor.output.in_features,
+                    "valid_rows": int(held_out.sum()),
+                    "head_cpu_seconds": round(learned.header["cpu_seconds"], 1),
+                },
+            )
             task.checkpoint.unlink()
             shutil.rmtree(shown, ignore_errors=True)
 
@@ -101,8 +141,19 @@ def table(jobs: list[CompareJob]) -> pd.DataFrame:
         history, result = job.history(), files.read_json(job.folder / "result.json")
         last, held_out = history.iloc[-1], result["valid_rows"]
         low, high = wilson(round(last["valid_acc"] * held_out), held_out)
-        rows.append({"backbone": job.recipe.name, "valid_acc": last["valid_acc"], "low": low, "high": high,
-                     "valid_loss": last["valid_loss"], "train_loss": last["train_loss"], "best_acc": history["valid_acc"].max(),
-                     "best_epoch": int(history["valid_acc"].idxmax()) + 1, "features": result["features"],
-                     "head_cpu_seconds": result["head_cpu_seconds"], "weights": result["weights"]["source"]})
+        rows.append(
+            {
+                "backbone": job.recipe.name,
+                "valid_acc": last["valid_acc"],
+                "low": low,
+                "high": high,
+                "valid_loss": last["valid_loss"],
+                "train_loss": last["train_loss"],
+                "best_acc": history["valid_acc"].max(),
+                "best_epoch": int(history["valid_acc"].idxmax()) + 1,
+                "features": result["features"],
+                "head_cpu_seconds": result["head_cpu_seconds"],
+                "weights": result["weights"]["source"],
+            }
+        )
     return pd.DataFrame(rows)

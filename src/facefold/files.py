@@ -57,7 +57,9 @@ def locked(directory: Path, wait: bool = False, shared: bool = False) -> Iterato
         try:
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
-            raise InputError(f"{directory}: {_holders(handle)} is at work here; wait for it, or end it, then run the same command again")
+            raise InputError(
+                f"{directory}: {_holders(handle)} is at work here; wait for it, or end it, then run the same command again"
+            )
         yield
     finally:
         os.close(handle)
@@ -101,8 +103,10 @@ def require_space(folder: Path, size: float, what: str) -> int:
     there = next(place for place in [folder, *folder.resolve().parents] if place.exists())
     free = shutil.disk_usage(there).free
     if size * 1.05 > free:
-        raise InputError(f"{folder}: {room_in_words(size)} are needed there for {what} and {room_in_words(free)} are free; "
-                         "make room, or choose another disk with --root")
+        raise InputError(
+            f"{folder}: {room_in_words(size)} are needed there for {what} and {room_in_words(free)} are free; "
+            "make room, or choose another disk with --root"
+        )
     return free
 
 
@@ -139,7 +143,9 @@ def read_json(path: Path) -> dict:
 
 def write_csv(path: Path, table: pd.DataFrame, float_format: str = "%.9g") -> None:
     """Write a table with \\n line ends, no index, floats with 9 significant digits."""
-    write_text(path, table.to_csv(index=False, lineterminator="\n", float_format=float_format, quoting=csv.QUOTE_MINIMAL))
+    write_text(
+        path, table.to_csv(index=False, lineterminator="\n", float_format=float_format, quoting=csv.QUOTE_MINIMAL)
+    )
 
 
 def read_csv(path: Path, columns: dict[str, type]) -> pd.DataFrame:
@@ -162,13 +168,17 @@ def write_npy(path: Path, array: np.ndarray | Stored) -> None:
         npy_header(handle, array.dtype, array.shape)
         rows = max(1, _PIECE * len(array) // max(1, array.nbytes))
         for start in range(0, len(array), rows):
-            handle.write(np.ascontiguousarray(array[start:start + rows]).tobytes())  # numpy's own writing does not tell that the disk was full
+            handle.write(
+                np.ascontiguousarray(array[start : start + rows]).tobytes()
+            )  # numpy's own writing does not tell that the disk was full
 
 
 def npy_header(handle: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:
     """Begin a .npy file whose values are then written piece by piece, in C order. Not mapped: on a full disk a write to a map
     kills the process."""
-    np.lib.format.write_array_header_1_0(handle, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        handle, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    )
 
 
 def read_npy(path: Path) -> np.ndarray:

@@ -47,12 +47,14 @@ class ViewJob:
         task = _task(self.root, self.identity, 0, self.weights_dir)
         net, source, fmt = trainer.prepare(recipe, device, self.weights_dir, trained=True)
         shown = trainer.activations(task, net, source, fmt, loader.Pixels(task.train_images, device))
-        started, mine = time.perf_counter(), frozen.names(recipe)[self.part::self.parts]
+        started, mine = time.perf_counter(), frozen.names(recipe)[self.part :: self.parts]
         for split, view in mine:
             made = shown[split].make(view)
             if self.home:
                 remote.Mirror(self.root, self.home).send(made)
-        terminal.say(f"{self}, part {self.part + 1} of {self.parts}: {len(mine)} views in {time.perf_counter() - started:.0f} s")
+        terminal.say(
+            f"{self}, part {self.part + 1} of {self.parts}: {len(mine)} views in {time.perf_counter() - started:.0f} s"
+        )
 
     def inputs(self) -> list[str]:
         """What the job reads, as beginnings of names under the root."""
@@ -106,7 +108,9 @@ class FoldJob:
             return
         runs.write_weights(directory, result.state)
         runs.write_history(directory, result.history)
-        runs.write_predictions(directory, "oof", task.valid["id"].tolist(), result.oof_prob, result.oof_features, target)
+        runs.write_predictions(
+            directory, "oof", task.valid["id"].tolist(), result.oof_prob, result.oof_features, target
+        )
         runs.write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features, target)
         runs.finish(directory, self.identity, result.facts, self.corrections)
         task.checkpoint.unlink()
@@ -130,7 +134,11 @@ class FoldJob:
         return [*_inputs(self.root, self.identity), f"{folder}runs/{self.identity.name}/fold_{self.fold}/"]
 
     def _events(self) -> Path | None:
-        return curves.folder(Target(self.identity.target).place(self.root), self.identity.name, self.fold) if self.tensorboard else None
+        return (
+            curves.folder(Target(self.identity.target).place(self.root), self.identity.name, self.fold)
+            if self.tensorboard
+            else None
+        )
 
 
 def tidy(root: Path, identity: runs.Identity) -> None:
@@ -148,8 +156,13 @@ def _inputs(root: Path, identity: runs.Identity) -> list[str]:
     """What all jobs of a run read: tables, folds, the cached pixels of its size, frozen activations; no image."""
     folder, size = Target(identity.target).folder, recipes.load(identity.recipe).size
     tables = [f"competition/{name}.csv" for name in ("train", "test", "sampleSubmit", "meta")]
-    return [*tables, "cache/images.", *(f"cache/{split}_{size}px_" for split in ("train", "test")), f"{folder}folds/",
-            f"{_frozen(root, identity).relative_to(root).as_posix()}/"]
+    return [
+        *tables,
+        "cache/images.",
+        *(f"cache/{split}_{size}px_" for split in ("train", "test")),
+        f"{folder}folds/",
+        f"{_frozen(root, identity).relative_to(root).as_posix()}/",
+    ]
 
 
 def work(job: ViewJob | FoldJob, device: torch.device | Sequence[torch.device], slot: int) -> None:
@@ -164,25 +177,39 @@ def require_places(recipe: recipes.Recipe, places: Sequence[torch.device]) -> No
     on_cpu = places[0].type == "cpu"
     if recipe.ranks > len(places):
         kind, default = ("processes", "a core each") if on_cpu else ("GPUs", "all that torch sees")
-        raise InputError(f"recipe {recipe.name}: ranks = {recipe.ranks} takes {recipe.ranks} {kind} at once, and there is room for {len(places)} "
-                         f"(--workers, else {default}); set ranks = {len(places)}, or train elsewhere")
+        raise InputError(
+            f"recipe {recipe.name}: ranks = {recipe.ranks} takes {recipe.ranks} {kind} at once, and there is room for {len(places)} "
+            f"(--workers, else {default}); set ranks = {len(places)}, or train elsewhere"
+        )
     if on_cpu and batchnorm.learns(zoo.build(recipe, trained=False)[0]):
-        raise InputError(f"recipe {recipe.name}: the batch norm of {recipe.backbone} looks at whole batches, which torch does not do over "
-                         f"ranks on the CPU: set ranks = 1, take GPUs, or a backbone without batch norm (ViT, ConvNeXt)")
+        raise InputError(
+            f"recipe {recipe.name}: the batch norm of {recipe.backbone} looks at whole batches, which torch does not do over "
+            f"ranks on the CPU: set ranks = 1, take GPUs, or a backbone without batch norm (ViT, ConvNeXt)"
+        )
 
 
-def _task(root: Path, identity: runs.Identity, fold: int, weights_dir: Path | None,
-          corrections: Corrections = NONE) -> trainer.FoldTask:
+def _task(
+    root: Path, identity: runs.Identity, fold: int, weights_dir: Path | None, corrections: Corrections = NONE
+) -> trainer.FoldTask:
     target = Target(identity.target)
     contest, split = competition.load(root), folds.load(root, target)
     recipe = recipes.load(identity.recipe)
     table = split.table[["id", "label", "group"]]
     held_out = split.table["fold"] == fold
     return trainer.FoldTask(
-        recipe, fold, identity.seed, corrections.apply(table[~held_out]), table[held_out],
-        cache.open_cache(contest, "train", recipe.size), cache.open_cache(contest, "test", recipe.size),
-        runs.fold_dir(target.place(root), identity.name, fold) / runs.CHECKPOINT, asdict(identity), _frozen(root, identity),
-        weights_dir, target)
+        recipe,
+        fold,
+        identity.seed,
+        corrections.apply(table[~held_out]),
+        table[held_out],
+        cache.open_cache(contest, "train", recipe.size),
+        cache.open_cache(contest, "test", recipe.size),
+        runs.fold_dir(target.place(root), identity.name, fold) / runs.CHECKPOINT,
+        asdict(identity),
+        _frozen(root, identity),
+        weights_dir,
+        target,
+    )
 
 
 def plan(folds_to_train: list[FoldJob], parts: int) -> tuple[list[ViewJob | FoldJob], dict[FoldJob, list[ViewJob]]]:

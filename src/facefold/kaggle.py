@@ -1,7 +1,7 @@
 """Handing a file in by Kaggle's own client, an executable that a person installs, and the log of what was handed in.
 
-    submissions/log.csv   time (UTC), competition, sha256 of the file, message, honest score with its interval, public score;
-                          empty where not known
+submissions/log.csv   time (UTC), competition, sha256 of the file, message, honest score with its interval, public score;
+                      empty where not known
 """
 
 import re
@@ -21,28 +21,44 @@ _COLUMNS = dict.fromkeys(("time", "competition", "sha256", "message", "honest", 
 _INSTALL = "install Kaggle's client with `pip install kaggle`, or upload {path} in the browser"
 # What the client says (versions 1.5 to 1.8), in small letters, and what there is to do. The first that is found counts.
 _SAID = (
-    (("could not find kaggle.json", "you must authenticate", "missing username", "missing key"),
-     "there is no token. Make one at https://www.kaggle.com/settings (API, Create New Token), and put the file where the client "
-     "looks for it, ~/.kaggle/kaggle.json, or set KAGGLE_USERNAME and KAGGLE_KEY"),
+    (
+        ("could not find kaggle.json", "you must authenticate", "missing username", "missing key"),
+        "there is no token. Make one at https://www.kaggle.com/settings (API, Create New Token), and put the file where the client "
+        "looks for it, ~/.kaggle/kaggle.json, or set KAGGLE_USERNAME and KAGGLE_KEY",
+    ),
     (("401", "unauthorized"), "the token is not valid any more. Make a new one at https://www.kaggle.com/settings"),
-    (("accept the competition rules", "accept this competition's rules"),
-     "the rules are not accepted. Do so, signed in, at https://www.kaggle.com/competitions/{slug}/rules"),
-    (("allowance", "too many submissions", "submission limit", "submissions today", "429"),
-     "the team has used its submissions of today. The count begins again at midnight UTC"),
-    (("deadline", "is closed", "has closed", "has ended", "no longer accept", "not accepting"),
-     "the competition is closed. Its page says whether late submissions are taken"),
-    (("competitions.participate", "403", "forbidden"),
-     "the account takes no part in '{slug}', or there is no such competition. Join it and accept the rules at "
-     "https://www.kaggle.com/competitions/{slug}/rules, or mend --competition: what follows /competitions/ in the address of its "
-     "page"),
-    (("could not find competition", "404", "not found"),
-     "there is no competition '{slug}', or it is closed. --competition takes what follows /competitions/ in the address of its "
-     "page"),
-    (("400", "bad request"),
-     "Kaggle refuses without a reason. It does so where the team has used its submissions of today, where the account has not "
-     "joined, and where the competition is closed: https://www.kaggle.com/competitions/{slug}/submissions shows which"),
-    (("connectionerror", "max retries", "name resolution", "timed out", "proxy"),
-     "Kaggle could not be reached. Check the network"),
+    (
+        ("accept the competition rules", "accept this competition's rules"),
+        "the rules are not accepted. Do so, signed in, at https://www.kaggle.com/competitions/{slug}/rules",
+    ),
+    (
+        ("allowance", "too many submissions", "submission limit", "submissions today", "429"),
+        "the team has used its submissions of today. The count begins again at midnight UTC",
+    ),
+    (
+        ("deadline", "is closed", "has closed", "has ended", "no longer accept", "not accepting"),
+        "the competition is closed. Its page says whether late submissions are taken",
+    ),
+    (
+        ("competitions.participate", "403", "forbidden"),
+        "the account takes no part in '{slug}', or there is no such competition. Join it and accept the rules at "
+        "https://www.kaggle.com/competitions/{slug}/rules, or mend --competition: what follows /competitions/ in the address of its "
+        "page",
+    ),
+    (
+        ("could not find competition", "404", "not found"),
+        "there is no competition '{slug}', or it is closed. --competition takes what follows /competitions/ in the address of its "
+        "page",
+    ),
+    (
+        ("400", "bad request"),
+        "Kaggle refuses without a reason. It does so where the team has used its submissions of today, where the account has not "
+        "joined, and where the competition is closed: https://www.kaggle.com/competitions/{slug}/submissions shows which",
+    ),
+    (
+        ("connectionerror", "max retries", "name resolution", "timed out", "proxy"),
+        "Kaggle could not be reached. Check the network",
+    ),
 )
 _SENT = "successfully submitted"
 
@@ -97,19 +113,30 @@ def write_log(root: Path, entries: list[Entry]) -> None:
 def submit(slug: str, path: Path, message: str) -> str:
     """Hand the file in; what the client answered, one line. `InputError` in words a person can act on where it was not taken."""
     if not re.fullmatch("[a-z0-9][a-z0-9-]*", slug):
-        raise InputError(f"--competition {slug}: it is what follows /competitions/ in the address of its page: "
-                         "small letters, digits, dashes")
+        raise InputError(
+            f"--competition {slug}: it is what follows /competitions/ in the address of its page: "
+            "small letters, digits, dashes"
+        )
     client = shutil.which("kaggle")
     if client is None:
         raise InputError(f"there is no `kaggle` on the PATH: {_INSTALL.format(path=path)}")
-    done = subprocess.run([client, "competitions", "submit", "-f", str(path), f"--message={message}", slug],
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    said = [line.strip() for line in re.split(r"[\r\n]+", done.stdout) if line.strip() and not re.search(r"\d+%\|", line)]
+    done = subprocess.run(
+        [client, "competitions", "submit", "-f", str(path), f"--message={message}", slug],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    said = [
+        line.strip() for line in re.split(r"[\r\n]+", done.stdout) if line.strip() and not re.search(r"\d+%\|", line)
+    ]
     if done.returncode == 0 and _SENT in done.stdout.lower():  # some versions tell of a failure and exit with 0
         return next(line for line in said if _SENT in line.lower())
     whole = done.stdout.lower()
-    reason = next((way_out.format(slug=slug) for marks, way_out in _SAID if any(mark in whole for mark in marks)),
-                  "this is no answer that is known here")
+    reason = next(
+        (way_out.format(slug=slug) for marks, way_out in _SAID if any(mark in whole for mark in marks)),
+        "this is no answer that is known here",
+    )
     answer = "\n".join(f"  {line}" for line in said[-8:]) or f"  nothing, and left with {done.returncode}"
     raise InputError(f"{path.name} was not handed in: {reason}.\nKaggle's client said:\n{answer}")
 

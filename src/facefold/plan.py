@@ -50,8 +50,12 @@ class Scene:
     def seconds(self, works: Sequence[Work]) -> float:
         """The seconds of all of it, blend and report included."""
         todo = [work for work in works if work.left]
-        jobs = [seconds for work in todo
-                for seconds in [work.cost.shared / self.places] * self.places + [work.cost.fold] * (work.left * work.recipe.ranks)]
+        jobs = [
+            seconds
+            for work in todo
+            for seconds in [work.cost.shared / self.places] * self.places
+            + [work.cost.fold] * (work.left * work.recipe.ranks)
+        ]
         decode = sum(self.decode[size] for size in {work.recipe.size for work in todo})
         start = max((rates.start for rates in self.rates.values()), default=0.0) if todo else 0.0
         return start + decode + makespan(jobs, self.places) + closing(self.rows, len(works))
@@ -67,8 +71,16 @@ class Plan:
     out: list[Work] = field(default_factory=list)
 
 
-def survey(root: Path, place: Path, chosen: Sequence[Recipe], folds: int, device: str, suffix: str, least: float = 0.0,
-           elsewhere: bool = False) -> Scene:
+def survey(
+    root: Path,
+    place: Path,
+    chosen: Sequence[Recipe],
+    folds: int,
+    device: str,
+    suffix: str,
+    least: float = 0.0,
+    elsewhere: bool = False,
+) -> Scene:
     """The scene of a job: a few steps of each recipe that is not finished are timed (`least`: as in `estimate.rates_of`), and a
     few images decoded. place: what holds the runs, see `Target.place`. elsewhere: the folds will train on other machines than this."""
     contest, places = competition.load(root), engine.slots(device, None)
@@ -108,14 +120,20 @@ def makespan(jobs: Iterable[float], places: int, busy: Sequence[float] = ()) -> 
 
 def lines(plan: Plan, scene: Scene, device: str, suffix: str) -> list[str]:
     """The plan for a terminal. suffix: of the names of the runs."""
-    told = [f"plan: {scene.rows:,} train and {scene.test_rows:,} test images, {plan.folds} folds, "
-            f"{scene.places} at a time on {device}"]
+    told = [
+        f"plan: {scene.rows:,} train and {scene.test_rows:,} test images, {plan.folds} folds, "
+        f"{scene.places} at a time on {device}"
+    ]
     width = max([18, *(len(work.recipe.name + suffix) for work in [*plan.works, *plan.out])])
     for work in plan.works:
-        told.append(f"  {work.recipe.name + suffix:{width}} {work.left} folds to go, "
-                    + (f"about {_each(work)} each: {work.recipe.about}" if work.left else "nothing to do"))
+        told.append(
+            f"  {work.recipe.name + suffix:{width}} {work.left} folds to go, "
+            + (f"about {_each(work)} each: {work.recipe.about}" if work.left else "nothing to do")
+        )
     for work in plan.out:
-        told.append(f"  {work.recipe.name + suffix:{width}} left out, {work.left} folds of about {_each(work)} each do not fit")
+        told.append(
+            f"  {work.recipe.name + suffix:{width}} left out, {work.left} folds of about {_each(work)} each do not fit"
+        )
     closed = duration(closing(scene.rows, len(plan.works)))
     return [*told, f"  then blend and report, about {closed}; about {duration(plan.seconds)} in all"]
 

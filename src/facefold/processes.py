@@ -15,7 +15,12 @@ STARTER = "FACEFOLD_STARTER"  # the process id of the job that started this step
 # Of a process that trains on the CPU, read when it starts. By torch: one thread, and big pages for its allocations, 1.09 times
 # the speed. By glibc: keep the memory that each step frees for the next one instead of faulting it in anew, 1.09 to 1.10
 # times. The last three have no effect but on Linux.
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "THP_MEM_ALLOC_ENABLE": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "THP_MEM_ALLOC_ENABLE": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+}
 
 
 def set_environment() -> None:
@@ -56,6 +61,7 @@ def pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 def end_with_parent() -> None:
     """In a multiprocessing child: end at once when the parent is gone, even killed. An orphan would go on writing where the
     next job starts."""
+
     def watch() -> None:
         wait([parent_process().sentinel])
         os._exit(1)

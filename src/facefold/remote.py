@@ -61,8 +61,11 @@ class Url:
             system.invalidate_cache()
             folder, _, start = f"{base}/{prefix}".rpartition("/")
             fewer = {"prefix": start} if start and system.async_impl else {}  # object stores alone know it
-            found = {path.removeprefix(base).lstrip("/"): info for path, info in system.find(folder, detail=True, **fewer).items()
-                     if info["type"] == "file"}
+            found = {
+                path.removeprefix(base).lstrip("/"): info
+                for path, info in system.find(folder, detail=True, **fewer).items()
+                if info["type"] == "file"
+            }
         return {name: _stamp(info) for name, info in found.items() if name.startswith(prefix)}
 
     def get(self, name: str, path: Path) -> None:
@@ -91,7 +94,9 @@ class Url:
 
             system, base = fsspec.core.url_to_fs(self.url)
             yield system, base.rstrip("/")
-        except Exception as error:  # each kind of store has exceptions of its own for no network, no such bucket, no credentials
+        except (
+            Exception
+        ) as error:  # each kind of store has exceptions of its own for no network, no such bucket, no credentials
             if isinstance(error, InputError) or getattr(error, "errno", None) in _OF_THE_DISK:
                 raise
             said = (str(error).splitlines() or [""])[0] or type(error).__name__
@@ -103,8 +108,10 @@ def _mend(error: Exception) -> str:
     if isinstance(error, ImportError):
         return f"What speaks to such a URL is not installed: {_PACKAGES} has s3fs, for others see fsspec's list"
     if isinstance(error, PermissionError) or "Credential" in kind or "Token" in kind:
-        return ("Give credentials that may read and write there, for s3 as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE "
-                "(AWS_ENDPOINT_URL for a server that is not Amazon's)")
+        return (
+            "Give credentials that may read and write there, for s3 as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE "
+            "(AWS_ENDPOINT_URL for a server that is not Amazon's)"
+        )
     if isinstance(error, FileNotFoundError):
         return "Create the bucket first, or correct its name"
     if isinstance(error, ValueError):
@@ -148,7 +155,9 @@ class Mirror:
                 self.store.get(name, path)
                 if path.stat().st_size != size:
                     path.unlink()
-                    raise InputError(f"{self.store}: {name} came with other than its {size} bytes; run the same command again")
+                    raise InputError(
+                        f"{self.store}: {name} came with other than its {size} bytes; run the same command again"
+                    )
                 book[name] = [there[name], *_facts(path)]
 
             self._each(fetch, wanted, book)
@@ -160,8 +169,10 @@ class Mirror:
         `InputError`, and nothing removed, where somebody removed the copy meanwhile."""
         with files.locked(self._folder, wait=True):
             if not (self.root / _THERE).exists():
-                raise InputError(f"{self.root}, the copy of {self.store}, was removed while the step worked in it; nothing was removed there. "
-                                 "Run the same command again")
+                raise InputError(
+                    f"{self.root}, the copy of {self.store}, was removed while the step worked in it; nothing was removed there. "
+                    "Run the same command again"
+                )
             book, here = self._book(), {name: _facts(self.root / name) for name in self._here("")}
             changed = [name for name, facts in here.items() if book.get(name, [None])[1:] != facts]
             gone = sorted(self._fetched - here.keys())
@@ -231,7 +242,11 @@ def _kept(name: str, prefix: str) -> bool:
 
 def listed(root: Path, prefix: str) -> dict[str, Path]:
     """The files under `root` whose names begin with `prefix`."""
-    found = {path.relative_to(root).as_posix(): path for path in (root / prefix.rpartition("/")[0]).rglob("*") if path.is_file()}
+    found = {
+        path.relative_to(root).as_posix(): path
+        for path in (root / prefix.rpartition("/")[0]).rglob("*")
+        if path.is_file()
+    }
     return {name: path for name, path in found.items() if name.startswith(prefix)}
 
 

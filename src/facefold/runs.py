@@ -55,9 +55,15 @@ class Identity:
         return self.recipe + (CORRECTED if self.corrections else "")
 
 
-_CAUSES = {"recipe": "another recipe's name", "recipe_hash": "another version of the recipe", "folds_hash": "other folds",
-           "images_hash": "other images", "seed": "another seed", "corrections": "other corrections",
-           "target": "another target"}
+_CAUSES = {
+    "recipe": "another recipe's name",
+    "recipe_hash": "another version of the recipe",
+    "folds_hash": "other folds",
+    "images_hash": "other images",
+    "seed": "another seed",
+    "corrections": "other corrections",
+    "target": "another target",
+}
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,9 @@ def corrections_of(run: dict) -> Corrections:
     """The corrections that a run learned from, by its run.json. `InputError` when they are not those of its identity."""
     made = Corrections(run.get("corrected", {}))
     if made.hash != _recorded(run, "corrections"):
-        raise InputError(f"runs/{run['recipe']}{CORRECTED}: the corrections in a run.json were edited; delete the folder and train it again")
+        raise InputError(
+            f"runs/{run['recipe']}{CORRECTED}: the corrections in a run.json were edited; delete the folder and train it again"
+        )
     return made
 
 
@@ -137,9 +145,11 @@ def require_current(directory: Path, run: dict, identity: Identity) -> None:
     """Raise `InputError` when what lies in `directory` (its run.json or checkpoint header) is of another identity."""
     causes = [cause for name, cause in _CAUSES.items() if _recorded(run, name) != getattr(identity, name)]
     if causes:
-        raise InputError(f"{directory} is stale: it was made with {' and '.join(causes)}. "
-                         "Move it away, or train over it with "
-                         f"`train.py {_options(directory.parent.name, Target(identity.target))} --force`.")
+        raise InputError(
+            f"{directory} is stale: it was made with {' and '.join(causes)}. "
+            "Move it away, or train over it with "
+            f"`train.py {_options(directory.parent.name, Target(identity.target))} --force`."
+        )
 
 
 def finish(directory: Path, identity: Identity, facts: dict, corrections: Corrections = NONE) -> None:
@@ -160,9 +170,11 @@ def load(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_
     runs, oof, test = [], [], {}
     missing = [str(k) for k in range(folds.k) if not sealed(root, recipe, k)]
     if missing:
-        raise InputError(f"{folds.target.folder}runs/{recipe} is incomplete: fold {', '.join(missing)} of {folds.k} not finished. "
-                         f"Run `python src/train.py {_options(recipe, folds.target)}`, or name the recipes to blend with "
-                         "--recipes.")
+        raise InputError(
+            f"{folds.target.folder}runs/{recipe} is incomplete: fold {', '.join(missing)} of {folds.k} not finished. "
+            f"Run `python src/train.py {_options(recipe, folds.target)}`, or name the recipes to blend with "
+            "--recipes."
+        )
     for k in range(folds.k):
         directory = fold_dir(root, recipe, k)
         run = files.read_json(directory / "run.json")
@@ -181,8 +193,10 @@ def load(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_
         oof.append(fold_oof.set_index("id")[folds.target.column])
         test[k] = fold_test.set_index("id")[folds.target.column].reindex(test_ids)
     if len({json.dumps(run.get("weights"), sort_keys=True) for run in runs}) > 1:
-        raise InputError(f"runs/{recipe}: its folds began from different pretrained weights "
-                         f"(see weights in each run.json); train the odd ones again")
+        raise InputError(
+            f"runs/{recipe}: its folds began from different pretrained weights "
+            f"(see weights in each run.json); train the odd ones again"
+        )
     joined = pd.concat(oof).reindex(folds.table["id"].tolist())
     return Member(recipe, joined, pd.DataFrame(test, index=pd.Index(test_ids, name="id")), runs)
 
@@ -191,12 +205,16 @@ def shared_corrections(members: list[Member]) -> Corrections:
     """What the members with corrected labels learned from, nothing where there are none. `InputError` where two differ."""
     found = {member.recipe: corrections_of(member.runs[0]) for member in members if member.recipe.endswith(CORRECTED)}
     if len({made.hash for made in found.values()}) > 1:
-        raise InputError(f"{', '.join(found)} learned from different corrections, so there are no corrected labels to score all by. "
-                         "Train them with one --corrections FILE, or name the recipes to blend with --recipes.")
+        raise InputError(
+            f"{', '.join(found)} learned from different corrections, so there are no corrected labels to score all by. "
+            "Train them with one --corrections FILE, or name the recipes to blend with --recipes."
+        )
     return next(iter(found.values()), NONE)
 
 
-def replace_test(directory: Path, ids: list[str], prob: np.ndarray, features: Stored | np.ndarray, images_hash: str) -> None:
+def replace_test(
+    directory: Path, ids: list[str], prob: np.ndarray, features: Stored | np.ndarray, images_hash: str
+) -> None:
     """Put other test predictions, of those images, into a sealed fold and seal it again; as `write_predictions` otherwise."""
     run = files.read_json(directory / "run.json")
     _require_unedited(directory, run)
@@ -209,18 +227,26 @@ def replace_test(directory: Path, ids: list[str], prob: np.ndarray, features: St
 def join(root: Path, identity: Identity, folds: Folds, test_ids: list[str]) -> Member:
     """`load`, and write runs/<recipe>/oof.csv (id,prob or id,pred) in the order of folds.csv."""
     member = load(root, identity, identity.name, folds, test_ids)
-    files.write_csv(joined_oof(root, member.recipe), member.oof.rename(folds.target.column).rename_axis("id").reset_index())
+    files.write_csv(
+        joined_oof(root, member.recipe), member.oof.rename(folds.target.column).rename_axis("id").reset_index()
+    )
     return member
 
 
-def write_predictions(directory: Path, part: str, ids: list[str], prob: np.ndarray, features: Stored | np.ndarray,
-                      target: Target = LABEL) -> None:
+def write_predictions(
+    directory: Path, part: str, ids: list[str], prob: np.ndarray, features: Stored | np.ndarray, target: Target = LABEL
+) -> None:
     """Write <part>.csv (id,prob or id,pred) and features_<part>.npy; `part` is oof or test.
 
     prob: float (n,), the probability of label 1 or the predicted value; features: float16 (n, F); both in the order of `ids`.
     """
-    files.write_csv(directory / f"{part}.csv", pd.DataFrame({"id": ids, target.column: np.asarray(prob, dtype=np.float64)}))
-    files.write_npy(directory / f"features_{part}.npy", features if isinstance(features, Stored) else np.asarray(features, dtype=np.float16))
+    files.write_csv(
+        directory / f"{part}.csv", pd.DataFrame({"id": ids, target.column: np.asarray(prob, dtype=np.float64)})
+    )
+    files.write_npy(
+        directory / f"features_{part}.npy",
+        features if isinstance(features, Stored) else np.asarray(features, dtype=np.float16),
+    )
 
 
 def write_weights(directory: Path, state: dict[str, np.ndarray]) -> None:
@@ -246,8 +272,10 @@ def read_predictions(path: Path, target: Target = LABEL) -> pd.DataFrame:
     bad = table.index[~(np.isfinite(table[name]) if target.regression else table[name].between(0, 1))]
     if len(bad):
         what = "a finite number" if target.regression else "a probability"
-        raise InputError(f"{path}, row {bad[0] + 2}: {name} {table[name][bad[0]]} is not {what}; "
-                         "delete the fold's folder and train it again")
+        raise InputError(
+            f"{path}, row {bad[0] + 2}: {name} {table[name][bad[0]]} is not {what}; "
+            "delete the fold's folder and train it again"
+        )
     return table
 
 
@@ -275,12 +303,18 @@ def _options(name: str, target: Target) -> str:
 
 def _digest(run: dict) -> str:
     """Sha256 of all that run.json says but this."""
-    return files.sha256_text(json.dumps({name: value for name, value in run.items() if name != "sha256"}, sort_keys=True))
+    return files.sha256_text(
+        json.dumps({name: value for name, value in run.items() if name != "sha256"}, sort_keys=True)
+    )
 
 
 def _require_unedited(directory: Path, run: dict) -> None:
-    if run.get("sha256", _digest(run)) != _digest(run):  # one from before it had a checksum of its own is taken as it is
-        raise InputError(f"{directory / 'run.json'} was edited (its checksum differs). Delete {directory} and train that fold again.")
+    if run.get("sha256", _digest(run)) != _digest(
+        run
+    ):  # one from before it had a checksum of its own is taken as it is
+        raise InputError(
+            f"{directory / 'run.json'} was edited (its checksum differs). Delete {directory} and train that fold again."
+        )
 
 
 def _require_whole(directory: Path) -> None:
@@ -289,14 +323,20 @@ def _require_whole(directory: Path) -> None:
     expected = run.get("files", {})
     for name in RESULT_FILES:
         if not (directory / name).exists() or files.sha256_file(directory / name) != expected.get(name):
-            raise InputError(f"{directory / name} is missing or not the file that training wrote (checksum differs). "
-                             f"Delete {directory} and train that fold again.")
+            raise InputError(
+                f"{directory / name} is missing or not the file that training wrote (checksum differs). "
+                f"Delete {directory} and train that fold again."
+            )
 
 
 def _require_ids(path: Path, got: pd.Series, expected, what: str) -> None:
     if got.duplicated().any():
-        raise InputError(f"{path}: id {got[got.duplicated()].iloc[0]} stands twice; delete the fold's folder and train it again")
+        raise InputError(
+            f"{path}: id {got[got.duplicated()].iloc[0]} stands twice; delete the fold's folder and train it again"
+        )
     difference = set(got) ^ set(expected)
     if difference:
-        raise InputError(f"{path}: its ids are not those of {what} ({len(difference)} differ, e.g. {sorted(difference)[0]}); "
-                         "delete the fold's folder and train it again")
+        raise InputError(
+            f"{path}: its ids are not those of {what} ({len(difference)} differ, e.g. {sorted(difference)[0]}); "
+            "delete the fold's folder and train it again"
+        )

@@ -33,8 +33,13 @@ class Stopped(BaseException):
 def parser(doc: str) -> argparse.ArgumentParser:
     """An argument parser whose help is the step's docstring, with the --root option every step has."""
     made = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--root", type=_root, default=PROJECT, metavar="DIR",
-                      help="the folder that holds competition/, folds/, runs/, submissions/ and cache/ (default: the project), or its URL")
+    made.add_argument(
+        "--root",
+        type=_root,
+        default=PROJECT,
+        metavar="DIR",
+        help="the folder that holds competition/, folds/, runs/, submissions/ and cache/ (default: the project), or its URL",
+    )
     return made
 
 
@@ -65,14 +70,26 @@ def fetch() -> None:
 
 def add_target(parser: argparse.ArgumentParser) -> None:
     """The option --target of the steps that work on one; everything made for it lies apart from the label's."""
-    parser.add_argument("--target", type=Target, default=LABEL, metavar="COLUMN",
-                        help="what is predicted: label (default), or a column of numbers of meta.csv, such as age, by regression")
+    parser.add_argument(
+        "--target",
+        type=Target,
+        default=LABEL,
+        metavar="COLUMN",
+        help="what is predicted: label (default), or a column of numbers of meta.csv, such as age, by regression",
+    )
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """The options of the steps that train on one machine or on a Ray cluster."""
-    parser.add_argument("--engine", default="local", choices=("local", "ray"), help="where folds are trained: on this machine (default), or ray")
-    parser.add_argument("--address", default="auto", help="of the Ray cluster: auto (default), HOST:PORT, or local, begun for this step")
+    parser.add_argument(
+        "--engine",
+        default="local",
+        choices=("local", "ray"),
+        help="where folds are trained: on this machine (default), or ray",
+    )
+    parser.add_argument(
+        "--address", default="auto", help="of the Ray cluster: auto (default), HOST:PORT, or local, begun for this step"
+    )
 
 
 def duration(seconds: float) -> str:
@@ -109,6 +126,7 @@ def at_work(root: Path, alone: bool = False) -> Iterator[None]:
 
 def run(main: Callable[[], None]) -> None:
     """Run a step's `main` and leave the process with the house's exit codes."""
+
     def on_sigterm(_signum, _frame):
         raise Stopped
 
@@ -132,7 +150,9 @@ def run(main: Callable[[], None]) -> None:
     except Stopped:
         _stop(name, 143)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left: nobody to tell, no traceback at exit
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # the reader left: nobody to tell, no traceback at exit
         raise SystemExit(1)
     except OSError as error:
         if not of_the_disk(error):
@@ -144,6 +164,7 @@ def run(main: Callable[[], None]) -> None:
 @contextmanager
 def _heard() -> Iterator[None]:
     """A signal that arrives in a destructor, whose exceptions Python prints and forgets, arrives once more a moment later."""
+
     def again(lost) -> None:
         if not isinstance(lost.exc_value, (Stopped, KeyboardInterrupt)):
             return before(lost)
@@ -184,13 +205,17 @@ def run_step(name: str, *options: object) -> float:
         options = tuple(_Parser.mirror.store if option == _Parser.mirror.root else option for option in options)
     print(f"\n== {name}", flush=True)
     with without_interrupt():  # until the step is in `run`: while it imports, Ctrl-C would be a traceback
-        process = subprocess.Popen([sys.executable, str(PROJECT / "src" / f"{name}.py"), *map(str, options)],
-                                   stdout=subprocess.DEVNULL if terminal.is_quiet() else None,
-                                   env={**os.environ, STARTER: str(os.getpid())})
+        process = subprocess.Popen(
+            [sys.executable, str(PROJECT / "src" / f"{name}.py"), *map(str, options)],
+            stdout=subprocess.DEVNULL if terminal.is_quiet() else None,
+            env={**os.environ, STARTER: str(os.getpid())},
+        )
     try:
         code = process.wait()
     except BaseException as stop:
-        if isinstance(stop, KeyboardInterrupt):  # a terminal's Ctrl-C reached the step as well: its own line comes first
+        if isinstance(
+            stop, KeyboardInterrupt
+        ):  # a terminal's Ctrl-C reached the step as well: its own line comes first
             with suppress(subprocess.TimeoutExpired):
                 process.wait(5)
         process.terminate()
@@ -198,7 +223,10 @@ def run_step(name: str, *options: object) -> float:
         raise
     if code < 0:
         cause = ", often for want of memory" if code == -signal.SIGKILL else ""
-        print(f"{name}.py was killed (signal {-code}{cause}); nothing is lost, the same command goes on where it ended", file=sys.stderr)
+        print(
+            f"{name}.py was killed (signal {-code}{cause}); nothing is lost, the same command goes on where it ended",
+            file=sys.stderr,
+        )
     if code:
         raise SystemExit(code if code > 0 else 128 - code)
     return time.perf_counter() - started
@@ -219,18 +247,30 @@ def _note(name: str, seconds: float) -> None:
     if name in _TIMED and _Parser.root and _Parser.root.is_dir():
         used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
-        facts = {"seconds": round(seconds, 1), "cpu_seconds": round(sum(part.ru_utime + part.ru_stime for part in used), 1),
-                 "peak_memory_mb": round(max(part.ru_maxrss for part in used) / unit)}
+        facts = {
+            "seconds": round(seconds, 1),
+            "cpu_seconds": round(sum(part.ru_utime + part.ru_stime for part in used), 1),
+            "peak_memory_mb": round(max(part.ru_maxrss for part in used) / unit),
+        }
         files.write_json(_timing(_Parser.root, name), facts)
 
 
 def of_the_disk(error: OSError) -> str:
     """What a person can do about a full or locked disk; empty for another error."""
-    mends = {errno.ENOSPC: "make room", errno.EDQUOT: "make room", errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
-             errno.EACCES: "change the permissions, or choose another --root",
-             errno.EPERM: "change the permissions, or choose another --root", errno.EROFS: "choose a --root that can be written"}
+    mends = {
+        errno.ENOSPC: "make room",
+        errno.EDQUOT: "make room",
+        errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
+        errno.EACCES: "change the permissions, or choose another --root",
+        errno.EPERM: "change the permissions, or choose another --root",
+        errno.EROFS: "choose a --root that can be written",
+    }
     mend = mends.get(error.errno)
-    return f"{error.strerror}: {error.filename or 'writing'}; {mend}, then run the same command again: nothing is lost" if mend else ""
+    return (
+        f"{error.strerror}: {error.filename or 'writing'}; {mend}, then run the same command again: nothing is lost"
+        if mend
+        else ""
+    )
 
 
 def _stop(name: str, code: int) -> None:

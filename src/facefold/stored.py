@@ -24,7 +24,9 @@ class Stored:
         first = self._parts[0]
         for part in self._parts:
             if (part.shape[1:], part.dtype) != (first.shape[1:], first.dtype):
-                raise InputError(f"{part.name} is no part of the same array as {first.name}; delete both and run the same command again")
+                raise InputError(
+                    f"{part.name} is no part of the same array as {first.name}; delete both and run the same command again"
+                )
         self._starts = np.cumsum([0, *(part.shape[0] for part in self._parts)])
         self.shape = (int(self._starts[-1]), *first.shape[1:])
         self.dtype = first.dtype
@@ -54,14 +56,19 @@ class Stored:
         room = memoryview(values.reshape(-1).view(np.uint8))
         for part, start, at, count in self._runs(rows):
             size = part.row_bytes
-            part.read(room[at * size:(at + count) * size], start)
+            part.read(room[at * size : (at + count) * size], start)
         return values
 
     def expect(self, rows: np.ndarray) -> None:
         """Tell the system that these rows are read next, so that it fetches runs of them ahead; does nothing where it cannot be told."""
         if hasattr(os, "posix_fadvise"):
             for part, start, _, count in self._runs(np.sort(rows)):
-                os.posix_fadvise(part.file.fileno(), part.offset + start * part.row_bytes, count * part.row_bytes, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(
+                    part.file.fileno(),
+                    part.offset + start * part.row_bytes,
+                    count * part.row_bytes,
+                    os.POSIX_FADV_WILLNEED,
+                )
 
     def _runs(self, rows: np.ndarray) -> Iterator[tuple["_Part", int, int, int]]:
         """The runs of rows that follow one another in a file: part, first row in it, place in `rows`, how many."""

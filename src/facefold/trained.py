@@ -39,10 +39,14 @@ def recipe_of(name: str, folds: list[dict]) -> Recipe:
     try:
         return Recipe(**folds[0]["settings"])
     except (KeyError, TypeError):
-        raise InputError(f"runs/{name} was trained by another version of this program; train it again to predict with it")
+        raise InputError(
+            f"runs/{name} was trained by another version of this program; train it again to predict with it"
+        )
 
 
-def predict(root: Path, name: str, folds: list[dict], images: ImageCache, device: torch.device, scratch: Path) -> Iterator[Told]:
+def predict(
+    root: Path, name: str, folds: list[dict], images: ImageCache, device: torch.device, scratch: Path
+) -> Iterator[Told]:
     """What each fold of the run `name` says of the images, which are in the size of its recipe.
 
     folds: their run.json. scratch: a folder, made if need be, in which frozen/ is made, and removed at the end, for what the frozen stages make of
@@ -57,10 +61,19 @@ def predict(root: Path, name: str, folds: list[dict], images: ImageCache, device
         for fold, run in enumerate(folds):
             net.load_state_dict({key: torch.from_numpy(value) for key, value in runs.weights(root, name, fold).items()})
             if net.frozen and shown is None:  # frozen, so the same in every fold
-                shown = frozen.Activations(kept / "views", "images", images, net.trunk, device, _never,
-                                           half=half if recipe.frozen_precision == "half" else None)
-            views = [loader.view(pixels, shown, view) for view in ("plain", "mirror")[:2 if recipe.tta == "flip" else 1]]
-            named, example = run["inference"]["form"], views[0](rows[:trainer.CHECKED])
+                shown = frozen.Activations(
+                    kept / "views",
+                    "images",
+                    images,
+                    net.trunk,
+                    device,
+                    _never,
+                    half=half if recipe.frozen_precision == "half" else None,
+                )
+            views = [
+                loader.view(pixels, shown, view) for view in ("plain", "mirror")[: 2 if recipe.tta == "flip" else 1]
+            ]
+            named, example = run["inference"]["form"], views[0](rows[: trainer.CHECKED])
             if named.startswith("float32") or (half and named.startswith(half.name)):
                 form = inference.again(net, named, example)
             else:
@@ -105,8 +118,11 @@ class TestJob:
         for fold, said in enumerate(predict(self.root, self.name, told, images, device, scratch)):
             runs.replace_test(places[fold], images.ids, said.prob, said.features, integrity.fingerprint(self.root))
             then = told[fold]["inference"]["form"]
-            print(f"{self.name} fold {fold}: {len(images.ids):,} images predicted, {said.form}"
-                  + (f" (when it was trained: {then})" if said.form != then else ""), flush=True)
+            print(
+                f"{self.name} fold {fold}: {len(images.ids):,} images predicted, {said.form}"
+                + (f" (when it was trained: {then})" if said.form != then else ""),
+                flush=True,
+            )
 
 
 def work(job: TestJob, device: torch.device, slot: int) -> None:

@@ -1,8 +1,8 @@
 """An upload folder for a Kaggle notebook that has no internet.
 
-    dataset/  dataset-metadata.json, facefold_pack.json (how to blend; what it was made with), expected.csv (the submission),
-              src/ and requirements.txt, folds/, runs/<run>/fold_<k>/ (weights, OOF, features; no test predictions), wheels/
-    kernel/   kernel-metadata.json, kernel.py
+dataset/  dataset-metadata.json, facefold_pack.json (how to blend; what it was made with), expected.csv (the submission),
+          src/ and requirements.txt, folds/, runs/<run>/fold_<k>/ (weights, OOF, features; no test predictions), wheels/
+kernel/   kernel-metadata.json, kernel.py
 """
 
 import platform
@@ -37,7 +37,9 @@ def fill(out: Path, root: Path, facts: dict, folds: int) -> None:
     dataset, names = out / "dataset", [member["recipe"] for member in facts["members"]]
     made_with = f"Python {platform.python_version()}, torch {version('torch')}"
     files.write_json(dataset / MARK, {"blend": _options(facts["options"]), "made_with": made_with})
-    for path in sorted([*(PROJECT / "src").rglob("*.py"), *(PROJECT / "src").rglob("*.toml"), PROJECT / "requirements.txt"]):
+    for path in sorted(
+        [*(PROJECT / "src").rglob("*.py"), *(PROJECT / "src").rglob("*.toml"), PROJECT / "requirements.txt"]
+    ):
         _copy(path, dataset / path.relative_to(PROJECT))
     for path in sorted((root / "folds").iterdir()):
         _copy(path, dataset / "folds" / path.name)
@@ -54,17 +56,38 @@ def describe(out: Path, user: str, competition: str, gpu: bool) -> None:
     """Write the two metadata files that Kaggle's client reads. `InputError` for names that Kaggle does not take."""
     for what, name in (("--user", user), ("--competition", competition)):
         if not re.fullmatch("[a-z0-9][a-z0-9-]*", name):
-            raise InputError(f"{what} {name}: it is the last part of its page's address: small letters, digits and dashes")
+            raise InputError(
+                f"{what} {name}: it is the last part of its page's address: small letters, digits and dashes"
+            )
     slug = f"facefold-{competition}"[:50].rstrip("-")
     title = slug.replace("-", " ")  # Kaggle makes a kernel's slug of its title
-    files.write_json(out / "dataset" / "dataset-metadata.json", {
-        "title": title, "id": f"{user}/{slug}", "licenses": [{"name": "other"}],
-        "description": "Weights trained on the competition's images, and the source to predict with them. "
-                       "The rules of the competition hold."})
-    files.write_json(out / "kernel" / "kernel-metadata.json", {
-        "id": f"{user}/{slug}", "title": title, "code_file": "kernel.py", "language": "python", "kernel_type": "script",
-        "is_private": True, "enable_gpu": gpu, "enable_internet": False, "dataset_sources": [f"{user}/{slug}"],
-        "competition_sources": [competition], "kernel_sources": [], "model_sources": []})
+    files.write_json(
+        out / "dataset" / "dataset-metadata.json",
+        {
+            "title": title,
+            "id": f"{user}/{slug}",
+            "licenses": [{"name": "other"}],
+            "description": "Weights trained on the competition's images, and the source to predict with them. "
+            "The rules of the competition hold.",
+        },
+    )
+    files.write_json(
+        out / "kernel" / "kernel-metadata.json",
+        {
+            "id": f"{user}/{slug}",
+            "title": title,
+            "code_file": "kernel.py",
+            "language": "python",
+            "kernel_type": "script",
+            "is_private": True,
+            "enable_gpu": gpu,
+            "enable_internet": False,
+            "dataset_sources": [f"{user}/{slug}"],
+            "competition_sources": [competition],
+            "kernel_sources": [],
+            "model_sources": [],
+        },
+    )
 
 
 def fetch_wheels(out: Path, python: str) -> list[str]:
@@ -77,23 +100,49 @@ def fetch_wheels(out: Path, python: str) -> list[str]:
     try:
         wanted = [f"{name}=={version(name)}" for name in WHEELS]
     except PackageNotFoundError as error:
-        raise InputError(f"{error.name} is not installed here, so that its version is not known: pack in an environment made by "
-                         "requirements.txt, or leave the wheels out with --no-wheels")
+        raise InputError(
+            f"{error.name} is not installed here, so that its version is not known: pack in an environment made by "
+            "requirements.txt, or leave the wheels out with --no-wheels"
+        )
     platforms = [part for name in PLATFORMS for part in ("--platform", name)]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-               "--only-binary=:all:", "--python-version", python, "--implementation", "cp", *platforms,
-               "--dest", str(out / "dataset" / "wheels"), *wanted]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--python-version",
+        python,
+        "--implementation",
+        "cp",
+        *platforms,
+        "--dest",
+        str(out / "dataset" / "wheels"),
+        *wanted,
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
-        raise InputError(f"the wheels could not be fetched: {(done.stdout.strip().splitlines() or ['pip said nothing'])[-1]}\n"
-                         "Check the network and --python, or leave them out with --no-wheels: Kaggle's images have most of them")
+        raise InputError(
+            f"the wheels could not be fetched: {(done.stdout.strip().splitlines() or ['pip said nothing'])[-1]}\n"
+            "Check the network and --python, or leave them out with --no-wheels: Kaggle's images have most of them"
+        )
     return sorted(path.name for path in (out / "dataset" / "wheels").iterdir())
 
 
 def _options(asked: dict) -> list[str]:
     """What to tell blend.py to blend as it did."""
     flags = [f"--{name.replace('_', '-')}" for name in ("use_order", "use_twins") if asked[name]]
-    return ["--recipes", ",".join(asked["recipes"]), "--method", asked["method"], f"--weights={asked['weights']}", *flags]
+    return [
+        "--recipes",
+        ",".join(asked["recipes"]),
+        "--method",
+        asked["method"],
+        f"--weights={asked['weights']}",
+        *flags,
+    ]
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -64,7 +64,9 @@ def predict(blend: Blend, paths: Sequence[Path], device: torch.device, scratch: 
     stacks = blend.method.name in STACKED
     fitted = None if stacks else _fitted(blend, np.full(len(blend.matrix.ids), np.nan))
     # A weight of 0 spares a member's models the work; methods without a weight for each member need them all.
-    needed = [True] * len(blend.loaded) if stacks or len(fitted.weights) == 0 else (np.asarray(fitted.weights) != 0).tolist()
+    needed = (
+        [True] * len(blend.loaded) if stacks or len(fitted.weights) == 0 else (np.asarray(fitted.weights) != 0).tolist()
+    )
     prob = np.full((len(np.unique(blend.matrix.fold)), len(paths), len(blend.loaded)), 0.5)
     seen: dict[int, list[np.ndarray]] = {}
     pixels: dict[int, ImageCache] = {}
@@ -75,11 +77,14 @@ def predict(blend: Blend, paths: Sequence[Path], device: torch.device, scratch: 
         size = trained.recipe_of(member.recipe, member.runs).size
         if size not in pixels:
             pixels[size] = ImageCache(names, np.stack([images.decode(path, size) for path in paths]))
-        for k, (values, features) in enumerate(by_fold(blend.place, member, pixels[size], device, scratch / member.recipe)):
+        for k, (values, features) in enumerate(
+            by_fold(blend.place, member, pixels[size], device, scratch / member.recipe)
+        ):
             prob[k, :, j] = values
             seen.setdefault(k, []).append(features[:])
     answers = np.full(len(paths), np.nan)
     if stacks:
+
         def features(fold: int, part: str, ids: list[str]) -> np.ndarray:
             if part == "oof":
                 return members.features(blend.place, blend.matrix.names, fold, part, ids)
@@ -98,13 +103,19 @@ def _fitted(blend: Blend, stacked: np.ndarray) -> methods.Fitted:
     matrix = blend.matrix
     fitted = blend.method.fit(Rows(matrix.prob, stacked), matrix.labels, matrix.fold)
     if {name: float(f"{weight:.6g}") for name, weight in zip(matrix.names, fitted.weights)} != blend.facts["weights"]:
-        raise InputError(f"the blend does not come out as in {blend.target.folder}submissions/blend.json. "
-                         f"Run `python src/blend.py{blend.target.option}` again.")
+        raise InputError(
+            f"the blend does not come out as in {blend.target.folder}submissions/blend.json. "
+            f"Run `python src/blend.py{blend.target.option}` again."
+        )
     return fitted
 
 
-def by_fold(place: Path, member: runs.Member, shown: ImageCache, device: torch.device,
-            scratch: Path) -> list[tuple[np.ndarray, Stored]]:
+def by_fold(
+    place: Path, member: runs.Member, shown: ImageCache, device: torch.device, scratch: Path
+) -> list[tuple[np.ndarray, Stored]]:
     """Of each fold's model: probabilities of label 1, or values, float64 (n,) and features float16 (n, F) of the images `shown`.
     place: what holds the runs, see `Target.place`. scratch: a folder for this alone; what else is in it is removed."""
-    return [(told.prob, told.features) for told in trained.predict(place, member.recipe, member.runs, shown, device, scratch)]
+    return [
+        (told.prob, told.features)
+        for told in trained.predict(place, member.recipe, member.runs, shown, device, scratch)
+    ]

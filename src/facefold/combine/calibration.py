@@ -49,7 +49,9 @@ class RankFit:
     notes: dict = field(default_factory=dict)
 
     def predict(self, rows: Rows) -> np.ndarray:
-        return np.mean([_rank(rows.prob[:, j], self.reference[:, j], middle) for j, middle in enumerate(self.middle)], axis=0)
+        return np.mean(
+            [_rank(rows.prob[:, j], self.reference[:, j], middle) for j, middle in enumerate(self.middle)], axis=0
+        )
 
 
 @dataclass(frozen=True)

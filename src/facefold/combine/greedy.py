@@ -22,7 +22,7 @@ def search(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
     rng, weights = np.random.default_rng(_SEED), np.zeros(members)
     for _ in range(BAGS):
         times = np.bincount(rng.integers(0, rows, rows), minlength=rows)
-        pool = np.sort(rng.permutation(members)[:(members + 1) // 2]) if members >= MANY else np.arange(members)
+        pool = np.sort(rng.permutation(members)[: (members + 1) // 2]) if members >= MANY else np.arange(members)
         drawn = np.flatnonzero(times)
         taken = _select(np.ascontiguousarray(prob.T[np.ix_(pool, drawn)]), ones[drawn], times[drawn])
         weights[pool] += taken / taken.sum()
@@ -31,7 +31,9 @@ def search(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def _select(columns: np.ndarray, ones: np.ndarray, times: np.ndarray) -> np.ndarray:
     """How often each member was taken, int64 (m,), in the best selection; columns (m, n), ones bool (n,), times int (n,)."""
-    signed = np.where(ones, times, -times).astype(np.float32)  # deciding for 1 wins a one and loses a zero; whole: exact
+    signed = np.where(ones, times, -times).astype(
+        np.float32
+    )  # deciding for 1 wins a one and loses a zero; whole: exact
     total, trial = np.zeros(columns.shape[1]), np.empty_like(columns)
     taken, best, best_value = np.zeros(len(columns), dtype=np.int64), None, None
     for step in range(1, STEPS + 1):

@@ -68,23 +68,31 @@ def matrix(members: list[Member], folds: Folds, test_ids: list[str]) -> OofMatri
     members = sorted(members, key=lambda member: member.recipe)
     names = [member.recipe for member in members]
     if not members:
-        raise InputError("there is nothing to blend: no recipe has been trained. Run `python src/train.py --recipe NAME`.")
+        raise InputError(
+            "there is nothing to blend: no recipe has been trained. Run `python src/train.py --recipe NAME`."
+        )
     if len(set(names)) < len(names):
         raise InputError(f"a recipe is named twice: {', '.join(names)}")
     labels = folds.table["label"].to_numpy()
     for what, values in (("label", labels), ("fold", folds.table["fold"].to_numpy(np.int64))):
         if len(np.unique(values)) < 2:
-            raise InputError(f"the folds hold one {what} only ({', '.join(map(str, np.unique(values)))}); "
-                             "a blend is learned and scored on two or more")
+            raise InputError(
+                f"the folds hold one {what} only ({', '.join(map(str, np.unique(values)))}); "
+                "a blend is learned and scored on two or more"
+            )
     ids = folds.table["id"].tolist()
     fold = folds.table["fold"].to_numpy(np.int64)
     oof, test = [], []
     for member in members:
         where = f"{folds.target.folder}runs/{member.recipe}"
         oof.append(_aligned(member.oof, ids, f"{where}, out-of-fold", "the folds", folds.target))
-        test.append([_aligned(member.test[k], test_ids, f"{where}, test", "test.csv", folds.target) for k in member.test])
+        test.append(
+            [_aligned(member.test[k], test_ids, f"{where}, test", "test.csv", folds.target) for k in member.test]
+        )
     group = folds.table["group"].to_numpy(str)
-    return OofMatrix(ids, labels, fold, group, names, np.column_stack(oof), list(test_ids), np.stack(test).transpose(1, 2, 0))
+    return OofMatrix(
+        ids, labels, fold, group, names, np.column_stack(oof), list(test_ids), np.stack(test).transpose(1, 2, 0)
+    )
 
 
 def features(root: Path, names: list[str], fold: int, part: str, ids: list[str]) -> np.ndarray:
@@ -100,12 +108,16 @@ def features(root: Path, names: list[str], fold: int, part: str, ids: list[str])
         values, order = runs.features(root, name, fold, part), rows.get_indexer(ids)
         path = directory / f"features_{part}.npy"
         if values.ndim != 2 or len(values) != len(rows) or order.min() < 0:
-            raise InputError(f"{path}: its rows are not those of {part}.csv; delete {directory} and train that fold again")
+            raise InputError(
+                f"{path}: its rows are not those of {part}.csv; delete {directory} and train that fold again"
+            )
         parts.append(values[order])
         finite = np.isfinite(parts[-1]).all(axis=1)
         if not finite.all():
-            raise InputError(f"{path}: id {ids[int(np.argmin(finite))]} has features that are not finite; delete {directory} and "
-                             "train that fold again")
+            raise InputError(
+                f"{path}: id {ids[int(np.argmin(finite))]} has features that are not finite; delete {directory} and "
+                "train that fold again"
+            )
     return np.concatenate(parts, axis=1, dtype=np.float32)
 
 
@@ -116,8 +128,12 @@ def inner_folds(fold: np.ndarray) -> np.ndarray:
 
 def describe(member: Member) -> dict:
     """What went into a blend from one recipe: its hash and the sha256 of every file of its folds that was read."""
-    return {"recipe": member.recipe, "recipe_hash": member.runs[0]["recipe_hash"], "seed": member.runs[0]["seed"],
-            "files": [{name: run["files"][name] for name in READ} for run in member.runs]}
+    return {
+        "recipe": member.recipe,
+        "recipe_hash": member.runs[0]["recipe_hash"],
+        "seed": member.runs[0]["seed"],
+        "files": [{name: run["files"][name] for name in READ} for run in member.runs],
+    }
 
 
 def of_blend(root: Path, facts: dict, folds: Folds, test_ids: list[str]) -> list[Member]:
@@ -125,8 +141,10 @@ def of_blend(root: Path, facts: dict, folds: Folds, test_ids: list[str]) -> list
     target = folds.target
     loaded = [runs.load(target.place(root), None, member["recipe"], folds, test_ids) for member in facts["members"]]
     if [describe(member) for member in loaded] != facts["members"] or folds.hash != facts["folds"]["hash"]:
-        raise InputError(f"{target.folder}submissions/ was blended from other runs than those now under {target.folder}runs/. "
-                         f"Run `python src/blend.py{target.option}` again.")
+        raise InputError(
+            f"{target.folder}submissions/ was blended from other runs than those now under {target.folder}runs/. "
+            f"Run `python src/blend.py{target.option}` again."
+        )
     return loaded
 
 
@@ -134,8 +152,10 @@ def _aligned(series: pd.Series, ids: list[str], what: str, whose: str, target: T
     difference = set(series.index) ^ set(ids)
     if difference or series.index.has_duplicates:
         example = sorted(difference or series.index[series.index.duplicated()])[0]
-        raise InputError(f"{what}: the ids are not those of {whose}, each once ({len(difference)} differ, e.g. {example}); "
-                         "train that recipe again")
+        raise InputError(
+            f"{what}: the ids are not those of {whose}, each once ({len(difference)} differ, e.g. {example}); "
+            "train that recipe again"
+        )
     values = series.reindex(ids).to_numpy(np.float64)
     bad = np.flatnonzero(~(np.isfinite(values) if target.regression else (values >= 0) & (values <= 1)))
     if len(bad):

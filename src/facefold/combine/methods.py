@@ -106,8 +106,9 @@ def candidates(method: str, rule: str | np.ndarray) -> list[Method]:
     automatic = isinstance(rule, str) and rule == "auto"
     same = isinstance(rule, str) and rule == "equal" and method in ("mean", "majority")
     if method not in ("auto", *WEIGHTED) and not automatic and not same:
-        raise InputError(f"--method {method} has no weights to set; leave --weights out, "
-                         f"or take --method {' or '.join(WEIGHTED)}")
+        raise InputError(
+            f"--method {method} has no weights to set; leave --weights out, or take --method {' or '.join(WEIGHTED)}"
+        )
     wanted = (method,) if method != "auto" else NAMES if automatic else WEIGHTED
     return [made for made in with_weights(rule) if made.name in wanted]
 

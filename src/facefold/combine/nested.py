@@ -61,13 +61,20 @@ def predict(method: Method, rows: Rows, labels: np.ndarray, fold: np.ndarray) ->
     return scores
 
 
-def choose(methods: Sequence[Method], nested: dict[str, np.ndarray], labels: np.ndarray, by: Comparison = BY_ACCURACY) -> Choice:
+def choose(
+    methods: Sequence[Method], nested: dict[str, np.ndarray], labels: np.ndarray, by: Comparison = BY_ACCURACY
+) -> Choice:
     """The first of `methods` (simple to complicated) that no other beats by a real paired margin.
 
     `nested` holds each method's scores (n,) by name. The most accurate is never beaten, so there is always a pick.
     """
+
     def beaten(method: Method) -> list[tuple[Method, Any]]:
-        gains = [(other, by.paired(nested[other.name], nested[method.name], labels)) for other in methods if other is not method]
+        gains = [
+            (other, by.paired(nested[other.name], nested[method.name], labels))
+            for other in methods
+            if other is not method
+        ]
         return [(other, gain) for other, gain in gains if gain.gain > 0 and gain.p < REAL]
 
     losers: list[tuple[Method, Method, Any]] = []
@@ -78,8 +85,9 @@ def choose(methods: Sequence[Method], nested: dict[str, np.ndarray], labels: np.
     raise AssertionError("every method is beaten, which a strict order of accuracies excludes")
 
 
-def predict_choice(methods: Sequence[Method], rows: Rows, labels: np.ndarray, fold: np.ndarray,
-                   by: Comparison = BY_ACCURACY) -> np.ndarray:
+def predict_choice(
+    methods: Sequence[Method], rows: Rows, labels: np.ndarray, fold: np.ndarray, by: Comparison = BY_ACCURACY
+) -> np.ndarray:
     """Scores (n,) of the whole procedure "choose a method, fit it, set its threshold": each fold by what the others chose."""
     scores = np.empty(len(labels))
     for k in np.unique(fold):
@@ -123,9 +131,13 @@ def _why(picked: Method, methods: Sequence[Method], losers: list[tuple[Method, M
     if len(methods) == 1:
         return f"{picked.name} was asked for."
     if not losers:
-        return (f"{picked.name} is the simplest candidate and no other beats it by a real margin on the same rows "
-                f"({by.test}, p < {REAL}).")
+        return (
+            f"{picked.name} is the simplest candidate and no other beats it by a real margin on the same rows "
+            f"({by.test}, p < {REAL})."
+        )
     beaten, winner, gain = losers[-1]
-    return (f"{picked.name} is the simplest method that no other beats by a real margin on the same rows "
-            f"({by.test}, p < {REAL}); the next simpler one, {beaten.name}, is {by.shown(gain.gain)} behind "
-            f"{winner.name} (p = {gain.p:.2g}).")
+    return (
+        f"{picked.name} is the simplest method that no other beats by a real margin on the same rows "
+        f"({by.test}, p < {REAL}); the next simpler one, {beaten.name}, is {by.shown(gain.gain)} behind "
+        f"{winner.name} (p = {gain.p:.2g})."
+    )

@@ -33,8 +33,14 @@ class Decoder:
 
 
 PLAIN = "no_order"
-DECODERS = {decoder.name: decoder for decoder in (  # from simple to complicated
-    Decoder(PLAIN, None), Decoder("hmm", hmm_posterior), Decoder("align", align_posterior))}
+DECODERS = {
+    decoder.name: decoder
+    for decoder in (  # from simple to complicated
+        Decoder(PLAIN, None),
+        Decoder("hmm", hmm_posterior),
+        Decoder("align", align_posterior),
+    )
+}
 NAMES = tuple(DECODERS)
 
 
@@ -66,12 +72,20 @@ def require(train_ids: Sequence[str], labels: np.ndarray, test_ids: Sequence[str
 
 def announcement(correlation: float, chance: float) -> str:
     """The first line of whatever shows a blend that used the order of the ids."""
-    return (f"THE ORDER OF THE IDS WAS USED: neighbours by id share their label (correlation {correlation:.3f}, chance 0 +- "
-            f"{chance:.3f}), a leak of this competition's numbering that tells nothing about new images.")
+    return (
+        f"THE ORDER OF THE IDS WAS USED: neighbours by id share their label (correlation {correlation:.3f}, chance 0 +- "
+        f"{chance:.3f}), a leak of this competition's numbering that tells nothing about new images."
+    )
 
 
-def decode(name: str, train_ids: Sequence[str], labels: np.ndarray, oof_prob: np.ndarray, test_ids: Sequence[str],
-           test_prob: np.ndarray) -> np.ndarray:
+def decode(
+    name: str,
+    train_ids: Sequence[str],
+    labels: np.ndarray,
+    oof_prob: np.ndarray,
+    test_ids: Sequence[str],
+    test_prob: np.ndarray,
+) -> np.ndarray:
     """Probabilities of label 1, float64 (t,), of the test rows, in the order of `test_ids`.
 
     name: one of `NAMES`; labels and oof_prob: (n,) in the order of `train_ids`; test_prob: (t,), made like oof_prob.
@@ -88,15 +102,19 @@ def decode(name: str, train_ids: Sequence[str], labels: np.ndarray, oof_prob: np
     chain = fit_chain(ordered)
     reading = read(seen, ordered, chain)
     if name == "align" and (alone := hmm_posterior(seen, ordered, chain).evidence) > reading.evidence:
-        raise InputError("the test ids are in an order, but not in that of the train ids: their predictions are "
-                         f"exp({alone - reading.evidence:.0f}) times likelier on their own (hmm) than beside the train labels "
-                         "(align). Leave the order out.")
+        raise InputError(
+            "the test ids are in an order, but not in that of the train ids: their predictions are "
+            f"exp({alone - reading.evidence:.0f}) times likelier on their own (hmm) than beside the train labels "
+            "(align). Leave the order out."
+        )
     prob = np.empty(len(test))
     prob[test] = reading.prob
     return prob
 
 
-def decode_scores(ids: Sequence[str], labels: np.ndarray, oof_prob: np.ndarray, test_rows: int, seed: int = 0) -> DecodeScores:
+def decode_scores(
+    ids: Sequence[str], labels: np.ndarray, oof_prob: np.ndarray, test_rows: int, seed: int = 0
+) -> DecodeScores:
     """Score all decoders on the train rows: labels and oof_prob (n,) in the order of `ids`.
 
     The rows are dealt at random to parts of about the share of the test rows among all, and each part is read as if it
@@ -113,7 +131,9 @@ def decode_scores(ids: Sequence[str], labels: np.ndarray, oof_prob: np.ndarray, 
     for k in range(parts):
         held, rest = order[part == k], order[part != k]
         if len(np.unique(labels[rest])) < 2:
-            raise InputError(f"{rows} train rows are too few to score the order on: one label only in {len(rest)} of them")
+            raise InputError(
+                f"{rows} train rows are too few to score the order on: one label only in {len(rest)} of them"
+            )
         seen, chain = _calibrated(oof_prob[rest], labels[rest], oof_prob[held]), fit_chain(labels[rest])
         for name, decoder in DECODERS.items():
             if decoder.read:
@@ -122,9 +142,14 @@ def decode_scores(ids: Sequence[str], labels: np.ndarray, oof_prob: np.ndarray, 
     for k in range(parts):
         held, rest = order[part == k], order[part != k]
         honest[held] = prob[_choose(prob, labels, rest)[0]][held]
-    return DecodeScores(prob, {name: score(got, labels) for name, got in prob.items()},
-                        {name: paired(prob[name], prob[PLAIN], labels) for name in NAMES if name != PLAIN},
-                        *_choose(prob, labels, order), honest, parts)
+    return DecodeScores(
+        prob,
+        {name: score(got, labels) for name, got in prob.items()},
+        {name: paired(prob[name], prob[PLAIN], labels) for name in NAMES if name != PLAIN},
+        *_choose(prob, labels, order),
+        honest,
+        parts,
+    )
 
 
 def _choose(prob: dict[str, np.ndarray], labels: np.ndarray, rows: np.ndarray) -> tuple[str, str]:
@@ -135,9 +160,11 @@ def _choose(prob: dict[str, np.ndarray], labels: np.ndarray, rows: np.ndarray) -
 
 def _require_order(evidence: OrderEvidence, what: str) -> None:
     if not evidence.shows:
-        raise InputError(f"{what} show no order: neighbours by id correlate by {evidence.correlation:.3f}, and chance alone "
-                         f"gives 0 +- {evidence.chance:.3f} with {evidence.rows} rows. The order of the ids cannot help; "
-                         "leave it out.")
+        raise InputError(
+            f"{what} show no order: neighbours by id correlate by {evidence.correlation:.3f}, and chance alone "
+            f"gives 0 +- {evidence.chance:.3f} with {evidence.rows} rows. The order of the ids cannot help; "
+            "leave it out."
+        )
 
 
 def _calibrated(prob: np.ndarray, labels: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -143,7 +143,9 @@ class _Lattice:
         """The probability of each state at each test row, (t, 2), and the log evidence of all rows."""
         steps, block = self.n + self.t, int(np.sqrt(self.n + self.t)) + 1
         kept, ahead, evidence = [], self.start, 0.0
-        for k in range(1, steps + 1):  # forward, keeping one band a block: each block is gone over again on the way back
+        for k in range(
+            1, steps + 1
+        ):  # forward, keeping one band a block: each block is gone over again on the way back
             if (k - 1) % block == 0:
                 kept.append(ahead)
             by_train, by_test = self._step(ahead, k)
@@ -165,9 +167,9 @@ class _Lattice:
                 by_test *= behind
                 total = by_test.sum() + (by_train * behind).sum()
                 at = self._test_at(k)
-                state[:, at:at + self.width] += by_test / total
+                state[:, at : at + self.width] += by_test / total
                 behind = self._back(behind, k)
-        state = state[:, self.width:self.width + self.t].T
+        state = state[:, self.width : self.width + self.t].T
         return state / state.sum(axis=1, keepdims=True), evidence
 
     def _test_at(self, k: int) -> int:
@@ -176,7 +178,7 @@ class _Lattice:
     def _emissions(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Views (2, width): for each column of step k, the train row and the test row it may have been reached by."""
         train, test = self.width + self.n - k + self.low[k], self._test_at(k)
-        return self.train[:, train:train + self.width], self.test[:, test:test + self.width]
+        return self.train[:, train : train + self.width], self.test[:, test : test + self.width]
 
     def _step(self, ahead: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """From the band of step k - 1 to step k: (2, width) reached by a train row, and by a test row."""
@@ -184,15 +186,15 @@ class _Lattice:
         moved = np.zeros((2, self.width + 2))
         moved[:, 1:-1] = self.transition.T @ ahead
         shift = 1 + self.low[k] - self.low[k - 1]
-        return moved[:, shift:shift + self.width] * train, moved[:, shift - 1:shift - 1 + self.width] * test
+        return moved[:, shift : shift + self.width] * train, moved[:, shift - 1 : shift - 1 + self.width] * test
 
     def _back(self, behind: np.ndarray, k: int) -> np.ndarray:
         """From the band of step k to step k - 1: how likely all later rows are, to scale."""
         train, test = self._emissions(k)
         shift = 1 + self.low[k] - self.low[k - 1]
         moved = np.zeros((2, self.width + 2))
-        moved[:, shift:shift + self.width] = behind * train
-        moved[:, shift - 1:shift - 1 + self.width] += behind * test
+        moved[:, shift : shift + self.width] = behind * train
+        moved[:, shift - 1 : shift - 1 + self.width] += behind * test
         behind = self.transition @ moved[:, 1:-1]
         return behind / behind.max()
 

@@ -32,12 +32,35 @@ from facefold.errors import InputError
 
 LEAKS = ("order", "twins")  # what a person may choose to use, in the order of use
 SEALED = ("submission.csv", "leaderboard.csv", "oof_blend.csv", "test_blend.csv")
-_SCORES = ("accuracy", "low", "high", *(f"{name}{end}" for name in ("log_loss", "auc", "ece") for end in ("", "_low", "_high")))
+_SCORES = (
+    "accuracy",
+    "low",
+    "high",
+    *(f"{name}{end}" for name in ("log_loss", "auc", "ece") for end in ("", "_low", "_high")),
+)
 _GAIN = ("gain", "gain_low", "gain_high", "gain_p")
 _LEADERBOARD = {"name": str, "kind": str, **dict.fromkeys((*_SCORES, *_GAIN), float), "weights": str}
 _CORRECTED = dict.fromkeys(("corrected_accuracy", "corrected_low", "corrected_high"), float)
-_FACTS = {"picked", "why", "weights", "threshold", "threshold_gain", "notes", "second_pass", "order", "twins", "score",
-          "picked_score", "corrections", "gain_over_best_single", "options", "members", "folds", "images_hash", "files"}
+_FACTS = {
+    "picked",
+    "why",
+    "weights",
+    "threshold",
+    "threshold_gain",
+    "notes",
+    "second_pass",
+    "order",
+    "twins",
+    "score",
+    "picked_score",
+    "corrections",
+    "gain_over_best_single",
+    "options",
+    "members",
+    "folds",
+    "images_hash",
+    "files",
+}
 _TEST = {"id": str, "prob": float, "pred": "int64"}
 _OOF = {"id": str, "label": "int64", "prob": float, "pred": "int64", "fold": "int64"}
 
@@ -75,8 +98,15 @@ class Outcome:
     test: pd.DataFrame
 
 
-def make(matrix: OofMatrix, stacked: Stacked, method: str, rule: str | np.ndarray, use_order: bool = False,
-         corrections: Corrections = NONE, groups: pd.DataFrame | None = None) -> Outcome:
+def make(
+    matrix: OofMatrix,
+    stacked: Stacked,
+    method: str,
+    rule: str | np.ndarray,
+    use_order: bool = False,
+    corrections: Corrections = NONE,
+    groups: pd.DataFrame | None = None,
+) -> Outcome:
     """Score every recipe and method, pick `method` (auto: the simplest unbeaten), fit on all rows, predict the test rows.
 
     `stacked` is what `stacking.stack` makes of the matrix, `rule` that of `methods.with_weights`. With `use_order` the
@@ -87,7 +117,9 @@ def make(matrix: OofMatrix, stacked: Stacked, method: str, rule: str | np.ndarra
     """
     candidates, blends = methods.candidates(method, rule), methods.with_weights(rule)
     if len(matrix.names) == 1 and len(candidates) > 1:
-        candidates = [made for made in candidates if made.name != "mean"]  # of one recipe best_single is the plainer name
+        candidates = [
+            made for made in candidates if made.name != "mean"
+        ]  # of one recipe best_single is the plainer name
     data = (Rows(matrix.prob, stacked.oof), matrix.labels, matrix.fold)
     test = Rows(matrix.test_prob, stacked.test)
     scores = {made.name: nested.predict(made, *data) for made in blends}
@@ -112,8 +144,12 @@ def make(matrix: OofMatrix, stacked: Stacked, method: str, rule: str | np.ndarra
         read = order.decode_scores(matrix.ids, matrix.labels, honest, len(matrix.test_ids))
         board += [(f"order_{name}", "id order", read.prob[name], {}) for name in order.NAMES if name != order.PLAIN]
         if read.picked != order.PLAIN:
-            alike = nested.shifted(scores[picked], threshold)  # made like the test predictions, which `honest` is not quite
-            test_prob["order"] = order.decode(read.picked, matrix.ids, matrix.labels, alike, matrix.test_ids, test_prob[picked])
+            alike = nested.shifted(
+                scores[picked], threshold
+            )  # made like the test predictions, which `honest` is not quite
+            test_prob["order"] = order.decode(
+                read.picked, matrix.ids, matrix.labels, alike, matrix.test_ids, test_prob[picked]
+            )
             honest = read.honest
     told = None
     if groups is not None:
@@ -125,19 +161,34 @@ def make(matrix: OofMatrix, stacked: Stacked, method: str, rule: str | np.ndarra
             test_prob["twins"] = twins.answered(groups, matrix.ids, matrix.labels, matrix.test_ids, before, told.sure)
             honest = told.honest
     corrected = corrections.labels(matrix.ids, matrix.labels) if corrections.actions else None
-    facts = {"picked": picked, "why": choice.why + _why_threshold(threshold, threshold_gain), "weights": weights[picked],
-             "threshold": threshold, "threshold_gain": asdict(threshold_gain), "notes": notes,
-             "second_pass": second_pass_report(scores["second_pass"], *data), "order": _order_facts(read, matrix),
-             "twins": _twin_facts(told, count, matrix) if told else None,
-             "corrections": None if corrected is None else {"hash": corrections.hash, "changes": str(corrections),
-                                                            "score": against_corrected(honest, corrected)},
-             "score": asdict(score(honest, matrix.labels)), "picked_score": asdict(score(scores[picked], matrix.labels)),
-             "gain_over_best_single": asdict(paired(honest, scores["best_single"], matrix.labels))}
-    submissions = {name: pd.DataFrame({"id": matrix.test_ids, "label": decide(prob)}) for name, prob in test_prob.items()}
-    oof = pd.DataFrame({"id": matrix.ids, "label": matrix.labels, "prob": honest, "pred": decide(honest), "fold": matrix.fold})
+    facts = {
+        "picked": picked,
+        "why": choice.why + _why_threshold(threshold, threshold_gain),
+        "weights": weights[picked],
+        "threshold": threshold,
+        "threshold_gain": asdict(threshold_gain),
+        "notes": notes,
+        "second_pass": second_pass_report(scores["second_pass"], *data),
+        "order": _order_facts(read, matrix),
+        "twins": _twin_facts(told, count, matrix) if told else None,
+        "corrections": None
+        if corrected is None
+        else {"hash": corrections.hash, "changes": str(corrections), "score": against_corrected(honest, corrected)},
+        "score": asdict(score(honest, matrix.labels)),
+        "picked_score": asdict(score(scores[picked], matrix.labels)),
+        "gain_over_best_single": asdict(paired(honest, scores["best_single"], matrix.labels)),
+    }
+    submissions = {
+        name: pd.DataFrame({"id": matrix.test_ids, "label": decide(prob)}) for name, prob in test_prob.items()
+    }
+    oof = pd.DataFrame(
+        {"id": matrix.ids, "label": matrix.labels, "prob": honest, "pred": decide(honest), "fold": matrix.fold}
+    )
     last = _submitted(submissions, picked)
     decided = submissions[last].rename(columns={"label": "pred"}).assign(prob=test_prob[last])[list(_TEST)]
-    return Outcome(_leaderboard(board, matrix.labels, scores["best_single"], corrected), oof, facts, submissions, decided)
+    return Outcome(
+        _leaderboard(board, matrix.labels, scores["best_single"], corrected), oof, facts, submissions, decided
+    )
 
 
 def leaks_asked_for(matrix: OofMatrix, use_order: bool, groups: pd.DataFrame | None) -> str:
@@ -173,8 +224,12 @@ def second_pass_report(after: np.ndarray, rows: Rows, labels: np.ndarray, fold: 
         low, high = wilson(correct, count)
         return {"accuracy": correct / count, "low": low, "high": high}
 
-    return {"rows": count, "before": accuracy(before), "after": accuracy(after),
-            "gain": asdict(paired(after[doubtful], before[doubtful], labels[doubtful]))}
+    return {
+        "rows": count,
+        "before": accuracy(before),
+        "after": accuracy(after),
+        "gain": asdict(paired(after[doubtful], before[doubtful], labels[doubtful])),
+    }
 
 
 def write(root: Path, outcome: Outcome, competition: Competition, origin: dict, target: Target = LABEL) -> Outcome:
@@ -213,10 +268,15 @@ def load(root: Path, target: Target = LABEL, form: Form = _FORM) -> Outcome:
         raise InputError(f"{directory / 'blend.json'} is not what the blend wrote. {again} again.")
     for name in SEALED:
         if not (directory / name).exists() or files.sha256_file(directory / name) != facts.get("files", {}).get(name):
-            raise InputError(f"{directory / name} is missing or not what the blend wrote (checksum differs). {again} again.")
+            raise InputError(
+                f"{directory / name} is missing or not what the blend wrote (checksum differs). {again} again."
+            )
     columns = form.leaderboard | (_CORRECTED if facts.get("corrections") else {})
     leaderboard = files.read_csv(directory / "leaderboard.csv", columns)
-    oof, test = files.read_csv(directory / "oof_blend.csv", form.oof), files.read_csv(directory / "test_blend.csv", form.test)
+    oof, test = (
+        files.read_csv(directory / "oof_blend.csv", form.oof),
+        files.read_csv(directory / "test_blend.csv", form.test),
+    )
     return Outcome(leaderboard, oof, facts, {}, test)
 
 
@@ -224,14 +284,18 @@ def table(leaderboard: pd.DataFrame) -> str:
     """The leaderboard for a terminal."""
     mended = "corrected_accuracy" in leaderboard
     width, kind = name_width(leaderboard), max(10, leaderboard["kind"].str.len().max())
-    lines = [f"{'':{width}}{'':{kind}} accuracy  95 % interval    log loss     auc     ece  gain over best single   "
-             f"{'by corrected labels   ' if mended else ''}weights"]
+    lines = [
+        f"{'':{width}}{'':{kind}} accuracy  95 % interval    log loss     auc     ece  gain over best single   "
+        f"{'by corrected labels   ' if mended else ''}weights"
+    ]
     for row in leaderboard.itertuples():
-        lines.append(f"{row.name:{width}}{row.kind:{kind}} {row.accuracy:8.4f}  [{row.low:.4f}, {row.high:.4f}]  {row.log_loss:7.4f} "
-                     f"{row.auc:7.4f} {row.ece:7.4f}  {100 * row.gain:+.2f} [{100 * row.gain_low:+.2f}, "
-                     f"{100 * row.gain_high:+.2f}]  "
-                     + (f"{row.corrected_accuracy:.4f} [{row.corrected_low:.3f}, {row.corrected_high:.3f}]  " if mended else "")
-                     + row.weights)
+        lines.append(
+            f"{row.name:{width}}{row.kind:{kind}} {row.accuracy:8.4f}  [{row.low:.4f}, {row.high:.4f}]  {row.log_loss:7.4f} "
+            f"{row.auc:7.4f} {row.ece:7.4f}  {100 * row.gain:+.2f} [{100 * row.gain_low:+.2f}, "
+            f"{100 * row.gain_high:+.2f}]  "
+            + (f"{row.corrected_accuracy:.4f} [{row.corrected_low:.3f}, {row.corrected_high:.3f}]  " if mended else "")
+            + row.weights
+        )
         lines[-1] = lines[-1].rstrip()
     return "\n".join(lines)
 
@@ -283,34 +347,65 @@ def _used_twins(facts: dict) -> bool:
 
 def _twin_facts(told: twins.TwinScores, count: int, matrix: OofMatrix) -> dict:
     """answered of test_rows test rows, train_answered of train_rows train rows, and what that is worth on the latter."""
-    return {"picked": told.picked, "why": told.why, "answered": count, "test_rows": len(matrix.test_ids),
-            "train_answered": told.rows, "train_rows": len(matrix.ids), "right": told.right, "before": told.before, "gain": asdict(told.gain)}
+    return {
+        "picked": told.picked,
+        "why": told.why,
+        "answered": count,
+        "test_rows": len(matrix.test_ids),
+        "train_answered": told.rows,
+        "train_rows": len(matrix.ids),
+        "right": told.right,
+        "before": told.before,
+        "gain": asdict(told.gain),
+    }
 
 
 def _order_facts(read: order.DecodeScores | None, matrix: OofMatrix) -> dict | None:
     if read is None:
         return None
     evidence = label_order(matrix.ids, matrix.labels)
-    return {"decoder": read.picked, "why": read.why, "correlation": evidence.correlation, "chance": evidence.chance, "parts": read.parts,
-            "scores": {name: asdict(got) for name, got in read.scores.items()},
-            "gains": {name: asdict(gain) for name, gain in read.gains.items()}}
+    return {
+        "decoder": read.picked,
+        "why": read.why,
+        "correlation": evidence.correlation,
+        "chance": evidence.chance,
+        "parts": read.parts,
+        "scores": {name: asdict(got) for name, got in read.scores.items()},
+        "gains": {name: asdict(gain) for name, gain in read.gains.items()},
+    }
 
 
 def _why_threshold(threshold: float, gain: Paired) -> str:
     if threshold == 0.5:
         return ""
-    return (f" It decides for label 1 from {threshold:g} on, which gains {100 * gain.gain:.2f} points over 0.5 (p = {gain.p:.2g}); the "
-            "probabilities written are moved so that this is 0.5.")
+    return (
+        f" It decides for label 1 from {threshold:g} on, which gains {100 * gain.gain:.2f} points over 0.5 (p = {gain.p:.2g}); the "
+        "probabilities written are moved so that this is 0.5."
+    )
 
 
-def _leaderboard(board: list[tuple[str, str, np.ndarray, dict]], labels: np.ndarray, reference: np.ndarray,
-                 corrected: np.ndarray | None) -> pd.DataFrame:
+def _leaderboard(
+    board: list[tuple[str, str, np.ndarray, dict]],
+    labels: np.ndarray,
+    reference: np.ndarray,
+    corrected: np.ndarray | None,
+) -> pd.DataFrame:
     table = []
     for name, kind, prob, weights in board:
         scores, gain = score(prob, labels), paired(prob, reference, labels)
         shown = ",".join(f"{member}={weight:.4g}" for member, weight in weights.items())
-        table.append((name, kind, *(getattr(scores, column) for column in _SCORES),
-                      gain.gain, gain.low, gain.high, gain.p, shown))
+        table.append(
+            (
+                name,
+                kind,
+                *(getattr(scores, column) for column in _SCORES),
+                gain.gain,
+                gain.low,
+                gain.high,
+                gain.p,
+                shown,
+            )
+        )
         if corrected is not None:
             table[-1] += tuple(against_corrected(prob, corrected)[part] for part in ("accuracy", "low", "high"))
     table.sort(key=lambda row: (-row[2], round(row[2 + _SCORES.index("log_loss")], 9)))

@@ -30,15 +30,39 @@ from facefold.errors import InputError
 
 _VOTES = "counts votes, and numbers have no majority"
 _PROBABILITIES = "is made for probabilities"
-REFUSED = {"majority": _VOTES, "weighted_votes": _VOTES, "logit_mean": _PROBABILITIES, "calibrated_mean": _PROBABILITIES,
-           "stack_probs": _PROBABILITIES, "stack_features": "is a logistic regression", "rank_mean": "loses the unit",
-           "greedy": "searches for accuracy", "second_pass": "decides labels that are in doubt"}
+REFUSED = {
+    "majority": _VOTES,
+    "weighted_votes": _VOTES,
+    "logit_mean": _PROBABILITIES,
+    "calibrated_mean": _PROBABILITIES,
+    "stack_probs": _PROBABILITIES,
+    "stack_features": "is a logistic regression",
+    "rank_mean": "loses the unit",
+    "greedy": "searches for accuracy",
+    "second_pass": "decides labels that are in doubt",
+}
 _SCORES = ("mae", "low", "high", "rmse", "bias")
 _GAIN = ("gain", "gain_low", "gain_high", "gain_p")
-_FORM = Form({"target", "picked", "why", "weights", "notes", "score", "picked_score", "gain_over_best_single", "options",
-              "members", "folds", "images_hash", "files"},
-             {"name": str, "kind": str, **dict.fromkeys((*_SCORES, *_GAIN), float), "weights": str},
-             {"id": str, "label": float, "pred": float, "fold": "int64"}, {"id": str, "pred": float})
+_FORM = Form(
+    {
+        "target",
+        "picked",
+        "why",
+        "weights",
+        "notes",
+        "score",
+        "picked_score",
+        "gain_over_best_single",
+        "options",
+        "members",
+        "folds",
+        "images_hash",
+        "files",
+    },
+    {"name": str, "kind": str, **dict.fromkeys((*_SCORES, *_GAIN), float), "weights": str},
+    {"id": str, "label": float, "pred": float, "fold": "int64"},
+    {"id": str, "pred": float},
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +92,9 @@ def score(pred: np.ndarray, values: np.ndarray) -> Errors:
     """Errors of pred (n,) against values (n,)."""
     error = pred - values
     mae, half = float(np.abs(error).mean()), _half(np.abs(error))
-    return Errors(len(values), mae, max(0.0, mae - half), mae + half, math.sqrt(float((error ** 2).mean())), float(error.mean()))
+    return Errors(
+        len(values), mae, max(0.0, mae - half), mae + half, math.sqrt(float((error**2).mean())), float(error.mean())
+    )
 
 
 def paired(a: np.ndarray, b: np.ndarray, values: np.ndarray) -> Gain:
@@ -100,9 +126,15 @@ def squared_error_simplex(pred: np.ndarray, values: np.ndarray) -> np.ndarray:
     scale = values.std() or 1.0
     errors, members = (pred - values[:, None]) / scale, pred.shape[1]
     products = errors.T @ errors / len(errors)
-    found = minimize(lambda w: (w @ products @ w, 2 * products @ w), np.full(members, 1 / members), jac=True, method="SLSQP",
-                     bounds=[(0, 1)] * members, options={"ftol": 1e-12, "maxiter": 500},
-                     constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like})
+    found = minimize(
+        lambda w: (w @ products @ w, 2 * products @ w),
+        np.full(members, 1 / members),
+        jac=True,
+        method="SLSQP",
+        bounds=[(0, 1)] * members,
+        options={"ftol": 1e-12, "maxiter": 500},
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
+    )
     if not found.success:
         raise RuntimeError(f"the weights of {members} members did not converge: {found.message}")
     return np.round(np.clip(found.x, 0, 1), 6) + 0.0
@@ -139,12 +171,17 @@ class Line:
 
 def methods(rule: str | np.ndarray) -> list[Method]:
     """All methods from simple to complicated; the weighted mean has the weights of `rule`: auto, equal, or fixed ones (m,)."""
+
     def fixed(pred: np.ndarray, values: np.ndarray) -> np.ndarray:
         return rule
 
     learn = {"auto": squared_error_simplex, "equal": weights.equal}[rule] if isinstance(rule, str) else fixed
-    return [Weighted("mean", weights.equal, weights.mean), Weighted("best_single", best, weights.mean),
-            Weighted("weighted_mean", learn, weights.mean), Line()]
+    return [
+        Weighted("mean", weights.equal, weights.mean),
+        Weighted("best_single", best, weights.mean),
+        Weighted("weighted_mean", learn, weights.mean),
+        Line(),
+    ]
 
 
 NAMES = tuple(method.name for method in methods("auto"))
@@ -153,14 +190,18 @@ NAMES = tuple(method.name for method in methods("auto"))
 def refuse(target: Target, method: str, rule: str, use_order: bool, use_twins: bool) -> None:
     """Raise `InputError` for options that belong to labels, or do not go together; `rule` as the person wrote it."""
     if method in REFUSED:
-        raise InputError(f"--method {method} {REFUSED[method]}: {target.name} is a number. With{target.option} there are auto, "
-                         f"{', '.join(NAMES)}")
+        raise InputError(
+            f"--method {method} {REFUSED[method]}: {target.name} is a number. With{target.option} there are auto, "
+            f"{', '.join(NAMES)}"
+        )
     if use_order or use_twins:
         raise InputError(f"--use-{'order' if use_order else 'twins'} reads labels; with{target.option} leave it out")
     if rule == "accuracy":
         raise InputError(f"--weights accuracy: there is none of {target.name}; say auto, equal, or name=w,name=w")
     if rule != "auto" and method not in ("auto", "weighted_mean") and (method, rule) != ("mean", "equal"):
-        raise InputError(f"--method {method} has no weights to set; leave --weights out, or take --method weighted_mean")
+        raise InputError(
+            f"--method {method} has no weights to set; leave --weights out, or take --method weighted_mean"
+        )
 
 
 def make(matrix: OofMatrix, target: Target, method: str, rule: str | np.ndarray) -> Outcome:
@@ -194,9 +235,16 @@ def make(matrix: OofMatrix, target: Target, method: str, rule: str | np.ndarray)
     if len(candidates) > 1:
         board.append((method, "procedure", honest, {}))
     board.append(("median", "baseline", _medians(matrix.labels, matrix.fold), {}))
-    facts = {"target": target.name, "picked": picked, "why": choice.why, "weights": learned[picked], "notes": notes,
-             "score": asdict(score(honest, matrix.labels)), "picked_score": asdict(score(scores[picked], matrix.labels)),
-             "gain_over_best_single": asdict(paired(honest, scores["best_single"], matrix.labels))}
+    facts = {
+        "target": target.name,
+        "picked": picked,
+        "why": choice.why,
+        "weights": learned[picked],
+        "notes": notes,
+        "score": asdict(score(honest, matrix.labels)),
+        "picked_score": asdict(score(scores[picked], matrix.labels)),
+        "gain_over_best_single": asdict(paired(honest, scores["best_single"], matrix.labels)),
+    }
     oof = pd.DataFrame({"id": matrix.ids, "label": matrix.labels, "pred": honest, "fold": matrix.fold})
     answered = submissions[picked].rename(columns={target.name: "pred"})
     return Outcome(_leaderboard(board, matrix.labels, scores["best_single"]), oof, facts, submissions, answered)
@@ -221,10 +269,14 @@ def headline(facts: dict) -> str:
 def table(leaderboard: pd.DataFrame) -> str:
     """The leaderboard for a terminal."""
     width = outcome.name_width(leaderboard)
-    lines = [f"{'':{width}}{'':10} mean abs. error  95 % interval      rms error    bias  gain over best single      weights"]
+    lines = [
+        f"{'':{width}}{'':10} mean abs. error  95 % interval      rms error    bias  gain over best single      weights"
+    ]
     for row in leaderboard.itertuples():
-        lines.append(f"{row.name:{width}}{row.kind:10} {row.mae:15.3f}  [{row.low:.3f}, {row.high:.3f}]  {row.rmse:11.3f} "
-                     f"{row.bias:+7.3f}  {row.gain:+.3f} [{row.gain_low:+.3f}, {row.gain_high:+.3f}]  {row.weights}".rstrip())
+        lines.append(
+            f"{row.name:{width}}{row.kind:10} {row.mae:15.3f}  [{row.low:.3f}, {row.high:.3f}]  {row.rmse:11.3f} "
+            f"{row.bias:+7.3f}  {row.gain:+.3f} [{row.gain_low:+.3f}, {row.gain_high:+.3f}]  {row.weights}".rstrip()
+        )
     return "\n".join(lines)
 
 
@@ -234,11 +286,23 @@ def error_in_words(oof: pd.Series, folds: pd.DataFrame) -> str:
     return f"{got.mae:.3f} [{got.low:.3f}, {got.high:.3f}] on {got.rows} rows"
 
 
-def _leaderboard(board: list[tuple[str, str, np.ndarray, dict]], values: np.ndarray, reference: np.ndarray) -> pd.DataFrame:
+def _leaderboard(
+    board: list[tuple[str, str, np.ndarray, dict]], values: np.ndarray, reference: np.ndarray
+) -> pd.DataFrame:
     lines = []
     for name, kind, pred, shown in board:
         errors, gain = asdict(score(pred, values)), paired(pred, reference, values)
-        lines.append((name, kind, *(errors[column] for column in _SCORES), gain.gain, gain.low, gain.high, gain.p,
-                      ",".join(f"{member}={weight:.4g}" for member, weight in shown.items())))
+        lines.append(
+            (
+                name,
+                kind,
+                *(errors[column] for column in _SCORES),
+                gain.gain,
+                gain.low,
+                gain.high,
+                gain.p,
+                ",".join(f"{member}={weight:.4g}" for member, weight in shown.items()),
+            )
+        )
     lines.sort(key=lambda line: line[2])
     return pd.DataFrame(lines, columns=list(_FORM.leaderboard))

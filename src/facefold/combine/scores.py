@@ -92,8 +92,8 @@ def auc(prob: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
     if not len(ones) or not len(zeros):
         return math.nan, math.nan, math.nan
     ranks = rankdata(np.concatenate([ones, zeros]))
-    above = (ranks[:len(ones)] - rankdata(ones)) / len(zeros)  # share of the zeros below each one
-    below = 1 - (ranks[len(ones):] - rankdata(zeros)) / len(ones)
+    above = (ranks[: len(ones)] - rankdata(ones)) / len(zeros)  # share of the zeros below each one
+    below = 1 - (ranks[len(ones) :] - rankdata(zeros)) / len(ones)
     area = float(above.mean())
     variance = sum(part.var(ddof=1) / len(part) if len(part) > 1 else 0.25 for part in (above, below))
     half = Z95 * math.sqrt(variance)
@@ -125,8 +125,17 @@ def score(prob: np.ndarray, labels: np.ndarray) -> Scores:
     """Scores of prob (n,) in 0..1 against labels (n,) of 0 and 1; auc is nan where only one class occurs."""
     correct, losses = int((decide(prob) == labels).sum()), row_losses(prob, labels)
     loss, half = float(losses.mean()), Z95 * float(losses.std()) / math.sqrt(len(labels))
-    return Scores(len(labels), correct / len(labels), *wilson(correct, len(labels)), loss, max(0.0, loss - half), loss + half,
-                  *auc(prob, labels), calibration_error(prob, labels), *calibration_interval(prob, labels))
+    return Scores(
+        len(labels),
+        correct / len(labels),
+        *wilson(correct, len(labels)),
+        loss,
+        max(0.0, loss - half),
+        loss + half,
+        *auc(prob, labels),
+        calibration_error(prob, labels),
+        *calibration_interval(prob, labels),
+    )
 
 
 def against_corrected(prob: np.ndarray, corrected: np.ndarray) -> dict:

@@ -26,8 +26,11 @@ class SecondPassFit:
     def notes(self) -> dict:
         if self.specialist is None:
             return {"band": [0.5, 0.5]}
-        return {"band": [0.5 - self.half, 0.5 + self.half], "coef": self.specialist.coef.tolist(),
-                "shift": self.specialist.shift}
+        return {
+            "band": [0.5 - self.half, 0.5 + self.half],
+            "coef": self.specialist.coef.tolist(),
+            "shift": self.specialist.shift,
+        }
 
     def doubtful(self, rows: Rows) -> np.ndarray:
         """bool (n,): whom the specialist decides."""

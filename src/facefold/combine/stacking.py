@@ -57,7 +57,9 @@ def _stack(matrix: OofMatrix, features: Features) -> Stacked:
     for k in np.unique(matrix.fold):
         held = np.flatnonzero(matrix.fold == k)
         labels = matrix.labels[held]
-        own, other = _reduced(features(int(k), "oof", [matrix.ids[i] for i in held]), features(int(k), "test", matrix.test_ids))
+        own, other = _reduced(
+            features(int(k), "oof", [matrix.ids[i] for i in held]), features(int(k), "test", matrix.test_ids)
+        )
         own = np.hstack([own, logit(matrix.prob[held])])
         other = np.hstack([other, logit(matrix.fold_test_prob[k])])
         oof[held] = cross_fitted(own, labels, parts(labels, matrix.group[held]))

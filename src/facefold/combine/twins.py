@@ -65,28 +65,37 @@ def require(groups: pd.DataFrame, ids: Sequence[str], labels: np.ndarray, test_i
     told = _told(groups, ids, labels, "test", test_ids)
     have, count = int((told["zeros"] + told["ones"] > 0).sum()), int((told["answer"] >= 0).sum())
     if not have:
-        raise InputError("no test image shows a picture of train: there are no twins whose labels could be used. "
-                         "Leave --use-twins out.")
+        raise InputError(
+            "no test image shows a picture of train: there are no twins whose labels could be used. "
+            "Leave --use-twins out."
+        )
     if not count:
-        raise InputError(f"{have} test images show a picture of train, but each one's twins contradict each other evenly: they "
-                         "give no label. Leave --use-twins out.")
+        raise InputError(
+            f"{have} test images show a picture of train, but each one's twins contradict each other evenly: they "
+            "give no label. Leave --use-twins out."
+        )
     return count
 
 
 def announcement(count: int, rows: int) -> str:
     """The first line of whatever shows a blend that used the labels of twins, for `count` of `rows` test rows."""
-    return (f"THE LABELS OF TWINS WERE USED: {count:,} of {rows:,} test images show a picture of train and take its label, a "
-            "leak of this competition that tells nothing about new images.")
+    return (
+        f"THE LABELS OF TWINS WERE USED: {count:,} of {rows:,} test images show a picture of train and take its label, a "
+        "leak of this competition that tells nothing about new images."
+    )
 
 
-def answered(groups: pd.DataFrame, ids: Sequence[str], labels: np.ndarray, test_ids: Sequence[str], prob: np.ndarray,
-             sure: float) -> np.ndarray:
+def answered(
+    groups: pd.DataFrame, ids: Sequence[str], labels: np.ndarray, test_ids: Sequence[str], prob: np.ndarray, sure: float
+) -> np.ndarray:
     """Probabilities of label 1, float64 (t,), in the order of `test_ids`: prob (t,), but `sure` of the twins' label where they
     have one."""
     return _with(prob, _told(groups, ids, labels, "test", test_ids)["answer"].to_numpy(), sure)
 
 
-def read(groups: pd.DataFrame, ids: Sequence[str], labels: np.ndarray, fold: np.ndarray, prob: np.ndarray) -> TwinScores:
+def read(
+    groups: pd.DataFrame, ids: Sequence[str], labels: np.ndarray, fold: np.ndarray, prob: np.ndarray
+) -> TwinScores:
     """Answer the train rows by their twins: labels, fold and out-of-fold prob (n,) in the order of `ids`.
 
     No row's own label has a part in what is said of it: the answer leaves it out, and how far answers are to be trusted, and
@@ -105,11 +114,22 @@ def read(groups: pd.DataFrame, ids: Sequence[str], labels: np.ndarray, fold: np.
             honest[held] = told[held]
     choice, asked = choose(_WAYS, {PLAIN: prob, TWINS: told}, labels), every >= 0
     right, before = ((given == labels)[asked].mean() if asked.any() else 0.0 for given in (every, decide(prob)))
-    return TwinScores(told, honest, choice.method.name, choice.why, paired(told, prob, labels), int(asked.sum()), float(right),
-                      float(before), _sure(every, labels))
+    return TwinScores(
+        told,
+        honest,
+        choice.method.name,
+        choice.why,
+        paired(told, prob, labels),
+        int(asked.sum()),
+        float(right),
+        float(before),
+        _sure(every, labels),
+    )
 
 
-def _told(groups: pd.DataFrame, ids: Sequence[str], labels: np.ndarray, split: str, asked: Sequence[str]) -> pd.DataFrame:
+def _told(
+    groups: pd.DataFrame, ids: Sequence[str], labels: np.ndarray, split: str, asked: Sequence[str]
+) -> pd.DataFrame:
     """`leaks.twins` of the rows `asked` of `split`, in their order, where the labels of the train rows `ids` are known."""
     told = leaks.twins(groups, pd.Series(labels, index=list(ids)))
     return told[told["split"] == split].set_index("id").loc[list(asked)]

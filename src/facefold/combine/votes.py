@@ -75,7 +75,9 @@ def _moves(members: int) -> list[np.ndarray]:
     unit = np.eye(members, dtype=np.int64)
     moves = [step * unit[j] for j in range(members) for step in range(-MOST_VOTES, MOST_VOTES + 1) if step]
     if members <= FEW:
-        moves += [a * unit[i] + b * unit[j] for i, j in combinations(range(members), 2) for a in (-1, 1) for b in (-1, 1)]
+        moves += [
+            a * unit[i] + b * unit[j] for i, j in combinations(range(members), 2) for a in (-1, 1) for b in (-1, 1)
+        ]
     return moves
 
 

@@ -52,9 +52,15 @@ def log_loss_simplex(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return -np.log(mixture).mean(), -(likelihood / mixture[:, None]).mean(axis=0)
 
     members = prob.shape[1]
-    found = minimize(loss, np.full(members, 1 / members), jac=True, method="SLSQP", bounds=[(0, 1)] * members,
-                     constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
-                     options={"ftol": 1e-10, "maxiter": 500})
+    found = minimize(
+        loss,
+        np.full(members, 1 / members),
+        jac=True,
+        method="SLSQP",
+        bounds=[(0, 1)] * members,
+        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
+        options={"ftol": 1e-10, "maxiter": 500},
+    )
     if not found.success:
         raise RuntimeError(f"the weights of {members} members did not converge: {found.message}")
     return np.round(np.clip(found.x, 0, 1), 6) + 0.0
@@ -74,8 +80,10 @@ def parse(text: str, names: list[str]) -> tuple[np.ndarray, list[str]]:
         except ValueError:
             weight = math.nan
         if not sign or not math.isfinite(weight):
-            raise InputError(f"--weights: '{part.strip()}' is not name=number; say auto, equal, accuracy, or e.g. "
-                             f"{','.join(f'{name}=1' for name in names)}")
+            raise InputError(
+                f"--weights: '{part.strip()}' is not name=number; say auto, equal, accuracy, or e.g. "
+                f"{','.join(f'{name}=1' for name in names)}"
+            )
         if name not in names:
             raise InputError(f"--weights: no recipe '{name}' among those to blend ({', '.join(names)})")
         if name in given:

@@ -6,8 +6,10 @@ import pandas as pd
 
 from facefold.data.competition import Findings, read_rows
 
-_WAY_OUT = ("Both files are id,label with the same ids; blend.py writes such a submission to submissions/submission.csv, and "
-            "import_utkface.py the answers to solution.csv.")
+_WAY_OUT = (
+    "Both files are id,label with the same ids; blend.py writes such a submission to submissions/submission.csv, and "
+    "import_utkface.py the answers to solution.csv."
+)
 
 
 def read(submission: Path, solution: Path) -> pd.DataFrame:

@@ -14,15 +14,29 @@ def _transforms(policy: policies.Policy) -> list[A.BasicTransform]:
     every = [
         A.HorizontalFlip(p=policy.flip_p),
         A.VerticalFlip(p=policy.upside_p),
-        A.Affine(scale=policy.scale, rotate=policy.rotate, translate_percent=policy.translate, border_mode=cv2.BORDER_REFLECT_101,
-                 p=policy.affine_p),
+        A.Affine(
+            scale=policy.scale,
+            rotate=policy.rotate,
+            translate_percent=policy.translate,
+            border_mode=cv2.BORDER_REFLECT_101,
+            p=policy.affine_p,
+        ),
         A.CropAndPad(percent=(-policy.crop[1], -policy.crop[0]), p=policy.crop_p),
-        A.GridDistortion(num_steps=5, distort_limit=policy.distort, border_mode=cv2.BORDER_REFLECT_101, p=policy.distort_p),
-        A.ColorJitter(brightness=policy.brightness, contrast=policy.contrast, saturation=policy.saturation, hue=policy.hue,
-                      p=policy.jitter_p),
+        A.GridDistortion(
+            num_steps=5, distort_limit=policy.distort, border_mode=cv2.BORDER_REFLECT_101, p=policy.distort_p
+        ),
+        A.ColorJitter(
+            brightness=policy.brightness,
+            contrast=policy.contrast,
+            saturation=policy.saturation,
+            hue=policy.hue,
+            p=policy.jitter_p,
+        ),
         A.RGBShift(*[policy.shift] * 3, p=policy.shift_p),
         A.ToGray(p=policy.gray_p),
-        A.CoarseDropout(num_holes_range=(1, 1), hole_height_range=policy.hole, hole_width_range=policy.hole, p=policy.hole_p),
+        A.CoarseDropout(
+            num_holes_range=(1, 1), hole_height_range=policy.hole, hole_width_range=policy.hole, p=policy.hole_p
+        ),
         A.GaussNoise(std_range=policy.noise, p=policy.noise_p),
         A.SaltAndPepper(amount=policy.salt, p=policy.salt_p),
     ]

@@ -18,9 +18,17 @@ from facefold.data.policies import BRIGHTNESS, CONTRAST, HUE, ORDERS, SATURATION
 from facefold.errors import InputError
 from facefold.seeding import seed_of
 
-_CACHED_BYTES = 400_000   # float32 pixels worked on at once on the CPU, so that they stay in a core's second-level cache
-_STEPS = 5                # of colour: the four of the jitter and the change to grey, each three columns of the table
-_PLACE, _RANK, _TURN, _AFFINE, _HOLE, _MIX, _COLUMNS = 0, 1, 2, slice(3, 9), slice(9, 13), 13, 13 + 3 * _STEPS  # of the table
+_CACHED_BYTES = 400_000  # float32 pixels worked on at once on the CPU, so that they stay in a core's second-level cache
+_STEPS = 5  # of colour: the four of the jitter and the change to grey, each three columns of the table
+_PLACE, _RANK, _TURN, _AFFINE, _HOLE, _MIX, _COLUMNS = (
+    0,
+    1,
+    2,
+    slice(3, 9),
+    slice(9, 13),
+    13,
+    13 + 3 * _STEPS,
+)  # of the table
 
 
 class BatchAugment:
@@ -30,8 +38,10 @@ class BatchAugment:
     def __init__(self, policy: str, seed: int):
         self._policy = policies.named(policy)
         if self._policy.by_image_only:
-            raise InputError(f"augmentation policy '{policy}' has operations that are for images one by one: "
-                             "use augmenter = \"albumentations\"")
+            raise InputError(
+                f"augmentation policy '{policy}' has operations that are for images one by one: "
+                'use augmenter = "albumentations"'
+            )
         self._seed = seed
 
     def __call__(self, pixels: Tensor, epoch: int, ids: Sequence[str]) -> Tensor:
@@ -60,7 +70,10 @@ def apply(pixels: Tensor, draws: Draws) -> Tensor:
     most = max(1, _CACHED_BYTES // (12 * height * width)) if pixels.device.type == "cpu" else count
     for start, stop in _chunks(group[sort], most):
         chunk, images, first = slice(start, stop), sort[start:stop], sort[start]
-        rows, known = table[chunk, :, None, None, None], host[chunk]  # (m, columns, 1, 1, 1) and, on the CPU, (m, columns)
+        rows, known = (
+            table[chunk, :, None, None, None],
+            host[chunk],
+        )  # (m, columns, 1, 1, 1) and, on the CPU, (m, columns)
         if draws.affine[first]:
             planes = _moved(work[chunk], from_x[chunk] + from_y[chunk])  # float32 (m, 3, H, W)
         else:
@@ -92,17 +105,21 @@ def _chunks(group: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
 def _table(draws: Draws, height: int, width: int) -> np.ndarray:
     """float32 (n, columns): all that the device needs to know, but for the first two columns."""
     table = np.zeros((len(draws.flip), _COLUMNS), dtype=np.float32)
-    table[:, _TURN] = np.floor(180 * draws.factors[:, HUE]) / 30  # OpenCV counts 180 hues and albumentations rounds down; of 6
+    table[:, _TURN] = (
+        np.floor(180 * draws.factors[:, HUE]) / 30
+    )  # OpenCV counts 180 hues and albumentations rounds down; of 6
     table[:, _AFFINE] = _inverse(draws, height, width)
     table[:, _HOLE] = np.where(draws.holed[:, None], draws.hole, 0)
-    mixes = np.zeros((len(table), _STEPS, 3))  # shares of the own colour, of its grey, and of the mean grey of the image
+    mixes = np.zeros(
+        (len(table), _STEPS, 3)
+    )  # shares of the own colour, of its grey, and of the mean grey of the image
     mixes[:, :, 0] = 1
     for factor, other in ((BRIGHTNESS, None), (CONTRAST, 2), (SATURATION, 1)):
         mixes[:, factor, 0] = draws.factors[:, factor]
         if other:
             mixes[:, factor, other] = 1 - draws.factors[:, factor]
     order = np.where(draws.jitter[:, None], ORDERS[draws.order], HUE)  # the hue's mix changes nothing
-    mixes[:, :HUE + 1] = np.take_along_axis(mixes, order[:, :, None], axis=1)
+    mixes[:, : HUE + 1] = np.take_along_axis(mixes, order[:, :, None], axis=1)
     mixes[draws.gray, -1] = (0, 1, 0)
     table[:, _MIX:] = mixes.reshape(-1, 3 * _STEPS)
     return table
@@ -132,14 +149,21 @@ def _sources(affine: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
 def _moved(pixels: Tensor, source: Tensor) -> Tensor:
     """float32 (m, 3, H, W) of uint8 (m, H, W, 3) and complex64 (m, H, W): bilinear, the border mirrored without repeating its
     pixel (OpenCV's reflect-101)."""
-    return grid_sample(pixels.float().permute(0, 3, 1, 2), torch.view_as_real(source), mode="bilinear", padding_mode="reflection",
-                       align_corners=True)
+    return grid_sample(
+        pixels.float().permute(0, 3, 1, 2),
+        torch.view_as_real(source),
+        mode="bilinear",
+        padding_mode="reflection",
+        align_corners=True,
+    )
 
 
 def _luma(planes: Tensor) -> Tensor:
     """(m, 3, H, W) -> (m, 1, H, W), ITU-R BT.601 as in OpenCV."""
     red, green, blue = planes.split(1, dim=1)
-    return red * 0.299 + green * 0.587 + blue * 0.114  # not in fused steps: their last bit varies with the place in memory
+    return (
+        red * 0.299 + green * 0.587 + blue * 0.114
+    )  # not in fused steps: their last bit varies with the place in memory
 
 
 def _mix(planes: Tensor, own: Tensor, gray: Tensor | None, mean: Tensor | None) -> None:

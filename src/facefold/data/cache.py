@@ -1,7 +1,7 @@
 """The uint8 cache: every image decoded and resized once, in shards on disk that all folds and epochs read.
 
-    cache/<split>_<size>px_<fingerprint>_<shard>.npy   uint8 (n, size, size, 3) RGB, `SHARD` bytes of images at most, in the order
-                                                       of the csv; each with its .sha256
+cache/<split>_<size>px_<fingerprint>_<shard>.npy   uint8 (n, size, size, 3) RGB, `SHARD` bytes of images at most, in the order
+                                                   of the csv; each with its .sha256
 """
 
 import time
@@ -20,7 +20,9 @@ from facefold.stored import Stored
 from facefold.terminal import no_bar
 
 TIMED = 50
-SHARD = 1 << 30  # bytes: what a damaged file or a killed job costs to make again, and what travels to another machine in one piece
+SHARD = (
+    1 << 30
+)  # bytes: what a damaged file or a killed job costs to make again, and what travels to another machine in one piece
 
 _CHUNK = 256  # images decoded ahead of what is on disk: bounds the memory, and how long a stop takes
 
@@ -71,8 +73,12 @@ def open_cache(competition: Competition, split: str, size: int) -> ImageCache:
 
 def missing_bytes(competition: Competition, size: int) -> int:
     """The room that `build` will take."""
-    return sum(len(ids) * _image_bytes(size) for split in ("train", "test")
-               for path, ids in _shards(competition, split, size) if not path.exists())
+    return sum(
+        len(ids) * _image_bytes(size)
+        for split in ("train", "test")
+        for path, ids in _shards(competition, split, size)
+        if not path.exists()
+    )
 
 
 def _ids(competition: Competition, split: str) -> list[str]:
@@ -87,8 +93,10 @@ def _shards(competition: Competition, split: str, size: int) -> list[tuple[Path,
     """Each shard's file and its ids. The name carries the images' fingerprint, so images that changed never meet an old cache."""
     ids, rows = _ids(competition, split), max(1, SHARD // _image_bytes(size))
     stem = competition.root / "cache" / f"{split}_{size}px_{integrity.fingerprint(competition.root)[:12]}"
-    return [(stem.with_name(f"{stem.name}_{number}.npy"), ids[start:start + rows])
-            for number, start in enumerate(range(0, len(ids), rows))]
+    return [
+        (stem.with_name(f"{stem.name}_{number}.npy"), ids[start : start + rows])
+        for number, start in enumerate(range(0, len(ids), rows))
+    ]
 
 
 def _build(competition: Competition, split: str, size: int) -> None:
@@ -98,20 +106,29 @@ def _build(competition: Competition, split: str, size: int) -> None:
         left = [(path, ids) for path, ids in shards if not files.whole(path)]
         if not left:
             return
-        kept = {file for path in {path for path, _ in shards} - {path for path, _ in left} for file in (path, files.seal_of(path))}
+        kept = {
+            file
+            for path in {path for path, _ in shards} - {path for path, _ in left}
+            for file in (path, files.seal_of(path))
+        }
         folder = competition.root / "cache"
         for old in [*folder.glob(f"{split}_{size}px_*"), *folder.glob(f".{split}_{size}px_*.part")]:
             if old not in kept:
                 old.unlink()  # damaged, or of images that have changed since, or of a process that was killed
         rows = sum(len(ids) for _, ids in left)
         files.require_space(folder, rows * _image_bytes(size), f"the {split} images at {size} pixels")
-        with ThreadPoolExecutor(cores()) as pool, tqdm(total=rows, desc=f"cache {split} {size} px", disable=no_bar()) as bar:
+        with (
+            ThreadPoolExecutor(cores()) as pool,
+            tqdm(total=rows, desc=f"cache {split} {size} px", disable=no_bar()) as bar,
+        ):
             for path, ids in left:
                 with files.replacing(path) as temporary, open(temporary, "wb") as out:
                     files.npy_header(out, np.dtype(np.uint8), (len(ids), size, size, 3))
                     for start in range(0, len(ids), _CHUNK):
-                        part = [competition.image_path(split, id) for id in ids[start:start + _CHUNK]]
-                        for pixels in pool.map(lambda path: images.decode(path, size), part):  # OpenCV decodes outside the interpreter's lock
+                        part = [competition.image_path(split, id) for id in ids[start : start + _CHUNK]]
+                        for pixels in pool.map(
+                            lambda path: images.decode(path, size), part
+                        ):  # OpenCV decodes outside the interpreter's lock
                             out.write(pixels.tobytes())
                         bar.update(len(part))
                     out.flush()

@@ -1,10 +1,10 @@
 """The csv contract of a competition: read it, find everything that is wrong with it, guard what is handed in.
 
-    competition/train.csv         id,label   label 0 or 1
-    competition/test.csv          id
-    competition/sampleSubmit.csv  id,label   the ids of test.csv; its order is that of the submission
-    competition/meta.csv          id,..      optional: facts on train and test rows, never an input of a model
-    competition/train/<id>.jpg, competition/test/<id>.jpg
+competition/train.csv         id,label   label 0 or 1
+competition/test.csv          id
+competition/sampleSubmit.csv  id,label   the ids of test.csv; its order is that of the submission
+competition/meta.csv          id,..      optional: facts on train and test rows, never an input of a model
+competition/train/<id>.jpg, competition/test/<id>.jpg
 """
 
 import csv
@@ -23,10 +23,14 @@ MAX_CSV_BYTES = 200 << 20
 MAX_OF_A_KIND = 10
 MAX_FINDINGS = 200
 _HEADERS = {"train.csv": ["id", "label"], "test.csv": ["id"], "sampleSubmit.csv": ["id", "label"]}
-_WAY_OUT = ("Mend these in a text editor or by script, or take the files as downloaded (a spreadsheet adds a BOM, CRLF, blanks, "
-            "and eats leading zeros), then run `python src/audit.py` again.")
-_NO_DATA = ("Put a competition there with `python src/audit.py --data ZIP|DIR` (the Kaggle zip as downloaded), "
-            "or try the built-in drawn one: `python src/audit.py --drawn`.")
+_WAY_OUT = (
+    "Mend these in a text editor or by script, or take the files as downloaded (a spreadsheet adds a BOM, CRLF, blanks, "
+    "and eats leading zeros), then run `python src/audit.py` again."
+)
+_NO_DATA = (
+    "Put a competition there with `python src/audit.py --data ZIP|DIR` (the Kaggle zip as downloaded), "
+    "or try the built-in drawn one: `python src/audit.py --drawn`."
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def read_rows(path: Path, header: list[str], findings: Findings, more: bool = Fa
     if sheet is None:
         return []
     _check_ids(sheet, findings)
-    return sheet.rows if sheet.header[:len(header)] == header and (more or sheet.header == header) else []
+    return sheet.rows if sheet.header[: len(header)] == header and (more or sheet.header == header) else []
 
 
 def _sheets(folder: Path) -> dict[str, _Sheet]:
@@ -135,7 +139,9 @@ def _sheets(folder: Path) -> dict[str, _Sheet]:
     if len(ids) == 4:
         for id, row in ids["meta.csv"].items():
             if id not in ids["train.csv"] and id not in ids["test.csv"]:
-                findings.add("meta", f"{prefix}meta.csv, row {row}: id {_quoted(id)} is neither in train.csv nor in test.csv")
+                findings.add(
+                    "meta", f"{prefix}meta.csv, row {row}: id {_quoted(id)} is neither in train.csv nor in test.csv"
+                )
     findings.raise_any("the competition's csv files are not as they should be:", _WAY_OUT)
     return sheets
 
@@ -148,7 +154,9 @@ def write_submission(competition: Competition, predictions: pd.DataFrame, path: 
     """
     findings = Findings()
     if not {"id", column} <= set(predictions.columns):
-        raise InputError(f"{path.name}: the columns are {','.join(map(str, predictions.columns))}, expected id,{column}")
+        raise InputError(
+            f"{path.name}: the columns are {','.join(map(str, predictions.columns))}, expected id,{column}"
+        )
     for id in predictions.loc[predictions["id"].duplicated(), "id"]:
         findings.add("twice", f"id '{id}' is predicted twice")
     wanted = competition.sample["id"]
@@ -179,10 +187,10 @@ def _read(path: Path, name: str, header: list[str] | None, findings: Findings, m
         return None
     got = lines[0][1]
     wanted, more = header or ["id"], more or header is None
-    if got[:len(wanted)] != wanted or (got != wanted and not more):
+    if got[: len(wanted)] != wanted or (got != wanted and not more):
         expected = ",".join(wanted) + (",.." if more else "")
         findings.add((name, "header"), f"{name}, row 1: the header is {_quoted(','.join(got))}, expected '{expected}'")
-        if got[:len(wanted)] != wanted:
+        if got[: len(wanted)] != wanted:
             return None
     if len(set(got)) < len(got) or "" in got:
         findings.add((name, "columns"), f"{name}, row 1: column names must be there and differ")
@@ -246,7 +254,9 @@ def _check_ids(sheet: _Sheet, findings: Findings) -> dict[str, int]:
         if fault:
             findings.add((sheet.name, fault), f"{sheet.name}, row {row}: id {_quoted(id)} {fault}")
         if id in rows:
-            findings.add((sheet.name, "twice"), f"{sheet.name}, row {row}: id {_quoted(id)} stands in row {rows[id]} already")
+            findings.add(
+                (sheet.name, "twice"), f"{sheet.name}, row {row}: id {_quoted(id)} stands in row {rows[id]} already"
+            )
         else:
             rows[id] = row
     return rows

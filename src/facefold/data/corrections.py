@@ -90,6 +90,8 @@ def write(path: Path, table: pd.DataFrame, force: bool) -> None:
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file")
     if path.exists() and not force and path.read_bytes() != text.encode("utf-8"):
-        raise InputError(f"{path} is there and says something else: it was edited by hand, or made with other options. "
-                         "Name another file, or replace it with --force.")
+        raise InputError(
+            f"{path} is there and says something else: it was edited by hand, or made with other options. "
+            "Name another file, or replace it with --force."
+        )
     files.write_text(path, text)

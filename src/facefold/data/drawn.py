@@ -31,13 +31,17 @@ def draw(root: Path, *, train: int = 600, test: int = 200, size: int = 64, seed:
     """
     if train < 20 or test < 10 or size < 16:
         raise InputError("a drawn competition has at least 20 train rows, 10 test rows and 16 pixels")
-    note = (f"This competition is drawn by a program; it is no data of anybody's, and scores on it mean nothing elsewhere.\n"
-            f"train {train}, test {test}, size {size}, seed {seed}; about {WRONG_LABELS:.0%} of the train labels are wrong.\n"
-            f"A real one takes its place: python src/audit.py --data ZIP.\n")
+    note = (
+        f"This competition is drawn by a program; it is no data of anybody's, and scores on it mean nothing elsewhere.\n"
+        f"train {train}, test {test}, size {size}, seed {seed}; about {WRONG_LABELS:.0%} of the train labels are wrong.\n"
+        f"A real one takes its place: python src/audit.py --data ZIP.\n"
+    )
     target = root / "competition"
     if target.exists() and any(target.iterdir()):
         if not is_drawn(root):
-            raise InputError(f"{target} holds a competition that was not drawn and is left as it is; choose another --root")
+            raise InputError(
+                f"{target} holds a competition that was not drawn and is left as it is; choose another --root"
+            )
         if (target / DRAWN).read_text(encoding="utf-8") == note:
             return False
     kinds, sources = _plan(train, test, seed)
@@ -78,15 +82,26 @@ def _face(kind: int, rng: np.random.Generator, size: int) -> np.ndarray:
         """One cue in 0..1 that follows the lean, with noise of its own."""
         return float(1 / (1 + np.exp(-1.6 * (lean + rng.normal(0, spread)))))
 
-    background, hair_colour = rng.uniform(40, 230, 3), rng.uniform(10, 110) * np.array([0.7, 0.85, 1.0]) + rng.uniform(0, 25, 3)
+    background, hair_colour = (
+        rng.uniform(40, 230, 3),
+        rng.uniform(10, 110) * np.array([0.7, 0.85, 1.0]) + rng.uniform(0, 25, 3),
+    )
     skin = rng.uniform(90, 215) * np.array([0.72, 0.85, 1.0]) + rng.uniform(-8, 8, 3)
     x, y = 32 + rng.normal(0, 2), 33 + rng.normal(0, 2)
     width, height = 15 + rng.normal(0, 1.2), 20 + rng.normal(0, 1.2)
     hair, jaw, brow, lip, stubble = cue(0.6), cue(0.6), cue(0.5), cue(0.5), cue(0.6)
     canvas = np.full((size, size, 3), background, dtype=np.uint8)
 
-    def ellipse(dx: float, dy: float, rx: float, ry: float, colour: np.ndarray, angle: float = 0,
-                arc: tuple[int, int] = (0, 360), line: int = -1) -> None:
+    def ellipse(
+        dx: float,
+        dy: float,
+        rx: float,
+        ry: float,
+        colour: np.ndarray,
+        angle: float = 0,
+        arc: tuple[int, int] = (0, 360),
+        line: int = -1,
+    ) -> None:
         centre = (int((x + dx) * unit * 16), int((y + dy) * unit * 16))
         axes = (int(max(rx, 0.3) * unit * 16), int(max(ry, 0.3) * unit * 16))
         cv2.ellipse(canvas, centre, axes, angle, *arc, np.clip(colour, 0, 255).tolist(), line, cv2.LINE_AA, _SHIFT)
@@ -102,7 +117,13 @@ def _face(kind: int, rng: np.random.Generator, size: int) -> np.ndarray:
         ellipse(side * 6 + rng.normal(0, 0.5), -3, 1.4, 1.5, rng.uniform(20, 90, 3))
         ellipse(side * 6, -7.5 - 0.8 * brow, 4, 1.9 - 1.3 * brow, hair_colour * 0.8, angle=side * (4 + 8 * brow))
     ellipse(0, 3, 1.5, 3.5, skin * 0.88)
-    ellipse(rng.normal(0, 0.5), 11.5, 5, 1.1 + 1.3 * lip, skin * np.array([0.75, 0.7, 0.85]) + lip * np.array([-10, -35, 45]))
+    ellipse(
+        rng.normal(0, 0.5),
+        11.5,
+        5,
+        1.1 + 1.3 * lip,
+        skin * np.array([0.75, 0.7, 0.85]) + lip * np.array([-10, -35, 45]),
+    )
     if rng.random() < 0.2:
         for side in (-1, 1):
             ellipse(side * 6, -3, 4.5, 3.6, np.array([30, 30, 30]), line=1)
@@ -119,7 +140,9 @@ def _photograph(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         far = corner + rng.integers(size // 6, size // 3, 2)
         cv2.rectangle(turned, corner.tolist(), far.tolist(), rng.uniform(0, 255, 3).tolist(), -1)
     ramp = np.linspace(-1, 1, size)
-    light = rng.uniform(0.75, 1.2) * (1 + rng.normal(0, 0.12) * ramp[None, :, None] + rng.normal(0, 0.12) * ramp[:, None, None])
+    light = rng.uniform(0.75, 1.2) * (
+        1 + rng.normal(0, 0.12) * ramp[None, :, None] + rng.normal(0, 0.12) * ramp[:, None, None]
+    )
     return np.clip(turned * light + rng.normal(0, 9, turned.shape), 0, 255).astype(np.uint8)
 
 

@@ -27,7 +27,10 @@ VERSION = 1  # raise it when other pairs count as duplicates
 BITS = 128
 FAR = 28  # bits; of 664 pairs of faces that are one picture none differs by more than 24, of others 1 in 10,000 by 28 or fewer
 NEIGHBOURS = 32
-WHOLE, DETAIL = 0.97, 0.8  # least correlations of one picture: of 280 million pairs of faces no others pass 0.963, 0.76 there
+WHOLE, DETAIL = (
+    0.97,
+    0.8,
+)  # least correlations of one picture: of 280 million pairs of faces no others pass 0.963, 0.76 there
 BLUR = 2.0  # pixels of the small picture: what is finer is detail
 FLAT = 4.0  # grey levels: a picture that varies by less has no features to compare
 _COLUMNS = {"split": str, "id": str, "group": str}
@@ -60,8 +63,13 @@ def groups(grey: np.ndarray | Stored, identical: np.ndarray) -> np.ndarray:
     """
     _, first, own = np.unique(identical, return_index=True, return_inverse=True)
     first.sort()  # one row for each distinct file: a thousand copies of one cost no more than one
-    distinct = np.flatnonzero([spread >= FLAT for start in range(0, len(first), _BLOCK)
-                               for spread in grey[first[start:start + _BLOCK]].std(axis=(1, 2))])
+    distinct = np.flatnonzero(
+        [
+            spread >= FLAT
+            for start in range(0, len(first), _BLOCK)
+            for spread in grey[first[start : start + _BLOCK]].std(axis=(1, 2))
+        ]
+    )
     rows = first[distinct]
     group, prints = _first_of(own), fingerprints(grey, rows)
     for pairs in candidates(prints.plain, prints.mirrored):
@@ -90,10 +98,12 @@ class Fingerprints:
         frequencies, and the most that the others can add (Cauchy and Schwarz): no pair is lost."""
         may = np.zeros(len(pairs), dtype=bool)
         for start in range(0, len(pairs), _BLOCK):
-            left, right, mirrored = pairs[start:start + _BLOCK].T
+            left, right, mirrored = pairs[start : start + _BLOCK].T
             signs = np.where(mirrored[:, None] == 1, self.flips, 1)
-            known = np.einsum("ij,ij->i", self.lowest[left].astype(np.float32), self.lowest[right] * signs, dtype=np.float32)
-            may[start:start + _BLOCK] = known + self.rest[left] * self.rest[right] >= WHOLE - _ROUNDING
+            known = np.einsum(
+                "ij,ij->i", self.lowest[left].astype(np.float32), self.lowest[right] * signs, dtype=np.float32
+            )
+            may[start : start + _BLOCK] = known + self.rest[left] * self.rest[right] >= WHOLE - _ROUNDING
         return may
 
 
@@ -104,7 +114,7 @@ def fingerprints(grey: np.ndarray | Stored, rows: np.ndarray) -> Fingerprints:
     every second one across. Light and contrast change no sign, and JPEG and scaling only those near 0.
     """
     side = grey.shape[1]
-    lowest = sorted((down + across, down, across) for down in range(side) for across in range(side))[1:BITS + 1]
+    lowest = sorted((down + across, down, across) for down in range(side) for across in range(side))[1 : BITS + 1]
     down, across = np.array(lowest)[:, 1:].T
     odd = across % 2 == 1
     plain, mirrored = (np.empty((len(rows), BITS // 8), dtype=np.uint8) for _ in range(2))
@@ -133,7 +143,9 @@ def candidates(plain: np.ndarray, mirrored: np.ndarray) -> Iterator[np.ndarray]:
     for dealt in (np.arange(BITS), np.arange(BITS).reshape(16, -1).T.ravel()):
         packed = np.empty_like(hashes)
         for start in range(0, len(hashes), _BLOCK):
-            packed[start:start + _BLOCK] = np.packbits(np.unpackbits(hashes[start:start + _BLOCK], axis=1)[:, dealt], axis=1)
+            packed[start : start + _BLOCK] = np.packbits(
+                np.unpackbits(hashes[start : start + _BLOCK], axis=1)[:, dealt], axis=1
+            )
         for part in range(BITS // 16):
             order = np.lexsort(np.ascontiguousarray(np.roll(packed, -2 * part, axis=1)).view(">u8").T[::-1])
             yield from _neighbours(words, order, packed.view(np.uint16)[order, part], rows)
@@ -152,7 +164,9 @@ def _neighbours(words: np.ndarray, order: np.ndarray, part: np.ndarray, rows: in
         apart = sum(_ones(word[a] ^ word[b]) for word in words)
         near = (apart <= FAR) & ((a < rows) | (b < rows)) & (a % rows != b % rows)
         a, b = a[near], b[near]
-        yield np.column_stack([np.minimum(a % rows, b % rows), np.maximum(a % rows, b % rows), (a >= rows) ^ (b >= rows)])
+        yield np.column_stack(
+            [np.minimum(a % rows, b % rows), np.maximum(a % rows, b % rows), (a >= rows) ^ (b >= rows)]
+        )
 
 
 def _ones(words: np.ndarray) -> np.ndarray:

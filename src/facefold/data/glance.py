@@ -1,7 +1,7 @@
 """One glance at every image: a small grey picture and what the header says, read once and kept.
 
-    cache/glance_<version>_<fingerprint>.csv   split,id and the header's facts (images.Header), rows as in images.csv
-    cache/glance_<version>_<fingerprint>.npy   uint8 (n, SIDE, SIDE), the small pictures in the same order; written last
+cache/glance_<version>_<fingerprint>.csv   split,id and the header's facts (images.Header), rows as in images.csv
+cache/glance_<version>_<fingerprint>.npy   uint8 (n, SIDE, SIDE), the small pictures in the same order; written last
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -49,12 +49,18 @@ def _take(competition: Competition, table: Path, pixels: Path) -> None:
         old.unlink()  # of images that have changed since, or of a process that was killed
     rows = [(split, id) for split in ("train", "test") for id in getattr(competition, split)["id"]]
     headers = []
-    with files.replacing(pixels) as temporary, open(temporary, "wb") as out, ThreadPoolExecutor(cores()) as pool, \
-            tqdm(total=len(rows), desc="a glance at each", unit="img", disable=len(rows) < 1000 or no_bar()) as bar:
+    with (
+        files.replacing(pixels) as temporary,
+        open(temporary, "wb") as out,
+        ThreadPoolExecutor(cores()) as pool,
+        tqdm(total=len(rows), desc="a glance at each", unit="img", disable=len(rows) < 1000 or no_bar()) as bar,
+    ):
         files.npy_header(out, np.dtype(np.uint8), (len(rows), SIDE, SIDE))
         for start in range(0, len(rows), _CHUNK):
-            part = rows[start:start + _CHUNK]
-            for grey, header in pool.map(lambda row: images.glance(competition.image_path(*row), SIDE), part):  # OpenCV decodes unlocked
+            part = rows[start : start + _CHUNK]
+            for grey, header in pool.map(
+                lambda row: images.glance(competition.image_path(*row), SIDE), part
+            ):  # OpenCV decodes unlocked
                 headers.append(astuple(header))
                 out.write(grey.tobytes())
             bar.update(len(part))

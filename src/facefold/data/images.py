@@ -19,12 +19,32 @@ MIN_SIDE = 8
 MAX_SCANS = 200  # of a progressive JPEG; usual are ten, and each may cost as much time as the whole picture in 30 bytes
 _KNOWN = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")  # told from one another for the message; nothing else is parsed
 
-_MODES = {"CMYK": "CMYK", "P": "palette", "1": "1 bit", "RGBA": "alpha", "LA": "alpha", "PA": "palette, alpha", "La": "alpha",
-          "RGBa": "alpha", "I;16": "16 bit", "I;16B": "16 bit", "I": "32 bit", "F": "float"}
-_COLOUR = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2),
-           (1, cv2.IMREAD_COLOR))
-_GREY = ((8, cv2.IMREAD_REDUCED_GRAYSCALE_8), (4, cv2.IMREAD_REDUCED_GRAYSCALE_4), (2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
-         (1, cv2.IMREAD_GRAYSCALE))
+_MODES = {
+    "CMYK": "CMYK",
+    "P": "palette",
+    "1": "1 bit",
+    "RGBA": "alpha",
+    "LA": "alpha",
+    "PA": "palette, alpha",
+    "La": "alpha",
+    "RGBa": "alpha",
+    "I;16": "16 bit",
+    "I;16B": "16 bit",
+    "I": "32 bit",
+    "F": "float",
+}
+_COLOUR = (
+    (8, cv2.IMREAD_REDUCED_COLOR_8),
+    (4, cv2.IMREAD_REDUCED_COLOR_4),
+    (2, cv2.IMREAD_REDUCED_COLOR_2),
+    (1, cv2.IMREAD_COLOR),
+)
+_GREY = (
+    (8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
+    (4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
+    (2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
+    (1, cv2.IMREAD_GRAYSCALE),
+)
 
 
 class ImageProblem(Exception):
@@ -177,7 +197,9 @@ def _check_header(image: ImageFile.ImageFile) -> None:
 
 def _check_size(width: int, height: int) -> None:
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise ImageProblem(f"is {width} x {height}: larger than {MAX_SIDE} pixels a side or {MAX_PIXELS // 1_000_000} megapixels")
+        raise ImageProblem(
+            f"is {width} x {height}: larger than {MAX_SIDE} pixels a side or {MAX_PIXELS // 1_000_000} megapixels"
+        )
     if min(width, height) < MIN_SIDE:
         raise ImageProblem(f"is {width} x {height}: smaller than {MIN_SIDE} pixels a side")
 
@@ -202,10 +224,16 @@ def _opened(data: bytes) -> Image.Image:
 def _header(image: Image.Image) -> Header:
     tables, segments = getattr(image, "quantization", {}), getattr(image, "applist", [])
     notes = b"".join(content for _, content in segments)
-    return Header(_mark(repr(sorted(tables.items())).encode()), float(np.mean(tables[min(tables)])) if tables else 0.0,
-                  " ".join(f"{across}x{down}" for _, across, down, _ in getattr(image, "layer", [])),
-                  int("progressive" in image.info), int("exif" in image.info), " ".join(name for name, _ in segments),
-                  _mark(notes), len(notes))
+    return Header(
+        _mark(repr(sorted(tables.items())).encode()),
+        float(np.mean(tables[min(tables)])) if tables else 0.0,
+        " ".join(f"{across}x{down}" for _, across, down, _ in getattr(image, "layer", [])),
+        int("progressive" in image.info),
+        int("exif" in image.info),
+        " ".join(name for name, _ in segments),
+        _mark(notes),
+        len(notes),
+    )
 
 
 def _mark(content: bytes) -> str:

@@ -1,7 +1,7 @@
 """Whether every image is there and sound: each file is opened once, and the result kept until a file changes.
 
-    cache/images.csv   split,id,sha256,bytes,width,height, in the order of train.csv, then test.csv
-    cache/images.json  what the table was made from (both csv files; name, size and time of every image); written last
+cache/images.csv   split,id,sha256,bytes,width,height, in the order of train.csv, then test.csv
+cache/images.json  what the table was made from (both csv files; name, size and time of every image); written last
 """
 
 import os
@@ -24,8 +24,10 @@ RULES = 1  # raise it when images.inspect changes its mind, so that tables made 
 _COLUMNS = {"split": str, "id": str, "sha256": str, "bytes": "int64", "width": "int64", "height": "int64"}
 _CHUNK = 100
 _CHUNKS_A_WORKER = 10  # starting a process takes a second or two: it must have as much to do
-_WAY_OUT = ("Replace these images by sound ones, or take the rows and the images out, then run `python src/audit.py` again. "
-            "To start over from the download: delete competition/ and run `python src/audit.py --data ZIP`.")
+_WAY_OUT = (
+    "Replace these images by sound ones, or take the rows and the images out, then run `python src/audit.py` again. "
+    "To start over from the download: delete competition/ and run `python src/audit.py --data ZIP`."
+)
 
 
 def load(root: Path) -> tuple[Competition, pd.DataFrame]:
@@ -59,7 +61,9 @@ def check(competition: Competition) -> pd.DataFrame:
 def _checked(competition: Competition, cache: Path, stamp: dict) -> pd.DataFrame:
     """Open every image, and keep the table."""
     facts = _facts(competition.root, csv_contract.usable_rows(competition.root))
-    rows = [(*row, *(getattr(fact, name) for name in ("sha256", "bytes", "width", "height"))) for row, fact in facts.items()]
+    rows = [
+        (*row, *(getattr(fact, name) for name in ("sha256", "bytes", "width", "height"))) for row, fact in facts.items()
+    ]
     table = pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
     files.write_csv(cache / "images.csv", table)
     files.write_json(cache / "images.json", {**stamp, "images": files.sha256_file(cache / "images.csv")})
@@ -71,8 +75,11 @@ def extras(competition: Competition) -> list[str]:
     found = []
     for split in ("train", "test"):
         expected = {f"{id}.jpg" for id in getattr(competition, split)["id"]}
-        found += [f"{split}/{name}" for name, _, _ in _listing(competition.root / "competition" / split)
-                  if name not in expected and name.lower().endswith((".jpg", ".jpeg"))]
+        found += [
+            f"{split}/{name}"
+            for name, _, _ in _listing(competition.root / "competition" / split)
+            if name not in expected and name.lower().endswith((".jpg", ".jpeg"))
+        ]
     return found
 
 
@@ -84,7 +91,9 @@ def fingerprint(root: Path) -> str:
         raise InputError(f"{path} is missing: the images were not checked yet. Run `python src/audit.py` first.")
     found = files.sha256_file(path)
     if files.read_json(path.with_suffix(".json")).get("images") != found:
-        raise InputError(f"{path} is not what the audit wrote (its checksum differs). Run `python src/audit.py`, which makes it again.")
+        raise InputError(
+            f"{path} is not what the audit wrote (its checksum differs). Run `python src/audit.py`, which makes it again."
+        )
     return found
 
 
@@ -102,10 +111,17 @@ def _facts(root: Path, rows: dict[tuple[str, str], int]) -> dict[tuple[str, str]
 
 def _stamp(competition: Competition) -> dict:
     folder = competition.root / "competition"
-    listing = [f"{split}/{name}\t{size}\t{time}" for split in ("train", "test") for name, size, time in _listing(folder / split)]
+    listing = [
+        f"{split}/{name}\t{size}\t{time}"
+        for split in ("train", "test")
+        for name, size, time in _listing(folder / split)
+    ]
     listing = [line.encode("utf-8", "backslashreplace").decode() for line in listing]  # names that are not UTF-8
-    return {"rules": RULES, "listing": files.sha256_text("\n".join(listing)),
-            **{name: files.sha256_file(folder / name) for name in ("train.csv", "test.csv")}}
+    return {
+        "rules": RULES,
+        "listing": files.sha256_text("\n".join(listing)),
+        **{name: files.sha256_file(folder / name) for name in ("train.csv", "test.csv")},
+    }
 
 
 def _listing(folder: Path) -> list[tuple[str, int, int]]:
@@ -135,7 +151,7 @@ def _kept(cache: Path, stamp: dict) -> pd.DataFrame | None:
 
 def _inspected(tasks: list[tuple[tuple[str, str], Path]]) -> Iterator[tuple[tuple[str, str], images.ImageFacts | str]]:
     """(split, id) with the image's facts or what is wrong with it, in any order; all processors share the work."""
-    chunks = [tasks[start:start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
+    chunks = [tasks[start : start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
     workers = min(cores(), len(chunks) // _CHUNKS_A_WORKER)
     with tqdm(total=len(tasks), desc="checking images", unit="img", disable=len(chunks) < 10 or no_bar()) as bar:
         if workers < 2:

@@ -69,7 +69,9 @@ def by_id(ids: Sequence[str]) -> np.ndarray:
     """Positions, int64 (n,), that sort `ids` as numbers. `InputError` where they are not distinct whole numbers."""
     strange = next((text for text in ids if not (text.isascii() and text.isdecimal())), None)
     if strange is not None:
-        raise InputError(f"id '{strange}' is not a whole number: only numbered ids have an order to use; leave the order out")
+        raise InputError(
+            f"id '{strange}' is not a whole number: only numbered ids have an order to use; leave the order out"
+        )
     numbers = [int(text) for text in ids]
     order = np.array(sorted(range(len(numbers)), key=numbers.__getitem__), dtype=np.int64)
     twice = next((a for a, b in zip(order, order[1:]) if numbers[a] == numbers[b]), None)
@@ -93,8 +95,12 @@ def cues(competition: Competition, images: pd.DataFrame, headers: pd.DataFrame) 
         found.append(Cue("order of the ids", "correlation", evidence.correlation, 0.0, evidence.chance))
     except InputError:
         pass
-    for name, traits in {"file size": train[["bytes"]], "file time": pd.DataFrame({"time": times}), "image size": size,
-                         "JPEG header": _header_traits(head)}.items():
+    for name, traits in {
+        "file size": train[["bytes"]],
+        "file time": pd.DataFrame({"time": times}),
+        "image size": size,
+        "JPEG header": _header_traits(head),
+    }.items():
         found.append(told(name, traits.to_numpy(np.float64), labels))
     return found
 
@@ -108,10 +114,14 @@ def told(name: str, traits: np.ndarray, labels: np.ndarray) -> Cue:
     parts = min(5, ones, zeros)
     if parts < 2:
         return Cue(name, "AUC", 0.5, 0.5, margin)
-    tree = DecisionTreeClassifier(max_leaf_nodes=_LEAVES, min_samples_leaf=max(5, len(labels) // _LEAF_SHARE), random_state=0)
+    tree = DecisionTreeClassifier(
+        max_leaf_nodes=_LEAVES, min_samples_leaf=max(5, len(labels) // _LEAF_SHARE), random_state=0
+    )
     areas = []
     for rest, held in StratifiedKFold(parts, shuffle=True, random_state=0).split(traits, labels):
-        areas.append(roc_auc_score(labels[held], tree.fit(traits[rest], labels[rest]).predict_proba(traits[held])[:, 1]))
+        areas.append(
+            roc_auc_score(labels[held], tree.fit(traits[rest], labels[rest]).predict_proba(traits[held])[:, 1])
+        )
     return Cue(name, "AUC", float(np.mean(areas)), 0.5, margin)
 
 
@@ -135,5 +145,7 @@ def _header_traits(headers: pd.DataFrame) -> pd.DataFrame:
     columns = {name: headers[name] for name in ("coarseness", "progressive", "exif", "note_bytes")}
     for name in texts:
         counts = texts[name].value_counts()
-        columns |= {f"{name} {text}": (texts[name] == text).astype(int) for text in counts.index[counts >= _COMMON][:100]}
+        columns |= {
+            f"{name} {text}": (texts[name] == text).astype(int) for text in counts.index[counts >= _COMMON][:100]
+        }
     return pd.DataFrame(columns)

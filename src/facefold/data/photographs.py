@@ -51,8 +51,9 @@ def cut_out(paths: Sequence[Path], train: Sequence[Path], scratch: Path) -> tupl
             cut[-1].write_bytes(faces.jpeg(faces.cut(photo, face, frame)))
         without += [] if found else [path]
     if not facts:
-        raise InputError.of("no face was found in:", map(str, without),
-                            "If they are cut as the training images are, say --no-detect.")
+        raise InputError.of(
+            "no face was found in:", map(str, without), "If they are cut as the training images are, say --no-detect."
+        )
     return pd.DataFrame(facts, columns=_COLUMNS), cut, without
 
 

@@ -20,29 +20,29 @@ class Policy:
 
     flip_p: float = 0.0
     affine_p: float = 0.0
-    scale: Range = (1.0, 1.0)       # of each side, drawn for each side
-    rotate: Range = (0.0, 0.0)      # degrees, counter-clockwise
-    translate: Range = (0.0, 0.0)   # shares of each side, drawn for each side, cut to whole pixels
-    jitter_p: float = 0.0           # the four of the jitter come in an order that is drawn
+    scale: Range = (1.0, 1.0)  # of each side, drawn for each side
+    rotate: Range = (0.0, 0.0)  # degrees, counter-clockwise
+    translate: Range = (0.0, 0.0)  # shares of each side, drawn for each side, cut to whole pixels
+    jitter_p: float = 0.0  # the four of the jitter come in an order that is drawn
     brightness: Range = (1.0, 1.0)  # factors
     contrast: Range = (1.0, 1.0)
     saturation: Range = (1.0, 1.0)
-    hue: Range = (0.0, 0.0)         # turns of the colour circle, within a sixth
+    hue: Range = (0.0, 0.0)  # turns of the colour circle, within a sixth
     gray_p: float = 0.0
-    hole_p: float = 0.0             # one black rectangle inside the image
-    hole: Range = (0.0, 0.0)        # shares of each side, drawn for each side
+    hole_p: float = 0.0  # one black rectangle inside the image
+    hole: Range = (0.0, 0.0)  # shares of each side, drawn for each side
     # What follows is for images one by one only (augment.py).
-    upside_p: float = 0.0           # a vertical flip
-    crop_p: float = 0.0             # strips cut off, the rest drawn out to the whole size
-    crop: Range = (0.0, 0.0)        # shares of each side, drawn for each of the four strips
-    shift_p: float = 0.0            # a number added to each colour
-    shift: Range = (0.0, 0.0)       # grey levels of 255
-    distort_p: float = 0.0          # a grid of 5 x 5 cells whose lines are moved
-    distort: Range = (0.0, 0.0)     # shares of a cell
-    noise_p: float = 0.0            # Gaussian noise, drawn for each pixel and colour
-    noise: Range = (0.0, 0.0)       # its standard deviation as a share of 255
-    salt_p: float = 0.0             # salt and pepper: white and black pixels
-    salt: Range = (0.0, 0.0)        # share of the pixels that become one of both
+    upside_p: float = 0.0  # a vertical flip
+    crop_p: float = 0.0  # strips cut off, the rest drawn out to the whole size
+    crop: Range = (0.0, 0.0)  # shares of each side, drawn for each of the four strips
+    shift_p: float = 0.0  # a number added to each colour
+    shift: Range = (0.0, 0.0)  # grey levels of 255
+    distort_p: float = 0.0  # a grid of 5 x 5 cells whose lines are moved
+    distort: Range = (0.0, 0.0)  # shares of a cell
+    noise_p: float = 0.0  # Gaussian noise, drawn for each pixel and colour
+    noise: Range = (0.0, 0.0)  # its standard deviation as a share of 255
+    salt_p: float = 0.0  # salt and pepper: white and black pixels
+    salt: Range = (0.0, 0.0)  # share of the pixels that become one of both
 
     @property
     def by_image_only(self) -> bool:
@@ -51,9 +51,20 @@ class Policy:
 
 
 _STANDARD = Policy(
-    flip_p=0.5, affine_p=0.9, scale=(0.85, 1.15), rotate=(-12, 12), translate=(-0.06, 0.06),
-    jitter_p=0.7, brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2), hue=(-0.02, 0.02),
-    gray_p=0.1, hole_p=0.25, hole=(0.1, 0.3))
+    flip_p=0.5,
+    affine_p=0.9,
+    scale=(0.85, 1.15),
+    rotate=(-12, 12),
+    translate=(-0.06, 0.06),
+    jitter_p=0.7,
+    brightness=(0.8, 1.2),
+    contrast=(0.8, 1.2),
+    saturation=(0.8, 1.2),
+    hue=(-0.02, 0.02),
+    gray_p=0.1,
+    hole_p=0.25,
+    hole=(0.1, 0.3),
+)
 
 POLICIES = {
     "none": Policy(),
@@ -63,9 +74,24 @@ POLICIES = {
     "aligned": replace(_STANDARD, affine_p=0.5, scale=(0.96, 1.04), rotate=(-4, 4), translate=(-0.02, 0.02)),
     # The kinds that the competition article names; it gives no ranges.
     "articles": Policy(
-        flip_p=0.5, upside_p=0.1, affine_p=0.5, rotate=(-15, 15), crop_p=0.5, crop=(0.0, 0.1),
-        jitter_p=0.5, brightness=(0.7, 1.3), gray_p=0.1, shift_p=0.3, shift=(-20, 20), distort_p=0.2, distort=(-0.2, 0.2),
-        noise_p=0.15, noise=(0.02, 0.08), salt_p=0.1, salt=(0.01, 0.04)),
+        flip_p=0.5,
+        upside_p=0.1,
+        affine_p=0.5,
+        rotate=(-15, 15),
+        crop_p=0.5,
+        crop=(0.0, 0.1),
+        jitter_p=0.5,
+        brightness=(0.7, 1.3),
+        gray_p=0.1,
+        shift_p=0.3,
+        shift=(-20, 20),
+        distort_p=0.2,
+        distort=(-0.2, 0.2),
+        noise_p=0.15,
+        noise=(0.02, 0.08),
+        salt_p=0.1,
+        salt=(0.01, 0.04),
+    ),
 }
 
 
@@ -79,7 +105,11 @@ def named(policy: str) -> Policy:
 def settings(policy: str) -> dict:
     """The settings of the policy that are not the defaults: what decides its pictures."""
     chosen = named(policy)
-    return {field.name: getattr(chosen, field.name) for field in fields(chosen) if getattr(chosen, field.name) != field.default}
+    return {
+        field.name: getattr(chosen, field.name)
+        for field in fields(chosen)
+        if getattr(chosen, field.name) != field.default
+    }
 
 
 @dataclass(frozen=True)
@@ -118,12 +148,16 @@ def draw(policy: Policy, seeds: np.ndarray, height: int, width: int) -> Draws:
     flip, affine, scale = next(u) < policy.flip_p, next(u) < policy.affine_p, of_sides(*policy.scale)
     rotate, translate = between(*policy.rotate), np.trunc(of_sides(*policy.translate) * sides)
     jitter = next(u) < policy.jitter_p
-    factors = np.stack([between(*of) for of in (policy.brightness, policy.contrast, policy.saturation, policy.hue)], axis=1)
+    factors = np.stack(
+        [between(*of) for of in (policy.brightness, policy.contrast, policy.saturation, policy.hue)], axis=1
+    )
     order = (next(u) * len(ORDERS)).astype(np.int64)
     gray, holed = next(u) < policy.gray_p, next(u) < policy.hole_p
     size = (of_sides(*policy.hole) * sides).astype(np.int64)
     corner = (np.stack([next(u), next(u)], axis=1) * (sides - size + 1)).astype(np.int64)
-    return Draws(flip, affine, scale, rotate, translate, jitter, factors, order, gray, holed, np.hstack([corner, corner + size]))
+    return Draws(
+        flip, affine, scale, rotate, translate, jitter, factors, order, gray, holed, np.hstack([corner, corner + size])
+    )
 
 
 def _uniform(seeds: np.ndarray, count: int) -> np.ndarray:
@@ -131,7 +165,7 @@ def _uniform(seeds: np.ndarray, count: int) -> np.ndarray:
     with np.errstate(over="ignore"):
         steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         bits = _mixed(_mixed(seeds.astype(np.uint64))[:, None] + steps)
-    return (bits >> np.uint64(11)) * 2.0 ** -53
+    return (bits >> np.uint64(11)) * 2.0**-53
 
 
 def _mixed(bits: np.ndarray) -> np.ndarray:

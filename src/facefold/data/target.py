@@ -69,8 +69,10 @@ def rows(contest: Competition, target: Target) -> pd.DataFrame:
         raise InputError(f"--target {target.name}: competition/meta.csv (id,{target.name},..) is missing. {way_out}")
     columns = [name for name in contest.meta.columns if name != "id"]
     if target.name not in columns or Path(target.name).name != target.name or target.name.startswith("."):
-        raise InputError(f"--target {target.name}: competition/meta.csv has no such column that can name a folder; it has "
-                         f"{', '.join(columns) or 'none but id'}")
+        raise InputError(
+            f"--target {target.name}: competition/meta.csv has no such column that can name a folder; it has "
+            f"{', '.join(columns) or 'none but id'}"
+        )
     findings, given = Findings(), contest.meta.set_index("id")[target.name]
     line = {id: number for number, id in enumerate(contest.meta["id"], start=2)}
     values = []
@@ -84,7 +86,9 @@ def rows(contest: Competition, target: Target) -> pd.DataFrame:
             findings.add("number", f"{where}: {target.name} {given[id]!r} of id '{id}' is not a number")
     findings.raise_any(f"--target {target.name} cannot be used:", way_out)
     if len(set(values)) == 1:
-        raise InputError(f"--target {target.name}: it is {values[0]:g} in every train row, which leaves nothing to learn")
+        raise InputError(
+            f"--target {target.name}: it is {values[0]:g} in every train row, which leaves nothing to learn"
+        )
     return pd.DataFrame({"id": contest.train["id"], "label": np.array(values)})
 
 

@@ -30,7 +30,15 @@ from facefold.terminal import no_bar
 MAX_TOTAL = 20 << 30
 MAX_IMAGE = 256 << 20
 MAX_RATIO = 200  # deflate reaches 1000; csv files stay near 10, JPEG near 1
-_MADE = ("submissions", "runs", "folds", "cache", "targets", "compare", "tensorboard")  # from a competition, by the later steps
+_MADE = (
+    "submissions",
+    "runs",
+    "folds",
+    "cache",
+    "targets",
+    "compare",
+    "tensorboard",
+)  # from a competition, by the later steps
 _SAMPLE = re.compile(r"sample_?(submit|submission)\.csv", re.IGNORECASE)
 _OTHER_IMAGES = {".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".heic", ".avif"}
 _BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, ValueError)
@@ -57,7 +65,9 @@ def install(source: Path, root: Path) -> bool:
     is replaced, and what was made from it removed, once the new one is complete.
     """
     if not source.exists():
-        raise InputError(f"{source} does not exist; --data takes the competition's zip, or the folder it was unpacked to")
+        raise InputError(
+            f"{source} does not exist; --data takes the competition's zip, or the folder it was unpacked to"
+        )
     target = root / "competition"
     if target.exists() and source.resolve() == target.resolve():
         return False
@@ -151,7 +161,9 @@ def _folder_members(folder: Path) -> list[_Member]:
     members = []
     for directory, subdirectories, names in os.walk(folder):
         below = Path(directory).relative_to(folder)
-        subdirectories[:] = [] if len(below.parts) > 3 else [name for name in sorted(subdirectories) if not _ignored(name)]
+        subdirectories[:] = (
+            [] if len(below.parts) > 3 else [name for name in sorted(subdirectories) if not _ignored(name)]
+        )
         for name in sorted(subdirectories + names):
             path = Path(directory) / name
             if _ignored(name):
@@ -160,8 +172,15 @@ def _folder_members(folder: Path) -> list[_Member]:
                 raise InputError(f"{path} is a symbolic link; --data takes real files and folders only")
             if path.is_file():
                 facts = path.stat()
-                members.append(_Member(_printable(str(path)), PurePosixPath(below / name), facts.st_size, facts.st_mtime,
-                                       lambda path=path: open(path, "rb")))
+                members.append(
+                    _Member(
+                        _printable(str(path)),
+                        PurePosixPath(below / name),
+                        facts.st_size,
+                        facts.st_mtime,
+                        lambda path=path: open(path, "rb"),
+                    )
+                )
     return members
 
 
@@ -172,18 +191,29 @@ def _zip_members(archive: zipfile.ZipFile, shown: str) -> list[_Member]:
         path = PurePosixPath(info.filename.replace("\\", "/"))
         where = f"{shown}: member {info.filename[:80]!r}"
         if path.is_absolute() or ".." in path.parts or ":" in info.filename:
-            raise InputError(f"{where} would leave the folder it is unpacked to; this is not Kaggle's zip, nothing was unpacked")
+            raise InputError(
+                f"{where} would leave the folder it is unpacked to; this is not Kaggle's zip, nothing was unpacked"
+            )
         if stat.S_ISLNK(info.external_attr >> 16):
             raise InputError(f"{where} is a symbolic link; this is not Kaggle's zip, nothing was unpacked")
         if info.flag_bits & 1:
             raise InputError(f"{where} is encrypted; unpack it yourself and give the folder with --data")
         total += info.file_size
         if total > MAX_TOTAL or (info.file_size > 1 << 20 and info.file_size > MAX_RATIO * info.compress_size):
-            raise InputError(f"{where} unpacks to {info.file_size:,} bytes from {info.compress_size:,}, {total:,} in all; "
-                             "this looks like a zip bomb, nothing was unpacked")
+            raise InputError(
+                f"{where} unpacks to {info.file_size:,} bytes from {info.compress_size:,}, {total:,} in all; "
+                "this looks like a zip bomb, nothing was unpacked"
+            )
         if path.name and not info.filename.endswith(("/", "\\")) and not any(_ignored(name) for name in path.parts):
-            members.append(_Member(f"{shown}/{_printable(str(path))}", path, info.file_size, _zip_time(info),
-                                   lambda info=info: archive.open(info)))
+            members.append(
+                _Member(
+                    f"{shown}/{_printable(str(path))}",
+                    path,
+                    info.file_size,
+                    _zip_time(info),
+                    lambda info=info: archive.open(info),
+                )
+            )
     return members
 
 
@@ -205,13 +235,21 @@ def _ignored(name: str) -> bool:
 
 def _base(source: Path, members: list[_Member]) -> PurePosixPath:
     """The folder, at the top or one down, that holds train.csv."""
-    bases = {member.path.parent for member in members if member.path.name.lower() == "train.csv" and len(member.path.parts) <= 2}
+    bases = {
+        member.path.parent
+        for member in members
+        if member.path.name.lower() == "train.csv" and len(member.path.parts) <= 2
+    }
     bases = sorted(bases, key=lambda path: (len(path.parts), path))
     if not bases:
-        raise InputError(f"{source} holds no train.csv, neither at the top nor one folder down; "
-                         "--data takes the competition's zip as downloaded, or the folder it was unpacked to")
+        raise InputError(
+            f"{source} holds no train.csv, neither at the top nor one folder down; "
+            "--data takes the competition's zip as downloaded, or the folder it was unpacked to"
+        )
     if len(bases) > 1 and len(bases[0].parts) == 1:
-        raise InputError(f"{source} holds several competitions ({', '.join(map(str, bases))}); name one folder with --data")
+        raise InputError(
+            f"{source} holds several competitions ({', '.join(map(str, bases))}); name one folder with --data"
+        )
     return bases[0]
 
 
@@ -241,8 +279,10 @@ def _require_same(target: Path, part: Path) -> None:
         names.append("meta.csv")
     different = [name for name in names if _sha(target / name) != _sha(part / name)]
     if different:
-        raise InputError(f"{target} holds another competition; not the same: {', '.join(different)}. "
-                         f"Choose another folder with --root, or delete {target}, and folds/, runs/ and submissions/ with it.")
+        raise InputError(
+            f"{target} holds another competition; not the same: {', '.join(different)}. "
+            f"Choose another folder with --root, or delete {target}, and folds/, runs/ and submissions/ with it."
+        )
     if (part / "meta.csv").exists() and not (target / "meta.csv").exists():
         os.replace(part / "meta.csv", target / "meta.csv")
 
@@ -250,7 +290,9 @@ def _require_same(target: Path, part: Path) -> None:
 def _require_outside(source: Path, root: Path) -> None:
     for name in ("competition", *_MADE):
         if source.resolve().is_relative_to((root / name).resolve()):
-            raise InputError(f"{source} lies in {root / name}, which makes room with the drawn competition; move it out first")
+            raise InputError(
+                f"{source} lies in {root / name}, which makes room with the drawn competition; move it out first"
+            )
 
 
 def _remove_what_was_made(root: Path) -> None:
@@ -281,8 +323,11 @@ def _images(members: list[_Member], part: Path) -> Iterator[dict[str, _Member]]:
                     inside = _zip_members(opened[-1], member.shown)
                     _add_images(inside, split, [(), (split,), (split, split)], found, wrong)
         if wrong:
-            raise InputError.of("the images of this competition cannot be put in place:", wrong,
-                                "Mend the folder, or download the competition again.")
+            raise InputError.of(
+                "the images of this competition cannot be put in place:",
+                wrong,
+                "Mend the folder, or download the competition again.",
+            )
         yield found
     finally:
         for archive in opened:
@@ -290,7 +335,9 @@ def _images(members: list[_Member], part: Path) -> Iterator[dict[str, _Member]]:
             os.unlink(archive.filename)
 
 
-def _add_images(members: list[_Member], split: str, folders: list[tuple], found: dict[str, _Member], wrong: list[str]) -> None:
+def _add_images(
+    members: list[_Member], split: str, folders: list[tuple], found: dict[str, _Member], wrong: list[str]
+) -> None:
     for member in members:
         if tuple(part.lower() for part in member.path.parent.parts) not in folders:
             continue

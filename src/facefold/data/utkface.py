@@ -1,7 +1,7 @@
 """UTKFace (Zhang, Song and Qi, CVPR 2017) as a competition: the names of its files tell age, gender and race.
 
-    <age>_<gender>_<race>_<date>.jpg, with .chip.jpg behind it where the face was aligned and cropped
-    gender: 0 male, 1 female; race: 0 White, 1 Black, 2 Asian, 3 Indian, 4 other
+<age>_<gender>_<race>_<date>.jpg, with .chip.jpg behind it where the face was aligned and cropped
+gender: 0 male, 1 female; race: 0 White, 1 Black, 2 Asian, 3 Indian, 4 other
 """
 
 import os
@@ -49,22 +49,35 @@ def install(source: Path, root: Path, test_size: int, seed: int) -> Imported:
     if not source.exists():
         raise InputError(f"{source} does not exist; give the zip or the folder of UTKFace")
     if not source.is_dir() and not zipfile.is_zipfile(source):
-        raise InputError(f"{source} is neither a folder nor a whole zip; give the zip or the folder of UTKFace as downloaded")
+        raise InputError(
+            f"{source} is neither a folder nor a whole zip; give the zip or the folder of UTKFace as downloaded"
+        )
     if seed < 0:
         raise InputError(f"--seed {seed}: a seed is a whole number from 0 on")
     with unpack.opened(source) as members:
         faces, malformed, twice = read_names(list(members))
         table = deal(faces, test_size, seed)
-        train, test = (table.loc[table["split"] == split, ["id", "label", "age", "race"]].reset_index(drop=True)
-                       for split in ("train", "test"))
-        tables = {"train.csv": train[["id", "label"]], "test.csv": test[["id"]], "meta.csv": train[["id", "age", "race"]],
-                  "sampleSubmit.csv": test[["id"]].assign(label=0)}
+        train, test = (
+            table.loc[table["split"] == split, ["id", "label", "age", "race"]].reset_index(drop=True)
+            for split in ("train", "test")
+        )
+        tables = {
+            "train.csv": train[["id", "label"]],
+            "test.csv": test[["id"]],
+            "meta.csv": train[["id", "age", "race"]],
+            "sampleSubmit.csv": test[["id"]].assign(label=0),
+        }
         new = not _there(root, tables["train.csv"])
         if new:
             _require_answers(root, test)
             with unpack.building(root) as part:
-                for row in tqdm(table.itertuples(), total=len(table), desc="unpacking", unit="img",
-                                disable=len(table) < 1000 or None):
+                for row in tqdm(
+                    table.itertuples(),
+                    total=len(table),
+                    desc="unpacking",
+                    unit="img",
+                    disable=len(table) < 1000 or None,
+                ):
                     target = part / row.split / f"{row.id}.jpg"
                     members[row.path](target)
                     os.utime(target, (_TIME, _TIME))
@@ -98,11 +111,16 @@ def read_names(paths: list[PurePosixPath]) -> tuple[pd.DataFrame, list[str], int
             found[path.name] = (path, int(match[1]), int(match[2]), int(match[3]))
             endings.setdefault(path.name.removesuffix(match[4]), path)
     if not found:
-        raise InputError.of("no file is called <age>_<gender>_<race>_<date>.jpg or .jpg.chip.jpg:", malformed[:10],
-                            "Give the zip or the folder of UTKFace as downloaded.")
+        raise InputError.of(
+            "no file is called <age>_<gender>_<race>_<date>.jpg or .jpg.chip.jpg:",
+            malformed[:10],
+            "Give the zip or the folder of UTKFace as downloaded.",
+        )
     if len(endings) < len(found):
-        raise InputError(f"{len(found) - len(endings)} faces are there both cropped (.jpg.chip.jpg) and not (.jpg); one in train "
-                         "and one in test would tell the label. Give the folder of one kind.")
+        raise InputError(
+            f"{len(found) - len(endings)} faces are there both cropped (.jpg.chip.jpg) and not (.jpg); one in train "
+            "and one in test would tell the label. Give the folder of one kind."
+        )
     table = pd.DataFrame([found[name] for name in sorted(found)], columns=["path", "age", "label", "race"])
     return table, malformed, twice
 
@@ -111,10 +129,14 @@ def deal(faces: pd.DataFrame, test_size: int, seed: int) -> pd.DataFrame:
     """`faces` with id (text) and split (train or test), sorted by the id as a number; `test_size` of them are test rows."""
     rows, smallest = len(faces), faces["label"].value_counts().reindex([0, 1], fill_value=0).min()
     if smallest < 4:
-        raise InputError(f"{rows} faces with {smallest} of one gender: at least 4 of each are needed for a train and a test set")
+        raise InputError(
+            f"{rows} faces with {smallest} of one gender: at least 4 of each are needed for a train and a test set"
+        )
     if not 2 <= test_size <= rows - 4:
-        raise InputError(f"--test-size {test_size}: there are {rows} faces here, so it is 2 to {rows - 4}; "
-                         f"--test-size {max(2, rows // 4)} holds out a quarter")
+        raise InputError(
+            f"--test-size {test_size}: there are {rows} faces here, so it is 2 to {rows - 4}; "
+            f"--test-size {max(2, rows // 4)} holds out a quarter"
+        )
     _, test = train_test_split(np.arange(rows), test_size=test_size, stratify=faces["label"], random_state=seed)
     split = np.full(rows, "train", dtype=object)
     split[test] = "test"

@@ -27,25 +27,35 @@ class _Depthwise(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
-        grad_x = _gradients(grad, x, weight, ctx.stride, ctx.padding, [True, False, False])[0] if ctx.needs_input_grad[0] else None
+        grad_x = (
+            _gradients(grad, x, weight, ctx.stride, ctx.padding, [True, False, False])[0]
+            if ctx.needs_input_grad[0]
+            else None
+        )
         grad_weight = weight_gradient(grad, x, weight, ctx.stride, ctx.padding) if ctx.needs_input_grad[1] else None
         return grad_x, grad_weight, None, None
 
 
-def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+def weight_gradient(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]
+) -> Tensor:
     """The gradient (C, 1, kh, kw) of a depthwise convolution's weight, from that of its output (N, C, oh, ow) and from its input
     (N, C, h, w)."""
     if max(weight.shape[2:]) <= TILE:
         return _gradients(grad, x, weight, stride, padding, [False, True, False])[1]
     c = x.shape[1]
     (kh, kw), (ph, pw), (oh, ow) = weight.shape[2:], padding, grad.shape[2:]
-    rows = pad(x.permute(0, 2, 3, 1), (0, 0, pw, pw, ph, ph))  # channels last, so that a tile's window is copied in long runs
+    rows = pad(
+        x.permute(0, 2, 3, 1), (0, 0, pw, pw, ph, ph)
+    )  # channels last, so that a tile's window is copied in long runs
     high, wide = (oh - 1) * stride[0] + TILE, (ow - 1) * stride[1] + TILE
     total, tile = torch.empty_like(weight), weight.new_empty(c, 1, TILE, TILE)
     for i in _starts(kh):
         for j in _starts(kw):
-            window = rows[:, i:i + high, j:j + wide].contiguous().permute(0, 3, 1, 2)
-            total[:, :, i:i + TILE, j:j + TILE] = _gradients(grad, window, tile, stride, (0, 0), [False, True, False])[1]
+            window = rows[:, i : i + high, j : j + wide].contiguous().permute(0, 3, 1, 2)
+            total[:, :, i : i + TILE, j : j + TILE] = _gradients(
+                grad, window, tile, stride, (0, 0), [False, True, False]
+            )[1]
     return total
 
 
@@ -54,9 +64,12 @@ def _starts(taps: int) -> list[int]:
     return [*range(0, taps - TILE, TILE), taps - TILE]
 
 
-def _gradients(grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int],
-               wanted: list[bool]) -> tuple[Tensor, ...]:
-    return torch.ops.aten.convolution_backward(grad, x, weight, None, stride, padding, (1, 1), False, (0, 0), len(weight), wanted)
+def _gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], wanted: list[bool]
+) -> tuple[Tensor, ...]:
+    return torch.ops.aten.convolution_backward(
+        grad, x, weight, None, stride, padding, (1, 1), False, (0, 0), len(weight), wanted
+    )
 
 
 class Depthwise(nn.Conv2d):
@@ -64,8 +77,15 @@ class Depthwise(nn.Conv2d):
 
     def __init__(self, conv: nn.Conv2d):
         self.same = isinstance(conv, Conv2dSame)
-        super().__init__(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, 0 if self.same else conv.padding,
-                         groups=conv.groups, bias=False)
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            0 if self.same else conv.padding,
+            groups=conv.groups,
+            bias=False,
+        )
         self.weight = conv.weight
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,5 +112,10 @@ def replace(model: nn.Module) -> None:
 def _gains(conv: nn.Conv2d) -> bool:
     depthwise = conv.groups == conv.in_channels == conv.out_channels > 1
     slow = min(conv.kernel_size) > TILE or (min(conv.kernel_size) == TILE and conv.stride != (1, 1))
-    plain = conv.dilation == (1, 1) and conv.bias is None and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    plain = (
+        conv.dilation == (1, 1)
+        and conv.bias is None
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+    )
     return depthwise and slow and plain

@@ -51,9 +51,11 @@ def example(module: nn.Module, size: int) -> Tensor:
     module.eval()
     try:
         with torch.inference_mode():
-            return module(torch.linspace(-1, 1, 3 * size ** 2).view(1, 3, size, size))
+            return module(torch.linspace(-1, 1, 3 * size**2).view(1, 3, size, size))
     except (AssertionError, RuntimeError) as error:
-        raise InputError(f"the backbone does not take {size} x {size} pixels: {(str(error).splitlines() or ['no reason given'])[0]}")
+        raise InputError(
+            f"the backbone does not take {size} x {size} pixels: {(str(error).splitlines() or ['no reason given'])[0]}"
+        )
     finally:
         for part, mode in modes.items():
             part.training = mode
@@ -83,14 +85,16 @@ def first_stages(backbone: nn.Module, model: nn.Module, recipe: Recipe) -> list[
     """
     stages = _stages(model)
     if len(stages) <= recipe.freeze_stages + 1:
-        raise InputError(f"recipe {recipe.name}: freeze_stages = {recipe.freeze_stages} does not fit {recipe.backbone}, "
-                         f"which has {len(stages) - 1 if stages else 'no'} stages")
+        raise InputError(
+            f"recipe {recipe.name}: freeze_stages = {recipe.freeze_stages} does not fit {recipe.backbone}, "
+            f"which has {len(stages) - 1 if stages else 'no'} stages"
+        )
     backbone.eval()
-    pixels = torch.linspace(-1, 1, 3 * recipe.size ** 2).view(1, 3, recipe.size, recipe.size)
+    pixels = torch.linspace(-1, 1, 3 * recipe.size**2).view(1, 3, recipe.size, recipe.size)
     with torch.inference_mode():
         expected = backbone(pixels)
     frozen = []
-    for parent, name in sum(stages[:recipe.freeze_stages + 1], []):
+    for parent, name in sum(stages[: recipe.freeze_stages + 1], []):
         frozen.append(getattr(parent, name))
         setattr(parent, name, nn.Identity())
     with torch.inference_mode():
@@ -99,8 +103,10 @@ def first_stages(backbone: nn.Module, model: nn.Module, recipe: Recipe) -> list[
         except (RuntimeError, TypeError, AttributeError):
             same = False
     if not same:
-        raise InputError(f"recipe {recipe.name}: the stem and first stages of {recipe.backbone} could not be told from the rest; "
-                         "set freeze_stages = 0")
+        raise InputError(
+            f"recipe {recipe.name}: the stem and first stages of {recipe.backbone} could not be told from the rest; "
+            "set freeze_stages = 0"
+        )
     backbone.train()
     return frozen
 
@@ -117,9 +123,9 @@ def _stages(model: nn.Module) -> list[list[Place]]:
                 stages.append([])
         return stages[:-1]
     if "layer1" in names:  # ResNet
-        return [children[:names.index("layer1")], *([place] for place in children if place[1].startswith("layer"))]
+        return [children[: names.index("layer1")], *([place] for place in children if place[1].startswith("layer"))]
     found = next((name for name in ("blocks", "stages") if name in names), None)
     if found is None:
         return []
     chain = getattr(model, found)
-    return [children[:names.index(found)], *([(chain, name)] for name, _ in chain.named_children())]
+    return [children[: names.index(found)], *([(chain, name)] for name, _ in chain.named_children())]

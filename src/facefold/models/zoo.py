@@ -26,10 +26,19 @@ class Cnn3(nn.Module):
         if size // 16 < 1:
             raise InputError(f"cnn3 halves the image four times: size = {size} should be 16 or more")
         self.blocks = nn.Sequential(
-            nn.Conv2d(3, width, 7, stride=2, padding=3), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-            nn.Conv2d(width, 2 * width, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(2),
-            nn.Conv2d(2 * width, 4 * width, 5, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(2))
-        self.dense = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * width * (size // 16) ** 2, 256), nn.ReLU(inplace=True))
+            nn.Conv2d(3, width, 7, stride=2, padding=3),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(width, 2 * width, 5, padding=2),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(2 * width, 4 * width, 5, padding=2),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+        )
+        self.dense = nn.Sequential(
+            nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * width * (size // 16) ** 2, 256), nn.ReLU(inplace=True)
+        )
         self.num_features = 256
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,12 +57,24 @@ class Cnn5(nn.Module):
         channels = [3, width, 2 * width, 4 * width, 8 * width, 8 * width]
         if size // 32 < 1:
             raise InputError(f"cnn5 halves the image five times: size = {size} should be 32 or more")
-        self.blocks = nn.Sequential(*[
-            nn.Sequential(nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True),
-                          nn.MaxPool2d(2))
-            for before, after in zip(channels, channels[1:])])
-        self.dense = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(channels[-1] * (size // 32) ** 2, 256, bias=False),
-                                   nn.BatchNorm1d(256), nn.ReLU(inplace=True))
+        self.blocks = nn.Sequential(
+            *[
+                nn.Sequential(
+                    nn.Conv2d(before, after, 3, padding=1, bias=False),
+                    nn.BatchNorm2d(after),
+                    nn.ReLU(inplace=True),
+                    nn.MaxPool2d(2),
+                )
+                for before, after in zip(channels, channels[1:])
+            ]
+        )
+        self.dense = nn.Sequential(
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(channels[-1] * (size // 32) ** 2, 256, bias=False),
+            nn.BatchNorm1d(256),
+            nn.ReLU(inplace=True),
+        )
         self.num_features = 256
 
     def forward(self, x: Tensor) -> Tensor:
@@ -90,7 +111,9 @@ class Net(nn.Module):
     penultimate features float32 (N, F).
     """
 
-    def __init__(self, backbone: nn.Module, features: int, dropout: float, mean: tuple, std: tuple, frozen: list[nn.Module]):
+    def __init__(
+        self, backbone: nn.Module, features: int, dropout: float, mean: tuple, std: tuple, frozen: list[nn.Module]
+    ):
         super().__init__()
         self.trunk = Trunk(mean, std, frozen)
         self.backbone = backbone
@@ -107,7 +130,9 @@ class Net(nn.Module):
             x = shown.permute(0, 3, 1, 2).float()
             x = x if self.trunk.channels_last else x.contiguous()
         features = self.backbone(x)
-        with torch.autocast(x.device.type, enabled=False):  # a bfloat16 logit has 8 bits: 2.123 and 2.13 would be the same
+        with torch.autocast(
+            x.device.type, enabled=False
+        ):  # a bfloat16 logit has 8 bits: 2.123 and 2.13 would be the same
             features = features.float()
             logits = self.output(self.dropout(features)).squeeze(1)
         return logits, features
@@ -146,4 +171,6 @@ def build(recipe: Recipe, weights_dir: Path | None = None, trained: bool = True)
             backbone = nn.Sequential(backbone, *heads.build(layers, ahead))
     config = model.pretrained_cfg
     width = freezing.example(nn.Sequential(*frozen, backbone), recipe.size).shape[1]
-    return Net(backbone, width, recipe.dropout, config.get("mean", IMAGENET[0]), config.get("std", IMAGENET[1]), frozen), source
+    return Net(
+        backbone, width, recipe.dropout, config.get("mean", IMAGENET[0]), config.get("std", IMAGENET[1]), frozen
+    ), source

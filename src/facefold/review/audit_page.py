@@ -13,17 +13,20 @@ _SUSPECTS = 10
 
 def contents(found: Competition, images: pd.DataFrame) -> list[str]:
     """Rows, labels, sizes and byte-identical files; `images` is the table of `integrity.check`."""
+
     def spread(column: str) -> str:
         values = images[column]
         return f"{values.min():,} / {values.median():,.0f} / {values.max():,}"
 
     ones = int(found.train["label"].sum())
     meta = "" if found.meta is None else f", {len(found.meta):,} in meta.csv"
-    return [f"rows        {len(found.train):,} train, {len(found.test):,} test{meta}",
-            f"labels      {len(found.train) - ones:,} of 0, {ones:,} of 1: share of 1 is {ones / len(found.train):.4f}",
-            f"images      width {spread('width')}, height {spread('height')} pixels (min / median / max)",
-            f"bytes       {spread('bytes')} a file, {images['bytes'].sum() / 1e6:,.1f} MB in all",
-            *_alike("identical", found, images, "sha256")]
+    return [
+        f"rows        {len(found.train):,} train, {len(found.test):,} test{meta}",
+        f"labels      {len(found.train) - ones:,} of 0, {ones:,} of 1: share of 1 is {ones / len(found.train):.4f}",
+        f"images      width {spread('width')}, height {spread('height')} pixels (min / median / max)",
+        f"bytes       {spread('bytes')} a file, {images['bytes'].sum() / 1e6:,.1f} MB in all",
+        *_alike("identical", found, images, "sha256"),
+    ]
 
 
 def near(found: Competition, groups: pd.DataFrame) -> list[str]:
@@ -31,8 +34,10 @@ def near(found: Competition, groups: pd.DataFrame) -> list[str]:
     lines = _alike("near", found, groups, "group")
     labelled = _labelled(found, groups)
     mixed = labelled[labelled.groupby("group")["label"].transform("nunique") > 1]
-    named = [" and ".join(f"train/{row.id} ({row.label})" for row in rows.itertuples())
-             for _, rows in mixed.groupby("group", sort=False)]
+    named = [
+        " and ".join(f"train/{row.id} ({row.label})" for row in rows.itertuples())
+        for _, rows in mixed.groupby("group", sort=False)
+    ]
     return lines + ([f"            both labels: {_few(named, '; ')}"] if named else [])
 
 
@@ -44,19 +49,28 @@ def twins(told: pd.DataFrame, found: Competition) -> list[str]:
     answered = train[train["answer"] >= 0].merge(found.train, on="id", validate="one_to_one")
     right = int((answered["answer"] == answered["label"]).sum())
     said = test["answer"].value_counts()
-    return [f"twins       the labels of their twins in train would give {said.get(0, 0):,} test images label 0, "
-            f"{said.get(1, 0):,} label 1, and contradict each other for {said.get(-1, 0):,};",
-            f"            of {len(answered):,} train images that have such twins, {right:,} have the label these give"]
+    return [
+        f"twins       the labels of their twins in train would give {said.get(0, 0):,} test images label 0, "
+        f"{said.get(1, 0):,} label 1, and contradict each other for {said.get(-1, 0):,};",
+        f"            of {len(answered):,} train images that have such twins, {right:,} have the label these give",
+    ]
 
 
 def cues(found: Iterable[Cue]) -> list[str]:
     """How well each cue alone tells the label, beside chance."""
     lines = []
     for cue in found:
-        verdict = ("LEAK" if cue.leaks else "more than chance, no more than harmless traits of pictures give"
-                   if cue.value - cue.centre > cue.margin else "chance")
-        lines.append(f"{'' if lines else 'cues':12}{cue.name:17} {cue.measure:11} {cue.value:6.3f}   "
-                     f"chance {cue.centre:g} +- {cue.margin:.3f}   {verdict}")
+        verdict = (
+            "LEAK"
+            if cue.leaks
+            else "more than chance, no more than harmless traits of pictures give"
+            if cue.value - cue.centre > cue.margin
+            else "chance"
+        )
+        lines.append(
+            f"{'' if lines else 'cues':12}{cue.name:17} {cue.measure:11} {cue.value:6.3f}   "
+            f"chance {cue.centre:g} +- {cue.margin:.3f}   {verdict}"
+        )
     return lines
 
 
@@ -66,15 +80,20 @@ def suspects(found: pd.DataFrame) -> list[str]:
         return ["suspects    no image is far darker, brighter or emptier than the rest"]
     named = [f"{row.split}/{row.id} ({row.why})" for row in found.head(_SUSPECTS).itertuples()]
     more = len(found) - len(named)
-    return [f"suspects    {len(found):,} images may be broken, the worst first: {', '.join(named)}"
-            + (f", and {more:,} more" if more else "")]
+    return [
+        f"suspects    {len(found):,} images may be broken, the worst first: {', '.join(named)}"
+        + (f", and {more:,} more" if more else "")
+    ]
 
 
 def leaks(told: pd.DataFrame, found: Iterable[Cue]) -> list[str]:
     """What gives test labels away, a sentence each: what `--strict` refuses."""
     shared = int(((told["split"] == "test") & (told["zeros"] + told["ones"] > 0)).sum())
-    lines = [f"the {cue.name} alone tells the label ({cue.measure} {cue.value:.3f}, chance {cue.centre:g} +- {cue.margin:.3f})"
-             for cue in found if cue.leaks]
+    lines = [
+        f"the {cue.name} alone tells the label ({cue.measure} {cue.value:.3f}, chance {cue.centre:g} +- {cue.margin:.3f})"
+        for cue in found
+        if cue.leaks
+    ]
     return lines + ([f"{shared:,} test images show a picture of train"] if shared else [])
 
 
@@ -82,11 +101,15 @@ def what_to_do(leaking: list[str], mixed: bool, broken: bool) -> list[str]:
     """The way out, a line for each kind of finding."""
     lines = []
     if leaking:
-        lines.append("leaks tell nothing about new images; none is used unless you say so (blend.py --use-order, --use-twins)")
+        lines.append(
+            "leaks tell nothing about new images; none is used unless you say so (blend.py --use-order, --use-twins)"
+        )
     if mixed:
         lines.append("look at the pictures with both labels: at least one label of each group is wrong")
     if broken:
-        lines.append("look at the suspects; where there is nothing to see, take the row out of train.csv (never out of test.csv)")
+        lines.append(
+            "look at the suspects; where there is nothing to see, take the row out of train.csv (never out of test.csv)"
+        )
     return [f"{'to do' if number == 0 else '':12}{line}" for number, line in enumerate(lines)]
 
 
@@ -97,7 +120,11 @@ def mixed_labels(found: Competition, groups: pd.DataFrame) -> bool:
 
 def extras(names: list[str]) -> list[str]:
     """Images without a row, from `integrity.extras`."""
-    return [f"no row      {len(names):,} images have no row in the csv and are not used: {_few(names, ', ', 3)}"] if names else []
+    return (
+        [f"no row      {len(names):,} images have no row in the csv and are not used: {_few(names, ', ', 3)}"]
+        if names
+        else []
+    )
 
 
 def _alike(title: str, found: Competition, images: pd.DataFrame, column: str) -> list[str]:
@@ -108,10 +135,12 @@ def _alike(title: str, found: Competition, images: pd.DataFrame, column: str) ->
     test = images.loc[images["split"] == "test", column]
     every = images[column].value_counts()
     every = every[every > 1]
-    return [f"{title:12}{len(every):,} groups in all ({every.sum():,} images); {len(groups):,} inside train "
-            f"({groups['size'].sum():,} rows), {(groups['nunique'] > 1).sum():,} of them with both labels;",
-            f"            {test.isin(labelled[column]).sum():,} test images are also in train, "
-            f"{test.duplicated(keep=False).sum():,} have a twin inside test"]
+    return [
+        f"{title:12}{len(every):,} groups in all ({every.sum():,} images); {len(groups):,} inside train "
+        f"({groups['size'].sum():,} rows), {(groups['nunique'] > 1).sum():,} of them with both labels;",
+        f"            {test.isin(labelled[column]).sum():,} test images are also in train, "
+        f"{test.duplicated(keep=False).sum():,} have a twin inside test",
+    ]
 
 
 def _labelled(found: Competition, table: pd.DataFrame) -> pd.DataFrame:

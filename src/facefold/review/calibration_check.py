@@ -24,5 +24,7 @@ def bins(prob: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     found = []
     for number in np.unique(which):
         own = which == number
-        found.append((prob[own].mean(), labels[own].mean(), *wilson(int(labels[own].sum()), int(own.sum())), int(own.sum())))
+        found.append(
+            (prob[own].mean(), labels[own].mean(), *wilson(int(labels[own].sum()), int(own.sum())), int(own.sum()))
+        )
     return pd.DataFrame(found, columns=["mean", "share", "low", "high", "rows"])

@@ -39,33 +39,47 @@ def neighbours(root: Path, names: list[str], folds: Folds, ids: list[str]) -> pd
                 unit = _unit(members.features(root, [name], k, "oof", valid["id"].tolist()))
                 similarity += unit[own] @ unit.T / len(names)
             similarity[np.arange(len(own)), own] = -np.inf
-            nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :min(NEAREST, len(valid) - 1)]
-            found += [(valid["id"][row], valid["id"][other], place + 1, valid["label"][other], similarity[i, other])
-                      for i, row in enumerate(own) for place, other in enumerate(nearest[i])]
+            nearest = np.argsort(-similarity, axis=1, kind="stable")[:, : min(NEAREST, len(valid) - 1)]
+            found += [
+                (valid["id"][row], valid["id"][other], place + 1, valid["label"][other], similarity[i, other])
+                for i, row in enumerate(own)
+                for place, other in enumerate(nearest[i])
+            ]
     return pd.DataFrame(found, columns=["id", "neighbour", "place", "label", "similarity"])
 
 
 def page(contest: Competition, suspects: pd.DataFrame, near: pd.DataFrame, lead: str) -> str:
     """One self-contained page on the first `SHOWN` of `suspects` (the table of `label_issues.find`); `lead` heads it."""
     beside = dict(list(near.groupby("id")))
-    parts = [html.heading(lead, 1),
-             html.paragraph("Each row: the picture, what is said of it, and its nearest neighbours in the features of the models "
-                            "that did not train on it, each with its given label. Neighbours of the other label speak for a "
-                            "wrong label, mixed ones for a hard picture. Nothing here is proof: look before you change a label.")]
+    parts = [
+        html.heading(lead, 1),
+        html.paragraph(
+            "Each row: the picture, what is said of it, and its nearest neighbours in the features of the models "
+            "that did not train on it, each with its given label. Neighbours of the other label speak for a "
+            "wrong label, mixed ones for a hard picture. Nothing here is proof: look before you change a label."
+        ),
+    ]
     if len(suspects) > SHOWN:
-        parts.append(html.paragraph(f"The first {SHOWN} of {len(suspects)} suspects; all are in runs/label_issues.csv."))
+        parts.append(
+            html.paragraph(f"The first {SHOWN} of {len(suspects)} suspects; all are in runs/label_issues.csv.")
+        )
     for row in suspects.head(SHOWN).itertuples():
         photos = [_photo(contest, row.id, _LARGE, f"id {row.id}")]
         if row.id in beside:
-            photos += [_photo(contest, other.neighbour, _SMALL, f"label {other.label}") for other in beside[row.id].itertuples()]
+            photos += [
+                _photo(contest, other.neighbour, _SMALL, f"label {other.label}")
+                for other in beside[row.id].itertuples()
+            ]
         parts.append(html.card(photos, _sentence(row)))
     return html.page("Labels to look at", parts)
 
 
 def _sentence(row) -> str:
     where = f" Its group {row.group} holds both labels." if row.kind == "conflict" else ""
-    return (f"{row.rank}. Given label {row.label}; the probability of label 1 is {row.prob:.3f}.{where} "
-            f"Suggested: {row.suggested}, with probability {row.confidence:.3f}.")
+    return (
+        f"{row.rank}. Given label {row.label}; the probability of label 1 is {row.prob:.3f}.{where} "
+        f"Suggested: {row.suggested}, with probability {row.confidence:.3f}."
+    )
 
 
 def _photo(contest: Competition, id: str, size: int, caption: str) -> str:

@@ -30,26 +30,37 @@ def wrong(contest: Competition, oof: pd.DataFrame) -> list[str]:
     """The rows of oof (id, label, prob, pred) that were predicted wrongly with the most confidence."""
     rows = oof[oof["label"] != oof["pred"]].assign(far=(oof["prob"] - oof["label"]).abs())
     rows = rows.sort_values(["far", "id"], ascending=[False, True]).head(SHOWN)
-    grid = [_photo(contest, "train", row.id, f"label {row.label}\npredicted {row.pred}\np = {row.prob:.3f}")
-            for row in rows.itertuples()]
-    return [html.heading("The most wrong", 3),
-            html.paragraph("Train images on which the blend's held-out prediction is surest and not the given label; p is the "
-                           "probability of label 1. Look whether the model or the label is wrong."), html.photos(grid)]
+    grid = [
+        _photo(contest, "train", row.id, f"label {row.label}\npredicted {row.pred}\np = {row.prob:.3f}")
+        for row in rows.itertuples()
+    ]
+    return [
+        html.heading("The most wrong", 3),
+        html.paragraph(
+            "Train images on which the blend's held-out prediction is surest and not the given label; p is the "
+            "probability of label 1. Look whether the model or the label is wrong."
+        ),
+        html.photos(grid),
+    ]
 
 
 def doubtful(contest: Competition, test: pd.DataFrame) -> list[str]:
     """The rows of test (id, prob, pred) nearest to 0.5."""
     rows = test.assign(far=(test["prob"] - 0.5).abs()).sort_values(["far", "id"]).head(SHOWN)
-    return [html.heading("The most doubtful test images", 3),
-            html.paragraph("A coin would do as well on these; the submission has to say something all the same."),
-            html.photos([_predicted(contest, row) for row in rows.itertuples()])]
+    return [
+        html.heading("The most doubtful test images", 3),
+        html.paragraph("A coin would do as well on these; the submission has to say something all the same."),
+        html.photos([_predicted(contest, row) for row in rows.itertuples()]),
+    ]
 
 
 def predictions(contest: Competition, test: pd.DataFrame) -> list[str]:
     """Rows of test (id, prob, pred) drawn at random."""
     drawn = np.sort(np.random.default_rng(1).choice(len(test), min(SHOWN, len(test)), replace=False))
-    return [html.heading("Predictions on test images, drawn at random", 3),
-            html.photos([_predicted(contest, row) for row in test.iloc[drawn].itertuples()])]
+    return [
+        html.heading("Predictions on test images, drawn at random", 3),
+        html.photos([_predicted(contest, row) for row in test.iloc[drawn].itertuples()]),
+    ]
 
 
 def suspects(contest: Competition, folds: Folds, prob: np.ndarray) -> list[str]:
@@ -57,21 +68,38 @@ def suspects(contest: Competition, folds: Folds, prob: np.ndarray) -> list[str]:
     folds.table."""
     table = label_issues.find(folds.table.assign(prob=prob)).table
     likely, mixed = (table[table["kind"] == kind] for kind in (label_issues.CONFIDENT, label_issues.CONFLICT))
-    parts = [html.heading("Labels that are likely wrong", 3),
-             html.paragraph(f"{len(likely):,} by confident learning on the recipes' mean probability, the surest first. clean.py "
-                            "shows each beside its nearest neighbours. A weak model suspects hard pictures with right labels: "
-                            "look first.")]
-    grid = [_photo(contest, "train", row.id, f"label {row.label}\nperhaps {row.suggested}\np = {row.prob:.3f}")
-            for row in likely.head(SHOWN).itertuples()]
+    parts = [
+        html.heading("Labels that are likely wrong", 3),
+        html.paragraph(
+            f"{len(likely):,} by confident learning on the recipes' mean probability, the surest first. clean.py "
+            "shows each beside its nearest neighbours. A weak model suspects hard pictures with right labels: "
+            "look first."
+        ),
+    ]
+    grid = [
+        _photo(contest, "train", row.id, f"label {row.label}\nperhaps {row.suggested}\np = {row.prob:.3f}")
+        for row in likely.head(SHOWN).itertuples()
+    ]
     parts.append(html.photos(grid) if grid else html.paragraph("None."))
     parts.append(html.heading("The same picture with both labels", 3))
     groups = [rows.sort_values("id").head(_OF_A_GROUP) for _, rows in mixed.groupby("group", sort=False)]
     if not groups:
         return [*parts, html.paragraph("No group of the same picture holds both labels.")]
-    parts.append(html.paragraph(f"{len(groups):,} groups hold both labels, so at least one label of each is wrong"
-                                + (f"; the first {_GROUPS}." if len(groups) > _GROUPS else ".")))
-    return [*parts, html.sets([[_photo(contest, "train", row.id, f"label {row.label}") for row in rows.itertuples()]
-                               for rows in groups[:_GROUPS]])]
+    parts.append(
+        html.paragraph(
+            f"{len(groups):,} groups hold both labels, so at least one label of each is wrong"
+            + (f"; the first {_GROUPS}." if len(groups) > _GROUPS else ".")
+        )
+    )
+    return [
+        *parts,
+        html.sets(
+            [
+                [_photo(contest, "train", row.id, f"label {row.label}") for row in rows.itertuples()]
+                for rows in groups[:_GROUPS]
+            ]
+        ),
+    ]
 
 
 def _predicted(contest: Competition, row) -> str:
@@ -80,4 +108,6 @@ def _predicted(contest: Competition, row) -> str:
 
 def _photo(contest: Competition, split: str, id: str, caption: str) -> str:
     said = caption.replace("\n", ", ")
-    return html.photo(images.thumbnail(contest.image_path(split, id), PIXELS), f"{split} image {id}: {said}", f"{id}\n{caption}")
+    return html.photo(
+        images.thumbnail(contest.image_path(split, id), PIXELS), f"{split} image {id}: {said}", f"{id}\n{caption}"
+    )

@@ -43,7 +43,10 @@ def bands(values: pd.Series) -> pd.Series | None:
         return given.astype(pd.CategoricalDtype(names, ordered=True)) if 1 < len(names) <= MOST else None
     cuts = edges(numbers[np.isfinite(numbers)])
     whole = np.equal(numbers[np.isfinite(numbers)] % 1, 0).all() and np.equal(cuts % 1, 0).all()
-    names = [f"{low:g}-{high - 1:g}" if whole and high - low > 1 else f"{low:g} to {high:g}" for low, high in zip(cuts, cuts[1:])]
+    names = [
+        f"{low:g}-{high - 1:g}" if whole and high - low > 1 else f"{low:g} to {high:g}"
+        for low, high in zip(cuts, cuts[1:])
+    ]
     return pd.Series(pd.cut(numbers, cuts, right=False, labels=names), index=values.index)
 
 

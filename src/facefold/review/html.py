@@ -8,10 +8,12 @@ from html import escape
 from facefold.files import sha256_text
 from facefold.review import palette
 
-_STYLE = f"""
+_STYLE = (
+    f"""
 :root {{ color-scheme: light dark; {palette.variables(0)} }}
 @media screen and (prefers-color-scheme: dark) {{ :root {{ {palette.variables(1)} }} }}
-""" + """
+"""
+    + """
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
 body { margin: 0 auto; max-width: 70rem; padding: 1rem; color: var(--ink); background: var(--paper);
@@ -76,14 +78,17 @@ pre { padding: .7rem .8rem; background: var(--soft); overflow-x: auto; font-size
   .figures { grid-template-columns: 1fr 1fr; }
 }
 """
+)
 
 
 def page(title: str, sections: Sequence[str]) -> str:
     """A whole document; `title` is text, `sections` are HTML."""
     body = "\n".join(sections)
-    return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-            f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n")
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    )
 
 
 def heading(text: str, level: int = 2) -> str:
@@ -108,26 +113,34 @@ def code(text: str) -> str:
 
 def tiles(facts: Sequence[tuple[str, str, str]]) -> str:
     """The figures to see first, each (what, value, more)."""
-    cells = "".join(f"<div><dt>{escape(what)}</dt><dd>{escape(value)}<small>{escape(more)}</small></dd></div>"
-                    for what, value, more in facts)
+    cells = "".join(
+        f"<div><dt>{escape(what)}</dt><dd>{escape(value)}<small>{escape(more)}</small></dd></div>"
+        for what, value, more in facts
+    )
     return f'<dl class="tiles">{cells}</dl>'
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[int] = (), picked: int | None = None) -> str:
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[object]], numbers: Sequence[int] = (), picked: int | None = None
+) -> str:
     """A table of texts; the columns `numbers` are set flush right, the row `picked` is set in bold."""
+
     def cells(tag: str, values: Sequence[object]) -> str:
         kinds = [' class="number"' if i in numbers else "" for i in range(len(values))]
         return "".join(f"<{tag}{kind}>{escape(str(value))}</{tag}>" for kind, value in zip(kinds, values, strict=True))
 
     lines = [f"<tr{' class=picked' if i == picked else ''}>{cells('td', row)}</tr>" for i, row in enumerate(rows)]
-    return (f'<div class="scroll"><table>\n<thead><tr>{cells("th", header)}</tr></thead>\n<tbody>\n' + "\n".join(lines)
-            + "\n</tbody></table></div>")
+    return (
+        f'<div class="scroll"><table>\n<thead><tr>{cells("th", header)}</tr></thead>\n<tbody>\n'
+        + "\n".join(lines)
+        + "\n</tbody></table></div>"
+    )
 
 
 def figure(svg: bytes, alt: str, caption: str) -> str:
     """An SVG drawing in the light colours of `palette`, made part of the page and its colours; `alt` says in words what it shows."""
     text = svg.decode("utf-8")
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text[text.index("<svg"):], flags=re.DOTALL)
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", text[text.index("<svg") :], flags=re.DOTALL)
     own = sha256_text(text)[:8]  # ids are the document's: those of two drawings must not meet
     used = set(re.findall(r'(?:href="|url\()#([^")]*)', text))
     text = re.sub(r' id="([^"]*)"', lambda found: f' id="{own}-{found[1]}"' if found[1] in used else "", text)
@@ -136,15 +149,19 @@ def figure(svg: bytes, alt: str, caption: str) -> str:
         text = text.replace(light, f"var(--{name})")
     opening, rest = text.split(">", 1)
     opening = re.sub(r' (?:width|height)="[^"]*"', "", opening)
-    return (f'<figure class="plot">{opening} role="img" aria-label="{escape(alt)}">{rest.strip()}'
-            f"<figcaption>{escape(caption)}</figcaption></figure>")
+    return (
+        f'<figure class="plot">{opening} role="img" aria-label="{escape(alt)}">{rest.strip()}'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
 
 
 def photo(jpeg: bytes, alt: str, caption: str) -> str:
     """A JPEG inlined as an image; `alt` says in words what it is. Line breaks in the caption stay."""
     source = base64.b64encode(jpeg).decode("ascii")
-    return (f'<figure class="photo"><img alt="{escape(alt)}" src="data:image/jpeg;base64,{source}">'
-            f"<figcaption>{escape(caption)}</figcaption></figure>")
+    return (
+        f'<figure class="photo"><img alt="{escape(alt)}" src="data:image/jpeg;base64,{source}">'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
 
 
 def photos(parts: Sequence[str]) -> str:

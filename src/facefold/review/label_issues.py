@@ -43,15 +43,20 @@ class Issues:
 
 def find(rows: pd.DataFrame) -> Issues:
     """The suspects among `rows` (id, label of 0 and 1, both of them there, group, prob in 0..1); their order changes nothing."""
-    rows = rows[["id", "label", "group", "prob"]].sort_values("id", ignore_index=True)  # sums of floats depend on the order
+    rows = rows[["id", "label", "group", "prob"]].sort_values(
+        "id", ignore_index=True
+    )  # sums of floats depend on the order
     labels, prob = rows["label"].to_numpy(np.int64), rows["prob"].to_numpy(np.float64)
     thresholds, joint = confident_joint(prob, labels)
     wrong = noise_counts(joint, np.bincount(labels, minlength=2))
     conflicts = _conflicts(rows)
     confident = rows[prune_by_noise_rate(prob, labels, wrong)]
     confident = confident[~confident["id"].isin(conflicts["id"])]
-    confident = confident.assign(kind=CONFIDENT, suggested=1 - confident["label"],
-                                 confidence=np.where(confident["label"] == 1, 1 - confident["prob"], confident["prob"]))
+    confident = confident.assign(
+        kind=CONFIDENT,
+        suggested=1 - confident["label"],
+        confidence=np.where(confident["label"] == 1, 1 - confident["prob"], confident["prob"]),
+    )
     found = [part.sort_values(["confidence", "id"], ascending=[False, True]) for part in (conflicts, confident)]
     table = pd.concat(found, ignore_index=True)
     table["rank"] = np.arange(1, len(table) + 1)
@@ -85,7 +90,7 @@ def prune_by_noise_rate(prob: np.ndarray, labels: np.ndarray, wrong: np.ndarray)
     for i in (0, 1):
         own = np.flatnonzero(labels == i)
         margin = (1 - 2 * i) * (2 * prob[own] - 1)
-        mask[own[np.argsort(-margin, kind="stable")[:wrong[i]]]] = True
+        mask[own[np.argsort(-margin, kind="stable")[: wrong[i]]]] = True
     return mask & (decide(prob) != labels)
 
 
@@ -102,4 +107,6 @@ def propose(table: pd.DataFrame, action: str, top: int | None = None, confidence
     """Corrections (id, action) for the first `top` suspects (None: all) of at least this confidence: `action` (drop or flip),
     and keep where the suggested label is the given one."""
     chosen = table[table["confidence"] >= confidence].head(len(table) if top is None else top)
-    return pd.DataFrame({"id": chosen["id"], "action": np.where(chosen["suggested"] == chosen["label"], "keep", action)})
+    return pd.DataFrame(
+        {"id": chosen["id"], "action": np.where(chosen["suggested"] == chosen["label"], "keep", action)}
+    )

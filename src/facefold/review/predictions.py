@@ -18,7 +18,9 @@ def page(table: pd.DataFrame, cut: Sequence[Path], lead: str) -> str:
     if len(table) > SHOWN:
         parts.append(html.paragraph(f"The first {SHOWN} of {len(table)} faces; all are in the csv."))
     for (_, row), path in zip(table.head(SHOWN).iterrows(), cut):
-        photo = html.photo(images.thumbnail(path, _PIXELS), f"face {row['face']} of {row['file']}", f"label {row['label']}")
+        photo = html.photo(
+            images.thumbnail(path, _PIXELS), f"face {row['face']} of {row['file']}", f"label {row['label']}"
+        )
         parts.append(html.card([photo], f"{row['file']}, face {row['face']}: {in_words(row)}."))
     return html.page("Predictions", parts)
 

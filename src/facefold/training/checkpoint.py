@@ -20,8 +20,11 @@ from facefold.errors import InputError
 
 def save(path: Path, header: dict, parts: dict[str, dict[str, Tensor]]) -> None:
     """Write `parts` (prefix -> name -> tensor) and the header, atomically."""
-    tensors = {f"{prefix}.{name}": value.detach().cpu().contiguous().clone() for prefix, state in parts.items()
-               for name, value in state.items()}
+    tensors = {
+        f"{prefix}.{name}": value.detach().cpu().contiguous().clone()
+        for prefix, state in parts.items()
+        for name, value in state.items()
+    }
     state = json.dumps(header)
     content = packed(tensors, {"state": state, "sha256": _digest(state, sorted(tensors.items()))})
     with files.replacing(path) as temporary:
@@ -46,22 +49,30 @@ def read_header(path: Path) -> dict | None:
 def read_part(path: Path, prefix: str) -> dict[str, Tensor]:
     """The tensors saved under `prefix`, on the CPU."""
     with safe_open(path, "pt") as opened:
-        return {name.removeprefix(f"{prefix}."): opened.get_tensor(name) for name in opened.keys() if name.startswith(f"{prefix}.")}
+        return {
+            name.removeprefix(f"{prefix}."): opened.get_tensor(name)
+            for name in opened.keys()
+            if name.startswith(f"{prefix}.")
+        }
 
 
 def _digest(state: str, tensors: Iterable[tuple[str, Tensor]]) -> str:
     """Sha256 of a header and of tensors with their names, types and shapes, sorted by name."""
     found = hashlib.sha256(state.encode("utf-8"))
     for name, value in tensors:
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode("utf-8"))
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         found.update(value.reshape(-1).view(torch.uint8).numpy())
     return found.hexdigest()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state, flat: `<parameter number>.<name>` -> tensor. Rates and decays are the recipe's, not state."""
-    return {f"{number}.{name}": value for number, state in optimizer.state_dict()["state"].items()
-            for name, value in state.items() if value is not None}
+    return {
+        f"{number}.{name}": value
+        for number, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+        if value is not None
+    }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:

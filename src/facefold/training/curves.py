@@ -1,6 +1,6 @@
 """Learning curves as event files for TensorBoard, where a person asks for them and there is a package that writes them.
 
-    tensorboard/<run>/fold_<k>/    under the root; look with `tensorboard --logdir ROOT/tensorboard`
+tensorboard/<run>/fold_<k>/    under the root; look with `tensorboard --logdir ROOT/tensorboard`
 """
 
 import shutil
@@ -9,8 +9,15 @@ from pathlib import Path
 
 from facefold.errors import InputError
 
-_TAGS = {"train_loss": "loss/train", "valid_loss": "loss/validation", "monitor_loss": "loss/monitor",
-         "valid_acc": "accuracy/validation", "valid_mae": "mean absolute error/validation", "lr": "learning rate", "seconds": "seconds an epoch"}
+_TAGS = {
+    "train_loss": "loss/train",
+    "valid_loss": "loss/validation",
+    "monitor_loss": "loss/monitor",
+    "valid_acc": "accuracy/validation",
+    "valid_mae": "mean absolute error/validation",
+    "lr": "learning rate",
+    "seconds": "seconds an epoch",
+}
 
 
 def require() -> type:
@@ -21,8 +28,10 @@ def require() -> type:
         try:
             from tensorboardX import SummaryWriter
         except ImportError:
-            raise InputError("--tensorboard needs the package tensorboard or tensorboardX, and neither is there: "
-                             "`pip install tensorboard`, or leave --tensorboard out")
+            raise InputError(
+                "--tensorboard needs the package tensorboard or tensorboardX, and neither is there: "
+                "`pip install tensorboard`, or leave --tensorboard out"
+            )
     return SummaryWriter
 
 
@@ -47,7 +56,9 @@ class Curves:
         if self._writer is None:
             return
         for name, tag in _TAGS.items():
-            if (value := row.get(name)) is not None and value == value:  # a monitor that is not there is nan in history.csv
+            if (
+                value := row.get(name)
+            ) is not None and value == value:  # a monitor that is not there is nan in history.csv
                 self._writer.add_scalar(tag, value, int(row["epoch"]) + 1)
         self._writer.flush()
 

@@ -39,15 +39,25 @@ class Local:
         self.places = slots(device, workers)
         self.loader_workers = min(8, cores() // len(self.places)) if self.places[0].type == "cuda" else 0
 
-    def run(self, jobs: Sequence[Any], work: Callable[[Any, torch.device, int], None], after: Mapping[Any, Collection[Any]],
-            may_begin: Callable[[Any, Collection[Any]], bool] | None = None) -> None:
+    def run(
+        self,
+        jobs: Sequence[Any],
+        work: Callable[[Any, torch.device, int], None],
+        after: Mapping[Any, Collection[Any]],
+        may_begin: Callable[[Any, Collection[Any]], bool] | None = None,
+    ) -> None:
         """See `engine.run`; a job says by its `ranks` how many places it takes."""
         run(jobs, self.places, work, after, may_begin, {job: job.ranks for job in jobs})
 
 
-def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, torch.device, int], None],
-        after: Mapping[Any, Collection[Any]] | None = None,
-        may_begin: Callable[[Any, Collection[Any]], bool] | None = None, needs: Mapping[Any, int] | None = None) -> None:
+def run(
+    jobs: Sequence[Any],
+    places: list[torch.device],
+    work: Callable[[Any, torch.device, int], None],
+    after: Mapping[Any, Collection[Any]] | None = None,
+    may_begin: Callable[[Any, Collection[Any]], bool] | None = None,
+    needs: Mapping[Any, int] | None = None,
+) -> None:
     """Run `work(job, device, slot)` for each job, each in a process of its own, in the order given; a job waits for those that
     `after` names for it, which come before it, and lets later ones pass meanwhile.
 
@@ -68,22 +78,32 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
     after, needs = after or {}, needs or {}
     try:
         while running or (waiting and not stopping):
-            while not stopping and (job := _next(waiting, running, after)) is not None and needs.get(job, 1) <= len(free):
+            while (
+                not stopping and (job := _next(waiting, running, after)) is not None and needs.get(job, 1) <= len(free)
+            ):
                 waiting.remove(job)
-                under_way = [*(other for _, _, other in running.values()), *(other for other in died if other in waiting)]
+                under_way = [
+                    *(other for _, _, other in running.values()),
+                    *(other for other in died if other in waiting),
+                ]
                 if may_begin and not may_begin(job, under_way):
                     continue
                 taken = [free.pop(0) for _ in range(needs.get(job, 1))]
                 devices = tuple(places[slot] for slot in taken)
                 ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(target=_worker, args=(theirs, work, job, devices, taken[0]),
-                                          daemon=devices == (torch.device("cpu"),))  # a daemon may start no processes
+                process = context.Process(
+                    target=_worker,
+                    args=(theirs, work, job, devices, taken[0]),
+                    daemon=devices == (torch.device("cpu"),),
+                )  # a daemon may start no processes
                 running[ours] = (process, taken, job)
                 with without_interrupt():
                     process.start()
                 theirs.close()
             if waiting and not running and not stopping:
-                raise ValueError(f"jobs that wait for one another, or for more places than there are: {', '.join(map(str, waiting))}")
+                raise ValueError(
+                    f"jobs that wait for one another, or for more places than there are: {', '.join(map(str, waiting))}"
+                )
             for pipe in wait(list(running)) if running else ():  # an empty list would be waited for without end
                 process, taken, job = running.pop(pipe)
                 free += taken
@@ -91,13 +111,17 @@ def run(jobs: Sequence[Any], places: list[torch.device], work: Callable[[Any, to
                     failure = _outcome(pipe, process)
                 except EOFError:
                     if job not in died and not stopping:
-                        print(f"the process of {job} died with exit code {process.exitcode}; it is started once more", flush=True)
+                        print(
+                            f"the process of {job} died with exit code {process.exitcode}; it is started once more",
+                            flush=True,
+                        )
                         died.append(job)
                         waiting.append(job)
                         continue
                     failure = InputError(
                         f"the process of {job} died with exit code {process.exitcode} (-9: killed, often for want of memory; then take "
-                        "--workers 1 or a recipe with a smaller batch); the same command goes on where it stood")
+                        "--workers 1 or a recipe with a smaller batch); the same command goes on where it stood"
+                    )
                 else:
                     stopping = stopping or failure is not None
                 failures += [failure] if failure is not None else []
@@ -132,13 +156,17 @@ def _outcome(pipe: Any, process: Any) -> Exception | None:
         process.join()
 
 
-def _worker(pipe: Any, work: Callable[[Any, torch.device, int], None], job: Any, devices: tuple[torch.device, ...], slot: int) -> None:
+def _worker(
+    pipe: Any, work: Callable[[Any, torch.device, int], None], job: Any, devices: tuple[torch.device, ...], slot: int
+) -> None:
     end_with_parent()
     tqdm.set_lock(Turns())  # its own is a named semaphore, which a process that is ended would leave behind
     pipe.send(outcome(work, job, devices, slot))
 
 
-def outcome(work: Callable[[Any, torch.device, int], None], job: Any, devices: tuple[torch.device, ...], slot: int) -> Exception | None:
+def outcome(
+    work: Callable[[Any, torch.device, int], None], job: Any, devices: tuple[torch.device, ...], slot: int
+) -> Exception | None:
     """Do a job in this process; returns the failure to tell of, `InputError` where it is the person's to mend."""
     if devices[0].type == "cpu":
         torch.set_num_threads(1)
@@ -149,8 +177,12 @@ def outcome(work: Callable[[Any, torch.device, int], None], job: Any, devices: t
     except InputError as error:
         return error
     except torch.OutOfMemoryError as error:
-        return InputError(f"{job}: the GPU's memory does not hold a batch ({str(error).splitlines()[0]}); lower batch in the recipe")
+        return InputError(
+            f"{job}: the GPU's memory does not hold a batch ({str(error).splitlines()[0]}); lower batch in the recipe"
+        )
     except Exception as error:
         mendable = isinstance(error, OSError) and of_the_disk(error)
-        return InputError(f"{job}: {mendable}") if mendable else RuntimeError(f"{job} failed:\n{traceback.format_exc()}")
+        return (
+            InputError(f"{job}: {mendable}") if mendable else RuntimeError(f"{job} failed:\n{traceback.format_exc()}")
+        )
     return None

@@ -56,7 +56,10 @@ def rates_of(recipes: list[Recipe], places: list[torch.device], least: float = 0
         asked = [[timing.submit(_timed, recipe, places[0], least) for _ in range(at_once)] for recipe in recipes]
         told = [[future.result() for future in of_one] for of_one in asked]
     start = min(began for _, began in told[0]) - ordered
-    return [Rates(*np.mean([dataclasses.astuple(rates)[:4] for rates, _ in of_one], axis=0).tolist(), start) for of_one in told]
+    return [
+        Rates(*np.mean([dataclasses.astuple(rates)[:4] for rates, _ in of_one], axis=0).tolist(), start)
+        for of_one in told
+    ]
 
 
 def cost(recipe: Recipe, rates: Rates, rows: int, folds: int, test_rows: int) -> Cost:
@@ -64,12 +67,17 @@ def cost(recipe: Recipe, rates: Rates, rows: int, folds: int, test_rows: int) ->
     valid = math.ceil(rows / folds)
     views, epochs = 2 if recipe.tta == "flip" else 1, recipe.epochs
     epochs_of_full_size = sum((recipe.size_in(epoch) / recipe.size) ** 2 for epoch in range(epochs))
-    fold = (rates.start + (rows - valid) * rates.train * epochs_of_full_size / recipe.ranks
-            + (valid * epochs + views * (valid + test_rows)) * rates.predict)
+    fold = (
+        rates.start
+        + (rows - valid) * rates.train * epochs_of_full_size / recipe.ranks
+        + (valid * epochs + views * (valid + test_rows)) * rates.predict
+    )
     if not rates.trunk:
         return Cost(0.0, fold + epochs * (rows - valid) * rates.augment / recipe.ranks)
     kept = min(epochs, recipe.views or epochs) if recipe.changes_images else 0
-    return Cost(rates.start + kept * rows * (rates.augment + rates.trunk) + views * (rows + test_rows) * rates.trunk, fold)
+    return Cost(
+        rates.start + kept * rows * (rates.augment + rates.trunk) + views * (rows + test_rows) * rates.trunk, fold
+    )
 
 
 def _timed(recipe: Recipe, device: torch.device, least: float) -> tuple[Rates, float]:
@@ -109,15 +117,20 @@ def time_steps(recipe: Recipe, device: torch.device, least: float = 0.0) -> Rate
     parts = micro.Parts()
 
     def step() -> Tensor:
-        loss = parts.step(lambda count: trainer.train_step(net.train(), shown, labels, optimizer, scaler, fmt, recipe, None, count),
-                          recipe.batch, lambda line: None)
+        loss = parts.step(
+            lambda count: trainer.train_step(net.train(), shown, labels, optimizer, scaler, fmt, recipe, None, count),
+            recipe.batch,
+            lambda line: None,
+        )
         if ema:
             ema.update(net)
         return loss
 
     train = timed(step)
     predict = timed(lambda: inference.Form(net.eval(), fmt, "", 0.0)(shown)[0])
-    elsewhere = device.type == "cuda" and not net.frozen and not augmented.on_device  # other processes augment meanwhile
+    elsewhere = (
+        device.type == "cuda" and not net.frozen and not augmented.on_device
+    )  # other processes augment meanwhile
     augment = 0.0 if elsewhere else timed(lambda: augmented(0, rows))
     with torch.inference_mode():
         through = timed(lambda: trunk(pixels)) if net.frozen else 0.0

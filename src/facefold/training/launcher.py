@@ -36,8 +36,18 @@ def launch(work: Callable[..., None], devices: Sequence[torch.device], *args: An
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [logging.NullHandler()], False  # what goes wrong is raised
     failures, killed = get_context("spawn").SimpleQueue(), 0
-    config = LaunchConfig(1, 1, len(devices), run_id="fold", max_restarts=0, logs_specs=DefaultLogsSpecs(os.devnull),
-                          rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost", signals_to_handle="SIGTERM")
+    config = LaunchConfig(
+        1,
+        1,
+        len(devices),
+        run_id="fold",
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(os.devnull),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        signals_to_handle="SIGTERM",
+    )
     before = signal.getsignal(signal.SIGTERM)  # the agent sets its own
     try:
         elastic_launch(config, _rank)(failures, work, tuple(devices), args)
@@ -75,5 +85,7 @@ def _rank(failures: SimpleQueue, work: Callable[..., None], devices: tuple[torch
     except Exception as error:
         error.add_note(f"in rank {ranks.rank} of {ranks.count}:\n{traceback.format_exc()}")
         failures.put(error)  # the first one is the cause: the others fail only when this process is gone
-        time.sleep(1)  # the agent looks every 0.1 s: where another was killed and this one failed of it, it finds that one
+        time.sleep(
+            1
+        )  # the agent looks every 0.1 s: where another was killed and this one failed of it, it finds that one
         raise

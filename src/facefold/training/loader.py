@@ -23,7 +23,9 @@ from facefold.training.ranks import ALONE, Ranks
 
 Show = Callable[[np.ndarray], Tensor]
 HELD_CHUNK = 1024  # images sent to a GPU at a time when it is to hold them all
-BLOCKS_FROM = 8 << 30  # bytes of train images from which on an epoch's order is one of blocks: then memory may not keep them all
+BLOCKS_FROM = (
+    8 << 30
+)  # bytes of train images from which on an epoch's order is one of blocks: then memory may not keep them all
 WINDOW, BLOCKS_A_WINDOW = 256 << 20, 64  # bytes; so a block is 4 MiB read in one piece
 
 
@@ -37,7 +39,9 @@ class Pixels:
     @cached_property
     def held(self) -> Tensor | None:
         """All of them on the GPU, from the first time that they are asked for: frozen stages' activations may spare it."""
-        return _held(self.images, self.device) if self.device.type == "cuda" and fits(self.images, self.device) else None
+        return (
+            _held(self.images, self.device) if self.device.type == "cuda" and fits(self.images, self.device) else None
+        )
 
     def __call__(self, rows: np.ndarray) -> Tensor:
         if self.held is not None:
@@ -52,13 +56,17 @@ def fits(images: ImageCache, device: torch.device) -> bool:
 def _held(images: ImageCache, device: torch.device) -> Tensor:
     held = torch.empty(images.pixels.shape, dtype=torch.uint8, device=device)
     for start in range(0, len(held), HELD_CHUNK):
-        held[start:start + HELD_CHUNK] = torch.from_numpy(np.array(images.pixels[start:start + HELD_CHUNK]))
+        held[start : start + HELD_CHUNK] = torch.from_numpy(np.array(images.pixels[start : start + HELD_CHUNK]))
     return held
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """`tensor` on `device`; to a GPU through pinned memory, without waiting for it."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and not tensor.is_cuda else tensor.to(device)
+    return (
+        tensor.pin_memory().to(device, non_blocking=True)
+        if device.type == "cuda" and not tensor.is_cuda
+        else tensor.to(device)
+    )
 
 
 class Augmented:
@@ -76,7 +84,9 @@ class Augmented:
         if self.on_device:
             changed = self._augment(self._pixels(rows), epoch, [self._images.ids[row] for row in rows])
             return changed if side == self._recipe.size else _shrunk(changed, side)
-        images = [self._augment(image, epoch, self._images.ids[row]) for image, row in zip(self._images.pixels[rows], rows)]
+        images = [
+            self._augment(image, epoch, self._images.ids[row]) for image, row in zip(self._images.pixels[rows], rows)
+        ]
         if side != self._recipe.size:
             images = [cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in images]
         return torch.from_numpy(np.stack(images))
@@ -105,10 +115,24 @@ class EpochSampler(Sampler[tuple[int, np.ndarray]]):
     rows of each window while the one before it is used.
     """
 
-    def __init__(self, rows: int, batch: int, seed: int, window: int = 0, expect: Callable[[int, np.ndarray], None] | None = None,
-                 ranks: Ranks = ALONE):
+    def __init__(
+        self,
+        rows: int,
+        batch: int,
+        seed: int,
+        window: int = 0,
+        expect: Callable[[int, np.ndarray], None] | None = None,
+        ranks: Ranks = ALONE,
+    ):
         self.epoch = 0
-        self._rows, self._batch, self._seed, self._window, self._expect, self._ranks = rows, batch, seed, window, expect, ranks
+        self._rows, self._batch, self._seed, self._window, self._expect, self._ranks = (
+            rows,
+            batch,
+            seed,
+            window,
+            expect,
+            ranks,
+        )
 
     def __len__(self) -> int:
         return self._rows // self._batch
@@ -119,27 +143,32 @@ class EpochSampler(Sampler[tuple[int, np.ndarray]]):
         told = 0
         for start in range(0, len(self) * self._batch, self._batch):
             while self._window and self._expect and told <= start + self._window and told < self._rows:
-                self._expect(self.epoch, order[told:told + self._window])
+                self._expect(self.epoch, order[told : told + self._window])
                 told += self._window
-            yield self.epoch, self._ranks.share(order[start:start + self._batch])
+            yield self.epoch, self._ranks.share(order[start : start + self._batch])
 
     def _blocks(self, draw: np.random.Generator) -> np.ndarray:
         block = max(1, self._window // BLOCKS_A_WINDOW)
         starts = draw.permutation(np.arange(0, self._rows, block))
         order = np.concatenate([np.arange(start, min(start + block, self._rows)) for start in starts])
         for start in range(0, self._rows, self._window):
-            draw.shuffle(order[start:start + self._window])
+            draw.shuffle(order[start : start + self._window])
         return order
 
 
 class TrainSet(Dataset[tuple[Tensor, Tensor]]):
     """`set[epoch, rows]` is what the network is shown of these rows of the table, augmented, and their labels float32 (N,)."""
 
-    def __init__(self, table: pd.DataFrame, images: ImageCache, augmented: Augmented, activations: Activations | None = None):
+    def __init__(
+        self, table: pd.DataFrame, images: ImageCache, augmented: Augmented, activations: Activations | None = None
+    ):
         self._labels = torch.tensor(table["label"].to_numpy(), dtype=torch.float32)
         self._places = images.rows(table["id"].tolist())
         self._images, self._augmented, self._activations = images, augmented, activations
-        self._open: tuple[int, Stored | None] = (-1, None)  # the epoch's activations, opened once: an open file outlives its name
+        self._open: tuple[int, Stored | None] = (
+            -1,
+            None,
+        )  # the epoch's activations, opened once: an open file outlives its name
 
     def __len__(self) -> int:
         return len(self._places)
@@ -179,11 +208,19 @@ def window(recipe: Recipe, images: ImageCache) -> int:
     return max(BLOCKS_A_WINDOW, WINDOW // image) if shuffled(recipe, images) == "blocks" else 0
 
 
-def batches(train: TrainSet, batch: int, seed: int, device: torch.device, workers: int, window: int = 0,
-            ranks: Ranks = ALONE) -> tuple[DataLoader, EpochSampler]:
+def batches(
+    train: TrainSet, batch: int, seed: int, device: torch.device, workers: int, window: int = 0, ranks: Ranks = ALONE
+) -> tuple[DataLoader, EpochSampler]:
     """A loader over `train` in batches, and the sampler that must be told each epoch. workers: processes that augment (0: in this
     one), where images are augmented one by one. window, ranks: as of `EpochSampler`."""
     sampler = EpochSampler(len(train), batch, seed, window, train.expect, ranks)
     workers = workers if train.by_itself else 0
-    return DataLoader(train, batch_size=None, sampler=sampler, num_workers=workers, persistent_workers=workers > 0,
-                      multiprocessing_context="spawn" if workers else None, pin_memory=device.type == "cuda" and workers > 0), sampler
+    return DataLoader(
+        train,
+        batch_size=None,
+        sampler=sampler,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        multiprocessing_context="spawn" if workers else None,
+        pin_memory=device.type == "cuda" and workers > 0,
+    ), sampler

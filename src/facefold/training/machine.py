@@ -14,11 +14,11 @@ _RECORDED = ("torch", "timm", "numpy", "albumentations", "opencv-python-headless
 def peak_memory_mb(device: torch.device) -> float:
     """Peak memory in MiB: the GPU's that torch allocated, or this process's resident (mapped pages of the cache included)."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2 ** 20
+        return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")
     if status.exists():  # getrusage carries the parent's peak over to a child that was just started
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024 ** 2)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
 
 
 def versions() -> dict[str, str]:

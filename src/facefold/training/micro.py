@@ -32,5 +32,7 @@ class Parts:
                     raise
             self.count *= 2  # after the handler: what the failed step held is free by now
             torch.cuda.empty_cache()
-            say(f"the GPU's memory does not hold {rows * 2 // self.count} rows: from here on a batch of {rows} is trained in {self.count} "
-                "parts with their gradients added up, the same step but for batch norm, which sees one part at a time")
+            say(
+                f"the GPU's memory does not hold {rows * 2 // self.count} rows: from here on a batch of {rows} is trained in {self.count} "
+                "parts with their gradients added up, the same step but for batch norm, which sees one part at a time"
+            )

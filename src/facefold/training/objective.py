@@ -86,7 +86,10 @@ class Values:
 
     def state(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The weights with the standardisation in the output layer, so that they predict in the target's unit."""
-        scaled = {"output.weight": state["output.weight"] * self.std, "output.bias": state["output.bias"] * self.std + self.mean}
+        scaled = {
+            "output.weight": state["output.weight"] * self.std,
+            "output.bias": state["output.bias"] * self.std + self.mean,
+        }
         return {**state, **{name: value.astype(np.float32) for name, value in scaled.items()}}
 
 
@@ -103,8 +106,12 @@ def of(target: Target, recipe: Recipe, values: np.ndarray) -> Labels | Values:
 def require(recipe: Recipe, target: Target) -> None:
     """Raise `InputError` for a recipe with a setting that has no meaning for this target."""
     if target.regression and recipe.label_smoothing:
-        raise InputError(f"recipe {recipe.name} has label_smoothing = {recipe.label_smoothing:g}, and {target.name} is a number, "
-                         "not a label: take a recipe without it, e.g. lite0_age")
+        raise InputError(
+            f"recipe {recipe.name} has label_smoothing = {recipe.label_smoothing:g}, and {target.name} is a number, "
+            "not a label: take a recipe without it, e.g. lite0_age"
+        )
     if target.regression and recipe.stop_on == "accuracy":
-        raise InputError(f"recipe {recipe.name} stops by accuracy, and {target.name} is a number, which has none: take a recipe "
-                         "that stops by loss, e.g. lite0_age")
+        raise InputError(
+            f"recipe {recipe.name} stops by accuracy, and {target.name} is a number, which has none: take a recipe "
+            "that stops by loss, e.g. lite0_age"
+        )

@@ -16,8 +16,14 @@ class Schedule:
         self._warmup_steps = round(recipe.warmup * steps)
         self._cosine = self._plateau = None
         if recipe.schedule == "cosine":
-            self._cosine = CosineLRScheduler(optimizer, t_initial=recipe.epochs * steps, lr_min=0.01 * recipe.lr, t_in_epochs=False,
-                                             warmup_t=self._warmup_steps, warmup_lr_init=0.01 * recipe.lr)
+            self._cosine = CosineLRScheduler(
+                optimizer,
+                t_initial=recipe.epochs * steps,
+                lr_min=0.01 * recipe.lr,
+                t_in_epochs=False,
+                warmup_t=self._warmup_steps,
+                warmup_lr_init=0.01 * recipe.lr,
+            )
         elif recipe.schedule == "plateau":
             self._plateau = ReduceLROnPlateau(optimizer, factor=recipe.plateau_factor, patience=recipe.plateau_patience)
 

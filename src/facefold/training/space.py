@@ -42,7 +42,7 @@ def of(recipe: Recipe, train_rows: int, test_rows: int, folds: int) -> Room:
             an_image = 2 * net.trunk.eval()(torch.zeros(1, recipe.size, recipe.size, 3, dtype=torch.uint8)).numel()
         for split, view in frozen.names(recipe):
             side = recipe.size_in(int(view.removeprefix("epoch_"))) if view.startswith("epoch_") else recipe.size
-            views += (train_rows if split == "train" else test_rows) * an_image * side ** 2 // recipe.size ** 2
+            views += (train_rows if split == "train" else test_rows) * an_image * side**2 // recipe.size**2
     features = predicted * 2 * net.output.in_features
     return Room(views, state + features + predicted * _CSV_ROW, 2 * (copies * state + moments * learned) + features)
 
@@ -76,7 +76,11 @@ def require(root: Path, competition: Competition, left: Sequence[Recipe], folds:
     pixels = sum(cache.missing_bytes(competition, size) for size in {recipe.size for recipe in rooms})
     views = [0, *(room.views for room in rooms.values()), 0]
     kept = sum(path.stat().st_size for path in (root / "cache" / "frozen").rglob("*.npy"))
-    size = (pixels + max(0, max(one + next for one, next in pairwise(views)) - kept) + places * max(room.passing for room in rooms.values())
-            + sum(rooms[recipe].run for recipe in left))
+    size = (
+        pixels
+        + max(0, max(one + next for one, next in pairwise(views)) - kept)
+        + places * max(room.passing for room in rooms.values())
+        + sum(rooms[recipe].run for recipe in left)
+    )
     free = files.require_space(root, size, "the cache, the frozen stages and the runs")
     return f"disk: {files.room_in_words(size)} needed at most, {files.room_in_words(free)} free"

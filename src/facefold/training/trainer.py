@@ -90,19 +90,42 @@ class Learned:
     bar: tqdm
 
 
-def fit(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int = 0, events: Path | None = None,
-        ranks: Ranks = ALONE) -> FoldResult | None:
+def fit(
+    task: FoldTask,
+    device: torch.device,
+    slot: int = 0,
+    loader_workers: int = 0,
+    events: Path | None = None,
+    ranks: Ranks = ALONE,
+) -> FoldResult | None:
     """Train one fold, or go on from its checkpoint, then predict its held-out rows and the test rows; see `train`. None in ranks
     other than the first, which predicts alone."""
     learned = train(task, device, slot, loader_workers, events, ranks)
     if not ranks.first:
         return None
-    return _predict_fold(task, learned.predictor, learned.pixels, learned.shown, learned.history, learned.header,
-                         learned.images_an_epoch, device, learned.fmt, learned.bar, learned.aim)
+    return _predict_fold(
+        task,
+        learned.predictor,
+        learned.pixels,
+        learned.shown,
+        learned.history,
+        learned.header,
+        learned.images_an_epoch,
+        device,
+        learned.fmt,
+        learned.bar,
+        learned.aim,
+    )
 
 
-def train(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int = 0, events: Path | None = None,
-          ranks: Ranks = ALONE) -> Learned:
+def train(
+    task: FoldTask,
+    device: torch.device,
+    slot: int = 0,
+    loader_workers: int = 0,
+    events: Path | None = None,
+    ranks: Ranks = ALONE,
+) -> Learned:
     """Train one fold, or go on from its checkpoint.
 
     An epoch whose loss is not finite is repeated, once a fold, from the state before it and with `SMALLER` times the recipe's
@@ -112,11 +135,20 @@ def train(task: FoldTask, device: torch.device, slot: int = 0, loader_workers: i
     cannot be had, or the checkpoint was begun in another number format or on another kind of device.
     """
     learned = _train(task, device, slot, loader_workers, events, ranks, None)
-    return learned if isinstance(learned, Learned) else _train(task, device, slot, loader_workers, events, ranks, learned)
+    return (
+        learned if isinstance(learned, Learned) else _train(task, device, slot, loader_workers, events, ranks, learned)
+    )
 
 
-def _train(task: FoldTask, device: torch.device, slot: int, loader_workers: int, events: Path | None, ranks: Ranks,
-           repeated: int | None) -> Learned | int:
+def _train(
+    task: FoldTask,
+    device: torch.device,
+    slot: int,
+    loader_workers: int,
+    events: Path | None,
+    ranks: Ranks,
+    repeated: int | None,
+) -> Learned | int:
     """`train`; or, where no epoch was `repeated` so far, the number (from 0) of the one that is to be."""
     header = checkpoint.read_header(task.checkpoint) or {"history": [], "cpu_seconds": 0.0}
     if header.get("repeated") is not None:
@@ -127,15 +159,25 @@ def _train(task: FoldTask, device: torch.device, slot: int, loader_workers: int,
     torch.manual_seed(seed_of(task.seed, task.fold, "init"))
     net, source, fmt = prepare(recipe, device, task.weights_dir, trained=not history or recipe.freezes)
     if history and recipe.freezes and source != header["source"]:
-        raise InputError(f"{task.checkpoint} was begun with the weights {header['source']} and would go on with {source}. "
-                         f"Name the former with --weights-dir, or delete {task.checkpoint} to start that fold anew")
+        raise InputError(
+            f"{task.checkpoint} was begun with the weights {header['source']} and would go on with {source}. "
+            f"Name the former with --weights-dir, or delete {task.checkpoint} to start that fold anew"
+        )
     source = header.get("source", source)
     form = f"{fmt.name} on {device.type}"
     if header.get("form", form) != form:
-        raise InputError(f"{task.checkpoint} was begun as {header['form']} and would go on as {form}, which gives neither result. "
-                         f"Go on where it began, or delete {task.checkpoint} to start that fold anew")
-    optimizer = create_optimizer_v2(net, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum,
-                                    **({"fused": True} if device.type == "cuda" else {}))
+        raise InputError(
+            f"{task.checkpoint} was begun as {header['form']} and would go on as {form}, which gives neither result. "
+            f"Go on where it began, or delete {task.checkpoint} to start that fold anew"
+        )
+    optimizer = create_optimizer_v2(
+        net,
+        opt=recipe.optimizer,
+        lr=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        momentum=recipe.momentum,
+        **({"fused": True} if device.type == "cuda" else {}),
+    )
     ema = ModelEmaV3(net, decay=recipe.ema, use_warmup=True) if recipe.ema else None
     scaler = torch.amp.GradScaler(device.type, enabled=fmt.dtype is torch.float16)
 
@@ -144,9 +186,18 @@ def _train(task: FoldTask, device: torch.device, slot: int, loader_workers: int,
     batch = min(recipe.batch, len(learn))
     pixels = loader.Pixels(task.train_images, device)
     shown = activations(task, net, source, fmt, pixels)
-    train_set = loader.TrainSet(learn, task.train_images, loader.Augmented(pixels, recipe, task.seed), shown.get("train"))
-    batches, sampler = loader.batches(train_set, batch, seed_of(task.seed, task.fold, "order"), device, loader_workers,
-                                      loader.window(recipe, task.train_images), ranks)
+    train_set = loader.TrainSet(
+        learn, task.train_images, loader.Augmented(pixels, recipe, task.seed), shown.get("train")
+    )
+    batches, sampler = loader.batches(
+        train_set,
+        batch,
+        seed_of(task.seed, task.fold, "order"),
+        device,
+        loader_workers,
+        loader.window(recipe, task.train_images),
+        ranks,
+    )
     steps = len(batches)
     schedule = Schedule(recipe, optimizer, steps)
     best: dict[str, Tensor] = {}
@@ -162,9 +213,24 @@ def _train(task: FoldTask, device: torch.device, slot: int, loader_workers: int,
 
     predictor = ema.module if ema else net
     plain = loader.view(pixels, shown.get("train"), "plain")
-    stepped = torch.compile(net) if recipe.compile else net if ranks.count == 1 else ranks.together(batchnorm.synchronised(net))
-    bar = tqdm(total=recipe.epochs * steps, initial=len(history) * steps, desc=f"{recipe.name} fold {task.fold}", unit="batch",
-               position=slot, leave=False, disable=terminal.no_bar(), dynamic_ncols=True, smoothing=0.05)
+    stepped = (
+        torch.compile(net)
+        if recipe.compile
+        else net
+        if ranks.count == 1
+        else ranks.together(batchnorm.synchronised(net))
+    )
+    bar = tqdm(
+        total=recipe.epochs * steps,
+        initial=len(history) * steps,
+        desc=f"{recipe.name} fold {task.fold}",
+        unit="batch",
+        position=slot,
+        leave=False,
+        disable=terminal.no_bar(),
+        dynamic_ncols=True,
+        smoothing=0.05,
+    )
     curves = Curves(events if ranks.first else None, history)
     for epoch in range(len(history), recipe.epochs):
         if _stopped_early(recipe, history):
@@ -178,9 +244,11 @@ def _train(task: FoldTask, device: torch.device, slot: int, loader_workers: int,
             schedule.before_step(epoch * steps + step)
             batch_there = (loader.sent(images, device), loader.sent(labels, device))
             weight = ranks.weight(len(labels), batch)
-            loss = parts.step(lambda count: train_step(stepped, *batch_there, optimizer, scaler, fmt, recipe, aim, count, weight),
-                              len(labels) if ranks.count == 1 else 0,  # no rank can train in parts unless all do
-                              lambda line: terminal.say(f"{recipe.name} fold {task.fold}: {line}", bar))
+            loss = parts.step(
+                lambda count: train_step(stepped, *batch_there, optimizer, scaler, fmt, recipe, aim, count, weight),
+                len(labels) if ranks.count == 1 else 0,  # no rank can train in parts unless all do
+                lambda line: terminal.say(f"{recipe.name} fold {task.fold}: {line}", bar),
+            )
             if ema:
                 ema.update(net, step=epoch * steps + step)
             total += loss  # kept on the device: asking for its value each step would stall a GPU
@@ -188,39 +256,75 @@ def _train(task: FoldTask, device: torch.device, slot: int, loader_workers: int,
         train_loss = ranks.summed(float(total)) / (steps * ranks.count)
         trained = time.perf_counter() - started
         with np.errstate(invalid="ignore"):  # said below
-            scores = ranks.told([_score(predictor, plain, task.train_images, rows, fmt, aim) if ranks.first else (0.0, 0.0)
-                                 for rows in (watch, task.valid) if len(rows)])
+            scores = ranks.told(
+                [
+                    _score(predictor, plain, task.train_images, rows, fmt, aim) if ranks.first else (0.0, 0.0)
+                    for rows in (watch, task.valid)
+                    if len(rows)
+                ]
+            )
         monitor_loss, monitor_metric = scores[0] if len(watch) else (None, None)
         valid_loss, metric = scores[-1]
         if not np.isfinite([train_loss, valid_loss, monitor_loss or 0.0]).all():
             bar.close()
             curves.close()
             if repeated is None:
-                terminal.say(f"{recipe.name} fold {task.fold}: the loss is not finite in epoch {epoch + 1}, which is repeated from the "
-                             f"state before it, with {SMALLER:g} times the learning rate from there on", bar)
+                terminal.say(
+                    f"{recipe.name} fold {task.fold}: the loss is not finite in epoch {epoch + 1}, which is repeated from the "
+                    f"state before it, with {SMALLER:g} times the learning rate from there on",
+                    bar,
+                )
                 return epoch
-            raise InputError(f"{recipe.name} fold {task.fold}: the loss is not finite in epoch {epoch + 1}. Lower lr in the "
-                             f"recipe, or set precision = \"float32\"; the epochs before are kept in {task.checkpoint} (since epoch "
-                             f"{repeated + 1} the rate was {SMALLER:g} times the recipe's already, for the same reason)")
+            raise InputError(
+                f"{recipe.name} fold {task.fold}: the loss is not finite in epoch {epoch + 1}. Lower lr in the "
+                f'recipe, or set precision = "float32"; the epochs before are kept in {task.checkpoint} (since epoch '
+                f"{repeated + 1} the rate was {SMALLER:g} times the recipe's already, for the same reason)"
+            )
         lr = optimizer.param_groups[0]["lr"]
-        history.append({"epoch": epoch, "lr": lr, "train_loss": train_loss, "monitor_loss": monitor_loss,
-                        **({"monitor_acc": monitor_metric} if recipe.stop_on == "accuracy" else {}),
-                        "valid_loss": valid_loss, aim.column: metric, "train_seconds": trained,
-                        "seconds": time.perf_counter() - started})
+        history.append(
+            {
+                "epoch": epoch,
+                "lr": lr,
+                "train_loss": train_loss,
+                "monitor_loss": monitor_loss,
+                **({"monitor_acc": monitor_metric} if recipe.stop_on == "accuracy" else {}),
+                "valid_loss": valid_loss,
+                aim.column: metric,
+                "train_seconds": trained,
+                "seconds": time.perf_counter() - started,
+            }
+        )
         if recipe.early_stopping and _best_epoch(recipe, history) == epoch:
             best = _learned(predictor)
         schedule.after_epoch(epoch, monitor_loss)
-        header = {**task.identity, "history": history, "scaler": scaler.state_dict(), "source": source, "form": form,
-                  "repeated": repeated, "parts": parts.count,
-                  "cpu_seconds": header["cpu_seconds"] + ranks.summed(time.process_time() - cpu_started)}
+        header = {
+            **task.identity,
+            "history": history,
+            "scaler": scaler.state_dict(),
+            "source": source,
+            "form": form,
+            "repeated": repeated,
+            "parts": parts.count,
+            "cpu_seconds": header["cpu_seconds"] + ranks.summed(time.process_time() - cpu_started),
+        }
         if ranks.first:
-            checkpoint.save(task.checkpoint, header, {
-                "model": _learned(net), "optimizer": checkpoint.optimizer_tensors(optimizer),
-                "ema": _learned(ema.module) if ema else {}, "best": best})
+            checkpoint.save(
+                task.checkpoint,
+                header,
+                {
+                    "model": _learned(net),
+                    "optimizer": checkpoint.optimizer_tensors(optimizer),
+                    "ema": _learned(ema.module) if ema else {},
+                    "best": best,
+                },
+            )
             task.saved()
         curves.add(history[-1])
-        terminal.say(f"{recipe.name} fold {task.fold} epoch {epoch + 1}/{recipe.epochs}: train loss {train_loss:.4f}, "
-                     f"valid loss {valid_loss:.4f}, valid {aim.metric} {metric:.4f}, {history[-1]['seconds']:.0f} s", bar)
+        terminal.say(
+            f"{recipe.name} fold {task.fold} epoch {epoch + 1}/{recipe.epochs}: train loss {train_loss:.4f}, "
+            f"valid loss {valid_loss:.4f}, valid {aim.metric} {metric:.4f}, {history[-1]['seconds']:.0f} s",
+            bar,
+        )
     bar.close()
     curves.close()
     if best:
@@ -228,8 +332,9 @@ def _train(task: FoldTask, device: torch.device, slot: int, loader_workers: int,
     return Learned(predictor, fmt, aim, history, header, steps * batch, pixels, shown, bar)
 
 
-def prepare(recipe: Recipe, device: torch.device, weights_dir: Path | None,
-            trained: bool) -> tuple[zoo.Net, dict, precision.Precision]:
+def prepare(
+    recipe: Recipe, device: torch.device, weights_dir: Path | None, trained: bool
+) -> tuple[zoo.Net, dict, precision.Precision]:
     """The recipe's network on `device` in the format and layout it trains in, and where its weights came from (`zoo.build`)."""
     net, source = zoo.build(recipe, weights_dir, trained)
     fmt = precision.choose(recipe, net, device)
@@ -238,8 +343,9 @@ def prepare(recipe: Recipe, device: torch.device, weights_dir: Path | None,
     return net.to(device).lay_out(fmt.channels_last), source, fmt
 
 
-def activations(task: FoldTask, net: zoo.Net, source: dict, fmt: precision.Precision,
-                pixels: loader.Pixels) -> dict[str, frozen.Activations]:
+def activations(
+    task: FoldTask, net: zoo.Net, source: dict, fmt: precision.Precision, pixels: loader.Pixels
+) -> dict[str, frozen.Activations]:
     """What the frozen part of `net` makes of the images, by split (train, test), a view computed when first asked for; none where
     nothing is frozen. pixels: the train images."""
     if not net.frozen:
@@ -249,13 +355,24 @@ def activations(task: FoldTask, net: zoo.Net, source: dict, fmt: precision.Preci
     place = frozen.folder(task.frozen, recipe, task.seed, task.identity["images_hash"], source, fmt, device, half)
     # Of the train images alone; test ones have no augmented view.
     augmented = loader.Augmented(pixels, recipe, task.seed) if recipe.changes_images else None
-    return {split: frozen.Activations(place, split, images, net.trunk, device, augmented, recipe.views, half)
-            for split, images in (("train", task.train_images), ("test", task.test_images))}
+    return {
+        split: frozen.Activations(place, split, images, net.trunk, device, augmented, recipe.views, half)
+        for split, images in (("train", task.train_images), ("test", task.test_images))
+    }
 
 
-def train_step(net: zoo.Net, shown: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
-               fmt: precision.Precision, recipe: Recipe, aim: Labels | Values | None = None, parts: int = 1,
-               weight: float = 1.0) -> Tensor:
+def train_step(
+    net: zoo.Net,
+    shown: Tensor,
+    labels: Tensor,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    fmt: precision.Precision,
+    recipe: Recipe,
+    aim: Labels | Values | None = None,
+    parts: int = 1,
+    weight: float = 1.0,
+) -> Tensor:
     """One optimiser step on what a `Net` takes (N, ..) and labels float32 (N,), values where `aim` says so; returns the detached
     mean loss ().
 
@@ -279,7 +396,9 @@ def train_step(net: zoo.Net, shown: Tensor, labels: Tensor, optimizer: torch.opt
     return total
 
 
-def predict(form: inference.Form, views: list[loader.Show], rows: np.ndarray, folder: Path) -> tuple[np.ndarray, Stored]:
+def predict(
+    form: inference.Form, views: list[loader.Show], rows: np.ndarray, folder: Path
+) -> tuple[np.ndarray, Stored]:
     """Logits float64 (n,) and penultimate features float16 (n, F) of the images `rows` (n,), each the mean over the views.
 
     The features go to a file without a name on the disk of `folder`. Raises `InputError` where one of either is not finite.
@@ -287,7 +406,7 @@ def predict(form: inference.Form, views: list[loader.Show], rows: np.ndarray, fo
     logits, spool = [], tempfile.TemporaryFile(dir=folder)
     for logit, feature in predicted(form, views, rows):
         if not (np.isfinite(logit).all() and np.isfinite(feature).all()):
-            raise InputError("predictions are not finite; set precision = \"float32\" in the recipe, or lower lr")
+            raise InputError('predictions are not finite; set precision = "float32" in the recipe, or lower lr')
         if not logits:
             files.npy_header(spool, feature.dtype, (len(rows), feature.shape[1]))
         logits.append(logit)
@@ -296,25 +415,48 @@ def predict(form: inference.Form, views: list[loader.Show], rows: np.ndarray, fo
     return np.concatenate(logits), Stored([spool])
 
 
-def predicted(form: inference.Form, views: list[loader.Show], rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def predicted(
+    form: inference.Form, views: list[loader.Show], rows: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Logits and features as of `predict`, batch by batch."""
     for start in range(0, len(rows), PREDICT_BATCH):
-        part = rows[start:start + PREDICT_BATCH]
+        part = rows[start : start + PREDICT_BATCH]
         seen = [form(view(part)) for view in views]
-        yield (sum(logit.double() for logit, _ in seen).div(len(seen)).cpu().numpy(),
-               sum(feature for _, feature in seen).div(len(seen)).half().cpu().numpy())
+        yield (
+            sum(logit.double() for logit, _ in seen).div(len(seen)).cpu().numpy(),
+            sum(feature for _, feature in seen).div(len(seen)).half().cpu().numpy(),
+        )
 
 
-def _predict_fold(task: FoldTask, net: zoo.Net, pixels: loader.Pixels, shown: dict[str, frozen.Activations], history: list[dict],
-                  header: dict, images_an_epoch: int, device: torch.device, fmt: precision.Precision, bar: tqdm,
-                  aim: Labels | Values) -> FoldResult:
+def _predict_fold(
+    task: FoldTask,
+    net: zoo.Net,
+    pixels: loader.Pixels,
+    shown: dict[str, frozen.Activations],
+    history: list[dict],
+    header: dict,
+    images_an_epoch: int,
+    device: torch.device,
+    fmt: precision.Precision,
+    bar: tqdm,
+    aim: Labels | Values,
+) -> FoldResult:
     started, cpu_started = time.perf_counter(), time.process_time()
     names = ("plain", "mirror") if task.recipe.tta == "flip" else ("plain",)
-    train, test = ([loader.view(some, shown.get(split), name) for name in names]
-                   for split, some in (("train", pixels), ("test", loader.Pixels(task.test_images, device))))
+    train, test = (
+        [loader.view(some, shown.get(split), name) for name in names]
+        for split, some in (("train", pixels), ("test", loader.Pixels(task.test_images, device)))
+    )
     held_out, every = task.train_images.rows(task.valid["id"].tolist()), np.arange(len(task.test_images.ids))
-    form = inference.fastest(net, fmt, precision.half(task.recipe, fmt, device), train[0](held_out[:CHECKED]),
-                             lambda line: terminal.say(f"{task.recipe.name} fold {task.fold}: {line}", bar), aim.read, aim.difference)
+    form = inference.fastest(
+        net,
+        fmt,
+        precision.half(task.recipe, fmt, device),
+        train[0](held_out[:CHECKED]),
+        lambda line: terminal.say(f"{task.recipe.name} fold {task.fold}: {line}", bar),
+        aim.read,
+        aim.difference,
+    )
     try:
         oof_logits, oof_features = predict(form, train, held_out, task.checkpoint.parent)
         test_logits, test_features = predict(form, test, every, task.checkpoint.parent)
@@ -324,11 +466,19 @@ def _predict_fold(task: FoldTask, net: zoo.Net, pixels: loader.Pixels, shown: di
     predicted = time.perf_counter() - started
     train_seconds = sum(row["train_seconds"] for row in history)
     facts = {
-        "device": str(device), "precision": fmt.name, "weights": header["source"], "epochs_run": len(history),
-        "repeated_epoch": header.get("repeated"), "parts_of_a_batch": header.get("parts", 1),
+        "device": str(device),
+        "precision": fmt.name,
+        "weights": header["source"],
+        "epochs_run": len(history),
+        "repeated_epoch": header.get("repeated"),
+        "parts_of_a_batch": header.get("parts", 1),
         "shuffle": loader.shuffled(task.recipe, task.train_images),
-        "inference": {"form": form.name, "difference": form.difference, "rows": min(CHECKED, len(held_out)),
-                      "bound": inference.BOUND},
+        "inference": {
+            "form": form.name,
+            "difference": form.difference,
+            "rows": min(CHECKED, len(held_out)),
+            "bound": inference.BOUND,
+        },
         "seconds": round(predicted + sum(row["seconds"] for row in history), 3),
         "cpu_seconds": round(header["cpu_seconds"] + time.process_time() - cpu_started, 3),
         "images_per_second": round(len(history) * images_an_epoch / train_seconds, 2),
@@ -340,8 +490,15 @@ def _predict_fold(task: FoldTask, net: zoo.Net, pixels: loader.Pixels, shown: di
     }
     state = {name: value.cpu().numpy() for name, value in net.state_dict().items()}
     curve = pd.DataFrame(history).drop(columns="train_seconds")
-    return FoldResult(aim.state(state), curve, aim.predicted(oof_logits), oof_features, aim.predicted(test_logits),
-                      test_features, facts)
+    return FoldResult(
+        aim.state(state),
+        curve,
+        aim.predicted(oof_logits),
+        oof_features,
+        aim.predicted(test_logits),
+        test_features,
+        facts,
+    )
 
 
 def _hold_out(train: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -357,7 +514,10 @@ def _hold_out(train: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFram
 
 
 def _stopped_early(recipe: Recipe, history: list[dict]) -> bool:
-    return bool(recipe.early_stopping and history) and history[-1]["epoch"] - _best_epoch(recipe, history) >= recipe.early_stopping
+    return (
+        bool(recipe.early_stopping and history)
+        and history[-1]["epoch"] - _best_epoch(recipe, history) >= recipe.early_stopping
+    )
 
 
 def _best_epoch(recipe: Recipe, history: list[dict]) -> int:
@@ -374,11 +534,19 @@ def _learned(net: nn.Module) -> dict[str, Tensor]:
 
 def _restore(net: nn.Module, state: dict[str, Tensor]) -> None:
     """Put what `_learned` gave back; the frozen part stays as it is."""
-    net.load_state_dict({**{name: value for name, value in net.state_dict().items() if name.startswith("trunk.")}, **state})
+    net.load_state_dict(
+        {**{name: value for name, value in net.state_dict().items() if name.startswith("trunk.")}, **state}
+    )
 
 
-def _score(net: nn.Module, view: loader.Show, images: ImageCache, rows: pd.DataFrame,
-           fmt: precision.Precision, aim: Labels | Values) -> tuple[float, float]:
+def _score(
+    net: nn.Module,
+    view: loader.Show,
+    images: ImageCache,
+    rows: pd.DataFrame,
+    fmt: precision.Precision,
+    aim: Labels | Values,
+) -> tuple[float, float]:
     """Loss and metric of `rows` (id, label) in one view: for the curves and the schedule, half the cost of TTA."""
     form = inference.Form(net.eval(), fmt, "", 0.0)
     logits = np.concatenate([logit for logit, _ in predicted(form, [view], images.rows(rows["id"].tolist()))])
