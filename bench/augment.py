@@ -20,8 +20,8 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from facefold.data.augment import Augment  # noqa: E402
-from facefold.data.augment_batch import BatchAugment  # noqa: E402
+from facefold.augment.per_batch import BatchAugment  # noqa: E402
+from facefold.augment.per_image import ImageAugment  # noqa: E402
 
 BATCH, WARM_UP = 32, 3
 IDS = [str(row) for row in range(BATCH)]
@@ -44,7 +44,7 @@ def paired(policy: str, size: int, rounds: int) -> tuple[np.ndarray, np.ndarray]
     """Processor seconds (rounds,) of albumentations, images stacked to a batch, and of the batch at once."""
     coarse = np.random.default_rng(0).integers(0, 256, (BATCH, 8, 8, 3), dtype=np.uint8)
     images = np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC) for image in coarse])
-    pixels, one, many = torch.from_numpy(images), Augment(policy, 0), BatchAugment(policy, 0)
+    pixels, one, many = torch.from_numpy(images), ImageAugment(policy, 0), BatchAugment(policy, 0)
 
     def by_image(epoch: int) -> None:
         torch.from_numpy(np.stack([one(image, epoch, id) for image, id in zip(images, IDS)]))

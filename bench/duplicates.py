@@ -32,7 +32,10 @@ from scipy.fft import dctn, idctn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from facefold.data import competition, duplicates, glance, images  # noqa: E402
+from facefold.data.competition import Competition, load_competition  # noqa: E402
+from facefold.data.duplicates import candidate_pairs, compute_fingerprints, group_pictures, same_picture  # noqa: E402
+from facefold.data.images import read_thumbnail  # noqa: E402
+from facefold.data.thumbnails import SIDE, load_thumbnails  # noqa: E402
 
 SHARE = 20  # one drawn picture in so many has a copy
 
@@ -69,9 +72,9 @@ def main() -> None:
     parser.add_argument("--copies", type=int, default=200)
     parser.add_argument("--rows", default="2000,18000,200000", help="sizes of the drawn sets")
     args = parser.parse_args()
-    found = competition.load(args.root)
-    grey = np.array(glance.load(found).grey)
-    own = duplicates.groups(grey, np.arange(len(grey)))
+    found = load_competition(args.root)
+    grey = np.array(load_thumbnails(found).grey)
+    own = group_pictures(grey, np.arange(len(grey)))
     print(f"{len(grey):,} images, {(np.bincount(own) > 1).sum():,} groups among them as they are")
     planted(found, grey, own, args.copies)
     print(f"\n{'drawn':>9}  hash s  pairs s  pixels s     pairs  recall  false joins  peak MB")
@@ -79,7 +82,7 @@ def main() -> None:
         grow(grey, rows)
 
 
-def planted(found: competition.Competition, grey: np.ndarray, own: np.ndarray, copies: int) -> None:
+def planted(found: Competition, grey: np.ndarray, own: np.ndarray, copies: int) -> None:
     chosen = np.random.default_rng(0).choice(len(found.train), copies, replace=False)
     pictures = [cv2.imread(str(found.image_path("train", found.train["id"][row]))) for row in chosen]
     print(f"{'':14}recall  false joins")
@@ -89,8 +92,8 @@ def planted(found: competition.Competition, grey: np.ndarray, own: np.ndarray, c
             for picture in pictures:
                 path = Path(folder) / "copy.jpg"
                 cv2.imwrite(str(path), change(picture), [cv2.IMWRITE_JPEG_QUALITY, quality])
-                looks.append(images.glance(path, glance.SIDE)[0])
-        got = duplicates.groups(np.concatenate([grey, looks]), np.arange(len(grey) + copies))
+                looks.append(read_thumbnail(path, SIDE)[0])
+        got = group_pictures(np.concatenate([grey, looks]), np.arange(len(grey) + copies))
         alone, right = got[len(grey) :] >= len(grey), got[len(grey) :] == own[chosen]
         print(f"{kind:14}{right.mean():6.3f}  {(~right & ~alone).sum() + (got[: len(grey)] != own).sum():11}")
 
@@ -100,15 +103,15 @@ def grow(like: np.ndarray, rows: int) -> None:
     grey = drawn(like, rows)
     copies = rows // SHARE
     every, begun = np.arange(len(grey)), time.process_time()
-    prints = duplicates.fingerprints(grey, every)
+    prints = compute_fingerprints(grey, every)
     hashed = time.process_time()
     pairs = np.concatenate(
-        [found[prints.may_be_one(found)] for found in duplicates.candidates(prints.plain, prints.mirrored)]
+        [found[prints.may_be_one(found)] for found in candidate_pairs(prints.plain, prints.mirrored)]
     )
     paired = time.process_time()
-    duplicates.same_picture(grey, *pairs.T)
+    same_picture(grey, *pairs.T)
     checked = time.process_time()
-    got = duplicates.groups(grey, every)
+    got = group_pictures(grey, every)
     recall = (got[rows:] == np.arange(copies)).mean()
     false = (got[:rows] != np.arange(rows)).sum() + ((got[rows:] != np.arange(copies)) & (got[rows:] < rows)).sum()
     print(

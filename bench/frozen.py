@@ -29,10 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 import torch  # noqa: E402
 from sklearn.model_selection import StratifiedKFold  # noqa: E402
 
-from facefold.data import cache, competition, integrity  # noqa: E402
-from facefold.models import recipe as recipes  # noqa: E402
-from facefold.processes import set_environment  # noqa: E402
-from facefold.training import trainer  # noqa: E402
+from facefold.data.audit import check_images  # noqa: E402
+from facefold.data.cache import ImageCache, open_cache  # noqa: E402
+from facefold.data.competition import load_competition  # noqa: E402
+from facefold.models.recipe import Recipe, load_recipes  # noqa: E402
+from facefold.training import fold as fold_module  # noqa: E402
+from facefold.utils.processes import set_environment  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -50,15 +52,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    contest = competition.load(args.root)
-    integrity.check(contest)
-    images = cache.open_cache(contest, "train", args.size)
-    table = contest.train.iloc[: args.rows]
-    images = cache.ImageCache(images.ids[: args.rows], np.array(images.pixels[: args.rows]))
+    competition = load_competition(args.root)
+    check_images(competition)
+    images = open_cache(competition, "train", args.size)
+    table = competition.train.iloc[: args.rows]
+    images = ImageCache(images.ids[: args.rows], np.array(images.pixels[: args.rows]))
     print(
         f"{args.rows} rows, {args.size} pixels, {args.folds} folds, {args.epochs} epochs, {args.views} views, torch {torch.__version__}"
     )
-    for recipe in recipes.load_all(args.recipes):
+    for recipe in load_recipes(args.recipes):
         head = {"freeze_backbone": True, "freeze_stages": 0, "head": "average", "frozen_precision": "half"}
         head = head if args.part == "backbone" else {}
         made = dataclasses.replace(
@@ -95,11 +97,9 @@ def ratio(anew: np.ndarray, once: np.ndarray) -> str:
     return f"{np.median(ratios):.1f} times ({ratios.min():.1f} to {ratios.max():.1f})"
 
 
-def folds(
-    recipe: recipes.Recipe, table: pd.DataFrame, images: cache.ImageCache, k: int, cached: bool
-) -> tuple[float, float, float]:
+def folds(recipe: Recipe, table: pd.DataFrame, images: ImageCache, k: int, cached: bool) -> tuple[float, float, float]:
     """CPU seconds of training all folds, what is computed once for them included; those of them that built the networks; OOF accuracy."""
-    right, building, started, prepare = 0.0, 0.0, time.process_time(), trainer.prepare
+    right, building, started, prepare = 0.0, 0.0, time.process_time(), fold_module.prepare_model
 
     def timed(*given: object, **named: object) -> tuple:
         nonlocal building
@@ -108,18 +108,18 @@ def folds(
         building += time.process_time() - begun
         return made
 
-    anew = nullcontext() if cached else mock.patch.object(trainer, "activations", lambda *_: {})
+    anew = nullcontext() if cached else mock.patch.object(fold_module, "activations", lambda *_: {})
     with (
         tempfile.TemporaryDirectory() as place,
         anew,
-        mock.patch.object(trainer, "prepare", timed),
+        mock.patch.object(fold_module, "prepare", timed),
         redirect_stdout(io.StringIO()),
     ):
         for fold, (train, valid) in enumerate(
             StratifiedKFold(k, shuffle=True, random_state=0).split(table["id"], table["label"])
         ):
             rows = table.assign(group=table["id"])
-            task = trainer.FoldTask(
+            task = fold_module.FoldTask(
                 recipe,
                 fold,
                 0,
@@ -131,7 +131,7 @@ def folds(
                 {"images_hash": "0"},
                 Path(place) / "frozen",
             )
-            learned = trainer.train(task, CPU)
+            learned = fold_module.train_fold(task, CPU)
             right += learned.history[-1]["valid_acc"] * len(valid)
     return time.process_time() - started, building, right / len(table)
 

@@ -28,8 +28,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from facefold.data import competition, images, unpack  # noqa: E402
-from facefold.errors import InputError  # noqa: E402
+from facefold.data.archive import install_competition  # noqa: E402
+from facefold.data.competition import load_competition  # noqa: E402
+from facefold.data.images import ImageProblem, decode_image, inspect_image, read_thumbnail  # noqa: E402
+from facefold.utils.errors import InputError  # noqa: E402
 
 SLOW = 10.0  # seconds
 AT_ONCE = 200  # inputs between two looks at the clock
@@ -172,7 +174,7 @@ def check_csv(folder: Path, data: bytes) -> None:
     (place / "test.csv").write_text("id\ntest1\n")
     (place / "sampleSubmit.csv").write_text("id,label\ntest1,0\n")
     try:
-        found = competition.load(folder)
+        found = load_competition(folder)
     except InputError as error:
         assert "train.csv" in str(error) or "test1" in str(error), error
         str(error).encode("utf-8")
@@ -189,13 +191,13 @@ def check_image(folder: Path, data: bytes) -> None:
     path = folder / "1.jpg"
     path.write_bytes(data)
     try:
-        facts = images.inspect(path)
-    except images.ImageProblem as problem:
+        facts = inspect_image(path)
+    except ImageProblem as problem:
         assert str(problem)
         return
-    whole = images.decode(path)
+    whole = decode_image(path)
     assert whole.shape == (facts.height, facts.width, 3) and whole.dtype == np.uint8
-    assert images.decode(path, 16).shape == (16, 16, 3) and images.glance(path, 32)[0].shape == (32, 32)
+    assert decode_image(path, 16).shape == (16, 16, 3) and read_thumbnail(path, 32)[0].shape == (32, 32)
 
 
 def check_zip(folder: Path, data: bytes) -> None:
@@ -204,7 +206,7 @@ def check_zip(folder: Path, data: bytes) -> None:
         source, root = Path(place) / "c.zip", Path(place) / "root"
         source.write_bytes(data)
         try:
-            unpack.install(source, root)
+            install_competition(source, root)
         except InputError as error:
             str(error).encode("utf-8")
             assert not root.exists() or not list(root.iterdir()), list(root.iterdir())

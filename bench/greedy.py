@@ -15,7 +15,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from facefold.combine import greedy  # noqa: E402
+from facefold.ensemble.greedy import search_greedy_weights  # noqa: E402
 
 
 def main() -> None:
@@ -29,10 +29,10 @@ def main() -> None:
     skill = draw.uniform(1, 3, members)
     prob = 1 / (1 + np.exp(-(2 * labels[:, None] - 1) * skill - draw.normal(size=(rows, members)) * 2))
     started = time.perf_counter()
-    greedy.search(prob, labels)
+    search_greedy_weights(prob, labels)
     seconds = time.perf_counter() - started
     tracemalloc.start()
-    greedy.search(prob, labels)
+    search_greedy_weights(prob, labels)
     peak = tracemalloc.get_traced_memory()[1]
     print(
         f"{members} members x {rows:,} rows ({prob.nbytes / 1e6:.1f} MB): {seconds:.2f} s, peak {peak / 1e6:.1f} MB above it"

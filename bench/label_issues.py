@@ -47,11 +47,12 @@ from sklearn.preprocessing import StandardScaler
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from facefold.combine.scores import decide, row_losses  # noqa: E402
-from facefold.data import images  # noqa: E402
 from facefold.data.corrections import DROPPED, Corrections  # noqa: E402
-from facefold.models import recipe, zoo  # noqa: E402
-from facefold.review import label_issues  # noqa: E402
+from facefold.data.images import decode_image  # noqa: E402
+from facefold.ensemble import label_issues  # noqa: E402
+from facefold.ensemble.metrics import decide, row_losses  # noqa: E402
+from facefold.models.build import build_model  # noqa: E402
+from facefold.models.recipe import load_recipe  # noqa: E402
 
 
 def main() -> None:
@@ -155,7 +156,7 @@ def lists(prob: np.ndarray, labels: np.ndarray) -> dict[str, tuple[np.ndarray, i
 
 def ours(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
     ids = [f"{row:06d}" for row in range(len(prob))]
-    table = label_issues.find(pd.DataFrame({"id": ids, "label": labels, "group": ids, "prob": prob})).table
+    table = label_issues.find_label_issues(pd.DataFrame({"id": ids, "label": labels, "group": ids, "prob": prob})).table
     return table["id"].astype(int).to_numpy()
 
 
@@ -194,12 +195,12 @@ def as_they_are(prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
 def features(folder: Path, ids: pd.Series) -> np.ndarray:
     """lite0's pooled features with its ImageNet weights, float32 (n, 1280)."""
     torch.set_num_threads(1)
-    made = recipe.load("lite0")
-    net = zoo.build(made)[0].lay_out(True).eval()
+    made = load_recipe("lite0")
+    net = build_model(made)[0].lay_out(True).eval()
     parts = []
     with torch.inference_mode():
         for start in range(0, len(ids), 64):
-            pixels = [images.decode(folder / "train" / f"{id}.jpg", made.size) for id in ids[start : start + 64]]
+            pixels = [decode_image(folder / "train" / f"{id}.jpg", made.size) for id in ids[start : start + 64]]
             parts.append(net(torch.from_numpy(np.stack(pixels)))[1].numpy())
     return np.concatenate(parts)
 

@@ -31,8 +31,8 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from facefold.combine import order  # noqa: E402
-from facefold.combine.scores import TINY, decide  # noqa: E402
+from facefold.ensemble.leaks.order import DECODER_NAMES, decode_order  # noqa: E402
+from facefold.ensemble.metrics import TINY, decide  # noqa: E402
 
 SHARE = 4334 / 18000
 WANTED = (None, 0.93, 0.87, 0.80)
@@ -87,9 +87,9 @@ def held_out(test: np.ndarray, labels: np.ndarray, prob: np.ndarray) -> tuple[fl
     """Accuracy as given, by hmm and by align on the rows `test`, each part renumbered in order, and align's seconds."""
     train_ids, test_ids = [[str(i) for i in range(1, n + 1)] for n in ((~test).sum(), test.sum())]
     right, seconds = [], 0.0
-    for name in order.NAMES:
+    for name in DECODER_NAMES:
         begun = time.perf_counter()
-        got = order.decode(name, train_ids, labels[~test], prob[~test], test_ids, prob[test])
+        got = decode_order(name, train_ids, labels[~test], prob[~test], test_ids, prob[test])
         seconds = time.perf_counter() - begun
         right.append((decide(got) == labels[test]).mean())
     return *right, seconds

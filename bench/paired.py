@@ -16,8 +16,9 @@ import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from facefold.combine.scores import decide, log_loss, paired, wilson  # noqa: E402
-from facefold.data import corrections, folds  # noqa: E402
+from facefold.data.corrections import DROPPED, load_corrections  # noqa: E402
+from facefold.data.folds import load_folds  # noqa: E402
+from facefold.ensemble.metrics import compare_paired, decide, log_loss, wilson_interval  # noqa: E402
 
 
 def same_rows(files: list[Path], rows: pd.DataFrame) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
@@ -45,9 +46,9 @@ def line(name: str, a: np.ndarray, b: np.ndarray, labels: np.ndarray) -> str:
     shown = [
         f"{count / len(labels):.4f} [{low:.4f}, {high:.4f}]"
         for count in right
-        for low, high in [wilson(count, len(labels))]
+        for low, high in [wilson_interval(count, len(labels))]
     ]
-    gain = paired(b, a, labels)
+    gain = compare_paired(b, a, labels)
     return (
         f"{name:28}{len(labels):>7}  {shown[0]}  {shown[1]}  {100 * gain.gain:+.2f} [{100 * gain.low:+.2f}, "
         f"{100 * gain.high:+.2f}] points  {gain.p:.3f}  {log_loss(a, labels):.4f}  {log_loss(b, labels):.4f}"
@@ -62,7 +63,7 @@ def main() -> None:
         "--corrections", type=Path, metavar="CSV", help="id,action: score against corrected labels as well"
     )
     args = parser.parse_args()
-    split = folds.load(args.root)
+    split = load_folds(args.root)
     try:
         ids, labels, before, after = same_rows(args.oof, split.table)
     except ValueError as error:
@@ -79,8 +80,8 @@ def main() -> None:
         if mask.any():
             print(line(name, before[mask], after[mask], labels[mask]))
     if args.corrections:
-        corrected = corrections.read(args.corrections, split).labels(ids, labels)
-        kept = corrected != corrections.DROPPED
+        corrected = load_corrections(args.corrections, split).labels(ids, labels)
+        kept = corrected != DROPPED
         if kept.any():
             print(line("against corrected labels", before[kept], after[kept], corrected[kept]))
 

@@ -181,12 +181,13 @@ def write_weights(recipe_name: str, target: Path) -> str:
     sys.path.insert(0, str(PROJECT / "src"))
     from safetensors.torch import save_file
 
-    from facefold.models import pretrained, recipe
+    from facefold.models.pretrained import build_backbone
+    from facefold.models.recipe import load_recipe
 
-    chosen = recipe.load(recipe_name)
+    chosen = load_recipe(recipe_name)
     if chosen.weights == "none":
         raise SystemExit(f"recipe {recipe_name} has no pretrained weights that the peers could start from")
-    model, _ = pretrained.build(chosen, drop_head=False)
+    model, _ = build_backbone(chosen, drop_head=False)
     save_file(model.state_dict(), target)
     return chosen.backbone
 

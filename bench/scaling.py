@@ -39,9 +39,13 @@ import tree
 SRC = Path(__file__).resolve().parents[1] / "src"
 sys.path.insert(0, str(SRC))
 
-from facefold import files, runs  # noqa: E402
-from facefold.data import competition, drawn, folds, integrity  # noqa: E402
-from facefold.models import recipe  # noqa: E402
+from facefold.data.audit import load_images_hash  # noqa: E402
+from facefold.data.competition import load_competition  # noqa: E402
+from facefold.data.folds import load_folds  # noqa: E402
+from facefold.data.synthetic import draw_competition  # noqa: E402
+from facefold.models.recipe import load_recipe  # noqa: E402
+from facefold.runs import Identity, fold_dir, seal_fold, write_history, write_predictions  # noqa: E402
+from facefold.utils.files import write_text  # noqa: E402
 
 MADE_UP = {"lite0": (1.0, 1280), "cnn5": (1.4, 256)}  # recipe: noise of its logits, features a row
 STEPS = ("audit", "split", "again", "train", "blend", "report")
@@ -50,18 +54,18 @@ SUPERLINEAR, GROWS = 1.1, 1.1
 
 def make_up_runs(root: Path) -> None:
     """Finished runs of `MADE_UP` on the folds of root: wrong where noise says so, features that know the logit."""
-    contest, dealt = competition.load(root), folds.load(root)
+    competition, folds = load_competition(root), load_folds(root)
     for number, (name, (noise, width)) in enumerate(MADE_UP.items()):
         draw = np.random.default_rng(number)
-        identity = runs.Identity(name, recipe.load(name).hash, dealt.hash, integrity.fingerprint(root), seed=0)
-        for k in range(dealt.k):
-            directory, valid = runs.fold_dir(root, name, k), dealt.valid(k)
-            kinds = {"oof": valid["label"].to_numpy(), "test": draw.integers(0, 2, len(contest.test))}
-            for (part, kind), ids in zip(kinds.items(), (valid["id"], contest.test["id"])):
+        identity = Identity(name, load_recipe(name).hash, folds.hash, load_images_hash(root), seed=0)
+        for k in range(folds.k):
+            directory, valid = fold_dir(root, name, k), folds.valid(k)
+            kinds = {"oof": valid["label"].to_numpy(), "test": draw.integers(0, 2, len(competition.test))}
+            for (part, kind), ids in zip(kinds.items(), (valid["id"], competition.test["id"])):
                 logit = (2 * kind - 1) * 1.5 + noise * draw.normal(size=len(ids))
                 features = draw.normal(size=(len(ids), width)).astype(np.float32) + 0.1 * logit[:, None]
-                runs.write_predictions(directory, part, ids.tolist(), 1 / (1 + np.exp(-logit)), features)
-            runs.write_history(
+                write_predictions(directory, part, ids.tolist(), 1 / (1 + np.exp(-logit)), features)
+            write_history(
                 directory,
                 pd.DataFrame(
                     {
@@ -74,8 +78,8 @@ def make_up_runs(root: Path) -> None:
                     }
                 ),
             )
-            files.write_text(directory / "weights.safetensors", "made up")
-            runs.finish(directory, identity, {"seconds": 2.0, "device": "cpu", "precision": "float32"})
+            write_text(directory / "weights.safetensors", "made up")
+            seal_fold(directory, identity, {"seconds": 2.0, "device": "cpu", "precision": "float32"})
 
 
 def measured(step: str, root: Path, *options: str) -> dict[str, float]:
@@ -103,7 +107,7 @@ def slope(small: tuple[float, float], large: tuple[float, float]) -> float:
 
 def steps_at(size: int, root: Path, args: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
     """The steps asked for in their order, each as its name and what `measured` gave."""
-    drawn.draw(root, train=size, test=args.tests or size // 3, size=args.pixels)
+    draw_competition(root, train=size, test=args.tests or size // 3, size=args.pixels)
     options = {
         "audit": (),
         "split": (),

@@ -31,7 +31,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from facefold.processes import ENVIRONMENT  # noqa: E402
+from facefold.augment.per_image import ImageAugment  # noqa: E402
+from facefold.models.build import build_model  # noqa: E402
+from facefold.models.precision import Precision  # noqa: E402
+from facefold.models.recipe import load_recipe  # noqa: E402
+from facefold.training.fold import prepare_model, train_step  # noqa: E402
+from facefold.utils.processes import ENVIRONMENT  # noqa: E402
 
 if (
     __name__ == "__main__" and not ENVIRONMENT.keys() <= os.environ.keys()
@@ -44,12 +49,6 @@ from timm.optim import create_optimizer_v2  # noqa: E402
 from timm.utils import ModelEmaV3  # noqa: E402
 from torch.profiler import ProfilerActivity, profile, record_function  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
-
-from facefold.data.augment import Augment  # noqa: E402
-from facefold.models import recipe as recipes  # noqa: E402
-from facefold.models import zoo  # noqa: E402
-from facefold.models.precision import Precision  # noqa: E402
-from facefold.training import trainer  # noqa: E402
 
 ROOM = 4 << 30  # bytes of memory that the profiler and the steps under it find ready
 GROUPS = {
@@ -93,12 +92,12 @@ class Bench:
     """One recipe, ready to take steps on a batch: in its own form, or from pixels in the format `form`, by torch's own gradients."""
 
     def __init__(self, name: str, form: torch.dtype | None = None):
-        self.recipe = recipe = recipes.load(name)
+        self.recipe = recipe = load_recipe(name)
         torch.manual_seed(0)
         if form is None:
-            self.net, _, self.format = trainer.prepare(recipe, torch.device("cpu"), None, trained=False)
+            self.net, _, self.format = prepare_model(recipe, torch.device("cpu"), None, trained=False)
         else:
-            self.net, self.format = zoo.build(recipe, trained=False)[0].lay_out(True), Precision(form, True)
+            self.net, self.format = build_model(recipe, trained=False)[0].lay_out(True), Precision(form, True)
         self.net.train()
         self.optimizer = create_optimizer_v2(
             self.net, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay
@@ -113,10 +112,10 @@ class Bench:
             with torch.inference_mode():
                 self.shown = self.net.trunk(self.shown).permute(0, 2, 3, 1).half()
             self.shown = self.shown.clone()  # an inference tensor takes no part in training
-        self.augment = Augment(recipe.augment, 0)
+        self.augment = ImageAugment(recipe.augment, 0)
 
     def step(self) -> None:
-        trainer.train_step(self.net, self.shown, self.labels, self.optimizer, self.scaler, self.format, self.recipe)
+        train_step(self.net, self.shown, self.labels, self.optimizer, self.scaler, self.format, self.recipe)
         if self.ema:
             with record_function("EMA"):
                 self.ema.update(self.net, step=1)

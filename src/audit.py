@@ -19,20 +19,36 @@ import argparse
 import time
 from pathlib import Path
 
-from facefold import step
-from facefold.data import drawn, duplicates, glance, integrity, leaks, suspects, unpack
-from facefold.errors import InputError
-from facefold.review import audit_page
+from facefold.cli import build_parser, hold_root, run_main
+from facefold.data.archive import install_competition
+from facefold.data.audit import audit_competition, images_without_row
+from facefold.data.duplicates import find_duplicates
+from facefold.data.leaks import find_cues, labels_of_duplicates
+from facefold.data.suspects import find_broken_images
+from facefold.data.synthetic import draw_competition, is_synthetic
+from facefold.data.thumbnails import load_thumbnails
+from facefold.report.audit_text import (
+    describe_actions,
+    describe_broken_images,
+    describe_contents,
+    describe_cues,
+    describe_extras,
+    describe_near_duplicates,
+    describe_shared_pictures,
+    has_mixed_labels,
+    list_leaks,
+)
+from facefold.utils.errors import InputError
 
 
 def main() -> None:
-    parser = step.parser(__doc__)
+    parser = build_parser(__doc__)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--data", type=Path, metavar="ZIP|DIR", help="the competition to put in place")
     source.add_argument("--drawn", action="store_true", help="draw a small competition and put it in place")
     parser.add_argument("--strict", action="store_true", help="exit with 2 where labels leak")
     args = parser.parse_args()
-    with step.at_work(args.root, alone=True):
+    with hold_root(args.root, alone=True):
         audit(args)
 
 
@@ -40,25 +56,25 @@ def audit(args: argparse.Namespace) -> None:
     """Put the competition in place where one is named, check it, and print the page."""
     start = time.monotonic()
     if args.data is not None:
-        new = unpack.install(args.data, args.root)
+        new = install_competition(args.data, args.root)
         print(f"{args.data} {'was put into' if new else 'is already in'} {args.root / 'competition'}")
-    if args.drawn and drawn.draw(args.root):
+    if args.drawn and draw_competition(args.root):
         print(f"a competition was drawn into {args.root / 'competition'}")
-    found, images = integrity.load(args.root)
-    if drawn.is_drawn(args.root):
+    found, images = audit_competition(args.root)
+    if is_synthetic(args.root):
         print("note        this competition is DRAWN: its scores mean nothing elsewhere")
-    seen, groups = glance.load(found), duplicates.find(found, images)
-    told = leaks.twins(groups, found.train.set_index("id")["label"])
-    cues, broken = leaks.cues(found, images, seen.headers), suspects.find(seen.headers, seen.grey)
-    leaking = audit_page.leaks(told, cues)
+    seen, groups = load_thumbnails(found), find_duplicates(found, images)
+    told = labels_of_duplicates(groups, found.train.set_index("id")["label"])
+    cues, broken = find_cues(found, images, seen.headers), find_broken_images(seen.headers, seen.grey)
+    leaking = list_leaks(told, cues)
     page = [
-        *audit_page.contents(found, images),
-        *audit_page.near(found, groups),
-        *audit_page.twins(told, found),
-        *audit_page.cues(cues),
-        *audit_page.suspects(broken),
-        *audit_page.extras(integrity.extras(found)),
-        *audit_page.what_to_do(leaking, audit_page.mixed_labels(found, groups), len(broken) > 0),
+        *describe_contents(found, images),
+        *describe_near_duplicates(found, groups),
+        *describe_shared_pictures(told, found),
+        *describe_cues(cues),
+        *describe_broken_images(broken),
+        *describe_extras(images_without_row(found)),
+        *describe_actions(leaking, has_mixed_labels(found, groups), len(broken) > 0),
     ]
     print("\n".join(page))
     if args.strict and leaking:
@@ -71,4 +87,4 @@ def audit(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    step.run(main)
+    run_main(main)

@@ -43,20 +43,29 @@ from pathlib import Path
 
 import numpy as np
 
-from facefold import runs, step
-from facefold.combine import members, methods, outcome, regression, stacking, weights
-from facefold.data import competition, duplicates, folds, integrity
-from facefold.errors import InputError
+from facefold.cli import add_target_option, build_parser, run_main
+from facefold.data.audit import check_images, load_images_hash
+from facefold.data.competition import load_competition
+from facefold.data.duplicates import find_duplicates
+from facefold.data.folds import load_folds
+from facefold.ensemble import blend as blend_module
+from facefold.ensemble import regression
+from facefold.ensemble.members import describe_member, join_members, load_features
+from facefold.ensemble.methods import METHOD_NAMES, candidate_methods
+from facefold.ensemble.stacking import fit_feature_stackers
+from facefold.ensemble.weights import parse_weights
+from facefold.runs import current_identity, load_member, parse_run_names, run_names, shared_corrections
+from facefold.utils.errors import InputError
 
 
 def main() -> None:
-    parser = step.parser(__doc__)
+    parser = build_parser(__doc__)
     parser.add_argument("--recipes", metavar="A,B", help="the recipes to blend (default: all that have runs)")
     parser.add_argument(
         "--method",
         default="auto",
         help="how to blend (default: auto)",
-        choices=tuple(dict.fromkeys(("auto", *methods.NAMES, *regression.NAMES))),
+        choices=tuple(dict.fromkeys(("auto", *METHOD_NAMES, *regression.REGRESSION_METHOD_NAMES))),
     )
     parser.add_argument(
         "--weights",
@@ -66,44 +75,42 @@ def main() -> None:
     )
     parser.add_argument("--use-order", action="store_true", help="use the labels' order by id, a leak; never a default")
     parser.add_argument("--use-twins", action="store_true", help="use the labels of near-duplicates in train, a leak")
-    step.add_target(parser)
+    add_target_option(parser)
     args = parser.parse_args()
     root, target = args.root.resolve(), args.target
     place = target.place(root)
 
-    contest, dealt = competition.load(root), folds.load(root, target)
+    competition, folds = load_competition(root), load_folds(root, target)
     if target.regression:
-        regression.refuse(target, args.method, args.weights, args.use_order, args.use_twins)
-    groups = duplicates.find(contest, integrity.check(contest)) if args.use_twins else None
-    images = integrity.fingerprint(root)
-    test_ids = contest.test["id"].tolist()
-    names = runs.named(args.recipes) if args.recipes else runs.names(place)
-    loaded = [runs.load(place, runs.current(name, dealt, images), name, dealt, test_ids) for name in names]
-    matrix, mended = members.matrix(loaded, dealt, test_ids), runs.shared_corrections(loaded)
+        regression.refuse_options(target, args.method, args.weights, args.use_order, args.use_twins)
+    groups = find_duplicates(competition, check_images(competition)) if args.use_twins else None
+    images = load_images_hash(root)
+    test_ids = competition.test["id"].tolist()
+    names = parse_run_names(args.recipes) if args.recipes else run_names(place)
+    loaded = [load_member(place, current_identity(name, folds, images), name, folds, test_ids) for name in names]
+    matrix, mended = join_members(loaded, folds, test_ids), shared_corrections(loaded)
 
     if len(matrix.names) == 1 and args.method not in ("auto", "best_single"):
         raise InputError(
             f"one recipe only ({matrix.names[0]}): --method {args.method} has nothing to combine. "
             "Train another recipe, or leave --method out."
         )
-    if line := outcome.leaks_asked_for(matrix, args.use_order, groups):
+    if line := blend_module.leak_announcements(matrix, args.use_order, groups):
         print(line)
     rule: str | np.ndarray = args.weights
     if rule not in ("auto", "equal", "accuracy"):
-        rule, absent = weights.parse(args.weights, matrix.names)
+        rule, absent = parse_weights(args.weights, matrix.names)
         if absent:
             print(f"weight 0, because --weights does not name them: {', '.join(absent)}")
         print(
             "note: weights given by hand count as chosen beforehand; if these rows suggested them, the scores flatter"
         )
     if target.regression:
-        made = regression.make(matrix, target, args.method, rule)
+        made = regression.make_regression_blend(matrix, target, args.method, rule)
     else:
-        methods.candidates(
-            args.method, rule
-        )  # options that do not go together are refused before the features are read
-        stacked = stacking.stack(matrix, partial(members.features, root, matrix.names))
-        made = outcome.make(matrix, stacked, args.method, rule, args.use_order, mended, groups)
+        candidate_methods(args.method, rule)  # options that do not go together are refused before the features are read
+        stacked = fit_feature_stackers(matrix, partial(load_features, root, matrix.names))
+        made = blend_module.make_blend(matrix, stacked, args.method, rule, args.use_order, mended, groups)
     origin = {
         "options": {
             "method": args.method,
@@ -112,20 +119,20 @@ def main() -> None:
             "use_order": args.use_order,
             "use_twins": args.use_twins,
         },
-        "members": [members.describe(member) for member in sorted(loaded, key=lambda member: member.recipe)],
-        "folds": {"hash": dealt.hash, "k": dealt.k, "seed": dealt.seed, "method": dealt.method},
+        "members": [describe_member(member) for member in sorted(loaded, key=lambda member: member.recipe)],
+        "folds": {"hash": folds.hash, "k": folds.k, "seed": folds.seed, "method": folds.method},
         "images_hash": images,
     }
-    made = outcome.write(root, made, contest, origin, target)
+    made = blend_module.write_blend(root, made, competition, origin, target)
 
-    for line in [] if target.regression else outcome.unused(made.facts):
+    for line in [] if target.regression else blend_module.unused_options(made.facts):
         print(line)
-    shown_by = regression if target.regression else outcome
-    print(shown_by.table(made.leaderboard))
+    shown_by = regression if target.regression else blend_module
+    print(shown_by.format_leaderboard(made.leaderboard))
     if len(matrix.names) == 1 and made.facts["picked"] == "best_single":
         print(f"one recipe only, so there is nothing to blend: the submission is {matrix.names[0]}'s")
     print(made.facts["why"])
-    print(f"upload {shown(place / 'submissions' / 'submission.csv')}: {shown_by.headline(made.facts)}")
+    print(f"upload {shown(place / 'submissions' / 'submission.csv')}: {shown_by.format_headline(made.facts)}")
 
 
 def shown(path: Path) -> Path:
@@ -134,4 +141,4 @@ def shown(path: Path) -> Path:
 
 
 if __name__ == "__main__":
-    step.run(main)
+    run_main(main)

@@ -30,14 +30,20 @@ from pathlib import Path
 
 import numpy as np
 
-from facefold import files, runs, step
-from facefold.data import competition, corrections, folds, integrity
-from facefold.errors import InputError
-from facefold.review import contact_sheet, label_issues
+from facefold.cli import build_parser, run_main
+from facefold.data.audit import load_images_hash
+from facefold.data.competition import load_competition
+from facefold.data.corrections import write_corrections
+from facefold.data.folds import load_folds
+from facefold.ensemble.label_issues import CONFLICT, find_label_issues, propose_corrections
+from facefold.report import contact_sheet
+from facefold.runs import CORRECTED_SUFFIX, current_identity, label_issues_path, load_member, parse_run_names, run_names
+from facefold.utils.errors import InputError
+from facefold.utils.files import lock_directory, write_csv, write_text
 
 
 def main() -> None:
-    parser = step.parser(__doc__)
+    parser = build_parser(__doc__)
     parser.add_argument(
         "--recipes", metavar="A,B", help="whose OOF (default: all runs that learned from the given labels)"
     )
@@ -51,40 +57,42 @@ def main() -> None:
     args = parser.parse_args()
     check(args)
     root = args.root.resolve()
-    contest, dealt, images_hash = competition.load(root), folds.load(root), integrity.fingerprint(root)
-    given = [name for name in runs.names(root) if not name.endswith(runs.CORRECTED)]
-    names = sorted(runs.named(args.recipes) if args.recipes else given)  # a mean depends on the order in its last bit
+    competition, folds, images_hash = load_competition(root), load_folds(root), load_images_hash(root)
+    given = [name for name in run_names(root) if not name.endswith(CORRECTED_SUFFIX)]
+    names = sorted(
+        parse_run_names(args.recipes) if args.recipes else given
+    )  # a mean depends on the order in its last bit
     if not names:
         raise InputError("there are no runs to judge labels by. Run `python src/train.py --recipe NAME` first.")
-    test_ids = contest.test["id"].tolist()
-    members = [runs.load(root, runs.current(name, dealt, images_hash), name, dealt, test_ids) for name in names]
-    found = label_issues.find(dealt.table.assign(prob=np.mean([member.oof.to_numpy() for member in members], axis=0)))
+    test_ids = competition.test["id"].tolist()
+    members = [load_member(root, current_identity(name, folds, images_hash), name, folds, test_ids) for name in names]
+    found = find_label_issues(folds.table.assign(prob=np.mean([member.oof.to_numpy() for member in members], axis=0)))
     table = found.table
-    conflicts = int((table["kind"] == label_issues.CONFLICT).sum())
+    conflicts = int((table["kind"] == CONFLICT).sum())
     lead = (
-        f"{len(table)} of {len(dealt.table)} labels to look at: {conflicts} in groups that hold both labels, "
+        f"{len(table)} of {len(folds.table)} labels to look at: {conflicts} in groups that hold both labels, "
         f"{len(table) - conflicts} by confident learning on {', '.join(names)}"
     )
-    near = contact_sheet.neighbours(root, names, dealt, table["id"].head(contact_sheet.SHOWN).tolist())
-    page = contact_sheet.page(contest, table, near, lead)
-    with files.locked(root / "runs", wait=True):
-        files.write_csv(runs.label_issues(root), table)
-        files.write_text(root / "label_issues.html", page)
+    near = contact_sheet.neighbours(root, names, folds, table["id"].head(contact_sheet.SHOWN).tolist())
+    page = contact_sheet.page(competition, table, near, lead)
+    with lock_directory(root / "runs", wait=True):
+        write_csv(label_issues_path(root), table)
+        write_text(root / "label_issues.html", page)
 
     print(lead)
     for i in (0, 1):
         print(
-            f"given {i}: {(dealt.table['label'] == i).sum()} rows, their mean probability of {i} is {found.thresholds[i]:.3f}; {found.joint[i, i]} "
+            f"given {i}: {(folds.table['label'] == i).sum()} rows, their mean probability of {i} is {found.thresholds[i]:.3f}; {found.joint[i, i]} "
             f"seem {i}, {found.joint[i, 1 - i]} seem {1 - i}; about {found.wrong[i]} are wrong, or too hard for these models"
         )
-    print(f"look at {root / 'label_issues.html'}; all of them are in {runs.label_issues(root)}")
+    print(f"look at {root / 'label_issues.html'}; all of them are in {label_issues_path(root)}")
     if args.write_corrections:
-        proposed = label_issues.propose(table, args.action or "drop", args.top, args.confidence or 0.0)
+        proposed = propose_corrections(table, args.action or "drop", args.top, args.confidence or 0.0)
         if proposed.empty:
             raise InputError(
                 f"no suspect is of confidence {args.confidence:g} or more; {args.write_corrections} was not written"
             )
-        corrections.write(args.write_corrections, proposed, args.force)
+        write_corrections(args.write_corrections, proposed, args.force)
         counts = ", ".join(f"{count} {action}" for action, count in proposed["action"].value_counts().items())
         print(
             f"{args.write_corrections}: {counts}. Look through it, then `python src/train.py --recipe {names[0]} "
@@ -106,4 +114,4 @@ def check(args) -> None:
 
 
 if __name__ == "__main__":
-    step.run(main)
+    run_main(main)

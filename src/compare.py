@@ -17,17 +17,22 @@ backbones are skipped; kill it at any time, the same command goes on.
 import argparse
 from pathlib import Path
 
-from facefold import comparison, files, step
-from facefold.data import cache, competition, folds, integrity
-from facefold.errors import InputError
-from facefold.models import pretrained
+from facefold.cli import build_parser, hold_root, run_main
+from facefold.data.audit import check_images, load_images_hash
+from facefold.data.cache import build_caches
+from facefold.data.competition import load_competition
+from facefold.data.folds import load_folds
+from facefold.models.pretrained import require_weights
 from facefold.models.recipe import Recipe
-from facefold.review import plots
-from facefold.training import engine
+from facefold.report import figures
+from facefold.training.comparison import CompareJob, comparison_recipe, comparison_table, run_compare_job
+from facefold.training.workers import device_slots, run_jobs
+from facefold.utils.errors import InputError
+from facefold.utils.files import write_bytes, write_csv
 
 
 def main() -> None:
-    parser = step.parser(__doc__)
+    parser = build_parser(__doc__)
     parser.add_argument("--backbones", required=True, metavar="NAME[,NAME]", help="timm's names")
     parser.add_argument("--epochs", type=int, default=5, help="default: 5")
     parser.add_argument("--fold", type=int, default=0, metavar="K", help="the fold to hold out (default: 0)")
@@ -60,11 +65,11 @@ def main() -> None:
         )
     weights = weights * len(named) if len(weights) == 1 else weights
     chosen = [
-        comparison.recipe_of(name, source, args.size, args.epochs, args.pooled) for name, source in zip(named, weights)
+        comparison_recipe(name, source, args.size, args.epochs, args.pooled) for name, source in zip(named, weights)
     ]
     for recipe in chosen:
-        pretrained.require(recipe, args.weights_dir)
-    with step.at_work(args.root):
+        require_weights(recipe, args.weights_dir)
+    with hold_root(args.root):
         compare(args, chosen)
     if "none" in weights:
         print("random weights were asked for: such a backbone's figures say that it runs, nothing else")
@@ -73,25 +78,25 @@ def main() -> None:
 
 def compare(args: argparse.Namespace, chosen: list[Recipe]) -> None:
     """Train the heads that are missing, write and print the table."""
-    contest, split = competition.load(args.root), folds.load(args.root)
+    competition, split = load_competition(args.root), load_folds(args.root)
     if not 0 <= args.fold < split.k:
         raise InputError(f"--fold {args.fold}: the folds are 0 to {split.k - 1}")
-    integrity.check(contest)
-    cache.build(contest, args.size)
-    images_hash = integrity.fingerprint(args.root)
+    check_images(competition)
+    build_caches(competition, args.size)
+    images_hash = load_images_hash(args.root)
     jobs = [
-        comparison.CompareJob(args.root, recipe, args.fold, args.seed, images_hash, split.hash, args.weights_dir)
+        CompareJob(args.root, recipe, args.fold, args.seed, images_hash, split.hash, args.weights_dir)
         for recipe in chosen
     ]
-    engine.run([job for job in jobs if not job.finished], engine.slots(args.device, args.workers), comparison.work)
-    compared = comparison.table(jobs)
-    files.write_csv(args.root / "compare" / "comparison.csv", compared)
-    files.write_bytes(
-        args.root / "compare" / "comparison.png", plots.comparison({job.recipe.name: job.history() for job in jobs})
+    run_jobs([job for job in jobs if not job.finished], device_slots(args.device, args.workers), run_compare_job)
+    compared = comparison_table(jobs)
+    write_csv(args.root / "compare" / "comparison.csv", compared)
+    write_bytes(
+        args.root / "compare" / "comparison.png", figures.comparison({job.recipe.name: job.history() for job in jobs})
     )
     print(f"{split.k} folds, fold {args.fold} held out, {args.epochs} epochs, {args.size} pixels")
     print(compared.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
 
 
 if __name__ == "__main__":
-    step.run(main)
+    run_main(main)

@@ -16,12 +16,12 @@ the same share of each label as all rows. Near-duplicates may stand in train and
 
 from pathlib import Path
 
-from facefold import step
-from facefold.data import utkface
+from facefold.cli import build_parser, hold_root, run_main
+from facefold.data.utkface import install_utkface, solution_path
 
 
 def main() -> None:
-    parser = step.parser(__doc__)
+    parser = build_parser(__doc__)
     parser.add_argument("source", type=Path, metavar="ZIP|DIR", help="UTKFace as downloaded")
     parser.add_argument(
         "--test-size", type=int, default=5708, metavar="N", help="faces to hold out for the test (default: 5708)"
@@ -30,8 +30,8 @@ def main() -> None:
         "--seed", type=int, default=0, help="another seed gives other ids and another test set (default: 0)"
     )
     args = parser.parse_args()
-    with step.at_work(args.root, alone=True):
-        made = utkface.install(args.source, args.root, args.test_size, args.seed)
+    with hold_root(args.root, alone=True):
+        made = install_utkface(args.source, args.root, args.test_size, args.seed)
     if made.twice:
         print(f"{made.twice:,} files bear a name that stands in another folder too; each name was taken once")
     if made.malformed:
@@ -44,9 +44,9 @@ def main() -> None:
         )
     print(
         f"{'written to' if made.new else 'already in'} {args.root / 'competition'}; the answers of the test rows are in "
-        f"{utkface.answers(args.root)}. Next: python src/audit.py --root {args.root}"
+        f"{solution_path(args.root)}. Next: python src/audit.py --root {args.root}"
     )
 
 
 if __name__ == "__main__":
-    step.run(main)
+    run_main(main)

@@ -12,14 +12,18 @@ byte. To try it here: python DIR/kernel/kernel.py INPUT OUTPUT, with DIR/dataset
 
 from pathlib import Path
 
-from facefold import kaggle, step, upload
-from facefold.combine import members, outcome
-from facefold.data import competition, folds
-from facefold.errors import InputError
+from facefold.cli import build_parser, run_main
+from facefold.data.competition import load_competition
+from facefold.data.folds import load_folds
+from facefold.ensemble.blend import load_blend
+from facefold.ensemble.members import load_blended_members
+from facefold.kaggle.pack import clear_upload, fetch_wheels, fill_upload, write_metadata
+from facefold.kaggle.submit import load_submission_log
+from facefold.utils.errors import InputError
 
 
 def main() -> None:
-    parser = step.parser(__doc__)
+    parser = build_parser(__doc__)
     parser.add_argument(
         "--out",
         type=Path,
@@ -41,20 +45,20 @@ def main() -> None:
     parser.add_argument("--no-wheels", action="store_true", help="pack none: where no package index can be reached")
     args = parser.parse_args()
     root, out = args.root.resolve(), args.out.resolve()
-    log = kaggle.read_log(root)
+    log = load_submission_log(root)
     slug = args.competition or (log[-1].competition if log else "")
     if not slug:
         raise InputError(
             "which competition? Say it with --competition SLUG: what follows /competitions/ in the address of its page"
         )
-    contest, dealt, made = competition.load(root), folds.load(root), outcome.load(root)
-    test_ids = contest.test["id"].tolist()
-    loaded = members.of_blend(root, made.facts, dealt, test_ids)
-    upload.clear(out)
+    competition, folds, made = load_competition(root), load_folds(root), load_blend(root)
+    test_ids = competition.test["id"].tolist()
+    loaded = load_blended_members(root, made.facts, folds, test_ids)
+    clear_upload(out)
     gpu = any(run["device"].startswith("cuda") for member in loaded for run in member.runs)
-    upload.describe(out, args.user, slug, gpu)
-    upload.fill(out, root, made.facts, dealt.k)
-    wheels = [] if args.no_wheels else upload.fetch_wheels(out, args.python)
+    write_metadata(out, args.user, slug, gpu)
+    fill_upload(out, root, made.facts, folds.k)
+    wheels = [] if args.no_wheels else fetch_wheels(out, args.python)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     names = ", ".join(member.recipe for member in loaded)
     print(f"packed {names} and {len(wheels)} wheels into {out} ({size / 1e6:.0f} MB); now:")
@@ -62,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    step.run(main)
+    run_main(main)

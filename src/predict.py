@@ -20,19 +20,24 @@ What these models know is a noisy binary label of faces: nothing here is fit for
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from facefold import files, step
-from facefold.combine import anew, outcome
-from facefold.combine.scores import decide
-from facefold.data import competition, drawn, faces, photographs
-from facefold.errors import InputError
-from facefold.review import predictions
-from facefold.training import engine
+from facefold.cli import build_parser, run_main
+from facefold.data.competition import load_competition
+from facefold.data.faces import MEASURED
+from facefold.data.photographs import cut_out_faces, list_photographs, whole_photographs
+from facefold.data.synthetic import is_synthetic
+from facefold.ensemble.apply import blended_targets, load_blend_model, predict_images
+from facefold.ensemble.blend import format_announcement
+from facefold.ensemble.metrics import decide
+from facefold.report import predictions
+from facefold.training.workers import device_slots
+from facefold.utils.errors import InputError
+from facefold.utils.files import write_csv, write_text
 
 PRINTED = 20
 
 
 def main() -> None:
-    parser = step.parser(__doc__)
+    parser = build_parser(__doc__)
     parser.add_argument("pictures", type=Path, nargs="+", metavar="PHOTO|DIR", help="photographs, or folders of them")
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="default: predictions.csv under --root")
     parser.add_argument("--show", action="store_true", help="write a page with the faces as well, beside the csv")
@@ -41,32 +46,32 @@ def main() -> None:
         "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there"
     )
     args = parser.parse_args()
-    root, device = args.root.resolve(), engine.slots(args.device, 1)[0]
+    root, device = args.root.resolve(), device_slots(args.device, 1)[0]
     out = args.out or root / "predictions.csv"
     if out.suffix != ".csv":
         raise InputError(f"--out {out}: the name of a csv file ends in .csv")
-    paths, blend = photographs.listed(args.pictures), anew.load(root)
+    paths, blend = list_photographs(args.pictures), load_blend_model(root)
     with TemporaryDirectory() as made:
         scratch = Path(made)
         if args.no_detect:
-            table, cut = photographs.whole(paths)
+            table, cut = whole_photographs(paths)
         else:
-            contest = competition.load(root)
-            train = [contest.image_path("train", id) for id in contest.train["id"].head(faces.MEASURED)]
-            table, cut, without = photographs.cut_out(paths, train, scratch)
+            competition = load_competition(root)
+            train = [competition.image_path("train", id) for id in competition.train["id"].head(MEASURED)]
+            table, cut, without = cut_out_faces(paths, train, scratch)
             for path in without:
                 print(f"{path}: no face was found")
-        prob = anew.predict(blend, cut, device, scratch / "label")
+        prob = predict_images(blend, cut, device, scratch / "label")
         table = table.assign(prob=prob, label=decide(prob))
-        for target in anew.others(root):
-            table[target.name] = anew.predict(anew.load(root, target), cut, device, scratch / target.name)
-        files.write_csv(out, table)
+        for target in blended_targets(root):
+            table[target.name] = predict_images(load_blend_model(root, target), cut, device, scratch / target.name)
+        write_csv(out, table)
         lead = f"{len(table):,} faces by {blend.facts['picked']} of {', '.join(blend.matrix.names)}"
         if args.show:
-            files.write_text(out.with_suffix(".html"), predictions.page(table, cut, lead))
-    if drawn.is_drawn(root):
+            write_text(out.with_suffix(".html"), predictions.page(table, cut, lead))
+    if is_synthetic(root):
         print("note: these models learned from DRAWN images; what they say of a face means nothing")
-    if outcome.announcement(blend.facts):
+    if format_announcement(blend.facts):
         print("note: the submission also used what new images do not have, order or twins; these are the models alone")
     for _, row in table.head(PRINTED).iterrows():
         print(f"{row['file']}, face {row['face']}: {predictions.in_words(row)}")
@@ -76,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    step.run(main)
+    run_main(main)

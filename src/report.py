@@ -13,71 +13,75 @@ and on paper.
 import numpy as np
 import pandas as pd
 
-from facefold import files, runs, step
-from facefold.combine import members, outcome, regression
-from facefold.data import competition, drawn, folds
-from facefold.review import galleries, html, origin, regression_sections, sections
+from facefold.cli import add_target_option, build_parser, load_timings, run_main
+from facefold.data.competition import Competition, load_competition
+from facefold.data.folds import Folds, load_folds
+from facefold.data.synthetic import is_synthetic
+from facefold.ensemble import blend as blend_module
+from facefold.ensemble import regression
+from facefold.ensemble.members import load_blended_members
+from facefold.report import galleries, html, regression_sections, reproducibility, sections
+from facefold.runs import CORRECTED_SUFFIX, Member, load_history
+from facefold.utils.files import lock_directory, write_text
 
 
 def main() -> None:
-    parser = step.parser(__doc__)
-    step.add_target(parser)
+    parser = build_parser(__doc__)
+    add_target_option(parser)
     args = parser.parse_args()
-    root, target, combine = args.root.resolve(), args.target, regression if args.target.regression else outcome
+    root, target, combine = args.root.resolve(), args.target, regression if args.target.regression else blend_module
     place = target.place(root)
-    contest, dealt, made = competition.load(root), folds.load(root, target), combine.load(root, target)
-    test_ids = contest.test["id"].tolist()
-    loaded = members.of_blend(root, made.facts, dealt, test_ids)
-    histories = {member.recipe: [runs.history(place, member.recipe, k) for k in range(dealt.k)] for member in loaded}
-    steps = {name: got for name, got in step.timings(root).items() if name == "audit"} | step.timings(place)
-    leaks = "" if target.regression else outcome.announcement(made.facts)
+    competition, folds, made = load_competition(root), load_folds(root, target), combine.load_blend(root, target)
+    test_ids = competition.test["id"].tolist()
+    loaded = load_blended_members(root, made.facts, folds, test_ids)
+    histories = {member.recipe: [load_history(place, member.recipe, k) for k in range(folds.k)] for member in loaded}
+    steps = {name: got for name, got in load_timings(root).items() if name == "audit"} | load_timings(place)
+    leaks = "" if target.regression else blend_module.format_announcement(made.facts)
     if target.regression:
-        top, parts = [], regression_sections.parts(made, dealt, loaded, histories, steps, target)
+        top, parts = [], regression_sections.parts(made, folds, loaded, histories, steps, target)
     else:
-        parts = of_labels(contest, dealt, made, loaded, histories, steps)
+        parts = of_labels(competition, folds, made, loaded, histories, steps)
         top = [*sections.glance(made, loaded), *sections.verdict(made.facts)]
-    toy = "Drawn competition, not real data. " if drawn.is_drawn(root) else ""
+    toy = "Drawn competition, not real data. " if is_synthetic(root) else ""
     title = (
-        f"{toy}{leaks}{' ' if leaks else ''}Upload {target.folder}submissions/submission.csv: {combine.headline(made.facts)}"
+        f"{toy}{leaks}{' ' if leaks else ''}Upload {target.folder}submissions/submission.csv: {combine.format_headline(made.facts)}"
         + ("" if leaks or target.regression else ". No leak was used.")
     )
     path = place / "report.html"
-    with files.locked(place / "submissions", wait=True):
-        files.write_text(
-            path, html.page("What to upload", [html.heading(title, 1), *top, html.contents(parts), *parts])
-        )
+    with lock_directory(place / "submissions", wait=True):
+        write_text(path, html.page("What to upload", [html.heading(title, 1), *top, html.contents(parts), *parts]))
     print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
 
 
 def of_labels(
-    contest: competition.Competition,
-    dealt: folds.Folds,
-    made: outcome.Outcome,
-    loaded: list[runs.Member],
+    competition: Competition,
+    folds: Folds,
+    made: blend_module.Blend,
+    loaded: list[Member],
     histories: dict[str, list[pd.DataFrame]],
     steps: dict[str, dict],
 ) -> list[str]:
     """The sections below the verdict, of a blend of labels."""
-    judges = [member for member in loaded if not member.recipe.endswith(runs.CORRECTED)] or loaded
+    judges = [member for member in loaded if not member.recipe.endswith(CORRECTED_SUFFIX)] or loaded
     return [
         *sections.leaderboard(made, loaded),
         *sections.errors(made, loaded),
         *sections.calibration(made),
-        *sections.by_group(made, contest),
+        *sections.by_group(made, competition),
         *sections.agreement(made, loaded),
         *sections.learning_curves(histories),
         html.heading("Errors and doubts in pictures"),
-        *galleries.wrong(contest, made.oof),
-        *galleries.doubtful(contest, made.test),
-        *galleries.suspects(contest, dealt, np.mean([member.oof.to_numpy() for member in judges], axis=0)),
+        *galleries.wrong(competition, made.oof),
+        *galleries.doubtful(competition, made.test),
+        *galleries.suspects(competition, folds, np.mean([member.oof.to_numpy() for member in judges], axis=0)),
         html.heading("The data"),
-        *sections.data(made, contest),
-        *galleries.look(contest),
-        *galleries.predictions(contest, made.test),
-        *origin.cost(loaded, steps),
-        *origin.repeat(made.facts, dealt, loaded),
+        *sections.data(made, competition),
+        *galleries.look(competition),
+        *galleries.predictions(competition, made.test),
+        *reproducibility.cost(loaded, steps),
+        *reproducibility.repeat(made.facts, folds, loaded),
     ]
 
 
 if __name__ == "__main__":
-    step.run(main)
+    run_main(main)

@@ -7,30 +7,35 @@ competition/test. Nothing is trained. On the machine that trained them the same 
 sealed again, and says then of which images its test predictions are.
 """
 
-from facefold import runs, step, trained
-from facefold.data import cache, competition, folds, integrity
-from facefold.training import engine
+from facefold.cli import build_parser, hold_root, run_main
+from facefold.data.audit import check_images
+from facefold.data.cache import open_cache
+from facefold.data.competition import load_competition
+from facefold.data.folds import load_folds
+from facefold.runs import parse_run_names, run_names
+from facefold.training.predict import TestJob, run_test_job
+from facefold.training.workers import device_slots, run_jobs
 
 
 def main() -> None:
-    parser = step.parser(__doc__)
+    parser = build_parser(__doc__)
     parser.add_argument("--recipes", metavar="A,B", help="the runs to predict by (default: all)")
     parser.add_argument(
         "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there"
     )
     args = parser.parse_args()
     root = args.root.resolve()
-    with step.at_work(root, alone=True):
-        contest, dealt = competition.load(root), folds.load(root)
-        integrity.check(contest)
+    with hold_root(root, alone=True):
+        competition, folds = load_competition(root), load_folds(root)
+        check_images(competition)
         jobs = [
-            trained.TestJob(root, name, dealt.k)
-            for name in (runs.named(args.recipes) if args.recipes else runs.names(root))
+            TestJob(root, name, folds.k)
+            for name in (parse_run_names(args.recipes) if args.recipes else run_names(root))
         ]
         for size in {job.size for job in jobs}:
-            cache.open_cache(contest, "test", size)  # now, so that processes side by side do not
-        engine.run(jobs, engine.slots(args.device, None), trained.work)
+            open_cache(competition, "test", size)  # now, so that processes side by side do not
+        run_jobs(jobs, device_slots(args.device, None), run_test_job)
 
 
 if __name__ == "__main__":
-    step.run(main)
+    run_main(main)

@@ -18,14 +18,31 @@ import sys
 import time
 from pathlib import Path
 
-from facefold import budget, plan, runs, step, terminal
-from facefold.combine import outcome, regression
-from facefold.data import corrections, drawn, folds
-from facefold.models import pretrained
-from facefold.models import recipe as recipes
+from facefold.cli import (
+    add_engine_options,
+    add_target_option,
+    build_parser,
+    format_duration,
+    hold_root,
+    run_main,
+    run_step,
+)
+from facefold.data.corrections import NO_CORRECTIONS, load_corrections
+from facefold.data.folds import load_folds
+from facefold.data.synthetic import is_synthetic
+from facefold.ensemble import blend as blend_module
+from facefold.ensemble import regression
+from facefold.models.pretrained import require_weights
 from facefold.models.profiles import PROFILES
-from facefold.step import run_step
-from facefold.training import curves, engine, objective, ray_engine
+from facefold.models.recipe import load_recipe, load_recipes, recipe_names
+from facefold.runs import CORRECTED_SUFFIX, is_run_complete, run_names
+from facefold.training.budget import TIMED, kept, line, parse_budget, within, write
+from facefold.training.curves import require_tensorboard
+from facefold.training.loss import require_loss_settings
+from facefold.training.plan import lines, survey, whole
+from facefold.training.ray_workers import check_engine_options
+from facefold.training.workers import device_slots
+from facefold.utils.console import silence
 
 
 def given_only(options: dict[str, object]) -> list[object]:
@@ -34,7 +51,7 @@ def given_only(options: dict[str, object]) -> list[object]:
 
 
 def main() -> None:
-    parser = step.parser(__doc__)
+    parser = build_parser(__doc__)
     parser.add_argument(
         "--data", type=Path, metavar="ZIP|DIR", help="the competition: Kaggle's zip as downloaded, or a folder"
     )
@@ -44,7 +61,7 @@ def main() -> None:
         help="default: gpu where CUDA is there, else cpu; demo where the data are drawn",
     )
     parser.add_argument(
-        "--recipes", metavar="A,B", help=f"instead of the profile's: any of {', '.join(recipes.names())}"
+        "--recipes", metavar="A,B", help=f"instead of the profile's: any of {', '.join(recipe_names())}"
     )
     parser.add_argument("--folds", type=int, metavar="K", help="default: as many as there are, else 5")
     parser.add_argument(
@@ -60,28 +77,28 @@ def main() -> None:
     parser.add_argument("--budget", metavar="90m|1.5h", help="the time there is; see above")
     parser.add_argument("--tensorboard", action="store_true", help="learning curves as event files, see train.py")
     parser.add_argument("--quiet", action="store_true", help="errors and the last line alone")
-    step.add_target(parser)
-    step.add_engine(parser)
+    add_target_option(parser)
+    add_engine_options(parser)
     args = parser.parse_args()
-    ray_engine.check(args.engine, {"--budget": args.budget})
+    check_engine_options(args.engine, {"--budget": args.budget})
     args.root.mkdir(parents=True, exist_ok=True)
-    with step.at_work(args.root, alone=True):
+    with hold_root(args.root, alone=True):
         do(args)
 
 
 def do(args: argparse.Namespace) -> None:
     """All steps in order."""
-    out = terminal.hush() if args.quiet else sys.stdout
-    events = ["--tensorboard"] if args.tensorboard and curves.require() else []
-    started, limit = time.time(), budget.seconds(args.budget) if args.budget else None
+    out = silence() if args.quiet else sys.stdout
+    events = ["--tensorboard"] if args.tensorboard and require_tensorboard() else []
+    started, limit = time.time(), parse_budget(args.budget) if args.budget else None
     root, target = args.root.resolve(), args.target
     device, elsewhere = (
         (args.device, "") if args.engine == "local" else ("auto", " of this machine; the folds go to the Ray cluster")
     )
     place, common = target.place(root), ("--root", root, "--target", target.name)
-    named = recipes.load_all(args.recipes) if args.recipes else None
+    named = load_recipes(args.recipes) if args.recipes else None
     for recipe in named or []:
-        pretrained.require(recipe, args.weights_dir)
+        require_weights(recipe, args.weights_dir)
     competition_there = (root / "competition").is_dir() and any((root / "competition").iterdir())
     draw = args.data is None and not competition_there
     print(
@@ -93,28 +110,26 @@ def do(args: argparse.Namespace) -> None:
             "audit", "--root", root, *(["--drawn"] if draw else ["--data", args.data] if args.data else [])
         )
     }
-    toy = drawn.is_drawn(root)
+    toy = is_synthetic(root)
     profile = args.profile or (
         "regression"
         if target.regression
         else "demo"
         if toy
         else "gpu"
-        if args.device == "cuda" or engine.slots(device, 1)[0].type == "cuda"
+        if args.device == "cuda" or device_slots(device, 1)[0].type == "cuda"
         else "cpu"
     )
-    chosen = named or [recipes.load(name) for name in PROFILES[profile]]
+    chosen = named or [load_recipe(name) for name in PROFILES[profile]]
     for recipe in chosen:
-        objective.require(recipe, target)
-        pretrained.require(recipe, args.weights_dir)
+        require_loss_settings(recipe, target)
+        require_weights(recipe, args.weights_dir)
     seconds["split"] = run_step("split", *common, *given_only({"--folds": args.folds, "--seed": args.seed}))
-    dealt = folds.load(root, target)
-    mended = corrections.read(args.corrections, dealt) if args.corrections else corrections.NONE
-    suffix = runs.CORRECTED if mended.actions else ""
-    scene = plan.survey(
-        root, place, chosen, dealt.k, device, suffix, budget.TIMED if limit else 0.0, args.engine == "ray"
-    )
-    made = plan.whole(scene, chosen)
+    folds = load_folds(root, target)
+    mended = load_corrections(args.corrections, folds) if args.corrections else NO_CORRECTIONS
+    suffix = CORRECTED_SUFFIX if mended.actions else ""
+    scene = survey(root, place, chosen, folds.k, device, suffix, TIMED if limit else 0.0, args.engine == "ray")
+    made = whole(scene, chosen)
     options = {
         "--weights-dir": args.weights_dir,
         "--corrections": args.corrections,
@@ -122,14 +137,14 @@ def do(args: argparse.Namespace) -> None:
         "--address": args.address,
     }
     if limit:
-        held = "as --folds says" if args.folds else "as there are runs on them" if runs.names(place) else ""
+        held = "as --folds says" if args.folds else "as there are runs on them" if run_names(place) else ""
         spent = time.time() - started
-        made = budget.within(scene, chosen, limit - spent, held)
-        options["--budget"] = budget.write(place, started + limit, scene, made, suffix)
-    print("\n" + "\n".join(plan.lines(made, scene, engine.slots(device, None)[0].type + elsewhere, suffix)))
+        made = within(scene, chosen, limit - spent, held)
+        options["--budget"] = write(place, started + limit, scene, made, suffix)
+    print("\n" + "\n".join(lines(made, scene, device_slots(device, None)[0].type + elsewhere, suffix)))
     if limit:
-        print(budget.line(limit, spent), flush=True)
-    if made.folds != dealt.k:
+        print(line(limit, spent), flush=True)
+    if made.folds != folds.k:
         seconds["split"] += run_step("split", *common, "--folds", made.folds)
     chosen = [work.recipe for work in made.works]
     seconds["train"] = run_step(
@@ -138,32 +153,32 @@ def do(args: argparse.Namespace) -> None:
         "--recipe",
         ",".join(recipe.name for recipe in chosen),
         "--seed",
-        dealt.seed,
+        folds.seed,
         "--device",
         args.device,
         *events,
         *given_only(options),
     )
-    ready = [name for recipe in chosen if runs.whole(place, name := recipe.name + suffix, made.folds)]
+    ready = [name for recipe in chosen if is_run_complete(place, name := recipe.name + suffix, made.folds)]
     seconds["blend"] = run_step("blend", *common, "--recipes", ",".join(ready))
     seconds["report"] = run_step("report", *common)
 
-    print("\n" + ", ".join(f"{name} {step.duration(taken)}" for name, taken in seconds.items()))
+    print("\n" + ", ".join(f"{name} {format_duration(taken)}" for name, taken in seconds.items()))
     if limit:
         late = [name for work in [*made.works, *made.out] if (name := work.recipe.name + suffix) not in ready]
-        print(budget.kept(limit, time.time() - started, late))
+        print(kept(limit, time.time() - started, late))
     print(f"read {place / 'report.html'}")
     if toy:
         print(
             "These images are drawn by a program: the score says that the job works here, nothing else. With real data: "
             "./run_all.sh --data <the competition's zip as downloaded>"
         )
-    combine = regression if target.regression else outcome
+    combine = regression if target.regression else blend_module
     print(
-        f"upload {place / 'submissions' / 'submission.csv'}: {combine.headline(combine.load(root, target).facts)}",
+        f"upload {place / 'submissions' / 'submission.csv'}: {combine.format_headline(combine.load_blend(root, target).facts)}",
         file=out,
     )
 
 
 if __name__ == "__main__":
-    step.run(main)
+    run_main(main)

@@ -15,36 +15,39 @@ depend on those in place, are refused unless --force says so; these runs are sta
 
 import argparse
 
-from facefold import step
-from facefold.data import duplicates, folds, integrity, target
-from facefold.errors import InputError
+from facefold.cli import add_target_option, build_parser, hold_root, run_main
+from facefold.data.audit import audit_competition
+from facefold.data.duplicates import find_duplicates
+from facefold.data.folds import GROUPINGS, count_divided_groups, group_rows, load_folds, make_folds, write_folds
+from facefold.task import target_rows
+from facefold.utils.errors import InputError
 
 
 def main() -> None:
-    parser = step.parser(__doc__)
+    parser = build_parser(__doc__)
     parser.add_argument("--folds", type=int, metavar="K", help="how many (default: as many as there are, else 5)")
     parser.add_argument(
         "--seed", type=int, help="another seed deals other folds (default: that of the folds there are, else 0)"
     )
     parser.add_argument(
         "--groups",
-        choices=tuple(folds.METHODS),
+        choices=tuple(GROUPINGS),
         help="what no fold divides: images of the same bytes, or near-duplicates (default: as in the folds "
         "there are, else near)",
     )
     parser.add_argument("--force", action="store_true", help="replace folds that runs depend on")
-    step.add_target(parser)
+    add_target_option(parser)
     args = parser.parse_args()
-    with step.at_work(args.root, alone=True):
+    with hold_root(args.root, alone=True):
         split(args)
 
 
 def split(args: argparse.Namespace) -> None:
     """Keep the folds there are, or deal new ones, and print what they are."""
-    found, images = integrity.load(args.root)
-    rows = target.rows(found, args.target)
+    found, images = audit_competition(args.root)
+    rows = target_rows(found, args.target)
     try:
-        old = folds.load(args.root, args.target)
+        old = load_folds(args.root, args.target)
         k, seed, grouping = old.k, old.seed, old.grouping
     except (
         InputError
@@ -52,19 +55,19 @@ def split(args: argparse.Namespace) -> None:
         old, k, seed, grouping = None, 5, 0, "near"
     k, seed = k if args.folds is None else args.folds, seed if args.seed is None else args.seed
     grouping = args.groups or grouping
-    near = folds.groups(duplicates.find(found, images), "group")
+    near = group_rows(find_duplicates(found, images), "group")
     new = args.force or old is None or (k, seed, grouping) != (old.k, old.seed, old.grouping)
     if new:
         grouping = grouping or "near"
-        alike = near if grouping == "near" else folds.groups(images)
-        made = folds.make(rows, alike, k, seed, args.target.sha256(args.root), grouping, args.target)
-        new = folds.write(args.root, made, force=args.force)
+        alike = near if grouping == "near" else group_rows(images)
+        made = make_folds(rows, alike, k, seed, args.target.sha256(args.root), grouping, args.target)
+        new = write_folds(args.root, made, force=args.force)
     else:
         made = old  # frozen: a later version of this program might deal others
     print(f"{k} folds, seed {seed}, {'written to' if new else 'already in'} {args.target.place(args.root) / 'folds'}")
     print(
         f"{near.duplicated(keep=False).sum():,} rows stand in {near[near.duplicated()].nunique():,} groups of near-duplicates; "
-        f"these folds divide {folds.divided(made.table, near):,} of the groups"
+        f"these folds divide {count_divided_groups(made.table, near):,} of the groups"
     )
     for fold, held in made.table.groupby("fold"):
         what = f"mean {args.target.name}" if args.target.regression else "share of label 1"
@@ -72,4 +75,4 @@ def split(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    step.run(main)
+    run_main(main)

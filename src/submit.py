@@ -14,20 +14,23 @@ would cost one of the day's submissions and score the same.
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from facefold import files, kaggle, step
-from facefold.combine import outcome
-from facefold.data import competition, drawn
-from facefold.errors import InputError
+from facefold.cli import build_parser, run_main
+from facefold.data.competition import load_competition
+from facefold.data.synthetic import is_synthetic
+from facefold.ensemble.blend import format_headline, load_blend
+from facefold.kaggle.submit import LogEntry, check_submission, load_submission_log, submit_file, write_submission_log
+from facefold.utils.errors import InputError
+from facefold.utils.files import sha256_file
 
 
 def main() -> None:
-    parser = step.parser(__doc__)
+    parser = build_parser(__doc__)
     parser.add_argument("-m", "--message", metavar="TEXT", help="what Kaggle shows beside the submission")
     parser.add_argument("--competition", metavar="SLUG", help="default: that of the last line of the log")
     parser.add_argument("--public", type=float, metavar="SCORE", help="the public score of the last line of the log")
     args = parser.parse_args()
     root = args.root.resolve()
-    log = kaggle.read_log(root)
+    log = load_submission_log(root)
     if (args.message is None) == (args.public is None):
         raise InputError(
             "say what to do: -m TEXT hands the submission in, --public SCORE writes down the last one's public score"
@@ -37,7 +40,7 @@ def main() -> None:
             raise InputError("submissions/log.csv has no line yet: nothing was handed in by this program")
         if not 0 <= args.public <= 1:
             raise InputError(f"--public {args.public:g}: an accuracy is in 0 to 1, as on the leaderboard")
-        kaggle.write_log(root, [*log[:-1], replace(log[-1], public=f"{args.public:g}")])
+        write_submission_log(root, [*log[:-1], replace(log[-1], public=f"{args.public:g}")])
         print(
             f"{log[-1].message}: public score {args.public:g}, honest score {log[-1].honest} [{log[-1].low}, {log[-1].high}]"
         )
@@ -48,24 +51,24 @@ def main() -> None:
             "which competition? Say it once with --competition SLUG: "
             "what follows /competitions/ in the address of its page"
         )
-    if drawn.is_drawn(root):
+    if is_synthetic(root):
         raise InputError("this competition is drawn by a program: there is nowhere to hand its submission in")
-    contest, made, path = competition.load(root), outcome.load(root), root / "submissions" / "submission.csv"
-    rows, sha256 = kaggle.check(contest, path), files.sha256_file(path)
+    competition, made, path = load_competition(root), load_blend(root), root / "submissions" / "submission.csv"
+    rows, sha256 = check_submission(competition, path), sha256_file(path)
     if before := [entry for entry in log if (entry.competition, entry.sha256) == (slug, sha256)]:
         raise InputError(
             f"this very file was handed in on {before[-1].time} ({before[-1].message}): "
             "its score would be the same. "
             f"To hand it in all the same: kaggle competitions submit -f {path} -m TEXT {slug}"
         )
-    print(f"{path}: {rows:,} rows; {outcome.headline(made.facts)}")
-    answer = kaggle.submit(slug, path, args.message)
+    print(f"{path}: {rows:,} rows; {format_headline(made.facts)}")
+    answer = submit_file(slug, path, args.message)
     honest, low, high = (f"{made.facts['score'][part]:.4f}" for part in ("accuracy", "low", "high"))
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-    kaggle.write_log(root, [*log, kaggle.Entry(now, slug, sha256, args.message, honest, low, high)])
+    write_submission_log(root, [*log, LogEntry(now, slug, sha256, args.message, honest, low, high)])
     print(answer)
     print("written to submissions/log.csv; when its public score is there: python src/submit.py --public SCORE")
 
 
 if __name__ == "__main__":
-    step.run(main)
+    run_main(main)

@@ -16,20 +16,32 @@ and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUM
 import argparse
 from pathlib import Path
 
-from facefold import budget, jobs, runs, step, terminal
-from facefold.combine import regression
-from facefold.combine.scores import accuracy_in_words
-from facefold.data import cache, competition, corrections, folds, integrity
-from facefold.errors import InputError
-from facefold.models import pretrained
-from facefold.models import recipe as recipes
-from facefold.training import curves, engine, objective, ray_engine, space
+from facefold.cli import add_engine_options, add_target_option, build_parser, fetch, hold_root, home, run_main, send
+from facefold.data.audit import check_images, load_images_hash
+from facefold.data.cache import build_caches
+from facefold.data.competition import load_competition
+from facefold.data.corrections import NO_CORRECTIONS, load_corrections
+from facefold.data.folds import load_folds
+from facefold.ensemble.metrics import format_accuracy
+from facefold.ensemble.regression import format_error
+from facefold.models.pretrained import require_weights
+from facefold.models.recipe import load_recipe, load_recipes, recipe_names
+from facefold.runs import Identity, is_run_complete, join_folds, joined_oof_path, load_history
+from facefold.training.budget import Keeper
+from facefold.training.curves import Curves, curves_dir, require_tensorboard
+from facefold.training.jobs import FoldJob, needs_training, order_jobs, remove_feature_caches, require_places, run_job
+from facefold.training.loss import require_loss_settings
+from facefold.training.ray_workers import RayWorkers, check_engine_options
+from facefold.training.space import require
+from facefold.training.workers import LocalWorkers
+from facefold.utils.console import be_quiet, print_progress
+from facefold.utils.errors import InputError
 
 
 def main() -> None:
-    parser = step.parser(__doc__)
+    parser = build_parser(__doc__)
     parser.add_argument(
-        "--recipe", "--recipes", required=True, metavar="NAME[,NAME]", help=f"any of {', '.join(recipes.names())}"
+        "--recipe", "--recipes", required=True, metavar="NAME[,NAME]", help=f"any of {', '.join(recipe_names())}"
     )
     parser.add_argument("--fold", default="all", metavar="K|all", help="one fold, several as 0,2, or all (default)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random in training (default: 0)")
@@ -49,56 +61,54 @@ def main() -> None:
     parser.add_argument(
         "--corrections", type=Path, metavar="FILE", help="id,action: training rows to drop or flip, see clean.py"
     )
-    step.add_target(parser)
+    add_target_option(parser)
     parser.add_argument(
         "--budget", type=Path, metavar="FILE", help="begin no fold of a run that would end too late, see run_all.py"
     )
     parser.add_argument("--tensorboard", action="store_true", help="learning curves as event files, into tensorboard/")
-    step.add_engine(parser)
+    add_engine_options(parser)
     parser.add_argument("--quiet", action="store_true", help="the results alone: no bars, no line an epoch")
     args = parser.parse_args()
-    ray_engine.check(args.engine, {"--workers": args.workers, "--budget": args.budget})
+    check_engine_options(args.engine, {"--workers": args.workers, "--budget": args.budget})
     if args.quiet:
-        terminal.be_quiet()
+        be_quiet()
     if args.tensorboard:
-        curves.require()
-    with step.at_work(args.root):
+        require_tensorboard()
+    with hold_root(args.root):
         train(args)
 
 
 def train(args: argparse.Namespace) -> None:
     """Train the folds that are missing, and join those of each recipe."""
-    contest, split, place = (
-        competition.load(args.root),
-        folds.load(args.root, args.target),
+    competition, split, place = (
+        load_competition(args.root),
+        load_folds(args.root, args.target),
         args.target.place(args.root),
     )
-    chosen = recipes.load_all(args.recipe)
+    chosen = load_recipes(args.recipe)
     for recipe in chosen:
-        objective.require(recipe, args.target)
-        pretrained.require(recipe, args.weights_dir)
+        require_loss_settings(recipe, args.target)
+        require_weights(recipe, args.weights_dir)
     every = [str(fold) for fold in range(split.k)]
     wanted = every if args.fold == "all" else list(dict.fromkeys(part.strip() for part in args.fold.split(",")))
     strange = [fold for fold in wanted if fold not in every]
     if strange:
         raise InputError(f"--fold {','.join(strange)}: the folds are 0 to {split.k - 1}, or all")
-    mended = corrections.read(args.corrections, split) if args.corrections else corrections.NONE
-    integrity.check(contest)  # an image that changed since the audit must not meet a cache of the old one
-    images_hash = integrity.fingerprint(args.root)
+    mended = load_corrections(args.corrections, split) if args.corrections else NO_CORRECTIONS
+    check_images(competition)  # an image that changed since the audit must not meet a cache of the old one
+    images_hash = load_images_hash(args.root)
     identities = [
-        runs.Identity(recipe.name, recipe.hash, split.hash, images_hash, args.seed, mended.hash, args.target.name)
+        Identity(recipe.name, recipe.hash, split.hash, images_hash, args.seed, mended.hash, args.target.name)
         for recipe in chosen
     ]
     machines = (
-        ray_engine.Cluster(args.address, args.device)
-        if args.engine == "ray"
-        else engine.Local(args.device, args.workers)
+        RayWorkers(args.address, args.device) if args.engine == "ray" else LocalWorkers(args.device, args.workers)
     )
     for recipe, identity in zip(chosen, identities):
-        if not runs.whole(place, identity.name, split.k):
-            jobs.require_places(recipe, machines.places)
+        if not is_run_complete(place, identity.name, split.k):
+            require_places(recipe, machines.places)
     missing = [
-        jobs.FoldJob(
+        FoldJob(
             args.root.resolve(),
             identity,
             mended,
@@ -107,60 +117,60 @@ def train(args: argparse.Namespace) -> None:
             machines.loader_workers,
             args.tensorboard,
             recipe.ranks,
-            step.home(),
+            home(),
             waits=args.engine == "ray",
         )
         for recipe, identity in zip(chosen, identities)
         for fold in wanted
-        if jobs.todo(args.root, identity, int(fold), args.force)
+        if needs_training(args.root, identity, int(fold), args.force)
     ]
     if args.tensorboard:
         draw_finished(place, identities, wanted, missing)
     if missing:
-        terminal.say(
-            space.require(
-                place, contest, [recipes.load(job.identity.recipe) for job in missing], split.k, len(machines.places)
+        print_progress(
+            require(
+                place, competition, [load_recipe(job.identity.recipe) for job in missing], split.k, len(machines.places)
             )
         )
     for identity in dict.fromkeys(job.identity for job in missing):
-        cache.build(contest, recipes.load(identity.recipe).size)
-        runs.joined_oof(place, identity.name).unlink(missing_ok=True)  # it will be of other folds than these
-    ordered, after = jobs.plan(missing, len(machines.places))
+        build_caches(competition, load_recipe(identity.recipe).size)
+        joined_oof_path(place, identity.name).unlink(missing_ok=True)  # it will be of other folds than these
+    ordered, after = order_jobs(missing, len(machines.places))
 
     def some_whole() -> bool:
-        return any(runs.whole(place, identity.name, split.k) for identity in identities)
+        return any(is_run_complete(place, identity.name, split.k) for identity in identities)
 
-    keeper = budget.Keeper(args.budget, ordered, len(machines.places), some_whole) if args.budget else None
-    step.send()
-    machines.run(ordered, jobs.work, after, keeper)
-    step.fetch()
+    keeper = Keeper(args.budget, ordered, len(machines.places), some_whole) if args.budget else None
+    send()
+    machines.run(ordered, run_job, after, keeper)
+    fetch()
     for identity in identities:
         if keeper and identity.name in keeper.left_out:
             late = keeper.late(identity.name)
             print(f"{identity.name}: left out, it would have ended {late} too late; what is trained of it is kept")
             continue
-        jobs.tidy(args.root, identity)
+        remove_feature_caches(args.root, identity)
         try:
-            member = runs.join(place, identity, split, contest.test["id"].tolist())
+            member = join_folds(place, identity, split, competition.test["id"].tolist())
         except InputError as reason:
             if wanted == every:
                 raise
             print(f"{identity.name}: not joined yet, for a fold not asked for: {reason}")
             continue
         score = (
-            f"mean absolute error {regression.error_in_words(member.oof, split.table)}"
+            f"mean absolute error {format_error(member.oof, split.table)}"
             if args.target.regression
-            else f"accuracy {accuracy_in_words(member.oof, split.table, mended)}"
+            else f"accuracy {format_accuracy(member.oof, split.table, mended)}"
         )
         print(f"{identity.name}: OOF {score}, {args.target.folder}runs/{identity.name}/oof.csv")
 
 
-def draw_finished(place: Path, identities: list[runs.Identity], wanted: list[str], missing: list[jobs.FoldJob]) -> None:
+def draw_finished(place: Path, identities: list[Identity], wanted: list[str], missing: list[FoldJob]) -> None:
     """Event files of the folds that were trained before."""
     asked = {(identity.name, int(fold)) for identity in identities for fold in wanted}
     for name, fold in asked - {(job.identity.name, job.fold) for job in missing}:
-        curves.Curves(curves.folder(place, name, fold), runs.history(place, name, fold).to_dict("records")).close()
+        Curves(curves_dir(place, name, fold), load_history(place, name, fold).to_dict("records")).close()
 
 
 if __name__ == "__main__":
-    step.run(main)
+    run_main(main)

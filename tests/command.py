@@ -13,8 +13,9 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from facefold import step, terminal
-from facefold.errors import InputError
+from facefold.cli import run_main
+from facefold.utils.console import QUIET_VARIABLE
+from facefold.utils.errors import InputError
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 
@@ -35,7 +36,7 @@ def apart(name: str, root: Path, *options: object, **more: str) -> CompletedProc
 def _main(name: str, root: Path, options: tuple[object, ...]) -> Iterator[Callable[[], None]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", words(name, root, *options)[1:])
-        patch.setenv(terminal.QUIET, "0")  # so that what --quiet puts there is gone afterwards
+        patch.setenv(QUIET_VARIABLE, "0")  # so that what --quiet puts there is gone afterwards
         if root.is_dir():
             patch.chdir(root)
         yield importlib.import_module(name).main
@@ -61,7 +62,7 @@ def run(name: str, root: Path, *options: object) -> CompletedProcess:
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     with _main(name, root, options) as main, redirect_stdout(out), redirect_stderr(err):
         try:
-            step.run(main)
+            run_main(main)
         except SystemExit as ended:
             code = ended.code
         finally:

@@ -11,9 +11,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from facefold import files  # noqa: E402
-from facefold.data import drawn, folds, integrity  # noqa: E402
+from facefold.data.audit import audit_competition  # noqa: E402
 from facefold.data.competition import Competition  # noqa: E402
+from facefold.data.folds import group_rows, make_folds, write_folds  # noqa: E402
+from facefold.data.synthetic import draw_competition  # noqa: E402
+from facefold.utils.files import sha256_file  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -21,15 +23,13 @@ def deal():
     """`deal(root, train, test, size, k)` draws a competition into `root`, deals it into k folds and returns it."""
 
     def dealt(root: Path, train: int, test: int, size: int, k: int) -> Competition:
-        drawn.draw(root, train=train, test=test, size=size)
-        contest, images = integrity.load(root)
-        folds.write(
+        draw_competition(root, train=train, test=test, size=size)
+        competition, images = audit_competition(root)
+        write_folds(
             root,
-            folds.make(
-                contest.train, folds.groups(images), k, 0, files.sha256_file(root / "competition" / "train.csv")
-            ),
+            make_folds(competition.train, group_rows(images), k, 0, sha256_file(root / "competition" / "train.csv")),
         )
-        return contest
+        return competition
 
     return dealt
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import score
-from facefold.data import answers
-from facefold.errors import InputError
+from facefold.ensemble.answers import load_answers
+from facefold.utils.errors import InputError
 
 MINI = Path(__file__).resolve().parents[2] / "shared" / "competition-mini-solution.csv"
 
@@ -19,7 +19,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 def test_rows_join_by_id_in_any_order(tmp_path):
     solution = write(tmp_path, "solution.csv", "id,label,age\n01,1,30\n2,0,8\n1,1,2\n")
-    table = answers.read(write(tmp_path, "submission.csv", "id,label\n1,0\n01,1\n2,0\n"), solution)
+    table = load_answers(write(tmp_path, "submission.csv", "id,label\n1,0\n01,1\n2,0\n"), solution)
     assert table.to_dict("list") == {"id": ["01", "2", "1"], "label": [1, 0, 1], "given": [1, 0, 0]}
 
 
@@ -27,7 +27,7 @@ def test_everything_wrong_is_named(tmp_path):
     solution = write(tmp_path, "solution.csv", "id,label\n1,1\n2,0\n3,0\n")
     submission = write(tmp_path, "submission.csv", "id,label\n1,0.7\n2,0\n2,1\n4,1\n")
     with pytest.raises(InputError) as error:
-        answers.read(submission, solution)
+        load_answers(submission, solution)
     assert str(error.value).splitlines()[:-1] == [
         "the submission cannot be scored:",
         f"  - {submission}, row 4: id '2' stands in row 3 already",
@@ -47,15 +47,15 @@ def test_everything_wrong_is_named(tmp_path):
 )
 def test_a_submission_of_another_form(tmp_path, text, message):
     with pytest.raises(InputError, match=message):
-        answers.read(write(tmp_path, "submission.csv", text), write(tmp_path, "solution.csv", "id,label\n1,1\n"))
+        load_answers(write(tmp_path, "submission.csv", text), write(tmp_path, "solution.csv", "id,label\n1,1\n"))
 
 
 def test_the_solution_may_have_more_columns_but_not_others(tmp_path):
     submission = write(tmp_path, "submission.csv", "id,label\n1,1\n")
     with pytest.raises(InputError, match="row 1: the header is 'id,age,label', expected 'id,label,..'"):
-        answers.read(submission, write(tmp_path, "solution.csv", "id,age,label\n1,3,1\n"))
+        load_answers(submission, write(tmp_path, "solution.csv", "id,age,label\n1,3,1\n"))
     with pytest.raises(InputError, match="none.csv is missing"):
-        answers.read(submission, tmp_path / "none.csv")
+        load_answers(submission, tmp_path / "none.csv")
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from facefold.models import recipe
 from facefold.models.profiles import PROFILES
-from facefold.training import trainer
+from facefold.models.recipe import load_recipe
+from facefold.training.fold import prepare_model, train_step
 
 LEARNING = {  # what a step moves, each part by the first two parts of its name; 0 and on are the last block and the head's layers
     "cnn3": {"backbone.blocks", "backbone.dense", "output"},
@@ -26,13 +26,13 @@ LEARNING = {  # what a step moves, each part by the first two parts of its name;
 @pytest.mark.parametrize("name", LEARNING)
 def test_a_step_moves_what_learns_and_nothing_else(name):
     torch.manual_seed(0)
-    made = dataclasses.replace(recipe.load(name), size=64)
-    net, _, fmt = trainer.prepare(made, torch.device("cpu"), None, trained=False)
+    made = dataclasses.replace(load_recipe(name), size=64)
+    net, _, fmt = prepare_model(made, torch.device("cpu"), None, trained=False)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     pixels = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8)
     optimizer = torch.optim.SGD([weight for weight in net.parameters() if weight.requires_grad], lr=0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    loss = trainer.train_step(net.train(), pixels, torch.tensor([0.0, 1, 0, 1]), optimizer, scaler, fmt, made)
+    loss = train_step(net.train(), pixels, torch.tensor([0.0, 1, 0, 1]), optimizer, scaler, fmt, made)
     moved = {
         ".".join(key.split(".")[:2]) for key, value in net.state_dict().items() if not torch.equal(value, before[key])
     }

@@ -3,10 +3,10 @@ import cv2
 import numpy as np
 import pytest
 
-from facefold.data.augment import Augment
-from facefold.data.policies import POLICIES
-from facefold.errors import InputError
-from facefold.seeding import seed_of
+from facefold.augment.per_image import ImageAugment
+from facefold.augment.policies import POLICIES
+from facefold.utils.errors import InputError
+from facefold.utils.seeding import seed_of
 
 
 def image(seed: int = 0) -> np.ndarray:
@@ -15,26 +15,26 @@ def image(seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
 def test_a_row_in_an_epoch_is_drawn_alike_whatever_came_before(policy):
-    fresh, used = Augment(policy, 7), Augment(policy, 7)
+    fresh, used = ImageAugment(policy, 7), ImageAugment(policy, 7)
     for row in range(5):
         used(image(row), 0, f"other{row}")
     assert np.array_equal(fresh(image(), 3, "0042"), used(image(), 3, "0042"))
 
 
 def test_seed_epoch_and_id_each_change_the_draw():
-    base = Augment("standard", 0)(image(), 0, "1")
+    base = ImageAugment("standard", 0)(image(), 0, "1")
     others = [
-        Augment("standard", 1)(image(), 0, "1"),
-        Augment("standard", 0)(image(), 1, "1"),
-        Augment("standard", 0)(image(), 0, "01"),
+        ImageAugment("standard", 1)(image(), 0, "1"),
+        ImageAugment("standard", 0)(image(), 1, "1"),
+        ImageAugment("standard", 0)(image(), 0, "01"),
     ]
     assert not any(np.array_equal(base, other) for other in others)
 
 
 def test_none_changes_nothing_and_the_others_keep_shape_and_type():
-    assert np.array_equal(Augment("none", 0)(image(), 0, "1"), image())
+    assert np.array_equal(ImageAugment("none", 0)(image(), 0, "1"), image())
     for policy in POLICIES:
-        changed = Augment(policy, 0)(image(), 0, "1")
+        changed = ImageAugment(policy, 0)(image(), 0, "1")
         assert changed.shape == (32, 32, 3) and changed.dtype == np.uint8
 
 
@@ -94,7 +94,7 @@ def test_policies_are_these_of_albumentations_to_the_bit():
         "standard": standard,
         "articles": articles,
     }.items():
-        augment, reference = Augment(policy, 5), A.Compose(transforms)
+        augment, reference = ImageAugment(policy, 5), A.Compose(transforms)
         for row in range(40):
             reference.set_random_seed(seed_of(5, "augment", 1, str(row)))
             assert np.array_equal(augment(image(row), 1, str(row)), reference(image=image(row))["image"])
@@ -104,7 +104,7 @@ def test_unknown_policy_lists_those_there_are():
     with pytest.raises(
         InputError, match="there is no augmentation policy 'heavy'; there are: aligned, articles, light, none, standard"
     ):
-        Augment("heavy", 0)
+        ImageAugment("heavy", 0)
 
 
 def test_seeds_of_joined_parts_differ():

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
-from facefold.data import augment_batch, policies
-from facefold.data.augment_batch import BatchAugment, apply
-from facefold.data.policies import ORDERS, POLICIES, Draws
-from facefold.errors import InputError
+from facefold.augment import per_batch
+from facefold.augment.per_batch import BatchAugment, apply_draws
+from facefold.augment.policies import ORDERS, POLICIES, Draws, draw_batch
+from facefold.utils.errors import InputError
 
 SEEDS = np.arange(4000)
 STANDARD = POLICIES["standard"]
@@ -66,7 +66,7 @@ def test_an_image_changes_alike_whatever_lies_beside_it(rows, policy):
 @pytest.mark.parametrize("images_at_once", [1, 3, 40])
 def test_the_size_of_a_chunk_changes_nothing(monkeypatch, images_at_once):
     whole = BatchAugment("standard", 3)(noise(40), 2, ids(40))
-    monkeypatch.setattr(augment_batch, "_CACHED_BYTES", images_at_once * 12 * 9 * 7)
+    monkeypatch.setattr(per_batch, "_CACHED_BYTES", images_at_once * 12 * 9 * 7)
     assert torch.equal(BatchAugment("standard", 3)(noise(40), 2, ids(40)), whole)
 
 
@@ -133,32 +133,32 @@ def test_ids_must_be_as_many_as_images():
 
 def test_a_flip_is_a_flip_with_and_without_an_affine():
     pixels = noise(2)
-    assert torch.equal(apply(pixels, still(2, flip=True)), pixels.flip(2))
-    assert torch.equal(apply(pixels, still(2, flip=True, affine=True)), pixels.flip(2))
+    assert torch.equal(apply_draws(pixels, still(2, flip=True)), pixels.flip(2))
+    assert torch.equal(apply_draws(pixels, still(2, flip=True, affine=True)), pixels.flip(2))
 
 
 @pytest.mark.parametrize("x,y", [(2, 0), (0, -3), (-1, 4)])
 def test_whole_pixels_of_translation_are_a_shifted_slice_of_the_mirrored_image(x, y):
     pixels = noise(1)
     wide = np.pad(pixels[0].numpy(), ((5, 5), (5, 5), (0, 0)), mode="reflect")  # numpy's word for reflect-101
-    got = apply(pixels, still(affine=True, translate=(float(x), float(y))))
+    got = apply_draws(pixels, still(affine=True, translate=(float(x), float(y))))
     assert np.array_equal(got[0].numpy(), wide[5 - y : 14 - y, 5 - x : 12 - x])
 
 
 def test_the_flip_comes_before_the_translation():
     pixels = noise(1)
-    got = apply(pixels, still(flip=True, affine=True, translate=(2.0, 0.0)))
+    got = apply_draws(pixels, still(flip=True, affine=True, translate=(2.0, 0.0)))
     assert torch.equal(got[:, :, 2:], pixels.flip(2)[:, :, :-2])
 
 
 def test_a_quarter_turn_is_counter_clockwise():
     pixels = noise(1, 8, 8)
-    assert torch.equal(apply(pixels, still(affine=True, rotate=90.0)), torch.rot90(pixels, 1, (1, 2)))
+    assert torch.equal(apply_draws(pixels, still(affine=True, rotate=90.0)), torch.rot90(pixels, 1, (1, 2)))
 
 
 def test_twice_the_width_reads_half_as_far_from_the_middle():
     pixels = torch.tensor([10, 20, 40, 80, 160], dtype=torch.uint8)[None, None, :, None].expand(1, 2, 5, 3)
-    got = apply(pixels, still(affine=True, scale=(2.0, 1.0)))
+    got = apply_draws(pixels, still(affine=True, scale=(2.0, 1.0)))
     assert got[0, 0, :, 0].tolist() == [20, 30, 40, 60, 80]
 
 
@@ -181,13 +181,13 @@ def one(red: int, green: int, blue: int) -> torch.Tensor:
     ],
 )
 def test_colour_factors(factors, expected):
-    assert apply(one(100, 50, 240), still(jitter=True, factors=factors))[0, 0, 0].tolist() == list(expected)
+    assert apply_draws(one(100, 50, 240), still(jitter=True, factors=factors))[0, 0, 0].tolist() == list(expected)
 
 
 def test_contrast_goes_by_the_mean_of_the_image_and_saturation_by_the_pixel():
     pixels = torch.tensor([[[[0, 0, 0], [200, 200, 200]]] * 2], dtype=torch.uint8)
-    contrast = apply(pixels, still(jitter=True, factors=(1.0, 0.5, 1.0, 0.0)))
-    saturation = apply(pixels, still(jitter=True, factors=(1.0, 1.0, 0.5, 0.0)))
+    contrast = apply_draws(pixels, still(jitter=True, factors=(1.0, 0.5, 1.0, 0.0)))
+    saturation = apply_draws(pixels, still(jitter=True, factors=(1.0, 1.0, 0.5, 0.0)))
     assert contrast[0, 0, :, 0].tolist() == [50, 150] and torch.equal(saturation, pixels)
 
 
@@ -195,7 +195,7 @@ def test_the_order_of_the_jitter_counts_as_every_step_is_cut_to_255():
     brighter_first, contrast_first = (ORDERS.tolist().index(order) for order in ([0, 1, 2, 3], [1, 0, 2, 3]))
     pixels = torch.tensor([[[[100] * 3, [240] * 3]] * 2], dtype=torch.uint8)
     first, second = (
-        apply(pixels, still(jitter=True, factors=(1.2, 0.5, 1.0, 0.0), order=order))[0, 0, :, 0].tolist()
+        apply_draws(pixels, still(jitter=True, factors=(1.2, 0.5, 1.0, 0.0), order=order))[0, 0, :, 0].tolist()
         for order in (brighter_first, contrast_first)
     )
     assert first == [154, 221]  # 120, 255; about their mean 187.5: 153.75, 221.25
@@ -203,12 +203,12 @@ def test_the_order_of_the_jitter_counts_as_every_step_is_cut_to_255():
 
 
 def test_grey_is_the_weighted_mean():
-    assert apply(one(100, 50, 240), still(gray=True))[0, 0, 0].tolist() == [87] * 3  # 29.9 + 29.35 + 27.36
+    assert apply_draws(one(100, 50, 240), still(gray=True))[0, 0, 0].tolist() == [87] * 3  # 29.9 + 29.35 + 27.36
 
 
 def test_a_hole_is_black_inside_its_edges_alone():
     pixels = noise(1) | 1
-    got = apply(pixels, still(holed=True, hole=(2, 1, 5, 4)))
+    got = apply_draws(pixels, still(holed=True, hole=(2, 1, 5, 4)))
     assert (got == 0).all(3).nonzero()[:, 1:].tolist() == [[y, x] for y in (1, 2, 3) for x in (2, 3, 4)]
     got[:, 1:4, 2:5] = pixels[:, 1:4, 2:5]
     assert torch.equal(got, pixels)
@@ -218,7 +218,7 @@ def test_a_hole_is_black_inside_its_edges_alone():
 
 
 def test_an_affine_is_albumentations():
-    pixels, draws = smooth(60), policies.draw(STANDARD, SEEDS[:60], 64, 64)
+    pixels, draws = smooth(60), draw_batch(STANDARD, SEEDS[:60], 64, 64)
     draws = Draws(
         **{
             **vars(still(60)),
@@ -228,7 +228,7 @@ def test_an_affine_is_albumentations():
             "translate": draws.translate,
         }
     )
-    for row, got in enumerate(apply(pixels, draws).numpy()):
+    for row, got in enumerate(apply_draws(pixels, draws).numpy()):
         matrix = geometric.create_affine_transformation_matrix(
             dict(zip("xy", draws.translate[row])),
             {"x": 0, "y": 0},
@@ -244,9 +244,9 @@ def test_an_affine_is_albumentations():
 
 
 def test_a_jitter_is_albumentations_but_for_whole_levels():
-    pixels, draws = smooth(60), policies.draw(STANDARD, SEEDS[:60], 64, 64)
+    pixels, draws = smooth(60), draw_batch(STANDARD, SEEDS[:60], 64, 64)
     draws = Draws(**{**vars(still(60)), "jitter": np.ones(60, bool), "factors": draws.factors, "order": draws.order})
-    for row, got in enumerate(apply(pixels, draws).numpy()):
+    for row, got in enumerate(apply_draws(pixels, draws).numpy()):
         factors = dict(zip(("brightness", "contrast", "saturation", "hue"), draws.factors[row]))
         theirs = JITTER.apply(pixels[row].numpy(), **factors, order=ORDERS[draws.order[row]])
         difference = np.abs(got.astype(int) - theirs)
@@ -255,13 +255,13 @@ def test_a_jitter_is_albumentations_but_for_whole_levels():
 
 def test_grey_is_albumentations():
     pixels = smooth(8)
-    ours = apply(pixels, still(8, gray=True)).numpy().astype(int)
+    ours = apply_draws(pixels, still(8, gray=True)).numpy().astype(int)
     theirs = np.stack([A.ToGray(p=1)(image=image)["image"] for image in pixels.numpy()])
     assert np.abs(ours - theirs).max() <= 1
 
 
 def drawn() -> dict[str, np.ndarray]:
-    draws = policies.draw(STANDARD, SEEDS, 64, 48)
+    draws = draw_batch(STANDARD, SEEDS, 64, 48)
     return {
         **{f"scale {side}": draws.scale[:, at] for at, side in enumerate("xy")},
         "rotate": draws.rotate,
@@ -305,7 +305,7 @@ def test_numbers_are_drawn_as_albumentations_draws_them():
 
 
 def test_holes_lie_inside_the_image():
-    left, top, right, bottom = policies.draw(STANDARD, SEEDS, 64, 48).hole.T
+    left, top, right, bottom = draw_batch(STANDARD, SEEDS, 64, 48).hole.T
     assert (left >= 0).all() and (top >= 0).all() and (right <= 48).all() and (bottom <= 64).all()
     assert set(right - left) == set(range(4, 15)) and set(bottom - top) == set(range(6, 20))
 
@@ -314,17 +314,17 @@ def test_holes_lie_inside_the_image():
     "name,probability", [("flip", 0.5), ("affine", 0.9), ("jitter", 0.7), ("gray", 0.1), ("holed", 0.25)]
 )
 def test_operations_come_as_often_as_the_policy_says(name, probability):
-    share = getattr(policies.draw(STANDARD, SEEDS, 64, 48), name).mean()
+    share = getattr(draw_batch(STANDARD, SEEDS, 64, 48), name).mean()
     assert share == pytest.approx(probability, abs=4 * np.sqrt(probability * (1 - probability) / len(SEEDS)))
 
 
 def test_every_order_comes_as_often():
-    counts = np.bincount(policies.draw(STANDARD, SEEDS, 64, 48).order, minlength=24)
+    counts = np.bincount(draw_batch(STANDARD, SEEDS, 64, 48).order, minlength=24)
     assert ((counts - 4000 / 24) ** 2 / (4000 / 24)).sum() < 52.6  # chi square of 23 degrees of freedom: 1 in 2,500
 
 
 def test_draws_know_nothing_of_one_another():
-    draws = policies.draw(STANDARD, SEEDS, 64, 48)
+    draws = draw_batch(STANDARD, SEEDS, 64, 48)
     columns = np.column_stack(
         [
             draws.flip,

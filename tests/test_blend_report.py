@@ -11,30 +11,34 @@ import pandas as pd
 import pytest
 
 from command import apart, refused, run
-from facefold import files, runs, step
-from facefold.combine import methods
-from facefold.data import competition, folds, integrity
-from facefold.models import recipe
+from facefold.cli import load_timings
+from facefold.data.audit import check_images, load_images_hash
+from facefold.data.competition import load_competition
+from facefold.data.folds import load_folds
+from facefold.ensemble.methods import METHOD_NAMES
+from facefold.models.recipe import load_recipe
+from facefold.runs import Identity, fold_dir, seal_fold, write_history, write_predictions
+from facefold.utils.files import write_text
 
 MEMBERS = {"lite0": 1.0, "cnn5": 1.4, "lite1": 1.2}  # recipe: noise
 
 
 def fabricate(root: Path, members: dict[str, float]) -> None:
     """Runs of `members` on a drawn competition: wrong where noise says so, each with noise of its own."""
-    contest, dealt = competition.load(root), folds.load(root)
+    competition, folds = load_competition(root), load_folds(root)
     for number, (name, noise) in enumerate(members.items()):
         rng = np.random.default_rng(number)
-        identity = runs.Identity(name, recipe.load(name).hash, dealt.hash, integrity.fingerprint(root), seed=5)
-        for k in range(dealt.k):
-            directory, valid = runs.fold_dir(root, name, k), dealt.valid(k)
+        identity = Identity(name, load_recipe(name).hash, folds.hash, load_images_hash(root), seed=5)
+        for k in range(folds.k):
+            directory, valid = fold_dir(root, name, k), folds.valid(k)
             logit = (2 * valid["label"] - 1) * 1.5 + noise * rng.normal(size=len(valid))
             prob = {
                 "oof": (valid["id"], 1 / (1 + np.exp(-logit))),
-                "test": (contest.test["id"], rng.random(len(contest.test))),
+                "test": (competition.test["id"], rng.random(len(competition.test))),
             }
             for part, (ids, values) in prob.items():
-                runs.write_predictions(directory, part, ids.tolist(), values, rng.normal(size=(len(ids), 3)))
-            runs.write_history(
+                write_predictions(directory, part, ids.tolist(), values, rng.normal(size=(len(ids), 3)))
+            write_history(
                 directory,
                 pd.DataFrame(
                     {
@@ -47,8 +51,8 @@ def fabricate(root: Path, members: dict[str, float]) -> None:
                     }
                 ),
             )
-            files.write_text(directory / "weights.safetensors", "made up")
-            runs.finish(directory, identity, {"seconds": 10.5, "device": "cpu", "precision": "float32"})
+            write_text(directory / "weights.safetensors", "made up")
+            seal_fold(directory, identity, {"seconds": 10.5, "device": "cpu", "precision": "float32"})
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +82,7 @@ def test_blend_and_report(root):
     first = content(root)
     assert list(first) == sorted(
         [
-            *(f"{name}.csv" for name in methods.NAMES),
+            *(f"{name}.csv" for name in METHOD_NAMES),
             "blend.json",
             "leaderboard.csv",
             "oof_blend.csv",
@@ -90,7 +94,7 @@ def test_blend_and_report(root):
     assert first["submission.csv"] == first[f"{facts['picked']}.csv"]
     assert [member["recipe"] for member in facts["members"]] == ["cnn5", "lite0", "lite1"]
     board = pd.read_csv(root / "submissions" / "leaderboard.csv")
-    assert set(board["name"]) == {*MEMBERS, *methods.NAMES, "auto"}
+    assert set(board["name"]) == {*MEMBERS, *METHOD_NAMES, "auto"}
     oof = pd.read_csv(root / "submissions" / "oof_blend.csv")
     assert (oof["label"] == oof["pred"]).mean() == pytest.approx(facts["score"]["accuracy"], abs=1e-9)
     assert board.set_index("name")["accuracy"]["auto"] == pytest.approx(facts["score"]["accuracy"], abs=1e-9)
@@ -105,7 +109,7 @@ def test_blend_and_report(root):
     assert apart("blend", root, "--recipes", "lite1,lite0,cnn5", PYTHONHASHSEED="1").returncode == 0
     assert content(root) == first  # the same bytes, whatever the order, of sets too
 
-    assert set(step.timings(root)["blend"]) == {"seconds", "cpu_seconds", "peak_memory_mb"}
+    assert set(load_timings(root)["blend"]) == {"seconds", "cpu_seconds", "peak_memory_mb"}
     got = run("report", root)
     assert got.returncode == 0, got.stderr
     page = (root / "report.html").read_bytes()
@@ -127,7 +131,7 @@ def test_submission_is_what_the_method_says(root):
     got = run("blend", root, "--method", "mean")
     assert got.returncode == 0 and got.stdout.splitlines()[-2] == "mean was asked for."
     test = [
-        pd.read_csv(runs.fold_dir(root, name, k) / "test.csv", dtype={"id": str}).set_index("id")["prob"]
+        pd.read_csv(fold_dir(root, name, k) / "test.csv", dtype={"id": str}).set_index("id")["prob"]
         for name in MEMBERS
         for k in range(3)
     ]
@@ -169,11 +173,11 @@ def test_bad_options_are_refused(root):
 
 
 def test_incomplete_stale_and_torn_runs_are_refused_by_name(root):
-    fold = runs.fold_dir(root, "lite1", 1)
+    fold = fold_dir(root, "lite1", 1)
     whole = (fold / "run.json").read_text()
     (fold / "run.json").unlink()
     assert "runs/lite1 is incomplete: fold 1 of 3 not finished" in refused("blend", root)
-    (fold / "run.json").write_text(whole.replace(recipe.load("lite1").hash, "0" * 64))
+    (fold / "run.json").write_text(whole.replace(load_recipe("lite1").hash, "0" * 64))
     assert f"{fold} is stale: it was made with another version of the recipe" in refused("blend", root)
     (fold / "run.json").write_text(whole)
     (fold / "oof.csv").write_text("id,prob\n1,0.5\n")
@@ -198,10 +202,10 @@ def test_report_refuses_what_does_not_belong_together(root):
 
 def with_twins(root: Path, pairs: int) -> None:
     """Pairs of train images of one label become the same picture, in other bytes, and test images show these."""
-    contest = competition.load(root)
+    competition = load_competition(root)
     for label in (0, 1):
-        ids = contest.train.loc[contest.train["label"] == label, "id"].tolist()
-        for a, b, test in zip(ids[:pairs:2], ids[1:pairs:2], contest.test["id"].tolist()[label::2]):
+        ids = competition.train.loc[competition.train["label"] == label, "id"].tolist()
+        for a, b, test in zip(ids[:pairs:2], ids[1:pairs:2], competition.test["id"].tolist()[label::2]):
             rng = np.random.default_rng(int(a))
             picture = cv2.GaussianBlur(rng.integers(0, 256, (64, 64, 3), np.uint8), (0, 0), 3).astype(float)
             picture = np.clip(128 + 8 * (picture - picture.mean()), 0, 255).astype(np.uint8)
@@ -209,7 +213,7 @@ def with_twins(root: Path, pairs: int) -> None:
                 cv2.imwrite(
                     str(root / "competition" / split / f"{id}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, quality]
                 )
-    integrity.check(contest)
+    check_images(competition)
     shutil.rmtree(root / "runs")
     fabricate(root, {"lite0": 3.0, "cnn5": 3.0})  # poor models: the twins know better
 
@@ -239,10 +243,10 @@ def test_twins_are_used_when_asked_for_and_said_everywhere(root):
     assert run("blend", root, "--method", "mean").returncode == 0
     assert "twins.csv" not in content(root)
     other = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8))[1].tobytes()
-    contest = competition.load(root)
-    for number, id in enumerate(contest.test["id"]):
+    competition = load_competition(root)
+    for number, id in enumerate(competition.test["id"]):
         (root / "competition" / "test" / f"{id}.jpg").write_bytes(other + bytes([number]))
-    integrity.check(contest)
+    check_images(competition)
     fabricate(root, {"lite0": 3.0, "cnn5": 3.0})
     assert refused("blend", root, "--use-twins") == (
         "no test image shows a picture of train: there are no twins whose labels could be used. Leave --use-twins out."

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from facefold.combine.calibration import CalibratedMean, RankMean, logistic
-from facefold.combine.members import Rows
-from facefold.combine.scores import decide, log_loss, logit
+from facefold.ensemble.calibration import CalibratedMean, RankMean, fit_logistic
+from facefold.ensemble.members import Rows
+from facefold.ensemble.metrics import decide, log_loss, logit
 
 FOLD = np.arange(6000) % 5
 
@@ -73,8 +73,8 @@ def test_ranks_do_not_mind_a_member_that_shouts():
 
 def test_logistic_finds_what_drew_the_labels_and_survives_one_class():
     x, labels = drawn()
-    found = logistic(x[:, None], labels)
+    found = fit_logistic(x[:, None], labels)
     assert found.coef == pytest.approx([1], abs=0.05) and found.shift == pytest.approx(0, abs=0.1)
     assert found.predict(np.array([[0.0], [100.0]])) == pytest.approx([expit(found.shift), 1])
-    alone = logistic(x[:8, None], np.ones(8, int))
+    alone = fit_logistic(x[:8, None], np.ones(8, int))
     assert alone.coef.tolist() == [0] and alone.predict(x[:3, None]) == pytest.approx(0.9)

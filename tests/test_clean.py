@@ -12,35 +12,39 @@ import pytest
 import torch
 
 from command import apart, call, refused, run
-from facefold import files, jobs, runs
-from facefold.data import competition, folds, integrity
-from facefold.data.corrections import NONE, Corrections
-from facefold.models import recipe
+from facefold.data.audit import load_images_hash
+from facefold.data.competition import load_competition
+from facefold.data.corrections import NO_CORRECTIONS, Corrections
+from facefold.data.folds import load_folds
+from facefold.models.recipe import load_recipe
+from facefold.runs import Identity, fold_dir, load_predictions, run_names, seal_fold, write_history, write_predictions
+from facefold.training import jobs
+from facefold.utils.files import read_json, write_text
 
 ODD = ["50", "90", "140", "200"]  # the rows that the made-up models are sure about, against their label
 
 
-def fabricate(root: Path, name: str, noise: float, corrections: Corrections = NONE) -> None:
+def fabricate(root: Path, name: str, noise: float, corrections: Corrections = NO_CORRECTIONS) -> None:
     """A run of recipe `name` on a drawn competition: features are the logit and noise, probabilities follow the labels but for ODD."""
-    contest, dealt = competition.load(root), folds.load(root)
+    competition, folds = load_competition(root), load_folds(root)
     rng = np.random.default_rng(len(name))
-    identity = runs.Identity(name, recipe.load(name).hash, dealt.hash, integrity.fingerprint(root), 5, corrections.hash)
-    for k in range(dealt.k):
-        directory, valid = runs.fold_dir(root, identity.name, k), dealt.valid(k)
+    identity = Identity(name, load_recipe(name).hash, folds.hash, load_images_hash(root), 5, corrections.hash)
+    for k in range(folds.k):
+        directory, valid = fold_dir(root, identity.name, k), folds.valid(k)
         side = (2 * valid["label"] - 1) * np.where(valid["id"].isin(ODD), -2, 1)
         logit = (3 * side + noise * rng.normal(size=len(valid))).to_numpy()
         seen = np.column_stack([logit, *rng.normal(size=(2, len(valid)))])
-        runs.write_predictions(directory, "oof", valid["id"].tolist(), 1 / (1 + np.exp(-logit)), seen)
-        tests = contest.test["id"].tolist()
-        runs.write_predictions(directory, "test", tests, rng.random(len(tests)), rng.normal(size=(len(tests), 3)))
-        runs.write_history(
+        write_predictions(directory, "oof", valid["id"].tolist(), 1 / (1 + np.exp(-logit)), seen)
+        tests = competition.test["id"].tolist()
+        write_predictions(directory, "test", tests, rng.random(len(tests)), rng.normal(size=(len(tests), 3)))
+        write_history(
             directory,
             pd.DataFrame(
                 {"epoch": [1], "lr": 1e-3, "train_loss": 0.4, "valid_loss": 0.4, "valid_acc": 0.9, "seconds": 3.0}
             ),
         )
-        files.write_text(directory / "weights.safetensors", "made up")
-        runs.finish(directory, identity, {"seconds": 10.5, "device": "cpu", "precision": "float32"}, corrections)
+        write_text(directory / "weights.safetensors", "made up")
+        seal_fold(directory, identity, {"seconds": 10.5, "device": "cpu", "precision": "float32"}, corrections)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +74,9 @@ def test_the_suspects_are_listed_and_shown(root):
     assert set(conflicts["id"]) >= {"1", "2"} and set(confident["id"]) == set(ODD) - set(conflicts["id"])
     assert table["rank"].tolist() == list(range(1, len(table) + 1))
     assert table["kind"].tolist() == ["conflict"] * len(conflicts) + ["confident"] * len(confident)
-    fold = folds.load(root).table.set_index("id")["fold"]["50"]
+    fold = load_folds(root).table.set_index("id")["fold"]["50"]
     two = [
-        runs.read_predictions(runs.fold_dir(root, name, fold) / "oof.csv").set_index("id")["prob"]["50"]
+        load_predictions(fold_dir(root, name, fold) / "oof.csv").set_index("id")["prob"]["50"]
         for name in ("lite0", "cnn5")
     ]
     assert table.set_index("id")["prob"]["50"] == pytest.approx(sum(two) / 2, abs=1e-8)
@@ -155,19 +159,19 @@ def test_options_that_do_not_go_together(root):
 def test_before_and_after_stand_in_one_leaderboard(root):
     mended = Corrections({"50": "flip", "90": "drop", "140": "flip"})
     fabricate(root, "lite0", 0.8, mended)
-    assert runs.names(root) == ["cnn5", "lite0", "lite0+corrected"]
+    assert run_names(root) == ["cnn5", "lite0", "lite0+corrected"]
     got = run("blend", root, "--method", "mean")
     assert got.returncode == 0, got.stderr
     board = pd.read_csv(root / "submissions" / "leaderboard.csv").set_index("name")
-    labels = folds.load(root).table.set_index("id")["label"]
-    prob = pd.concat([runs.read_predictions(runs.fold_dir(root, "lite0+corrected", k) / "oof.csv") for k in range(3)])
+    labels = load_folds(root).table.set_index("id")["label"]
+    prob = pd.concat([load_predictions(fold_dir(root, "lite0+corrected", k) / "oof.csv") for k in range(3)])
     right = (prob.set_index("id")["prob"] >= 0.5).astype(int).loc[labels.index] == labels
     assert not right["50"] and not right["90"] and not right["140"]
     assert (
         board.loc["lite0+corrected", "accuracy"] == board.loc["lite0", "accuracy"] == pytest.approx(right.sum() / 240)
     )
     assert board.loc["lite0+corrected", "corrected_accuracy"] == pytest.approx((right.sum() + 2) / 239)
-    facts = files.read_json(root / "submissions" / "blend.json")["corrections"]
+    facts = read_json(root / "submissions" / "blend.json")["corrections"]
     assert facts["hash"] == mended.hash and facts["changes"] == "1 dropped, 2 flipped" and facts["score"]["rows"] == 239
     assert got.stdout.splitlines()[-1].endswith(
         f"by mean ({facts['score']['accuracy']:.4f} against the corrected labels)"
@@ -200,7 +204,7 @@ def test_runs_of_different_corrections_are_not_scored_together(root):
 
 
 def test_corrections_reach_training_rows_and_no_held_out_one(root, monkeypatch):
-    split = folds.load(root)
+    split = load_folds(root)
     held, learned = split.valid(1), split.train(1)
     mended = Corrections(
         {held["id"][0]: "flip", held["id"][1]: "drop", learned["id"][0]: "flip", learned["id"][1]: "drop"}
@@ -212,9 +216,7 @@ def test_corrections_reach_training_rows_and_no_held_out_one(root, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(jobs.trainer, "fit", fit)
-    identity = runs.Identity(
-        "demo_cnn", recipe.load("demo_cnn").hash, split.hash, integrity.fingerprint(root), 0, mended.hash
-    )
+    identity = Identity("demo_cnn", load_recipe("demo_cnn").hash, split.hash, load_images_hash(root), 0, mended.hash)
     with pytest.raises(KeyboardInterrupt):
         jobs.FoldJob(root, identity, mended, 1, None, 0).work(torch.device("cpu"), 0)
     task = seen[0]
@@ -286,11 +288,11 @@ def test_training_with_corrections(tmp_path, monkeypatch, deal):
         done.stdout.splitlines()[-1],
     )
     assert len((tmp_path / "runs" / "demo_cnn+corrected" / "oof.csv").read_text().splitlines()) == 61
-    assert files.read_json(tmp_path / "runs" / "demo_cnn+corrected" / "fold_0" / "run.json")["corrected"] == {
+    assert read_json(tmp_path / "runs" / "demo_cnn+corrected" / "fold_0" / "run.json")["corrected"] == {
         "2": "drop",
         "3": "flip",
     }
-    assert runs.names(tmp_path) == ["demo_cnn+corrected"]
+    assert run_names(tmp_path) == ["demo_cnn+corrected"]
 
     path.write_text("id,action\n2,drop\n3,flip\n")  # other lines that change the same: the run is done
     with monkeypatch.context() as patch:

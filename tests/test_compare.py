@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import save_file
 
 import compare
-from facefold import comparison, files
-from facefold.errors import InputError
 from facefold.models import pretrained
-from facefold.review import plots
-from facefold.training import engine
+from facefold.report import figures
+from facefold.training import workers
+from facefold.training.comparison import CompareJob, comparison_recipe, comparison_table
+from facefold.utils.errors import InputError
+from facefold.utils.files import write_csv, write_json
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def run(monkeypatch, capsys):
         monkeypatch.setattr(
             sys, "argv", ["compare.py", "--root", str(root), "--size", "64", "--device", "cpu", *options]
         )
-        monkeypatch.setattr(engine, "run", lambda jobs, places, work: [work(job, places[0], 0) for job in jobs])
+        monkeypatch.setattr(workers, "run_jobs", lambda jobs, places, work: [work(job, places[0], 0) for job in jobs])
         capsys.readouterr()
         compare.main()
         return capsys.readouterr().out
@@ -85,21 +86,21 @@ def test_a_model_without_weights_on_the_hub_is_refused_at_once():
         InputError,
         match="recipe resnetv2_152: timm's hub has no weights for resnetv2_152. Put resnetv2_152.safetensors",
     ):
-        pretrained.require(comparison.recipe_of("resnetv2_152", "hub", 64, 2, False), None)
+        pretrained.require_weights(comparison_recipe("resnetv2_152", "hub", 64, 2, False), None)
 
 
 def test_the_head_is_the_articles():
-    flat, pooled = (comparison.recipe_of("resnet18", "none", 64, 5, pooled) for pooled in (False, True))
+    flat, pooled = (comparison_recipe("resnet18", "none", 64, 5, pooled) for pooled in (False, True))
     assert (flat.head, pooled.head, flat.dropout, flat.augment, flat.weights) == ("flatten", "", 0.2, "none", "none")
     assert (
         flat.freeze_backbone
         and flat.schedule == "constant"
-        and flat.hash != comparison.recipe_of("resnet18", "hub", 64, 5, False).hash
+        and flat.hash != comparison_recipe("resnet18", "hub", 64, 5, False).hash
     )
 
 
 def test_the_table_by_hand(tmp_path):
-    job = comparison.CompareJob(tmp_path, comparison.recipe_of("resnet18", "none", 64, 3, False), 0, 0, "i", "f", None)
+    job = CompareJob(tmp_path, comparison_recipe("resnet18", "none", 64, 3, False), 0, 0, "i", "f", None)
     history = pd.DataFrame(
         {
             "epoch": [0, 1, 2],
@@ -110,12 +111,12 @@ def test_the_table_by_hand(tmp_path):
             "seconds": 1.0,
         }
     )
-    files.write_csv(job.folder / "history.csv", history)
-    files.write_json(
+    write_csv(job.folder / "history.csv", history)
+    write_json(
         job.folder / "result.json",
         {"valid_rows": 100, "features": 512, "head_cpu_seconds": 3.0, "weights": {"source": "none"}},
     )
-    row = comparison.table([job]).iloc[0]
+    row = comparison_table([job]).iloc[0]
     assert (row["valid_acc"], row["best_acc"], row["best_epoch"], row["train_loss"], row["features"]) == (
         0.8,
         0.9,
@@ -124,13 +125,13 @@ def test_the_table_by_hand(tmp_path):
         512,
     )
     assert (round(row["low"], 4), round(row["high"], 4)) == (0.7112, 0.8666)  # Wilson, 80 of 100
-    png = plots.comparison({"resnet18": job.history()})
-    assert png == plots.comparison({"resnet18": job.history()}) and png[:4] == b"\x89PNG"
+    png = figures.comparison({"resnet18": job.history()})
+    assert png == figures.comparison({"resnet18": job.history()}) and png[:4] == b"\x89PNG"
 
 
 def test_local_weights_of_inception_may_hold_its_second_classifier(tmp_path):
     state = pretrained.timm.create_model("test_resnet").state_dict()
     save_file({**state, "AuxLogits.fc.weight": torch.zeros(1)}, tmp_path / "test_resnet.safetensors")
-    recipe = comparison.recipe_of("test_resnet", "hub", 64, 1, False)
-    model, source = pretrained.build(recipe, tmp_path, drop_head=False)
+    recipe = comparison_recipe("test_resnet", "hub", 64, 1, False)
+    model, source = pretrained.build_backbone(recipe, tmp_path, drop_head=False)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

@@ -1,8 +1,8 @@
 import pandas as pd
 import pytest
 
-from facefold.data import competition
-from facefold.errors import InputError
+from facefold.data.competition import load_competition, write_submission
+from facefold.utils.errors import InputError
 
 
 def put(root, train="id,label\n1,0\n2,1\n", test="id\n3\n4\n", sample="id,label\n4,0\n3,0\n", meta=None):
@@ -18,7 +18,7 @@ def put(root, train="id,label\n1,0\n2,1\n", test="id\n3\n4\n", sample="id,label\
 def findings(root):
     """The findings' lines of the error that load raises."""
     with pytest.raises(InputError) as caught:
-        competition.load(root)
+        load_competition(root)
     lines = str(caught.value).split("\n")
     assert lines[0] == "the competition's csv files are not as they should be:"
     assert lines[-1].startswith("Mend these in a text editor")
@@ -26,7 +26,7 @@ def findings(root):
 
 
 def test_a_good_competition_keeps_its_ids_as_text(tmp_path):
-    found = competition.load(
+    found = load_competition(
         put(tmp_path, train="id,label\n0042,0\nNA,1\n1e3,1", meta="id,age,race\n0042,31,\n3,7,2\n")
     )
     assert found.train["id"].tolist() == ["0042", "NA", "1e3"]
@@ -38,12 +38,12 @@ def test_a_good_competition_keeps_its_ids_as_text(tmp_path):
 
 
 def test_meta_is_optional(tmp_path):
-    assert competition.load(put(tmp_path)).meta is None
+    assert load_competition(put(tmp_path)).meta is None
 
 
 def test_no_competition_says_how_to_get_one(tmp_path):
     with pytest.raises(InputError) as caught:
-        competition.load(tmp_path)
+        load_competition(tmp_path)
     assert "--data ZIP|DIR" in str(caught.value) and "--drawn" in str(caught.value)
 
 
@@ -149,13 +149,13 @@ def test_a_fault_of_every_row_hides_no_other(tmp_path):
 
 def test_a_hundred_thousand_rows_are_read(tmp_path):
     put(tmp_path, train="id,label\n" + "".join(f"t{n},{n % 2}\n" for n in range(100_000)))
-    train = competition.load(tmp_path).train
+    train = load_competition(tmp_path).train
     assert len(train) == 100_000 and train.iloc[-1].tolist() == ["t99999", 1]
 
 
 def test_submission_has_the_order_of_the_sample(tmp_path):
-    found = competition.load(put(tmp_path))
-    competition.write_submission(found, pd.DataFrame({"id": ["3", "4"], "label": [1, 0]}), tmp_path / "s.csv")
+    found = load_competition(put(tmp_path))
+    write_submission(found, pd.DataFrame({"id": ["3", "4"], "label": [1, 0]}), tmp_path / "s.csv")
     assert (tmp_path / "s.csv").read_bytes() == b"id,label\n4,0\n3,1\n"
 
 
@@ -170,8 +170,8 @@ def test_submission_has_the_order_of_the_sample(tmp_path):
     ],
 )
 def test_a_submission_that_would_be_refused_is_not_written(tmp_path, ids, labels, finding):
-    found = competition.load(put(tmp_path))
+    found = load_competition(put(tmp_path))
     with pytest.raises(InputError) as caught:
-        competition.write_submission(found, pd.DataFrame({"id": ids, "label": labels}), tmp_path / "s.csv")
+        write_submission(found, pd.DataFrame({"id": ids, "label": labels}), tmp_path / "s.csv")
     assert str(caught.value) == f"s.csv would not be a valid submission and was not written:\n  - {finding}"
     assert not (tmp_path / "s.csv").exists()

@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from facefold.data import corrections, folds
-from facefold.data.corrections import DROPPED, NONE, Corrections
-from facefold.errors import InputError
+from facefold.data.corrections import DROPPED, NO_CORRECTIONS, Corrections, load_corrections, write_corrections
+from facefold.data.folds import make_folds
+from facefold.utils.errors import InputError
 
 WAY_OUT = "The header is id,action; each train id at most once; action is keep, drop or flip. Nothing was changed."
 
@@ -12,7 +12,7 @@ WAY_OUT = "The header is id,action; each train id at most once; action is keep, 
 @pytest.fixture
 def split():
     train = pd.DataFrame({"id": [f"{row:04d}" for row in range(8)], "label": [0, 1] * 4})
-    return folds.make(train, pd.Series(train["id"].tolist(), index=train["id"]), 2, 0, "sha")
+    return make_folds(train, pd.Series(train["id"].tolist(), index=train["id"]), 2, 0, "sha")
 
 
 def written(tmp_path, text: str):
@@ -22,7 +22,7 @@ def written(tmp_path, text: str):
 
 
 def test_what_a_file_says_is_done_by_id(tmp_path, split):
-    made = corrections.read(written(tmp_path, "id,action\n0003,flip\n0000,drop\n0001,keep\n"), split)
+    made = load_corrections(written(tmp_path, "id,action\n0003,flip\n0000,drop\n0001,keep\n"), split)
     assert made.actions == {"0003": "flip", "0000": "drop"} and str(made) == "1 dropped, 1 flipped"
     rows = pd.DataFrame(
         {"id": ["0003", "0001", "0000", "0002"], "label": [1, 1, 0, 0], "group": list("abcd")}, index=[4, 5, 6, 7]
@@ -31,14 +31,14 @@ def test_what_a_file_says_is_done_by_id(tmp_path, split):
     assert got["id"].tolist() == ["0003", "0001", "0002"] and got["label"].tolist() == [0, 1, 0]
     assert got["group"].tolist() == ["a", "b", "d"] and got["label"].dtype == "int64"
     assert made.labels(["0000", "0003", "0001"], np.array([0, 1, 1])).tolist() == [DROPPED, 0, 1]
-    assert NONE.apply(rows).equals(rows)
+    assert NO_CORRECTIONS.apply(rows).equals(rows)
 
 
 def test_the_hash_is_that_of_what_is_changed(tmp_path, split):
-    one = corrections.read(written(tmp_path, "id,action\n0003,flip\n0000,drop\n"), split)
-    other = corrections.read(written(tmp_path, "id,action\n0002,keep\n0000,drop\n0003,flip\n"), split)
+    one = load_corrections(written(tmp_path, "id,action\n0003,flip\n0000,drop\n"), split)
+    other = load_corrections(written(tmp_path, "id,action\n0002,keep\n0000,drop\n0003,flip\n"), split)
     assert one.hash == other.hash != Corrections({"0003": "drop", "0000": "drop"}).hash and len(one.hash) == 64
-    assert NONE.hash == ""
+    assert NO_CORRECTIONS.hash == ""
 
 
 @pytest.mark.parametrize(
@@ -71,39 +71,39 @@ def test_the_hash_is_that_of_what_is_changed(tmp_path, split):
 def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path, split, text, lines):
     path = written(tmp_path, text)
     with pytest.raises(InputError) as caught:
-        corrections.read(path, split)
+        load_corrections(path, split)
     expected = "".join(f"  - {line.format(path=path)}\n" for line in lines)
     assert str(caught.value) == f"the corrections cannot be used:\n{expected}{WAY_OUT}"
 
 
 def test_no_such_file(tmp_path, split):
     with pytest.raises(InputError) as caught:
-        corrections.read(tmp_path / "none.csv", split)
+        load_corrections(tmp_path / "none.csv", split)
     assert str(caught.value) == f"the corrections cannot be used:\n  - {tmp_path / 'none.csv'} is missing\n{WAY_OUT}"
 
 
 def test_corrections_that_do_nothing_or_too_much_are_refused(tmp_path, split):
     path = written(tmp_path, "id,action\n0001,keep\n")
     with pytest.raises(InputError) as caught:
-        corrections.read(path, split)
+        load_corrections(path, split)
     assert str(caught.value) == f"{path}: every action is keep; set some to drop or flip, or leave --corrections out"
     ones = split.train(1).query("label == 1")["id"]
     path = written(tmp_path, "id,action\n" + "".join(f"{id},drop\n" for id in ones))
     with pytest.raises(InputError) as caught:
-        corrections.read(path, split)
+        load_corrections(path, split)
     assert str(caught.value) == f"{path} leaves fold 1 training rows of one label only; keep more rows"
 
 
 def test_a_file_that_says_something_else_is_kept(tmp_path):
     table = pd.DataFrame({"id": ["0001", "7"], "action": ["drop", "keep"], "other": 1})
     path = tmp_path / "new" / "corrections.csv"
-    corrections.write(path, table, force=False)
-    corrections.write(path, table, force=False)
+    write_corrections(path, table, force=False)
+    write_corrections(path, table, force=False)
     assert path.read_text() == "id,action\n0001,drop\n7,keep\n"
     with pytest.raises(
         InputError, match="corrections.csv is there and says something else: it was edited by hand, or made with other"
     ):
-        corrections.write(path, table.head(1), force=False)
+        write_corrections(path, table.head(1), force=False)
     assert path.read_text() == "id,action\n0001,drop\n7,keep\n"
-    corrections.write(path, table.head(1), force=True)
+    write_corrections(path, table.head(1), force=True)
     assert path.read_text() == "id,action\n0001,drop\n"

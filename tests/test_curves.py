@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from facefold.errors import InputError
 from facefold.training import curves
+from facefold.utils.errors import InputError
 
 HISTORY = [
     {
@@ -59,7 +59,7 @@ def package(monkeypatch):
 
 
 def test_a_fold_has_one_event_file_from_its_first_epoch_on(package, tmp_path):
-    place = curves.folder(tmp_path, "lite0+corrected", 2)
+    place = curves.curves_dir(tmp_path, "lite0+corrected", 2)
     assert place == tmp_path / "tensorboard" / "lite0+corrected" / "fold_2"
     killed = curves.Curves(place, HISTORY[:1])
     killed.add(HISTORY[1])  # an epoch without a checkpoint: it comes again
@@ -82,7 +82,7 @@ def test_a_fold_has_one_event_file_from_its_first_epoch_on(package, tmp_path):
 
 
 def test_without_a_place_nothing_is_written_and_no_package_needed(monkeypatch):
-    monkeypatch.setattr(curves, "require", lambda: pytest.fail("nothing was asked for"))
+    monkeypatch.setattr(curves, "require_tensorboard", lambda: pytest.fail("nothing was asked for"))
     none = curves.Curves(None, HISTORY)
     none.add(HISTORY[0])
     none.close()
@@ -92,7 +92,7 @@ def test_without_a_package_it_is_a_clear_error(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(InputError) as caught:
-        curves.require()
+        curves.require_tensorboard()
     assert str(caught.value) == (
         "--tensorboard needs the package tensorboard or tensorboardX, and neither is there: "
         "`pip install tensorboard`, or leave --tensorboard out"

@@ -4,8 +4,9 @@ from timm.layers import Conv2dSame
 from torch import nn
 from torch.nn.functional import conv2d
 
-from facefold.models import depthwise, zoo
-from facefold.models.recipe import load
+from facefold.models.build import build_model
+from facefold.models.depthwise import Depthwise, replace_depthwise, weight_gradient
+from facefold.models.recipe import load_recipe
 
 
 def draw(*shape: int) -> torch.Tensor:
@@ -18,10 +19,10 @@ def test_each_tap_of_the_weight_gradient_by_hand():
     x[:, 1] += 100
     grad = torch.zeros(1, 2, 7, 7)
     grad[0, 0, 3, 2] = 1
-    got = depthwise.weight_gradient(grad, x, torch.zeros(2, 1, 5, 5), (1, 1), (2, 2))
+    got = weight_gradient(grad, x, torch.zeros(2, 1, 5, 5), (1, 1), (2, 2))
     assert torch.equal(got[0, 0], x[0, 0, 1:6, 0:5]) and not got[1].any()
     grad[0, 0, 3, 2], grad[0, 0, 0, 0] = 0, 1  # at the corner two rows and columns of padding are zero
-    got = depthwise.weight_gradient(grad, x, torch.zeros(2, 1, 5, 5), (1, 1), (2, 2))
+    got = weight_gradient(grad, x, torch.zeros(2, 1, 5, 5), (1, 1), (2, 2))
     assert torch.equal(got[0, 0, 2:, 2:], x[0, 0, :3, :3]) and not got[0, 0, :2].any() and not got[0, 0, :, :2].any()
 
 
@@ -34,7 +35,7 @@ def test_gradients_are_those_of_torch(taps, stride):
     expected = conv2d(x, weight, None, stride, taps // 2, 1, 8)
     pull = draw(*expected.shape).double()
     wanted = torch.autograd.grad(expected, (x, weight), pull)
-    ours = depthwise.Depthwise(conv)
+    ours = Depthwise(conv)
     got = ours(x)
     torch.testing.assert_close(got, expected)
     for one, other in zip(torch.autograd.grad(got, (x, ours.weight), pull), wanted, strict=True):
@@ -44,13 +45,13 @@ def test_gradients_are_those_of_torch(taps, stride):
 def test_same_padding_is_timms():
     conv = Conv2dSame(6, 6, 5, stride=2, groups=6, bias=False)
     x = draw(2, 6, 10, 10)
-    torch.testing.assert_close(depthwise.Depthwise(conv)(x), conv(x))
+    torch.testing.assert_close(Depthwise(conv)(x), conv(x))
 
 
 def test_strided_ones_stay_in_float32():
     x = draw(2, 6, 10, 10)
     with torch.autocast("cpu", torch.bfloat16):
-        made = [depthwise.Depthwise(nn.Conv2d(6, 6, 5, stride, 2, groups=6, bias=False))(x).dtype for stride in (1, 2)]
+        made = [Depthwise(nn.Conv2d(6, 6, 5, stride, 2, groups=6, bias=False))(x).dtype for stride in (1, 2)]
     assert made == [torch.bfloat16, torch.float32]
 
 
@@ -65,8 +66,8 @@ def test_only_convolutions_that_gain_are_replaced_and_names_stay():
         nn.Conv2d(4, 4, 5, dilation=2, groups=4, bias=False),
     )
     names, weight = list(model.state_dict()), model[0].weight
-    depthwise.replace(model)
-    assert [type(module) is depthwise.Depthwise for module in model] == [True, False, True, False, False, False, False]
+    replace_depthwise(model)
+    assert [type(module) is Depthwise for module in model] == [True, False, True, False, False, False, False]
     assert list(model.state_dict()) == names and model[0].weight is weight
 
 
@@ -75,9 +76,9 @@ def test_a_network_trains_alike_in_bfloat16():
 
     def gradients(replaced: bool, dtype: torch.dtype) -> torch.Tensor:
         torch.manual_seed(0)
-        net, _ = zoo.build(load("demo_lite0"), trained=False)
+        net, _ = build_model(load_recipe("demo_lite0"), trained=False)
         if replaced:
-            depthwise.replace(net)
+            replace_depthwise(net)
         net.lay_out(True).eval()
         pixels = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
         with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):

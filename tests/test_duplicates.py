@@ -7,9 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facefold import files
-from facefold.data import competition, drawn, duplicates, glance, images, integrity, unpack
-from facefold.errors import InputError
+from facefold.data import duplicates, images
+from facefold.data.archive import install_competition
+from facefold.data.audit import check_images, load_images_hash
+from facefold.data.competition import load_competition
+from facefold.data.synthetic import draw_competition
+from facefold.data.thumbnails import SIDE, VERSION, load_thumbnails
+from facefold.utils.errors import InputError
+from facefold.utils.files import write_text
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 CHANGES = {
@@ -34,24 +39,24 @@ def scene(seed, size=96):
     return np.clip(128 + 100 * clouds, 0, 255).astype(np.uint8)
 
 
-def contest(root, train, test):
+def competition(root, train, test):
     """A competition of these JPEG bytes {id: bytes}, checked; labels take turns."""
     for split, pictures in (("train", train), ("test", test)):
         (root / "competition" / split).mkdir(parents=True)
         for id, data in pictures.items():
             (root / "competition" / split / f"{id}.jpg").write_bytes(data)
-    files.write_text(
+    write_text(
         root / "competition" / "train.csv", "id,label\n" + "".join(f"{id},{n % 2}\n" for n, id in enumerate(train))
     )
-    files.write_text(root / "competition" / "test.csv", "id\n" + "".join(f"{id}\n" for id in test))
-    files.write_text(root / "competition" / "sampleSubmit.csv", "id,label\n" + "".join(f"{id},0\n" for id in test))
-    found = competition.load(root)
-    integrity.check(found)
+    write_text(root / "competition" / "test.csv", "id\n" + "".join(f"{id}\n" for id in test))
+    write_text(root / "competition" / "sampleSubmit.csv", "id,label\n" + "".join(f"{id},0\n" for id in test))
+    found = load_competition(root)
+    check_images(found)
     return found
 
 
 def find(found):
-    return duplicates.find(found, integrity.check(found))
+    return duplicates.find_duplicates(found, check_images(found))
 
 
 def joined(table):
@@ -64,12 +69,12 @@ def joined(table):
 def test_every_change_is_seen_through_and_nothing_else_is_joined(tmp_path):
     train = {f"a{n}": jpeg(scene(n)) for n in range(60)}
     test = {f"t{n}": change(scene(n)) for n, change in enumerate(CHANGES.values())}
-    found = contest(tmp_path, train, test)
+    found = competition(tmp_path, train, test)
     assert joined(find(found)) == [[f"train/a{n}", f"test/t{n}"] for n in range(len(CHANGES))]
 
 
 def test_a_group_is_named_by_its_first_image_and_closed_over_train_and_test(tmp_path):
-    found = contest(
+    found = competition(
         tmp_path,
         {"9": jpeg(scene(0)), "1": jpeg(scene(1)), "5": jpeg(scene(0)[:, ::-1])},
         {"3": jpeg(scene(2)), "2": jpeg(scene(0), 60), "4": jpeg(scene(2), 50)},
@@ -89,66 +94,66 @@ def test_a_group_is_named_by_its_first_image_and_closed_over_train_and_test(tmp_
 
 def test_pictures_without_features_are_joined_by_their_bytes_alone(tmp_path):
     flat = {name: jpeg(np.full((40, 40, 3), shade, np.uint8)) for name, shade in (("1", 90), ("2", 91), ("3", 90))}
-    assert joined(find(contest(tmp_path, flat, {"7": jpeg(np.full((40, 40, 3), 90, np.uint8), 50)}))) == [
+    assert joined(find(competition(tmp_path, flat, {"7": jpeg(np.full((40, 40, 3), 90, np.uint8), 50)}))) == [
         ["train/1", "train/3"]
     ]
 
 
 def test_a_second_call_opens_nothing_and_a_changed_image_is_seen(tmp_path, monkeypatch):
-    found = contest(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(1), 70)})
+    found = competition(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(1), 70)})
     first = find(found)
     with monkeypatch.context() as patch:
-        patch.setattr(images, "glance", lambda *_: pytest.fail("an image was opened"))
-        patch.setattr(duplicates, "candidates", lambda *_: pytest.fail("pairs were looked for"))
+        patch.setattr(images, "read_thumbnail", lambda *_: pytest.fail("an image was opened"))
+        patch.setattr(duplicates, "candidate_pairs", lambda *_: pytest.fail("pairs were looked for"))
         assert find(found).equals(first)
     found.image_path("test", "3").write_bytes(jpeg(scene(2), 70))
     assert joined(find(found)) == [["train/2", "test/3"]]
     kept = sorted(path.name for path in (tmp_path / "cache").iterdir())
-    mark = integrity.fingerprint(tmp_path)[:12]
+    mark = load_images_hash(tmp_path)[:12]
     sealed = [
         f"duplicates_{duplicates.VERSION}_{mark}.csv",
-        f"glance_{glance.VERSION}_{mark}.csv",
-        f"glance_{glance.VERSION}_{mark}.npy",
+        f"glance_{VERSION}_{mark}.csv",
+        f"glance_{VERSION}_{mark}.npy",
     ]
     assert kept == sorted(["images.csv", "images.json", *sealed, *(f"{name}.sha256" for name in sealed)])
 
 
 def test_a_glance_is_taken_again_where_half_of_it_is_lost(tmp_path):
-    found = contest(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2), 50)}, {"3": jpeg(scene(3))})
-    first = glance.load(found)
+    found = competition(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2), 50)}, {"3": jpeg(scene(3))})
+    first = load_thumbnails(found)
     grey, headers = np.array(first.grey), first.headers
     next((tmp_path / "cache").glob("glance_*.csv")).unlink()
-    again = glance.load(found)
+    again = load_thumbnails(found)
     assert np.array_equal(again.grey, grey) and again.headers.equals(headers)
-    assert again.grey.shape == (3, glance.SIDE, glance.SIDE)
+    assert again.grey.shape == (3, SIDE, SIDE)
     assert (headers["split"] + "/" + headers["id"]).tolist() == ["train/1", "train/2", "test/3"]
     assert headers["tables"][0] == headers["tables"][2] != headers["tables"][1]
     assert headers["coarseness"][1] > headers["coarseness"][0]
 
 
 def test_images_must_be_checked_first(tmp_path):
-    found = contest(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(3))})
-    table = integrity.check(found)
+    found = competition(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(3))})
+    table = check_images(found)
     (tmp_path / "cache" / "images.csv").unlink()
     with pytest.raises(
         InputError, match=re.escape("the images were not checked yet. Run `python src/audit.py` first.")
     ):
-        duplicates.find(found, table)
+        duplicates.find_duplicates(found, table)
 
 
 def test_an_image_that_broke_since_the_check_is_named(tmp_path):
-    found = contest(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(3))})
+    found = competition(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(3))})
     found.image_path("train", "2").write_bytes(b"nothing")
     with pytest.raises(
         InputError, match=re.escape("2.jpg cannot be decoded (UnidentifiedImageError). Run `python src/audit.py`")
     ):
-        glance.load(found)
+        load_thumbnails(found)
     assert not list((tmp_path / "cache").glob("*glance*"))
 
 
 def candidates(*hashes: np.ndarray) -> np.ndarray:
     """All pairs, each once, sorted."""
-    return np.unique(np.concatenate(list(duplicates.candidates(*hashes))), axis=0)
+    return np.unique(np.concatenate(list(duplicates.candidate_pairs(*hashes))), axis=0)
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1))
@@ -169,7 +174,7 @@ def test_no_pair_that_correlates_is_ruled_out_by_the_lowest_frequencies(seed, no
     standard = duplicates._standard(grey)
     seen = standard[:, :, ::-1] if seed % 2 else standard
     whole = np.array([(standard[a] * seen[b]).mean() for a, b, _ in pairs])
-    may = duplicates.fingerprints(grey, np.arange(8)).may_be_one(pairs)
+    may = duplicates.compute_fingerprints(grey, np.arange(8)).may_be_one(pairs)
     assert may[whole >= duplicates.WHOLE].all() and not may[whole < 0.3].any()
 
 
@@ -196,8 +201,8 @@ def test_hundreds_of_copies_are_one_group_without_all_their_pairs():
     rng = np.random.default_rng(0)
     grey = np.stack([cv2.resize(scene(0)[..., 0], (32, 32), interpolation=cv2.INTER_AREA)] * 400)
     grey = np.clip(grey + rng.integers(-2, 3, grey.shape), 0, 255).astype(np.uint8)
-    assert (duplicates.groups(grey, np.arange(400)) == 0).all()
-    prints = duplicates.fingerprints(grey, np.arange(400))
+    assert (duplicates.group_pictures(grey, np.arange(400)) == 0).all()
+    prints = duplicates.compute_fingerprints(grey, np.arange(400))
     pairs = candidates(prints.plain, prints.mirrored)
     assert prints.may_be_one(pairs).all()
     assert (np.diff(pairs[:, :2]) > 0).all() and len(pairs) < 400 * 399 // 4
@@ -218,22 +223,22 @@ def test_same_picture_by_its_whole_and_by_what_is_fine_in_it():
 
 
 def test_cartoons_of_one_style_are_told_apart(tmp_path):
-    drawn.draw(tmp_path, train=300, test=100)
-    found = competition.load(tmp_path)
-    table = integrity.check(found)
+    draw_competition(tmp_path, train=300, test=100)
+    found = load_competition(tmp_path)
+    table = check_images(found)
     first = (table["split"] + "/" + table["id"]).groupby(table["sha256"]).transform("first")
-    assert (duplicates.find(found, table)["group"] == first).all() and first.nunique() == 395
+    assert (duplicates.find_duplicates(found, table)["group"] == first).all() and first.nunique() == 395
 
 
 @pytest.mark.skipif(
     not (SHARED / "competition-mini.zip").exists(), reason="../shared, with the mini competition, is not here"
 )
 def test_real_faces_are_found_again_and_none_is_joined_to_another(tmp_path):
-    unpack.install(SHARED / "competition-mini.zip", tmp_path)
-    found = competition.load(tmp_path)
-    integrity.check(found)
-    grey = np.array(glance.load(found).grey)
-    own = duplicates.groups(grey, np.arange(len(grey)))
+    install_competition(SHARED / "competition-mini.zip", tmp_path)
+    found = load_competition(tmp_path)
+    check_images(found)
+    grey = np.array(load_thumbnails(found).grey)
+    own = duplicates.group_pictures(grey, np.arange(len(grey)))
     assert 10 <= (own != np.arange(len(grey))).sum() <= 20  # true ones, looked at: 15 pairs
     chosen = np.random.default_rng(0).choice(np.flatnonzero(own == np.arange(len(grey)))[:2000], 60, replace=False)
     ids = found.train["id"].tolist()
@@ -241,8 +246,8 @@ def test_real_faces_are_found_again_and_none_is_joined_to_another(tmp_path):
         copies = []
         for row in chosen:
             (tmp_path / "copy.jpg").write_bytes(change(cv2.imread(str(found.image_path("train", ids[row])))))
-            copies.append(images.glance(tmp_path / "copy.jpg", glance.SIDE)[0])
-        got = duplicates.groups(np.concatenate([grey, copies]), np.arange(len(grey) + len(copies)))
+            copies.append(images.read_thumbnail(tmp_path / "copy.jpg", SIDE)[0])
+        got = duplicates.group_pictures(np.concatenate([grey, copies]), np.arange(len(grey) + len(copies)))
         assert (got[: len(grey)] == own).all(), name
         assert set(got[len(grey) :]) <= {*own[chosen], *range(len(grey), len(got))}, name
         assert (got[len(grey) :] == own[chosen]).mean() >= 0.95, name

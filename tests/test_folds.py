@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facefold import files
-from facefold.data import folds
-from facefold.errors import InputError
+from facefold.data.folds import count_divided_groups, group_rows, load_folds, make_folds, write_folds
+from facefold.utils.errors import InputError
+from facefold.utils.files import read_csv, read_json, sha256_file, write_csv, write_json, write_text
 
 
 def rows(labels):
@@ -22,13 +22,13 @@ def own_groups(train):
 @pytest.fixture
 def root(tmp_path):
     (tmp_path / "competition").mkdir()
-    files.write_csv(tmp_path / "competition" / "train.csv", rows([0, 1] * 10))
+    write_csv(tmp_path / "competition" / "train.csv", rows([0, 1] * 10))
     return tmp_path
 
 
 def made(root, k=5, seed=0):
     train = rows([0, 1] * 10)
-    return folds.make(train, own_groups(train), k, seed, files.sha256_file(root / "competition" / "train.csv"))
+    return make_folds(train, own_groups(train), k, seed, sha256_file(root / "competition" / "train.csv"))
 
 
 def begin_run(root):
@@ -37,35 +37,35 @@ def begin_run(root):
 
 def test_groups_are_named_by_their_first_id():
     images = pd.DataFrame({"split": ["train"] * 4 + ["test"], "id": list("91527"), "sha256": list("abacb")})
-    assert folds.groups(images).to_dict() == {"9": "9", "1": "1", "5": "9", "2": "2"}
+    assert group_rows(images).to_dict() == {"9": "9", "1": "1", "5": "9", "2": "2"}
 
 
 def test_groups_by_another_column_and_how_many_of_them_folds_divide():
     images = pd.DataFrame(
         {"split": ["train"] * 5 + ["test"], "id": list("915278"), "group": ["train/9"] * 2 + ["train/5"] * 4}
     )
-    near = folds.groups(images, "group")
+    near = group_rows(images, "group")
     assert near.to_dict() == {"9": "9", "1": "9", "5": "5", "2": "5", "7": "5"}
     table = pd.DataFrame({"id": list("75219"), "fold": [0, 0, 1, 2, 2]})
-    assert folds.divided(table, near) == 1
+    assert count_divided_groups(table, near) == 1
 
 
 def test_folds_of_an_earlier_version_are_read_as_they_are(root):
     """folds.json of before there were near-duplicates: the text of its method is what `bytes` still writes."""
     old = "StratifiedGroupKFold(shuffle=True) of scikit-learn; group: byte-identical images"
-    folds.write(root, made(root))
-    assert folds.load(root).method == old and folds.load(root).grouping == "bytes"
-    facts = files.read_json(root / "folds" / "folds.json")
-    files.write_json(root / "folds" / "folds.json", {**facts, "method": "dealt by hand"})
-    assert folds.load(root).method == "dealt by hand" and folds.load(root).grouping is None
+    write_folds(root, made(root))
+    assert load_folds(root).method == old and load_folds(root).grouping == "bytes"
+    facts = read_json(root / "folds" / "folds.json")
+    write_json(root / "folds" / "folds.json", {**facts, "method": "dealt by hand"})
+    assert load_folds(root).method == "dealt by hand" and load_folds(root).grouping is None
 
 
 def test_what_the_groups_are_is_recorded(root):
     train = rows([0, 1] * 10)
-    near = folds.make(train, own_groups(train), 5, 0, files.sha256_file(root / "competition" / "train.csv"), "near")
+    near = make_folds(train, own_groups(train), 5, 0, sha256_file(root / "competition" / "train.csv"), "near")
     assert near.method == "StratifiedGroupKFold(shuffle=True) of scikit-learn; group: near-duplicate images"
-    folds.write(root, near)
-    assert folds.load(root).grouping == "near"
+    write_folds(root, near)
+    assert load_folds(root).grouping == "near"
 
 
 def test_folds_divide_the_rows_in_equal_shares_of_the_labels(root):
@@ -89,7 +89,7 @@ def test_identical_images_are_never_divided(names, k, seed):
     train = rows([n % 2 for n in range(len(names))])
     groups = pd.Series([f"g{name}" for name in names], index=pd.Index(train["id"]))
     try:
-        table = folds.make(train, groups[::-1], k, seed, "x").table
+        table = make_folds(train, groups[::-1], k, seed, "x").table
     except InputError:
         return
     assert (table.groupby("group")["fold"].nunique() == 1).all()
@@ -111,7 +111,7 @@ def test_identical_images_are_never_divided(names, k, seed):
 def test_folds_that_cannot_be(labels, k, message):
     train = rows(labels)
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        folds.make(train, own_groups(train), k, 0, "x")
+        make_folds(train, own_groups(train), k, 0, "x")
 
 
 def test_identical_images_count_once(root):
@@ -119,12 +119,12 @@ def test_identical_images_count_once(root):
     groups = own_groups(train)
     groups.iloc[9:] = "009"
     with pytest.raises(InputError, match="label 1 has 6 rows with 1 different images"):
-        folds.make(train, groups, 2, 0, "x")
+        make_folds(train, groups, 2, 0, "x")
 
 
 def test_written_folds_are_read_back(root):
-    assert folds.write(root, made(root))
-    got, wanted = folds.load(root), made(root)
+    assert write_folds(root, made(root))
+    got, wanted = load_folds(root), made(root)
     pd.testing.assert_frame_equal(got.table, wanted.table)
     assert (got.k, got.seed, got.hash, got.train_sha256, got.method) == (
         5,
@@ -133,23 +133,23 @@ def test_written_folds_are_read_back(root):
         wanted.train_sha256,
         wanted.method,
     )
-    assert got.hash == files.sha256_file(root / "folds" / "folds.csv")
-    valid = files.read_csv(root / "folds" / "fold_3_valid.csv", {"id": str, "label": "int64"})
+    assert got.hash == sha256_file(root / "folds" / "folds.csv")
+    valid = read_csv(root / "folds" / "fold_3_valid.csv", {"id": str, "label": "int64"})
     assert valid["id"].tolist() == wanted.valid(3)["id"].tolist()
 
 
 def test_the_same_folds_again_are_nothing_to_do(root):
-    folds.write(root, made(root))
+    write_folds(root, made(root))
     begin_run(root)
     before = (root / "folds" / "folds.json").stat().st_mtime_ns
-    assert not folds.write(root, made(root))
+    assert not write_folds(root, made(root))
     assert (root / "folds" / "folds.json").stat().st_mtime_ns == before
 
 
 def test_other_folds_replace_these_while_nothing_depends_on_them(root):
-    folds.write(root, made(root))
-    assert folds.write(root, made(root, k=2))
-    assert folds.load(root).k == 2
+    write_folds(root, made(root))
+    assert write_folds(root, made(root, k=2))
+    assert load_folds(root).k == 2
     assert sorted(path.name for path in (root / "folds").iterdir()) == [
         "fold_0_train.csv",
         "fold_0_valid.csv",
@@ -161,37 +161,37 @@ def test_other_folds_replace_these_while_nothing_depends_on_them(root):
 
 
 def test_folds_that_runs_depend_on_are_replaced_by_force_alone(root):
-    folds.write(root, made(root))
+    write_folds(root, made(root))
     begin_run(root)
     with pytest.raises(InputError, match=r"runs depend on them \(lite0\); nothing was changed"):
-        folds.write(root, made(root, seed=1))
-    assert folds.load(root).seed == 0
-    assert folds.write(root, made(root, seed=1), force=True)
-    assert folds.load(root).seed == 1
+        write_folds(root, made(root, seed=1))
+    assert load_folds(root).seed == 0
+    assert write_folds(root, made(root, seed=1), force=True)
+    assert load_folds(root).seed == 1
 
 
 def test_lost_or_edited_files_of_the_same_folds_are_written_again_though_runs_depend_on_them(root):
-    folds.write(root, made(root))
+    write_folds(root, made(root))
     begin_run(root)
     (root / "folds" / "fold_1_train.csv").unlink()
-    assert folds.write(root, made(root))
-    assert folds.load(root).k == 5
+    assert write_folds(root, made(root))
+    assert load_folds(root).k == 5
 
 
 @pytest.mark.parametrize("name", ["folds.csv", "fold_2_valid.csv"])
 def test_edited_folds_are_refused(root, name):
-    folds.write(root, made(root))
+    write_folds(root, made(root))
     path = root / "folds" / name
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     with pytest.raises(InputError, match=re.escape(f"{path} is missing or was edited")):
-        folds.load(root)
+        load_folds(root)
 
 
 def test_folds_of_another_train_csv_are_refused(root):
-    folds.write(root, made(root))
-    files.write_csv(root / "competition" / "train.csv", rows([1, 0] * 10))
+    write_folds(root, made(root))
+    write_csv(root / "competition" / "train.csv", rows([1, 0] * 10))
     with pytest.raises(InputError, match="has changed since the folds were made"):
-        folds.load(root)
+        load_folds(root)
 
 
 @pytest.mark.parametrize(
@@ -204,6 +204,6 @@ def test_folds_of_another_train_csv_are_refused(root):
 )
 def test_missing_or_torn_folds(root, text, message):
     if text is not None:
-        files.write_text(root / "folds" / "folds.json", text)
+        write_text(root / "folds" / "folds.json", text)
     with pytest.raises(InputError, match=re.escape(message)):
-        folds.load(root)
+        load_folds(root)

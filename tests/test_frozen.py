@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from facefold import files
 from facefold.data.cache import ImageCache
-from facefold.errors import InputError
-from facefold.models import frozen, zoo
+from facefold.models import feature_cache
+from facefold.models.build import build_model
 from facefold.models.precision import Precision
-from facefold.models.recipe import parse
-from facefold.training import loader
+from facefold.models.recipe import parse_recipe
+from facefold.training.dataset import AugmentedImages, ImageSource
+from facefold.utils.errors import InputError
+from facefold.utils.files import lock_directory, write_checksum, write_npy
 
 CPU = torch.device("cpu")
 SETTINGS = {
@@ -33,14 +34,14 @@ def images(count: int = 70) -> ImageCache:
     return ImageCache([f"a{row}" for row in range(count)], pixels)
 
 
-def augmented(cache: ImageCache) -> loader.Augmented:
-    return loader.Augmented(loader.Pixels(cache, CPU), parse("f", {**SETTINGS, "augment": "light"}, "f.toml"), 0)
+def augmented(cache: ImageCache) -> AugmentedImages:
+    return AugmentedImages(ImageSource(cache, CPU), parse_recipe("f", {**SETTINGS, "augment": "light"}, "f.toml"), 0)
 
 
-def activations(tmp_path, trunk: nn.Module | None = None, views: int = 0) -> frozen.Activations:
-    net, _ = zoo.build(parse("f", SETTINGS, "f.toml"))
+def activations(tmp_path, trunk: nn.Module | None = None, views: int = 0) -> feature_cache.FeatureCache:
+    net, _ = build_model(parse_recipe("f", SETTINGS, "f.toml"))
     cache = images()
-    return frozen.Activations(
+    return feature_cache.FeatureCache(
         tmp_path / "f" / "key", "train", cache, trunk or net.lay_out(True).trunk, CPU, augmented(cache), views
     )
 
@@ -61,7 +62,7 @@ def test_a_view_is_what_the_frozen_part_makes_of_each_image(tmp_path):
 
 def test_a_network_predicts_alike_from_pixels_and_from_activations(tmp_path):
     torch.manual_seed(0)
-    net, _ = zoo.build(parse("f", SETTINGS, "f.toml"))
+    net, _ = build_model(parse_recipe("f", SETTINGS, "f.toml"))
     net.lay_out(True).eval()
     made = activations(tmp_path, net.trunk)
     with torch.inference_mode():
@@ -92,12 +93,12 @@ def test_a_view_that_another_process_makes_is_waited_for(tmp_path):
     made = activations(tmp_path)
     lock = made.folder / "train_plain.lock"
     with ThreadPoolExecutor(1) as pool:
-        with files.locked(lock):
+        with lock_directory(lock):
             waiting = pool.submit(lambda: np.array(made.view("plain")))
             time.sleep(0.3)
             assert not waiting.done() and not (made.folder / "train_plain.npy").exists()
-            files.write_npy(made.folder / "train_plain.npy", np.ones((70, 1, 1, 1), np.float16))
-            files.seal(made.folder / "train_plain.npy")
+            write_npy(made.folder / "train_plain.npy", np.ones((70, 1, 1, 1), np.float16))
+            write_checksum(made.folder / "train_plain.npy")
         assert waiting.result().sum() == 70  # what the other one made
 
 
@@ -119,8 +120,8 @@ def test_a_damaged_view_is_named_and_made_again(tmp_path, capsys):
 def test_epochs_take_turns_where_the_views_are_fewer(tmp_path):
     made = activations(tmp_path, views=2)
     assert np.array_equal(made.epoch(0), made.epoch(2)) and not np.array_equal(made.epoch(0), made.epoch(1))
-    recipe = parse("f", {**SETTINGS, "views": 2}, "f.toml")
-    assert frozen.names(recipe) == [
+    recipe = parse_recipe("f", {**SETTINGS, "views": 2}, "f.toml")
+    assert feature_cache.view_names(recipe) == [
         ("train", "epoch_0"),
         ("train", "epoch_1"),
         ("train", "plain"),
@@ -128,15 +129,15 @@ def test_epochs_take_turns_where_the_views_are_fewer(tmp_path):
         ("test", "plain"),
         ("test", "mirror"),
     ]
-    assert len(frozen.names(dataclasses.replace(recipe, views=0, tta="none"))) == 5
+    assert len(feature_cache.view_names(dataclasses.replace(recipe, views=0, tta="none"))) == 5
 
 
 def test_images_that_nothing_changes_have_one_view(tmp_path):
     made = dataclasses.replace(activations(tmp_path), augmented=None)
     assert np.array_equal(made.epoch(0), made.view("plain")) and np.array_equal(made.epoch(1), made.view("plain"))
     assert [path.name for path in made.folder.glob("*.npy")] == ["train_plain.npy"]
-    recipe = parse("f", {**SETTINGS, "augment": "none", "tta": "none"}, "f.toml")
-    assert frozen.names(recipe) == [("train", "plain"), ("test", "plain")]
+    recipe = parse_recipe("f", {**SETTINGS, "augment": "none", "tta": "none"}, "f.toml")
+    assert feature_cache.view_names(recipe) == [("train", "plain"), ("test", "plain")]
 
 
 def test_half_precision_makes_nearly_the_same_or_is_not_used(tmp_path, monkeypatch, capsys):
@@ -148,20 +149,20 @@ def test_half_precision_makes_nearly_the_same_or_is_not_used(tmp_path, monkeypat
         0 < np.square(rounded - whole).mean() ** 0.5 < 0.02 * np.square(whole).mean() ** 0.5
         and capsys.readouterr().out == ""
     )
-    monkeypatch.setattr(frozen.inference, "TRUNK_BOUND", 1e-6)
+    monkeypatch.setattr(feature_cache.inference, "TRUNK_BOUND", 1e-6)
     exact = dataclasses.replace(half, folder=tmp_path / "f" / "exact").view("plain")
     assert np.array_equal(np.array(exact, np.float32), whole) and "float32 it is" in capsys.readouterr().out
 
 
 def test_whatever_decides_a_value_is_in_the_key(tmp_path):
-    recipe, fmt = parse("f", SETTINGS, "f.toml"), Precision(torch.float32, True)
+    recipe, fmt = parse_recipe("f", SETTINGS, "f.toml"), Precision(torch.float32, True)
     usual = (recipe, 0, "images", {"source": "w"}, fmt, CPU)
-    base = frozen.folder(tmp_path, *usual)
+    base = feature_cache.feature_dir(tmp_path, *usual)
     others = [
-        frozen.folder(tmp_path, *usual[:place], other, *usual[place + 1 :])
+        feature_cache.feature_dir(tmp_path, *usual[:place], other, *usual[place + 1 :])
         for place, other in enumerate(
             [
-                parse("f", {**SETTINGS, "freeze_stages": 2}, "f.toml"),
+                parse_recipe("f", {**SETTINGS, "freeze_stages": 2}, "f.toml"),
                 1,
                 "others",
                 {"source": "v"},
@@ -171,7 +172,7 @@ def test_whatever_decides_a_value_is_in_the_key(tmp_path):
         )
     ]
     others += [
-        frozen.folder(tmp_path, parse("f", {**SETTINGS, **change}, "f.toml"), *usual[1:])
+        feature_cache.feature_dir(tmp_path, parse_recipe("f", {**SETTINGS, **change}, "f.toml"), *usual[1:])
         for change in (
             {"size": 48},
             {"start_size": 16},
@@ -180,20 +181,25 @@ def test_whatever_decides_a_value_is_in_the_key(tmp_path):
             {"backbone": "tf_efficientnet_lite1"},
         )
     ]
-    others.append(frozen.folder(tmp_path, *usual, half=Precision(torch.bfloat16, True)))
+    others.append(feature_cache.feature_dir(tmp_path, *usual, half=Precision(torch.bfloat16, True)))
     others += [
-        frozen.folder(
+        feature_cache.feature_dir(
             tmp_path,
-            parse("f", {**SETTINGS, "freeze_stages": 0, "freeze_backbone": True, "head": head}, "f.toml"),
+            parse_recipe("f", {**SETTINGS, "freeze_stages": 0, "freeze_backbone": True, "head": head}, "f.toml"),
             *usual[1:],
         )
         for head in ("flatten", "average")
     ]
     assert len({base, *others}) == 15
     assert (
-        frozen.folder(tmp_path, *usual[:4], Precision(torch.bfloat16, True), CPU) == base
+        feature_cache.feature_dir(tmp_path, *usual[:4], Precision(torch.bfloat16, True), CPU) == base
     )  # the frozen part is float32 in both
-    assert frozen.folder(tmp_path, parse("f", {**SETTINGS, "lr": 0.5, "epochs": 9}, "f.toml"), *usual[1:]) == base
+    assert (
+        feature_cache.feature_dir(
+            tmp_path, parse_recipe("f", {**SETTINGS, "lr": 0.5, "epochs": 9}, "f.toml"), *usual[1:]
+        )
+        == base
+    )
 
 
 def test_activations_of_another_key_make_room(tmp_path):

@@ -5,8 +5,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from facefold.combine import greedy
-from facefold.combine.scores import decide, log_loss
+from facefold.ensemble import greedy
+from facefold.ensemble.metrics import decide, log_loss
 
 
 def made(seed: int, rows: int, skill: list[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +54,7 @@ def test_a_row_drawn_twice_counts_twice():
 @pytest.mark.parametrize("members", [3, 12])  # all members in a bag, and half of them
 def test_noise_gets_little_and_the_sum_is_one(members):
     prob, labels = made(0, 2000, [1.5, 1.4, *[0] * (members - 2)])
-    found = greedy.search(prob, labels)
+    found = greedy.search_greedy_weights(prob, labels)
     assert found.sum() == pytest.approx(1, abs=1e-5) and (found >= 0).all()
     assert min(found[:2]) > 2.5 * max(found[2:])
     assert (decide(prob @ found) == labels).mean() > (decide(prob[:, 0]) == labels).mean()
@@ -62,14 +62,16 @@ def test_noise_gets_little_and_the_sum_is_one(members):
 
 def test_the_same_rows_give_the_same_weights():
     prob, labels = made(1, 300, [1, 1, 0.5])
-    assert (greedy.search(prob, labels) == greedy.search(prob.copy(), labels.copy())).all()
-    assert greedy.search(prob[:, :1], labels).tolist() == [1]
+    assert (
+        greedy.search_greedy_weights(prob, labels) == greedy.search_greedy_weights(prob.copy(), labels.copy())
+    ).all()
+    assert greedy.search_greedy_weights(prob[:, :1], labels).tolist() == [1]
 
 
 def test_fifty_members_of_18000_rows_take_little_memory():
     prob, labels = made(2, 18_000, list(np.linspace(0.2, 1, 50)))
     tracemalloc.start()
-    greedy.search(prob, labels)
+    greedy.search_greedy_weights(prob, labels)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1.5 * prob.nbytes

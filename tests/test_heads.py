@@ -4,15 +4,16 @@ import pytest
 import torch
 from torch import nn
 
-from facefold.errors import InputError
-from facefold.models import heads, zoo
-from facefold.models.recipe import parse
+from facefold.models.build import Net, build_model
+from facefold.models.heads import build_head, parse_head
+from facefold.models.recipe import parse_recipe
+from facefold.utils.errors import InputError
 
 MAP = torch.randn(1, 6, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
 def built(head: str, example: torch.Tensor = MAP) -> nn.Sequential:
-    return heads.build(heads.parse(head), example).eval()
+    return build_head(parse_head(head), example).eval()
 
 
 def test_layers_do_what_they_are_called():
@@ -31,7 +32,7 @@ def test_layers_do_what_they_are_called():
 
 
 def test_no_head_is_no_layer():
-    assert heads.parse("") == [] and heads.parse("average,dense 8") == [("average", 0.0), ("dense", 8.0)]
+    assert parse_head("") == [] and parse_head("average,dense 8") == [("average", 0.0), ("dense", 8.0)]
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_no_head_is_no_layer():
 )
 def test_a_head_that_makes_no_sense_is_refused(head, message):
     with pytest.raises(InputError, match=re.escape(f"h.toml is not a recipe:\n  - {message}")):
-        parse("h", {"backbone": "resnet18", "head": head}, "h.toml")
+        parse_recipe("h", {"backbone": "resnet18", "head": head}, "h.toml")
 
 
 def test_a_map_too_small_is_named():
@@ -61,9 +62,9 @@ def test_a_map_too_small_is_named():
         built("pool, pool, pool, flatten")
 
 
-def network(**settings) -> zoo.Net:
+def network(**settings) -> Net:
     torch.manual_seed(0)
-    return zoo.build(parse("h", {"weights": "hub", "size": 64, **settings}, "h.toml"), trained=False)[0].eval()
+    return build_model(parse_recipe("h", {"weights": "hub", "size": 64, **settings}, "h.toml"), trained=False)[0].eval()
 
 
 def pixels(count: int = 2) -> torch.Tensor:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from facefold.data import images
-from facefold.errors import InputError
+from facefold.data.images import ImageFacts, ImageProblem, decode_image, inspect_image
+from facefold.utils.errors import InputError
 
 
 def picture(width=40, height=30, mode="RGB"):
@@ -29,8 +29,8 @@ def rule_of(tmp_path, data):
     """What inspect says is wrong with a file of these bytes."""
     path = tmp_path / "1.jpg"
     path.write_bytes(data)
-    with pytest.raises(images.ImageProblem) as caught:
-        images.inspect(path)
+    with pytest.raises(ImageProblem) as caught:
+        inspect_image(path)
     return str(caught.value)
 
 
@@ -44,14 +44,14 @@ def turned(orientation):
 def test_facts_of_a_sound_image(tmp_path, mode, channels):
     data = encoded(picture(mode=mode))
     (tmp_path / "1.jpg").write_bytes(data)
-    facts = images.inspect(tmp_path / "1.jpg")
-    assert facts == images.ImageFacts(hashlib.sha256(data).hexdigest(), len(data), 40, 30, channels)
+    facts = inspect_image(tmp_path / "1.jpg")
+    assert facts == ImageFacts(hashlib.sha256(data).hexdigest(), len(data), 40, 30, channels)
 
 
 def test_progressive_upright_and_trailing_bytes_are_fine(tmp_path):
     for data in (encoded(picture(), progressive=True), turned(1), encoded(picture()) + b"\0" * 7):
         (tmp_path / "1.jpg").write_bytes(data)
-        assert images.inspect(tmp_path / "1.jpg").width == 40
+        assert inspect_image(tmp_path / "1.jpg").width == 40
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_damaged_exif_turns_no_picture(tmp_path):
     data = turned(6)
     assert data.count(b"Exif\0\0MM") == 1
     (tmp_path / "1.jpg").write_bytes(data.replace(b"Exif\0\0MM", b"Exif\0\0\0M"))
-    facts = images.inspect(tmp_path / "1.jpg")
-    assert images.decode(tmp_path / "1.jpg").shape == (facts.height, facts.width, 3) == (30, 40, 3)
+    facts = inspect_image(tmp_path / "1.jpg")
+    assert decode_image(tmp_path / "1.jpg").shape == (facts.height, facts.width, 3) == (30, 40, 3)
 
 
 def test_a_picture_of_endless_scans_is_refused_before_they_are_read(tmp_path):
@@ -112,10 +112,10 @@ def test_a_picture_of_endless_scans_is_refused_before_they_are_read(tmp_path):
 
 
 def test_missing_and_folder(tmp_path):
-    with pytest.raises(images.ImageProblem, match="^is missing$"):
-        images.inspect(tmp_path / "1.jpg")
-    with pytest.raises(images.ImageProblem, match="^cannot be read"):
-        images.inspect(tmp_path)
+    with pytest.raises(ImageProblem, match="^is missing$"):
+        inspect_image(tmp_path / "1.jpg")
+    with pytest.raises(ImageProblem, match="^cannot be read"):
+        inspect_image(tmp_path)
 
 
 @settings(max_examples=150, deadline=None)
@@ -127,15 +127,15 @@ def test_damage_of_any_kind_is_an_image_problem_or_nothing(tmp_path_factory, cha
     path = tmp_path_factory.getbasetemp() / "damaged.jpg"
     path.write_bytes(bytes(data[: len(data) - cut]))
     try:
-        images.inspect(path)
-    except images.ImageProblem:
+        inspect_image(path)
+    except ImageProblem:
         return
-    assert images.decode(path, 16).shape == (16, 16, 3)
+    assert decode_image(path, 16).shape == (16, 16, 3)
 
 
 def test_decode_is_rgb_and_keeps_the_size_when_none_is_asked(tmp_path):
     (tmp_path / "1.jpg").write_bytes(encoded(picture(), quality=100, subsampling=0))
-    got = images.decode(tmp_path / "1.jpg")
+    got = decode_image(tmp_path / "1.jpg")
     assert got.shape == (30, 40, 3) and got.dtype == np.uint8
     assert np.abs(got.astype(int) - np.asarray(picture()).astype(int)).max() <= 4
 
@@ -143,7 +143,7 @@ def test_decode_is_rgb_and_keeps_the_size_when_none_is_asked(tmp_path):
 @pytest.mark.parametrize("size", [16, 25, 32, 50, 96, 100, 128, 200, 300])
 def test_every_size_shows_the_same_picture(tmp_path, size):
     (tmp_path / "1.jpg").write_bytes(encoded(picture(200, 200), quality=100, subsampling=0))
-    got = images.decode(tmp_path / "1.jpg", size)
+    got = decode_image(tmp_path / "1.jpg", size)
     expected = cv2.resize(np.asarray(picture(200, 200)), (size, size), interpolation=cv2.INTER_AREA)
     assert got.shape == (size, size, 3) and got.dtype == np.uint8
     assert np.abs(got.astype(int) - expected.astype(int)).mean() < 2
@@ -151,7 +151,7 @@ def test_every_size_shows_the_same_picture(tmp_path, size):
 
 def test_grey_becomes_three_channels_and_any_shape_a_square(tmp_path):
     (tmp_path / "1.jpg").write_bytes(encoded(picture(90, 30, "L")))
-    got = images.decode(tmp_path / "1.jpg", 20)
+    got = decode_image(tmp_path / "1.jpg", 20)
     assert got.shape == (20, 20, 3) and (got[..., 0] == got[..., 2]).all()
 
 
@@ -160,4 +160,4 @@ def test_grey_becomes_three_channels_and_any_shape_a_square(tmp_path):
 def test_decode_of_no_image_names_the_file(tmp_path, data, size):
     (tmp_path / "1.jpg").write_bytes(data)
     with pytest.raises(InputError, match="1.jpg (is empty|cannot be decoded)"):
-        images.decode(tmp_path / "1.jpg", size)
+        decode_image(tmp_path / "1.jpg", size)

@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from facefold import files
-from facefold.data import competition, images, integrity
-from facefold.errors import InputError
+from facefold.data import audit as audit_module
+from facefold.data import images
+from facefold.data.competition import load_competition
+from facefold.utils.errors import InputError
+from facefold.utils.files import sha256_file, write_json, write_text
 
 
 def jpeg(shade, width=12, height=10):
@@ -20,12 +22,12 @@ def found(tmp_path):
     folder = tmp_path / "competition"
     for split in ("train", "test"):
         (folder / split).mkdir(parents=True)
-    files.write_text(folder / "train.csv", "id,label\n02,0\n1,1\n7,0\n")
-    files.write_text(folder / "test.csv", "id\n3\n4\n")
-    files.write_text(folder / "sampleSubmit.csv", "id,label\n3,0\n4,0\n")
+    write_text(folder / "train.csv", "id,label\n02,0\n1,1\n7,0\n")
+    write_text(folder / "test.csv", "id\n3\n4\n")
+    write_text(folder / "sampleSubmit.csv", "id,label\n3,0\n4,0\n")
     for name, shade in {"train/02": 10, "train/1": 90, "train/7": 10, "test/3": 90, "test/4": 200}.items():
         (folder / f"{name}.jpg").write_bytes(jpeg(shade))
-    return competition.load(tmp_path)
+    return load_competition(tmp_path)
 
 
 def never(_path):
@@ -33,50 +35,50 @@ def never(_path):
 
 
 def test_table_has_a_row_for_each_image_in_the_order_of_the_csv(found):
-    table = integrity.check(found)
+    table = audit_module.check_images(found)
     assert (table["split"] + "/" + table["id"]).tolist() == ["train/02", "train/1", "train/7", "test/3", "test/4"]
-    assert table["sha256"][0] == table["sha256"][2] == files.sha256_file(found.image_path("train", "02"))
+    assert table["sha256"][0] == table["sha256"][2] == sha256_file(found.image_path("train", "02"))
     assert table["sha256"][1] == table["sha256"][3] != table["sha256"][4]
     assert table["bytes"][4] == len(jpeg(200))
     assert (table["width"] == 12).all() and (table["height"] == 10).all()
 
 
 def test_a_second_check_opens_no_image_and_says_the_same(found, monkeypatch):
-    first = integrity.check(found)
-    monkeypatch.setattr(images, "inspect", never)
-    pd.testing.assert_frame_equal(integrity.check(found), first)
+    first = audit_module.check_images(found)
+    monkeypatch.setattr(images, "inspect_image", never)
+    pd.testing.assert_frame_equal(audit_module.check_images(found), first)
 
 
 @pytest.mark.parametrize("damage", ["table", "stamp", "table lost"])
 def test_a_damaged_result_is_made_again(found, damage):
-    first = integrity.check(found)
+    first = audit_module.check_images(found)
     path = found.root / "cache" / ("images.json" if damage == "stamp" else "images.csv")
     path.unlink() if damage == "table lost" else path.write_text("split,id\n")
-    pd.testing.assert_frame_equal(integrity.check(found), first)
+    pd.testing.assert_frame_equal(audit_module.check_images(found), first)
 
 
 def test_a_changed_image_is_seen(found):
-    before = integrity.check(found)
-    mark = integrity.fingerprint(found.root)
+    before = audit_module.check_images(found)
+    mark = audit_module.load_images_hash(found.root)
     found.image_path("test", "3").write_bytes(jpeg(91, width=16))
-    after = integrity.check(found)
+    after = audit_module.check_images(found)
     assert after["width"].tolist() == [12, 12, 12, 16, 12] and after["sha256"][3] != before["sha256"][3]
-    assert integrity.fingerprint(found.root) != mark
+    assert audit_module.load_images_hash(found.root) != mark
 
 
 def test_the_fingerprint_is_that_of_the_content_not_of_the_time(found):
-    integrity.check(found)
-    mark = integrity.fingerprint(found.root)
+    audit_module.check_images(found)
+    mark = audit_module.load_images_hash(found.root)
     os.utime(found.image_path("test", "3"), (1, 1))
-    integrity.check(found)
-    assert integrity.fingerprint(found.root) == mark
+    audit_module.check_images(found)
+    assert audit_module.load_images_hash(found.root) == mark
 
 
 def test_no_fingerprint_before_the_check(tmp_path):
     with pytest.raises(
         InputError, match=re.escape("the images were not checked yet. Run `python src/audit.py` first.")
     ):
-        integrity.fingerprint(tmp_path)
+        audit_module.load_images_hash(tmp_path)
 
 
 def test_all_unsound_images_are_told_at_once(found):
@@ -86,7 +88,7 @@ def test_all_unsound_images_are_told_at_once(found):
     found.image_path("test", "4").write_bytes(cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes())
     for _ in range(2):  # a failure is not kept as if it were a result
         with pytest.raises(InputError) as caught:
-            integrity.check(found)
+            audit_module.check_images(found)
         assert str(caught.value).split("\n")[:-1] == [
             "some images cannot be used:",
             "  - competition/train/02.jpg (train.csv, row 2) is empty",
@@ -98,10 +100,10 @@ def test_all_unsound_images_are_told_at_once(found):
 
 
 def test_findings_in_csv_files_and_images_come_together(found):
-    files.write_text(found.root / "competition" / "train.csv", "id,label\n02,0\n1,x\n\n../7,0\n7,0\n7,0\n8,1\n")
+    write_text(found.root / "competition" / "train.csv", "id,label\n02,0\n1,x\n\n../7,0\n7,0\n7,0\n8,1\n")
     found.image_path("train", "7").write_bytes(b"")
     with pytest.raises(InputError) as caught:
-        integrity.load(found.root)
+        audit_module.audit_competition(found.root)
     assert [line for line in str(caught.value).split("\n") if line.startswith("  - ")] == [
         "  - competition/train.csv, row 4 is blank",
         "  - competition/train.csv, row 5: id '../7' would leave the folder",
@@ -113,11 +115,11 @@ def test_findings_in_csv_files_and_images_come_together(found):
 
 
 def test_load_of_a_good_one_and_of_none(found, tmp_path):
-    got, table = integrity.load(found.root)
+    got, table = audit_module.audit_competition(found.root)
     pd.testing.assert_frame_equal(got.train, found.train)
     assert len(table) == 5
     with pytest.raises(InputError, match="there is no competition yet"):
-        integrity.load(tmp_path / "none")
+        audit_module.audit_competition(tmp_path / "none")
 
 
 def test_no_folder_of_images_at_all(found):
@@ -125,26 +127,28 @@ def test_no_folder_of_images_at_all(found):
         path.unlink()
     (found.root / "competition" / "train").rmdir()
     with pytest.raises(InputError, match=re.escape("competition/train/02.jpg (train.csv, row 2) is missing")):
-        integrity.check(found)
+        audit_module.check_images(found)
 
 
 def test_images_without_a_row_are_named_not_refused(found):
-    assert integrity.extras(found) == []
+    assert audit_module.images_without_row(found) == []
     for name in ("train/8.jpg", "test/02.JPG", "test/notes.txt"):
         (found.root / "competition" / name).write_bytes(b"")
-    assert integrity.extras(found) == ["train/8.jpg", "test/02.JPG"]
-    assert len(integrity.check(found)) == 5
+    assert audit_module.images_without_row(found) == ["train/8.jpg", "test/02.JPG"]
+    assert len(audit_module.check_images(found)) == 5
 
 
 def test_a_name_that_is_not_utf_8_is_an_image_without_a_row(found):
     (found.root / "competition" / "train" / os.fsdecode(b"\xe9.jpg")).write_bytes(b"x")
-    assert len(integrity.check(found)) == 5 and integrity.extras(found) == [f"train/{os.fsdecode(bytes([0xE9]))}.jpg"]
+    assert len(audit_module.check_images(found)) == 5 and audit_module.images_without_row(found) == [
+        f"train/{os.fsdecode(bytes([0xE9]))}.jpg"
+    ]
 
 
 def test_many_processes_say_what_one_says(found, monkeypatch):
-    alone = integrity.check(found)
-    files.write_json(found.root / "cache" / "images.json", {})
-    monkeypatch.setattr(integrity, "_CHUNK", 1)
-    monkeypatch.setattr(integrity, "_CHUNKS_A_WORKER", 1)
+    alone = audit_module.check_images(found)
+    write_json(found.root / "cache" / "images.json", {})
+    monkeypatch.setattr(audit_module, "_CHUNK", 1)
+    monkeypatch.setattr(audit_module, "_CHUNKS_A_WORKER", 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    pd.testing.assert_frame_equal(integrity.check(found), alone)
+    pd.testing.assert_frame_equal(audit_module.check_images(found), alone)

@@ -5,12 +5,18 @@ import numpy as np
 import pytest
 import torch
 
-from facefold import files, jobs, runs
-from facefold.data import cache, competition, folds, integrity
-from facefold.data.corrections import NONE
-from facefold.errors import InputError
-from facefold.models import recipe
-from facefold.training import curves, engine, space
+from facefold.data.audit import load_images_hash
+from facefold.data.cache import build_caches
+from facefold.data.competition import load_competition
+from facefold.data.corrections import NO_CORRECTIONS
+from facefold.data.folds import load_folds
+from facefold.models import recipe as recipes
+from facefold.runs import CHECKPOINT_FILE, Identity, fold_dir, join_folds
+from facefold.training import curves, jobs
+from facefold.training.space import of, require
+from facefold.training.workers import run_jobs
+from facefold.utils import files
+from facefold.utils.errors import InputError
 
 CPU = torch.device("cpu")
 TOML = """about = "a tiny recipe with frozen stages"
@@ -23,12 +29,12 @@ epochs = 1
 
 
 def fold(name: str, number: int) -> jobs.FoldJob:
-    return jobs.FoldJob(Path("root"), runs.Identity(name, "hash", "folds", "images", 0), NONE, number, None, 0)
+    return jobs.FoldJob(Path("root"), Identity(name, "hash", "folds", "images", 0), NO_CORRECTIONS, number, None, 0)
 
 
 def test_a_recipe_with_frozen_stages_computes_their_views_before_its_folds():
     wanted = [fold("lite0", 0), fold("lite0", 1), fold("demo_cnn", 0)]
-    ordered, after = jobs.plan(wanted, 2)
+    ordered, after = jobs.order_jobs(wanted, 2)
     assert [str(job) for job in ordered] == [
         "lite0 frozen stages",
         "lite0 frozen stages",
@@ -41,34 +47,36 @@ def test_a_recipe_with_frozen_stages_computes_their_views_before_its_folds():
 
 
 def test_no_more_processes_compute_views_than_there_are_views():
-    ordered, _ = jobs.plan([fold("lite0", 0)], 100)
+    ordered, _ = jobs.order_jobs([fold("lite0", 0)], 100)
     assert len(ordered) - 1 == 9 == ordered[0].parts  # five epochs; plain and mirror of train and of test
 
 
 def test_nothing_to_train_plans_nothing():
-    assert jobs.plan([], 2) == ([], {})
+    assert jobs.order_jobs([], 2) == ([], {})
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch, deal):
     """A drawn competition in two folds, and the recipe tiny."""
-    monkeypatch.setattr(recipe, "FOLDER", tmp_path / "recipes")
+    monkeypatch.setattr(recipes, "RECIPES_DIR", tmp_path / "recipes")
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "tiny.toml").write_text(TOML)
-    cache.build(deal(tmp_path, 80, 20, 32, 2), 32)
+    build_caches(deal(tmp_path, 80, 20, 32, 2), 32)
     return tmp_path
 
 
 def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
-    split = folds.load(root)
-    identity = runs.Identity("tiny", recipe.load("tiny").hash, split.hash, integrity.fingerprint(root), 0)
+    split = load_folds(root)
+    identity = Identity("tiny", recipes.load_recipe("tiny").hash, split.hash, load_images_hash(root), 0)
     seen = []
     writer = SimpleNamespace(
         add_scalar=lambda tag, value, step: seen.append((tag, step)), flush=lambda: None, close=lambda: None
     )
-    monkeypatch.setattr(curves, "require", lambda: lambda place: seen.append(place) or writer)
-    wanted = [jobs.FoldJob(root, identity, NONE, number, None, 0, tensorboard=number == 0) for number in range(2)]
-    ordered, _ = jobs.plan(wanted, 2)
+    monkeypatch.setattr(curves, "require_tensorboard", lambda: lambda place: seen.append(place) or writer)
+    wanted = [
+        jobs.FoldJob(root, identity, NO_CORRECTIONS, number, None, 0, tensorboard=number == 0) for number in range(2)
+    ]
+    ordered, _ = jobs.order_jobs(wanted, 2)
     for job in ordered[:2]:
         job.work(CPU, 0)
     kept = {path: path.stat().st_mtime_ns for path in (root / "cache" / "frozen" / "tiny").rglob("*.npy")}
@@ -79,27 +87,27 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
         "train_mirror.npy",
         "train_plain.npy",
     ]
-    room = space.of(recipe.load("tiny"), 80, 20, 2)
+    room = of(recipes.load_recipe("tiny"), 80, 20, 2)
     assert room.views == sum(path.stat().st_size - 128 for path in kept)  # without the arrays' headers
     wanted[0].work(CPU, 0)
     assert kept == {path: path.stat().st_mtime_ns for path in (root / "cache" / "frozen" / "tiny").rglob("*.npy")}
-    left = sum(path.stat().st_size for path in runs.fold_dir(root, "tiny", 0).iterdir())
+    left = sum(path.stat().st_size for path in fold_dir(root, "tiny", 0).iterdir())
     assert 0.9 * left < room.run < 1.1 * left
     wanted[1].work(CPU, 0)
     assert not (root / "cache" / "frozen" / "tiny").exists()
-    member = runs.join(root, identity, split, competition.load(root).test["id"].tolist())
+    member = join_folds(root, identity, split, load_competition(root).test["id"].tolist())
     assert len(member.oof) == len(split.table) and np.isfinite(member.oof).all()
     assert seen[0] == str(root / "tensorboard" / "tiny" / "fold_0") and ("accuracy/validation", 1) in seen
     assert [place for place in seen if isinstance(place, str)] == seen[:1]
 
 
 def test_the_disk_is_asked_for_all_that_training_needs_before_it_begins(root, monkeypatch):
-    contest, left = competition.load(root), [recipe.load("tiny")] * 2
-    room = space.of(recipe.load("tiny"), 80, 20, 2)
+    competition, left = load_competition(root), [recipes.load_recipe("tiny")] * 2
+    room = of(recipes.load_recipe("tiny"), 80, 20, 2)
     needed = room.views + 2 * room.run + 2 * room.passing  # the cache is there
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.06 * needed))
     assert (
-        space.require(root, contest, left, 2, 2)
+        require(root, competition, left, 2, 2)
         == f"disk: {needed / 1e6:.0f} MB needed at most, {1.06 * needed / 1e6:.0f} MB free"
     )
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.04 * needed))
@@ -107,30 +115,30 @@ def test_the_disk_is_asked_for_all_that_training_needs_before_it_begins(root, mo
         InputError,
         match=r"MB are needed there for the cache, the frozen stages and the runs and \d+ MB are free; make room",
     ):
-        space.require(root, contest, left, 2, 2)
+        require(root, competition, left, 2, 2)
 
 
 def test_a_damaged_checkpoint_is_named_or_removed_by_force(root):
-    identity = runs.Identity("tiny", "hash", "folds", "images", 0)
-    path = runs.fold_dir(root, "tiny", 0) / runs.CHECKPOINT
+    identity = Identity("tiny", "hash", "folds", "images", 0)
+    path = fold_dir(root, "tiny", 0) / CHECKPOINT_FILE
     files.write_text(path, "torn")
     with pytest.raises(InputError, match=f"{path} is damaged .*; delete it, and that fold starts anew"):
-        jobs.todo(root, identity, 0, force=False)
-    assert jobs.todo(root, identity, 0, force=True) and not path.exists()
+        jobs.needs_training(root, identity, 0, force=False)
+    assert jobs.needs_training(root, identity, 0, force=True) and not path.exists()
 
 
 def test_without_its_views_a_fold_computes_them_itself_to_the_same_bytes(root):
-    split = folds.load(root)
-    identity = runs.Identity("tiny", recipe.load("tiny").hash, split.hash, integrity.fingerprint(root), 0)
-    job = jobs.FoldJob(root, identity, NONE, 0, None, 0)
-    for view in jobs.plan([job], 1)[0][:1]:
+    split = load_folds(root)
+    identity = Identity("tiny", recipes.load_recipe("tiny").hash, split.hash, load_images_hash(root), 0)
+    job = jobs.FoldJob(root, identity, NO_CORRECTIONS, 0, None, 0)
+    for view in jobs.order_jobs([job], 1)[0][:1]:
         view.work(CPU, 0)
     job.work(CPU, 0)
-    first = (runs.fold_dir(root, "tiny", 0) / "oof.csv").read_bytes()
-    jobs.shutil.rmtree(runs.fold_dir(root, "tiny", 0))
+    first = (fold_dir(root, "tiny", 0) / "oof.csv").read_bytes()
+    jobs.shutil.rmtree(fold_dir(root, "tiny", 0))
     jobs.shutil.rmtree(root / "cache" / "frozen")
     job.work(CPU, 0)
-    assert (runs.fold_dir(root, "tiny", 0) / "oof.csv").read_bytes() == first
+    assert (fold_dir(root, "tiny", 0) / "oof.csv").read_bytes() == first
 
 
 def fail_views(job, device, slot):
@@ -140,8 +148,8 @@ def fail_views(job, device, slot):
 
 
 def test_a_view_that_fails_starts_no_fold(tmp_path):
-    identity = runs.Identity("lite0", "hash", "folds", "images", 0)
-    ordered, after = jobs.plan([jobs.FoldJob(tmp_path, identity, NONE, 0, None, 0)], 1)
+    identity = Identity("lite0", "hash", "folds", "images", 0)
+    ordered, after = jobs.order_jobs([jobs.FoldJob(tmp_path, identity, NO_CORRECTIONS, 0, None, 0)], 1)
     with pytest.raises(InputError, match="^no room for the views$"):
-        engine.run(ordered, [CPU], fail_views, after)
+        run_jobs(ordered, [CPU], fail_views, after)
     assert not (tmp_path / "ran").exists()

@@ -12,23 +12,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from command import run
-from facefold import files
-from facefold.data import competition, drawn, glance, integrity, leaks, suspects, unpack
-from facefold.data.leaks import Cue
-from facefold.review import audit_page
+from facefold.data.archive import install_competition
+from facefold.data.audit import check_images
+from facefold.data.competition import load_competition
+from facefold.data.leaks import Cue, cue_auc, find_cues, labels_of_duplicates
+from facefold.data.suspects import find_broken_images
+from facefold.data.synthetic import draw_competition
+from facefold.data.thumbnails import load_thumbnails
+from facefold.report.audit_text import describe_cues, list_leaks
+from facefold.utils.files import write_csv
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def measured(root):
-    found = competition.load(root)
-    return {cue.name: cue for cue in leaks.cues(found, integrity.check(found), glance.load(found).headers)}
+    found = load_competition(root)
+    return {cue.name: cue for cue in find_cues(found, check_images(found), load_thumbnails(found).headers)}
 
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
     root = tmp_path_factory.mktemp("clean")
-    drawn.draw(root, train=400, test=40, size=32)
+    draw_competition(root, train=400, test=40, size=32)
     return root
 
 
@@ -40,7 +45,7 @@ def copy(clean, tmp_path):
 
 def labelled(root):
     """Path and label of each train image."""
-    train = competition.load(root).train
+    train = load_competition(root).train
     return [(root / "competition" / "train" / f"{id}.jpg", label) for id, label in train.itertuples(index=False)]
 
 
@@ -91,23 +96,23 @@ def test_ids_that_are_no_numbers_have_no_order_and_the_rest_is_told(clean, tmp_p
     train = pd.read_csv(folder / "train.csv", dtype=str)
     for id in train["id"]:
         (folder / "train" / f"{id}.jpg").rename(folder / "train" / f"x{id}.jpg")
-    files.write_csv(folder / "train.csv", train.assign(id="x" + train["id"]))
+    write_csv(folder / "train.csv", train.assign(id="x" + train["id"]))
     assert list(measured(tmp_path)) == ["file size", "file time", "image size", "JPEG header"]
 
 
 def test_chance_is_that_of_mann_and_whitney_and_few_rows_tell_nothing():
     labels = np.array([0] * 30 + [1] * 20)
-    cue = leaks.told("x", np.zeros((50, 1)), labels)
+    cue = cue_auc("x", np.zeros((50, 1)), labels)
     assert (cue.value, cue.centre) == (0.5, 0.5)
     assert cue.margin == pytest.approx(1.959963984540054 * (51 / (12 * 30 * 20)) ** 0.5)
-    assert leaks.told("x", np.arange(4)[:, None], np.array([0, 0, 0, 1])).value == 0.5
+    assert cue_auc("x", np.arange(4)[:, None], np.array([0, 0, 0, 1])).value == 0.5
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_noise_is_no_leak(seed):
     rng = np.random.default_rng(seed)
-    assert not leaks.told("x", rng.normal(size=(300, 3)), rng.permutation([0, 1] * 150)).leaks
+    assert not cue_auc("x", rng.normal(size=(300, 3)), rng.permutation([0, 1] * 150)).leaks
 
 
 @pytest.mark.parametrize(
@@ -119,18 +124,18 @@ def test_a_leak_is_large_and_beyond_chance(value, margin, leaking):
 
 def test_twins_by_hand():
     groups = pd.DataFrame({"split": ["train"] * 6 + ["test"] * 3, "id": list("123456789"), "group": list("aaabbcabd")})
-    told = leaks.twins(groups, pd.Series({"1": 0, "2": 1, "3": 1, "4": 0, "5": 1, "6": 1}))
+    told = labels_of_duplicates(groups, pd.Series({"1": 0, "2": 1, "3": 1, "4": 0, "5": 1, "6": 1}))
     assert told["zeros"].tolist() == [0, 1, 1, 0, 1, 0, 1, 1, 0]
     assert told["ones"].tolist() == [2, 1, 1, 1, 0, 0, 2, 1, 0]
     assert told["answer"].tolist() == [1, -1, -1, 1, 0, -1, 1, -1, -1]
-    some = leaks.twins(groups, pd.Series({"3": 1, "4": 0}))  # the others' labels are not known
+    some = labels_of_duplicates(groups, pd.Series({"3": 1, "4": 0}))  # the others' labels are not known
     assert some["answer"].tolist() == [1, 1, -1, -1, 0, -1, 1, 0, -1]
     assert (some["split"] + some["id"]).tolist() == (groups["split"] + groups["id"]).tolist()
 
 
 def test_a_test_id_like_a_train_id_takes_no_label_from_it():
     groups = pd.DataFrame({"split": ["train", "test"], "id": ["1", "1"], "group": ["a", "b"]})
-    assert leaks.twins(groups, pd.Series({"1": 1}))[["zeros", "ones"]].to_numpy().tolist() == [[0, 0], [0, 0]]
+    assert labels_of_duplicates(groups, pd.Series({"1": 1}))[["zeros", "ones"]].to_numpy().tolist() == [[0, 0], [0, 0]]
 
 
 def test_a_blur_a_black_and_a_white_picture_are_suspects_and_the_worst_is_first():
@@ -141,12 +146,12 @@ def test_a_blur_a_black_and_a_white_picture_are_suspects_and_the_worst_is_first(
     grey[200] = 255 - grey[200] // 16
     grey[250] = 120
     rows = pd.DataFrame({"split": "train", "id": [str(n) for n in range(300)]})
-    found = suspects.find(rows, grey)
+    found = find_broken_images(rows, grey)
     assert set(found["id"]) == {"7", "100", "200", "250"} and found["far"].is_monotonic_decreasing
     assert found["id"][0] == "250" and dict(zip(found["id"], found["why"]))["7"] == "no detail"
-    assert len(suspects.find(rows[:7], grey[:7])) == 0
+    assert len(find_broken_images(rows[:7], grey[:7])) == 0
     dark = np.clip(rng.normal(10, 3, (9, 32, 32)), 0, 255).astype(np.uint8)
-    assert set(suspects.find(rows[:9], dark)["why"]) == {"very dark"}
+    assert set(find_broken_images(rows[:9], dark)["why"]) == {"very dark"}
 
 
 def test_the_page_of_a_cue():
@@ -155,14 +160,14 @@ def test_the_page_of_a_cue():
         Cue("file size", "AUC", 0.511, 0.5, 0.0084),
         Cue("file time", "AUC", 0.5, 0.5, 0.0084),
     ]
-    assert audit_page.cues(found) == [
+    assert describe_cues(found) == [
         "cues        order of the ids  correlation  0.975   chance 0 +- 0.007   LEAK",
         "            file size         AUC          0.511   chance 0.5 +- 0.008   "
         "more than chance, no more than harmless traits of pictures give",
         "            file time         AUC          0.500   chance 0.5 +- 0.008   chance",
     ]
     told = pd.DataFrame({"split": ["test"], "zeros": [0], "ones": [0]})
-    assert audit_page.leaks(told, found) == [
+    assert list_leaks(told, found) == [
         "the order of the ids alone tells the label (correlation 0.975, chance 0 +- 0.007)"
     ]
 
@@ -193,7 +198,7 @@ def faces(tmp_path_factory):
     if not (SHARED / "competition-mini.zip").exists():
         pytest.skip("../shared, with the mini competition, is not here")
     root = tmp_path_factory.mktemp("faces")
-    unpack.install(SHARED / "competition-mini.zip", root)
+    install_competition(SHARED / "competition-mini.zip", root)
     return root
 
 
@@ -207,7 +212,7 @@ def test_real_faces_leak_nothing_until_they_are_numbered_in_order_or_padded(face
     ordered = train.sort_values("label", kind="stable")["id"].tolist()
     for old, new in zip(ordered, train["id"]):
         (folder / "old" / f"{old}.jpg").rename(folder / "train" / f"{new}.jpg")
-    files.write_csv(folder / "train.csv", pd.DataFrame({"id": train["id"], "label": sorted(train["label"])}))
+    write_csv(folder / "train.csv", pd.DataFrame({"id": train["id"], "label": sorted(train["label"])}))
     shutil.rmtree(folder / "old")
     found = measured(tmp_path)
     assert [name for name, cue in found.items() if cue.leaks] == ["order of the ids"]

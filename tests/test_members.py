@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from facefold import files, runs
-from facefold.combine import members
 from facefold.data.folds import Folds
-from facefold.errors import InputError
-from facefold.runs import Member
+from facefold.ensemble.members import describe_member, inner_folds, join_members, load_features
+from facefold.runs import Member, fold_dir, write_predictions
+from facefold.utils.errors import InputError
+from facefold.utils.files import write_npy
 
 IDS, TEST = ["0042", "7", "a"], ["t1", "t2"]
 
@@ -42,7 +42,7 @@ def test_joined_by_id_and_sorted_by_name():
     shuffled = member(
         "b", oof=(0.3, 0.1, 0.2), ids=["a", "0042", "7"], test=((0.6, 1.0), (0.2, 0.4)), test_ids=["t2", "t1"]
     )
-    got = members.matrix([shuffled, member("a", oof=(0.9, 0.8, 0.7))], dealt(), TEST)
+    got = join_members([shuffled, member("a", oof=(0.9, 0.8, 0.7))], dealt(), TEST)
     assert got.names == ["a", "b"] and got.ids == IDS and got.test_ids == TEST
     assert got.prob.tolist() == [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]
     assert got.fold_test_prob[:, :, 1].tolist() == [[0.2, 0.6], [0.4, 1.0]]
@@ -52,7 +52,7 @@ def test_joined_by_id_and_sorted_by_name():
 
 def test_the_order_of_members_changes_nothing():
     one, two = (
-        members.matrix([member(n, oof=v) for n, v in order], dealt(), TEST)
+        join_members([member(n, oof=v) for n, v in order], dealt(), TEST)
         for order in (
             [("x", (0.1, 0.2, 0.3)), ("y", (0.4, 0.5, 0.6))],
             [("y", (0.4, 0.5, 0.6)), ("x", (0.1, 0.2, 0.3))],
@@ -64,7 +64,7 @@ def test_the_order_of_members_changes_nothing():
 
 
 def test_describe_names_what_went_in():
-    assert members.describe(member()) == {
+    assert describe_member(member()) == {
         "recipe": "m",
         "recipe_hash": "r",
         "seed": 3,
@@ -75,10 +75,10 @@ def test_describe_names_what_went_in():
 
 
 def test_features_stand_side_by_side_in_the_order_asked_for(tmp_path):
-    directories = [runs.fold_dir(tmp_path, name, 0) for name in "ab"]
-    runs.write_predictions(directories[0], "oof", ["x", "y", "z"], np.full(3, 0.5), np.array([[1, 2], [3, 4], [5, 6]]))
-    runs.write_predictions(directories[1], "oof", ["z", "x", "y"], np.full(3, 0.5), np.array([[9], [7], [8]]))
-    got = members.features(tmp_path, ["a", "b"], 0, "oof", ["y", "x", "z"])
+    directories = [fold_dir(tmp_path, name, 0) for name in "ab"]
+    write_predictions(directories[0], "oof", ["x", "y", "z"], np.full(3, 0.5), np.array([[1, 2], [3, 4], [5, 6]]))
+    write_predictions(directories[1], "oof", ["z", "x", "y"], np.full(3, 0.5), np.array([[9], [7], [8]]))
+    got = load_features(tmp_path, ["a", "b"], 0, "oof", ["y", "x", "z"])
     assert got.tolist() == [[3, 4, 8], [1, 2, 7], [5, 6, 9]] and got.dtype == np.float32
     path = directories[1] / "features_oof.npy"
     for bad, message in [
@@ -88,14 +88,14 @@ def test_features_stand_side_by_side_in_the_order_asked_for(tmp_path):
         ),
         ([[9.0]], f"{path}: its rows are not those of oof.csv; delete {path.parent} and train that fold again"),
     ]:
-        files.write_npy(path, np.array(bad, np.float16))
+        write_npy(path, np.array(bad, np.float16))
         with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-            members.features(tmp_path, ["a", "b"], 0, "oof", ["y", "x", "z"])
+            load_features(tmp_path, ["a", "b"], 0, "oof", ["y", "x", "z"])
 
 
 def test_inner_folds_halve_what_is_one_fold():
-    assert members.inner_folds(np.array([1, 3, 1])).tolist() == [1, 3, 1]
-    assert members.inner_folds(np.array([2, 2, 2])).tolist() == [0, 1, 0]
+    assert inner_folds(np.array([1, 3, 1])).tolist() == [1, 3, 1]
+    assert inner_folds(np.array([2, 2, 2])).tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -147,4 +147,4 @@ def test_inner_folds_halve_what_is_one_fold():
 )
 def test_refused(given, folds, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        members.matrix(given, folds, TEST)
+        join_members(given, folds, TEST)

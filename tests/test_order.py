@@ -6,11 +6,12 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from facefold.combine import order, order_decoders
-from facefold.combine.order_decoders import Chain, align_posterior, fit_chain, hmm_posterior
-from facefold.combine.scores import decide
-from facefold.data import leaks
-from facefold.errors import InputError
+from facefold.data.leaks import label_order_evidence
+from facefold.ensemble.leaks import decoders
+from facefold.ensemble.leaks.decoders import Chain, align_posterior, fit_chain, hmm_posterior
+from facefold.ensemble.leaks.order import DECODER_NAMES, decode_order, score_decoders
+from facefold.ensemble.metrics import decide
+from facefold.utils.errors import InputError
 
 CHAIN = Chain(np.array([0.2, 0.3]), np.array([0.1, 0.85]))
 
@@ -82,7 +83,7 @@ def test_align_is_the_sum_over_all_mergings_labels_and_states(train, prob):
 def test_the_band_leaves_nothing_out(monkeypatch):
     _, labels, _, _, _, prob = competition(rows=800)
     narrow = align_posterior(prob, labels)
-    monkeypatch.setattr(order_decoders, "SPARE", 800)
+    monkeypatch.setattr(decoders, "SPARE", 800)
     whole = align_posterior(prob, labels)
     assert narrow.prob == pytest.approx(whole.prob, abs=1e-9)
     assert narrow.evidence == pytest.approx(whole.evidence, abs=1e-9)
@@ -123,7 +124,7 @@ def test_a_sure_classifier_that_contradicts_the_train_labels_breaks_nothing():
 
 
 def test_label_order_by_hand_goes_by_number_not_by_text():
-    evidence = leaks.label_order(["10", "9", "2", "1"], np.array([1, 1, 0, 0]))  # in order 0 0 1 1, as -.5 -.5 .5 .5
+    evidence = label_order_evidence(["10", "9", "2", "1"], np.array([1, 1, 0, 0]))  # in order 0 0 1 1, as -.5 -.5 .5 .5
     assert evidence.correlation == pytest.approx((0.25 - 0.25 + 0.25) / 1)
     assert evidence.chance == pytest.approx(1.959963984540054 / 2)
     assert evidence.rows == 4 and not evidence.shows
@@ -133,8 +134,8 @@ def test_a_classifier_is_improved_and_more_so_beside_the_train_labels():
     before, hmm, align = [], [], []
     for seed in range(3):
         train_ids, labels, oof, test_ids, truth, prob = competition(seed, rows=3000, skill=0.8)
-        for name, right in zip(order.NAMES, (before, hmm, align), strict=True):
-            right.append((decide(order.decode(name, train_ids, labels, oof, test_ids, prob)) == truth).mean())
+        for name, right in zip(DECODER_NAMES, (before, hmm, align), strict=True):
+            right.append((decide(decode_order(name, train_ids, labels, oof, test_ids, prob)) == truth).mean())
     assert np.mean(before) == pytest.approx(0.79, abs=0.02)
     assert np.mean(hmm) > 0.92
     assert np.mean(align) > np.mean(hmm) + 0.01
@@ -150,19 +151,19 @@ def test_a_decoded_probability_means_what_it_says():
     assert np.mean(surest) == pytest.approx(np.mean(right), abs=0.01)
 
 
-@pytest.mark.parametrize("name", order.NAMES)
+@pytest.mark.parametrize("name", DECODER_NAMES)
 def test_the_order_of_the_rows_given_changes_nothing(name):
     train_ids, labels, oof, test_ids, _, prob = competition(rows=400)
-    straight = order.decode(name, train_ids, labels, oof, test_ids, prob)
+    straight = decode_order(name, train_ids, labels, oof, test_ids, prob)
     rng = np.random.default_rng(0)
     a, b = rng.permutation(len(labels)), rng.permutation(len(prob))
-    mixed = order.decode(name, [train_ids[i] for i in a], labels[a], oof[a], [test_ids[i] for i in b], prob[b])
+    mixed = decode_order(name, [train_ids[i] for i in a], labels[a], oof[a], [test_ids[i] for i in b], prob[b])
     assert np.array_equal(mixed, straight[b])
 
 
 def test_scores_pick_align_and_take_rows_in_any_order():
     ids, labels, oof, *_ = competition(rows=2400, skill=0.8)
-    got = order.decode_scores(ids, labels, oof, test_rows=600)
+    got = score_decoders(ids, labels, oof, test_rows=600)
     assert got.picked == "align" and got.parts == 4
     assert got.why.startswith("align is the simplest method that no other beats by a real margin on the same rows")
     assert np.array_equal(got.prob["no_order"], oof)
@@ -170,24 +171,24 @@ def test_scores_pick_align_and_take_rows_in_any_order():
     assert got.gains["align"].gain == pytest.approx(got.scores["align"].accuracy - got.scores["no_order"].accuracy)
     assert (decide(got.honest) == labels).mean() > got.scores["hmm"].accuracy
     a = np.random.default_rng(1).permutation(len(ids))
-    mixed = order.decode_scores([ids[i] for i in a], labels[a], oof[a], test_rows=600)
-    assert all(np.array_equal(mixed.prob[name], got.prob[name][a]) for name in order.NAMES)
+    mixed = score_decoders([ids[i] for i in a], labels[a], oof[a], test_rows=600)
+    assert all(np.array_equal(mixed.prob[name], got.prob[name][a]) for name in DECODER_NAMES)
 
 
 def test_a_rows_own_label_has_no_part_in_its_score():
     ids, labels, oof, *_ = competition(rows=300)
-    before = order.decode_scores(ids, labels, oof, test_rows=100)
+    before = score_decoders(ids, labels, oof, test_rows=100)
     for row in (0, 77, 150, len(ids) - 1):
         other = labels.copy()
         other[row] = 1 - other[row]
-        after = order.decode_scores(ids, other, oof, test_rows=100)
-        for name in order.NAMES:
+        after = score_decoders(ids, other, oof, test_rows=100)
+        for name in DECODER_NAMES:
             assert after.prob[name][row] == before.prob[name][row]
 
 
 def test_a_classifier_that_knows_everything_is_left_alone():
     ids, labels, *_ = competition(rows=400)
-    got = order.decode_scores(ids, labels, np.where(labels == 1, 0.999, 0.001), test_rows=100)
+    got = score_decoders(ids, labels, np.where(labels == 1, 0.999, 0.001), test_rows=100)
     assert got.picked == "no_order"
     assert np.array_equal(got.honest, got.prob["no_order"])
 
@@ -195,14 +196,14 @@ def test_a_classifier_that_knows_everything_is_left_alone():
 def test_shuffled_ids_are_refused():
     train_ids, labels, oof, test_ids, _, prob = competition()
     mixed = np.random.default_rng(0).permutation(len(labels))
-    evidence = leaks.label_order(train_ids, labels[mixed])
+    evidence = label_order_evidence(train_ids, labels[mixed])
     expected = (
         f"the train labels show no order: neighbours by id correlate by {evidence.correlation:.3f}, and chance alone "
         "gives 0 +- 0.058 with 1125 rows. The order of the ids cannot help; leave it out."
     )
     for call in (
-        lambda: order.decode("hmm", train_ids, labels[mixed], oof[mixed], test_ids, prob),
-        lambda: order.decode_scores(train_ids, labels[mixed], oof[mixed], test_rows=375),
+        lambda: decode_order("hmm", train_ids, labels[mixed], oof[mixed], test_ids, prob),
+        lambda: score_decoders(train_ids, labels[mixed], oof[mixed], test_rows=375),
     ):
         with pytest.raises(InputError, match=f"^{re.escape(expected)}$"):
             call()
@@ -211,7 +212,7 @@ def test_shuffled_ids_are_refused():
 def test_a_shuffled_test_set_is_refused():
     train_ids, labels, oof, test_ids, _, prob = competition()
     with pytest.raises(InputError, match="^the predicted test labels show no order: neighbours by id correlate by "):
-        order.decode("hmm", train_ids, labels, oof, test_ids, np.random.default_rng(0).permutation(prob))
+        decode_order("hmm", train_ids, labels, oof, test_ids, np.random.default_rng(0).permutation(prob))
 
 
 def test_a_test_set_in_the_order_of_another_key_is_not_aligned():
@@ -222,8 +223,8 @@ def test_a_test_set_in_the_order_of_another_key_is_not_aligned():
         r"likelier on their own \(hmm\) than beside the train labels \(align\)\. Leave the order out\."
     )
     with pytest.raises(InputError, match=f"^{expected}$"):
-        order.decode("align", train_ids, labels, oof, backwards, prob)
-    assert (decide(order.decode("hmm", train_ids, labels, oof, backwards, prob)) == truth).mean() > 0.97
+        decode_order("align", train_ids, labels, oof, backwards, prob)
+    assert (decide(decode_order("hmm", train_ids, labels, oof, backwards, prob)) == truth).mean() > 0.97
 
 
 @pytest.mark.parametrize(
@@ -245,7 +246,7 @@ def test_a_test_set_in_the_order_of_another_key_is_not_aligned():
 )
 def test_ids_without_an_order_are_refused(ids, labels, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        leaks.label_order(ids, np.array(labels))
+        label_order_evidence(ids, np.array(labels))
 
 
 def test_too_few_rows_to_deal_are_refused():
@@ -255,4 +256,4 @@ def test_too_few_rows_to_deal_are_refused():
     )
     message = "30 train rows are too few to score the order on: one label only in 15 of them"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        order.decode_scores(ids, labels, np.full(30, 0.5), test_rows=30, seed=dealt_alike)
+        score_decoders(ids, labels, np.full(30, 0.5), test_rows=30, seed=dealt_alike)

@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from facefold import files
-from facefold.combine import methods, outcome
-from facefold.combine.members import OofMatrix
-from facefold.combine.scores import decide
-from facefold.combine.stacking import Stacked
-from facefold.errors import InputError
-from facefold.review import sections
+from facefold.ensemble import blend as blend_module
+from facefold.ensemble.members import OofMatrix
+from facefold.ensemble.methods import METHOD_NAMES
+from facefold.ensemble.metrics import decide
+from facefold.ensemble.stacking import Stacked
+from facefold.report import sections
+from facefold.utils.errors import InputError
+from facefold.utils.files import lock_directory
 
 
 def case(shift: float, rows: int = 1500) -> tuple[OofMatrix, Stacked]:
@@ -29,7 +30,7 @@ def case(shift: float, rows: int = 1500) -> tuple[OofMatrix, Stacked]:
 
 def test_a_moved_threshold_reaches_the_submission_and_the_score():
     matrix, stacked = case(0.15)
-    made = outcome.make(matrix, stacked, "mean", "auto")
+    made = blend_module.make_blend(matrix, stacked, "mean", "auto")
     threshold = made.facts["threshold"]
     assert threshold == pytest.approx(0.65, abs=0.03) and made.facts["threshold_gain"]["p"] < 0.05
     assert made.facts["why"].startswith(
@@ -43,15 +44,15 @@ def test_a_moved_threshold_reaches_the_submission_and_the_score():
 
 
 def test_a_threshold_without_a_real_gain_stays():
-    made = outcome.make(*case(0.0), "mean", "auto")
+    made = blend_module.make_blend(*case(0.0), "mean", "auto")
     assert made.facts["threshold"] == 0.5 and made.facts["why"] == "mean was asked for."
     assert made.facts["score"] == made.facts["picked_score"]
 
 
 def test_auto_explains_itself_and_every_row_of_the_leaderboard_has_its_gain():
-    made = outcome.make(*case(0.0, 600), "auto", "auto")
+    made = blend_module.make_blend(*case(0.0, 600), "auto", "auto")
     board = made.leaderboard.set_index("name")
-    assert set(board.index) == {"a", "b", "c", "auto", *methods.NAMES}
+    assert set(board.index) == {"a", "b", "c", "auto", *METHOD_NAMES}
     assert board.loc["best_single", "gain"] == 0 and board.loc["best_single", "gain_p"] == 1
     assert board.loc["mean", "gain"] == pytest.approx(
         board.loc["mean", "accuracy"] - board.loc["best_single", "accuracy"]
@@ -60,15 +61,15 @@ def test_auto_explains_itself_and_every_row_of_the_leaderboard_has_its_gain():
         assert (board[f"{name}_low"] <= board[name]).all() and (board[name] <= board[f"{name}_high"]).all()
     assert made.facts["picked"] == "mean" and made.facts["why"].startswith("mean is the simplest candidate")
     assert set(made.facts["notes"]) == {"calibrated_mean", "second_pass"}
-    again = outcome.make(*case(0.0, 600), "auto", "auto")
+    again = blend_module.make_blend(*case(0.0, 600), "auto", "auto")
     assert again.facts == made.facts and again.leaderboard.equals(made.leaderboard) and again.oof.equals(made.oof)
 
 
 def test_two_blends_write_one_after_the_other(tmp_path, monkeypatch):
-    monkeypatch.setattr(outcome, "_written", lambda directory, made, *_: made)
+    monkeypatch.setattr(blend_module, "_written", lambda directory, made, *_: made)
     with ThreadPoolExecutor(1) as pool:
-        with files.locked(tmp_path / "submissions"):
-            second = pool.submit(outcome.write, tmp_path, "made", None, {})
+        with lock_directory(tmp_path / "submissions"):
+            second = pool.submit(blend_module.write_blend, tmp_path, "made", None, {})
             with pytest.raises(TimeoutError):
                 second.result(0.2)
         assert second.result(10) == "made"
@@ -115,9 +116,13 @@ def in_order(shuffled: bool = False) -> tuple[OofMatrix, Stacked, np.ndarray]:
 
 def test_the_order_of_the_ids_is_used_only_when_asked_for_and_then_said():
     matrix, stacked, hidden = in_order()
-    plain = outcome.make(matrix, stacked, "mean", "auto")
-    assert plain.facts["order"] is None and "order" not in plain.submissions and outcome.announcement(plain.facts) == ""
-    read = outcome.make(matrix, stacked, "mean", "auto", use_order=True)
+    plain = blend_module.make_blend(matrix, stacked, "mean", "auto")
+    assert (
+        plain.facts["order"] is None
+        and "order" not in plain.submissions
+        and blend_module.format_announcement(plain.facts) == ""
+    )
+    read = blend_module.make_blend(matrix, stacked, "mean", "auto", use_order=True)
     before, after = (
         (made[which]["label"] == hidden).mean()
         for made, which in ((plain.submissions, "mean"), (read.submissions, "order"))
@@ -127,10 +132,10 @@ def test_the_order_of_the_ids_is_used_only_when_asked_for_and_then_said():
         after, abs=0.07
     )  # 400 test rows, and fewer labels around each row that is scored
     assert read.facts["gain_over_best_single"]["gain"] > 0.05
-    assert outcome.headline(read.facts).endswith(
+    assert blend_module.format_headline(read.facts).endswith(
         f" by mean, read by the order of the ids ({read.facts['order']['decoder']})"
     )
-    assert outcome.announcement(read.facts).startswith(
+    assert blend_module.format_announcement(read.facts).startswith(
         "THE ORDER OF THE IDS WAS USED: neighbours by id share their label (correlation 0.8"
     )
     assert {"order_hmm", "order_align"} <= set(read.leaderboard["name"])
@@ -139,14 +144,14 @@ def test_the_order_of_the_ids_is_used_only_when_asked_for_and_then_said():
 def test_where_the_labels_show_no_order_it_is_refused():
     matrix, stacked, _ = in_order(shuffled=True)
     with pytest.raises(InputError, match="the train labels show no order: neighbours by id correlate by"):
-        outcome.make(matrix, stacked, "mean", "auto", use_order=True)
+        blend_module.make_blend(matrix, stacked, "mean", "auto", use_order=True)
 
 
 def test_long_names_keep_their_column():
     matrix, stacked = case(0.0, 200)
     for long, column in (("b", 16), ("lite0_96_aligned+corrected", 27)):  # its 26 letters and a space
-        made = outcome.make(replace(matrix, names=["a", long, "c"]), stacked, "mean", "auto")
-        lines = outcome.table(made.leaderboard).splitlines()[1:]
+        made = blend_module.make_blend(replace(matrix, names=["a", long, "c"]), stacked, "mean", "auto")
+        lines = blend_module.format_leaderboard(made.leaderboard).splitlines()[1:]
         assert {line[column:].split()[0] for line in lines} == {"recipe", "method"}
     mixed = made.leaderboard.assign(kind=["near-duplicates", *made.leaderboard["kind"][1:]])
-    assert len({line.index("[") for line in outcome.table(mixed).splitlines()[1:]}) == 1
+    assert len({line.index("[") for line in blend_module.format_leaderboard(mixed).splitlines()[1:]}) == 1

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 import kernel
-from facefold import upload
-from facefold.errors import InputError
+from facefold.kaggle import pack
+from facefold.utils.errors import InputError
 
 
 def test_the_metadata_name_one_data_set_and_a_notebook_without_internet(tmp_path):
-    upload.clear(tmp_path / "out")
-    upload.describe(tmp_path / "out", "someone", "face-gender", gpu=False)
+    pack.clear_upload(tmp_path / "out")
+    pack.write_metadata(tmp_path / "out", "someone", "face-gender", gpu=False)
     dataset = json.loads((tmp_path / "out/dataset/dataset-metadata.json").read_text())
     made = json.loads((tmp_path / "out/kernel/kernel-metadata.json").read_text())
     assert dataset["id"] == made["id"] == "someone/facefold-face-gender" and made["dataset_sources"] == [dataset["id"]]
@@ -26,8 +26,8 @@ def test_the_metadata_name_one_data_set_and_a_notebook_without_internet(tmp_path
 
 
 def test_a_long_name_is_cut_to_what_kaggle_takes(tmp_path):
-    upload.clear(tmp_path / "out")
-    upload.describe(tmp_path / "out", "someone", "a" * 40 + "-" + "b" * 40, gpu=True)
+    pack.clear_upload(tmp_path / "out")
+    pack.write_metadata(tmp_path / "out", "someone", "a" * 40 + "-" + "b" * 40, gpu=True)
     made = json.loads((tmp_path / "out/kernel/kernel-metadata.json").read_text())
     assert made["id"] == "someone/facefold-" + "a" * 40 and made["enable_gpu"] is True
 
@@ -37,24 +37,24 @@ def test_a_long_name_is_cut_to_what_kaggle_takes(tmp_path):
 )
 def test_names_that_are_none_are_refused(tmp_path, user, slug, message):
     with pytest.raises(InputError, match=message + "it is the last part of its page's address"):
-        upload.describe(tmp_path, user, slug, gpu=False)
+        pack.write_metadata(tmp_path, user, slug, gpu=False)
 
 
 def test_only_an_earlier_upload_folder_is_replaced(tmp_path):
     (tmp_path / "thesis.doc").write_text("mine")
     with pytest.raises(InputError, match="is there and is no upload folder of this program: choose another --out"):
-        upload.clear(tmp_path)
+        pack.clear_upload(tmp_path)
     assert (tmp_path / "thesis.doc").exists()
     out = tmp_path / "out"
-    upload.clear(out)
-    (out / "dataset" / upload.MARK).write_text("{}")
+    pack.clear_upload(out)
+    (out / "dataset" / pack.MARK).write_text("{}")
     (out / "dataset" / "old").write_text("of before")
-    upload.clear(out)
+    pack.clear_upload(out)
     assert sorted(path.name for path in out.rglob("*")) == ["dataset", "kernel"]
 
 
 def test_the_kernel_and_the_folder_agree_on_the_mark():
-    assert kernel.MARK == upload.MARK
+    assert kernel.MARK == pack.MARK
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_the_kernel_and_the_folder_agree_on_the_mark():
     ],
 )
 def test_the_blend_is_asked_for_as_it_was(asked, options):
-    assert upload._options(asked) == options
+    assert pack._options(asked) == options
 
 
 def test_wheels_are_those_of_the_versions_here_for_the_notebooks_python(tmp_path, monkeypatch):
@@ -85,7 +85,7 @@ def test_wheels_are_those_of_the_versions_here_for_the_notebooks_python(tmp_path
         return subprocess.CompletedProcess(command, 0, "")
 
     monkeypatch.setattr(subprocess, "run", pip)
-    assert upload.fetch_wheels(tmp_path, "3.12") == ["timm-1.whl"]
+    assert pack.fetch_wheels(tmp_path, "3.12") == ["timm-1.whl"]
     assert (
         asked[0][asked[0].index("--python-version") + 1] == "3.12"
         and "--no-deps" in asked[0]
@@ -104,9 +104,9 @@ def test_no_index(tmp_path, monkeypatch):
         InputError,
         match="could not be fetched: ERROR: No matching distribution\nCheck the network and --python, or leave",
     ):
-        upload.fetch_wheels(tmp_path, "3.11")
+        pack.fetch_wheels(tmp_path, "3.11")
     with pytest.raises(InputError, match="--python 11: the notebook's version, such as 3.11"):
-        upload.fetch_wheels(tmp_path, "11")
+        pack.fetch_wheels(tmp_path, "11")
 
 
 def wheel(folder: Path) -> None:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facefold import budget, plan
-from facefold.errors import InputError
-from facefold.models import recipe as recipes
+from facefold.models.recipe import load_recipe, parse_recipe
 from facefold.runs import Identity
-from facefold.training import estimate
-from facefold.training.estimate import Cost, Rates
+from facefold.training import plan
+from facefold.training.budget import RESERVE, Keeper, kept, within, write
+from facefold.training.estimate import Cost, Rates, cost
+from facefold.utils.errors import InputError
 
 RATES = Rates(train=0.01, predict=0.002, augment=0.001, trunk=0.0, start=5.0)
 NAMES = ("lite0", "cnn5")
@@ -32,7 +32,7 @@ def scene(**changes) -> plan.Scene:
     return replace(made, **changes)
 
 
-CHOSEN = [recipes.load(name) for name in NAMES]
+CHOSEN = [load_recipe(name) for name in NAMES]
 
 
 @pytest.mark.parametrize(
@@ -57,17 +57,17 @@ def test_no_job_is_forgotten_and_no_place_idles_while_one_waits(jobs, places):
 
 
 def test_what_a_fold_costs():
-    whole = recipes.parse("r", {"epochs": 4, "tta": "none", "size": 32}, "r.toml")
-    assert estimate.cost(whole, RATES, 1000, 5, 300) == Cost(
+    whole = parse_recipe("r", {"epochs": 4, "tta": "none", "size": 32}, "r.toml")
+    assert cost(whole, RATES, 1000, 5, 300) == Cost(
         0.0, pytest.approx(5 + 800 * 4 * 0.01 + 200 * 4 * 0.002 + (200 + 300) * 0.002 + 800 * 4 * 0.001)
     )
 
 
 def test_what_frozen_stages_make_is_counted_once_for_all_folds():
-    frozen = recipes.parse(
+    frozen = parse_recipe(
         "r", {"backbone": "tf_efficientnet_lite0", "weights": "hub", "freeze_stages": 2, "epochs": 4}, "r.toml"
     )
-    got = estimate.cost(frozen, replace(RATES, trunk=0.003), 1000, 5, 300)
+    got = cost(frozen, replace(RATES, trunk=0.003), 1000, 5, 300)
     assert got.shared == pytest.approx(5 + 4 * 1000 * (0.001 + 0.003) + 2 * (1000 + 300) * 0.003)
     assert got.fold == pytest.approx(5 + 800 * 4 * 0.01 + 200 * 4 * 0.002 + 2 * (200 + 300) * 0.002)
 
@@ -96,14 +96,14 @@ def test_a_plan_reads_like_one():
 
 
 def fits(seconds: float, **changes) -> tuple[list[str], int]:
-    made = budget.within(scene(**changes), CHOSEN, seconds, held="")
+    made = within(scene(**changes), CHOSEN, seconds, held="")
     return [work.recipe.name for work in made.works], made.folds
 
 
 def needed(*names: str, folds: int = 5) -> float:
     """A budget that is just enough for these."""
     some = scene()
-    return some.seconds([some.work(recipes.load(name), folds) for name in names]) / (1 - budget.RESERVE)
+    return some.seconds([some.work(load_recipe(name), folds) for name in names]) / (1 - RESERVE)
 
 
 def test_a_budget_takes_the_recipes_in_their_order_as_many_as_fit():
@@ -125,7 +125,7 @@ def test_fewer_folds_only_where_no_recipe_fits():
 
 def test_fewer_epochs_only_where_fewer_folds_do_not_do_or_may_not_be():
     assert fits(needed("lite0", folds=3) - 1) == (["lite0@4"], 3)
-    made = budget.within(scene(), CHOSEN, needed("lite0") - 1, held="as --folds says")
+    made = within(scene(), CHOSEN, needed("lite0") - 1, held="as --folds says")
     assert [work.recipe.name for work in made.works] == ["lite0@4"] and made.folds == 5
     assert [work.recipe.name for work in made.out] == ["lite0", "cnn5"]
 
@@ -133,11 +133,11 @@ def test_fewer_epochs_only_where_fewer_folds_do_not_do_or_may_not_be():
 def test_a_later_recipe_with_half_its_epochs_goes_before_the_first_with_less():
     slow = {"lite0": replace(RATES, train=0.04), "cnn5": RATES}
     some = scene(rates=slow)
-    half = some.seconds([some.work(recipes.load("cnn5@5"), 3)]) / 0.9 + 1
+    half = some.seconds([some.work(load_recipe("cnn5@5"), 3)]) / 0.9 + 1
     assert (
-        some.seconds([some.work(recipes.load("lite0@1"), 3)])
+        some.seconds([some.work(load_recipe("lite0@1"), 3)])
         < 0.9 * half
-        < some.seconds([some.work(recipes.load("lite0@3"), 3)])
+        < some.seconds([some.work(load_recipe("lite0@3"), 3)])
     )
     assert fits(half, rates=slow) == (["cnn5@5"], 3)
 
@@ -145,7 +145,7 @@ def test_a_later_recipe_with_half_its_epochs_goes_before_the_first_with_less():
 @settings(max_examples=25, deadline=None)
 @given(st.floats(90, 1500), st.sampled_from(["", "as --folds says"]))
 def test_what_is_taken_fits(seconds, held):
-    made = budget.within(scene(), CHOSEN, seconds, held)
+    made = within(scene(), CHOSEN, seconds, held)
     assert 0 < made.seconds <= 0.9 * seconds and made.seconds == scene().seconds(made.works)
 
 
@@ -155,7 +155,7 @@ def test_what_is_trained_is_taken_however_little_time_is_left():
 
 def test_nothing_fits():
     with pytest.raises(InputError) as caught:
-        budget.within(scene(), CHOSEN, 30, held="")
+        within(scene(), CHOSEN, 30, held="")
     assert str(caught.value) == (
         "the budget is too small: 30 s of it are left after the audit, the split and timing the recipes, and the least there is to do, lite0@1 in 3 folds, takes 62 s with a reserve. "
         "Give more with --budget, or name smaller recipes with --recipes"
@@ -164,13 +164,13 @@ def test_nothing_fits():
 
 @pytest.mark.parametrize("text, seconds", [("90m", 5400), ("1.5h", 5400), ("45s", 45)])
 def test_a_budget_is_a_number_and_a_unit(text, seconds):
-    assert budget.seconds(text) == seconds
+    assert parse_budget(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["90", "m", "", "-5m", "0h", "nanm", "infh", "1d"])
 def test_anything_else_is_refused(text):
     with pytest.raises(InputError, match="a number and a unit are needed, such as 90m"):
-        budget.seconds(text)
+        parse_budget(text)
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class Case:
         self.clock, self.whole, self.jobs, self.running = Clock(), whole, jobs_of("lite0", 2) + jobs_of("cnn5", 2), []
         path = tmp_path / "budget.json"
         path.write_text(json.dumps({"until": until, "runs": {name: {"shared": 0.0, "fold": 100.0} for name in NAMES}}))
-        self.keeper = budget.Keeper(path, self.jobs, 1, lambda: self.whole, self.clock)
+        self.keeper = Keeper(path, self.jobs, 1, lambda: self.whole, self.clock)
 
     def begin(self, number: int) -> bool:
         allowed = self.keeper(self.jobs[number], self.running)
@@ -267,24 +267,24 @@ def test_a_fold_begun_once_more_counts_neither_as_done_nor_as_free(tmp_path):
 
 def test_a_recipe_with_other_epochs_is_planned_by_the_rates_of_its_own(monkeypatch, tmp_path):
     monkeypatch.setattr(plan.competition, "load", lambda root: SimpleNamespace(train=range(100), test=range(10)))
-    monkeypatch.setattr(plan.cache, "expected_seconds", lambda contest, size: 0.0)
+    monkeypatch.setattr(plan.cache, "expected_seconds", lambda competition, size: 0.0)
     monkeypatch.setattr(
-        plan.estimate, "rates_of", lambda chosen, places, least: [estimate.Rates(0.1, 0.1, 0.0, 0.0)] * len(chosen)
+        plan.estimate, "rates_of", lambda chosen, places, least: [Rates(0.1, 0.1, 0.0, 0.0)] * len(chosen)
     )
-    short = recipes.load("cnn5@3")
+    short = load_recipe("cnn5@3")
     scene = plan.survey(tmp_path, tmp_path, [short], 2, "cpu", "")
     assert scene.work(short).left == 2 and plan.whole(scene, [short]).works[0].cost.fold > 0
 
 
 def test_a_budget_of_other_runs_is_refused(tmp_path):
-    path = budget.write(tmp_path, 2000.0, scene(), plan.whole(scene(), CHOSEN), "")
+    path = write(tmp_path, 2000.0, scene(), plan.whole(scene(), CHOSEN), "")
     assert json.loads(path.read_text())["until"] == 2000 - 15 - 2
     with pytest.raises(InputError, match="does not say what lite1 costs: it was written for other runs"):
-        budget.Keeper(path, jobs_of("lite1", 1), 1, lambda: False)
+        Keeper(path, jobs_of("lite1", 1), 1, lambda: False)
 
 
 def test_the_end_says_whether_the_budget_was_kept_and_what_it_cost():
-    assert budget.kept(5400, 4000, []) == "budget 1 h 30 min: 1 h 07 min used"
-    assert budget.kept(60, 70, ["cnn5", "lite1"]) == (
+    assert kept(5400, 4000, []) == "budget 1 h 30 min: 1 h 07 min used"
+    assert kept(60, 70, ["cnn5", "lite1"]) == (
         "budget 60 s: 70 s used, 10 s too many; left out: cnn5, lite1. Without --budget, or with more, the same command goes on with these"
     )

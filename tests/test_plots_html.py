@@ -8,32 +8,32 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from facefold.review import html, palette, plots
+from facefold.report import figures, html, palette
 
 HISTORY = pd.DataFrame({"epoch": [1, 2], "train_loss": [0.6, 0.4], "valid_loss": [0.5, 0.45], "valid_acc": [0.8, 0.85]})
 BINS = pd.DataFrame({"mean": [0.1, 0.9], "share": [0.2, 0.8], "low": [0.1, 0.7], "high": [0.3, 0.9], "rows": [5, 5]})
 DRAWINGS = {
-    "intervals": lambda: plots.intervals(
+    "intervals": lambda: figures.intervals(
         ["a", "b"], *np.array([[0.9, 0.8], [0.85, 0.75], [0.95, 0.85]]), xlabel="accuracy"
     ),
-    "learning_curves": lambda: plots.learning_curves([HISTORY, HISTORY]),
-    "one_epoch": lambda: plots.learning_curves([HISTORY[:1]]),
-    "confusion": lambda: plots.confusion(np.array([[5, 1], [0, 4]])),
-    "picked": lambda: plots.intervals(
+    "learning_curves": lambda: figures.learning_curves([HISTORY, HISTORY]),
+    "one_epoch": lambda: figures.learning_curves([HISTORY[:1]]),
+    "confusion": lambda: figures.confusion(np.array([[5, 1], [0, 4]])),
+    "picked": lambda: figures.intervals(
         ["a", "b"], *np.array([[0.9, 0.8], [0.85, 0.75], [0.95, 0.85]]), "accuracy", reference=0.8, picked=1
     ),
-    "agreement": lambda: plots.agreement(["long_name_a", "b"], np.array([[0, 3], [2, 0]])),
-    "no_disagreement": lambda: plots.agreement(["a", "b"], np.zeros((2, 2), int)),
-    "roc": lambda: plots.roc(
+    "agreement": lambda: figures.agreement(["long_name_a", "b"], np.array([[0, 3], [2, 0]])),
+    "no_disagreement": lambda: figures.agreement(["a", "b"], np.zeros((2, 2), int)),
+    "roc": lambda: figures.roc(
         {"blend": (np.array([0, 0.1, 1]), np.array([0, 0.9, 1])), "a": (np.array([0, 1]), np.array([0, 1]))}
     ),
-    "reliability": lambda: plots.reliability(BINS, BINS[:1]),
-    "probabilities": lambda: plots.probabilities(np.array([0.0, 0.4, 1.0]), np.array([0, 0, 1]), (0.3, 0.7)),
-    "balance": lambda: plots.balance({"train": (5, 3), "test": (0, 0)}),
-    "histogram": lambda: plots.histogram(np.array([1.0, 2.0, 5.0]), np.array([0, 1, 0]), np.array([0, 5, 10]), "age"),
-    "violins": lambda: plots.violins(np.array([1.0, 2.0, 5.0]), np.array([0, 1, 0]), ["a", "b"], "age"),
-    "one_label": lambda: plots.confusion(np.array([[5, 1], [0, 0]])),
-    "fold_accuracy": lambda: plots.fold_accuracy(pd.DataFrame({"a": [0.8, 0.9], "blend": [0.85, 0.95]})),
+    "reliability": lambda: figures.reliability(BINS, BINS[:1]),
+    "probabilities": lambda: figures.probabilities(np.array([0.0, 0.4, 1.0]), np.array([0, 0, 1]), (0.3, 0.7)),
+    "balance": lambda: figures.balance({"train": (5, 3), "test": (0, 0)}),
+    "histogram": lambda: figures.histogram(np.array([1.0, 2.0, 5.0]), np.array([0, 1, 0]), np.array([0, 5, 10]), "age"),
+    "violins": lambda: figures.violins(np.array([1.0, 2.0, 5.0]), np.array([0, 1, 0]), ["a", "b"], "age"),
+    "one_label": lambda: figures.confusion(np.array([[5, 1], [0, 0]])),
+    "fold_accuracy": lambda: figures.fold_accuracy(pd.DataFrame({"a": [0.8, 0.9], "blend": [0.85, 0.95]})),
 }
 
 

@@ -12,15 +12,25 @@ import torch
 from PIL import Image
 
 from command import call
-from facefold import files, jobs, runs
-from facefold.combine import anew, members, methods, stacking
-from facefold.data import competition, drawn, folds, images, integrity
+from facefold.data.audit import audit_competition, load_images_hash
 from facefold.data.cache import ImageCache
-from facefold.data.corrections import NONE
-from facefold.data.target import Target
-from facefold.errors import InputError
-from facefold.models import inference, recipe
-from facefold.review import predictions
+from facefold.data.competition import load_competition
+from facefold.data.corrections import NO_CORRECTIONS
+from facefold.data.folds import group_rows, load_folds, make_folds, write_folds
+from facefold.data.images import ImageProblem, decode_image, open_photograph
+from facefold.data.synthetic import draw_competition
+from facefold.ensemble import apply as apply_module
+from facefold.ensemble.members import Rows, load_features
+from facefold.ensemble.methods import METHODS
+from facefold.ensemble.stacking import fit_feature_stackers
+from facefold.models import recipe as recipes
+from facefold.models.inference import rebuild_inference_model
+from facefold.report import predictions
+from facefold.runs import Identity, Member, fold_dir, load_fold_features, load_member
+from facefold.task import Target
+from facefold.training.jobs import FoldJob
+from facefold.utils.errors import InputError
+from facefold.utils.files import read_json, sha256_file, write_json
 
 CPU, AGE = torch.device("cpu"), Target("age")
 RECIPES = {
@@ -36,7 +46,7 @@ def tiny_recipes(tmp_path_factory):
     for name, text in RECIPES.items():
         (folder / f"{name}.toml").write_text(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "FOLDER", folder)
+        patch.setattr(recipes, "RECIPES_DIR", folder)
         yield
 
 
@@ -44,16 +54,16 @@ def tiny_recipes(tmp_path_factory):
 def trained(tmp_path_factory) -> Path:
     """A drawn competition in two folds, both recipes trained on it, and their mean."""
     root = tmp_path_factory.mktemp("trained")
-    drawn.draw(root, train=80, test=20, size=32)
-    contest, table = integrity.load(root)
-    folds.write(
+    draw_competition(root, train=80, test=20, size=32)
+    competition, table = audit_competition(root)
+    write_folds(
         root,
-        folds.make(contest.train, folds.groups(table), 2, 0, files.sha256_file(root / "competition" / "train.csv")),
+        make_folds(competition.train, group_rows(table), 2, 0, sha256_file(root / "competition" / "train.csv")),
     )
     for name in RECIPES:
-        identity = runs.Identity(name, recipe.load(name).hash, folds.load(root).hash, integrity.fingerprint(root), 0)
+        identity = Identity(name, recipes.load_recipe(name).hash, load_folds(root).hash, load_images_hash(root), 0)
         for fold in range(2):
-            jobs.FoldJob(root, identity, NONE, fold, None, 0).work(CPU, 0)
+            FoldJob(root, identity, NO_CORRECTIONS, fold, None, 0).work(CPU, 0)
     call("blend", root, "--method", "mean")
     return root
 
@@ -68,23 +78,25 @@ def remembered(monkeypatch) -> list[str]:
     """In place of the networks, what these made of the test images in training; returns the recipes asked for."""
     asked = []
 
-    def recall(place: Path, member: runs.Member, *_) -> list[tuple[np.ndarray, np.ndarray]]:
+    def recall(place: Path, member: Member, *_) -> list[tuple[np.ndarray, np.ndarray]]:
         asked.append(member.recipe)
-        return [(member.test[k].to_numpy(), runs.features(place, member.recipe, k, "test")) for k in member.test]
+        return [(member.test[k].to_numpy(), load_fold_features(place, member.recipe, k, "test")) for k in member.test]
 
-    monkeypatch.setattr(anew, "by_fold", recall)
+    monkeypatch.setattr(apply_module, "predict_by_fold", recall)
     return asked
 
 
 def on_test_images(root: Path, scratch: Path, ids: list[str] | None = None) -> np.ndarray:
-    contest = competition.load(root)
-    ids = ids or contest.test["id"].tolist()
-    return anew.predict(anew.load(root), [contest.image_path("test", id) for id in ids], CPU, scratch)
+    competition = load_competition(root)
+    ids = ids or competition.test["id"].tolist()
+    return apply_module.predict_images(
+        apply_module.load_blend_model(root), [competition.image_path("test", id) for id in ids], CPU, scratch
+    )
 
 
 def test_a_test_image_gets_its_probability_in_runs(root, tmp_path):
-    dealt, ids = folds.load(root), competition.load(root).test["id"].tolist()
-    loaded = [runs.load(root, None, name, dealt, ids) for name in RECIPES]
+    folds, ids = load_folds(root), load_competition(root).test["id"].tolist()
+    loaded = [load_member(root, None, name, folds, ids) for name in RECIPES]
     expected = np.mean([member.test.mean(axis=1) for member in loaded], axis=0)
     np.testing.assert_allclose(on_test_images(root, tmp_path / "a"), expected, atol=1e-6)
     np.testing.assert_allclose(
@@ -93,54 +105,56 @@ def test_a_test_image_gets_its_probability_in_runs(root, tmp_path):
 
 
 def test_features_are_those_of_each_fold(root, tmp_path):
-    contest = competition.load(root)
-    ids = contest.test["id"].tolist()
-    member = runs.load(root, None, "frozen", folds.load(root), ids)
-    shown = ImageCache(ids, np.stack([images.decode(contest.image_path("test", id), 32) for id in ids]))
-    for k, (_, features) in enumerate(anew.by_fold(root, member, shown, CPU, tmp_path / "views")):
-        np.testing.assert_allclose(features, runs.features(root, "frozen", k, "test"), atol=1e-3)
+    competition = load_competition(root)
+    ids = competition.test["id"].tolist()
+    member = load_member(root, None, "frozen", load_folds(root), ids)
+    shown = ImageCache(ids, np.stack([decode_image(competition.image_path("test", id), 32) for id in ids]))
+    for k, (_, features) in enumerate(apply_module.predict_by_fold(root, member, shown, CPU, tmp_path / "views")):
+        np.testing.assert_allclose(features, load_fold_features(root, "frozen", k, "test"), atol=1e-3)
 
 
-@pytest.mark.parametrize("method", methods.METHODS, ids=lambda method: method.name)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_every_method_decides_as_for_the_test_rows(root, tmp_path, remembered, method):
-    blend = anew.load(root)
+    blend = apply_module.load_blend_model(root)
     matrix, learned = blend.matrix, {}
-    if method.name not in anew.STACKED:
-        fitted = method.fit(members.Rows(matrix.prob, np.full(80, np.nan)), matrix.labels, matrix.fold)
+    if method.name not in apply_module.FEATURE_METHODS:
+        fitted = method.fit(Rows(matrix.prob, np.full(80, np.nan)), matrix.labels, matrix.fold)
         learned = {name: float(f"{weight:.6g}") for name, weight in zip(matrix.names, fitted.weights)}
     blend = replace(blend, method=method, facts={**blend.facts, "weights": learned})
-    contest = competition.load(root)
-    scores = anew.predict(blend, [contest.image_path("test", id) for id in contest.test["id"]], CPU, tmp_path)
+    competition = load_competition(root)
+    scores = apply_module.predict_images(
+        blend, [competition.image_path("test", id) for id in competition.test["id"]], CPU, tmp_path
+    )
     assert ((scores >= 0.5) == pd.read_csv(root / "submissions" / f"{method.name}.csv")["label"]).all()
     if method.name == "stack_features":
-        expected = stacking.stack(matrix, lambda *part: members.features(root, matrix.names, *part)).test
+        expected = fit_feature_stackers(matrix, lambda *part: load_features(root, matrix.names, *part)).test
         np.testing.assert_array_equal(scores, expected)
 
 
 def test_models_without_weight_are_not_asked(root, tmp_path, remembered):
     call("blend", root, "--method", "weighted_mean", "--weights", "small=1")
-    member = runs.load(root, None, "small", folds.load(root), competition.load(root).test["id"].tolist())
+    member = load_member(root, None, "small", load_folds(root), load_competition(root).test["id"].tolist())
     np.testing.assert_allclose(on_test_images(root, tmp_path), member.test.mean(axis=1), rtol=1e-12)
     assert remembered == ["small"]
 
 
 def test_runs_that_changed_since_the_blend_are_refused(root, tmp_path):
     path = root / "submissions" / "blend.json"
-    facts = files.read_json(path)
-    files.write_json(path, {**facts, "weights": {"frozen": 1.0, "small": 2.0}})
+    facts = read_json(path)
+    write_json(path, {**facts, "weights": {"frozen": 1.0, "small": 2.0}})
     with pytest.raises(InputError, match="the blend does not come out as in submissions/blend.json"):
         on_test_images(root, tmp_path / "views")
     facts["members"][0]["files"][0]["oof.csv"] = "0" * 64
-    files.write_json(path, facts)
+    write_json(path, facts)
     with pytest.raises(InputError, match="was blended from other runs than those now under runs/"):
-        anew.load(root)
+        apply_module.load_blend_model(root)
 
 
 def test_a_run_of_another_version_is_refused(root, tmp_path):
-    blend = anew.load(root)
+    blend = apply_module.load_blend_model(root)
     blend.loaded[0].runs[0]["settings"]["colour"] = "blue"
     with pytest.raises(InputError, match="runs/frozen was trained by another version of this program"):
-        anew.predict(blend, [root / "competition" / "test" / "81.jpg"], CPU, tmp_path)
+        apply_module.predict_images(blend, [root / "competition" / "test" / "81.jpg"], CPU, tmp_path)
 
 
 def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
@@ -172,20 +186,18 @@ def test_the_likelier_label_comes_first():
 
 
 def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, capsys):
-    ids = competition.load(root).train["id"]
+    ids = load_competition(root).train["id"]
     (root / "competition" / "meta.csv").write_text("id,age\n" + "".join(f"{id},{int(id) % 60}\n" for id in ids))
     call("split", root, "--target", "age", "--folds", "2")
-    dealt = folds.load(root, AGE)
-    identity = runs.Identity(
-        "small", recipe.load("small").hash, dealt.hash, integrity.fingerprint(root), 0, target="age"
-    )
+    folds = load_folds(root, AGE)
+    identity = Identity("small", recipes.load_recipe("small").hash, folds.hash, load_images_hash(root), 0, target="age")
     for fold in range(2):
-        jobs.FoldJob(root, identity, NONE, fold, None, 0).work(CPU, 0)
+        FoldJob(root, identity, NO_CORRECTIONS, fold, None, 0).work(CPU, 0)
     call("blend", root, "--target", "age")
     paths = [root / "competition" / "test" / f"{id}.jpg" for id in ("81", "90")]
     capsys.readouterr()
     call("predict", root, "--no-detect", "--out", tmp_path / "p.csv", *paths)
-    member = runs.load(AGE.place(root), None, "small", dealt, competition.load(root).test["id"].tolist())
+    member = load_member(AGE.place(root), None, "small", folds, load_competition(root).test["id"].tolist())
     expected = member.test.mean(axis=1).loc[["81", "90"]]
     table = pd.read_csv(tmp_path / "p.csv")
     assert table.columns.tolist()[-3:] == ["prob", "label", "age"]
@@ -194,14 +206,14 @@ def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, c
 
 
 def test_a_form_is_made_again(root):
-    run = files.read_json(runs.fold_dir(root, "small", 0) / "run.json")
+    run = read_json(fold_dir(root, "small", 0) / "run.json")
     net, shown = torch.nn.Identity(), torch.zeros(1, 32, 32, 3)
     assert (
-        inference.again(net, "float16 channels_last", shown).name == "float32 channels_last"
+        rebuild_inference_model(net, "float16 channels_last", shown).name == "float32 channels_last"
     )  # no units for it on the CPU
-    assert inference.again(net, "bfloat16 channels_first", shown).name == "bfloat16 channels_first"
+    assert rebuild_inference_model(net, "bfloat16 channels_first", shown).name == "bfloat16 channels_first"
     name = run["inference"]["form"]
-    assert name.endswith("fused") and inference.again(net, name, shown).name == name
+    assert name.endswith("fused") and rebuild_inference_model(net, name, shown).name == name
 
 
 def test_photographs_are_turned_and_made_rgb(tmp_path):
@@ -209,9 +221,9 @@ def test_photographs_are_turned_and_made_rgb(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: to be seen, it is turned by a quarter
     Image.fromarray(ramp).save(tmp_path / "turned.jpg", exif=exif)
-    assert images.photograph(tmp_path / "turned.jpg").shape == (40, 20, 3)
+    assert open_photograph(tmp_path / "turned.jpg").shape == (40, 20, 3)
     Image.fromarray(ramp).convert("RGBA").save(tmp_path / "alpha.png")
-    np.testing.assert_array_equal(images.photograph(tmp_path / "alpha.png"), ramp)
+    np.testing.assert_array_equal(open_photograph(tmp_path / "alpha.png"), ramp)
     Image.fromarray(ramp[:4]).save(tmp_path / "flat.png")
-    with pytest.raises(images.ImageProblem, match="is 40 x 4: smaller than 8 pixels a side"):
-        images.photograph(tmp_path / "flat.png")
+    with pytest.raises(ImageProblem, match="is 40 x 4: smaller than 8 pixels a side"):
+        open_photograph(tmp_path / "flat.png")

@@ -9,10 +9,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from facefold.combine import members, methods, weights
-from facefold.combine.members import Rows
-from facefold.combine.scores import decide
-from facefold.data import competition, folds
+from facefold.data.competition import load_competition, write_submission
+from facefold.data.folds import Folds, make_folds
+from facefold.ensemble.members import Rows, join_members
+from facefold.ensemble.methods import METHODS
+from facefold.ensemble.metrics import decide
+from facefold.ensemble.weights import (
+    accuracy_weights,
+    best_member_weights,
+    equal_weights,
+    log_loss_weights,
+    weighted_mean,
+)
 from facefold.runs import Member
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
@@ -59,11 +67,11 @@ def test_ids_of_any_script_come_back_as_they_were_written(tmp_path, ids):
     pd.DataFrame({"id": ids[2:], "label": labels}).to_csv(folder / "train.csv", index=False, lineterminator="\n")
     pd.DataFrame({"id": ids[:2]}).to_csv(folder / "test.csv", index=False, lineterminator="\n")
     pd.DataFrame({"id": ids[1::-1], "label": 0}).to_csv(folder / "sampleSubmit.csv", index=False, lineterminator="\n")
-    found = competition.load(tmp_path)
+    found = load_competition(tmp_path)
     assert found.train["id"].tolist() == ids[2:] and found.train["label"].tolist() == labels
     predicted = pd.DataFrame({"id": ids[:2], "label": [0, 1]})
     for order in (predicted, predicted[::-1]):
-        competition.write_submission(found, order, tmp_path / "s.csv")
+        write_submission(found, order, tmp_path / "s.csv")
         handed_in = pd.read_csv(tmp_path / "s.csv", dtype=str, keep_default_na=False)
         assert handed_in.to_numpy().tolist() == [[ids[1], "1"], [ids[0], "0"]]
 
@@ -73,15 +81,15 @@ def test_ids_of_any_script_come_back_as_they_were_written(tmp_path, ids):
 def test_each_row_validates_once_and_shares_of_the_labels_are_equal(rows, k, seed, draw):
     labels = np.random.default_rng(draw).permutation(np.arange(rows) % 2)
     train = pd.DataFrame({"id": [f"{row:03d}" for row in range(rows)], "label": labels})
-    dealt = folds.make(train, pd.Series(train["id"].tolist(), index=train["id"]), k, seed, "sha")
-    valid = [dealt.valid(fold)["id"].tolist() for fold in range(k)]
+    folds = make_folds(train, pd.Series(train["id"].tolist(), index=train["id"]), k, seed, "sha")
+    valid = [folds.valid(fold)["id"].tolist() for fold in range(k)]
     assert sorted(sum(valid, [])) == train["id"].tolist()
     for fold in range(k):
-        assert not set(dealt.train(fold)["id"]) & set(valid[fold]) and len(dealt.train(fold)) + len(valid[fold]) == rows
-    ones = dealt.table.groupby("fold")["label"].agg(["size", "sum"])
+        assert not set(folds.train(fold)["id"]) & set(valid[fold]) and len(folds.train(fold)) + len(valid[fold]) == rows
+    ones = folds.table.groupby("fold")["label"].agg(["size", "sum"])
     assert ones["sum"].max() - ones["sum"].min() <= 1 and ones["size"].max() - ones["size"].min() <= 2
     assert (
-        dealt.hash == folds.make(train, pd.Series(train["id"].tolist(), index=train["id"])[::-1], k, seed, "sha").hash
+        folds.hash == make_folds(train, pd.Series(train["id"].tolist(), index=train["id"])[::-1], k, seed, "sha").hash
     )
 
 
@@ -97,14 +105,14 @@ def case(seed: int, rows: int, count: int) -> tuple[np.ndarray, np.ndarray, np.n
 @given(SEEDS, st.integers(1, 5))
 def test_weights_are_shares_of_one(seed, count):
     prob, labels, _ = case(seed, 100, count)
-    for rule in (weights.equal, weights.accuracies, weights.best, weights.log_loss_simplex):
+    for rule in (equal_weights, accuracy_weights, best_member_weights, log_loss_weights):
         found = rule(prob, labels)
         assert (found >= 0).all() and found.sum() > 0
-        blended = weights.mean(prob, found)
+        blended = weighted_mean(prob, found)
         assert (blended >= prob.min(axis=1) - 1e-9).all() and (
             blended <= prob.max(axis=1) + 1e-9
         ).all()  # a mean, so they count as shares
-    assert weights.log_loss_simplex(prob, labels).sum() == pytest.approx(1, abs=1e-5)
+    assert log_loss_weights(prob, labels).sum() == pytest.approx(1, abs=1e-5)
 
 
 @settings(max_examples=3, deadline=None)
@@ -114,7 +122,7 @@ def test_the_order_of_rows_changes_no_decision(seed):
     prob, labels, fold = case(seed, 120, 3)
     order = np.random.default_rng(seed).permutation(len(labels))
     rows, shuffled = Rows(prob, prob[:, 0]), Rows(prob[order], prob[order, 0])
-    for method in methods.METHODS:
+    for method in METHODS:
         if method.name not in ("greedy", "second_pass"):
             one = method.fit(rows, labels, fold).predict(rows)
             other = method.fit(shuffled, labels[order], fold[order]).predict(rows)
@@ -127,7 +135,7 @@ def test_the_order_of_rows_changes_no_decision(seed):
 def test_ids_decide_what_is_joined(seed, order):
     rng = np.random.default_rng(seed)
     ids, test_ids = [f"i{row}" for row in range(12)], [f"t{row}" for row in range(5)]
-    dealt = folds.Folds(
+    folds = Folds(
         pd.DataFrame({"id": ids, "label": np.arange(12) % 2, "group": ids, "fold": np.arange(12) // 2 % 2}),
         2,
         0,
@@ -147,8 +155,8 @@ def test_ids_decide_what_is_joined(seed, order):
         )
 
     names = ["m", "mm", "mmm"]
-    one = members.matrix([member(name, False) for name in names], dealt, test_ids)
-    other = members.matrix([member(names[place], True) for place in order], dealt, test_ids)
+    one = join_members([member(name, False) for name in names], folds, test_ids)
+    other = join_members([member(names[place], True) for place in order], folds, test_ids)
     assert (
         one.names == other.names
         and np.array_equal(one.prob, other.prob)

@@ -20,12 +20,19 @@ from safetensors.torch import save_file
 from timm.layers.norm_act import BatchNormAct2d, SyncBatchNormAct
 from torch import nn
 
-from facefold import budget, files, jobs, runs
-from facefold.data.corrections import NONE
-from facefold.errors import InputError
-from facefold.models import batchnorm, recipe, zoo
-from facefold.training import engine, estimate, launcher, micro, trainer
+from facefold.data.corrections import NO_CORRECTIONS
+from facefold.models.batchnorm import learns, synchronised
+from facefold.models.build import build_model
+from facefold.models.recipe import parse_recipe
+from facefold.runs import Identity, fold_dir
+from facefold.training import fold as fold_module
+from facefold.training import jobs, launcher, workers
+from facefold.training.budget import Keeper
+from facefold.training.estimate import cost
 from facefold.training.ranks import ALONE, Ranks
+from facefold.training.step import GradientAccumulation
+from facefold.utils.errors import InputError
+from facefold.utils.files import lock_directory
 from test_plan import CHOSEN, RATES, jobs_of, scene
 from test_trainer import CPU, TINY, Killed, task
 
@@ -68,7 +75,7 @@ BOUND = 1e-5  # between probabilities: the sum of two parts is rounded otherwise
 def fit(folder: Path, name: str, case: str, among: Ranks) -> None:
     """Train the case in the folder of that name, and leave what came of it there."""
     made = dataclasses.replace(task(folder / name, CASES[case]), weights_dir=folder)
-    result = trainer.fit(made, CPU, ranks=among)
+    result = fold_module.fit_fold(made, CPU, ranks=among)
     assert (result is not None) == among.first
     if result:
         np.savez(
@@ -87,7 +94,7 @@ def train_all(device: torch.device, folder: Path, among: Ranks = ALONE) -> None:
         fit(folder, case, case, among)
     if among.count == 1:
         return
-    step, steps = trainer.train_step, []
+    step, steps = fold_module.train_step, []
 
     def killed(*args):
         steps.append(1)
@@ -101,13 +108,13 @@ def train_all(device: torch.device, folder: Path, among: Ranks = ALONE) -> None:
         return loss * float("nan") if not among.first and made.lr == PLAIN["lr"] and len(steps) == 6 else loss
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "train_step", killed)
+        patch.setattr(fold_module, "train_step", killed)
         with pytest.raises(Killed):
             fit(folder, "killed", "equal", among)
     fit(folder, "killed", "equal", among)
     steps.clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "train_step", spoilt)
+        patch.setattr(fold_module, "train_step", spoilt)
         fit(folder, "spoilt", "equal", among)
 
 
@@ -115,7 +122,7 @@ def train_all(device: torch.device, folder: Path, among: Ranks = ALONE) -> None:
 def trained(tmp_path_factory, one_thread):
     """`trained[ranks, name]`: what a case left, trained by one process or by two."""
     folders = {count: tmp_path_factory.mktemp(f"ranks_{count}") for count in (1, 2)}
-    state = trainer.zoo.pretrained.timm.create_model("test_resnet").state_dict()
+    state = fold_module.zoo.pretrained.timm.create_model("test_resnet").state_dict()
     for folder in folders.values():
         save_file(state, folder / "test_resnet.safetensors")
         for name in (*CASES, "killed", "spoilt"):
@@ -219,7 +226,7 @@ def test_a_batch_that_a_gpu_does_not_hold_is_not_divided_by_one_rank_alone():
         raise torch.OutOfMemoryError(f"{parts}")
 
     with pytest.raises(torch.OutOfMemoryError, match="^1$") as raised:
-        micro.Parts().step(full, 0, pytest.fail)
+        GradientAccumulation().step(full, 0, pytest.fail)
     assert (
         type(pickle.loads(pickle.dumps(raised.value))) is torch.OutOfMemoryError
     )  # so the engine says "lower batch in the recipe"
@@ -234,17 +241,17 @@ def test_the_parts_of_a_batch_are_all_of_it_and_weigh_as_much_as_they_have_rows(
 
 
 def test_batch_norm_of_the_steps_looks_at_whole_batches_and_learns_into_the_net():
-    made = recipe.parse("r", {"backbone": "test_efficientnet", "size": 32}, "r.toml")
-    net, _ = zoo.build(made)
-    twin = batchnorm.synchronised(net)
-    assert batchnorm.learns(net) and twin is not net and twin.training
+    made = parse_recipe("r", {"backbone": "test_efficientnet", "size": 32}, "r.toml")
+    net, _ = build_model(made)
+    twin = synchronised(net)
+    assert learns(net) and twin is not net and twin.training
     kinds = [type(module) for module in twin.backbone.modules()]
     assert SyncBatchNormAct in kinds and not {nn.BatchNorm2d, BatchNormAct2d} & set(kinds)
     assert BatchNormAct2d in map(type, net.modules()) and nn.SyncBatchNorm not in map(type, net.modules())
     for of in ("parameters", "buffers"):
         assert [id(value) for value in getattr(net, of)()] == [id(value) for value in getattr(twin, of)()]
-    plain, _ = zoo.build(recipe.parse("r", {"backbone": "test_convnext", "size": 32}, "r.toml"))
-    assert batchnorm.synchronised(plain) is plain and not batchnorm.learns(plain)
+    plain, _ = build_model(parse_recipe("r", {"backbone": "test_convnext", "size": 32}, "r.toml"))
+    assert synchronised(plain) is plain and not learns(plain)
 
 
 @pytest.mark.parametrize(
@@ -272,34 +279,34 @@ def test_batch_norm_of_the_steps_looks_at_whole_batches_and_learns_into_the_net(
 )
 def test_ranks_that_cannot_train_here_are_refused(settings, places, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        jobs.require_places(recipe.parse("big", settings, "big.toml"), places)
+        jobs.require_places(parse_recipe("big", settings, "big.toml"), places)
 
 
 def test_ranks_that_can_train_here_are_not_refused():
-    jobs.require_places(recipe.parse("big", PLAIN, "big.toml"), [CPU] * 2)
+    jobs.require_places(parse_recipe("big", PLAIN, "big.toml"), [CPU] * 2)
     jobs.require_places(
-        recipe.parse("big", {**TINY, "ranks": 2}, "big.toml"), [torch.device("cuda", index) for index in range(2)]
+        parse_recipe("big", {**TINY, "ranks": 2}, "big.toml"), [torch.device("cuda", index) for index in range(2)]
     )
-    jobs.require_places(recipe.parse("small", TINY, "small.toml"), [CPU])
+    jobs.require_places(parse_recipe("small", TINY, "small.toml"), [CPU])
 
 
 def test_a_fold_job_launches_a_rank_a_device_and_only_the_first_writes(tmp_path, monkeypatch):
-    job = jobs.FoldJob(tmp_path, runs.Identity("big", "hash", "folds", "images", 0), NONE, 0, None, 0, ranks=2)
+    job = jobs.FoldJob(tmp_path, Identity("big", "hash", "folds", "images", 0), NO_CORRECTIONS, 0, None, 0, ranks=2)
     held = []
     launched = []
     monkeypatch.setattr(
-        jobs, "launch", lambda *args: (launched.append(args), held.append(is_held(runs.fold_dir(tmp_path, "big", 0))))
+        jobs, "launch", lambda *args: (launched.append(args), held.append(is_held(fold_dir(tmp_path, "big", 0))))
     )
-    monkeypatch.setattr(jobs, "tidy", lambda *_: None)
-    jobs.work(job, (CPU, CPU), 3)
+    monkeypatch.setattr(jobs, "remove_feature_caches", lambda *_: None)
+    jobs.run_job(job, (CPU, CPU), 3)
     assert (
         launched == [(job.train, (CPU, CPU), 3)]
         and held == [True]
         and pickle.loads(pickle.dumps(job.train)).__self__ == job
     )
-    monkeypatch.setattr(jobs, "_task", lambda *_: trainer.FoldTask(*[None] * 10))
+    monkeypatch.setattr(jobs, "_task", lambda *_: fold_module.FoldTask(*[None] * 10))
     monkeypatch.setattr(
-        trainer, "fit", lambda *args: launched.append(args[-1])
+        fold_module, "fit_fold", lambda *args: launched.append(args[-1])
     )  # None, as in a rank that is not the first
     job.train(CPU, 3, Ranks(1, 2))
     assert launched[1:] == [Ranks(1, 2)]
@@ -309,7 +316,7 @@ def test_a_fold_job_launches_a_rank_a_device_and_only_the_first_writes(tmp_path,
 def is_held(folder) -> bool:
     """Whether the fold is locked before its ranks look at what is there: each must see the same."""
     try:
-        with files.locked(folder):
+        with lock_directory(folder):
             return False
     except InputError:
         return True
@@ -345,9 +352,9 @@ def run_in_threads(monkeypatch, jobs_to_run: list, places: list, needs: dict) ->
         ours, theirs = Pipe(duplex)
         return ours, SimpleNamespace(send=theirs.send, close=lambda: None)  # the thread's end is this process's as well
 
-    monkeypatch.setattr(engine.multiprocessing, "get_context", lambda _: SimpleNamespace(Pipe=pipe, Process=process))
-    monkeypatch.setattr(engine, "_worker", worker)
-    engine.run(jobs_to_run, places, None, needs=needs)
+    monkeypatch.setattr(workers.multiprocessing, "get_context", lambda _: SimpleNamespace(Pipe=pipe, Process=process))
+    monkeypatch.setattr(workers, "_worker", worker)
+    workers.run_jobs(jobs_to_run, places, None, needs=needs)
     return started
 
 
@@ -373,21 +380,18 @@ def test_only_a_process_that_starts_none_is_a_daemon(monkeypatch):
 
 
 def test_work_of_one_place_is_given_its_device_and_of_several_all_of_them(monkeypatch):
-    monkeypatch.setattr(engine, "end_with_parent", lambda: None)
-    monkeypatch.setattr(engine.tqdm, "set_lock", lambda _: None)
+    monkeypatch.setattr(workers, "end_with_parent", lambda: None)
+    monkeypatch.setattr(workers.tqdm, "set_lock", lambda _: None)
     given_to, pipe = [], SimpleNamespace(send=lambda told: told)
     for devices in ((CPU,), (CPU, CPU)):
-        engine._worker(pipe, lambda *args: given_to.append(args), "job", devices, 1)
+        workers._worker(pipe, lambda *args: given_to.append(args), "job", devices, 1)
     assert given_to == [("job", CPU, 1), ("job", (CPU, CPU), 1)]
 
 
 def test_a_fold_of_two_ranks_costs_half_the_time_of_two_places(tmp_path):
     one = CHOSEN[0]
     two = dataclasses.replace(one, ranks=2)
-    costs = [
-        estimate.cost(made, dataclasses.replace(RATES, start=0.0, predict=0.0), 1000, 5, 300).fold
-        for made in (one, two)
-    ]
+    costs = [cost(made, dataclasses.replace(RATES, start=0.0, predict=0.0), 1000, 5, 300).fold for made in (one, two)]
     assert costs[1] == pytest.approx(costs[0] / 2)
     work = scene().work(two, 4)
     alone = dataclasses.replace(work, left=1)
@@ -398,4 +402,4 @@ def test_a_fold_of_two_ranks_costs_half_the_time_of_two_places(tmp_path):
     for until, may in ((1350.0, False), (1450.0, True)):
         path.write_text('{"until": %f, "runs": {"lite0": {"shared": 0, "fold": 100}}}' % until)
         folds = [dataclasses.replace(job, ranks=2) for job in jobs_of("lite0", 4)]
-        assert budget.Keeper(path, folds, 2, lambda: True, lambda: 1000.0)(folds[0], []) is may
+        assert Keeper(path, folds, 2, lambda: True, lambda: 1000.0)(folds[0], []) is may

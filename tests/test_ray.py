@@ -12,13 +12,19 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from facefold import desk, files, jobs, remote, runs
-from facefold.data import cache, folds, integrity
-from facefold.data.corrections import NONE
+from facefold import desk
+from facefold.data.audit import load_images_hash
+from facefold.data.cache import build_caches
+from facefold.data.corrections import NO_CORRECTIONS
+from facefold.data.folds import load_folds
 from facefold.desk import Served
-from facefold.errors import InputError
-from facefold.models import recipe as recipes
-from facefold.training import ray_engine
+from facefold.models.recipe import load_recipe
+from facefold.remote import FOLDER, Store, mirror
+from facefold.runs import Identity
+from facefold.training import ray_workers
+from facefold.training.jobs import FoldJob, order_jobs, run_job
+from facefold.utils.errors import InputError
+from facefold.utils.files import sha256_file, write_text
 
 pytest.importorskip("ray", reason="the package ray is not installed: pip install -r requirements-cluster.txt")
 
@@ -34,7 +40,7 @@ SMALL = {"object_store_memory": 80 << 20, "num_cpus": 1}
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory):
     """A cluster of a machine without CPUs, which drives, and two machines with one, by the folder of their copies of a root."""
-    ray_engine.require()
+    ray_workers.require_ray()
     made = Cluster(
         initialize_head=True,
         head_node_args={
@@ -50,7 +56,7 @@ def nodes(tmp_path_factory):
         },
     )
     folders = [tmp_path_factory.mktemp("machine") for _ in range(2)]
-    made.machines = {folder: made.add_node(**SMALL, env_vars={remote.FOLDER: str(folder)}) for folder in folders}
+    made.machines = {folder: made.add_node(**SMALL, env_vars={FOLDER: str(folder)}) for folder in folders}
     yield made
     made.shutdown()
 
@@ -58,30 +64,30 @@ def nodes(tmp_path_factory):
 @pytest.fixture
 def cluster(nodes, monkeypatch):
     """The driver's end. A process takes several jobs: each one's start costs seconds."""
-    monkeypatch.setattr(ray_engine, "CALLS", 0)
-    return lambda: ray_engine.Cluster(nodes.address, "auto")
+    monkeypatch.setattr(ray_workers, "CALLS", 0)
+    return lambda: ray_workers.RayWorkers(nodes.address, "auto")
 
 
-def planned(root: Path, wanted=WANTED, home: remote.Store | None = None):
-    split = folds.load(root)
+def planned(root: Path, wanted=WANTED, home: Store | None = None):
+    split = load_folds(root)
     made = []
     for name, fold in wanted:
-        identity = runs.Identity(name, recipes.load(name).hash, split.hash, integrity.fingerprint(root), 0)
-        made.append(jobs.FoldJob(root, identity, NONE, fold, None, 0, home=home, waits=True))
-    return jobs.plan(made, 1)
+        identity = Identity(name, load_recipe(name).hash, split.hash, load_images_hash(root), 0)
+        made.append(FoldJob(root, identity, NO_CORRECTIONS, fold, None, 0, home=home, waits=True))
+    return order_jobs(made, 1)
 
 
 def drawn(deal, root: Path) -> Path:
-    contest = deal(root, 60, 20, 96, 2)
+    competition = deal(root, 60, 20, 96, 2)
     for name in {name for name, _ in WANTED}:
-        cache.build(contest, recipes.load(name).size)
+        build_caches(competition, load_recipe(name).size)
     return root
 
 
 def results(root: Path) -> dict[str, str]:
     """The sha256 of all that folds leave but times, which are in run.json and history.csv."""
     return {
-        path.relative_to(root).as_posix(): files.sha256_file(path)
+        path.relative_to(root).as_posix(): sha256_file(path)
         for path in sorted(root.glob("runs/*/fold_*/*"))
         if path.name not in ("run.json", "history.csv")
     }
@@ -98,7 +104,7 @@ def alone(deal, tmp_path_factory) -> dict[str, str]:
 
 def unseen(monkeypatch) -> None:
     """Let no task see the driver's root."""
-    monkeypatch.setattr(ray_engine, "_marked", lambda root: nullcontext(root / "elsewhere"))
+    monkeypatch.setattr(ray_workers, "_marked", lambda root: nullcontext(root / "elsewhere"))
 
 
 def test_without_a_shared_folder_and_with_a_machine_that_dies_the_bytes_are_the_same(
@@ -117,7 +123,7 @@ def test_without_a_shared_folder_and_with_a_machine_that_dies_the_bytes_are_the_
     killer = threading.Thread(target=kill_in_mid_fold)
     killer.start()
     ordered, after = planned(root)
-    cluster().run(ordered, jobs.work, after)
+    cluster().run(ordered, run_job, after)
     killer.join()
     assert sealed == [False] and results(root) == alone and len(alone) == 3 * 5
     assert "fold 0 epoch 1/15" not in capsys.readouterr().out.partition("fold 0 is started again")[2]
@@ -142,7 +148,7 @@ def test_in_a_shared_folder_a_job_that_was_stopped_goes_on_and_a_bad_one_is_told
     [fold], _ = planned(root, WANTED[1:2])
     bad = replace(fold, identity=replace(fold.identity, target="age"))
     with pytest.raises(InputError, match="there are no folds yet. Run `python src/split.py --target age`.$"):
-        cluster().run([fold, bad], jobs.work, {bad: [fold]})
+        cluster().run([fold, bad], run_job, {bad: [fold]})
     assert results(root) == {name: sha for name, sha in alone.items() if "demo_cnn@15/fold_0" in name}
     assert not [path for folder in nodes.machines for path in folder.iterdir()] and not list(
         (root / "cache").glob(".ray*")
@@ -151,11 +157,11 @@ def test_in_a_shared_folder_a_job_that_was_stopped_goes_on_and_a_bad_one_is_told
 
 def test_with_a_root_at_a_url_tasks_fetch_and_send_there(deal, tmp_path, alone, cluster, nodes, monkeypatch):
     home = drawn(deal, tmp_path / "home")
-    monkeypatch.setenv(remote.FOLDER, str(tmp_path / "copies"))
-    copy = remote.mirror(f"file://{home}")
+    monkeypatch.setenv(FOLDER, str(tmp_path / "copies"))
+    copy = mirror(f"file://{home}")
     unseen(monkeypatch)
     ordered, after = planned(copy.root, WANTED[:1], copy.store)
-    cluster().run(ordered, jobs.work, after)
+    cluster().run(ordered, run_job, after)
     assert (
         results(home) == {name: sha for name, sha in alone.items() if "lite0_96@1" in name} and results(copy.root) == {}
     )
@@ -166,8 +172,8 @@ def test_with_a_root_at_a_url_tasks_fetch_and_send_there(deal, tmp_path, alone, 
 
 
 def test_a_job_that_fits_on_no_machine_is_told(deal, tmp_path, cluster, monkeypatch, capsys):
-    monkeypatch.setattr(ray_engine.space, "memory", lambda recipe: 10**15)
-    monkeypatch.setattr(ray_engine, "_LOOK", 0.1)
+    monkeypatch.setattr(ray_workers.space, "memory", lambda recipe: 10**15)
+    monkeypatch.setattr(ray_workers, "_LOOK", 0.1)
     root = drawn(deal, tmp_path)
     made = cluster()
     made.patience = 1.0
@@ -176,19 +182,19 @@ def test_a_job_that_fits_on_no_machine_is_told(deal, tmp_path, cluster, monkeypa
         InputError,
         match=f"^{said} .*, and none joined in 1 s. Add such a machine, or take a recipe with a smaller batch",
     ):
-        made.run(*planned(root, WANTED[1:])[:1], jobs.work, {})
+        made.run(*planned(root, WANTED[1:])[:1], run_job, {})
     assert f"ray: {said}" in capsys.readouterr().out
 
 
 def test_what_cannot_be_joined_is_a_sentence(nodes):
     with pytest.raises(InputError, match="^--address 127.0.0.1:1: .* Begin a cluster with `ray start --head` here and"):
-        ray_engine.Cluster("127.0.0.1:1", "auto")
+        ray_workers.RayWorkers("127.0.0.1:1", "auto")
     with pytest.raises(InputError, match="^--address ray://x:1: run the step on a machine of the cluster"):
-        ray_engine.Cluster("ray://x:1", "auto")
+        ray_workers.RayWorkers("ray://x:1", "auto")
     with pytest.raises(
         InputError, match="^--device cuda: no machine of the cluster has a GPU; use --device cpu or auto$"
     ):
-        ray_engine.Cluster(nodes.address, "cuda")
+        ray_workers.RayWorkers(nodes.address, "cuda")
 
 
 class Actor:
@@ -209,8 +215,8 @@ def at_once(monkeypatch):
 
 def test_files_travel_in_pieces(tmp_path, monkeypatch, at_once):
     monkeypatch.setattr(desk, "PIECE", 4)
-    files.write_text(tmp_path / "root" / "cache" / "train_8px_a", "0123456789")
-    files.write_text(tmp_path / "root" / "cache" / "none", "")
+    write_text(tmp_path / "root" / "cache" / "train_8px_a", "0123456789")
+    write_text(tmp_path / "root" / "cache" / "none", "")
     store = Served(Actor(tmp_path / "root"))
     assert list(store.names("cache/train_8px_")) == ["cache/train_8px_a"] and sorted(store.names("cache/")) == [
         "cache/none",
@@ -235,7 +241,7 @@ def fail(job, _device, _slot):
 
 def test_after_a_failure_and_after_one_that_is_waited_for_nothing_begins(tmp_path, at_once, capsys):
     def attempt(job, *before):
-        return ray_engine._attempt(fail, job, CPU, (marker, "name"), actor, ray_engine._versions(), *before)
+        return ray_workers._attempt(fail, job, CPU, (marker, "name"), actor, ray_workers._versions(), *before)
 
     actor, marker = Actor(tmp_path), tmp_path / "marker"
     marker.touch()
@@ -250,11 +256,11 @@ def test_after_a_failure_and_after_one_that_is_waited_for_nothing_begins(tmp_pat
 
 
 def test_a_machine_with_other_versions_is_refused(tmp_path, at_once):
-    versions = {**ray_engine._versions(), "torch": "1.0"}
-    failure = ray_engine._attempt(fail, "job", CPU, (tmp_path, "name"), Actor(tmp_path), versions)
+    versions = {**ray_workers._versions(), "torch": "1.0"}
+    failure = ray_workers._attempt(fail, "job", CPU, (tmp_path, "name"), Actor(tmp_path), versions)
     assert isinstance(failure, InputError)
     assert str(failure) == (
-        f"job: a machine of the cluster has torch {ray_engine._versions()['torch']} instead of 1.0, which gives other bytes. "
+        f"job: a machine of the cluster has torch {ray_workers._versions()['torch']} instead of 1.0, which gives other bytes. "
         "Install the same there: `pip install -r requirements.txt`"
     )
 
@@ -263,8 +269,8 @@ def test_options_of_one_machine_are_refused():
     with pytest.raises(
         InputError, match="^--engine ray: the cluster decides what runs side by side and when; leave --workers out$"
     ):
-        ray_engine.check("ray", {"--workers": 2, "--budget": None})
-    ray_engine.check("local", {"--workers": 2})
+        ray_workers.check_engine_options("ray", {"--workers": 2, "--budget": None})
+    ray_workers.check_engine_options("local", {"--workers": 2})
 
 
 def test_without_the_package_ray_is_refused(monkeypatch):
@@ -273,4 +279,4 @@ def test_without_the_package_ray_is_refused(monkeypatch):
         InputError,
         match="^--engine ray needs the package ray, which is not installed: `pip install -r requirements-cluster.txt`",
     ):
-        ray_engine.check("ray", {})
+        ray_workers.check_engine_options("ray", {})

@@ -3,29 +3,30 @@ from dataclasses import asdict
 
 import pytest
 
-from facefold.errors import InputError
-from facefold.models import profiles, recipe
+from facefold.models.profiles import PROFILES
+from facefold.models.recipe import Recipe, load_recipe, load_recipes, parse_recipe, recipe_names
+from facefold.utils.errors import InputError
 
 
 def test_every_recipe_file_loads_and_says_what_it_is():
-    for name in recipe.names():
-        assert recipe.load(name).about, name
+    for name in recipe_names():
+        assert load_recipe(name).about, name
 
 
 def test_profiles_name_recipes_that_exist():
-    for chosen in profiles.PROFILES.values():
-        assert set(chosen) <= set(recipe.names())
+    for chosen in PROFILES.values():
+        assert set(chosen) <= set(recipe_names())
 
 
 def test_hash_follows_what_changes_the_model_and_nothing_else():
-    plain = recipe.parse("a", {"size": 64}, "a.toml")
-    assert recipe.parse("b", {"size": 64, "about": "other words"}, "b.toml").hash == plain.hash
-    assert recipe.parse("a", {"size": 65}, "a.toml").hash != plain.hash
+    plain = parse_recipe("a", {"size": 64}, "a.toml")
+    assert parse_recipe("b", {"size": 64, "about": "other words"}, "b.toml").hash == plain.hash
+    assert parse_recipe("a", {"size": 65}, "a.toml").hash != plain.hash
 
 
 def test_the_defaults_never_change():
     """The hash leaves defaults out, so a default that changed would make old runs pass for new ones."""
-    assert asdict(recipe.Recipe("any")) == dict(
+    assert asdict(Recipe("any")) == dict(
         name="any",
         about="",
         backbone="cnn5",
@@ -68,7 +69,7 @@ def test_the_defaults_never_change():
 
 
 def test_hashes_of_runs_that_exist_never_change():
-    assert {name: recipe.load(name).hash[:12] for name in (*profiles.PROFILES["cpu"], "mobilenetv2", "resnet50")} == {
+    assert {name: load_recipe(name).hash[:12] for name in (*PROFILES["cpu"], "mobilenetv2", "resnet50")} == {
         "lite0_160": "092a510bf34c",
         "lite0_96_aligned": "0738bfdcd48c",
         "lite0": "d3a553db70c9",
@@ -79,16 +80,16 @@ def test_hashes_of_runs_that_exist_never_change():
 
 
 def test_a_setting_at_its_default_is_no_other_recipe():
-    assert recipe.parse("a", {"size": 64, "epochs": 4}, "a.toml").hash == recipe.parse("a", {"size": 64}, "a.toml").hash
+    assert parse_recipe("a", {"size": 64, "epochs": 4}, "a.toml").hash == parse_recipe("a", {"size": 64}, "a.toml").hash
 
 
 def test_whole_numbers_are_taken_for_floats():
-    assert recipe.parse("a", {"clip": 2}, "a.toml").clip == 2.0
+    assert parse_recipe("a", {"clip": 2}, "a.toml").clip == 2.0
 
 
 def test_all_wrong_keys_and_types_are_named_at_once():
     with pytest.raises(InputError) as caught:
-        recipe.parse("a", {"sizes": 64, "epochs": "4", "ema": True}, "a.toml")
+        parse_recipe("a", {"sizes": 64, "epochs": "4", "ema": True}, "a.toml")
     text = str(caught.value)
     assert text.startswith("a.toml is not a recipe:\n  - unknown key 'sizes'; known are about, backbone, ")
     assert "  - epochs = '4' should be of type int\n  - ema = True should be of type float" in text
@@ -158,30 +159,30 @@ def test_all_wrong_keys_and_types_are_named_at_once():
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(InputError, match=re.escape(f"a.toml is not a recipe:\n  - {message}") + "$"):
-        recipe.parse("a", settings, "a.toml")
+        parse_recipe("a", settings, "a.toml")
 
 
 def test_sizes_grow_evenly_to_the_full_one():
-    grown = recipe.parse("r", {"backbone": "resnet18", "size": 128, "start_size": 64, "epochs": 5}, "r.toml")
+    grown = parse_recipe("r", {"backbone": "resnet18", "size": 128, "start_size": 64, "epochs": 5}, "r.toml")
     assert [grown.size_in(epoch) for epoch in range(5)] == [64, 80, 96, 112, 128]
-    assert [recipe.parse("r", {"epochs": 2}, "r.toml").size_in(epoch) for epoch in range(2)] == [128, 128]
+    assert [parse_recipe("r", {"epochs": 2}, "r.toml").size_in(epoch) for epoch in range(2)] == [128, 128]
 
 
 def test_unknown_recipe_lists_those_there_are():
     with pytest.raises(
-        InputError, match=re.escape(f"there is no recipe 'lite9'; there are: {', '.join(recipe.names())}")
+        InputError, match=re.escape(f"there is no recipe 'lite9'; there are: {', '.join(recipe_names())}")
     ):
-        recipe.load("lite9")
+        load_recipe("lite9")
 
 
 def test_a_list_of_recipes_as_a_person_writes_it():
-    assert [made.name for made in recipe.load_all("lite1, lite0,lite1,")] == ["lite1", "lite0"]
+    assert [made.name for made in load_recipes("lite1, lite0,lite1,")] == ["lite1", "lite0"]
     with pytest.raises(InputError, match="',' names no recipe; there are: "):
-        recipe.load_all(",")
+        load_recipes(",")
 
 
 def test_a_recipe_with_another_number_of_epochs_is_another_recipe():
-    own, short = recipe.load("lite0"), recipe.load("lite0@3")
+    own, short = load_recipe("lite0"), load_recipe("lite0@3")
     assert (short.name, short.epochs) == ("lite0@3", 3) and short.hash != own.hash
     assert short.about == f"{own.about}; 3 epochs instead of 5"
     assert {**asdict(short), "name": own.name, "about": own.about, "epochs": own.epochs} == asdict(own)
@@ -201,4 +202,4 @@ def test_a_recipe_with_another_number_of_epochs_is_another_recipe():
 )
 def test_epochs_that_are_none(name, message):
     with pytest.raises(InputError, match=re.escape(message)):
-        recipe.load(name)
+        load_recipe(name)

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from facefold.errors import InputError
-from facefold.models import recipe as recipes
-from facefold.training import checkpoint, micro, trainer
+from facefold.models.recipe import parse_recipe
+from facefold.training import fold as fold_module
+from facefold.training.checkpoint import load_checkpoint_header, load_checkpoint_part, save_checkpoint
+from facefold.training.step import GradientAccumulation
+from facefold.utils.errors import InputError
 from test_trainer import CPU, TINY, Killed, images, same, task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -18,7 +20,7 @@ def test_a_loss_that_is_not_finite_again_stops_with_advice(tmp_path, capsys):
         match="tiny fold 0: the loss is not finite in epoch 1. Lower lr in the recipe, .*[(]since epoch 1 the rate "
         "was 0.1 times the recipe's already, for the same reason[)]",
     ):
-        trainer.fit(task(tmp_path, {**TINY, "optimizer": "sgd", "lr": 1e30, "clip": 0.0}), CPU)
+        fold_module.fit_fold(task(tmp_path, {**TINY, "optimizer": "sgd", "lr": 1e30, "clip": 0.0}), CPU)
     assert (
         "the loss is not finite in epoch 1, which is repeated from the state before it, with 0.1 times"
         in capsys.readouterr().out
@@ -27,7 +29,7 @@ def test_a_loss_that_is_not_finite_again_stops_with_advice(tmp_path, capsys):
 
 def nan_once(monkeypatch, epoch: int, dies: bool = False) -> None:
     """The loss of the second step of that epoch is NaN at the recipe's rate; `dies`: the repeated epoch is killed once."""
-    step, deaths = trainer.train_step, []
+    step, deaths = fold_module.train_step, []
 
     def spoilt(net, shown, labels, optimizer, scaler, fmt, recipe, *rest):
         loss = step(net, shown, labels, optimizer, scaler, fmt, recipe, *rest)
@@ -40,7 +42,7 @@ def nan_once(monkeypatch, epoch: int, dies: bool = False) -> None:
         return loss
 
     spoilt.steps = 0
-    monkeypatch.setattr(trainer, "train_step", spoilt)
+    monkeypatch.setattr(fold_module, "train_step", spoilt)
 
 
 def test_an_epoch_without_a_finite_loss_is_repeated_from_the_state_before_with_smaller_steps(tmp_path, monkeypatch):
@@ -51,12 +53,12 @@ def test_an_epoch_without_a_finite_loss_is_repeated_from_the_state_before_with_s
         nan_once(monkeypatch, 2, dies)
         if dies:
             with pytest.raises(Killed):
-                trainer.fit(fold, CPU)
+                fold_module.fit_fold(fold, CPU)
             monkeypatch.undo()
             nan_once(monkeypatch, 0)  # it was in epoch 2, the first one after going on
-        results.append(trainer.fit(fold, CPU))
+        results.append(fold_module.fit_fold(fold, CPU))
         monkeypatch.undo()
-    usual = trainer.fit(task(tmp_path, TINY), CPU)
+    usual = fold_module.fit_fold(task(tmp_path, TINY), CPU)
     assert same(results[0], results[1]) and same(results[0], results[2]) and not same(results[0], usual)
     assert results[0].facts["repeated_epoch"] == 2 and usual.facts["repeated_epoch"] is None
     rates, expected = results[0].history["lr"], usual.history["lr"] * [1, 1, 0.1, 0.1]
@@ -66,22 +68,22 @@ def test_an_epoch_without_a_finite_loss_is_repeated_from_the_state_before_with_s
 
 def test_parts_of_a_batch_add_up_to_its_gradient():
     """Without batch norm and dropout the step is the same; the targets of a batch in 3 parts of 6, 5 and 5 rows weigh alike."""
-    recipe = recipes.parse("r", {**TINY, "clip": 0.0, "label_smoothing": 0.1}, "r.toml")
+    recipe = parse_recipe("r", {**TINY, "clip": 0.0, "label_smoothing": 0.1}, "r.toml")
     shown, labels = torch.from_numpy(images("a", 16)[0].pixels), torch.arange(16).remainder(2).float()
     steps = {}
     for parts in (1, 3):
         torch.manual_seed(0)
-        net, _ = trainer.zoo.build(recipe)
+        net, _ = fold_module.zoo.build(recipe)
         net.eval()
         optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
-        loss = trainer.train_step(
+        loss = fold_module.train_step(
             net,
             shown,
             labels,
             optimizer,
             scaler,
-            trainer.precision.Precision(torch.float32, False),
+            fold_module.precision.Precision(torch.float32, False),
             recipe,
             parts=parts,
         )
@@ -91,7 +93,7 @@ def test_parts_of_a_batch_add_up_to_its_gradient():
 
 
 def test_a_batch_that_memory_does_not_hold_is_trained_in_parts_and_said(tmp_path, monkeypatch, capsys):
-    step, seen = trainer.train_step, []
+    step, seen = fold_module.train_step, []
 
     def small_gpu(net, shown, labels, *rest):
         seen.append(rest[-2])  # before the weight
@@ -99,8 +101,8 @@ def test_a_batch_that_memory_does_not_hold_is_trained_in_parts_and_said(tmp_path
             raise torch.OutOfMemoryError("CUDA out of memory")
         return step(net, shown, labels, *rest)
 
-    monkeypatch.setattr(trainer, "train_step", small_gpu)
-    result = trainer.fit(task(tmp_path, {**TINY, "epochs": 1}), CPU)
+    monkeypatch.setattr(fold_module, "train_step", small_gpu)
+    result = fold_module.fit_fold(task(tmp_path, {**TINY, "epochs": 1}), CPU)
     assert seen == [1, 2, 4, 4, 4, 4] and result.facts["parts_of_a_batch"] == 4
     said = capsys.readouterr().out
     assert (
@@ -117,25 +119,25 @@ def test_parts_of_one_row_are_not_tried():
 
     tried = []
     with pytest.raises(torch.OutOfMemoryError):
-        micro.Parts().step(full, 7, lambda line: None)
+        GradientAccumulation().step(full, 7, lambda line: None)
     assert tried == [1, 2]  # 3 rows or 4; in 4 parts one would have a single row
 
 
 def test_any_damaged_byte_of_a_checkpoint_is_found(tmp_path):
     path = tmp_path / "c.safetensors"
     state = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(3), "c": torch.ones(2, dtype=torch.bfloat16)}
-    checkpoint.save(path, {"history": [1.5]}, {"model": state})
-    assert checkpoint.read_header(path) == {"history": [1.5]}
+    save_checkpoint(path, {"history": [1.5]}, {"model": state})
+    assert load_checkpoint_header(path) == {"history": [1.5]}
     whole = path.read_bytes()
     for place in range(8, len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         try:
-            header = checkpoint.read_header(path)
+            header = load_checkpoint_header(path)
         except InputError as error:
             assert str(error).startswith(f"{path} is damaged (")
         else:  # the name of the checksum, or a blank: what was saved is as it was
             assert header == {"history": [1.5]}
-            assert all(torch.equal(value, state[name]) for name, value in checkpoint.read_part(path, "model").items())
+            assert all(torch.equal(value, state[name]) for name, value in load_checkpoint_part(path, "model").items())
     path.write_bytes(whole[:-1])
     with pytest.raises(InputError, match="is damaged"):
-        checkpoint.read_header(path)
+        load_checkpoint_header(path)

@@ -11,25 +11,31 @@ import pytest
 import torch
 
 from command import call
-from facefold import files, runs
-from facefold.combine import nested, regression
-from facefold.combine.members import OofMatrix, Rows
-from facefold.data import drawn, integrity
+from facefold.data.audit import audit_competition
 from facefold.data.cache import ImageCache
-from facefold.data.target import Target
-from facefold.errors import InputError
+from facefold.data.synthetic import draw_competition
+from facefold.ensemble import regression
+from facefold.ensemble.members import OofMatrix, Rows
+from facefold.ensemble.methods import METHOD_NAMES, candidate_methods
+from facefold.ensemble.selection import cross_predict
 from facefold.models import recipe as recipes
-from facefold.models import zoo
-from facefold.review import regression_sections
-from facefold.training import engine, objective, trainer
+from facefold.models.build import build_model
+from facefold.report import regression_sections
+from facefold.runs import load_predictions
+from facefold.task import Target
+from facefold.training import workers
+from facefold.training.fold import FoldTask, fit_fold
+from facefold.training.loss import MAELoss, make_loss, require_loss_settings
+from facefold.utils.errors import InputError
+from facefold.utils.files import write_csv
 
 AGE = Target("age")
 CPU = torch.device("cpu")
 
 
 def test_the_loss_is_the_absolute_error_in_standard_deviations():
-    aim = objective.of(AGE, recipes.parse("r", {}, "r.toml"), np.array([10.0, 30.0]))
-    assert aim == objective.Values(20.0, 10.0)
+    aim = make_loss(AGE, recipes.parse_recipe("r", {}, "r.toml"), np.array([10.0, 30.0]))
+    assert aim == MAELoss(20.0, 10.0)
     outputs = torch.tensor([1.0, -1.0])
     assert float(aim.loss(outputs, torch.tensor([20.0, 20.0]))) == 1.0
     assert aim.predicted(np.array([1.0, -0.5])).tolist() == [30, 15]
@@ -39,7 +45,7 @@ def test_the_loss_is_the_absolute_error_in_standard_deviations():
     )
     assert state["output.weight"].tolist() == [[20]] and state["output.bias"].tolist() == [25] and state["x"] == 1
     with pytest.raises(InputError, match="^age is 7 in every row to learn from, which leaves nothing to learn$"):
-        objective.of(AGE, recipes.parse("r", {}, "r.toml"), np.array([7.0, 7.0]))
+        make_loss(AGE, recipes.parse_recipe("r", {}, "r.toml"), np.array([7.0, 7.0]))
 
 
 def test_label_smoothing_has_no_meaning_for_a_number():
@@ -50,9 +56,9 @@ def test_label_smoothing_has_no_meaning_for_a_number():
             "take a recipe without it, e.g. lite0_age"
         ),
     ):
-        objective.require(recipes.load("lite0"), AGE)
-    objective.require(recipes.load("lite0_age"), AGE)
-    objective.require(recipes.load("lite0"), Target())
+        require_loss_settings(recipes.load_recipe("lite0"), AGE)
+    require_loss_settings(recipes.load_recipe("lite0_age"), AGE)
+    require_loss_settings(recipes.load_recipe("lite0"), Target())
 
 
 def test_a_net_learns_a_number_and_its_weights_predict_it_in_its_unit(tmp_path):
@@ -73,8 +79,8 @@ def test_a_net_learns_a_number_and_its_weights_predict_it_in_its_unit(tmp_path):
         "schedule": "plateau",
         "monitor": 0.2,
     }
-    task = trainer.FoldTask(
-        recipes.parse("tiny", settings, "tiny.toml"),
+    task = FoldTask(
+        recipes.parse_recipe("tiny", settings, "tiny.toml"),
         0,
         0,
         table.iloc[:64],
@@ -86,28 +92,30 @@ def test_a_net_learns_a_number_and_its_weights_predict_it_in_its_unit(tmp_path):
         tmp_path,
         target=AGE,
     )
-    result = trainer.fit(task, CPU)
+    result = fit_fold(task, CPU)
     error = np.abs(result.oof_prob - values[64:]).mean()
     assert error < 15 < np.abs(values - values.mean()).mean() and result.facts["metrics"] == {
         "mae": pytest.approx(error)
     }
     assert result.history["valid_mae"].iloc[-1] == pytest.approx(error, rel=1e-3) and "valid_acc" not in result.history
     assert result.facts["standardised"]["std"] == pytest.approx(values[:64].std(), rel=0.2)
-    net, _ = zoo.build(task.recipe)
+    net, _ = build_model(task.recipe)
     net.load_state_dict({name: torch.from_numpy(value) for name, value in result.state.items()})
     with torch.inference_mode():
         assert net.eval()(torch.from_numpy(pixels[64:]))[0].numpy() == pytest.approx(result.oof_prob, abs=0.01)
 
 
 def test_scores_by_hand():
-    got = regression.score(np.array([1.0, 4.0, 3.0]), np.array([2.0, 2.0, 3.0]))  # errors -1, 2, 0
+    got = regression.score_errors(np.array([1.0, 4.0, 3.0]), np.array([2.0, 2.0, 3.0]))  # errors -1, 2, 0
     half = 1.959963984540054 * 1 / np.sqrt(3)  # |errors| 1, 2, 0: standard deviation 1
     assert (got.rows, got.mae, got.high) == (3, 1, pytest.approx(1 + half)) and got.low == 0  # never below 0
     assert got.rmse == pytest.approx(np.sqrt(5 / 3)) and got.bias == pytest.approx(1 / 3)
-    gain = regression.paired(np.array([1.0, 1.0]), np.array([2.0, 4.0]), np.array([1.0, 1.0]))  # less by 1 and 3
+    gain = regression.compare_errors(
+        np.array([1.0, 1.0]), np.array([2.0, 4.0]), np.array([1.0, 1.0])
+    )  # less by 1 and 3
     assert (gain.gain, gain.low, gain.high) == (2, pytest.approx(2 - 1.96, abs=1e-4), pytest.approx(3.96, abs=1e-4))
     assert gain.p == pytest.approx(0.0455, abs=1e-4)  # two standard errors
-    alike = regression.paired(np.ones(2), np.ones(2), np.zeros(2))
+    alike = regression.compare_errors(np.ones(2), np.ones(2), np.zeros(2))
     assert (alike.gain, alike.p) == (0, 1)
 
 
@@ -115,7 +123,7 @@ def test_weights_by_hand():
     values = np.array([0.0, 10.0, 20.0, 30.0])
     pred = np.column_stack([values + 1, values - 3, np.zeros(4)])
     assert regression.squared_error_simplex(pred, values).tolist() == [0.75, 0.25, 0]  # the errors +1 and -3 cancel
-    assert regression.best(pred, values).tolist() == [1, 0, 0]
+    assert regression.best_by_error(pred, values).tolist() == [1, 0, 0]
 
 
 def test_ridge_by_hand():
@@ -145,7 +153,7 @@ def members(noises: list[float], rows: int = 200) -> OofMatrix:
 
 
 def test_the_simplest_unbeaten_method_is_picked():
-    made = regression.make(members([10, 10]), AGE, "auto", "auto")
+    made = regression.make_regression_blend(members([10, 10]), AGE, "auto", "auto")
     assert made.facts["picked"] == "mean"
     assert made.facts["why"].startswith(
         "mean is the simplest candidate and no other beats it by a real margin on the same rows "
@@ -161,15 +169,15 @@ def test_the_simplest_unbeaten_method_is_picked():
     assert board["mae"].is_monotonic_increasing and set(board.index) == {
         "m0",
         "m1",
-        *regression.NAMES,
+        *regression.REGRESSION_METHOD_NAMES,
         "auto",
         "median",
     }
     assert board.loc["mean", "mae"] == pytest.approx(
         np.abs(made.oof["label"] - members([10, 10]).prob.mean(axis=1)).mean()
     )
-    poor = regression.make(members([1, 50]), AGE, "auto", "auto")
-    assert poor.facts["picked"] == "best_single" and regression.headline(poor.facts).endswith("] by best_single")
+    poor = regression.make_regression_blend(members([1, 50]), AGE, "auto", "auto")
+    assert poor.facts["picked"] == "best_single" and regression.format_headline(poor.facts).endswith("] by best_single")
     assert poor.facts["why"].startswith(
         "best_single is the simplest method that no other beats by a real margin on the same rows "
         "(paired absolute errors, p < 0.05); the next simpler one, mean, is "
@@ -179,7 +187,7 @@ def test_the_simplest_unbeaten_method_is_picked():
 def test_of_one_recipe_there_is_nothing_to_choose():
     """In the choice among methods an unlucky ridge once made the headline worse than the recipe that is handed in."""
     matrix = members([10], rows=8)
-    made = regression.make(matrix, AGE, "auto", "auto")
+    made = regression.make_regression_blend(matrix, AGE, "auto", "auto")
     assert made.facts["picked"] == "best_single" and made.facts["score"] == made.facts["picked_score"]
     assert made.oof["pred"].tolist() == matrix.prob[:, 0].tolist()
     board = made.leaderboard.set_index("name")
@@ -192,7 +200,7 @@ def test_the_baseline_is_the_median_of_the_other_folds():
 
 
 def test_weights_given_by_hand_are_used():
-    made = regression.make(members([10, 10]), AGE, "auto", np.array([3.0, 1.0]))
+    made = regression.make_regression_blend(members([10, 10]), AGE, "auto", np.array([3.0, 1.0]))
     assert made.facts["picked"] == "weighted_mean" and made.facts["weights"] == {"m0": 3, "m1": 1}
     expected = members([10, 10]).prob @ np.array([0.75, 0.25])
     assert made.oof["pred"].to_numpy() == pytest.approx(expected)
@@ -203,8 +211,8 @@ def test_no_method_sees_the_rows_that_score_it():
     data = (Rows(matrix.prob, np.zeros(200)), matrix.labels, matrix.fold)
     changed = matrix.labels.copy()
     changed[matrix.fold == 2] = 999.0
-    for method in regression.methods("auto"):
-        before, after = nested.predict(method, *data), nested.predict(method, data[0], changed, matrix.fold)
+    for method in regression.regression_methods("auto"):
+        before, after = cross_predict(method, *data), cross_predict(method, data[0], changed, matrix.fold)
         assert np.array_equal(before[matrix.fold == 2], after[matrix.fold == 2])
 
 
@@ -234,15 +242,14 @@ def test_no_method_sees_the_rows_that_score_it():
 )
 def test_what_belongs_to_labels_is_refused_with_its_reason(options, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        regression.refuse(AGE, *options)
+        regression.refuse_options(AGE, *options)
 
 
 def test_every_method_of_labels_is_known_or_refused():
-    from facefold.combine import methods
 
-    assert set(methods.NAMES) == set(regression.REFUSED) | (set(regression.NAMES) - {"ridge"})
+    assert set(METHOD_NAMES) == set(regression.REFUSED) | (set(regression.REGRESSION_METHOD_NAMES) - {"ridge"})
     with pytest.raises(InputError, match="^--method ridge predicts numbers: it belongs to --target$"):
-        methods.candidates("ridge", "auto")
+        candidate_methods("ridge", "auto")
 
 
 def test_bands_lie_between_round_numbers():
@@ -253,16 +260,18 @@ def test_bands_lie_between_round_numbers():
 
 def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
     """In one process, which spares the seconds that each one takes to start; test_run_all has them apart."""
-    monkeypatch.setattr(engine, "run", lambda ordered, places, work, *rest: [work(job, CPU, 0) for job in ordered])
-    tiny = dataclasses.replace(recipes.load("demo_cnn"), epochs=2, ema=0.0, size=32)
+    monkeypatch.setattr(
+        workers, "run_jobs", lambda ordered, places, work, *rest: [work(job, CPU, 0) for job in ordered]
+    )
+    tiny = dataclasses.replace(recipes.load_recipe("demo_cnn"), epochs=2, ema=0.0, size=32)
     width = {"demo_cnn": 8, "cnn5": 4}
-    monkeypatch.setattr(recipes, "load", lambda name: dataclasses.replace(tiny, name=name, width=width[name]))
-    drawn.draw(tmp_path, train=60, test=20, size=32)
+    monkeypatch.setattr(recipes, "load_recipe", lambda name: dataclasses.replace(tiny, name=name, width=width[name]))
+    draw_competition(tmp_path, train=60, test=20, size=32)
     folder = tmp_path / "competition"
     train = pd.read_csv(folder / "train.csv", dtype=str)
     light = [cv2.imread(str(folder / "train" / f"{id}.jpg")).mean() for id in train["id"]]
-    files.write_csv(folder / "meta.csv", pd.DataFrame({"id": train["id"], "light": light}))
-    integrity.load(tmp_path)
+    write_csv(folder / "meta.csv", pd.DataFrame({"id": train["id"], "light": light}))
+    audit_competition(tmp_path)
     for name, options in [
         ("split", ("--folds", "2")),
         ("train", ("--recipe", "demo_cnn,cnn5")),
@@ -322,6 +331,6 @@ def test_a_prediction_that_is_no_number_is_refused(tmp_path):
     with pytest.raises(
         InputError, match=re.escape(f"{path}, row 3: pred inf is not a finite number; delete the fold's folder")
     ):
-        runs.read_predictions(path, AGE)
+        load_predictions(path, AGE)
     with pytest.raises(InputError, match="columns id,pred, expected id,prob"):
-        runs.read_predictions(path)
+        load_predictions(path)

@@ -10,22 +10,25 @@ from types import SimpleNamespace
 
 import pytest
 
-from facefold import files, remote, step
-from facefold.data import drawn
-from facefold.errors import InputError
-from facefold.training import engine, trainer
+from facefold import cli
+from facefold.data.synthetic import draw_competition
+from facefold.remote import FOLDER, Mirror, Url, mirror, place
+from facefold.training import fold as fold_module
+from facefold.training import workers
+from facefold.utils.errors import InputError
+from facefold.utils.files import write_text
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setenv(remote.FOLDER, str(tmp_path / "copies"))
+    monkeypatch.setenv(FOLDER, str(tmp_path / "copies"))
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
 
 
 def written(root: Path, **texts: str) -> None:
     for name, text in texts.items():
-        files.write_text(root / name.replace("__", "/"), text)
+        write_text(root / name.replace("__", "/"), text)
 
 
 def names(folder: Path) -> list[str]:
@@ -37,7 +40,7 @@ def names(folder: Path) -> list[str]:
 
 def test_what_differs_is_fetched_and_sent(home, tmp_path):
     written(home, folds__a="1", runs__r__b="2")
-    copy = remote.mirror(f"file://{home}/")
+    copy = mirror(f"file://{home}/")
     assert copy.root.parent == tmp_path / "copies" and names(copy.root) == ["folds/a", "runs/r/b"]
     written(copy.root, folds__a="changed", folds__new="3")
     (copy.root / "runs" / "r" / "b").unlink()
@@ -47,7 +50,7 @@ def test_what_differs_is_fetched_and_sent(home, tmp_path):
     written(home, folds__a="by another machine", folds__new="4")
     written(copy.root, folds__a="lost", folds__own="5")
     (home / "folds" / "new").unlink()
-    again = remote.mirror(f"file://{home}")
+    again = mirror(f"file://{home}")
     assert again.root == copy.root and names(again.root) == ["folds/a", "folds/own"]
     assert (again.root / "folds" / "a").read_text() == "by another machine"
     again.push()
@@ -56,8 +59,8 @@ def test_what_differs_is_fetched_and_sent(home, tmp_path):
 
 def test_a_copy_that_was_deleted_deletes_nothing(home):
     written(home, folds__a="1")
-    shutil.rmtree(remote.mirror(f"file://{home}").root)
-    again = remote.mirror(f"file://{home}")
+    shutil.rmtree(mirror(f"file://{home}").root)
+    again = mirror(f"file://{home}")
     assert names(again.root) == ["folds/a"]
     again.push()
     assert names(home) == ["folds/a"]
@@ -65,7 +68,7 @@ def test_a_copy_that_was_deleted_deletes_nothing(home):
 
 def test_a_copy_that_is_removed_while_a_step_works_removes_nothing(home):
     written(home, folds__a="1", competition__train="2")
-    copy = remote.mirror(f"file://{home}")
+    copy = mirror(f"file://{home}")
     shutil.rmtree(copy.root)
     with pytest.raises(
         InputError,
@@ -76,7 +79,7 @@ def test_a_copy_that_is_removed_while_a_step_works_removes_nothing(home):
 
 
 def test_locks_hidden_files_and_activations_stay_here(home):
-    copy = remote.mirror(f"file://{home}")
+    copy = mirror(f"file://{home}")
     for name in (
         "a.lock",
         ".part",
@@ -85,17 +88,17 @@ def test_locks_hidden_files_and_activations_stay_here(home):
         "cache/kept",
         "targets/age/cache/frozen/r/v",
     ):
-        files.write_text(copy.root / name, "")
+        write_text(copy.root / name, "")
     copy.push()
     assert names(home) == ["cache/kept"]
 
 
 def test_the_seal_of_a_run_is_sent_last_and_removed_first(home, monkeypatch):
-    copy, calls = remote.mirror(f"file://{home}"), []
+    copy, calls = mirror(f"file://{home}"), []
     for method in ("put", "remove"):
-        real = getattr(remote.Url, method)
+        real = getattr(Url, method)
         monkeypatch.setattr(
-            remote.Url,
+            Url,
             method,
             lambda store, *args, real=real, method=method: (calls.append((method, str(args[-1]))), real(store, *args))[
                 1
@@ -111,19 +114,19 @@ def test_the_seal_of_a_run_is_sent_last_and_removed_first(home, monkeypatch):
 
 def test_an_exact_copy_of_a_part(home, tmp_path):
     written(home, runs__r__fold_0__a="1", runs__r__fold_1__a="1", cache__train_32px_x="2", cache__train_64px_x="3")
-    copy = remote.Mirror(tmp_path / "copy", remote.Url(f"file://{home}"))
+    copy = Mirror(tmp_path / "copy", Url(f"file://{home}"))
     for name in ("runs/r/fold_0/stale", "runs/r/fold_1/other", "cache/frozen/r/mine"):
-        files.write_text(copy.root / name, "")
+        write_text(copy.root / name, "")
     copy.pull("runs/r/fold_0/", "cache/train_32px_", "cache/frozen/r/", exact=True)
     assert names(copy.root) == ["cache/frozen/r/mine", "cache/train_32px_x", "runs/r/fold_0/a", "runs/r/fold_1/other"]
 
 
 def test_a_name_that_would_leave_the_folder_is_refused(home, monkeypatch):
-    monkeypatch.setattr(remote.Url, "names", lambda store, prefix: {"../outside": "1"})
+    monkeypatch.setattr(Url, "names", lambda store, prefix: {"../outside": "1"})
     with pytest.raises(
         InputError, match=f"^file://{home}: the name '../outside' would leave the folder; remove that file there$"
     ):
-        remote.mirror(f"file://{home}")
+        mirror(f"file://{home}")
 
 
 def test_a_transfer_that_comes_short_is_told_and_leaves_nothing(home, monkeypatch):
@@ -134,25 +137,25 @@ def test_a_transfer_that_comes_short_is_told_and_leaves_nothing(home, monkeypatc
     with pytest.raises(
         InputError, match=f"^file://{home}: folds/a came with other than its 5 bytes; run the same command again$"
     ):
-        remote.mirror(f"file://{home}")
-    assert names(remote.place(f"file://{home}", home)) == []
+        mirror(f"file://{home}")
+    assert names(place(f"file://{home}", home)) == []
 
 
 def test_the_steps_of_a_job_are_given_the_url(home, monkeypatch):
     url, calls = f"file://{home}", []
-    monkeypatch.setattr(step._Parser, "mirror", remote.mirror(url))
+    monkeypatch.setattr(cli._Parser, "mirror", mirror(url))
     monkeypatch.setattr(
-        step.subprocess, "Popen", lambda arguments, **_: calls.append(arguments[2:]) or SimpleNamespace(wait=lambda: 0)
+        cli.subprocess, "Popen", lambda arguments, **_: calls.append(arguments[2:]) or SimpleNamespace(wait=lambda: 0)
     )
-    root = step._Parser.mirror.root
+    root = cli._Parser.mirror.root
     written(root, folds__a="1")
-    step.run_step("split", "--root", root, "--budget", root / "file")
+    cli.run_step("split", "--root", root, "--budget", root / "file")
     assert calls == [["--root", url, "--budget", str(root / "file")]] and names(home) == ["folds/a"]
 
 
 def test_a_url_that_nothing_speaks_to(home):
     with pytest.raises(InputError, match="^zz://faces: Protocol not known: zz. It should be like s3://bucket/folder$"):
-        remote.mirror("zz://faces")
+        mirror("zz://faces")
 
 
 @pytest.fixture(scope="module")
@@ -190,11 +193,11 @@ def s3():
 
 def do(monkeypatch, name: str, root: object, *options: object, ended: bool = True) -> None:
     """A step in this process, its folds too. ended: False leaves it as a kill does, with nothing sent at the end."""
-    monkeypatch.setattr(engine, "run", lambda jobs, places, work, *_: [work(job, places[0], 0) for job in jobs])
+    monkeypatch.setattr(workers, "run_jobs", lambda jobs, places, work, *_: [work(job, places[0], 0) for job in jobs])
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--root", str(root), *map(str, options)])
     main, handler = importlib.import_module(name).main, signal.getsignal(signal.SIGTERM)
     try:
-        step.run(main) if ended else main()
+        cli.run_main(main) if ended else main()
     finally:
         signal.signal(signal.SIGTERM, handler)
 
@@ -207,7 +210,7 @@ class Lost(BaseException):
 def test_the_steps_on_s3_on_machines_that_are_lost_end_with_the_same_bytes(s3, tmp_path, monkeypatch):
     import fsspec
 
-    drawn.draw(tmp_path / "data", train=60, test=20, size=48)
+    draw_competition(tmp_path / "data", train=60, test=20, size=48)
     train = ("train", "--recipe", "demo_cnn@3", "--device", "cpu", "--workers", "1")
     for name, *options in (
         ("audit", "--data", tmp_path / "data" / "competition"),
@@ -218,10 +221,10 @@ def test_the_steps_on_s3_on_machines_that_are_lost_end_with_the_same_bytes(s3, t
         do(monkeypatch, name, tmp_path / "here", *options)
 
     machines = (tmp_path / f"machine_{number}" for number in range(9))
-    monkeypatch.setenv(remote.FOLDER, str(next(machines)))
+    monkeypatch.setenv(FOLDER, str(next(machines)))
     do(monkeypatch, "audit", s3, "--data", tmp_path / "data" / "competition")
     do(monkeypatch, "split", s3, "--folds", "2")
-    real, steps = trainer.train_step, []
+    real, steps = fold_module.train_step, []
 
     def lost(*args):
         steps.append(1)
@@ -230,16 +233,16 @@ def test_the_steps_on_s3_on_machines_that_are_lost_end_with_the_same_bytes(s3, t
         return real(*args)
 
     with monkeypatch.context() as patch, pytest.raises(Lost):
-        patch.setattr(trainer, "train_step", lost)
+        patch.setattr(fold_module, "train_step", lost)
         do(patch, train[0], s3, *train[1:], ended=False)
     there = fsspec.filesystem("s3")
     there.invalidate_cache()
     left = [path.removeprefix("bucket/faces/runs/demo_cnn@3/") for path in there.find("bucket/faces/runs")]
     assert "fold_0/run.json" in left and "fold_0/checkpoint.safetensors" not in left
     assert [name for name in left if name.startswith("fold_1")] == ["fold_1/checkpoint.safetensors"]
-    monkeypatch.setenv(remote.FOLDER, str(next(machines)))
+    monkeypatch.setenv(FOLDER, str(next(machines)))
     do(monkeypatch, train[0], s3, *train[1:])
-    monkeypatch.setenv(remote.FOLDER, str(next(machines)))
+    monkeypatch.setenv(FOLDER, str(next(machines)))
     do(monkeypatch, "blend", s3)
     there.invalidate_cache()
     got = {path.removeprefix("bucket/faces/"): there.cat(path) for path in there.find("bucket/faces")}
@@ -259,7 +262,7 @@ def test_the_steps_on_s3_on_machines_that_are_lost_end_with_the_same_bytes(s3, t
 def test_s3_errors_are_a_sentence(s3, monkeypatch, tmp_path, capsys):
     import fsspec
 
-    monkeypatch.setenv(remote.FOLDER, str(tmp_path))
+    monkeypatch.setenv(FOLDER, str(tmp_path))
     with pytest.raises(SystemExit, match="2"):
         do(monkeypatch, "split", "s3://nobucket/faces")
     assert (
@@ -274,5 +277,5 @@ def test_s3_errors_are_a_sentence(s3, monkeypatch, tmp_path, capsys):
         InputError,
         match="^s3://bucket/faces: Unable to locate credentials. Give credentials that may read and write there",
     ):
-        remote.mirror(s3)
+        mirror(s3)
     fsspec.filesystem("s3").clear_instance_cache()

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import browser
 from command import call
-from facefold.combine import methods
-from facefold.review import calibration_check, galleries, groups, palette
+from facefold.ensemble import methods
+from facefold.report import calibration_check, galleries, groups, palette
 from test_blend_report import fabricate
 
 
@@ -98,7 +98,7 @@ def test_recalibration_learns_on_the_other_folds_and_mends_what_is_too_sure():
 
 def test_the_most_wrong_come_first(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        galleries, "_photo", lambda contest, split, id, caption: f"[{split} {id} {caption}]".replace("\n", " ")
+        galleries, "_photo", lambda competition, split, id, caption: f"[{split} {id} {caption}]".replace("\n", " ")
     )
     rows = pd.DataFrame(
         {"id": ["a", "b", "c", "d"], "label": [0, 1, 1, 0], "prob": [0.7, 0.1, 0.9, 0.9], "pred": [1, 0, 1, 1]}
@@ -113,8 +113,8 @@ def test_the_most_wrong_come_first(tmp_path, monkeypatch):
 def page(tmp_path_factory, deal) -> Path:
     """The report of made-up runs on a drawn competition with meta.csv; of the methods only the quick ones."""
     root = tmp_path_factory.mktemp("report")
-    contest = deal(root, 160, 40, 32, 2)
-    ids = [*contest.train["id"], *contest.test["id"]]
+    competition = deal(root, 160, 40, 32, 2)
+    ids = [*competition.train["id"], *competition.test["id"]]
     rows = [f"{id},{number % 97},{('red', 'blue', '')[number % 3]}\n" for number, id in enumerate(ids)]
     (root / "competition" / "meta.csv").write_text("id,age,hair\n" + "".join(rows))
     fabricate(root, {"lite0": 1.0, "mobilenetv2": 1.4})

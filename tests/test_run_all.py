@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 from command import apart, run, words
-from facefold import files, processes, step
-from facefold.data import drawn
-from facefold.errors import InputError
+from facefold.cli import hold_root
+from facefold.data.synthetic import draw_competition
+from facefold.utils.errors import InputError
+from facefold.utils.files import lock_directory
+from facefold.utils.processes import STARTER
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 import kill  # noqa: E402
@@ -26,7 +28,7 @@ FEW = ("--recipes", "demo_cnn", "--folds", "2")
 
 
 def tiny(root: Path) -> Path:
-    drawn.draw(root, train=60, test=20, size=32)
+    draw_competition(root, train=60, test=20, size=32)
     return root
 
 
@@ -225,7 +227,7 @@ def test_a_second_job_on_a_root_is_refused_by_the_process_id_of_the_first(tmp_pa
     monkeypatch.setattr(sys, "argv", [name, "--root", str(tmp_path), *options])
     main = importlib.import_module(name).main
     with (
-        files.locked(tmp_path),
+        lock_directory(tmp_path),
         pytest.raises(InputError, match=f"^{tmp_path}: (process {os.getpid()}|another process) is at work here"),
     ):
         main()
@@ -233,17 +235,17 @@ def test_a_second_job_on_a_root_is_refused_by_the_process_id_of_the_first(tmp_pa
 
 
 def test_steps_of_a_job_are_held_by_the_job(tmp_path, monkeypatch):
-    with files.locked(tmp_path):
-        monkeypatch.setenv(processes.STARTER, "1")
-        with step.at_work(tmp_path, alone=True):
+    with lock_directory(tmp_path):
+        monkeypatch.setenv(STARTER, "1")
+        with hold_root(tmp_path, alone=True):
             pass
-        monkeypatch.delenv(processes.STARTER)
-        with pytest.raises(InputError), step.at_work(tmp_path):
+        monkeypatch.delenv(STARTER)
+        with pytest.raises(InputError), hold_root(tmp_path):
             pass
-    with step.at_work(tmp_path), step.at_work(tmp_path):  # folds may be trained side by side
-        with pytest.raises(InputError), step.at_work(tmp_path, alone=True):
+    with hold_root(tmp_path), hold_root(tmp_path):  # folds may be trained side by side
+        with pytest.raises(InputError), hold_root(tmp_path, alone=True):
             pass
-    with step.at_work(tmp_path / "none"):
+    with hold_root(tmp_path / "none"):
         assert not (tmp_path / "none").exists()
 
 

@@ -6,50 +6,68 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from facefold import files, runs
-from facefold.data import folds
-from facefold.data.corrections import NONE, Corrections
-from facefold.errors import InputError
+from facefold.data.corrections import NO_CORRECTIONS, Corrections
+from facefold.data.folds import make_folds
+from facefold.runs import (
+    CORRECTED_SUFFIX,
+    RESULT_FILES,
+    Identity,
+    fold_dir,
+    is_fold_finished,
+    is_fold_sealed,
+    join_folds,
+    load_fold_features,
+    load_member,
+    parse_run_names,
+    run_names,
+    seal_fold,
+    shared_corrections,
+    write_history,
+    write_predictions,
+    write_weights,
+)
+from facefold.utils.errors import InputError
+from facefold.utils.files import read_json, write_json
 
-IDENTITY = runs.Identity("cnn", "recipe", "folds", "images", 0)
+IDENTITY = Identity("cnn", "recipe", "folds", "images", 0)
 TEST_IDS = ["t2", "t1"]
 
 
 @pytest.fixture
 def split():
     train = pd.DataFrame({"id": [f"{row:04d}" for row in range(8)], "label": [0, 1] * 4})
-    return folds.make(train, pd.Series(train["id"].tolist(), index=train["id"]), 2, 0, "sha")
+    return make_folds(train, pd.Series(train["id"].tolist(), index=train["id"]), 2, 0, "sha")
 
 
-def leave(root, split, fold, identity=IDENTITY, prob=0.25, ids=None, corrections=NONE):
-    directory = runs.fold_dir(root, identity.name, fold)
+def leave(root, split, fold, identity=IDENTITY, prob=0.25, ids=None, corrections=NO_CORRECTIONS):
+    directory = fold_dir(root, identity.name, fold)
     ids = ids or split.valid(fold)["id"].tolist()[::-1]  # order is not what joins them
-    runs.write_weights(directory, {"w": np.ones(2, dtype=np.float32)})
-    runs.write_history(directory, pd.DataFrame({"epoch": [0], "train_loss": [0.5]}))
-    runs.write_predictions(directory, "oof", ids, np.linspace(prob, prob + 0.1, len(ids)), np.ones((len(ids), 3)))
-    runs.write_predictions(directory, "test", TEST_IDS[::-1], np.array([0.1, 0.2]) + fold / 10, np.ones((2, 3)))
-    runs.finish(directory, identity, {"seconds": 1.0}, corrections)
+    write_weights(directory, {"w": np.ones(2, dtype=np.float32)})
+    write_history(directory, pd.DataFrame({"epoch": [0], "train_loss": [0.5]}))
+    write_predictions(directory, "oof", ids, np.linspace(prob, prob + 0.1, len(ids)), np.ones((len(ids), 3)))
+    write_predictions(directory, "test", TEST_IDS[::-1], np.array([0.1, 0.2]) + fold / 10, np.ones((2, 3)))
+    seal_fold(directory, identity, {"seconds": 1.0}, corrections)
 
 
 def test_folds_are_joined_by_id(tmp_path, split):
     leave(tmp_path, split, 0)
     leave(tmp_path, split, 1, prob=0.5)
-    member = runs.load(tmp_path, IDENTITY, "cnn", split, TEST_IDS)
+    member = load_member(tmp_path, IDENTITY, "cnn", split, TEST_IDS)
     assert member.oof.index.tolist() == split.table["id"].tolist()
     last_of_fold_0 = split.valid(0)["id"].iloc[-1]
     assert member.oof[last_of_fold_0] == 0.25 and member.oof[split.valid(1)["id"].iloc[0]] == pytest.approx(0.6)
     assert member.test.loc["t1"].tolist() == pytest.approx([0.1, 0.2]) and member.test.index.tolist() == TEST_IDS
-    assert runs.features(tmp_path, "cnn", 0, "oof").dtype == np.float16
-    assert runs.names(tmp_path) == ["cnn"] and runs.sealed(tmp_path, "cnn", 1)
-    assert runs.join(tmp_path, IDENTITY, split, TEST_IDS).oof.equals(member.oof)
+    assert load_fold_features(tmp_path, "cnn", 0, "oof").dtype == np.float16
+    assert run_names(tmp_path) == ["cnn"] and is_fold_sealed(tmp_path, "cnn", 1)
+    assert join_folds(tmp_path, IDENTITY, split, TEST_IDS).oof.equals(member.oof)
     assert (tmp_path / "runs/cnn/oof.csv").read_text().splitlines()[0] == "id,prob"
 
 
 def test_an_unfinished_fold_is_named(tmp_path, split):
     leave(tmp_path, split, 0)
-    assert not runs.finished(tmp_path, IDENTITY, 1)
+    assert not is_fold_finished(tmp_path, IDENTITY, 1)
     with pytest.raises(InputError) as caught:
-        runs.load(tmp_path, IDENTITY, "cnn", split, TEST_IDS)
+        load_member(tmp_path, IDENTITY, "cnn", split, TEST_IDS)
     assert str(caught.value) == (
         "runs/cnn is incomplete: fold 1 of 2 not finished. Run `python src/train.py --recipe cnn`, or name the "
         "recipes to blend with --recipes."
@@ -74,22 +92,22 @@ def test_a_stale_run_says_why(tmp_path, split, field, value, cause):
             "with `train.py --recipe cnn --force`."
         ),
     ):
-        runs.finished(tmp_path, dataclasses.replace(IDENTITY, **{field: value}), 0)
+        is_fold_finished(tmp_path, dataclasses.replace(IDENTITY, **{field: value}), 0)
 
 
 def test_a_run_of_corrected_labels_is_another_run(tmp_path, split):
     leave(tmp_path, split, 0)
     mended = Corrections({"0001": "flip"})
     identity = dataclasses.replace(IDENTITY, corrections=mended.hash)
-    assert runs.finished(tmp_path, IDENTITY, 0) and not runs.finished(
+    assert is_fold_finished(tmp_path, IDENTITY, 0) and not is_fold_finished(
         tmp_path, identity, 0
     )  # they do not share a folder
     for fold in (0, 1):
         leave(tmp_path, split, fold, identity, corrections=mended)
-    assert runs.names(tmp_path) == ["cnn", "cnn+corrected"] and runs.finished(tmp_path, identity, 0)
-    member = runs.load(tmp_path, IDENTITY, "cnn+corrected", split, TEST_IDS)
-    assert member.recipe == "cnn+corrected" and runs.shared_corrections([member]) == mended
-    assert runs.load(tmp_path, None, "cnn+corrected", split, TEST_IDS).oof.equals(member.oof)
+    assert run_names(tmp_path) == ["cnn", "cnn+corrected"] and is_fold_finished(tmp_path, identity, 0)
+    member = load_member(tmp_path, IDENTITY, "cnn+corrected", split, TEST_IDS)
+    assert member.recipe == "cnn+corrected" and shared_corrections([member]) == mended
+    assert load_member(tmp_path, None, "cnn+corrected", split, TEST_IDS).oof.equals(member.oof)
     with pytest.raises(
         InputError,
         match=re.escape(
@@ -97,35 +115,35 @@ def test_a_run_of_corrected_labels_is_another_run(tmp_path, split):
             "train over it with `train.py --recipe cnn --corrections FILE --force`."
         ),
     ):
-        runs.finished(tmp_path, dataclasses.replace(IDENTITY, corrections="x"), 0)
+        is_fold_finished(tmp_path, dataclasses.replace(IDENTITY, corrections="x"), 0)
     with pytest.raises(
         InputError,
         match=re.escape("runs/cnn is incomplete: fold 1 of 2 not finished. Run `python src/train.py --recipe cnn`"),
     ):
-        runs.load(tmp_path, IDENTITY, "cnn", split, TEST_IDS)
+        load_member(tmp_path, IDENTITY, "cnn", split, TEST_IDS)
 
 
 def test_a_run_from_before_there_were_corrections_had_none(tmp_path, split):
     for fold in (0, 1):
         leave(tmp_path, split, fold)
-        path = runs.fold_dir(tmp_path, "cnn", fold) / "run.json"
-        run = files.read_json(path)
+        path = fold_dir(tmp_path, "cnn", fold) / "run.json"
+        run = read_json(path)
         del run["corrections"], run["corrected"], run["sha256"]
-        files.write_json(path, run)
-    assert runs.finished(tmp_path, IDENTITY, 0)
+        write_json(path, run)
+    assert is_fold_finished(tmp_path, IDENTITY, 0)
     for identity in (IDENTITY, None):
-        assert runs.shared_corrections([runs.load(tmp_path, identity, "cnn", split, TEST_IDS)]) == NONE
+        assert shared_corrections([load_member(tmp_path, identity, "cnn", split, TEST_IDS)]) == NO_CORRECTIONS
 
 
 @pytest.mark.parametrize("before, after", [("cnn", "cnn+corrected"), ("cnn+corrected", "cnn")])
 def test_a_run_under_the_other_name_is_refused(tmp_path, split, before, after):
-    mended = Corrections({"0001": "flip"}) if before.endswith(runs.CORRECTED) else NONE
+    mended = Corrections({"0001": "flip"}) if before.endswith(CORRECTED_SUFFIX) else NO_CORRECTIONS
     for fold in (0, 1):
         leave(tmp_path, split, fold, dataclasses.replace(IDENTITY, corrections=mended.hash), corrections=mended)
     (tmp_path / "runs" / before).rename(tmp_path / "runs" / after)
     for identity in (IDENTITY, None):
         with pytest.raises(InputError, match="it was made with other corrections"):
-            runs.load(tmp_path, identity, after, split, TEST_IDS)
+            load_member(tmp_path, identity, after, split, TEST_IDS)
 
 
 def test_corrections_that_were_edited_in_a_run_are_refused(tmp_path, split):
@@ -138,29 +156,29 @@ def test_corrections_that_were_edited_in_a_run_are_refused(tmp_path, split):
             dataclasses.replace(IDENTITY, corrections=mended.hash),
             corrections=Corrections({"0001": "drop"}),
         )
-    member = runs.load(tmp_path, IDENTITY, "cnn+corrected", split, TEST_IDS)
+    member = load_member(tmp_path, IDENTITY, "cnn+corrected", split, TEST_IDS)
     with pytest.raises(
         InputError,
         match=re.escape(
             "runs/cnn+corrected: the corrections in a run.json were edited; delete the folder and train it again"
         ),
     ):
-        runs.shared_corrections([member])
+        shared_corrections([member])
 
 
 def test_names_as_a_person_lists_them():
-    assert runs.named("lite0+corrected, cnn5,lite0,,cnn5") == ["lite0+corrected", "cnn5", "lite0"]
+    assert parse_run_names("lite0+corrected, cnn5,lite0,,cnn5") == ["lite0+corrected", "cnn5", "lite0"]
     with pytest.raises(InputError, match="there is no recipe 'nothing'; there are: "):
-        runs.named("lite0,nothing+corrected")
+        parse_run_names("lite0,nothing+corrected")
     with pytest.raises(InputError, match="',' names no recipe"):
-        runs.named(",")
+        parse_run_names(",")
 
 
 def test_folds_of_two_seeds_are_not_one_member(tmp_path, split):
     leave(tmp_path, split, 0)
     leave(tmp_path, split, 1, dataclasses.replace(IDENTITY, seed=1))
     with pytest.raises(InputError, match="fold_1 is stale: it was made with another seed"):
-        runs.load(tmp_path, IDENTITY, "cnn", split, TEST_IDS)
+        load_member(tmp_path, IDENTITY, "cnn", split, TEST_IDS)
 
 
 def test_a_file_edited_afterwards_is_found(tmp_path, split):
@@ -173,10 +191,10 @@ def test_a_file_edited_afterwards_is_found(tmp_path, split):
         InputError,
         match=re.escape("features_oof.npy is missing or not the file that training wrote (checksum differs)"),
     ):
-        runs.finished(tmp_path, IDENTITY, 0)
+        is_fold_finished(tmp_path, IDENTITY, 0)
 
 
-@pytest.mark.parametrize("name", [*runs.RESULT_FILES, "run.json"])
+@pytest.mark.parametrize("name", [*RESULT_FILES, "run.json"])
 def test_a_torn_file_of_a_fold_is_named(tmp_path, split, name):
     leave(tmp_path, split, 0)
     path = tmp_path / "runs/cnn/fold_0" / name
@@ -186,9 +204,9 @@ def test_a_torn_file_of_a_fold_is_named(tmp_path, split, name):
         if torn.strip() == whole.strip():
             continue  # the last line's end alone, of a json file
         with pytest.raises(InputError, match=re.escape(f"{path} is ")):
-            runs.finished(tmp_path, IDENTITY, 0)
+            is_fold_finished(tmp_path, IDENTITY, 0)
     path.write_bytes(whole)
-    assert runs.finished(tmp_path, IDENTITY, 0)
+    assert is_fold_finished(tmp_path, IDENTITY, 0)
 
 
 def test_no_edited_byte_of_a_run_json_goes_unseen(tmp_path, split):
@@ -198,7 +216,7 @@ def test_no_edited_byte_of_a_run_json_goes_unseen(tmp_path, split):
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
         try:
-            if runs.finished(tmp_path, IDENTITY, 0) and files.read_json(path) != json.loads(whole):
+            if is_fold_finished(tmp_path, IDENTITY, 0) and read_json(path) != json.loads(whole):
                 unseen.append(place)
         except InputError:
             continue
@@ -215,7 +233,7 @@ def test_a_run_json_of_another_recipe_is_refused(tmp_path, split):
     with pytest.raises(
         InputError, match="fold_0 is stale: it was made with another recipe's name and another version of the recipe"
     ):
-        runs.finished(tmp_path, IDENTITY, 0)
+        is_fold_finished(tmp_path, IDENTITY, 0)
 
 
 def test_ids_that_are_not_the_folds_are_refused(tmp_path, split):
@@ -225,10 +243,10 @@ def test_ids_that_are_not_the_folds_are_refused(tmp_path, split):
         InputError,
         match=re.escape("oof.csv: its ids are not those of the validation rows of that fold (8 differ, e.g. 0000)"),
     ):
-        runs.load(tmp_path, IDENTITY, "cnn", split, TEST_IDS)
+        load_member(tmp_path, IDENTITY, "cnn", split, TEST_IDS)
     with pytest.raises(InputError, match="test.csv: its ids are not those of test.csv"):
         leave(tmp_path, split, 0)
-        runs.load(tmp_path, IDENTITY, "cnn", split, ["t1", "t3"])
+        load_member(tmp_path, IDENTITY, "cnn", split, ["t1", "t3"])
 
 
 @pytest.mark.parametrize(
@@ -243,4 +261,4 @@ def test_what_is_no_probability_is_refused(tmp_path, split, value, message):
     leave(tmp_path, split, 0, prob=value)
     leave(tmp_path, split, 1)
     with pytest.raises(InputError, match=re.escape(message)):
-        runs.load(tmp_path, IDENTITY, "cnn", split, TEST_IDS)
+        load_member(tmp_path, IDENTITY, "cnn", split, TEST_IDS)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from facefold import files
-from facefold.errors import InputError
 from facefold.models import pretrained
+from facefold.utils.errors import InputError
+from facefold.utils.files import read_npy
 
 PROJECT = Path(__file__).resolve().parents[1]
 CODE = sorted([*PROJECT.glob("src/**/*.py"), *PROJECT.glob("bench/*.py")])
@@ -76,7 +76,7 @@ def test_a_pickle_in_the_place_of_an_array_or_of_weights_is_refused_unread(tmp_p
     monkeypatch.chdir(tmp_path)
     np.save(tmp_path / "a.npy", np.array([Harmful()], dtype=object), allow_pickle=True)
     with pytest.raises(InputError, match="a.npy is damaged"):
-        files.read_npy(tmp_path / "a.npy")
+        read_npy(tmp_path / "a.npy")
     torch.save({"w": Harmful()}, tmp_path / "a.pth")
     with pytest.raises(InputError, match="a.pth is not readable as weights"):
         pretrained._read(tmp_path / "a.pth")

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from facefold.combine import nested, outcome
-from facefold.combine.members import Rows
-from facefold.combine.scores import decide
-from facefold.combine.second_pass import SecondPass, SecondPassFit, first_pass
+from facefold.ensemble.blend import second_pass_report
+from facefold.ensemble.members import Rows
+from facefold.ensemble.metrics import decide
+from facefold.ensemble.second_pass import SecondPass, SecondPassFit, first_pass
+from facefold.ensemble.selection import cross_predict
 
 
 def case(informed: bool, seed: int = 0, rows: int = 4000) -> tuple[Rows, np.ndarray, np.ndarray]:
@@ -22,11 +23,11 @@ def case(informed: bool, seed: int = 0, rows: int = 4000) -> tuple[Rows, np.ndar
 
 def test_the_specialist_takes_the_doubtful_rows_and_leaves_the_others():
     rows, labels, fold = case(informed=True)
-    scores = nested.predict(SecondPass(), rows, labels, fold)
+    scores = cross_predict(SecondPass(), rows, labels, fold)
     easy = np.arange(len(labels)) % 4 != 0
     assert (scores[easy] == first_pass(rows)[easy]).all()
     assert (decide(scores) == labels)[~easy].mean() == pytest.approx(0.9, abs=0.03)
-    report = outcome.second_pass_report(scores, rows, labels, fold)
+    report = second_pass_report(scores, rows, labels, fold)
     assert report["rows"] == (~easy).sum() == 1000
     assert report["before"]["accuracy"] == pytest.approx(0.5, abs=0.05)
     assert report["after"]["accuracy"] == pytest.approx((decide(scores) == labels)[~easy].mean())
@@ -47,7 +48,7 @@ def test_a_specialist_that_knows_nothing_gains_nothing():
     gains = []
     for seed in range(10):
         rows, labels, fold = case(informed=False, seed=seed, rows=1000)
-        scores = nested.predict(SecondPass(), rows, labels, fold)
+        scores = cross_predict(SecondPass(), rows, labels, fold)
         gains.append((decide(scores) == labels).mean() - (decide(first_pass(rows)) == labels).mean())
     assert abs(np.mean(gains)) < 3 * np.std(gains, ddof=1) / np.sqrt(10)
 
@@ -59,4 +60,4 @@ def test_without_a_band_it_is_the_mean():
     assert fitted == SecondPassFit(0.0, None) and fitted.notes == {"band": [0.5, 0.5]}
     assert (fitted.predict(rows) == first_pass(rows)).all() and not fitted.doubtful(rows).any()
     easy = np.arange(len(labels)) % 4 != 0
-    assert outcome.second_pass_report(first_pass(sure), sure, labels[easy], fold[easy]) == {"rows": 0}
+    assert second_pass_report(first_pass(sure), sure, labels[easy], fold[easy]) == {"rows": 0}

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
-from facefold.combine import stacking
-from facefold.combine.calibration import logistic
-from facefold.combine.members import OofMatrix, Rows
-from facefold.combine.scores import decide
+from facefold.ensemble import stacking
+from facefold.ensemble.calibration import fit_logistic
+from facefold.ensemble.members import OofMatrix, Rows
+from facefold.ensemble.metrics import decide
 
 K, N, T, F = 3, 600, 90, 12
 
@@ -59,9 +59,9 @@ def test_pooling_features_over_folds_is_wrong_and_one_stacker_a_fold_is_right():
             x[held] = features(k, "oof", [data.ids[i] for i in held])
         naive = np.empty(N)
         for k in range(K):
-            naive[data.fold == k] = logistic(x[data.fold != k], labels[data.fold != k]).predict(x[data.fold == k])
+            naive[data.fold == k] = fit_logistic(x[data.fold != k], labels[data.fold != k]).predict(x[data.fold == k])
         pooled.append(accuracy(naive, labels))
-        got = stacking.stack(data, features)
+        got = stacking.fit_feature_stackers(data, features)
         separate.append(accuracy(got.oof, labels))
         test.append(accuracy(got.test, test_labels))
     assert np.mean(separate) > 0.9 and np.mean(test) > 0.9  # 0.933 is what the best direction gives
@@ -73,7 +73,9 @@ def test_random_labels_score_half_however_many_features():
     for seed in range(60):
         rng = np.random.default_rng(seed)
         labels = np.repeat(rng.permutation(40) % 2, K)
-        got = stacking.stack(matrix(labels), lambda fold, part, ids: rng.normal(size=(len(ids), 30)).astype(np.float32))
+        got = stacking.fit_feature_stackers(
+            matrix(labels), lambda fold, part, ids: rng.normal(size=(len(ids), 30)).astype(np.float32)
+        )
         scores.append(accuracy(got.oof, labels))
     assert abs(np.mean(scores) - 0.5) < 3 * np.std(scores, ddof=1) / np.sqrt(60)
 
@@ -82,9 +84,9 @@ def test_other_folds_and_the_row_itself_do_not_matter():
     rng = np.random.default_rng(0)
     labels, other = rng.integers(0, 2, N), rng.integers(0, 2, T)
     features = rotated(labels, other)
-    before = stacking.stack(matrix(labels), features)
+    before = stacking.fit_feature_stackers(matrix(labels), features)
     changed = np.where(np.arange(N) % K == 1, 1 - labels, labels)
-    after = stacking.stack(matrix(changed), features)
+    after = stacking.fit_feature_stackers(matrix(changed), features)
     elsewhere = np.arange(N) % K != 1
     assert (before.oof == after.oof)[elsewhere].all() and (before.oof != after.oof)[~elsewhere].any()
 
@@ -92,7 +94,7 @@ def test_other_folds_and_the_row_itself_do_not_matter():
 def test_equal_images_are_never_on_both_sides():
     group = np.array([f"g{i // 3}" for i in range(N)])
     labels = np.random.default_rng(0).integers(0, 2, N // 3).repeat(3)
-    part = stacking.parts(labels, group)
+    part = stacking.split_parts(labels, group)
     assert (part.reshape(-1, 3) == part[::3, None]).all()
     counts = np.bincount(part[labels == 1], minlength=5)
     assert counts.max() - counts.min() <= 3 and sorted(set(part)) == list(range(5))
@@ -103,7 +105,7 @@ def test_features_that_say_nothing_leave_the_members():
     data = matrix(labels)
     sure = np.where(labels[:, None] == 1, 0.9, 0.1) * np.ones((1, 2))
     data = OofMatrix(**{**data.__dict__, "prob": sure})
-    got = stacking.stack(data, lambda fold, part, ids: np.ones((len(ids), 3), np.float32))
+    got = stacking.fit_feature_stackers(data, lambda fold, part, ids: np.ones((len(ids), 3), np.float32))
     assert accuracy(got.oof, labels) == 1 and got.test == pytest.approx(0.5, abs=0.01)
 
 

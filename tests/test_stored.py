@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from facefold import stored
-from facefold.errors import InputError
-from facefold.stored import Stored
+from facefold.utils import npy
+from facefold.utils.errors import InputError
+from facefold.utils.npy import NpyRows
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +28,13 @@ def three(tmp_path_factory):
 @given(rows=st.lists(st.integers(0, 10), max_size=30))
 def test_any_rows_are_those_of_the_whole_array(three, rows):
     values, paths = three
-    got = Stored(paths)[np.array(rows, dtype=np.int64)]
+    got = NpyRows(paths)[np.array(rows, dtype=np.int64)]
     assert got.dtype == np.int16 and got.shape == (len(rows), 3, 2) and np.array_equal(got, values[rows])
 
 
 def test_it_looks_like_the_array(three):
     values, paths = three
-    array = Stored(paths)
+    array = NpyRows(paths)
     assert (
         array.shape == (11, 3, 2) and len(array) == 11 and array.nbytes == values.nbytes and array.dtype == values.dtype
     )
@@ -49,17 +49,17 @@ def test_it_looks_like_the_array(three):
 
 def test_rows_that_are_not_there_are_refused(three):
     with pytest.raises(IndexError, match="rows 3 to 11 of 11"):
-        Stored(three[1])[np.array([3, 11])]
+        NpyRows(three[1])[np.array([3, 11])]
     with pytest.raises(IndexError, match="rows -1 to -1 of 11"):
-        Stored(three[1])[-1]
+        NpyRows(three[1])[-1]
     with pytest.raises(TypeError, match="rows by their numbers, not bool"):
-        Stored(three[1])[np.array([True, False])]
+        NpyRows(three[1])[np.array([True, False])]
 
 
 def test_rows_that_follow_one_another_are_fetched_in_one_piece(three, monkeypatch):
     told = []
     monkeypatch.setattr(os, "posix_fadvise", lambda handle, start, count, advice: told.append((start, count, advice)))
-    array = Stored(three[1])
+    array = NpyRows(three[1])
     array.expect(np.array([2, 6, 3, 4, 5, 10]))
     offset, row = 128, 12  # bytes of a .npy header and of a row
     assert told == [
@@ -72,8 +72,8 @@ def test_rows_that_follow_one_another_are_fetched_in_one_piece(three, monkeypatc
 def test_a_read_may_come_in_pieces(three, monkeypatch):
     values, paths = three
     whole = os.preadv
-    monkeypatch.setattr(stored.os, "preadv", lambda handle, rooms, place: whole(handle, [rooms[0][:5]], place))
-    assert np.array_equal(Stored(paths)[:], values)
+    monkeypatch.setattr(npy.os, "preadv", lambda handle, rooms, place: whole(handle, [rooms[0][:5]], place))
+    assert np.array_equal(NpyRows(paths)[:], values)
 
 
 @pytest.mark.parametrize(
@@ -97,13 +97,13 @@ def test_a_damaged_file_is_named(tmp_path, damage, said):
         np.save(path, np.zeros((2, 3)))
     damage(paths[1])
     with pytest.raises(InputError, match=re.escape(f"{paths[1]} {said}")):
-        Stored(paths)
+        NpyRows(paths)
 
 
 def test_a_file_that_shrinks_meanwhile_is_an_error(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.zeros((4, 100)))
-    array = Stored([path])
+    array = NpyRows([path])
     os.truncate(path, 1000)
     with pytest.raises(InputError, match=re.escape(f"{path} is damaged (it ends too early)")):
         array[np.array([3])]

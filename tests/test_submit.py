@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 import submit
-from facefold import files, kaggle
-from facefold.combine import outcome
-from facefold.data import competition
-from facefold.errors import InputError
+from facefold.data.competition import SYNTHETIC_MARKER, load_competition
+from facefold.ensemble import blend as blend_module
+from facefold.kaggle.submit import check_submission, load_submission_log
+from facefold.utils.errors import InputError
+from facefold.utils.files import sha256_file
 
 IDS = ["7", "0042", "9"]
 LABELS = [1, 0, 1]
@@ -31,14 +32,14 @@ def root(tmp_path) -> Path:
     csv(folder / "test.csv", "id", *IDS)
     csv(folder / "sampleSubmit.csv", "id,label", *(f"{id},0" for id in IDS))
     csv(out / "submission.csv", "id,label", *(f"{id},{label}" for id, label in zip(IDS, LABELS)))
-    csv(out / "leaderboard.csv", ",".join(outcome._LEADERBOARD))
+    csv(out / "leaderboard.csv", ",".join(blend_module._LEADERBOARD))
     csv(out / "oof_blend.csv", "id,label,prob,pred,fold", "1,0,0.25,0,0")
     csv(out / "test_blend.csv", "id,prob,pred", *(f"{id},0.5,{label}" for id, label in zip(IDS, LABELS)))
     facts = {
-        **dict.fromkeys(outcome._FACTS),
+        **dict.fromkeys(blend_module._FACTS),
         "picked": "mean",
         "score": {"accuracy": 0.93951, "low": 0.93592, "high": 0.9429},
-        "files": {name: files.sha256_file(out / name) for name in outcome.SEALED},
+        "files": {name: sha256_file(out / name) for name in blend_module.SEALED},
     }
     (out / "blend.json").write_text(json.dumps(facts))
     return tmp_path
@@ -78,8 +79,8 @@ def test_a_file_that_was_taken_is_a_line_of_the_log(root, monkeypatch, capsys):
         "--message=a first, try",
         "face-gender",
     ]
-    [entry] = kaggle.read_log(root)
-    assert (entry.competition, entry.sha256, entry.message) == ("face-gender", files.sha256_file(path), "a first, try")
+    [entry] = load_submission_log(root)
+    assert (entry.competition, entry.sha256, entry.message) == ("face-gender", sha256_file(path), "a first, try")
     assert (entry.honest, entry.low, entry.high, entry.public) == ("0.9395", "0.9359", "0.9429", "")
     assert capsys.readouterr().out.splitlines() == [
         f"{path}: 3 rows; nested accuracy 0.9395 [0.936, 0.943] by mean",
@@ -96,7 +97,7 @@ def hand_in(root: Path, monkeypatch) -> None:
 def test_the_public_score_goes_beside_the_honest_one(root, monkeypatch, capsys):
     hand_in(root, monkeypatch)
     step(root, monkeypatch, "--public", "0.9381")
-    assert kaggle.read_log(root)[0].public == "0.9381"
+    assert load_submission_log(root)[0].public == "0.9381"
     assert (
         capsys.readouterr().out.splitlines()[-1] == "first: public score 0.9381, honest score 0.9395 [0.9359, 0.9429]"
     )
@@ -108,12 +109,12 @@ def test_the_same_file_is_not_handed_in_twice_and_the_competition_is_remembered(
     assert (
         said.startswith("this very file was handed in on 2")
         and said.endswith("-m TEXT face-gender")
-        and len(kaggle.read_log(root)) == 1
+        and len(load_submission_log(root)) == 1
     )
     asked = client(root, monkeypatch, "Successfully submitted")
     step(root, monkeypatch, "-m", "second", "--competition", "another")
     assert asked.read_text().splitlines()[-1] == "another" and [
-        entry.competition for entry in kaggle.read_log(root)
+        entry.competition for entry in load_submission_log(root)
     ] == ["face-gender", "another"]
 
 
@@ -164,7 +165,7 @@ def test_what_the_client_says_is_explained_and_not_logged(root, monkeypatch, say
     said = refused(root, monkeypatch, "-m", "text", "--competition", "face-gender")
     assert said.startswith(f"submission.csv was not handed in: {reason}")
     assert said.endswith("Kaggle's client said:\n" + "\n".join(f"  {line}" for line in says.splitlines()))
-    assert kaggle.read_log(root) == []
+    assert load_submission_log(root) == []
 
 
 def test_no_client(root, monkeypatch):
@@ -210,7 +211,7 @@ def test_an_edited_submission_is_refused_before_the_client_is_called(root, monke
 
 
 def test_a_drawn_competition_is_handed_in_nowhere(root, monkeypatch):
-    (root / "competition" / competition.DRAWN).write_text("drawn")
+    (root / "competition" / SYNTHETIC_MARKER).write_text("drawn")
     assert refused(root, monkeypatch, "-m", "t", "--competition", "c").startswith(
         "this competition is drawn by a program"
     )
@@ -219,7 +220,7 @@ def test_a_drawn_competition_is_handed_in_nowhere(root, monkeypatch):
 def checked(root: Path, *lines: str) -> str:
     csv(root / "s.csv", *lines)
     with pytest.raises(InputError) as caught:
-        kaggle.check(competition.load(root), root / "s.csv")
+        check_submission(load_competition(root), root / "s.csv")
     head, *findings, way_out = str(caught.value).splitlines()
     assert (
         head == f"{root}/s.csv is not a valid submission:" and way_out == "Run `python src/blend.py`, which writes it."

@@ -8,30 +8,30 @@ from pathlib import Path
 
 import pytest
 
-from facefold import terminal
+from facefold.utils.console import QUIET_VARIABLE, TerminalLock, be_quiet, is_quiet, no_bar, print_progress, silence
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 
 
 @pytest.fixture(autouse=True)
 def loud(monkeypatch):
-    monkeypatch.setenv(terminal.QUIET, "0")
+    monkeypatch.setenv(QUIET_VARIABLE, "0")
 
 
 def test_lines_are_said_unless_quiet(capsys):
-    terminal.say("epoch 1")
-    assert terminal.no_bar() is None
-    terminal.be_quiet()
-    terminal.say("epoch 2")
-    assert terminal.no_bar() is True and capsys.readouterr().out == "epoch 1\n"
+    print_progress("epoch 1")
+    assert no_bar() is None
+    be_quiet()
+    print_progress("epoch 2")
+    assert no_bar() is True and capsys.readouterr().out == "epoch 1\n"
 
 
 def test_hush_leaves_the_output_that_there_was_and_nothing_else(capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # put back at the end
-    out = terminal.hush()
+    out = silence()
     print("the plan")
     print("upload it", file=out)
-    assert terminal.is_quiet() and capsys.readouterr().out == "upload it\n"
+    assert is_quiet() and capsys.readouterr().out == "upload it\n"
 
 
 DRAWING = """
@@ -73,12 +73,12 @@ def test_processes_that_share_a_terminal_draw_one_at_a_time():
 def test_a_terminal_whose_file_cannot_be_opened_is_none(monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr(os, "ttyname", lambda _: "/dev/pts/not_there")
-    with terminal.Turns() as turns:
+    with TerminalLock() as turns:
         assert turns._terminal is None
 
 
 def test_without_a_terminal_the_turns_are_a_lock_of_this_process(capsys):
-    turns, order = terminal.Turns(), []
+    turns, order = TerminalLock(), []
     with turns:
         other = threading.Thread(target=lambda: [turns.acquire(), order.append("other"), turns.release()])
         other.start()

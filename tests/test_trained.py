@@ -5,10 +5,22 @@ import dataclasses
 import pytest
 import torch
 
-from facefold import files, runs, trained
-from facefold.errors import InputError
 from facefold.models import precision
-from facefold.training import trainer
+from facefold.runs import (
+    RESULT_FILES,
+    WEIGHTS_FILE,
+    Identity,
+    fold_dir,
+    replace_test_predictions,
+    seal_fold,
+    write_history,
+    write_predictions,
+    write_weights,
+)
+from facefold.training.fold import FoldResult, fit_fold
+from facefold.training.predict import FoldPrediction, TestJob, predict_folds, trained_recipe
+from facefold.utils.errors import InputError
+from facefold.utils.files import read_json, sha256_file, write_json
 from test_trainer import CPU, TINY, images, task
 
 FROZEN = {
@@ -22,21 +34,21 @@ FROZEN = {
 }
 
 
-def leave(root, settings: dict) -> trainer.FoldResult:
+def leave(root, settings: dict) -> FoldResult:
     """Train fold 0 and leave what a run leaves of it, for a recipe that has no file."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         made = task(root, settings)
-        result = trainer.fit(made, CPU)
+        result = fit_fold(made, CPU)
     finally:
         torch.set_num_threads(threads)
-    directory = runs.fold_dir(root, "tiny", 0)
-    runs.write_weights(directory, result.state)
-    runs.write_history(directory, result.history)
-    runs.write_predictions(directory, "oof", made.valid["id"].tolist(), result.oof_prob, result.oof_features)
-    runs.write_predictions(directory, "test", made.test_images.ids, result.test_prob, result.test_features)
-    runs.finish(directory, runs.Identity("tiny", made.recipe.hash, "folds", "images", 0), result.facts)
+    directory = fold_dir(root, "tiny", 0)
+    write_weights(directory, result.state)
+    write_history(directory, result.history)
+    write_predictions(directory, "oof", made.valid["id"].tolist(), result.oof_prob, result.oof_features)
+    write_predictions(directory, "test", made.test_images.ids, result.test_prob, result.test_features)
+    seal_fold(directory, Identity("tiny", made.recipe.hash, "folds", "images", 0), result.facts)
     return result
 
 
@@ -52,9 +64,9 @@ def test_the_same_bytes_as_in_training(tmp_path, settings):
     assert not list((tmp_path / "scratch").rglob("*"))
 
 
-def predicted(root, shown) -> list[trained.Told]:
-    run = files.read_json(runs.fold_dir(root, "tiny", 0) / "run.json")
-    return list(trained.predict(root, "tiny", [run], shown, CPU, root / "scratch"))
+def predicted(root, shown) -> list[FoldPrediction]:
+    run = read_json(fold_dir(root, "tiny", 0) / "run.json")
+    return list(predict_folds(root, "tiny", [run], shown, CPU, root / "scratch"))
 
 
 def test_other_images_get_other_answers(tmp_path):
@@ -65,9 +77,9 @@ def test_other_images_get_other_answers(tmp_path):
 
 def test_where_the_recorded_format_is_not_to_be_had_another_is_taken(tmp_path, monkeypatch):
     result = leave(tmp_path, {**TINY, "epochs": 1})
-    directory = runs.fold_dir(tmp_path, "tiny", 0)
-    run = files.read_json(directory / "run.json")
-    files.write_json(directory / "run.json", {**run, "inference": {"form": "bfloat16 channels_last fused"}})
+    directory = fold_dir(tmp_path, "tiny", 0)
+    run = read_json(directory / "run.json")
+    write_json(directory / "run.json", {**run, "inference": {"form": "bfloat16 channels_last fused"}})
     monkeypatch.setattr(precision, "_half", lambda device: None)
     [told] = predicted(tmp_path, images("te", 10)[0])
     assert told.form == "float32 channels_last fused" and abs(told.prob - result.test_prob).max() < 0.02
@@ -75,21 +87,21 @@ def test_where_the_recorded_format_is_not_to_be_had_another_is_taken(tmp_path, m
 
 def test_a_fold_is_sealed_again_with_its_new_test_predictions(tmp_path):
     leave(tmp_path, {**TINY, "epochs": 1})
-    directory = runs.fold_dir(tmp_path, "tiny", 0)
-    runs.replace_test(directory, ["x"], [0.25], [[1.0]], "other images")
-    run = files.read_json(directory / "run.json")
+    directory = fold_dir(tmp_path, "tiny", 0)
+    replace_test_predictions(directory, ["x"], [0.25], [[1.0]], "other images")
+    run = read_json(directory / "run.json")
     assert run["images_hash"] == "other images" and (directory / "test.csv").read_text() == "id,prob\nx,0.25\n"
-    assert all(run["files"][name] == files.sha256_file(directory / name) for name in runs.RESULT_FILES)
+    assert all(run["files"][name] == sha256_file(directory / name) for name in RESULT_FILES)
 
 
 def test_damaged_weights_and_runs_of_another_version_are_refused(tmp_path):
     leave(tmp_path, {**TINY, "epochs": 1})
-    directory = runs.fold_dir(tmp_path, "tiny", 0)
-    weights = directory / runs.WEIGHTS
+    directory = fold_dir(tmp_path, "tiny", 0)
+    weights = directory / WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(InputError, match="weights.safetensors is not the file that training wrote"):
-        trained.TestJob(tmp_path, "tiny", 1).work(CPU)
+        TestJob(tmp_path, "tiny", 1).work(CPU)
     with pytest.raises(
         InputError, match="runs/tiny was trained by another version of this program; train it again to predict with it"
     ):
-        trained.recipe_of("tiny", [{"settings": {"colour": "blue"}}])
+        trained_recipe("tiny", [{"settings": {"colour": "blue"}}])

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facefold.data import drawn, unpack
-from facefold.errors import InputError
+from facefold.data import archive
+from facefold.data.synthetic import draw_competition, is_synthetic
+from facefold.utils.errors import InputError
 
 CSV = {"train.csv": b"id,label\n1,0\n2,1\n", "test.csv": b"id\n3\n", "sampleSubmit.csv": b"id,label\n3,0\n"}
 IMAGES = {"train/1.jpg": b"one", "train/2.jpg": b"two", "test/3.jpg": b"three"}
@@ -51,7 +52,7 @@ def refusal(source, root):
     """The text of the refusal, after which the root is as it was."""
     before = sorted(root.rglob("*")) if root.exists() else []
     with pytest.raises(InputError) as caught:
-        unpack.install(source, root)
+        archive.install_competition(source, root)
     assert (sorted(root.rglob("*")) if root.exists() else []) == before
     return str(caught.value)
 
@@ -94,37 +95,37 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_known_layout_of_a_zip(tmp_path, layout):
-    assert unpack.install(put_zip(tmp_path, LAYOUTS[layout]), tmp_path / "root")
+    assert archive.install_competition(put_zip(tmp_path, LAYOUTS[layout]), tmp_path / "root")
     assert tree(tmp_path / "root") == WHOLE
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "backslashes"])
 def test_every_known_layout_of_a_folder(tmp_path, layout):
-    assert unpack.install(put_folder(tmp_path, LAYOUTS[layout]), tmp_path / "root")
+    assert archive.install_competition(put_folder(tmp_path, LAYOUTS[layout]), tmp_path / "root")
     assert tree(tmp_path / "root") == WHOLE
 
 
 def test_meta_comes_along_also_later(tmp_path):
     root = tmp_path / "root"
-    unpack.install(put_zip(tmp_path, WHOLE), root)
+    archive.install_competition(put_zip(tmp_path, WHOLE), root)
     with_meta = {**WHOLE, "meta.csv": b"id,age\n1,3\n"}
-    assert not unpack.install(put_zip(tmp_path, with_meta), root)
+    assert not archive.install_competition(put_zip(tmp_path, with_meta), root)
     assert tree(root) == with_meta
 
 
 def test_the_same_again_is_nothing_to_do_and_mended_images_stay(tmp_path):
     root = tmp_path / "root"
     source = put_zip(tmp_path, WHOLE)
-    unpack.install(source, root)
+    archive.install_competition(source, root)
     (root / "competition" / "train" / "1.jpg").write_bytes(b"mended")
-    assert not unpack.install(source, root)
-    assert not unpack.install(root / "competition", root)
+    assert not archive.install_competition(source, root)
+    assert not archive.install_competition(root / "competition", root)
     assert tree(root)["train/1.jpg"] == b"mended"
 
 
 def test_another_competition_is_refused(tmp_path):
     root = tmp_path / "root"
-    unpack.install(put_zip(tmp_path, WHOLE), root)
+    archive.install_competition(put_zip(tmp_path, WHOLE), root)
     said = refusal(put_zip(tmp_path, {**WHOLE, "train.csv": b"id,label\n1,1\n2,0\n"}), root)
     assert said.startswith(f"{root / 'competition'} holds another competition; not the same: train.csv. Choose another")
 
@@ -134,13 +135,13 @@ def test_what_a_killed_run_left_and_an_empty_folder_are_no_obstacle(tmp_path):
     (root / "competition").mkdir(parents=True)
     (root / "competition.part" / "train").mkdir(parents=True)
     (root / "competition.part" / "train" / "9.jpg").write_bytes(b"half")
-    unpack.install(put_zip(tmp_path, WHOLE), root)
+    archive.install_competition(put_zip(tmp_path, WHOLE), root)
     assert tree(root) == WHOLE
 
 
 def test_bad_csv_and_missing_files_are_left_to_the_check(tmp_path):
     bad = {"train.csv": b"\xef\xbb\xbfid,label\r\n1,x\r\n", "train/1.jpg": b""}
-    assert unpack.install(put_zip(tmp_path, bad), tmp_path / "root")
+    assert archive.install_competition(put_zip(tmp_path, bad), tmp_path / "root")
     assert tree(tmp_path / "root") == bad
 
 
@@ -168,7 +169,7 @@ def test_a_zip_bomb_is_refused(tmp_path):
 
 
 def test_a_total_that_is_absurd_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(unpack, "MAX_TOTAL", 40)
+    monkeypatch.setattr(archive, "MAX_TOTAL", 40)
     assert "this looks like a zip bomb" in refusal(put_zip(tmp_path, WHOLE), tmp_path / "root")
 
 
@@ -192,7 +193,7 @@ def test_names_that_are_not_utf_8(tmp_path):
     )
     source = put_folder(tmp_path, WHOLE)
     (source / "train" / os.fsdecode(b"\xe9.jpg")).write_bytes(b"x")
-    assert unpack.install(source, tmp_path / "root")  # an image without a row: the audit names it
+    assert archive.install_competition(source, tmp_path / "root")  # an image without a row: the audit names it
     assert (tmp_path / "root" / "competition" / "train" / os.fsdecode(b"\xe9.jpg")).exists()
 
 
@@ -244,7 +245,7 @@ def test_damage_of_any_kind_is_told_or_harmless(tmp_path_factory, changes):
     for at, value in changes:
         data[at % len(data)] = value
     try:
-        unpack.install(put_zip(folder, bytes(data)), folder / "root")
+        archive.install_competition(put_zip(folder, bytes(data)), folder / "root")
     except InputError:
         return
     assert "train.csv" in tree(folder / "root")
@@ -252,37 +253,37 @@ def test_damage_of_any_kind_is_told_or_harmless(tmp_path_factory, changes):
 
 def test_a_drawn_competition_makes_room_once_the_real_one_is_complete(tmp_path):
     root, real = tmp_path / "root", tmp_path / "real"
-    drawn.draw(root, train=20, test=10, size=32)
-    drawn.draw(real, train=24, test=10, size=32)
+    draw_competition(root, train=20, test=10, size=32)
+    draw_competition(real, train=24, test=10, size=32)
     (real / "competition" / "DRAWN.txt").unlink()
     (root / "runs" / "demo_cnn").mkdir(parents=True)
     (tmp_path / "torn.zip").write_bytes(b"PK")
     with pytest.raises(InputError):
-        unpack.install(tmp_path / "torn.zip", root)
-    assert drawn.is_drawn(root) and (root / "runs").exists()
-    assert unpack.install(real / "competition", root)
-    assert not drawn.is_drawn(root) and [path.name for path in root.iterdir()] == ["competition"]
+        archive.install_competition(tmp_path / "torn.zip", root)
+    assert is_synthetic(root) and (root / "runs").exists()
+    assert archive.install_competition(real / "competition", root)
+    assert not is_synthetic(root) and [path.name for path in root.iterdir()] == ["competition"]
 
 
 def test_a_source_inside_what_makes_room_is_refused(tmp_path):
-    drawn.draw(tmp_path, train=20, test=10, size=32)
-    drawn.draw(tmp_path / "cache", train=24, test=10, size=32)
+    draw_competition(tmp_path, train=20, test=10, size=32)
+    draw_competition(tmp_path / "cache", train=24, test=10, size=32)
     with pytest.raises(InputError, match="which makes room with the drawn competition; move it out first"):
-        unpack.install(tmp_path / "cache" / "competition", tmp_path)
-    assert drawn.is_drawn(tmp_path) and (tmp_path / "cache" / "competition").exists()
+        archive.install_competition(tmp_path / "cache" / "competition", tmp_path)
+    assert is_synthetic(tmp_path) and (tmp_path / "cache" / "competition").exists()
 
 
 def test_files_keep_the_times_they_were_packed_with(tmp_path):
     stamped = {zipfile.ZipInfo(name, (2020, 10, 1, 2, 3, 4)): content for name, content in WHOLE.items()}
-    unpack.install(put_zip(tmp_path, stamped), tmp_path / "a")
+    archive.install_competition(put_zip(tmp_path, stamped), tmp_path / "a")
     source = put_folder(tmp_path, WHOLE)
     os.utime(source / "train" / "1.jpg", (1000.5, 1000.5))
-    unpack.install(source, tmp_path / "b")
+    archive.install_competition(source, tmp_path / "b")
     assert (tmp_path / "a" / "competition" / "train" / "1.jpg").stat().st_mtime == 1601517784  # in UTC
     assert (tmp_path / "b" / "competition" / "train" / "1.jpg").stat().st_mtime == 1000.5
 
 
 def test_a_zip_with_a_month_that_is_none_is_unpacked(tmp_path):
     stamped = {zipfile.ZipInfo(name, (1980, 0, 0, 0, 0, 0)): content for name, content in WHOLE.items()}
-    unpack.install(put_zip(tmp_path, stamped), tmp_path / "a")
+    archive.install_competition(put_zip(tmp_path, stamped), tmp_path / "a")
     assert tree(tmp_path / "a") == WHOLE

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from command import run
-from facefold.data import integrity, utkface
-from facefold.errors import InputError
+from facefold.data.audit import audit_competition
+from facefold.data.utkface import install_utkface, parse_file_names, split_faces
+from facefold.utils.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "utkface-400.zip"
 
@@ -46,8 +47,8 @@ def zipped(folder: Path, path: Path) -> Path:
 
 
 def test_every_image_keeps_what_its_name_says(source, tmp_path):
-    made = utkface.install(source, tmp_path / "root", 6, 0)
-    found, _ = integrity.load(tmp_path / "root")
+    made = install_utkface(source, tmp_path / "root", 6, 0)
+    found, _ = audit_competition(tmp_path / "root")
     assert made.new and made.twice == 5
     assert made.malformed == [
         "UTKFace/117_0_0_20170109142408075.jpg.chip.jpg",
@@ -69,8 +70,8 @@ def test_every_image_keeps_what_its_name_says(source, tmp_path):
 
 def test_all_images_have_one_time_and_zip_and_folder_give_the_same_bytes(source, tmp_path):
     archive = zipped(source, tmp_path / "utk.zip")
-    utkface.install(source, tmp_path / "a", 6, 0)
-    utkface.install(archive, tmp_path / "b", 6, 0)
+    install_utkface(source, tmp_path / "a", 6, 0)
+    install_utkface(archive, tmp_path / "b", 6, 0)
     for root in ("a", "b"):
         assert len({path.stat().st_mtime for path in (tmp_path / root / "competition").glob("*/*.jpg")}) == 1
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
@@ -79,11 +80,11 @@ def test_all_images_have_one_time_and_zip_and_folder_give_the_same_bytes(source,
 
 
 def test_a_competition_that_is_there_is_kept(source, tmp_path):
-    utkface.install(source, tmp_path, 6, 0)
+    install_utkface(source, tmp_path, 6, 0)
     before = (tmp_path / "competition" / "train.csv").read_bytes()
-    assert not utkface.install(source, tmp_path, 6, 0).new
+    assert not install_utkface(source, tmp_path, 6, 0).new
     with pytest.raises(InputError) as error:
-        utkface.install(source, tmp_path, 6, 1)
+        install_utkface(source, tmp_path, 6, 1)
     assert str(error.value) == (
         f"{tmp_path / 'competition'} holds another competition and is left as it is; choose another folder with --root"
     )
@@ -93,7 +94,7 @@ def test_a_competition_that_is_there_is_kept(source, tmp_path):
 def test_answers_that_are_there_are_kept(source, tmp_path):
     (tmp_path / "solution.csv").write_text("id,label\n1,1\n")
     with pytest.raises(InputError, match="holds other answers; move it away"):
-        utkface.install(source, tmp_path, 6, 0)
+        install_utkface(source, tmp_path, 6, 0)
     assert not (tmp_path / "competition").exists()
 
 
@@ -107,7 +108,7 @@ def test_answers_that_are_there_are_kept(source, tmp_path):
 )
 def test_sizes_and_seeds_that_cannot_be(source, tmp_path, test_size, seed, message):
     with pytest.raises(InputError) as error:
-        utkface.install(source, tmp_path, test_size, seed)
+        install_utkface(source, tmp_path, test_size, seed)
     assert str(error.value) == message
 
 
@@ -115,10 +116,10 @@ def test_a_zip_whose_member_leaves_the_folder_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
         archive.writestr(f"../{name(1)}", jpeg(1))
     with pytest.raises(InputError, match="would leave the folder it is unpacked to"):
-        utkface.install(tmp_path / "bad.zip", tmp_path / "root", 2, 0)
+        install_utkface(tmp_path / "bad.zip", tmp_path / "root", 2, 0)
     (tmp_path / "torn.zip").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(InputError, match="is neither a folder nor a whole zip"):
-        utkface.install(tmp_path / "torn.zip", tmp_path / "root", 2, 0)
+        install_utkface(tmp_path / "torn.zip", tmp_path / "root", 2, 0)
     assert not (tmp_path / "root").exists() and not list(tmp_path.glob("*.jpg"))
 
 
@@ -140,7 +141,7 @@ def test_a_zip_whose_member_leaves_the_folder_is_refused(tmp_path):
 )
 def test_names(text, fact):
     path, other = PurePosixPath("UTKFace") / text, PurePosixPath("UTKFace") / name(7)
-    table, malformed, _ = utkface.read_names([path, other])
+    table, malformed, _ = parse_file_names([path, other])
     got = table[table["path"] == path]
     assert [tuple(row) for row in got[["age", "label", "race"]].to_numpy()] == ([fact] if fact else [])
     assert malformed == ([] if fact else [str(path)])
@@ -148,18 +149,18 @@ def test_names(text, fact):
 
 def test_a_face_cropped_and_not_is_refused():
     with pytest.raises(InputError, match="^1 faces are there both cropped"):
-        utkface.read_names([PurePosixPath("a/7_1_2_2017.jpg"), PurePosixPath("b/7_1_2_2017.jpg.chip.jpg")])
+        parse_file_names([PurePosixPath("a/7_1_2_2017.jpg"), PurePosixPath("b/7_1_2_2017.jpg.chip.jpg")])
 
 
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 50), test_size=st.integers(2, 36))
 def test_ids_are_a_permutation_and_the_test_rows_stratified(seed, test_size):
     faces = pd.DataFrame({"path": [str(number) for number in range(40)], "label": [0] * 30 + [1] * 10})
-    dealt = utkface.deal(faces, test_size, seed)
-    test = dealt[dealt["split"] == "test"]
-    assert dealt["id"].tolist() == [str(number) for number in range(1, 41)]
+    folds = split_faces(faces, test_size, seed)
+    test = folds[folds["split"] == "test"]
+    assert folds["id"].tolist() == [str(number) for number in range(1, 41)]
     assert len(test) == test_size and abs(test["label"].sum() - test_size / 4) < 1
-    assert sorted(dealt["path"], key=int) == faces["path"].tolist() and dealt["path"].tolist() != faces["path"].tolist()
+    assert sorted(folds["path"], key=int) == faces["path"].tolist() and folds["path"].tolist() != faces["path"].tolist()
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/utkface-400.zip is not there")

@@ -7,9 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facefold.combine import weights
-from facefold.combine.scores import log_loss
-from facefold.errors import InputError
+from facefold.ensemble.metrics import log_loss
+from facefold.ensemble.weights import (
+    accuracy_weights,
+    best_member_weights,
+    log_loss_weights,
+    parse_weights,
+    weighted_logit_mean,
+    weighted_mean,
+)
+from facefold.utils.errors import InputError
 
 
 def made(seed: int, rows: int, skill: list[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -21,7 +28,7 @@ def made(seed: int, rows: int, skill: list[float]) -> tuple[np.ndarray, np.ndarr
 
 def test_the_good_member_is_found_among_noise():
     prob, labels = made(0, 4000, [1.5, 0, 0])
-    found = weights.log_loss_simplex(prob, labels)
+    found = log_loss_weights(prob, labels)
     assert found[0] > 0.8 and found.sum() == pytest.approx(1, abs=1e-5) and (found >= 0).all()
 
 
@@ -33,7 +40,7 @@ def test_the_simplex_is_solved_as_em_solves_it(seed, members):
     em = np.full(members, 1 / members)
     for _ in range(2000):
         em = em * (likelihood / (likelihood @ em)[:, None]).mean(axis=0)
-    found = weights.mean(prob, weights.log_loss_simplex(prob, labels))
+    found = weighted_mean(prob, log_loss_weights(prob, labels))
     assert log_loss(found, labels) <= log_loss(prob @ em, labels) + 1e-5
 
 
@@ -42,36 +49,34 @@ def test_the_simplex_is_solved_as_em_solves_it(seed, members):
 def test_order_of_members_and_rows_changes_nothing(seed, order):
     prob, labels = made(seed, 150, [2, 1, 0.5, 0])
     rows = np.random.default_rng(seed).permutation(150)
-    expected = weights.log_loss_simplex(prob, labels)
-    assert weights.log_loss_simplex(prob[rows][:, order], labels[rows]) == pytest.approx(
-        expected[list(order)], abs=2e-3
-    )
+    expected = log_loss_weights(prob, labels)
+    assert log_loss_weights(prob[rows][:, order], labels[rows]) == pytest.approx(expected[list(order)], abs=2e-3)
 
 
 def test_perfect_and_equal_members():
     labels = np.array([0, 1, 0, 1])
     sure = np.column_stack([labels * 1.0, labels * 1.0, 1.0 - labels])
-    assert weights.log_loss_simplex(sure, labels)[2] == pytest.approx(0, abs=1e-6)
-    assert weights.log_loss_simplex(np.full((4, 2), 0.5), labels).tolist() == [0.5, 0.5]
-    assert weights.log_loss_simplex(np.full((4, 1), 0.3), labels).tolist() == [1]
+    assert log_loss_weights(sure, labels)[2] == pytest.approx(0, abs=1e-6)
+    assert log_loss_weights(np.full((4, 2), 0.5), labels).tolist() == [0.5, 0.5]
+    assert log_loss_weights(np.full((4, 1), 0.3), labels).tolist() == [1]
 
 
 def test_mean_accuracies_and_best_by_hand():
     labels = np.array([1, 0, 1, 0])
     prob = np.array([[0.8, 0.6, 0.9], [0.6, 0.4, 0.6], [0.7, 0.2, 0.9], [0.1, 0.3, 0.1]])
-    assert weights.accuracies(prob, labels).tolist() == [0.75, 0.75, 0.75]
-    assert weights.best(prob, labels).tolist() == [0, 0, 1]  # equal accuracy: the least log loss
-    assert weights.mean(prob, np.array([2, 1, 1]))[0] == pytest.approx((1.6 + 0.6 + 0.9) / 4)
+    assert accuracy_weights(prob, labels).tolist() == [0.75, 0.75, 0.75]
+    assert best_member_weights(prob, labels).tolist() == [0, 0, 1]  # equal accuracy: the least log loss
+    assert weighted_mean(prob, np.array([2, 1, 1]))[0] == pytest.approx((1.6 + 0.6 + 0.9) / 4)
 
 
 def test_logit_mean_by_hand():
     prob = np.array([[0.9, 0.5], [0.9, 0.1], [1.0, 0.2]])
-    assert weights.logit_mean(prob, np.ones(2)) == pytest.approx([0.75, 0.5, 1 / (1 + (4 / (1e7 - 1)) ** 0.5)])
-    assert weights.logit_mean(prob, np.array([0, 2])) == pytest.approx(prob[:, 1])
+    assert weighted_logit_mean(prob, np.ones(2)) == pytest.approx([0.75, 0.5, 1 / (1 + (4 / (1e7 - 1)) ** 0.5)])
+    assert weighted_logit_mean(prob, np.array([0, 2])) == pytest.approx(prob[:, 1])
 
 
 def test_parse_orders_by_name_and_tells_who_is_absent():
-    given_, absent = weights.parse(" b=2, a=0.5", ["a", "b", "c"])
+    given_, absent = parse_weights(" b=2, a=0.5", ["a", "b", "c"])
     assert given_.tolist() == [0.5, 2, 0] and absent == ["c"]
 
 
@@ -90,4 +95,4 @@ def test_parse_orders_by_name_and_tells_who_is_absent():
 )
 def test_parse_refuses(text, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        weights.parse(text, ["a", "b"])
+        parse_weights(text, ["a", "b"])

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from facefold import files, remote
+from facefold.remote import listed
+from facefold.utils.files import atomic_path
 
 PIECE = 64 << 20  # bytes of a file that travel at once
 
@@ -31,7 +32,7 @@ class Desk:
         return self._copies
 
     def names(self, prefix: str) -> dict[str, str]:
-        there = {name: path.stat() for name, path in remote.listed(self._root, prefix).items()}
+        there = {name: path.stat() for name, path in listed(self._root, prefix).items()}
         return {name: f"{stat.st_size} {stat.st_mtime_ns}" for name, stat in there.items()}
 
     def read(self, name: str, start: int) -> bytes:
@@ -44,7 +45,7 @@ class Desk:
         """Put a file of these pieces (references to bytes) in place."""
         import ray
 
-        with files.replacing(self._root / name) as temporary, open(temporary, "wb") as out:
+        with atomic_path(self._root / name) as temporary, open(temporary, "wb") as out:
             for piece in pieces:
                 out.write(ray.get(piece))
 
@@ -70,7 +71,7 @@ class Served:
         return self._ask("names", prefix)
 
     def get(self, name: str, path: Path) -> None:
-        with files.replacing(path) as temporary, open(temporary, "wb") as out:
+        with atomic_path(path) as temporary, open(temporary, "wb") as out:
             while piece := self._ask("read", name, out.tell()):
                 out.write(piece)
 

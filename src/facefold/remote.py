@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from facefold import files, terminal
-from facefold.errors import InputError
+from facefold.utils.console import print_progress
+from facefold.utils.errors import InputError
+from facefold.utils.files import atomic_path, lock_directory, read_json, sha256_text, write_text
 
 FOLDER = "FACEFOLD_MIRROR"  # the environment's variable for where copies lie
 FROZEN = "cache/frozen/"
@@ -69,7 +70,7 @@ class Url:
         return {name: _stamp(info) for name, info in found.items() if name.startswith(prefix)}
 
     def get(self, name: str, path: Path) -> None:
-        with self._opened() as (system, base), files.replacing(path) as temporary:
+        with self._opened() as (system, base), atomic_path(path) as temporary:
             system.get_file(f"{base}/{name}", str(temporary))
 
     def put(self, path: Path, name: str) -> None:
@@ -137,7 +138,7 @@ class Mirror:
     def pull(self, *prefixes: str, exact: bool = False) -> None:
         """Fetch what differs of the names that begin with one of `prefixes`. exact: and keep no others of them here, but for frozen
         activations, which are trusted by their checksums."""
-        with files.locked(self._folder, wait=True):
+        with lock_directory(self._folder, wait=True):
             book, there = self._book(), {}
             for prefix in prefixes:
                 there |= {name: stamp for name, stamp in self.store.names(prefix).items() if _kept(name, prefix)}
@@ -148,7 +149,7 @@ class Mirror:
                     book.pop(name, None)
             wanted = [name for name, stamp in there.items() if name not in here or book.get(name, [None])[0] != stamp]
             if len(wanted) > 1:
-                terminal.say(f"{self.store}: {len(wanted):,} files are fetched")
+                print_progress(f"{self.store}: {len(wanted):,} files are fetched")
 
             def fetch(name: str) -> None:
                 path, size = self._path(name), int(there[name].partition(" ")[0])
@@ -162,12 +163,12 @@ class Mirror:
 
             self._each(fetch, wanted, book)
             self._fetched |= here & there.keys() | set(wanted)
-            files.write_text(self.root / _THERE, f"{self.store}\n")
+            write_text(self.root / _THERE, f"{self.store}\n")
 
     def push(self) -> None:
         """Send what was made or changed since it was fetched or sent, and remove there what was here after `pull` and is no more.
         `InputError`, and nothing removed, where somebody removed the copy meanwhile."""
-        with files.locked(self._folder, wait=True):
+        with lock_directory(self._folder, wait=True):
             if not (self.root / _THERE).exists():
                 raise InputError(
                     f"{self.root}, the copy of {self.store}, was removed while the step worked in it; nothing was removed there. "
@@ -192,14 +193,14 @@ class Mirror:
             if changed or gone:
                 there = self.store.names("")  # one question, not one a file
                 self._write({**book, **{name: [there[name], *here[name]] for name in changed if name in there}})
-                terminal.say(f"{self.store}: {len(changed):,} files sent, {len(gone):,} removed")
+                print_progress(f"{self.store}: {len(changed):,} files sent, {len(gone):,} removed")
 
     def send(self, paths: Iterable[Path]) -> None:
         """Send these files, in this order; of those that are not there the ones elsewhere are removed."""
         for path in paths:
             name, facts = path.relative_to(self.root).as_posix(), _facts(path) if path.exists() else None
             self.store.put(path, name) if facts else self.store.remove(name)
-            with files.locked(self._folder, wait=True):
+            with lock_directory(self._folder, wait=True):
                 book = self._book()
                 book.pop(name, None)
                 self._write({**book, **({name: [self.store.names(name)[name], *facts]} if facts else {})})
@@ -228,10 +229,10 @@ class Mirror:
     def _book(self) -> dict[str, list]:
         """name -> stamp there, bytes and time here, of each file that was fetched or sent."""
         path = self._folder / "files.json"
-        return files.read_json(path) if path.exists() else {}
+        return read_json(path) if path.exists() else {}
 
     def _write(self, book: dict) -> None:
-        files.write_text(self._folder / "files.json", json.dumps(book))
+        write_text(self._folder / "files.json", json.dumps(book))
 
 
 def _kept(name: str, prefix: str) -> bool:
@@ -257,7 +258,7 @@ def _facts(path: Path) -> list[int]:
 
 def place(name: str, base: Path) -> Path:
     """The folder for the copy of a root of this name, under $FACEFOLD_MIRROR where that is set, else `base`."""
-    return Path(os.environ.get(FOLDER) or base).resolve() / files.sha256_text(name)[:12]
+    return Path(os.environ.get(FOLDER) or base).resolve() / sha256_text(name)[:12]
 
 
 def mirror(url: str) -> Mirror:

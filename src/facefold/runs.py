@@ -22,18 +22,28 @@ import pandas as pd
 from safetensors.numpy import load_file
 from safetensors.numpy import save as packed
 
-from facefold import files
-from facefold.data.corrections import NONE, Corrections
+from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.folds import Folds
-from facefold.data.target import LABEL, Target
-from facefold.errors import InputError
-from facefold.models import recipe as recipes
-from facefold.stored import Stored
+from facefold.models.recipe import load_recipe, load_recipes
+from facefold.task import LABEL, Target
+from facefold.utils.errors import InputError
+from facefold.utils.files import (
+    atomic_path,
+    read_csv,
+    read_json,
+    read_npy,
+    sha256_file,
+    sha256_text,
+    write_csv,
+    write_json,
+    write_npy,
+)
+from facefold.utils.npy import NpyRows
 
-WEIGHTS = "weights.safetensors"  # those that predict
-RESULT_FILES = (WEIGHTS, "history.csv", "oof.csv", "test.csv", "features_oof.npy", "features_test.npy")
-CHECKPOINT = "checkpoint.safetensors"  # beside them while a fold trains
-CORRECTED = "+corrected"
+WEIGHTS_FILE = "weights.safetensors"  # those that predict
+RESULT_FILES = (WEIGHTS_FILE, "history.csv", "oof.csv", "test.csv", "features_oof.npy", "features_test.npy")
+CHECKPOINT_FILE = "checkpoint.safetensors"  # beside them while a fold trains
+CORRECTED_SUFFIX = "+corrected"
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class Identity:
     @property
     def name(self) -> str:
         """The run's folder under runs/."""
-        return self.recipe + (CORRECTED if self.corrections else "")
+        return self.recipe + (CORRECTED_SUFFIX if self.corrections else "")
 
 
 _CAUSES = {
@@ -85,58 +95,58 @@ def fold_dir(root: Path, recipe: str, fold: int) -> Path:
     return root / "runs" / recipe / f"fold_{fold}"
 
 
-def names(root: Path) -> list[str]:
+def run_names(root: Path) -> list[str]:
     """The names of the runs that have left something under runs/, sorted."""
     return sorted(path.name for path in (root / "runs").glob("*") if any(path.glob("fold_*")))
 
 
-def named(text: str) -> list[str]:
+def parse_run_names(text: str) -> list[str]:
     """The names in a comma-separated list as a person writes it, each once; `InputError` for a recipe that does not exist."""
     listed = dict.fromkeys(part.strip() for part in text.split(",") if part.strip())
-    recipes.load_all(",".join(name.removesuffix(CORRECTED) for name in listed) or text)
+    load_recipes(",".join(name.removesuffix(CORRECTED_SUFFIX) for name in listed) or text)
     return list(listed)
 
 
-def current(name: str, folds: Folds, images_hash: str) -> Identity:
+def current_identity(name: str, folds: Folds, images_hash: str) -> Identity:
     """What a run of this name must agree with now; its seed and its corrections are its own (see `load`)."""
-    recipe = recipes.load(name.removesuffix(CORRECTED))
+    recipe = load_recipe(name.removesuffix(CORRECTED_SUFFIX))
     return Identity(recipe.name, recipe.hash, folds.hash, images_hash, seed=0, target=folds.target.name)
 
 
-def corrections_of(run: dict) -> Corrections:
+def load_run_corrections(run: dict) -> Corrections:
     """The corrections that a run learned from, by its run.json. `InputError` when they are not those of its identity."""
     made = Corrections(run.get("corrected", {}))
     if made.hash != _recorded(run, "corrections"):
         raise InputError(
-            f"runs/{run['recipe']}{CORRECTED}: the corrections in a run.json were edited; delete the folder and train it again"
+            f"runs/{run['recipe']}{CORRECTED_SUFFIX}: the corrections in a run.json were edited; delete the folder and train it again"
         )
     return made
 
 
-def sealed(root: Path, recipe: str, fold: int | str) -> bool:
+def is_fold_sealed(root: Path, recipe: str, fold: int | str) -> bool:
     """Whether this fold was trained to its end, by whatever version of the recipe."""
     return (root / "runs" / recipe / f"fold_{fold}" / "run.json").exists()
 
 
-def whole(root: Path, recipe: str, folds: int) -> bool:
+def is_run_complete(root: Path, recipe: str, folds: int) -> bool:
     """Whether all folds were trained to their end, by whatever version of the recipe."""
-    return all(sealed(root, recipe, fold) for fold in range(folds))
+    return all(is_fold_sealed(root, recipe, fold) for fold in range(folds))
 
 
-def joined_oof(root: Path, recipe: str) -> Path:
+def joined_oof_path(root: Path, recipe: str) -> Path:
     return root / "runs" / recipe / "oof.csv"
 
 
-def label_issues(root: Path) -> Path:
+def label_issues_path(root: Path) -> Path:
     return root / "runs" / "label_issues.csv"
 
 
-def finished(root: Path, identity: Identity, fold: int) -> bool:
+def is_fold_finished(root: Path, identity: Identity, fold: int) -> bool:
     """Whether this fold is done and whole. A fold of another identity, or a damaged one, is an `InputError`."""
     directory = fold_dir(root, identity.name, fold)
-    if not sealed(root, identity.name, fold):
+    if not is_fold_sealed(root, identity.name, fold):
         return False
-    require_current(directory, files.read_json(directory / "run.json"), identity)
+    require_current(directory, read_json(directory / "run.json"), identity)
     _require_whole(directory)
     return True
 
@@ -152,14 +162,14 @@ def require_current(directory: Path, run: dict, identity: Identity) -> None:
         )
 
 
-def finish(directory: Path, identity: Identity, facts: dict, corrections: Corrections = NONE) -> None:
+def seal_fold(directory: Path, identity: Identity, facts: dict, corrections: Corrections = NO_CORRECTIONS) -> None:
     """Seal a fold: write run.json with the identity, the facts, the corrections, the checksum of every file and its own."""
-    checksums = {name: files.sha256_file(directory / name) for name in RESULT_FILES}
+    checksums = {name: sha256_file(directory / name) for name in RESULT_FILES}
     run = {**asdict(identity), **facts, "corrected": corrections.actions, "files": checksums}
-    files.write_json(directory / "run.json", {**run, "sha256": _digest(run)})
+    write_json(directory / "run.json", {**run, "sha256": _digest(run)})
 
 
-def load(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_ids: list[str]) -> Member:
+def load_member(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_ids: list[str]) -> Member:
     """Join a recipe's folds by id.
 
     `identity` (its seed and corrections are taken from the run itself) is what the run must agree with; None takes whatever
@@ -168,7 +178,7 @@ def load(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_
     in one with it.
     """
     runs, oof, test = [], [], {}
-    missing = [str(k) for k in range(folds.k) if not sealed(root, recipe, k)]
+    missing = [str(k) for k in range(folds.k) if not is_fold_sealed(root, recipe, k)]
     if missing:
         raise InputError(
             f"{folds.target.folder}runs/{recipe} is incomplete: fold {', '.join(missing)} of {folds.k} not finished. "
@@ -177,17 +187,17 @@ def load(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_
         )
     for k in range(folds.k):
         directory = fold_dir(root, recipe, k)
-        run = files.read_json(directory / "run.json")
+        run = read_json(directory / "run.json")
         if identity is None:
             identity = Identity(**{field.name: _recorded(run, field.name) for field in fields(Identity)})
         first = runs[0] if runs else run
-        own = (_recorded(first, "corrections") or "none") if recipe.endswith(CORRECTED) else ""
+        own = (_recorded(first, "corrections") or "none") if recipe.endswith(CORRECTED_SUFFIX) else ""
         require_current(directory, run, replace(identity, seed=first.get("seed"), corrections=own))
         _require_whole(directory)
-        fold_oof = read_predictions(directory / "oof.csv", folds.target)
+        fold_oof = load_predictions(directory / "oof.csv", folds.target)
         expected = folds.table.loc[folds.table["fold"] == k, "id"]
         _require_ids(directory / "oof.csv", fold_oof["id"], expected, "the validation rows of that fold")
-        fold_test = read_predictions(directory / "test.csv", folds.target)
+        fold_test = load_predictions(directory / "test.csv", folds.target)
         _require_ids(directory / "test.csv", fold_test["id"], test_ids, "test.csv")
         runs.append(run)
         oof.append(fold_oof.set_index("id")[folds.target.column])
@@ -203,72 +213,74 @@ def load(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_
 
 def shared_corrections(members: list[Member]) -> Corrections:
     """What the members with corrected labels learned from, nothing where there are none. `InputError` where two differ."""
-    found = {member.recipe: corrections_of(member.runs[0]) for member in members if member.recipe.endswith(CORRECTED)}
+    found = {
+        member.recipe: load_run_corrections(member.runs[0])
+        for member in members
+        if member.recipe.endswith(CORRECTED_SUFFIX)
+    }
     if len({made.hash for made in found.values()}) > 1:
         raise InputError(
             f"{', '.join(found)} learned from different corrections, so there are no corrected labels to score all by. "
             "Train them with one --corrections FILE, or name the recipes to blend with --recipes."
         )
-    return next(iter(found.values()), NONE)
+    return next(iter(found.values()), NO_CORRECTIONS)
 
 
-def replace_test(
-    directory: Path, ids: list[str], prob: np.ndarray, features: Stored | np.ndarray, images_hash: str
+def replace_test_predictions(
+    directory: Path, ids: list[str], prob: np.ndarray, features: NpyRows | np.ndarray, images_hash: str
 ) -> None:
     """Put other test predictions, of those images, into a sealed fold and seal it again; as `write_predictions` otherwise."""
-    run = files.read_json(directory / "run.json")
+    run = read_json(directory / "run.json")
     _require_unedited(directory, run)
     write_predictions(directory, "test", ids, prob, features)
-    checksums = {name: files.sha256_file(directory / name) for name in ("test.csv", "features_test.npy")}
+    checksums = {name: sha256_file(directory / name) for name in ("test.csv", "features_test.npy")}
     run = {**run, "images_hash": images_hash, "files": {**run["files"], **checksums}}
-    files.write_json(directory / "run.json", {**run, "sha256": _digest(run)})
+    write_json(directory / "run.json", {**run, "sha256": _digest(run)})
 
 
-def join(root: Path, identity: Identity, folds: Folds, test_ids: list[str]) -> Member:
+def join_folds(root: Path, identity: Identity, folds: Folds, test_ids: list[str]) -> Member:
     """`load`, and write runs/<recipe>/oof.csv (id,prob or id,pred) in the order of folds.csv."""
-    member = load(root, identity, identity.name, folds, test_ids)
-    files.write_csv(
-        joined_oof(root, member.recipe), member.oof.rename(folds.target.column).rename_axis("id").reset_index()
+    member = load_member(root, identity, identity.name, folds, test_ids)
+    write_csv(
+        joined_oof_path(root, member.recipe), member.oof.rename(folds.target.column).rename_axis("id").reset_index()
     )
     return member
 
 
 def write_predictions(
-    directory: Path, part: str, ids: list[str], prob: np.ndarray, features: Stored | np.ndarray, target: Target = LABEL
+    directory: Path, part: str, ids: list[str], prob: np.ndarray, features: NpyRows | np.ndarray, target: Target = LABEL
 ) -> None:
     """Write <part>.csv (id,prob or id,pred) and features_<part>.npy; `part` is oof or test.
 
     prob: float (n,), the probability of label 1 or the predicted value; features: float16 (n, F); both in the order of `ids`.
     """
-    files.write_csv(
-        directory / f"{part}.csv", pd.DataFrame({"id": ids, target.column: np.asarray(prob, dtype=np.float64)})
-    )
-    files.write_npy(
+    write_csv(directory / f"{part}.csv", pd.DataFrame({"id": ids, target.column: np.asarray(prob, dtype=np.float64)}))
+    write_npy(
         directory / f"features_{part}.npy",
-        features if isinstance(features, Stored) else np.asarray(features, dtype=np.float16),
+        features if isinstance(features, NpyRows) else np.asarray(features, dtype=np.float16),
     )
 
 
 def write_weights(directory: Path, state: dict[str, np.ndarray]) -> None:
     """Write the weights that predict, name -> array, as safetensors."""
-    with files.replacing(directory / "weights.safetensors") as temporary:
+    with atomic_path(directory / "weights.safetensors") as temporary:
         temporary.write_bytes(packed({name: np.ascontiguousarray(value) for name, value in state.items()}))
 
 
-def weights(root: Path, recipe: str, fold: int) -> dict[str, np.ndarray]:
+def load_weights(root: Path, recipe: str, fold: int) -> dict[str, np.ndarray]:
     """The weights that predict, name -> array."""
     return load_file(fold_dir(root, recipe, fold) / "weights.safetensors")
 
 
 def write_history(directory: Path, history: pd.DataFrame) -> None:
     """Write the learning curve, a row an epoch."""
-    files.write_csv(directory / "history.csv", history)
+    write_csv(directory / "history.csv", history)
 
 
-def read_predictions(path: Path, target: Target = LABEL) -> pd.DataFrame:
+def load_predictions(path: Path, target: Target = LABEL) -> pd.DataFrame:
     """Read id,prob or id,pred and refuse a probability that is not one, or a value that is not finite."""
     name = target.column
-    table = files.read_csv(path, {"id": str, name: float})
+    table = read_csv(path, {"id": str, name: float})
     bad = table.index[~(np.isfinite(table[name]) if target.regression else table[name].between(0, 1))]
     if len(bad):
         what = "a finite number" if target.regression else "a probability"
@@ -279,14 +291,14 @@ def read_predictions(path: Path, target: Target = LABEL) -> pd.DataFrame:
     return table
 
 
-def history(root: Path, recipe: str, fold: int) -> pd.DataFrame:
+def load_history(root: Path, recipe: str, fold: int) -> pd.DataFrame:
     """The fold's learning curve: a row an epoch, all columns numeric."""
     return pd.read_csv(fold_dir(root, recipe, fold) / "history.csv")
 
 
-def features(root: Path, recipe: str, fold: int, part: str) -> np.ndarray:
+def load_fold_features(root: Path, recipe: str, fold: int, part: str) -> np.ndarray:
     """Penultimate features, float16 (rows, F); `part` is oof or test, row order that of the csv of the same name."""
-    return files.read_npy(fold_dir(root, recipe, fold) / f"features_{part}.npy")
+    return read_npy(fold_dir(root, recipe, fold) / f"features_{part}.npy")
 
 
 def _recorded(run: dict, name: str) -> object:
@@ -297,15 +309,13 @@ def _recorded(run: dict, name: str) -> object:
 
 def _options(name: str, target: Target) -> str:
     """What to tell train.py to make the run of this name."""
-    recipe = name.removesuffix(CORRECTED)
+    recipe = name.removesuffix(CORRECTED_SUFFIX)
     return f"--recipe {recipe}{target.option}" + (" --corrections FILE" if recipe != name else "")
 
 
 def _digest(run: dict) -> str:
     """Sha256 of all that run.json says but this."""
-    return files.sha256_text(
-        json.dumps({name: value for name, value in run.items() if name != "sha256"}, sort_keys=True)
-    )
+    return sha256_text(json.dumps({name: value for name, value in run.items() if name != "sha256"}, sort_keys=True))
 
 
 def _require_unedited(directory: Path, run: dict) -> None:
@@ -318,11 +328,11 @@ def _require_unedited(directory: Path, run: dict) -> None:
 
 
 def _require_whole(directory: Path) -> None:
-    run = files.read_json(directory / "run.json")
+    run = read_json(directory / "run.json")
     _require_unedited(directory, run)
     expected = run.get("files", {})
     for name in RESULT_FILES:
-        if not (directory / name).exists() or files.sha256_file(directory / name) != expected.get(name):
+        if not (directory / name).exists() or sha256_file(directory / name) != expected.get(name):
             raise InputError(
                 f"{directory / name} is missing or not the file that training wrote (checksum differs). "
                 f"Delete {directory} and train that fold again."

@@ -12,15 +12,24 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from facefold import files
-from facefold.data import images, integrity
+from facefold.data.audit import load_images_hash
 from facefold.data.competition import Competition
-from facefold.processes import cores
-from facefold.stored import Stored
-from facefold.terminal import no_bar
+from facefold.data.images import decode_image
+from facefold.utils.console import no_bar
+from facefold.utils.files import (
+    atomic_path,
+    checksum_path,
+    is_intact,
+    lock_directory,
+    npy_header,
+    require_disk_space,
+    write_checksum,
+)
+from facefold.utils.npy import NpyRows
+from facefold.utils.processes import core_count
 
-TIMED = 50
-SHARD = (
+TIMED_IMAGES = 50
+SHARD_BYTES = (
     1 << 30
 )  # bytes: what a damaged file or a killed job costs to make again, and what travels to another machine in one piece
 
@@ -35,7 +44,7 @@ class ImageCache:
     """
 
     ids: list[str]
-    pixels: Stored | np.ndarray
+    pixels: NpyRows | np.ndarray
 
     def rows(self, ids: list[str]) -> np.ndarray:
         """The int64 positions (len(ids),) of these ids."""
@@ -43,13 +52,13 @@ class ImageCache:
         return np.fromiter((place[id] for id in ids), dtype=np.int64, count=len(ids))
 
 
-def build(competition: Competition, size: int) -> None:
+def build_caches(competition: Competition, size: int) -> None:
     """Make the caches of both splits where they are missing or damaged, so that processes that open them side by side do not."""
     for split in ("train", "test"):
         _build(competition, split, size)
 
 
-def expected_seconds(competition: Competition, size: int) -> float:
+def estimate_cache_seconds(competition: Competition, size: int) -> float:
     """How long `build` will take, from `TIMED` images of each split of which something is not there."""
     seconds = 0.0
     for split in ("train", "test"):
@@ -57,9 +66,9 @@ def expected_seconds(competition: Competition, size: int) -> float:
         left = sum(len(part) for path, part in _shards(competition, split, size) if not path.exists())
         if left:
             started = time.perf_counter()
-            for id in ids[:TIMED]:
-                images.decode(competition.image_path(split, id), size)
-            seconds += (time.perf_counter() - started) * left / len(ids[:TIMED]) / cores()
+            for id in ids[:TIMED_IMAGES]:
+                decode_image(competition.image_path(split, id), size)
+            seconds += (time.perf_counter() - started) * left / len(ids[:TIMED_IMAGES]) / core_count()
     return seconds
 
 
@@ -68,10 +77,10 @@ def open_cache(competition: Competition, split: str, size: int) -> ImageCache:
     shards = [path for path, _ in _shards(competition, split, size)]
     if not all(path.exists() for path in shards):
         _build(competition, split, size)
-    return ImageCache(_ids(competition, split), Stored(shards))
+    return ImageCache(_ids(competition, split), NpyRows(shards))
 
 
-def missing_bytes(competition: Competition, size: int) -> int:
+def missing_cache_bytes(competition: Competition, size: int) -> int:
     """The room that `build` will take."""
     return sum(
         len(ids) * _image_bytes(size)
@@ -91,8 +100,8 @@ def _image_bytes(size: int) -> int:
 
 def _shards(competition: Competition, split: str, size: int) -> list[tuple[Path, list[str]]]:
     """Each shard's file and its ids. The name carries the images' fingerprint, so images that changed never meet an old cache."""
-    ids, rows = _ids(competition, split), max(1, SHARD // _image_bytes(size))
-    stem = competition.root / "cache" / f"{split}_{size}px_{integrity.fingerprint(competition.root)[:12]}"
+    ids, rows = _ids(competition, split), max(1, SHARD_BYTES // _image_bytes(size))
+    stem = competition.root / "cache" / f"{split}_{size}px_{load_images_hash(competition.root)[:12]}"
     return [
         (stem.with_name(f"{stem.name}_{number}.npy"), ids[start : start + rows])
         for number, start in enumerate(range(0, len(ids), rows))
@@ -101,35 +110,35 @@ def _shards(competition: Competition, split: str, size: int) -> list[tuple[Path,
 
 def _build(competition: Competition, split: str, size: int) -> None:
     """Make the shards that are not there whole; one process at a time, others wait for it."""
-    with files.locked(competition.root / "competition", wait=True):
+    with lock_directory(competition.root / "competition", wait=True):
         shards = _shards(competition, split, size)
-        left = [(path, ids) for path, ids in shards if not files.whole(path)]
+        left = [(path, ids) for path, ids in shards if not is_intact(path)]
         if not left:
             return
         kept = {
             file
             for path in {path for path, _ in shards} - {path for path, _ in left}
-            for file in (path, files.seal_of(path))
+            for file in (path, checksum_path(path))
         }
         folder = competition.root / "cache"
         for old in [*folder.glob(f"{split}_{size}px_*"), *folder.glob(f".{split}_{size}px_*.part")]:
             if old not in kept:
                 old.unlink()  # damaged, or of images that have changed since, or of a process that was killed
         rows = sum(len(ids) for _, ids in left)
-        files.require_space(folder, rows * _image_bytes(size), f"the {split} images at {size} pixels")
+        require_disk_space(folder, rows * _image_bytes(size), f"the {split} images at {size} pixels")
         with (
-            ThreadPoolExecutor(cores()) as pool,
+            ThreadPoolExecutor(core_count()) as pool,
             tqdm(total=rows, desc=f"cache {split} {size} px", disable=no_bar()) as bar,
         ):
             for path, ids in left:
-                with files.replacing(path) as temporary, open(temporary, "wb") as out:
-                    files.npy_header(out, np.dtype(np.uint8), (len(ids), size, size, 3))
+                with atomic_path(path) as temporary, open(temporary, "wb") as out:
+                    npy_header(out, np.dtype(np.uint8), (len(ids), size, size, 3))
                     for start in range(0, len(ids), _CHUNK):
                         part = [competition.image_path(split, id) for id in ids[start : start + _CHUNK]]
                         for pixels in pool.map(
-                            lambda path: images.decode(path, size), part
+                            lambda path: decode_image(path, size), part
                         ):  # OpenCV decodes outside the interpreter's lock
                             out.write(pixels.tobytes())
                         bar.update(len(part))
                     out.flush()
-                    files.seal(path, temporary)
+                    write_checksum(path, temporary)

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from facefold import files
-from facefold.errors import InputError
+from facefold.utils.errors import InputError
+from facefold.utils.files import write_csv
 
-DRAWN = "DRAWN.txt"  # lies in a competition that data.drawn made, and says so
+SYNTHETIC_MARKER = "DRAWN.txt"  # lies in a competition that data.drawn made, and says so
 MAX_CSV_BYTES = 200 << 20
 MAX_OF_A_KIND = 10
 MAX_FINDINGS = 200
@@ -80,7 +80,7 @@ class _Sheet:
         return pd.DataFrame([cells for _, cells in self.rows], columns=self.header, dtype=str)
 
 
-def load(root: Path) -> Competition:
+def load_competition(root: Path) -> Competition:
     """Read root/competition/*.csv. All that breaks the contract is one `InputError`; images are not opened here."""
     folder = root / "competition"
     if not folder.is_dir():
@@ -102,7 +102,7 @@ def usable_rows(root: Path) -> dict[tuple[str, str], int]:
     return rows
 
 
-def read_rows(path: Path, header: list[str], findings: Findings, more: bool = False) -> list[tuple[int, list[str]]]:
+def read_csv_rows(path: Path, header: list[str], findings: Findings, more: bool = False) -> list[tuple[int, list[str]]]:
     """The rows of another csv file that a person may have edited, under the same rules: (number in the file, cells), the id first.
 
     more: other columns may follow those of `header`. What breaks the rules is added to `findings`.
@@ -170,7 +170,7 @@ def write_submission(competition: Competition, predictions: pd.DataFrame, path: 
         findings.add("label", f"id '{id}': {column} {value} is not {'0 or 1' if label else 'a finite number'}")
     findings.raise_any(f"{path.name} would not be a valid submission and was not written:", "")
     values = predictions.set_index("id")[column].astype("int64" if label else "float64").loc[wanted.tolist()]
-    files.write_csv(path, values.reset_index())
+    write_csv(path, values.reset_index())
 
 
 def _read(path: Path, name: str, header: list[str] | None, findings: Findings, more: bool = False) -> _Sheet | None:

@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from facefold import files
-from facefold.data import competition
-from facefold.data.competition import Findings
+from facefold.data.competition import Findings, read_csv_rows
 from facefold.data.folds import Folds
-from facefold.errors import InputError
+from facefold.utils.errors import InputError
+from facefold.utils.files import sha256_text, write_text
 
 ACTIONS = ("keep", "drop", "flip")
 DROPPED = -1
@@ -33,7 +32,7 @@ class Corrections:
     @property
     def hash(self) -> str:
         """Hex sha256 of what is changed, however the file that said it was ordered; empty when nothing is."""
-        return files.sha256_text(json.dumps(self.actions, sort_keys=True)) if self.actions else ""
+        return sha256_text(json.dumps(self.actions, sort_keys=True)) if self.actions else ""
 
     def __hash__(self) -> int:
         return hash(self.hash)
@@ -55,10 +54,10 @@ class Corrections:
         return f"{count('drop'):,} dropped, {count('flip'):,} flipped"
 
 
-NONE = Corrections({})
+NO_CORRECTIONS = Corrections({})
 
 
-def read(path: Path, folds: Folds) -> Corrections:
+def load_corrections(path: Path, folds: Folds) -> Corrections:
     """Read a file of id,action for the rows of `folds`.
 
     Everything that is wrong with it is one `InputError` by file and row; one that changes nothing, or leaves a fold only one
@@ -68,7 +67,7 @@ def read(path: Path, folds: Folds) -> Corrections:
         raise InputError(f"--corrections mends labels; with{folds.target.option} leave it out")
     findings = Findings()
     known, actions = set(folds.table["id"]), {}
-    for row, (id, action) in competition.read_rows(path, ["id", "action"], findings):
+    for row, (id, action) in read_csv_rows(path, ["id", "action"], findings):
         if id not in known:
             findings.add("unknown", f"{path}, row {row}: id {id!r} is not in train.csv")
         if action not in ACTIONS:
@@ -84,7 +83,7 @@ def read(path: Path, folds: Folds) -> Corrections:
     return made
 
 
-def write(path: Path, table: pd.DataFrame, force: bool) -> None:
+def write_corrections(path: Path, table: pd.DataFrame, force: bool) -> None:
     """Write id,action. A file with other content, which a person may have edited, is an `InputError` unless `force`."""
     text = table[["id", "action"]].to_csv(index=False, lineterminator="\n")
     if path.is_dir():
@@ -94,4 +93,4 @@ def write(path: Path, table: pd.DataFrame, force: bool) -> None:
             f"{path} is there and says something else: it was edited by hand, or made with other options. "
             "Name another file, or replace it with --force."
         )
-    files.write_text(path, text)
+    write_text(path, text)

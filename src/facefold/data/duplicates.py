@@ -18,10 +18,11 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from facefold import files
-from facefold.data import glance, integrity
+from facefold.data.audit import load_images_hash
 from facefold.data.competition import Competition
-from facefold.stored import Stored
+from facefold.data.thumbnails import load_thumbnails
+from facefold.utils.files import is_intact, lock_directory, read_csv, write_checksum, write_csv
+from facefold.utils.npy import NpyRows
 
 VERSION = 1  # raise it when other pairs count as duplicates
 BITS = 128
@@ -38,25 +39,25 @@ _BLOCK = 4096  # pictures or pairs at a time: bounds the memory
 _ROUNDING = 0.005  # more than float16 can change a correlation by
 
 
-def find(competition: Competition, images: pd.DataFrame) -> pd.DataFrame:
+def find_duplicates(competition: Competition, images: pd.DataFrame) -> pd.DataFrame:
     """Table split, id, group of all images, in the order of `images`, the table of `integrity.check`.
 
     group: `<split>/<id>` of the first image, in that order, of those that show the same picture; byte-identical ones always
     do. Groups are the closure of pairs. A second call reads what the first one kept.
     """
-    path = competition.root / "cache" / f"duplicates_{VERSION}_{integrity.fingerprint(competition.root)[:12]}.csv"
-    if not files.whole(path):
+    path = competition.root / "cache" / f"duplicates_{VERSION}_{load_images_hash(competition.root)[:12]}.csv"
+    if not is_intact(path):
         names = images["split"] + "/" + images["id"]
-        first = groups(glance.load(competition).grey, pd.factorize(images["sha256"])[0])
-        with files.locked(competition.root / "competition", wait=True):
+        first = group_pictures(load_thumbnails(competition).grey, pd.factorize(images["sha256"])[0])
+        with lock_directory(competition.root / "competition", wait=True):
             for old in path.parent.glob("duplicates_*"):
                 old.unlink()
-            files.write_csv(path, images[["split", "id"]].assign(group=names.to_numpy()[first]))
-            files.seal(path)
-    return files.read_csv(path, _COLUMNS)
+            write_csv(path, images[["split", "id"]].assign(group=names.to_numpy()[first]))
+            write_checksum(path)
+    return read_csv(path, _COLUMNS)
 
 
-def groups(grey: np.ndarray | Stored, identical: np.ndarray) -> np.ndarray:
+def group_pictures(grey: np.ndarray | NpyRows, identical: np.ndarray) -> np.ndarray:
     """For each small picture, uint8 (n, s, s), the row of the first one that shows the same, int64 (n,).
 
     identical: (n,), equal where the files are byte for byte the same.
@@ -71,8 +72,8 @@ def groups(grey: np.ndarray | Stored, identical: np.ndarray) -> np.ndarray:
         ]
     )
     rows = first[distinct]
-    group, prints = _first_of(own), fingerprints(grey, rows)
-    for pairs in candidates(prints.plain, prints.mirrored):
+    group, prints = _first_of(own), compute_fingerprints(grey, rows)
+    for pairs in candidate_pairs(prints.plain, prints.mirrored):
         pairs = pairs[group[rows[pairs[:, 0]]] != group[rows[pairs[:, 1]]]]
         pairs = pairs[prints.may_be_one(pairs)]
         left, right = rows[pairs[:, 0]], rows[pairs[:, 1]]
@@ -107,7 +108,7 @@ class Fingerprints:
         return may
 
 
-def fingerprints(grey: np.ndarray | Stored, rows: np.ndarray) -> Fingerprints:
+def compute_fingerprints(grey: np.ndarray | NpyRows, rows: np.ndarray) -> Fingerprints:
     """The fingerprints of the pictures `rows`.
 
     A bit is the sign of one of the lowest frequencies of the picture's cosine transform (mean light left out); a mirror negates
@@ -127,7 +128,7 @@ def fingerprints(grey: np.ndarray | Stored, rows: np.ndarray) -> Fingerprints:
     return Fingerprints(plain, mirrored, low, rest, np.where(odd, -1, 1).astype(np.float16))
 
 
-def candidates(plain: np.ndarray, mirrored: np.ndarray) -> Iterator[np.ndarray]:
+def candidate_pairs(plain: np.ndarray, mirrored: np.ndarray) -> Iterator[np.ndarray]:
     """Pairs that may show one picture, int64 (p, 3): row, later row, 1 where one of the two is to be mirrored; piece by piece, a pair
     in one piece or in several.
 
@@ -176,7 +177,7 @@ def _ones(words: np.ndarray) -> np.ndarray:
     return (words + (words >> 4) & 0x0F0F0F0F0F0F0F0F) * 0x0101010101010101 >> 56
 
 
-def same_picture(grey: np.ndarray | Stored, left: np.ndarray, right: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
+def same_picture(grey: np.ndarray | NpyRows, left: np.ndarray, right: np.ndarray, mirrored: np.ndarray) -> np.ndarray:
     """Whether the pictures of rows `left` and `right` (p,) are one, the second mirrored where `mirrored` is 1: bool (p,).
 
     Both the whole pictures and what is fine in them must correlate: two faces in the same pose and light share the first.

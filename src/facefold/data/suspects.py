@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
 
-from facefold.stored import Stored
+from facefold.utils.npy import NpyRows
 
 BLUR = 6.0  # robust standard deviations below the median of the detail's logarithm; of faces the blurs had 8 to 11, the next 5.2
 DARK, BRIGHT = 20, 235  # mean grey level; faces had 26 to 225
@@ -18,7 +18,7 @@ _LEAST = 0.1  # grey levels: detail below this is none; also the least spread of
 _BLOCK = 4096
 
 
-def find(rows: pd.DataFrame, grey: np.ndarray | Stored) -> pd.DataFrame:
+def find_broken_images(rows: pd.DataFrame, grey: np.ndarray | NpyRows) -> pd.DataFrame:
     """Table split, id, why, far of the images that stand out, the farthest first.
 
     rows: split, id of the pictures `grey`, uint8 (n, s, s). why: no detail, very dark or very bright; far: how many times the

@@ -15,10 +15,10 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-from facefold import files
-from facefold.data import unpack
-from facefold.errors import InputError
-from facefold.seeding import seed_of
+from facefold.data.archive import open_archive, staged_competition
+from facefold.utils.errors import InputError
+from facefold.utils.files import sha256_file, sha256_text, write_csv
+from facefold.utils.seeding import seed_of
 
 OLDEST = 116
 # A few names of UTKFace have a blank behind the date, which is not used; the three facts before it are whole.
@@ -38,7 +38,7 @@ class Imported:
     new: bool
 
 
-def install(source: Path, root: Path, test_size: int, seed: int) -> Imported:
+def install_utkface(source: Path, root: Path, test_size: int, seed: int) -> Imported:
     """Make root/competition/ and root/solution.csv of `source`, a zip or folder of UTKFace; what is there already is kept.
 
     The ids are 1.. in an order drawn from `seed`, so that neither an id nor its neighbours tell anything; all images get one
@@ -54,9 +54,9 @@ def install(source: Path, root: Path, test_size: int, seed: int) -> Imported:
         )
     if seed < 0:
         raise InputError(f"--seed {seed}: a seed is a whole number from 0 on")
-    with unpack.opened(source) as members:
-        faces, malformed, twice = read_names(list(members))
-        table = deal(faces, test_size, seed)
+    with open_archive(source) as members:
+        faces, malformed, twice = parse_file_names(list(members))
+        table = split_faces(faces, test_size, seed)
         train, test = (
             table.loc[table["split"] == split, ["id", "label", "age", "race"]].reset_index(drop=True)
             for split in ("train", "test")
@@ -70,7 +70,7 @@ def install(source: Path, root: Path, test_size: int, seed: int) -> Imported:
         new = not _there(root, tables["train.csv"])
         if new:
             _require_answers(root, test)
-            with unpack.building(root) as part:
+            with staged_competition(root) as part:
                 for row in tqdm(
                     table.itertuples(),
                     total=len(table),
@@ -82,16 +82,16 @@ def install(source: Path, root: Path, test_size: int, seed: int) -> Imported:
                     members[row.path](target)
                     os.utime(target, (_TIME, _TIME))
                 for name, rows in tables.items():
-                    files.write_csv(part / name, rows)
-                files.write_csv(answers(root), test)  # before competition/ is there: a killed import never lacks it
+                    write_csv(part / name, rows)
+                write_csv(solution_path(root), test)  # before competition/ is there: a killed import never lacks it
     return Imported(train, test, malformed, twice, new)
 
 
-def answers(root: Path) -> Path:
+def solution_path(root: Path) -> Path:
     return root / "solution.csv"
 
 
-def read_names(paths: list[PurePosixPath]) -> tuple[pd.DataFrame, list[str], int]:
+def parse_file_names(paths: list[PurePosixPath]) -> tuple[pd.DataFrame, list[str], int]:
     """The faces as path, age, label, race (sorted by name), the malformed names of JPEG files, and how many bore a name twice.
 
     A name that stands in several folders (Kaggle's archives hold crop_part1/ beside UTKFace/) is one face and taken once, from
@@ -125,7 +125,7 @@ def read_names(paths: list[PurePosixPath]) -> tuple[pd.DataFrame, list[str], int
     return table, malformed, twice
 
 
-def deal(faces: pd.DataFrame, test_size: int, seed: int) -> pd.DataFrame:
+def split_faces(faces: pd.DataFrame, test_size: int, seed: int) -> pd.DataFrame:
     """`faces` with id (text) and split (train or test), sorted by the id as a number; `test_size` of them are test rows."""
     rows, smallest = len(faces), faces["label"].value_counts().reindex([0, 1], fill_value=0).min()
     if smallest < 4:
@@ -150,12 +150,12 @@ def _there(root: Path, train: pd.DataFrame) -> bool:
     if not target.exists() or not any(target.iterdir()):
         return False
     written = train.to_csv(index=False, lineterminator="\n")
-    if (target / "train.csv").is_file() and files.sha256_file(target / "train.csv") == files.sha256_text(written):
+    if (target / "train.csv").is_file() and sha256_file(target / "train.csv") == sha256_text(written):
         return True
     raise InputError(f"{target} holds another competition and is left as it is; choose another folder with --root")
 
 
 def _require_answers(root: Path, test: pd.DataFrame) -> None:
-    path = answers(root)
-    if path.exists() and files.sha256_file(path) != files.sha256_text(test.to_csv(index=False, lineterminator="\n")):
+    path = solution_path(root)
+    if path.exists() and sha256_file(path) != sha256_text(test.to_csv(index=False, lineterminator="\n")):
         raise InputError(f"{path} holds other answers; move it away, or choose another folder with --root")

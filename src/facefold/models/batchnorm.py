@@ -6,7 +6,7 @@ from timm.layers import convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from facefold.models.zoo import Net
+from facefold.models.build import Net
 
 
 def learns(net: Net) -> bool:

@@ -101,7 +101,7 @@ class Depthwise(nn.Conv2d):
         return _Depthwise.apply(x, weight, self.stride, self.padding)
 
 
-def replace(model: nn.Module) -> None:
+def replace_depthwise(model: nn.Module) -> None:
     """Put a `Depthwise` in the place of each convolution that gains by it in bfloat16 on the CPU; the names in the state stay."""
     for module in model.modules():
         for name, conv in list(module.named_children()):

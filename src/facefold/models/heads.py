@@ -17,7 +17,7 @@ import re
 import torch
 from torch import Tensor, nn
 
-from facefold.errors import InputError
+from facefold.utils.errors import InputError
 
 NUMBERED = {"conv": int, "dense": int, "dropout": float}
 PLAIN = ("average", "pool", "flatten", "norm")
@@ -26,7 +26,7 @@ STATELESS = ("average", "pool")  # they never change, so after a frozen backbone
 Layer = tuple[str, float]
 
 
-def parse(head: str) -> list[Layer]:
+def parse_head(head: str) -> list[Layer]:
     """The layers as (kind, number), number 0 where the kind takes none. `ValueError` says what is wrong with which layer."""
     layers = []
     for text in filter(None, (part.strip() for part in head.split(","))):
@@ -54,7 +54,7 @@ def _fits(kind: str, number: str) -> bool:
     return 0 < float(number) < 1 if kind == "dropout" else number.isdecimal() and int(number) > 0
 
 
-def build(layers: list[Layer], example: Tensor) -> nn.Sequential:
+def build_head(layers: list[Layer], example: Tensor) -> nn.Sequential:
     """The layers for what `example` is one of: a map float (1, C, h, w), or a row float (1, F). Raises `InputError` where the map
     is too small."""
     made = nn.Sequential()

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from facefold.models.build import Net
 from facefold.models.precision import Precision
-from facefold.models.zoo import Net
 
 BOUND = 0.02  # largest difference of a probability from float32 on the slice that is checked
 TRUNK_BOUND = 0.05  # root mean square difference of a frozen part's activations from float32, as a share of theirs
 
 
 @dataclass(frozen=True)
-class Form:
+class InferenceModel:
     """A network as it predicts. name: for run.json; difference: from plain float32 on the slice that was checked."""
 
     net: nn.Module
@@ -35,7 +35,7 @@ def autocast(device: torch.device, fmt: Precision) -> torch.autocast:
     return torch.autocast(device.type, fmt.dtype, enabled=fmt.dtype is not torch.float32)
 
 
-def fused(net: nn.Module, example: Tensor) -> nn.Module:
+def fuse_batch_norm(net: nn.Module, example: Tensor) -> nn.Module:
     """A copy of `net` in eval mode with each batch norm that follows a convolution folded into it (frozen or not).
 
     Which batch norm follows which convolution is read off one forward pass of `example`; a convolution whose output goes elsewhere as
@@ -72,7 +72,7 @@ def _put(places: dict[int, tuple[nn.Module, str]], old: nn.Module, new: nn.Modul
     setattr(parent, name, new)
 
 
-def fastest(
+def fastest_inference_model(
     net: Net,
     fmt: Precision,
     half: Precision | None,
@@ -80,7 +80,7 @@ def fastest(
     say: Callable[[str], None],
     read: Callable[[Tensor], Tensor] = Tensor.sigmoid,
     difference: str = "a probability of {:.3f}",
-) -> Form:
+) -> InferenceModel:
     """The first of `half` with batch norms folded, float32 with them folded and float32 without whose probabilities on `shown`
     (what the net takes, a few dozen rows) differ by at most `BOUND` from the last one's.
 
@@ -88,41 +88,43 @@ def fastest(
     (N,), if not probabilities; `difference` says by how much that differs.
     """
     plain = Precision(torch.float32, fmt.channels_last)
-    reference = Form(net.eval(), plain, plain.name, 0.0)
-    folded, expected = fused(net, shown[:2]), read(reference(shown)[0])
+    reference = InferenceModel(net.eval(), plain, plain.name, 0.0)
+    folded, expected = fuse_batch_norm(net, shown[:2]), read(reference(shown)[0])
     for tried in ([half] if half else []) + [plain]:
-        form = Form(folded, tried, f"{tried.name} fused", 0.0)
+        form = InferenceModel(folded, tried, f"{tried.name} fused", 0.0)
         largest = float((read(form(shown)[0]) - expected).abs().max())
         if largest <= BOUND:
-            return Form(folded, tried, form.name, largest)
+            return InferenceModel(folded, tried, form.name, largest)
         say(
             f"{form.name} inference differs from float32 by {difference.format(largest)} (bound {BOUND:g}); it is not used"
         )
     return reference
 
 
-def again(net: Net, name: str, shown: Tensor) -> Form:
+def rebuild_inference_model(net: Net, name: str, shown: Tensor) -> InferenceModel:
     """The form that `fastest` called `name`, without comparing anew; `shown` is what the net takes, one row or more. float16, which
     the CPU has no units for, becomes float32 there."""
     dtype, layout, *folded = name.split()
     dtype = "float32" if dtype == "float16" and shown.device.type == "cpu" else dtype
     fmt = Precision(getattr(torch, dtype), layout == "channels_last")
-    return Form(fused(net, shown[:2]) if folded else net.eval(), fmt, " ".join([fmt.name, *folded]), float("nan"))
+    return InferenceModel(
+        fuse_batch_norm(net, shown[:2]) if folded else net.eval(), fmt, " ".join([fmt.name, *folded]), float("nan")
+    )
 
 
-def fused_trunk(trunk: nn.Module, pixels: Tensor, half: Precision | None = None) -> Callable[[Tensor], Tensor]:
+def fuse_frozen_stages(trunk: nn.Module, pixels: Tensor, half: Precision | None = None) -> Callable[[Tensor], Tensor]:
     """The frozen part with its batch norms folded, in `half` precision where that is given; the second, then the first left out
     where what it makes of `pixels` (at most a few dozen images) differs from the frozen part as it is.
 
     Folding is to change no more than rounding does, half precision at most `TRUNK_BOUND` by root mean square.
     """
-    folded = fused(trunk, pixels[:2])
+    folded = fuse_batch_norm(trunk, pixels[:2])
     with torch.inference_mode():
         expected = trunk.eval()(pixels)
         if not torch.allclose(folded(pixels), expected, rtol=1e-3, atol=1e-3):
             return trunk
         if half:
-            form = Halved(folded, half)
+            form = HalfPrecisionStages(folded, half)
             difference = float((form(pixels) - expected).square().mean().sqrt() / expected.square().mean().sqrt())
             if difference <= TRUNK_BOUND:  # also where it is not a number
                 return form
@@ -135,7 +137,7 @@ def fused_trunk(trunk: nn.Module, pixels: Tensor, half: Precision | None = None)
 
 
 @dataclass(frozen=True)
-class Halved:
+class HalfPrecisionStages:
     """A frozen part as it computes in half precision; float32 comes out."""
 
     trunk: nn.Module

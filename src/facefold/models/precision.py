@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from facefold.errors import InputError
 from facefold.models.recipe import Recipe
+from facefold.utils.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Precision:
         return f"{str(self.dtype).removeprefix('torch.')} {'channels_last' if self.channels_last else 'channels_first'}"
 
 
-def choose(recipe: Recipe, model: nn.Module, device: torch.device) -> Precision:
+def choose_precision(recipe: Recipe, model: nn.Module, device: torch.device) -> Precision:
     """The recipe's own choice where it makes one, the rule's elsewhere."""
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     # A float32 channels_last 1x1 stride-2 convolution of 3 or 4 channels crashes torch 2.13 to 2.15 in backward on the CPU.
@@ -47,7 +47,7 @@ def choose(recipe: Recipe, model: nn.Module, device: torch.device) -> Precision:
     return Precision(_half(device) or torch.float32, channels_last)
 
 
-def half(recipe: Recipe, fmt: Precision, device: torch.device) -> Precision | None:
+def half_precision(recipe: Recipe, fmt: Precision, device: torch.device) -> Precision | None:
     """The half-precision format to predict in, in the layout of `fmt`: the recipe's own where it names one, else the one that
     is fast on `device`; None where there is none, or where the recipe asks for float32."""
     dtype = _half(device) if recipe.precision == "auto" else getattr(torch, recipe.precision)

@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from facefold import files
-from facefold.errors import InputError
 from facefold.models.recipe import Recipe
+from facefold.utils.errors import InputError
+from facefold.utils.files import sha256_file
 
 LOCAL_ENDINGS = (".safetensors", ".pth", ".pt", ".bin")
 
 
-def find_local(recipe: Recipe, folder: Path) -> Path:
+def find_local_weights(recipe: Recipe, folder: Path) -> Path:
     """The file `<backbone>.safetensors` (or .pth, .pt, .bin) in `folder`."""
     for ending in LOCAL_ENDINGS:
         if (folder / f"{recipe.backbone}{ending}").is_file():
@@ -27,11 +27,11 @@ def find_local(recipe: Recipe, folder: Path) -> Path:
     )
 
 
-def require(recipe: Recipe, weights_dir: Path | None) -> None:
+def require_weights(recipe: Recipe, weights_dir: Path | None) -> None:
     """Raise `InputError` when the recipe's weights are known to be out of reach before anything long begins; whether timm's hub
     can be reached shows only when it is asked."""
     if weights_dir is not None and recipe.weights == "hub":
-        find_local(recipe, weights_dir)
+        find_local_weights(recipe, weights_dir)
     elif (
         recipe.weights == "hub"
         and timm.is_model(recipe.backbone)
@@ -45,7 +45,7 @@ def require(recipe: Recipe, weights_dir: Path | None) -> None:
         _in_package(recipe)
 
 
-def build(
+def build_backbone(
     recipe: Recipe, weights_dir: Path | None = None, drop_head: bool = True, trained: bool = True
 ) -> tuple[nn.Module, dict]:
     """A timm model with the recipe's weights, and where these came from ({source, sha256} for run.json).
@@ -62,7 +62,7 @@ def build(
     if weights_dir is None and recipe.weights == "hub":
         return _from_hub(recipe, drop_head, kwargs)
     model = _structure(recipe, kwargs)
-    path = find_local(recipe, weights_dir) if recipe.weights == "hub" else _in_package(recipe)
+    path = find_local_weights(recipe, weights_dir) if recipe.weights == "hub" else _in_package(recipe)
     state = _read(path)
     try:
         if "_conv_stem.weight" in state:
@@ -78,7 +78,7 @@ def build(
         raise InputError(f"{path} does not hold the weights of {recipe.backbone}: {reason[:300]}")
     if drop_head:
         model.reset_classifier(0)
-    return model, {"source": path.name, "sha256": files.sha256_file(path)}
+    return model, {"source": path.name, "sha256": sha256_file(path)}
 
 
 def _structure(recipe: Recipe, kwargs: dict) -> nn.Module:

@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
-from facefold import files
-from facefold.data.policies import POLICIES
-from facefold.errors import InputError
-from facefold.models import heads
+from facefold.augment.policies import POLICIES
+from facefold.models.heads import parse_head
+from facefold.utils.errors import InputError
+from facefold.utils.files import sha256_text
 
-FOLDER = Path(__file__).parent / "recipes"
+RECIPES_DIR = Path(__file__).resolve().parents[2] / "recipes"
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Recipe:
             for field in fields(self)
             if field.name not in ("about", "name") and getattr(self, field.name) != field.default
         }
-        return files.sha256_text(json.dumps(settings, sort_keys=True))
+        return sha256_text(json.dumps(settings, sort_keys=True))
 
 
 _CHOICES = {
@@ -123,23 +123,23 @@ _NOT_NEGATIVE = (
 _BELOW_ONE = ("dropout", "drop_path", "momentum", "label_smoothing", "ema", "monitor", "plateau_factor")
 
 
-def names() -> list[str]:
+def recipe_names() -> list[str]:
     """The recipes there are, sorted."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return sorted(path.stem for path in RECIPES_DIR.glob("*.toml"))
 
 
-def load(name: str) -> Recipe:
+def load_recipe(name: str) -> Recipe:
     """Read recipes/<name>.toml; `<name>@<n>` is that recipe with n epochs instead of its own, another recipe with another hash.
     Unknown keys, wrong types and settings that contradict each other are `InputError`s."""
     of, shortened, epochs = name.partition("@")
-    path = FOLDER / f"{of}.toml"
-    if of not in names():
-        raise InputError(f"there is no recipe '{of}'; there are: {', '.join(names())}")
+    path = RECIPES_DIR / f"{of}.toml"
+    if of not in recipe_names():
+        raise InputError(f"there is no recipe '{of}'; there are: {', '.join(recipe_names())}")
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} is not valid TOML: {error}")
-    return parse(name, _with_epochs(name, settings, epochs) if shortened else settings, path.name)
+    return parse_recipe(name, _with_epochs(name, settings, epochs) if shortened else settings, path.name)
 
 
 def _with_epochs(name: str, settings: dict, epochs: str) -> dict:
@@ -156,15 +156,15 @@ def _with_epochs(name: str, settings: dict, epochs: str) -> dict:
     }
 
 
-def load_all(text: str) -> list[Recipe]:
+def load_recipes(text: str) -> list[Recipe]:
     """The recipes of a comma-separated list as a person writes it; one named twice is taken once."""
     named = dict.fromkeys(part.strip() for part in text.split(",") if part.strip())
     if not named:
-        raise InputError(f"'{text}' names no recipe; there are: {', '.join(names())}")
-    return [load(name) for name in named]
+        raise InputError(f"'{text}' names no recipe; there are: {', '.join(recipe_names())}")
+    return [load_recipe(name) for name in named]
 
 
-def parse(name: str, settings: dict, where: str) -> Recipe:
+def parse_recipe(name: str, settings: dict, where: str) -> Recipe:
     """Make a recipe of settings; `where` names their file in the error, which lists every finding."""
     types = {field.name: type(field.default) for field in fields(Recipe) if field.name != "name"}
     findings = []
@@ -280,7 +280,7 @@ def _contradictions(recipe: Recipe, settings: dict) -> list[str]:
         ),
     ]
     try:
-        heads.parse(recipe.head)
+        parse_head(recipe.head)
     except ValueError as error:
         rules.append((True, str(error)))
     return [text for wrong, text in rules if wrong]

@@ -14,11 +14,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as packed
 from torch import Tensor, nn
 
-from facefold import files
-from facefold.errors import InputError
+from facefold.utils.errors import InputError
+from facefold.utils.files import atomic_path
 
 
-def save(path: Path, header: dict, parts: dict[str, dict[str, Tensor]]) -> None:
+def save_checkpoint(path: Path, header: dict, parts: dict[str, dict[str, Tensor]]) -> None:
     """Write `parts` (prefix -> name -> tensor) and the header, atomically."""
     tensors = {
         f"{prefix}.{name}": value.detach().cpu().contiguous().clone()
@@ -27,11 +27,11 @@ def save(path: Path, header: dict, parts: dict[str, dict[str, Tensor]]) -> None:
     }
     state = json.dumps(header)
     content = packed(tensors, {"state": state, "sha256": _digest(state, sorted(tensors.items()))})
-    with files.replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(content)  # safetensors' own writing tells a full disk as an error of its own kind
 
 
-def read_header(path: Path) -> dict | None:
+def load_checkpoint_header(path: Path) -> dict | None:
     """The header of a checkpoint, None where there is none. `InputError` when any byte of the file is damaged."""
     if not path.exists():
         return None
@@ -46,7 +46,7 @@ def read_header(path: Path) -> dict | None:
         raise InputError(f"{path} is damaged ({error}); delete it, and that fold starts anew")
 
 
-def read_part(path: Path, prefix: str) -> dict[str, Tensor]:
+def load_checkpoint_part(path: Path, prefix: str) -> dict[str, Tensor]:
     """The tensors saved under `prefix`, on the CPU."""
     with safe_open(path, "pt") as opened:
         return {

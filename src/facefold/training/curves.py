@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from facefold.errors import InputError
+from facefold.utils.errors import InputError
 
 _TAGS = {
     "train_loss": "loss/train",
@@ -20,7 +20,7 @@ _TAGS = {
 }
 
 
-def require() -> type:
+def require_tensorboard() -> type:
     """The class that writes event files; `InputError` where no package has it."""
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -35,7 +35,7 @@ def require() -> type:
     return SummaryWriter
 
 
-def folder(root: Path, run: str, fold: int) -> Path:
+def curves_dir(root: Path, run: str, fold: int) -> Path:
     return root / "tensorboard" / run / f"fold_{fold}"
 
 
@@ -47,7 +47,7 @@ class Curves:
         if place is None:
             return
         shutil.rmtree(place, ignore_errors=True)  # of a run that was killed: its epochs come again from its checkpoint
-        self._writer = require()(str(place))
+        self._writer = require_tensorboard()(str(place))
         for row in history:
             self.add(row)
 

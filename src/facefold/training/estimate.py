@@ -13,10 +13,13 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from facefold.data.cache import ImageCache
-from facefold.models import inference, precision
+from facefold.models.inference import InferenceModel, fuse_frozen_stages
+from facefold.models.precision import half_precision
 from facefold.models.recipe import Recipe
-from facefold.processes import pool, set_environment
-from facefold.training import loader, micro, trainer
+from facefold.training.dataset import AugmentedImages, ImageSource
+from facefold.training.fold import prepare_model, train_step
+from facefold.training.step import GradientAccumulation
+from facefold.utils.processes import process_pool, set_environment
 
 TIMED_STEPS = 3
 
@@ -51,7 +54,7 @@ def rates_of(recipes: list[Recipe], places: list[torch.device], least: float = 0
     """
     set_environment()
     at_once = len(places) if places[0].type == "cpu" else 1
-    with pool(at_once) as timing:
+    with process_pool(at_once) as timing:
         ordered = time.time()
         asked = [[timing.submit(_timed, recipe, places[0], least) for _ in range(at_once)] for recipe in recipes]
         told = [[future.result() for future in of_one] for of_one in asked]
@@ -91,18 +94,18 @@ def time_steps(recipe: Recipe, device: torch.device, least: float = 0.0) -> Rate
     `least` seconds, after a warm-up, in one thread on the CPU, as the trainer runs."""
     if device.type == "cpu":
         torch.set_num_threads(1)
-    net, _, fmt = trainer.prepare(recipe, device, None, trained=False)
+    net, _, fmt = prepare_model(recipe, device, None, trained=False)
     optimizer = create_optimizer_v2(net, opt=recipe.optimizer, lr=recipe.lr)
     ema = ModelEmaV3(net, decay=recipe.ema) if recipe.ema else None
     scaler = torch.amp.GradScaler(device.type, enabled=fmt.dtype is torch.float16)
     noise = np.random.default_rng(0).integers(0, 256, (recipe.batch, recipe.size, recipe.size, 3), dtype=np.uint8)
     images = ImageCache([str(row) for row in range(recipe.batch)], noise)
     rows, labels = np.arange(recipe.batch), torch.zeros(recipe.batch, device=device)
-    augmented = loader.Augmented(loader.Pixels(images, device), dataclasses.replace(recipe, start_size=0), 0)
+    augmented = AugmentedImages(ImageSource(images, device), dataclasses.replace(recipe, start_size=0), 0)
     pixels = torch.from_numpy(noise).to(device)
     with torch.inference_mode():
-        half = precision.half(recipe, fmt, device) if recipe.frozen_precision == "half" else None
-        trunk = inference.fused_trunk(net.trunk, pixels, half)
+        half = half_precision(recipe, fmt, device) if recipe.frozen_precision == "half" else None
+        trunk = fuse_frozen_stages(net.trunk, pixels, half)
         shown = trunk(pixels).permute(0, 2, 3, 1).half() if net.frozen else pixels
 
     def timed(work: Callable[[], Tensor]) -> float:
@@ -114,11 +117,11 @@ def time_steps(recipe: Recipe, device: torch.device, least: float = 0.0) -> Rate
         last.sum().item()  # waits for the device
         return (time.perf_counter() - started) / (times * recipe.batch)
 
-    parts = micro.Parts()
+    parts = GradientAccumulation()
 
     def step() -> Tensor:
         loss = parts.step(
-            lambda count: trainer.train_step(net.train(), shown, labels, optimizer, scaler, fmt, recipe, None, count),
+            lambda count: train_step(net.train(), shown, labels, optimizer, scaler, fmt, recipe, None, count),
             recipe.batch,
             lambda line: None,
         )
@@ -127,7 +130,7 @@ def time_steps(recipe: Recipe, device: torch.device, least: float = 0.0) -> Rate
         return loss
 
     train = timed(step)
-    predict = timed(lambda: inference.Form(net.eval(), fmt, "", 0.0)(shown)[0])
+    predict = timed(lambda: InferenceModel(net.eval(), fmt, "", 0.0)(shown)[0])
     elsewhere = (
         device.type == "cuda" and not net.frozen and not augmented.on_device
     )  # other processes augment meanwhile

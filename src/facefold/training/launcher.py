@@ -19,9 +19,9 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from tqdm import tqdm
 
-from facefold import terminal
-from facefold.processes import end_with_parent
 from facefold.training.ranks import Ranks
+from facefold.utils.console import TerminalLock, be_quiet
+from facefold.utils.processes import end_with_parent
 
 PATIENCE = timedelta(days=1)  # of ranks that wait while the first one scores; one that dies is the agent's to notice
 
@@ -70,9 +70,9 @@ def launch(work: Callable[..., None], devices: Sequence[torch.device], *args: An
 def _rank(failures: SimpleQueue, work: Callable[..., None], devices: tuple[torch.device, ...], args: tuple) -> None:
     end_with_parent()
     ranks = Ranks(int(os.environ["RANK"]), len(devices), devices[int(os.environ["RANK"])])
-    tqdm.set_lock(terminal.Turns())
+    tqdm.set_lock(TerminalLock())
     if not ranks.first:
-        terminal.be_quiet()
+        be_quiet()
     try:
         if ranks.device.type == "cuda":
             torch.cuda.set_device(ranks.device)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import torch
 
-from facefold import files
-from facefold.data import cache
+from facefold.data.cache import missing_cache_bytes
 from facefold.data.competition import Competition
-from facefold.models import frozen, zoo
+from facefold.models.build import build_model
+from facefold.models.feature_cache import view_names
 from facefold.models.recipe import Recipe
+from facefold.utils.files import format_bytes, require_disk_space
 
 _CSV_ROW = 40  # bytes of a row of oof.csv or test.csv, about
 PROCESS = 1 << 30  # bytes of a process that has imported torch, timm and albumentations, and of what it read
@@ -30,7 +31,7 @@ class Room:
 
 def of(recipe: Recipe, train_rows: int, test_rows: int, folds: int) -> Room:
     """The room that a recipe takes, by its structure (built here without its weights)."""
-    net, _ = zoo.build(recipe, trained=False)
+    net, _ = build_model(recipe, trained=False)
     state = sum(value.nbytes for value in net.state_dict().values())
     learned = sum(value.nbytes for value in net.parameters() if value.requires_grad)
     predicted = train_rows // folds + test_rows
@@ -40,7 +41,7 @@ def of(recipe: Recipe, train_rows: int, test_rows: int, folds: int) -> Room:
     if net.frozen:
         with torch.inference_mode():
             an_image = 2 * net.trunk.eval()(torch.zeros(1, recipe.size, recipe.size, 3, dtype=torch.uint8)).numel()
-        for split, view in frozen.names(recipe):
+        for split, view in view_names(recipe):
             side = recipe.size_in(int(view.removeprefix("epoch_"))) if view.startswith("epoch_") else recipe.size
             views += (train_rows if split == "train" else test_rows) * an_image * side**2 // recipe.size**2
     features = predicted * 2 * net.output.in_features
@@ -50,7 +51,7 @@ def of(recipe: Recipe, train_rows: int, test_rows: int, folds: int) -> Room:
 def memory(recipe: Recipe) -> int:
     """Bytes of memory that a process needs to train the recipe on the CPU, about: twice what autograd keeps of a batch
     in float32 (by a forward pass of two images), for gradients are as large; weights, moments, EMA."""
-    net, _ = zoo.build(recipe, trained=False)
+    net, _ = build_model(recipe, trained=False)
     own = {value.data_ptr() for value in net.state_dict().values()}
     kept: dict[int, int] = {}
 
@@ -73,7 +74,7 @@ def require(root: Path, competition: Competition, left: Sequence[Recipe], folds:
     `InputError` when the disk has less. A recipe's views may still be there while the next one's are made.
     """
     rooms = {recipe: of(recipe, len(competition.train), len(competition.test), folds) for recipe in dict.fromkeys(left)}
-    pixels = sum(cache.missing_bytes(competition, size) for size in {recipe.size for recipe in rooms})
+    pixels = sum(missing_cache_bytes(competition, size) for size in {recipe.size for recipe in rooms})
     views = [0, *(room.views for room in rooms.values()), 0]
     kept = sum(path.stat().st_size for path in (root / "cache" / "frozen").rglob("*.npy"))
     size = (
@@ -82,5 +83,5 @@ def require(root: Path, competition: Competition, left: Sequence[Recipe], folds:
         + places * max(room.passing for room in rooms.values())
         + sum(rooms[recipe].run for recipe in left)
     )
-    free = files.require_space(root, size, "the cache, the frozen stages and the runs")
-    return f"disk: {files.room_in_words(size)} needed at most, {files.room_in_words(free)} free"
+    free = require_disk_space(root, size, "the cache, the frozen stages and the runs")
+    return f"disk: {format_bytes(size)} needed at most, {format_bytes(free)} free"

@@ -1,0 +1,151 @@
+"""An upload folder for a Kaggle notebook that has no internet.
+
+dataset/  dataset-metadata.json, facefold_pack.json (how to blend; what it was made with), expected.csv (the submission),
+          src/ and requirements.txt, folds/, runs/<run>/fold_<k>/ (weights, OOF, features; no test predictions), wheels/
+kernel/   kernel-metadata.json, kernel.py
+"""
+
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from facefold.runs import RESULT_FILES, fold_dir
+from facefold.utils.errors import InputError
+from facefold.utils.files import write_json
+
+MARK = "facefold_pack.json"
+PROJECT = Path(__file__).resolve().parents[3]
+# Small ones; torch and what is as large are the image's.
+WHEELS = ("timm", "albumentations", "albucore", "stringzilla", "simsimd", "safetensors", "threadpoolctl", "tqdm")
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
+
+
+def clear_upload(out: Path) -> None:
+    """Make `out` an empty folder; an earlier upload folder there is removed, anything else an `InputError`."""
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "dataset" / MARK).exists())):
+        raise InputError(f"{out} is there and is no upload folder of this program: choose another --out")
+    shutil.rmtree(out, ignore_errors=True)
+    (out / "dataset").mkdir(parents=True)
+    (out / "kernel").mkdir()
+
+
+def fill_upload(out: Path, root: Path, facts: dict, folds: int) -> None:
+    """Put the source and what the blend `facts` (blend.json) was made of into an empty upload folder, and how to blend again."""
+    dataset, names = out / "dataset", [member["recipe"] for member in facts["members"]]
+    made_with = f"Python {platform.python_version()}, torch {version('torch')}"
+    write_json(dataset / MARK, {"blend": _options(facts["options"]), "made_with": made_with})
+    for path in sorted(
+        [*(PROJECT / "src").rglob("*.py"), *(PROJECT / "src").rglob("*.toml"), PROJECT / "requirements.txt"]
+    ):
+        _copy(path, dataset / path.relative_to(PROJECT))
+    for path in sorted((root / "folds").iterdir()):
+        _copy(path, dataset / "folds" / path.name)
+    for name in names:
+        for fold in range(folds):
+            for kept in ("run.json", *(made for made in RESULT_FILES if "test" not in made)):
+                path = fold_dir(root, name, fold) / kept
+                _copy(path, dataset / path.relative_to(root))
+    _copy(root / "submissions" / "submission.csv", dataset / "expected.csv")
+    _copy(PROJECT / "src" / "kernel.py", out / "kernel" / "kernel.py")
+
+
+def write_metadata(out: Path, user: str, competition: str, gpu: bool) -> None:
+    """Write the two metadata files that Kaggle's client reads. `InputError` for names that Kaggle does not take."""
+    for what, name in (("--user", user), ("--competition", competition)):
+        if not re.fullmatch("[a-z0-9][a-z0-9-]*", name):
+            raise InputError(
+                f"{what} {name}: it is the last part of its page's address: small letters, digits and dashes"
+            )
+    slug = f"facefold-{competition}"[:50].rstrip("-")
+    title = slug.replace("-", " ")  # Kaggle makes a kernel's slug of its title
+    write_json(
+        out / "dataset" / "dataset-metadata.json",
+        {
+            "title": title,
+            "id": f"{user}/{slug}",
+            "licenses": [{"name": "other"}],
+            "description": "Weights trained on the competition's images, and the source to predict with them. "
+            "The rules of the competition hold.",
+        },
+    )
+    write_json(
+        out / "kernel" / "kernel-metadata.json",
+        {
+            "id": f"{user}/{slug}",
+            "title": title,
+            "code_file": "kernel.py",
+            "language": "python",
+            "kernel_type": "script",
+            "is_private": True,
+            "enable_gpu": gpu,
+            "enable_internet": False,
+            "dataset_sources": [f"{user}/{slug}"],
+            "competition_sources": [competition],
+            "kernel_sources": [],
+            "model_sources": [],
+        },
+    )
+
+
+def fetch_wheels(out: Path, python: str) -> list[str]:
+    """Fetch `WHEELS` in the versions installed here, for the notebook's Python (3.11), into the data set; returns their names.
+
+    Raises `InputError` where the package index cannot be reached or has no such wheel.
+    """
+    if not re.fullmatch(r"3\.\d+", python):
+        raise InputError(f"--python {python}: the notebook's version, such as 3.11")
+    try:
+        wanted = [f"{name}=={version(name)}" for name in WHEELS]
+    except PackageNotFoundError as error:
+        raise InputError(
+            f"{error.name} is not installed here, so that its version is not known: pack in an environment made by "
+            "requirements.txt, or leave the wheels out with --no-wheels"
+        )
+    platforms = [part for name in PLATFORMS for part in ("--platform", name)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--python-version",
+        python,
+        "--implementation",
+        "cp",
+        *platforms,
+        "--dest",
+        str(out / "dataset" / "wheels"),
+        *wanted,
+    ]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise InputError(
+            f"the wheels could not be fetched: {(done.stdout.strip().splitlines() or ['pip said nothing'])[-1]}\n"
+            "Check the network and --python, or leave them out with --no-wheels: Kaggle's images have most of them"
+        )
+    return sorted(path.name for path in (out / "dataset" / "wheels").iterdir())
+
+
+def _options(asked: dict) -> list[str]:
+    """What to tell blend.py to blend as it did."""
+    flags = [f"--{name.replace('_', '-')}" for name in ("use_order", "use_twins") if asked[name]]
+    return [
+        "--recipes",
+        ",".join(asked["recipes"]),
+        "--method",
+        asked["method"],
+        f"--weights={asked['weights']}",
+        *flags,
+    ]
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)

@@ -1,0 +1,144 @@
+"""Handing a file in by Kaggle's own client, an executable that a person installs, and the log of what was handed in.
+
+submissions/log.csv   time (UTC), competition, sha256 of the file, message, honest score with its interval, public score;
+                      empty where not known
+"""
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from facefold.data.competition import Competition, Findings, read_csv_rows
+from facefold.utils.errors import InputError
+from facefold.utils.files import read_csv, write_csv
+
+_COLUMNS = dict.fromkeys(("time", "competition", "sha256", "message", "honest", "low", "high", "public"), str)
+_INSTALL = "install Kaggle's client with `pip install kaggle`, or upload {path} in the browser"
+# What the client says (versions 1.5 to 1.8), in small letters, and what there is to do. The first that is found counts.
+_SAID = (
+    (
+        ("could not find kaggle.json", "you must authenticate", "missing username", "missing key"),
+        "there is no token. Make one at https://www.kaggle.com/settings (API, Create New Token), and put the file where the client "
+        "looks for it, ~/.kaggle/kaggle.json, or set KAGGLE_USERNAME and KAGGLE_KEY",
+    ),
+    (("401", "unauthorized"), "the token is not valid any more. Make a new one at https://www.kaggle.com/settings"),
+    (
+        ("accept the competition rules", "accept this competition's rules"),
+        "the rules are not accepted. Do so, signed in, at https://www.kaggle.com/competitions/{slug}/rules",
+    ),
+    (
+        ("allowance", "too many submissions", "submission limit", "submissions today", "429"),
+        "the team has used its submissions of today. The count begins again at midnight UTC",
+    ),
+    (
+        ("deadline", "is closed", "has closed", "has ended", "no longer accept", "not accepting"),
+        "the competition is closed. Its page says whether late submissions are taken",
+    ),
+    (
+        ("competitions.participate", "403", "forbidden"),
+        "the account takes no part in '{slug}', or there is no such competition. Join it and accept the rules at "
+        "https://www.kaggle.com/competitions/{slug}/rules, or mend --competition: what follows /competitions/ in the address of its "
+        "page",
+    ),
+    (
+        ("could not find competition", "404", "not found"),
+        "there is no competition '{slug}', or it is closed. --competition takes what follows /competitions/ in the address of its "
+        "page",
+    ),
+    (
+        ("400", "bad request"),
+        "Kaggle refuses without a reason. It does so where the team has used its submissions of today, where the account has not "
+        "joined, and where the competition is closed: https://www.kaggle.com/competitions/{slug}/submissions shows which",
+    ),
+    (
+        ("connectionerror", "max retries", "name resolution", "timed out", "proxy"),
+        "Kaggle could not be reached. Check the network",
+    ),
+)
+_SENT = "successfully submitted"
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """A line of the log; the scores as text, empty where not known."""
+
+    time: str
+    competition: str
+    sha256: str
+    message: str
+    honest: str = ""
+    low: str = ""
+    high: str = ""
+    public: str = ""
+
+
+def check_submission(competition: Competition, path: Path) -> int:
+    """The rows of a submission, which has exactly the ids of sampleSubmit.csv, in its order, each with label 0 or 1.
+
+    All that is wrong is one `InputError`.
+    """
+    findings = Findings()
+    rows = read_csv_rows(path, ["id", "label"], findings)
+    wanted, got = competition.sample["id"].tolist(), [cells[0] for _, cells in rows]
+    known, there = set(wanted), set(got)
+    for row, (id, label) in rows:
+        if id not in known:
+            findings.add("extra", f"row {row}: id '{id}' is not in sampleSubmit.csv")
+        if label not in ("0", "1"):
+            findings.add("label", f"row {row}: label '{label}' is not 0 or 1")
+    for id in wanted:
+        if id not in there:
+            findings.add("missing", f"id '{id}' of sampleSubmit.csv has no row")
+    if len(got) == len(wanted) and known == there and got != wanted:
+        findings.add("order", "its rows are not in the order of sampleSubmit.csv")
+    findings.raise_any(f"{path} is not a valid submission:", "Run `python src/blend.py`, which writes it.")
+    return len(rows)
+
+
+def load_submission_log(root: Path) -> list[LogEntry]:
+    """What was handed in, the oldest first."""
+    path = _log(root)
+    return [LogEntry(*row) for row in read_csv(path, _COLUMNS).itertuples(index=False)] if path.exists() else []
+
+
+def write_submission_log(root: Path, entries: list[LogEntry]) -> None:
+    write_csv(_log(root), pd.DataFrame(entries, columns=list(_COLUMNS)))
+
+
+def submit_file(slug: str, path: Path, message: str) -> str:
+    """Hand the file in; what the client answered, one line. `InputError` in words a person can act on where it was not taken."""
+    if not re.fullmatch("[a-z0-9][a-z0-9-]*", slug):
+        raise InputError(
+            f"--competition {slug}: it is what follows /competitions/ in the address of its page: "
+            "small letters, digits, dashes"
+        )
+    client = shutil.which("kaggle")
+    if client is None:
+        raise InputError(f"there is no `kaggle` on the PATH: {_INSTALL.format(path=path)}")
+    done = subprocess.run(
+        [client, "competitions", "submit", "-f", str(path), f"--message={message}", slug],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    said = [
+        line.strip() for line in re.split(r"[\r\n]+", done.stdout) if line.strip() and not re.search(r"\d+%\|", line)
+    ]
+    if done.returncode == 0 and _SENT in done.stdout.lower():  # some versions tell of a failure and exit with 0
+        return next(line for line in said if _SENT in line.lower())
+    whole = done.stdout.lower()
+    reason = next(
+        (way_out.format(slug=slug) for marks, way_out in _SAID if any(mark in whole for mark in marks)),
+        "this is no answer that is known here",
+    )
+    answer = "\n".join(f"  {line}" for line in said[-8:]) or f"  nothing, and left with {done.returncode}"
+    raise InputError(f"{path.name} was not handed in: {reason}.\nKaggle's client said:\n{answer}")
+
+
+def _log(root: Path) -> Path:
+    return root / "submissions" / "log.csv"

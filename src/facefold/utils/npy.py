@@ -1,0 +1,115 @@
+"""Rows of arrays that lie in files, read when they are asked for. Nothing is mapped: a process holds the rows that it works on,
+whatever the arrays take, and a file that shrinks meanwhile is an error instead of the process's end."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from facefold.utils.errors import InputError
+
+
+class NpyRows:
+    """The arrays (n_i, ..) of one or more .npy files, one after another, as one (n, ..).
+
+    `stored[rows]`: a copy of these rows, int (N,) or a slice; `stored[row]`: of one. shape, dtype, nbytes are those of the whole.
+    It travels to another process as its files' names. A part may be an open file instead of a path; such a one does not travel.
+    Raises `InputError` naming the file that is missing, torn, or not like the first one.
+    """
+
+    def __init__(self, parts: Sequence[Path | BinaryIO]):
+        self._parts = [_Part(part) for part in parts]
+        first = self._parts[0]
+        for part in self._parts:
+            if (part.shape[1:], part.dtype) != (first.shape[1:], first.dtype):
+                raise InputError(
+                    f"{part.name} is no part of the same array as {first.name}; delete both and run the same command again"
+                )
+        self._starts = np.cumsum([0, *(part.shape[0] for part in self._parts)])
+        self.shape = (int(self._starts[-1]), *first.shape[1:])
+        self.dtype = first.dtype
+
+    def __reduce__(self) -> tuple:
+        return NpyRows, ([part.path for part in self._parts],)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def __getitem__(self, rows: np.ndarray | slice | int) -> np.ndarray:
+        if isinstance(rows, (int, np.integer)):
+            return self[np.array([rows])][0]
+        rows = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
+        if len(rows) and rows.dtype.kind not in "iu":
+            raise TypeError(f"rows by their numbers, not {rows.dtype}")
+        if len(rows) and not (0 <= rows.min() and rows.max() < len(self)):
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
+        values = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        room = memoryview(values.reshape(-1).view(np.uint8))
+        for part, start, at, count in self._runs(rows):
+            size = part.row_bytes
+            part.read(room[at * size : (at + count) * size], start)
+        return values
+
+    def expect(self, rows: np.ndarray) -> None:
+        """Tell the system that these rows are read next, so that it fetches runs of them ahead; does nothing where it cannot be told."""
+        if hasattr(os, "posix_fadvise"):
+            for part, start, _, count in self._runs(np.sort(rows)):
+                os.posix_fadvise(
+                    part.file.fileno(),
+                    part.offset + start * part.row_bytes,
+                    count * part.row_bytes,
+                    os.POSIX_FADV_WILLNEED,
+                )
+
+    def _runs(self, rows: np.ndarray) -> Iterator[tuple["_Part", int, int, int]]:
+        """The runs of rows that follow one another in a file: part, first row in it, place in `rows`, how many."""
+        if not len(rows):
+            return
+        owner = np.searchsorted(self._starts, rows, side="right") - 1
+        cuts = np.flatnonzero((np.diff(rows) != 1) | (np.diff(owner) != 0)) + 1
+        for at, end in zip(np.concatenate([[0], cuts]).tolist(), np.concatenate([cuts, [len(rows)]]).tolist()):
+            yield self._parts[owner[at]], int(rows[at] - self._starts[owner[at]]), at, end - at
+
+
+class _Part:
+    def __init__(self, source: Path | BinaryIO):
+        self.path = source if isinstance(source, Path) else None
+        self.name = str(source if self.path else getattr(source, "name", "an open file"))
+        try:
+            self.file = open(source, "rb") if self.path else source
+            self.file.seek(0)
+            version = np.lib.format.read_magic(self.file)
+            if version != (1, 0):
+                raise ValueError(f"its format is {version}")
+            self.shape, _, self.dtype = np.lib.format.read_array_header_1_0(self.file)
+            if self.dtype.hasobject:
+                raise ValueError("it holds no numbers")
+        except FileNotFoundError:
+            raise InputError(f"{self.name} is missing")
+        except (ValueError, EOFError) as error:
+            raise self._damaged(error)
+        self.offset = self.file.tell()
+        self.row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
+        if os.fstat(self.file.fileno()).st_size != self.offset + self.shape[0] * self.row_bytes:
+            raise self._damaged("its size is not what its header says")
+
+    def read(self, room: memoryview, start: int) -> None:
+        """Fill `room` with what lies from row `start` on."""
+        place = self.offset + start * self.row_bytes
+        while len(room):
+            got = os.preadv(self.file.fileno(), [room], place)
+            if not got:
+                raise self._damaged("it ends too early")
+            room, place = room[got:], place + got
+
+    def _damaged(self, why: object) -> InputError:
+        return InputError(f"{self.name} is damaged ({why}); delete it and run the step that writes it again")
