@@ -20,7 +20,7 @@ from pathlib import Path
 
 from facefold import budget, plan, runs, step, terminal
 from facefold.combine import outcome, regression
-from facefold.data import corrections, drawn, folds
+from facefold.data import competition, corrections, drawn, folds
 from facefold.models import pretrained
 from facefold.models import recipe as recipes
 from facefold.models.profiles import PROFILES
@@ -82,8 +82,7 @@ def do(args: argparse.Namespace) -> None:
     named = recipes.load_all(args.recipes) if args.recipes else None
     for recipe in named or []:
         pretrained.require(recipe, args.weights_dir)
-    competition_there = (root / "competition").is_dir() and any((root / "competition").iterdir())
-    draw = args.data is None and not competition_there
+    draw = args.data is None and competition.is_empty(root / "competition")
     print(
         f"audit, split, train, blend and report in {root}; the plan with its times follows audit and split, which take seconds"
     )

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from facefold import files, runs
+from facefold.data.competition import README
 from facefold.errors import InputError
 
 MARK = "facefold_pack.json"
@@ -42,7 +43,8 @@ def fill(out: Path, root: Path, facts: dict, folds: int) -> None:
     ):
         _copy(path, dataset / path.relative_to(PROJECT))
     for path in sorted((root / "folds").iterdir()):
-        _copy(path, dataset / "folds" / path.name)
+        if path.name != README:
+            _copy(path, dataset / "folds" / path.name)
     for name in names:
         for fold in range(folds):
             for kept in ("run.json", *(made for made in runs.RESULT_FILES if "test" not in made)):

@@ -19,6 +19,7 @@ from facefold import files
 from facefold.errors import InputError
 
 DRAWN = "DRAWN.txt"  # lies in a competition that data.drawn made, and says so
+README = "README.md"  # of the repository, in its empty folders: no part of a competition
 MAX_CSV_BYTES = 200 << 20
 MAX_OF_A_KIND = 10
 MAX_FINDINGS = 200
@@ -78,6 +79,11 @@ class _Sheet:
 
     def table(self) -> pd.DataFrame:
         return pd.DataFrame([cells for _, cells in self.rows], columns=self.header, dtype=str)
+
+
+def is_empty(folder: Path) -> bool:
+    """Return whether `folder` is missing or holds nothing but the README.md of the repository."""
+    return not folder.exists() or all(path.name == README for path in folder.iterdir())
 
 
 def load(root: Path) -> Competition:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from facefold import files
-from facefold.data.competition import DRAWN
+from facefold.data.competition import DRAWN, is_empty
 from facefold.data.unpack import building
 from facefold.errors import InputError
 
@@ -37,7 +37,7 @@ def draw(root: Path, *, train: int = 600, test: int = 200, size: int = 64, seed:
         f"A real one takes its place: python src/audit.py --data ZIP.\n"
     )
     target = root / "competition"
-    if target.exists() and any(target.iterdir()):
+    if not is_empty(target):
         if not is_drawn(root):
             raise InputError(
                 f"{target} holds a competition that was not drawn and is left as it is; choose another --root"

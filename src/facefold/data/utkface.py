@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
 from facefold import files
-from facefold.data import unpack
+from facefold.data import competition, unpack
 from facefold.errors import InputError
 from facefold.seeding import seed_of
 
@@ -147,7 +147,7 @@ def deal(faces: pd.DataFrame, test_size: int, seed: int) -> pd.DataFrame:
 def _there(root: Path, train: pd.DataFrame) -> bool:
     """Whether this very competition is in place. `InputError` when another one is."""
     target = root / "competition"
-    if not target.exists() or not any(target.iterdir()):
+    if competition.is_empty(target):
         return False
     written = train.to_csv(index=False, lineterminator="\n")
     if (target / "train.csv").is_file() and files.sha256_file(target / "train.csv") == files.sha256_text(written):
