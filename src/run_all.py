@@ -27,6 +27,7 @@ from facefold.cli import (
     run_main,
     run_step,
 )
+from facefold.data.competition import is_empty
 from facefold.data.corrections import NO_CORRECTIONS, load_corrections
 from facefold.data.folds import load_folds
 from facefold.data.synthetic import is_synthetic
@@ -99,8 +100,7 @@ def do(args: argparse.Namespace) -> None:
     named = load_recipes(args.recipes) if args.recipes else None
     for recipe in named or []:
         require_weights(recipe, args.weights_dir)
-    competition_there = (root / "competition").is_dir() and any((root / "competition").iterdir())
-    draw = args.data is None and not competition_there
+    draw = args.data is None and is_empty(root / "competition")
     print(
         f"audit, split, train, blend and report in {root}; the plan with its times follows audit and split, which take seconds"
     )

@@ -10,7 +10,7 @@ A recipe with another number of epochs is one of its own: lite0@3 is lite0 with 
 --corrections FILE (see clean.py) drops or flips training rows, never held-out ones, and trains into runs/<recipe>+corrected/.
 --target COLUMN predicts a number that meta.csv has for every train row (mean absolute error as the loss, on standardised values)
 and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUMN`.
---engine ray makes each fold a task of a Ray cluster, with the same bytes; --root may be a URL (s3://bucket/faces): deploy/README.md.
+--engine ray makes each fold a task of a Ray cluster, with the same bytes; every machine must see the root: docs/cluster.md.
 """
 
 import argparse

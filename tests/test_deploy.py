@@ -1,4 +1,4 @@
-"""What lies in deploy/ is what its readers (Ray, Slurm's bash, Kubernetes) and our own steps take."""
+"""The files of docs/cluster/ are accepted by their readers (Ray, bash under Slurm, Kubernetes) and by our own steps."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import pytest
 
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
 PROJECT = Path(__file__).resolve().parents[1]
-DEPLOY = PROJECT / "deploy"
+DEPLOY = PROJECT / "docs" / "cluster"
 RAY = re.search(r"^ray==(\S+)$", (PROJECT / "requirements-cluster.txt").read_text(), flags=re.MULTILINE)[1]
 
 
@@ -52,15 +52,22 @@ def test_the_commands_are_ours(command):
 
 
 def test_the_workers_of_the_job_on_kubernetes_have_what_the_head_has():
-    spec = yaml.safe_load((DEPLOY / "rayjob.yaml").read_text())["spec"]["rayClusterSpec"]
-    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
-    containers = [container for group in groups for container in group["template"]["spec"]["containers"]]
-    assert (
-        len({container["image"] for container in containers})
-        == 1
-        == len({str(container["envFrom"]) for container in containers})
-    )
+    job = yaml.safe_load((DEPLOY / "rayjob.yaml").read_text())["spec"]
+    cluster = job["rayClusterSpec"]
+    pods = [group["template"]["spec"] for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]]
+    containers = [container for pod in pods for container in pod["containers"]]
+    for of, name in ((pods, "volumes"), (containers, "volumeMounts"), (containers, "image")):
+        assert all(one[name] == of[0][name] for one in of)
     assert all(container["resources"]["requests"] == container["resources"]["limits"] for container in containers)
+
+
+def test_all_pods_see_the_root():
+    job = yaml.safe_load((DEPLOY / "rayjob.yaml").read_text())["spec"]
+    pod = job["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    command = shlex.split(job["entrypoint"])
+    root = Path(command[command.index("--root") + 1])
+    assert pod["volumes"][0]["name"] == pod["containers"][0]["volumeMounts"][0]["name"]
+    assert root.is_relative_to(pod["containers"][0]["volumeMounts"][0]["mountPath"])
 
 
 STAND_IN = """#!/usr/bin/env bash

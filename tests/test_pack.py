@@ -53,6 +53,17 @@ def test_only_an_earlier_upload_folder_is_replaced(tmp_path):
     assert sorted(path.name for path in out.rglob("*")) == ["dataset", "kernel"]
 
 
+def test_the_folds_are_packed_without_their_readme(tmp_path):
+    out, root = tmp_path / "out", tmp_path / "root"
+    pack.clear_upload(out)
+    for name in ("folds/README.md", "folds/folds.csv", "submissions/submission.csv"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    options = {"method": "auto", "weights": "auto", "recipes": ["a"], "use_order": False, "use_twins": False}
+    pack.fill_upload(out, root, {"options": options, "members": []}, folds=2)
+    assert [path.name for path in (out / "dataset" / "folds").iterdir()] == ["folds.csv"]
+
+
 def test_the_kernel_and_the_folder_agree_on_the_mark():
     assert kernel.MARK == pack.MARK
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from facefold.models.recipe import load_recipe, parse_recipe
 from facefold.runs import Identity
 from facefold.training import plan
-from facefold.training.budget import RESERVE, Keeper, kept, within, write
+from facefold.training.budget import RESERVE, Keeper, kept, parse_budget, within, write
 from facefold.training.estimate import Cost, Rates, cost
 from facefold.utils.errors import InputError
 

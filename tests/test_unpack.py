@@ -265,6 +265,24 @@ def test_a_drawn_competition_makes_room_once_the_real_one_is_complete(tmp_path):
     assert not is_synthetic(root) and [path.name for path in root.iterdir()] == ["competition"]
 
 
+def test_the_readme_of_a_folder_is_no_competition_and_stays(tmp_path):
+    root, real = tmp_path / "root", tmp_path / "real"
+    kept = {root / name / "README.md" for name in ("competition", "folds", "submissions")}
+    for path in kept:
+        path.parent.mkdir(parents=True)
+        path.write_text(path.parent.name)
+    assert draw_competition(root, train=20, test=10, size=32)
+    (root / "folds" / "folds.csv").write_text("of the drawn one")
+    (root / "submissions" / "old").mkdir()
+    draw_competition(real, train=24, test=10, size=32)
+    (real / "competition" / "DRAWN.txt").unlink()
+    assert archive.install_competition(real / "competition", root) and not archive.install_competition(
+        real / "competition", root
+    )
+    assert all(path.read_text() == path.parent.name for path in kept)
+    assert [path.name for name in ("folds", "submissions") for path in (root / name).iterdir()] == ["README.md"] * 2
+
+
 def test_a_source_inside_what_makes_room_is_refused(tmp_path):
     draw_competition(tmp_path, train=20, test=10, size=32)
     draw_competition(tmp_path / "cache", train=24, test=10, size=32)

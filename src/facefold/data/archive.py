@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
-from facefold.data.competition import MAX_CSV_BYTES, SYNTHETIC_MARKER
+from facefold.data.competition import MAX_CSV_BYTES, README, SYNTHETIC_MARKER, is_empty
 from facefold.utils.console import no_bar
 from facefold.utils.errors import InputError
 from facefold.utils.files import require_disk_space, sha256_file
@@ -79,7 +79,7 @@ def install_competition(source: Path, root: Path) -> bool:
             toy = (target / SYNTHETIC_MARKER).exists()
             if toy:
                 _require_outside(source, root)
-            elif target.exists() and any(target.iterdir()):
+            elif not is_empty(target):
                 _require_same(target, part)
                 raise _Same
             with _images(members, part) as images:
@@ -107,6 +107,8 @@ def staged_competition(root: Path) -> Iterator[Path]:
     try:
         yield part
         os.sync()  # once for all files: an fsync for each of many thousand takes minutes on a slow disk
+        if (target / README).exists():
+            shutil.copyfile(target / README, part / README)
         if target.exists():
             os.replace(target, old)
         os.replace(part, target)
@@ -298,7 +300,11 @@ def _require_outside(source: Path, root: Path) -> None:
 def _remove_what_was_made(root: Path) -> None:
     (root / "report.html").unlink(missing_ok=True)
     for name in _MADE:
-        shutil.rmtree(root / name, ignore_errors=True)
+        if not (root / name / README).exists():
+            shutil.rmtree(root / name, ignore_errors=True)
+            continue
+        for path in [path for path in (root / name).iterdir() if path.name != README]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _sha(path: Path) -> str | None:

@@ -18,7 +18,8 @@ import pandas as pd
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_csv
 
-SYNTHETIC_MARKER = "DRAWN.txt"  # lies in a competition that data.drawn made, and says so
+SYNTHETIC_MARKER = "DRAWN.txt"  # lies in a competition that data.synthetic wrote, and says so
+README = "README.md"  # of the repository, in its empty folders: no part of a competition
 MAX_CSV_BYTES = 200 << 20
 MAX_OF_A_KIND = 10
 MAX_FINDINGS = 200
@@ -78,6 +79,11 @@ class _Sheet:
 
     def table(self) -> pd.DataFrame:
         return pd.DataFrame([cells for _, cells in self.rows], columns=self.header, dtype=str)
+
+
+def is_empty(folder: Path) -> bool:
+    """Return whether `folder` is missing or holds nothing but the README.md of the repository."""
+    return not folder.exists() or all(path.name == README for path in folder.iterdir())
 
 
 def load_competition(root: Path) -> Competition:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from facefold.data.archive import staged_competition
-from facefold.data.competition import SYNTHETIC_MARKER
+from facefold.data.competition import SYNTHETIC_MARKER, is_empty
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_csv, write_text
 
@@ -37,7 +37,7 @@ def draw_competition(root: Path, *, train: int = 600, test: int = 200, size: int
         f"A real one takes its place: python src/audit.py --data ZIP.\n"
     )
     target = root / "competition"
-    if target.exists() and any(target.iterdir()):
+    if not is_empty(target):
         if not is_synthetic(root):
             raise InputError(
                 f"{target} holds a competition that was not drawn and is left as it is; choose another --root"

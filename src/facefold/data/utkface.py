@@ -16,6 +16,7 @@ from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
 from facefold.data.archive import open_archive, staged_competition
+from facefold.data.competition import is_empty
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_file, sha256_text, write_csv
 from facefold.utils.seeding import seed_of
@@ -147,7 +148,7 @@ def split_faces(faces: pd.DataFrame, test_size: int, seed: int) -> pd.DataFrame:
 def _there(root: Path, train: pd.DataFrame) -> bool:
     """Whether this very competition is in place. `InputError` when another one is."""
     target = root / "competition"
-    if not target.exists() or not any(target.iterdir()):
+    if is_empty(target):
         return False
     written = train.to_csv(index=False, lineterminator="\n")
     if (target / "train.csv").is_file() and sha256_file(target / "train.csv") == sha256_text(written):

@@ -13,6 +13,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from facefold.data.competition import README
 from facefold.runs import RESULT_FILES, fold_dir
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_json
@@ -43,7 +44,8 @@ def fill_upload(out: Path, root: Path, facts: dict, folds: int) -> None:
     ):
         _copy(path, dataset / path.relative_to(PROJECT))
     for path in sorted((root / "folds").iterdir()):
-        _copy(path, dataset / "folds" / path.name)
+        if path.name != README:
+            _copy(path, dataset / "folds" / path.name)
     for name in names:
         for fold in range(folds):
             for kept in ("run.json", *(made for made in RESULT_FILES if "test" not in made)):

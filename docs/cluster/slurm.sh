@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# The whole job on machines of a Slurm cluster: a Ray cluster for as long as the job lasts, then the usual command on it.
-#     sbatch --nodes 4 deploy/slurm.sh --root /shared/faces --data /shared/face-gender.zip
-# Options after the script go to run_all.py. PYTHON names the interpreter (default: the project's .venv), on a disk all nodes see.
-# Two minutes before its time is up the job is told to stop, keeps what is finished, and is queued again.
+# The whole pipeline on the machines of a Slurm cluster: a Ray cluster that lasts as long as the job.
+#     sbatch --nodes 4 docs/cluster/slurm.sh --root /shared/faces --data /shared/face-gender.zip
+# The root is on a disk that all nodes see. Options after the script go to run_all.py. PYTHON names the interpreter (default:
+# the .venv of the project), on a disk that all nodes see as well. Two minutes before its time limit Slurm sends TERM: the job
+# stops, keeps what is finished, and is queued again.
 #SBATCH --job-name=facefold
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -22,8 +23,8 @@ mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${hosts[0]}
 port=$((20000 + SLURM_JOB_ID % 20000))
 
-# --block: Slurm ends what it started, and with it Ray's processes, when the job ends.
-export SRUN_CPUS_PER_TASK=$cpus  # since Slurm 22.05 srun does not take it over from sbatch
+# --block: when the job ends, Slurm ends what it started, and Ray's processes with it.
+export SRUN_CPUS_PER_TASK=$cpus  # since Slurm 22.05 srun does not inherit it from sbatch
 srun --nodes 1 --ntasks 1 --nodelist "$head" "$ray" start --head --node-ip-address "$head" --port "$port" --num-cpus "$cpus" --block &
 began=$!
 until "$ray" health-check --address "$head:$port" > /dev/null 2>&1; do
