@@ -111,9 +111,7 @@ def do(args: argparse.Namespace) -> None:
     dealt = folds.load(root, target)
     mended = corrections.read(args.corrections, dealt) if args.corrections else corrections.NONE
     suffix = runs.CORRECTED if mended.actions else ""
-    scene = plan.survey(
-        root, place, chosen, dealt.k, device, suffix, budget.TIMED if limit else 0.0, args.engine == "ray"
-    )
+    scene = plan.survey(root, place, chosen, dealt.k, device, suffix, budget.TIMED if limit else 0.0)
     made = plan.whole(scene, chosen)
     options = {
         "--weights-dir": args.weights_dir,

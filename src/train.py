@@ -94,9 +94,6 @@ def train(args: argparse.Namespace) -> None:
         if args.engine == "ray"
         else engine.Local(args.device, args.workers)
     )
-    for recipe, identity in zip(chosen, identities):
-        if not runs.whole(place, identity.name, split.k):
-            jobs.require_places(recipe, machines.places)
     missing = [
         jobs.FoldJob(
             args.root.resolve(),
@@ -106,11 +103,10 @@ def train(args: argparse.Namespace) -> None:
             args.weights_dir and args.weights_dir.resolve(),
             machines.loader_workers,
             args.tensorboard,
-            recipe.ranks,
             step.home(),
             waits=args.engine == "ray",
         )
-        for recipe, identity in zip(chosen, identities)
+        for identity in identities
         for fold in wanted
         if jobs.todo(args.root, identity, int(fold), args.force)
     ]

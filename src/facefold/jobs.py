@@ -2,10 +2,8 @@
 
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 
@@ -14,12 +12,10 @@ from facefold.data import cache, competition, folds
 from facefold.data.corrections import NONE, Corrections
 from facefold.data.target import Target
 from facefold.errors import InputError
-from facefold.models import batchnorm, frozen, zoo
+from facefold.models import frozen
 from facefold.models import recipe as recipes
 from facefold.training import checkpoint, curves, loader, trainer
 from facefold.training.estimate import Cost
-from facefold.training.launcher import launch
-from facefold.training.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True)
@@ -33,7 +29,6 @@ class ViewJob:
     part: int
     parts: int
     home: remote.Store | None = None
-    ranks: ClassVar[int] = 1
 
     def __str__(self) -> str:
         return f"{self.identity.recipe} frozen stages"
@@ -63,9 +58,8 @@ class ViewJob:
 
 @dataclass(frozen=True)
 class FoldJob:
-    """Train one fold of a run and seal it. ranks: of its recipe, in so many processes. home: where the root is a copy, what it is a copy
-    of: checkpoints and the sealed run are sent there at once. waits: for another process that trains this fold, which is refused
-    otherwise."""
+    """Train one fold of a run and seal it. home: where the root is a copy, what it is a copy of: checkpoints and the sealed run are
+    sent there at once. waits: for another process that trains this fold, which is refused otherwise."""
 
     root: Path
     identity: runs.Identity
@@ -74,7 +68,6 @@ class FoldJob:
     weights_dir: Path | None
     loader_workers: int
     tensorboard: bool = False
-    ranks: int = 1
     home: remote.Store | None = None
     waits: bool = False
 
@@ -85,27 +78,21 @@ class FoldJob:
         """The seconds of this job, by what its run costs."""
         return cost.fold
 
-    def work(self, device: torch.device | Sequence[torch.device], slot: int) -> None:
-        """Train the fold unless it is finished, and leave its run; with several devices in a rank on each."""
+    def work(self, device: torch.device, slot: int) -> None:
+        """Train the fold unless it is finished, and leave its run."""
         place = Target(self.identity.target).place(self.root)
         with files.locked(runs.fold_dir(place, self.identity.name, self.fold), wait=self.waits):
             if runs.finished(place, self.identity, self.fold):
                 return
-            if isinstance(device, torch.device):
-                self.train(device, slot)
-            else:
-                launch(self.train, device, slot)
+            self._train(device, slot)
         tidy(self.root, self.identity)
 
-    def train(self, device: torch.device, slot: int, ranks: Ranks = ALONE) -> None:
-        """What one process, or each rank, does of `work`."""
+    def _train(self, device: torch.device, slot: int) -> None:
         target = Target(self.identity.target)
         directory = runs.fold_dir(target.place(self.root), self.identity.name, self.fold)
         task = _task(self.root, self.identity, self.fold, self.weights_dir, self.corrections)
         task = replace(task, saved=self._sent_checkpoint)
-        result = trainer.fit(task, device, slot, self.loader_workers, self._events(), ranks)
-        if result is None:
-            return
+        result = trainer.fit(task, device, slot, self.loader_workers, self._events())
         runs.write_weights(directory, result.state)
         runs.write_history(directory, result.history)
         runs.write_predictions(
@@ -165,27 +152,9 @@ def _inputs(root: Path, identity: runs.Identity) -> list[str]:
     ]
 
 
-def work(job: ViewJob | FoldJob, device: torch.device | Sequence[torch.device], slot: int) -> None:
-    """Do the job on `device`; a fold of several ranks takes one for each."""
+def work(job: ViewJob | FoldJob, device: torch.device, slot: int) -> None:
+    """Do the job on `device`."""
     job.work(device, slot)
-
-
-def require_places(recipe: recipes.Recipe, places: Sequence[torch.device]) -> None:
-    """Raise `InputError` for a recipe whose ranks cannot train in these places."""
-    if recipe.ranks == 1:
-        return
-    on_cpu = places[0].type == "cpu"
-    if recipe.ranks > len(places):
-        kind, default = ("processes", "a core each") if on_cpu else ("GPUs", "all that torch sees")
-        raise InputError(
-            f"recipe {recipe.name}: ranks = {recipe.ranks} takes {recipe.ranks} {kind} at once, and there is room for {len(places)} "
-            f"(--workers, else {default}); set ranks = {len(places)}, or train elsewhere"
-        )
-    if on_cpu and batchnorm.learns(zoo.build(recipe, trained=False)[0]):
-        raise InputError(
-            f"recipe {recipe.name}: the batch norm of {recipe.backbone} looks at whole batches, which torch does not do over "
-            f"ranks on the CPU: set ranks = 1, take GPUs, or a backbone without batch norm (ViT, ConvNeXt)"
-        )
 
 
 def _task(

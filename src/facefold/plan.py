@@ -7,7 +7,6 @@ from pathlib import Path
 
 from facefold import runs
 from facefold.data import cache, competition
-from facefold.jobs import require_places
 from facefold.models.recipe import Recipe
 from facefold.step import duration
 from facefold.training import engine, estimate
@@ -53,8 +52,7 @@ class Scene:
         jobs = [
             seconds
             for work in todo
-            for seconds in [work.cost.shared / self.places] * self.places
-            + [work.cost.fold] * (work.left * work.recipe.ranks)
+            for seconds in [work.cost.shared / self.places] * self.places + [work.cost.fold] * work.left
         ]
         decode = sum(self.decode[size] for size in {work.recipe.size for work in todo})
         start = max((rates.start for rates in self.rates.values()), default=0.0) if todo else 0.0
@@ -79,18 +77,15 @@ def survey(
     device: str,
     suffix: str,
     least: float = 0.0,
-    elsewhere: bool = False,
 ) -> Scene:
     """The scene of a job: a few steps of each recipe that is not finished are timed (`least`: as in `estimate.rates_of`), and a
-    few images decoded. place: what holds the runs, see `Target.place`. elsewhere: the folds will train on other machines than this."""
+    few images decoded. place: what holds the runs, see `Target.place`."""
     contest, places = competition.load(root), engine.slots(device, None)
 
     def left(name: str) -> int:
         return sum(not runs.sealed(place, name + suffix, fold) for fold in range(folds))
 
     timed = [recipe for recipe in chosen if left(recipe.name)]
-    for recipe in () if elsewhere else timed:
-        require_places(recipe, places)
     told = estimate.rates_of(timed, places, least) if timed else []
     rates = {recipe.name.partition("@")[0]: one for recipe, one in zip(timed, told, strict=True)}
     decode = {size: cache.expected_seconds(contest, size) for size in {recipe.size for recipe in timed}}

@@ -24,14 +24,13 @@ from facefold import files, terminal
 from facefold.data.cache import ImageCache
 from facefold.data.target import LABEL, Target, strata
 from facefold.errors import InputError
-from facefold.models import batchnorm, depthwise, frozen, inference, precision, zoo
+from facefold.models import depthwise, frozen, inference, precision, zoo
 from facefold.models.recipe import Recipe
 from facefold.seeding import seed_of
 from facefold.stored import Stored
 from facefold.training import checkpoint, loader, machine, micro, objective
 from facefold.training.curves import Curves
 from facefold.training.objective import Labels, Values
-from facefold.training.ranks import ALONE, Ranks
 from facefold.training.schedule import Schedule
 
 PREDICT_BATCH = 128
@@ -91,18 +90,10 @@ class Learned:
 
 
 def fit(
-    task: FoldTask,
-    device: torch.device,
-    slot: int = 0,
-    loader_workers: int = 0,
-    events: Path | None = None,
-    ranks: Ranks = ALONE,
-) -> FoldResult | None:
-    """Train one fold, or go on from its checkpoint, then predict its held-out rows and the test rows; see `train`. None in ranks
-    other than the first, which predicts alone."""
-    learned = train(task, device, slot, loader_workers, events, ranks)
-    if not ranks.first:
-        return None
+    task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int = 0, events: Path | None = None
+) -> FoldResult:
+    """Train one fold, or go on from its checkpoint, then predict its held-out rows and the test rows; see `train`."""
+    learned = train(task, device, slot, loader_workers, events)
     return _predict_fold(
         task,
         learned.predictor,
@@ -119,25 +110,17 @@ def fit(
 
 
 def train(
-    task: FoldTask,
-    device: torch.device,
-    slot: int = 0,
-    loader_workers: int = 0,
-    events: Path | None = None,
-    ranks: Ranks = ALONE,
+    task: FoldTask, device: torch.device, slot: int = 0, loader_workers: int = 0, events: Path | None = None
 ) -> Learned:
     """Train one fold, or go on from its checkpoint.
 
     An epoch whose loss is not finite is repeated, once a fold, from the state before it and with `SMALLER` times the recipe's
     rate from then on. slot: the line of the progress bar. loader_workers: processes that augment (0: in this one). events: where
-    the learning curve goes for TensorBoard, None for nowhere. ranks: this process among those that share each batch; all call this,
-    and the first one alone scores and writes. Raises `InputError` when the loss stops being finite again, weights
+    the learning curve goes for TensorBoard, None for nowhere. Raises `InputError` when the loss stops being finite again, weights
     cannot be had, or the checkpoint was begun in another number format or on another kind of device.
     """
-    learned = _train(task, device, slot, loader_workers, events, ranks, None)
-    return (
-        learned if isinstance(learned, Learned) else _train(task, device, slot, loader_workers, events, ranks, learned)
-    )
+    learned = _train(task, device, slot, loader_workers, events, None)
+    return learned if isinstance(learned, Learned) else _train(task, device, slot, loader_workers, events, learned)
 
 
 def _train(
@@ -146,7 +129,6 @@ def _train(
     slot: int,
     loader_workers: int,
     events: Path | None,
-    ranks: Ranks,
     repeated: int | None,
 ) -> Learned | int:
     """`train`; or, where no epoch was `repeated` so far, the number (from 0) of the one that is to be."""
@@ -196,7 +178,6 @@ def _train(
         device,
         loader_workers,
         loader.window(recipe, task.train_images),
-        ranks,
     )
     steps = len(batches)
     schedule = Schedule(recipe, optimizer, steps)
@@ -213,13 +194,7 @@ def _train(
 
     predictor = ema.module if ema else net
     plain = loader.view(pixels, shown.get("train"), "plain")
-    stepped = (
-        torch.compile(net)
-        if recipe.compile
-        else net
-        if ranks.count == 1
-        else ranks.together(batchnorm.synchronised(net))
-    )
+    stepped = torch.compile(net) if recipe.compile else net
     bar = tqdm(
         total=recipe.epochs * steps,
         initial=len(history) * steps,
@@ -231,40 +206,34 @@ def _train(
         dynamic_ncols=True,
         smoothing=0.05,
     )
-    curves = Curves(events if ranks.first else None, history)
+    curves = Curves(events, history)
     for epoch in range(len(history), recipe.epochs):
         if _stopped_early(recipe, history):
             break
         started, cpu_started = time.perf_counter(), time.process_time()
-        torch.manual_seed(seed_of(task.seed, task.fold, "epoch", epoch, *ranks.drawn))  # dropout and stochastic depth
+        torch.manual_seed(seed_of(task.seed, task.fold, "epoch", epoch))  # dropout and stochastic depth
         sampler.epoch = epoch
         net.train()
         total = torch.zeros((), device=device)
         for step, (images, labels) in enumerate(batches):
             schedule.before_step(epoch * steps + step)
             batch_there = (loader.sent(images, device), loader.sent(labels, device))
-            weight = ranks.weight(len(labels), batch)
             loss = parts.step(
-                lambda count: train_step(stepped, *batch_there, optimizer, scaler, fmt, recipe, aim, count, weight),
-                len(labels) if ranks.count == 1 else 0,  # no rank can train in parts unless all do
+                lambda count: train_step(stepped, *batch_there, optimizer, scaler, fmt, recipe, aim, count),
+                len(labels),
                 lambda line: terminal.say(f"{recipe.name} fold {task.fold}: {line}", bar),
             )
             if ema:
                 ema.update(net, step=epoch * steps + step)
             total += loss  # kept on the device: asking for its value each step would stall a GPU
             bar.update()
-        train_loss = ranks.summed(float(total)) / (steps * ranks.count)
+        train_loss = float(total) / steps
         trained = time.perf_counter() - started
         with np.errstate(invalid="ignore"):  # said below
-            scores = ranks.told(
-                [
-                    _score(predictor, plain, task.train_images, rows, fmt, aim) if ranks.first else (0.0, 0.0)
-                    for rows in (watch, task.valid)
-                    if len(rows)
-                ]
+            monitor_loss, monitor_metric = (
+                _score(predictor, plain, task.train_images, watch, fmt, aim) if len(watch) else (None, None)
             )
-        monitor_loss, monitor_metric = scores[0] if len(watch) else (None, None)
-        valid_loss, metric = scores[-1]
+            valid_loss, metric = _score(predictor, plain, task.train_images, task.valid, fmt, aim)
         if not np.isfinite([train_loss, valid_loss, monitor_loss or 0.0]).all():
             bar.close()
             curves.close()
@@ -305,20 +274,19 @@ def _train(
             "form": form,
             "repeated": repeated,
             "parts": parts.count,
-            "cpu_seconds": header["cpu_seconds"] + ranks.summed(time.process_time() - cpu_started),
+            "cpu_seconds": header["cpu_seconds"] + time.process_time() - cpu_started,
         }
-        if ranks.first:
-            checkpoint.save(
-                task.checkpoint,
-                header,
-                {
-                    "model": _learned(net),
-                    "optimizer": checkpoint.optimizer_tensors(optimizer),
-                    "ema": _learned(ema.module) if ema else {},
-                    "best": best,
-                },
-            )
-            task.saved()
+        checkpoint.save(
+            task.checkpoint,
+            header,
+            {
+                "model": _learned(net),
+                "optimizer": checkpoint.optimizer_tensors(optimizer),
+                "ema": _learned(ema.module) if ema else {},
+                "best": best,
+            },
+        )
+        task.saved()
         curves.add(history[-1])
         terminal.say(
             f"{recipe.name} fold {task.fold} epoch {epoch + 1}/{recipe.epochs}: train loss {train_loss:.4f}, "
@@ -371,13 +339,11 @@ def train_step(
     recipe: Recipe,
     aim: Labels | Values | None = None,
     parts: int = 1,
-    weight: float = 1.0,
 ) -> Tensor:
     """One optimiser step on what a `Net` takes (N, ..) and labels float32 (N,), values where `aim` says so; returns the detached
     mean loss ().
 
-    parts: the batch goes through the network in so many (nearly) equal parts, whose gradients are added up. weight: of the
-    loss, see `Ranks.weight`.
+    parts: the batch goes through the network in so many (nearly) equal parts, whose gradients are added up.
     """
     aim = aim or Labels(recipe.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
@@ -385,7 +351,7 @@ def train_step(
     for some, wanted in zip(shown.tensor_split(parts), labels.tensor_split(parts), strict=True):
         with inference.autocast(shown.device, fmt):
             logits, _ = net(some)  # (n,)
-        loss = aim.loss(logits, wanted) * (weight * len(wanted) / len(labels))
+        loss = aim.loss(logits, wanted) * (len(wanted) / len(labels))
         scaler.scale(loss).backward()
         total += loss.detach()
     if recipe.clip:
