@@ -29,7 +29,7 @@ from facefold.models.recipe import load_recipe, load_recipes, recipe_names
 from facefold.runs import Identity, is_run_complete, join_folds, joined_oof_path, load_history
 from facefold.training.budget import Keeper
 from facefold.training.curves import Curves, curves_dir, require_tensorboard
-from facefold.training.jobs import FoldJob, needs_training, order_jobs, remove_feature_caches, require_places, run_job
+from facefold.training.jobs import FoldJob, needs_training, order_jobs, remove_feature_caches, run_job
 from facefold.training.loss import require_loss_settings
 from facefold.training.ray_workers import RayWorkers, check_engine_options
 from facefold.training.space import require
@@ -104,9 +104,6 @@ def train(args: argparse.Namespace) -> None:
     machines = (
         RayWorkers(args.address, args.device) if args.engine == "ray" else LocalWorkers(args.device, args.workers)
     )
-    for recipe, identity in zip(chosen, identities):
-        if not is_run_complete(place, identity.name, split.k):
-            require_places(recipe, machines.places)
     missing = [
         FoldJob(
             args.root.resolve(),
@@ -116,11 +113,10 @@ def train(args: argparse.Namespace) -> None:
             args.weights_dir and args.weights_dir.resolve(),
             machines.loader_workers,
             args.tensorboard,
-            recipe.ranks,
             home(),
             waits=args.engine == "ray",
         )
-        for recipe, identity in zip(chosen, identities)
+        for identity in identities
         for fold in wanted
         if needs_training(args.root, identity, int(fold), args.force)
     ]
