@@ -10,7 +10,7 @@ A recipe with another number of epochs is one of its own: lite0@3 is lite0 with 
 --corrections FILE (see clean.py) drops or flips training rows, never held-out ones, and trains into runs/<recipe>+corrected/.
 --target COLUMN predicts a number that meta.csv has for every train row (mean absolute error as the loss, on standardised values)
 and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUMN`.
---engine ray makes each fold a task of a Ray cluster, with the same bytes; --root may be a URL (s3://bucket/faces): deploy/README.md.
+--engine ray makes each fold a task of a Ray cluster, with the same bytes; every machine must see the root: deploy/README.md.
 """
 
 import argparse
@@ -107,7 +107,6 @@ def train(args: argparse.Namespace) -> None:
             machines.loader_workers,
             args.tensorboard,
             recipe.ranks,
-            step.home(),
             waits=args.engine == "ray",
         )
         for recipe, identity in zip(chosen, identities)
@@ -131,9 +130,7 @@ def train(args: argparse.Namespace) -> None:
         return any(runs.whole(place, identity.name, split.k) for identity in identities)
 
     keeper = budget.Keeper(args.budget, ordered, len(machines.places), some_whole) if args.budget else None
-    step.send()
     machines.run(ordered, jobs.work, after, keeper)
-    step.fetch()
     for identity in identities:
         if keeper and identity.name in keeper.left_out:
             late = keeper.late(identity.name)

@@ -3,13 +3,13 @@
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 
-from facefold import files, remote, runs, terminal
+from facefold import files, runs, terminal
 from facefold.data import cache, competition, folds
 from facefold.data.corrections import NONE, Corrections
 from facefold.data.target import Target
@@ -24,15 +24,13 @@ from facefold.training.ranks import ALONE, Ranks
 
 @dataclass(frozen=True)
 class ViewJob:
-    """Compute every `parts`-th view of the recipe's frozen activations, from number `part` on, and send them home where the root is
-    a copy that no other job sees."""
+    """Compute every `parts`-th view of the recipe's frozen activations, from number `part` on."""
 
     root: Path
     identity: runs.Identity
     weights_dir: Path | None
     part: int
     parts: int
-    home: remote.Store | None = None
     ranks: ClassVar[int] = 1
 
     def __str__(self) -> str:
@@ -49,23 +47,16 @@ class ViewJob:
         shown = trainer.activations(task, net, source, fmt, loader.Pixels(task.train_images, device))
         started, mine = time.perf_counter(), frozen.names(recipe)[self.part :: self.parts]
         for split, view in mine:
-            made = shown[split].make(view)
-            if self.home:
-                remote.Mirror(self.root, self.home).send(made)
+            shown[split].make(view)
         terminal.say(
             f"{self}, part {self.part + 1} of {self.parts}: {len(mine)} views in {time.perf_counter() - started:.0f} s"
         )
 
-    def inputs(self) -> list[str]:
-        """What the job reads, as beginnings of names under the root."""
-        return _inputs(self.root, self.identity)
-
 
 @dataclass(frozen=True)
 class FoldJob:
-    """Train one fold of a run and seal it. ranks: of its recipe, in so many processes. home: where the root is a copy, what it is a copy
-    of: checkpoints and the sealed run are sent there at once. waits: for another process that trains this fold, which is refused
-    otherwise."""
+    """Train one fold of a run and seal it. ranks: of its recipe, in so many processes. waits: for another process that trains this
+    fold, which is refused otherwise."""
 
     root: Path
     identity: runs.Identity
@@ -75,7 +66,6 @@ class FoldJob:
     loader_workers: int
     tensorboard: bool = False
     ranks: int = 1
-    home: remote.Store | None = None
     waits: bool = False
 
     def __str__(self) -> str:
@@ -102,7 +92,6 @@ class FoldJob:
         target = Target(self.identity.target)
         directory = runs.fold_dir(target.place(self.root), self.identity.name, self.fold)
         task = _task(self.root, self.identity, self.fold, self.weights_dir, self.corrections)
-        task = replace(task, saved=self._sent_checkpoint)
         result = trainer.fit(task, device, slot, self.loader_workers, self._events(), ranks)
         if result is None:
             return
@@ -114,24 +103,6 @@ class FoldJob:
         runs.write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features, target)
         runs.finish(directory, self.identity, result.facts, self.corrections)
         task.checkpoint.unlink()
-        if self.home:
-            events = sorted(self._events().iterdir()) if self.tensorboard else []
-            sealed = [directory / name for name in (*runs.RESULT_FILES, "run.json", runs.CHECKPOINT)]
-            remote.Mirror(self.root, self.home).send([*events, *sealed])
-
-    def _sent_checkpoint(self) -> None:
-        if not self.home:
-            return
-        directory = runs.fold_dir(Target(self.identity.target).place(self.root), self.identity.name, self.fold)
-        try:
-            remote.Mirror(self.root, self.home).send([directory / runs.CHECKPOINT])
-        except InputError as error:
-            terminal.say(f"{self}: its checkpoint was not sent, training goes on: {error}")
-
-    def inputs(self) -> list[str]:
-        """What the job reads, as beginnings of names under the root."""
-        folder = Target(self.identity.target).folder
-        return [*_inputs(self.root, self.identity), f"{folder}runs/{self.identity.name}/fold_{self.fold}/"]
 
     def _events(self) -> Path | None:
         return (
@@ -150,19 +121,6 @@ def tidy(root: Path, identity: runs.Identity) -> None:
 
 def _frozen(root: Path, identity: runs.Identity) -> Path:
     return Target(identity.target).place(root) / "cache" / "frozen" / identity.name
-
-
-def _inputs(root: Path, identity: runs.Identity) -> list[str]:
-    """What all jobs of a run read: tables, folds, the cached pixels of its size, frozen activations; no image."""
-    folder, size = Target(identity.target).folder, recipes.load(identity.recipe).size
-    tables = [f"competition/{name}.csv" for name in ("train", "test", "sampleSubmit", "meta")]
-    return [
-        *tables,
-        "cache/images.",
-        *(f"cache/{split}_{size}px_" for split in ("train", "test")),
-        f"{folder}folds/",
-        f"{_frozen(root, identity).relative_to(root).as_posix()}/",
-    ]
 
 
 def work(job: ViewJob | FoldJob, device: torch.device | Sequence[torch.device], slot: int) -> None:
@@ -221,8 +179,7 @@ def plan(folds_to_train: list[FoldJob], parts: int) -> tuple[list[ViewJob | Fold
         first = mine[0]
         recipe = recipes.load(first.identity.recipe)
         shares = min(parts, len(frozen.names(recipe))) if recipe.freezes else 0
-        home = first.home if first.waits else None  # machines of a cluster may not see this copy
-        views = [ViewJob(first.root, first.identity, first.weights_dir, part, shares, home) for part in range(shares)]
+        views = [ViewJob(first.root, first.identity, first.weights_dir, part, shares) for part in range(shares)]
         jobs += [*views, *mine]
         after |= {job: views for job in mine}
     return jobs, after

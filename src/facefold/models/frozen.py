@@ -92,13 +92,12 @@ class Activations:
             self.make(name)
         return Stored([path])
 
-    def make(self, name: str) -> list[Path]:
-        """Compute the view unless it is there whole: what a killed job left is trusted by its checksum only. Returns its files."""
+    def make(self, name: str) -> None:
+        """Compute the view unless it is there whole: what a killed job left is trusted by its checksum only."""
         path = self.folder / f"{self.split}_{name}.npy"
         with files.locked(path.with_suffix(".lock"), wait=True):
             if not files.whole(path):
                 self._make(name, path)
-        return [files.seal_of(path), path]
 
     def _make(self, name: str, path: Path) -> None:
         for old in self.folder.parent.glob("*"):
