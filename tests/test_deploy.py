@@ -58,7 +58,7 @@ def test_the_workers_of_the_job_on_kubernetes_have_what_the_head_has():
     assert (
         len({container["image"] for container in containers})
         == 1
-        == len({str(container["envFrom"]) for container in containers})
+        == len({str(container["volumeMounts"]) for container in containers})
     )
     assert all(container["resources"]["requests"] == container["resources"]["limits"] for container in containers)
 
