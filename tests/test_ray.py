@@ -205,7 +205,7 @@ def attempt(gate, tmp_path):
     files.write_text(marker, "")
 
     def attempted(job, *before, marker=marker, versions=None):
-        return ray_engine._attempt(fail, job, (CPU,), marker, gate, versions or ray_engine._versions(), *before)
+        return ray_engine._attempt(fail, job, CPU, marker, gate, versions or ray_engine._versions(), *before)
 
     return attempted
 

@@ -60,7 +60,8 @@ def check(engine: str, options: Mapping[str, object]) -> None:
 
 
 class Cluster:
-    """A connection to a Ray cluster. places: a device for each job that it can run at a time.
+    """A connection to a Ray cluster. places: a device for each job that it can run at a time, as the job itself calls it: Ray shows
+    a task its own GPU alone.
 
     address: auto (the cluster this machine belongs to), host:port, or local (start one here for this step). device: auto (GPUs where
     the cluster has any), cpu or cuda. Raises `InputError` where there is no such cluster or no GPU in it.
@@ -147,9 +148,9 @@ class Cluster:
         }
         return {
             job: {
-                **({"GPU": job.ranks} if self._gpu else {}),
-                "CPU": job.ranks * (1 + self.loader_workers),
-                "memory": job.ranks * memory[job.identity.recipe],
+                **({"GPU": 1} if self._gpu else {}),
+                "CPU": 1 + self.loader_workers,
+                "memory": memory[job.identity.recipe],
             }
             for job in jobs
         }
@@ -176,16 +177,8 @@ class Cluster:
                 name=str(job), num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), memory=need["memory"]
             )
             before = [refs[other] for other in after.get(job, ())]
-            refs[job] = placed.remote(work, job, self._devices(job.ranks), marker, gate, _versions(), *before)
+            refs[job] = placed.remote(work, job, self.places[0], marker, gate, _versions(), *before)
         return refs
-
-    def _devices(self, ranks: int) -> tuple[torch.device, ...]:
-        """What a task calls the devices it is given."""
-        return (
-            tuple(torch.device("cuda", index) for index in range(ranks))
-            if self._gpu
-            else (torch.device("cpu"),) * ranks
-        )
 
     def _machines(self) -> list[dict[str, float]]:
         """Return the resources of each machine of the cluster that is alive."""
@@ -278,7 +271,7 @@ def _versions() -> dict[str, str]:
 def _attempt(
     work: Callable[[Any, torch.device, int], None],
     job: Any,
-    devices: tuple[torch.device, ...],
+    device: torch.device,
     marker: Path,
     gate: Any,
     versions: dict[str, str],
@@ -303,7 +296,7 @@ def _attempt(
     else:
         if begun > 1:
             terminal.say(f"{job} is started again: its process or its machine died")
-        failure = _refusal(marker, versions) or engine.outcome(work, job, devices, 0)
+        failure = _refusal(marker, versions) or engine.outcome(work, job, (device,), 0)
     if failure is not None:
         ray.get(gate.close.remote())
     return failure
