@@ -25,8 +25,8 @@ from facefold.data.folds import load_folds
 from facefold.models.pretrained import require_weights
 from facefold.models.recipe import Recipe
 from facefold.report import figures
-from facefold.training.comparison import CompareJob, comparison_recipe, comparison_table, run_compare_job
-from facefold.training.workers import device_slots, run_jobs
+from facefold.report.comparison import CompareJob, comparison_recipe, comparison_table, run_compare_job
+from facefold.training.workers import run_jobs, select_devices
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_bytes, write_csv
 
@@ -88,7 +88,7 @@ def compare(args: argparse.Namespace, chosen: list[Recipe]) -> None:
         CompareJob(args.root, recipe, args.fold, args.seed, images_hash, split.hash, args.weights_dir)
         for recipe in chosen
     ]
-    run_jobs([job for job in jobs if not job.finished], device_slots(args.device, args.workers), run_compare_job)
+    run_jobs([job for job in jobs if not job.finished], select_devices(args.device, args.workers), run_compare_job)
     compared = comparison_table(jobs)
     write_csv(args.root / "compare" / "comparison.csv", compared)
     write_bytes(

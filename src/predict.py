@@ -29,7 +29,7 @@ from facefold.ensemble.apply import blended_targets, load_blend_model, predict_i
 from facefold.ensemble.blend import format_announcement
 from facefold.ensemble.metrics import decide
 from facefold.report import predictions
-from facefold.training.workers import device_slots
+from facefold.training.workers import select_devices
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_csv, write_text
 
@@ -46,7 +46,7 @@ def main() -> None:
         "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there"
     )
     args = parser.parse_args()
-    root, device = args.root.resolve(), device_slots(args.device, 1)[0]
+    root, device = args.root.resolve(), select_devices(args.device, 1)[0]
     out = args.out or root / "predictions.csv"
     if out.suffix != ".csv":
         raise InputError(f"--out {out}: the name of a csv file ends in .csv")

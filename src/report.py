@@ -13,7 +13,7 @@ and on paper.
 import numpy as np
 import pandas as pd
 
-from facefold.cli import add_target_option, build_parser, load_timings, run_main
+from facefold.cli import add_target_option, build_parser, load_step_costs, run_main
 from facefold.data.competition import Competition, load_competition
 from facefold.data.folds import Folds, load_folds
 from facefold.data.synthetic import is_synthetic
@@ -30,12 +30,12 @@ def main() -> None:
     add_target_option(parser)
     args = parser.parse_args()
     root, target, combine = args.root.resolve(), args.target, regression if args.target.regression else blend_module
-    place = target.place(root)
+    place = target.directory(root)
     competition, folds, made = load_competition(root), load_folds(root, target), combine.load_blend(root, target)
     test_ids = competition.test["id"].tolist()
     loaded = load_blended_members(root, made.facts, folds, test_ids)
     histories = {member.recipe: [load_history(place, member.recipe, k) for k in range(folds.k)] for member in loaded}
-    steps = {name: got for name, got in load_timings(root).items() if name == "audit"} | load_timings(place)
+    steps = {name: got for name, got in load_step_costs(root).items() if name == "audit"} | load_step_costs(place)
     leaks = "" if target.regression else blend_module.format_announcement(made.facts)
     if target.regression:
         top, parts = [], regression_sections.parts(made, folds, loaded, histories, steps, target)

@@ -14,7 +14,7 @@ from facefold.data.competition import load_competition
 from facefold.data.folds import load_folds
 from facefold.runs import parse_run_names, run_names
 from facefold.training.predict import TestJob, run_test_job
-from facefold.training.workers import device_slots, run_jobs
+from facefold.training.workers import run_jobs, select_devices
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
         ]
         for size in {job.size for job in jobs}:
             open_cache(competition, "test", size)  # now, so that processes side by side do not
-        run_jobs(jobs, device_slots(args.device, None), run_test_job)
+        run_jobs(jobs, select_devices(args.device, None), run_test_job)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ from facefold.training.curves import require_tensorboard
 from facefold.training.loss import require_loss_settings
 from facefold.training.plan import lines, survey, whole
 from facefold.training.ray_workers import check_engine_options
-from facefold.training.workers import device_slots
+from facefold.training.workers import select_devices
 from facefold.utils.console import silence
 
 
@@ -96,7 +96,7 @@ def do(args: argparse.Namespace) -> None:
     device, elsewhere = (
         (args.device, "") if args.engine == "local" else ("auto", " of this machine; the folds go to the Ray cluster")
     )
-    place, common = target.place(root), ("--root", root, "--target", target.name)
+    place, common = target.directory(root), ("--root", root, "--target", target.name)
     named = load_recipes(args.recipes) if args.recipes else None
     for recipe in named or []:
         require_weights(recipe, args.weights_dir)
@@ -117,7 +117,7 @@ def do(args: argparse.Namespace) -> None:
         else "demo"
         if toy
         else "gpu"
-        if args.device == "cuda" or device_slots(device, 1)[0].type == "cuda"
+        if args.device == "cuda" or select_devices(device, 1)[0].type == "cuda"
         else "cpu"
     )
     chosen = named or [load_recipe(name) for name in PROFILES[profile]]
@@ -141,7 +141,7 @@ def do(args: argparse.Namespace) -> None:
         spent = time.time() - started
         made = within(scene, chosen, limit - spent, held)
         options["--budget"] = write(place, started + limit, scene, made, suffix)
-    print("\n" + "\n".join(lines(made, scene, device_slots(device, None)[0].type + elsewhere, suffix)))
+    print("\n" + "\n".join(lines(made, scene, select_devices(device, None)[0].type + elsewhere, suffix)))
     if limit:
         print(line(limit, spent), flush=True)
     if made.folds != folds.k:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from command import apart, refused, run
-from facefold.cli import load_timings
+from facefold.cli import load_step_costs
 from facefold.data.audit import check_images, load_images_hash
 from facefold.data.competition import load_competition
 from facefold.data.folds import load_folds
@@ -109,7 +109,7 @@ def test_blend_and_report(root):
     assert apart("blend", root, "--recipes", "lite1,lite0,cnn5", PYTHONHASHSEED="1").returncode == 0
     assert content(root) == first  # the same bytes, whatever the order, of sets too
 
-    assert set(load_timings(root)["blend"]) == {"seconds", "cpu_seconds", "peak_memory_mb"}
+    assert set(load_step_costs(root)["blend"]) == {"seconds", "cpu_seconds", "peak_memory_mb"}
     got = run("report", root)
     assert got.returncode == 0, got.stderr
     page = (root / "report.html").read_bytes()

@@ -13,7 +13,7 @@ import compare
 from facefold.models import pretrained
 from facefold.report import figures
 from facefold.training import workers
-from facefold.training.comparison import CompareJob, comparison_recipe, comparison_table
+from facefold.report.comparison import CompareJob, comparison_recipe, comparison_table
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_csv, write_json
 

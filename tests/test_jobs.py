@@ -78,7 +78,7 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
     ]
     ordered, _ = jobs.order_jobs(wanted, 2)
     for job in ordered[:2]:
-        job.work(CPU, 0)
+        job.run(CPU, 0)
     kept = {path: path.stat().st_mtime_ns for path in (root / "cache" / "frozen" / "tiny").rglob("*.npy")}
     assert sorted(path.name for path in kept) == [
         "test_mirror.npy",
@@ -89,11 +89,11 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
     ]
     room = of(recipes.load_recipe("tiny"), 80, 20, 2)
     assert room.views == sum(path.stat().st_size - 128 for path in kept)  # without the arrays' headers
-    wanted[0].work(CPU, 0)
+    wanted[0].run(CPU, 0)
     assert kept == {path: path.stat().st_mtime_ns for path in (root / "cache" / "frozen" / "tiny").rglob("*.npy")}
     left = sum(path.stat().st_size for path in fold_dir(root, "tiny", 0).iterdir())
     assert 0.9 * left < room.run < 1.1 * left
-    wanted[1].work(CPU, 0)
+    wanted[1].run(CPU, 0)
     assert not (root / "cache" / "frozen" / "tiny").exists()
     member = join_folds(root, identity, split, load_competition(root).test["id"].tolist())
     assert len(member.oof) == len(split.table) and np.isfinite(member.oof).all()
@@ -122,7 +122,7 @@ def test_a_damaged_checkpoint_is_named_or_removed_by_force(root):
     identity = Identity("tiny", "hash", "folds", "images", 0)
     path = fold_dir(root, "tiny", 0) / CHECKPOINT_FILE
     files.write_text(path, "torn")
-    with pytest.raises(InputError, match=f"{path} is damaged .*; delete it, and that fold starts anew"):
+    with pytest.raises(InputError, match=f"{path} is damaged .*; delete it, and that fold starts again"):
         jobs.needs_training(root, identity, 0, force=False)
     assert jobs.needs_training(root, identity, 0, force=True) and not path.exists()
 
@@ -132,12 +132,12 @@ def test_without_its_views_a_fold_computes_them_itself_to_the_same_bytes(root):
     identity = Identity("tiny", recipes.load_recipe("tiny").hash, split.hash, load_images_hash(root), 0)
     job = jobs.FoldJob(root, identity, NO_CORRECTIONS, 0, None, 0)
     for view in jobs.order_jobs([job], 1)[0][:1]:
-        view.work(CPU, 0)
-    job.work(CPU, 0)
+        view.run(CPU, 0)
+    job.run(CPU, 0)
     first = (fold_dir(root, "tiny", 0) / "oof.csv").read_bytes()
     jobs.shutil.rmtree(fold_dir(root, "tiny", 0))
     jobs.shutil.rmtree(root / "cache" / "frozen")
-    job.work(CPU, 0)
+    job.run(CPU, 0)
     assert (fold_dir(root, "tiny", 0) / "oof.csv").read_bytes() == first
 
 

@@ -197,7 +197,7 @@ def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, c
     paths = [root / "competition" / "test" / f"{id}.jpg" for id in ("81", "90")]
     capsys.readouterr()
     call("predict", root, "--no-detect", "--out", tmp_path / "p.csv", *paths)
-    member = load_member(AGE.place(root), None, "small", folds, load_competition(root).test["id"].tolist())
+    member = load_member(AGE.directory(root), None, "small", folds, load_competition(root).test["id"].tolist())
     expected = member.test.mean(axis=1).loc[["81", "90"]]
     table = pd.read_csv(tmp_path / "p.csv")
     assert table.columns.tolist()[-3:] == ["prob", "label", "age"]

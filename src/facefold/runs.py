@@ -42,7 +42,7 @@ from facefold.utils.npy import NpyRows
 
 WEIGHTS_FILE = "weights.safetensors"  # those that predict
 RESULT_FILES = (WEIGHTS_FILE, "history.csv", "oof.csv", "test.csv", "features_oof.npy", "features_test.npy")
-CHECKPOINT_FILE = "checkpoint.safetensors"  # beside them while a fold trains
+CHECKPOINT_FILE = "checkpoint.pt"  # beside them while a fold trains
 CORRECTED_SUFFIX = "+corrected"
 
 

@@ -30,7 +30,7 @@ class Target:
         """Where its folds/, runs/, submissions/ and report.html lie, below the root: they never meet those of another target."""
         return f"targets/{self.name}/" if self.regression else ""
 
-    def place(self, root: Path) -> Path:
+    def directory(self, root: Path) -> Path:
         return root / self.folder
 
     @property

@@ -134,7 +134,7 @@ def write_folds(root: Path, folds: Folds, force: bool = False) -> bool:
 
     Raises `InputError` when different folds are there and runs depend on them, unless `force`.
     """
-    place = folds.target.place(root)
+    place = folds.target.directory(root)
     directory = place / "folds"
     texts = _texts(folds)
     facts = {
@@ -170,7 +170,7 @@ def write_folds(root: Path, folds: Folds, force: bool = False) -> bool:
 def load_folds(root: Path, target: Target = LABEL) -> Folds:
     """The folds of this root for a target. `InputError` when they are missing, edited, or made for another train.csv or other
     values."""
-    directory = target.place(root) / "folds"
+    directory = target.directory(root) / "folds"
     if not (directory / "folds.json").exists():
         raise InputError(
             f"{directory / 'folds.json'} is missing: there are no folds yet. Run `python src/split.py{target.option}`."

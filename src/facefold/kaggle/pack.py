@@ -1,7 +1,7 @@
 """An upload folder for a Kaggle notebook that has no internet.
 
 dataset/  dataset-metadata.json, facefold_pack.json (how to blend; what it was made with), expected.csv (the submission),
-          src/ and requirements.txt, folds/, runs/<run>/fold_<k>/ (weights, OOF, features; no test predictions), wheels/
+          src/ and pyproject.toml, folds/, runs/<run>/fold_<k>/ (weights, OOF, features; no test predictions), wheels/
 kernel/   kernel-metadata.json, kernel.py
 """
 
@@ -40,7 +40,7 @@ def fill_upload(out: Path, root: Path, facts: dict, folds: int) -> None:
     made_with = f"Python {platform.python_version()}, torch {version('torch')}"
     write_json(dataset / MARK, {"blend": _options(facts["options"]), "made_with": made_with})
     for path in sorted(
-        [*(PROJECT / "src").rglob("*.py"), *(PROJECT / "src").rglob("*.toml"), PROJECT / "requirements.txt"]
+        [*(PROJECT / "src").rglob("*.py"), *(PROJECT / "src").rglob("*.toml"), PROJECT / "pyproject.toml"]
     ):
         _copy(path, dataset / path.relative_to(PROJECT))
     for path in sorted((root / "folds").iterdir()):
@@ -52,7 +52,7 @@ def fill_upload(out: Path, root: Path, facts: dict, folds: int) -> None:
                 path = fold_dir(root, name, fold) / kept
                 _copy(path, dataset / path.relative_to(root))
     _copy(root / "submissions" / "submission.csv", dataset / "expected.csv")
-    _copy(PROJECT / "src" / "kernel.py", out / "kernel" / "kernel.py")
+    _copy(PROJECT / "src" / "facefold" / "kaggle" / "kernel.py", out / "kernel" / "kernel.py")
 
 
 def write_metadata(out: Path, user: str, competition: str, gpu: bool) -> None:

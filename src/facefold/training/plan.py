@@ -11,7 +11,7 @@ from facefold.data.competition import load_competition
 from facefold.models.recipe import Recipe
 from facefold.runs import is_fold_sealed
 from facefold.training.estimate import Cost, Rates, cost, rates_of
-from facefold.training.workers import device_slots
+from facefold.training.workers import select_devices
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def survey(
 ) -> Scene:
     """The scene of a job: a few steps of each recipe that is not finished are timed (`least`: as in `estimate.rates_of`), and a
     few images decoded. place: what holds the runs, see `Target.place`."""
-    competition, places = load_competition(root), device_slots(device, None)
+    competition, places = load_competition(root), select_devices(device, None)
 
     def left(name: str) -> int:
         return sum(not is_fold_sealed(place, name + suffix, fold) for fold in range(folds))
