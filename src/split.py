@@ -64,7 +64,9 @@ def split(args: argparse.Namespace) -> None:
         new = write_folds(args.root, made, force=args.force)
     else:
         made = old  # frozen: a later version of this program might deal others
-    print(f"{k} folds, seed {seed}, {'written to' if new else 'already in'} {args.target.directory(args.root) / 'folds'}")
+    print(
+        f"{k} folds, seed {seed}, {'written to' if new else 'already in'} {args.target.directory(args.root) / 'folds'}"
+    )
     print(
         f"{near.duplicated(keep=False).sum():,} rows stand in {near[near.duplicated()].nunique():,} groups of near-duplicates; "
         f"these folds divide {count_divided_groups(made.table, near):,} of the groups"

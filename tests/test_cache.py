@@ -62,7 +62,7 @@ def test_a_damaged_array_is_named_and_made_again(competition, damage, capsys):
     whole = path.read_bytes()
     damage(path)
     cache.build_caches(competition, 16)
-    assert capsys.readouterr().out == f"{path} is not what was written (its checksum differs): it is made again\n"
+    assert capsys.readouterr().out == f"{path} is not what was written (its checksum differs): it is computed again\n"
     assert path.read_bytes() == whole and len(places(competition, "train_16px_*")) == 2
 
 
@@ -75,7 +75,7 @@ def test_only_the_damaged_shard_is_made_again(competition, monkeypatch, capsys):
     flip(shards[1])
     assert cache.estimate_cache_seconds(competition, 16) == 0
     cache.build_caches(competition, 16)
-    assert capsys.readouterr().out == f"{shards[1]} is not what was written (its checksum differs): it is made again\n"
+    assert capsys.readouterr().out == f"{shards[1]} is not what was written (its checksum differs): it is computed again\n"
     after = [(path.read_bytes(), path.stat().st_mtime_ns) for path in shards]
     assert (
         after[0] == before[0] and after[2] == before[2] and after[1][0] == before[1][0] and after[1][1] > before[1][1]

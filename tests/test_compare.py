@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 import compare
 from facefold.models import pretrained
 from facefold.report import figures
-from facefold.training import workers
 from facefold.report.comparison import CompareJob, comparison_recipe, comparison_table
+from facefold.training import workers
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_csv, write_json
 

@@ -110,7 +110,7 @@ def test_a_damaged_view_is_named_and_made_again(tmp_path, capsys):
     content[-5] ^= 1
     path.write_bytes(content)
     made.make("plain")
-    assert capsys.readouterr().out == f"{path} is not what was written (its checksum differs): it is made again\n"
+    assert capsys.readouterr().out == f"{path} is not what was written (its checksum differs): it is computed again\n"
     assert np.array_equal(made.view("plain"), first)
     stamp = path.stat().st_mtime_ns
     made.make("plain")

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from facefold.training.space import of, require
 
 from facefold.data.audit import load_images_hash
 from facefold.data.cache import build_caches
@@ -13,7 +14,6 @@ from facefold.data.folds import load_folds
 from facefold.models import recipe as recipes
 from facefold.runs import CHECKPOINT_FILE, Identity, fold_dir, join_folds
 from facefold.training import curves, jobs
-from facefold.training.space import of, require
 from facefold.training.workers import run_jobs
 from facefold.utils import files
 from facefold.utils.errors import InputError

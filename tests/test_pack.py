@@ -7,9 +7,9 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
+import kernel
 import pytest
 
-import kernel
 from facefold.kaggle import pack
 from facefold.utils.errors import InputError
 

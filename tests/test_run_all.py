@@ -228,7 +228,7 @@ def test_a_second_job_on_a_root_is_refused_by_the_process_id_of_the_first(tmp_pa
     main = importlib.import_module(name).main
     with (
         lock_directory(tmp_path),
-        pytest.raises(InputError, match=f"^{tmp_path}: (process {os.getpid()}|another process) is at work here"),
+        pytest.raises(InputError, match=f"^{tmp_path} is in use by (process {os.getpid()}|another process)"),
     ):
         main()
     assert list(tmp_path.iterdir()) == []

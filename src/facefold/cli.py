@@ -7,6 +7,7 @@ once. Steps import what they work with inside their functions.
 """
 
 import argparse
+import importlib.util
 import io
 import os
 import resource
@@ -86,6 +87,21 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="of the Ray cluster: auto (default), HOST:PORT, or local, started for this step",
     )
+
+
+def check_engine_options(args: argparse.Namespace, local_options: dict[str, object]) -> None:
+    """Raise `InputError` if Ray is asked for and not installed, or comes with a value for one of the local options."""
+    if args.engine != "ray":
+        return
+    if importlib.util.find_spec("ray") is None:
+        raise InputError(
+            "--engine ray needs the package ray, which is not installed: `pip install -r requirements-cluster.txt`, on "
+            "every machine of the cluster"
+        )
+    if used := [name for name, value in local_options.items() if value]:
+        raise InputError(
+            f"--engine ray: the cluster decides what runs side by side and when; leave {' and '.join(used)} out"
+        )
 
 
 def recipe_list() -> str:

@@ -22,7 +22,7 @@ import torch
 import facefold
 from facefold.models.recipe import load_recipe
 from facefold.training.machine import versions
-from facefold.training.space import PROCESS, memory
+from facefold.training.plan import PROCESS_BYTES, memory_bytes
 from facefold.training.workers import Job, raise_failures, run_guarded
 from facefold.utils.console import QUIET_VARIABLE, print_progress
 from facefold.utils.errors import InputError
@@ -50,16 +50,6 @@ def require_ray() -> Any:
             "machine of the cluster"
         )
     return ray
-
-
-def check_engine_options(engine: str, options: Mapping[str, object]) -> None:
-    """Raise `InputError` where Ray is asked for and is not installed, or comes with one of the `options` (name -> value) that are for
-    one machine only."""
-    given = [name for name, value in options.items() if value]
-    if engine == "ray" and require_ray() and given:
-        raise InputError(
-            f"--engine ray: the cluster decides what runs side by side and when; leave {' and '.join(given)} out"
-        )
 
 
 class RayWorkers:
@@ -143,9 +133,9 @@ class RayWorkers:
 
     def _needs(self, jobs: Sequence[Job]) -> dict[Job, dict[str, float]]:
         """Return what each job takes of its machine, by the names of Ray's resources."""
-        workers = self.loader_workers * PROCESS
+        workers = self.loader_workers * PROCESS_BYTES
         memory = {
-            name: workers + (2 * PROCESS if self._gpu else memory(load_recipe(name)))
+            name: workers + (2 * PROCESS_BYTES if self._gpu else memory_bytes(load_recipe(name)))
             for name in {job.identity.recipe for job in jobs}
         }
         return {

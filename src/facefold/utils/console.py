@@ -5,10 +5,13 @@ from __future__ import annotations
 import fcntl
 import math
 import os
+import re
 import sys
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
+
+from facefold.utils.errors import InputError
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -54,6 +57,15 @@ def format_duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = math.ceil(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def parse_budget(text: str) -> float:
+    """Return the seconds that `90m`, `1.5h` or `45s` means. Raise `InputError` for anything else."""
+    match = re.fullmatch(r"(\d+|\d*\.\d+)([smh])", text)
+    seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if not seconds:
+        raise InputError(f"--budget {text}: a number and a unit are needed, such as 90m, 1.5h or 600s")
+    return seconds
 
 
 class TerminalLock:
