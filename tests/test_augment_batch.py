@@ -15,7 +15,7 @@ from facefold.utils.errors import InputError
 
 SEEDS = np.arange(4000)
 STANDARD = POLICIES["standard"]
-WHOLE_BATCHES = sorted(name for name, policy in POLICIES.items() if not policy.by_image_only)
+WHOLE_BATCHES = sorted(name for name, policy in POLICIES.items() if not policy.per_image_only)
 JITTER = A.ColorJitter(STANDARD.brightness, STANDARD.contrast, STANDARD.saturation, STANDARD.hue, p=1)
 
 

@@ -9,14 +9,14 @@ from facefold.data.audit import check_images, load_images_hash
 from facefold.data.competition import load_competition
 from facefold.data.duplicates import find_duplicates
 from facefold.data.images import decode_image
-from facefold.data.synthetic import draw_competition
+from facefold.data.synthetic import write_synthetic_competition
 from facefold.data.thumbnails import load_thumbnails
 from facefold.utils.errors import InputError
 
 
 @pytest.fixture
 def competition(tmp_path):
-    draw_competition(tmp_path, train=20, test=10, size=32)
+    write_synthetic_competition(tmp_path, train=20, test=10, size=32)
     found = load_competition(tmp_path)
     check_images(found)
     return found

@@ -4,7 +4,7 @@ import pytest
 from facefold.data.audit import check_images, images_without_row
 from facefold.data.competition import load_competition
 from facefold.data.images import decode_image
-from facefold.data.synthetic import draw_competition, is_synthetic
+from facefold.data.synthetic import write_synthetic_competition, is_synthetic
 from facefold.utils.errors import InputError
 
 
@@ -13,7 +13,7 @@ def tree(root):
 
 
 def test_a_drawn_competition_keeps_the_contract_and_says_what_it_is(tmp_path):
-    assert draw_competition(tmp_path, train=60, test=20, size=32)
+    assert write_synthetic_competition(tmp_path, train=60, test=20, size=32)
     found = load_competition(tmp_path)
     table = check_images(found)
     assert (len(found.train), len(found.test)) == (60, 20)
@@ -25,20 +25,20 @@ def test_a_drawn_competition_keeps_the_contract_and_says_what_it_is(tmp_path):
 
 def test_the_same_arguments_give_the_same_bytes_another_seed_others(tmp_path):
     for name, seed in {"a": 0, "b": 0, "c": 1}.items():
-        draw_competition(tmp_path / name, train=20, test=10, size=32, seed=seed)
+        write_synthetic_competition(tmp_path / name, train=20, test=10, size=32, seed=seed)
     assert tree(tmp_path / "a") == tree(tmp_path / "b") != tree(tmp_path / "c")
 
 
 def test_drawn_again_only_when_it_would_differ(tmp_path):
-    draw_competition(tmp_path, train=20, test=10, size=32)
-    assert not draw_competition(tmp_path, train=20, test=10, size=32)
-    assert draw_competition(tmp_path, train=30, test=10, size=32)
+    write_synthetic_competition(tmp_path, train=20, test=10, size=32)
+    assert not write_synthetic_competition(tmp_path, train=20, test=10, size=32)
+    assert write_synthetic_competition(tmp_path, train=30, test=10, size=32)
     assert len(load_competition(tmp_path).train) == 30
     assert [path.name for path in tmp_path.iterdir()] == ["competition"]
 
 
 def test_it_has_twins_one_pair_of_them_labelled_differently(tmp_path):
-    draw_competition(tmp_path, train=60, test=20, size=32)
+    write_synthetic_competition(tmp_path, train=60, test=20, size=32)
     found = load_competition(tmp_path)
     table = check_images(found).set_index("id")
     labels = found.train.set_index("id")["label"]
@@ -50,7 +50,7 @@ def test_it_has_twins_one_pair_of_them_labelled_differently(tmp_path):
 
 def test_the_two_kinds_differ_but_overlap(tmp_path):
     """Redness of the mouth alone tells the kinds apart better than chance and far from always."""
-    draw_competition(tmp_path)
+    write_synthetic_competition(tmp_path)
     found = load_competition(tmp_path)
     assert 0.4 < found.train["label"].mean() < 0.6
     mouths = [decode_image(found.image_path("train", id))[40:48, 26:38].astype(int) for id in found.train["id"]]
@@ -63,11 +63,11 @@ def test_a_real_competition_is_never_drawn_over(tmp_path):
     (tmp_path / "competition").mkdir()
     (tmp_path / "competition" / "train.csv").write_text("id,label\n")
     with pytest.raises(InputError, match="holds a competition that was not drawn and is left as it is"):
-        draw_competition(tmp_path)
+        write_synthetic_competition(tmp_path)
     assert list(tree(tmp_path)) == ["competition/train.csv"]
     assert not is_synthetic(tmp_path)
 
 
 def test_too_small_to_be_drawn(tmp_path):
     with pytest.raises(InputError, match="at least 20 train rows, 10 test rows and 16 pixels"):
-        draw_competition(tmp_path, train=5)
+        write_synthetic_competition(tmp_path, train=5)

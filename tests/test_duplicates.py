@@ -11,7 +11,7 @@ from facefold.data import duplicates, images
 from facefold.data.archive import install_competition
 from facefold.data.audit import check_images, load_images_hash
 from facefold.data.competition import load_competition
-from facefold.data.synthetic import draw_competition
+from facefold.data.synthetic import write_synthetic_competition
 from facefold.data.thumbnails import SIDE, VERSION, load_thumbnails
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_text
@@ -223,7 +223,7 @@ def test_same_picture_by_its_whole_and_by_what_is_fine_in_it():
 
 
 def test_cartoons_of_one_style_are_told_apart(tmp_path):
-    draw_competition(tmp_path, train=300, test=100)
+    write_synthetic_competition(tmp_path, train=300, test=100)
     found = load_competition(tmp_path)
     table = check_images(found)
     first = (table["split"] + "/" + table["id"]).groupby(table["sha256"]).transform("first")

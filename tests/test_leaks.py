@@ -17,7 +17,7 @@ from facefold.data.audit import check_images
 from facefold.data.competition import load_competition
 from facefold.data.leaks import Cue, cue_auc, find_cues, labels_of_duplicates
 from facefold.data.suspects import find_broken_images
-from facefold.data.synthetic import draw_competition
+from facefold.data.synthetic import write_synthetic_competition
 from facefold.data.thumbnails import load_thumbnails
 from facefold.report.audit_text import describe_cues, list_leaks
 from facefold.utils.files import write_csv
@@ -33,7 +33,7 @@ def measured(root):
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
     root = tmp_path_factory.mktemp("clean")
-    draw_competition(root, train=400, test=40, size=32)
+    write_synthetic_competition(root, train=400, test=40, size=32)
     return root
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from facefold import cli
-from facefold.data.synthetic import draw_competition
+from facefold.data.synthetic import write_synthetic_competition
 from facefold.remote import FOLDER, Mirror, Url, mirror, place
 from facefold.training import fold as fold_module
 from facefold.training import workers
@@ -210,7 +210,7 @@ class Lost(BaseException):
 def test_the_steps_on_s3_on_machines_that_are_lost_end_with_the_same_bytes(s3, tmp_path, monkeypatch):
     import fsspec
 
-    draw_competition(tmp_path / "data", train=60, test=20, size=48)
+    write_synthetic_competition(tmp_path / "data", train=60, test=20, size=48)
     train = ("train", "--recipe", "demo_cnn@3", "--device", "cpu", "--workers", "1")
     for name, *options in (
         ("audit", "--data", tmp_path / "data" / "competition"),

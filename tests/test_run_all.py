@@ -16,7 +16,7 @@ import pytest
 
 from command import apart, run, words
 from facefold.cli import hold_root
-from facefold.data.synthetic import draw_competition
+from facefold.data.synthetic import write_synthetic_competition
 from facefold.utils.errors import InputError
 from facefold.utils.files import lock_directory
 from facefold.utils.processes import STARTER
@@ -28,7 +28,7 @@ FEW = ("--recipes", "demo_cnn", "--folds", "2")
 
 
 def tiny(root: Path) -> Path:
-    draw_competition(root, train=60, test=20, size=32)
+    write_synthetic_competition(root, train=60, test=20, size=32)
     return root
 
 

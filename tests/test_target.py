@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from facefold.data.competition import Competition, load_competition
 from facefold.data.folds import load_folds, make_folds, write_folds
-from facefold.data.synthetic import draw_competition
+from facefold.data.synthetic import write_synthetic_competition
 from facefold.task import LABEL, Target, strata, target_rows
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_csv
@@ -107,7 +107,7 @@ def test_folds_of_values_have_equal_shares_of_the_bins_and_never_divide_a_group(
 
 
 def test_folds_of_a_target_lie_apart_and_other_values_make_them_stale(tmp_path):
-    draw_competition(tmp_path, train=40, test=10, size=16)
+    write_synthetic_competition(tmp_path, train=40, test=10, size=16)
     found = load_competition(tmp_path)
     ages = pd.DataFrame({"id": found.train["id"], "age": np.arange(40)})
     write_csv(tmp_path / "competition" / "meta.csv", ages)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facefold.data import archive
-from facefold.data.synthetic import draw_competition, is_synthetic
+from facefold.data.synthetic import write_synthetic_competition, is_synthetic
 from facefold.utils.errors import InputError
 
 CSV = {"train.csv": b"id,label\n1,0\n2,1\n", "test.csv": b"id\n3\n", "sampleSubmit.csv": b"id,label\n3,0\n"}
@@ -253,8 +253,8 @@ def test_damage_of_any_kind_is_told_or_harmless(tmp_path_factory, changes):
 
 def test_a_drawn_competition_makes_room_once_the_real_one_is_complete(tmp_path):
     root, real = tmp_path / "root", tmp_path / "real"
-    draw_competition(root, train=20, test=10, size=32)
-    draw_competition(real, train=24, test=10, size=32)
+    write_synthetic_competition(root, train=20, test=10, size=32)
+    write_synthetic_competition(real, train=24, test=10, size=32)
     (real / "competition" / "DRAWN.txt").unlink()
     (root / "runs" / "demo_cnn").mkdir(parents=True)
     (tmp_path / "torn.zip").write_bytes(b"PK")
@@ -271,10 +271,10 @@ def test_the_readme_of_a_folder_is_no_competition_and_stays(tmp_path):
     for path in kept:
         path.parent.mkdir(parents=True)
         path.write_text(path.parent.name)
-    assert draw_competition(root, train=20, test=10, size=32)
+    assert write_synthetic_competition(root, train=20, test=10, size=32)
     (root / "folds" / "folds.csv").write_text("of the drawn one")
     (root / "submissions" / "old").mkdir()
-    draw_competition(real, train=24, test=10, size=32)
+    write_synthetic_competition(real, train=24, test=10, size=32)
     (real / "competition" / "DRAWN.txt").unlink()
     assert archive.install_competition(real / "competition", root) and not archive.install_competition(
         real / "competition", root
@@ -284,8 +284,8 @@ def test_the_readme_of_a_folder_is_no_competition_and_stays(tmp_path):
 
 
 def test_a_source_inside_what_makes_room_is_refused(tmp_path):
-    draw_competition(tmp_path, train=20, test=10, size=32)
-    draw_competition(tmp_path / "cache", train=24, test=10, size=32)
+    write_synthetic_competition(tmp_path, train=20, test=10, size=32)
+    write_synthetic_competition(tmp_path / "cache", train=24, test=10, size=32)
     with pytest.raises(InputError, match="which makes room with the drawn competition; move it out first"):
         archive.install_competition(tmp_path / "cache" / "competition", tmp_path)
     assert is_synthetic(tmp_path) and (tmp_path / "cache" / "competition").exists()

@@ -109,7 +109,7 @@ class FoldJob:
 
     def work(self, device: torch.device | Sequence[torch.device], slot: int) -> None:
         """Train the fold unless it is finished, and leave its run; with several devices in a rank on each."""
-        place = Target(self.identity.target).place(self.root)
+        place = Target(self.identity.target).directory(self.root)
         with lock_directory(fold_dir(place, self.identity.name, self.fold), wait=self.waits):
             if is_fold_finished(place, self.identity, self.fold):
                 return
@@ -122,7 +122,7 @@ class FoldJob:
     def train(self, device: torch.device, slot: int, ranks: Ranks = ALONE) -> None:
         """What one process, or each rank, does of `work`."""
         target = Target(self.identity.target)
-        directory = fold_dir(target.place(self.root), self.identity.name, self.fold)
+        directory = fold_dir(target.directory(self.root), self.identity.name, self.fold)
         task = _task(self.root, self.identity, self.fold, self.weights_dir, self.corrections)
         task = replace(task, saved=self._sent_checkpoint)
         result = fit_fold(task, device, slot, self.loader_workers, self._events(), ranks)
@@ -142,7 +142,7 @@ class FoldJob:
     def _sent_checkpoint(self) -> None:
         if not self.home:
             return
-        directory = fold_dir(Target(self.identity.target).place(self.root), self.identity.name, self.fold)
+        directory = fold_dir(Target(self.identity.target).directory(self.root), self.identity.name, self.fold)
         try:
             Mirror(self.root, self.home).send([directory / CHECKPOINT_FILE])
         except InputError as error:
@@ -155,7 +155,7 @@ class FoldJob:
 
     def _events(self) -> Path | None:
         return (
-            curves_dir(Target(self.identity.target).place(self.root), self.identity.name, self.fold)
+            curves_dir(Target(self.identity.target).directory(self.root), self.identity.name, self.fold)
             if self.tensorboard
             else None
         )
@@ -164,12 +164,12 @@ class FoldJob:
 def remove_feature_caches(root: Path, identity: Identity) -> None:
     """Remove what the run's frozen stages made of the images, gigabytes, once all its folds are sealed."""
     target = Target(identity.target)
-    if is_run_complete(target.place(root), identity.name, load_folds(root, target).k):
+    if is_run_complete(target.directory(root), identity.name, load_folds(root, target).k):
         shutil.rmtree(_frozen(root, identity), ignore_errors=True)
 
 
 def _frozen(root: Path, identity: Identity) -> Path:
-    return Target(identity.target).place(root) / "cache" / "frozen" / identity.name
+    return Target(identity.target).directory(root) / "cache" / "frozen" / identity.name
 
 
 def _inputs(root: Path, identity: Identity) -> list[str]:
@@ -224,7 +224,7 @@ def _task(
         table[held_out],
         open_cache(competition, "train", recipe.size),
         open_cache(competition, "test", recipe.size),
-        fold_dir(target.place(root), identity.name, fold) / CHECKPOINT_FILE,
+        fold_dir(target.directory(root), identity.name, fold) / CHECKPOINT_FILE,
         asdict(identity),
         _frozen(root, identity),
         weights_dir,
@@ -252,7 +252,7 @@ def order_jobs(
 
 def needs_training(root: Path, identity: Identity, fold: int, force: bool) -> bool:
     """Whether this fold has yet to be trained. What another identity left is refused, or removed when `force` is given."""
-    place = Target(identity.target).place(root)
+    place = Target(identity.target).directory(root)
     directory = fold_dir(place, identity.name, fold)
     try:
         if is_fold_finished(place, identity, fold):
