@@ -4,7 +4,7 @@
     python bench/scaling.py --sizes 1000000 --pixels 32 --tests 200000 --steps audit,split,again,train --recipe demo_cnn@1 \
                             --train-up-to 1000000 --keep DIR
 
-For each size n a competition of n train and n / 3 (or --tests) test images is drawn (data/drawn.py), and every step runs as a
+For each size n a competition of n train and n / 3 (or --tests) test images is drawn (data/synthetic.py), and every step runs as a
 person runs it, each in a process of its own whose tree is watched 20 times a second:
 
     audit    all images are opened once              train    one fold of --recipe, one thread, up to --train-up-to rows; the

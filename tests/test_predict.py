@@ -172,7 +172,7 @@ def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
     shown = (tmp_path / "p.html").read_text()
     assert shown.count("data:image/jpeg") == 3 and f"in/81.jpg, face 1: {predictions.in_words(table.loc[1])}." in shown
     said = capsys.readouterr().out
-    assert "note: these models learned from DRAWN images" in said and said.endswith(
+    assert "note: these models learned from SYNTHETIC images" in said and said.endswith(
         f"3 faces by mean of frozen, small: {tmp_path / 'p.csv'}, {tmp_path / 'p.html'}\n"
     )
     with pytest.raises(InputError, match="the name of a csv file ends in .csv"):

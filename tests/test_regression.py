@@ -321,7 +321,7 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
         ),
     ):
         call("blend", tmp_path, "--target", "light")
-    with pytest.raises(InputError, match="^--corrections mends labels; with --target light leave it out$"):
+    with pytest.raises(InputError, match="^--corrections corrects labels; with --target light leave it out$"):
         call("train", tmp_path, "--target", "light", "--recipe", "cnn5", "--corrections", "x.csv")
 
 

@@ -66,7 +66,7 @@ def test_the_whole_job_ends_with_what_to_upload(undisturbed):
     )
     assert "  budget 20 h 00 min, " in said and re.fullmatch(r"budget 20 h 00 min: .* used", lines[-4])
     assert re.fullmatch(r"audit .*, split .*, train .*, blend .*, report .*", lines[-5])
-    assert lines[-2].startswith("These images are drawn by a program")
+    assert lines[-2].startswith("These images are synthetic")
     assert re.fullmatch(
         rf"upload {root}/submissions/submission.csv: nested accuracy 0\.\d{{4}} \[.*\] by .*", lines[-1]
     )
