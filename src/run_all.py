@@ -128,7 +128,7 @@ def do(args: argparse.Namespace) -> None:
     folds = load_folds(root, target)
     mended = load_corrections(args.corrections, folds) if args.corrections else NO_CORRECTIONS
     suffix = CORRECTED_SUFFIX if mended.actions else ""
-    scene = survey(root, place, chosen, folds.k, device, suffix, TIMED if limit else 0.0, args.engine == "ray")
+    scene = survey(root, place, chosen, folds.k, device, suffix, TIMED if limit else 0.0)
     made = whole(scene, chosen)
     options = {
         "--weights-dir": args.weights_dir,

@@ -177,7 +177,6 @@ def test_anything_else_is_refused(text):
 class Job:
     identity: Identity
     number: int
-    ranks: int = 1
 
     def expected(self, cost: Cost) -> float:
         return cost.fold

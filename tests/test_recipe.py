@@ -64,7 +64,6 @@ def test_the_defaults_never_change():
         head="",
         stop_on="loss",
         shuffle="auto",
-        ranks=1,
     )
 
 
@@ -147,12 +146,6 @@ def test_all_wrong_keys_and_types_are_named_at_once():
         (
             {"augment": "articles", "augmenter": "batch"},
             'augment = "articles" has operations that augmenter = "batch" has not: use albumentations',
-        ),
-        ({"ranks": 0}, "ranks = 0 should be above 0"),
-        ({"ranks": 9, "batch": 8}, "batch is smaller than ranks, each of which takes its part of every batch"),
-        (
-            {"ranks": 2, "compile": True},
-            "compile is for a fold in one process, not for ranks > 1: together they were never tried",
         ),
         ({"plateau_patience": 3}, 'plateau_factor and plateau_patience belong to schedule = "plateau" only'),
     ],

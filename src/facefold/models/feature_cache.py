@@ -28,7 +28,6 @@ from facefold.models.recipe import Recipe
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
     atomic_path,
-    checksum_path,
     is_intact,
     lock_directory,
     npy_header,
@@ -101,13 +100,12 @@ class FeatureCache:
             self.make(name)
         return NpyRows([path])
 
-    def make(self, name: str) -> list[Path]:
-        """Compute the view unless it is there whole: what a killed job left is trusted by its checksum only. Returns its files."""
+    def make(self, name: str) -> None:
+        """Compute the view unless it is there whole: what a killed job left is trusted by its checksum only."""
         path = self.folder / f"{self.split}_{name}.npy"
         with lock_directory(path.with_suffix(".lock"), wait=True):
             if not is_intact(path):
                 self._make(name, path)
-        return [checksum_path(path), path]
 
     def _make(self, name: str, path: Path) -> None:
         for old in self.folder.parent.glob("*"):

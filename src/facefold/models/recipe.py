@@ -62,7 +62,6 @@ class Recipe:
     clip: float = 1.0  # largest gradient norm; 0: no clipping
     ema: float = 0.0  # decay a step of the averaged weights that predict; 0: the last weights predict
     compile: bool = False  # torch.compile for the training steps: a minute or more to begin with, so for long GPU runs
-    ranks: int = 1  # processes that train a fold together, a GPU (or a core) each, and share every batch (DDP)
     precision: str = "auto"  # auto | float32 | bfloat16 | float16
     layout: str = "auto"  # auto | channels_last | channels_first
     tta: str = "flip"  # flip (mean logit of the image and its mirror) | none
@@ -109,7 +108,7 @@ _CHOICES = {
     "layout": ("auto", "channels_last", "channels_first"),
     "tta": ("flip", "none"),
 }
-_POSITIVE = ("size", "batch", "epochs", "lr", "width", "ranks")
+_POSITIVE = ("size", "batch", "epochs", "lr", "width")
 _NOT_NEGATIVE = (
     "start_size",
     "freeze_stages",
@@ -267,11 +266,6 @@ def _contradictions(recipe: Recipe, settings: dict) -> list[str]:
         (
             recipe.views > 0 and not recipe.freezes,
             "views belongs to freeze_stages or freeze_backbone: nothing else is kept",
-        ),
-        (recipe.ranks > recipe.batch > 0, "batch is smaller than ranks, each of which takes its part of every batch"),
-        (
-            recipe.ranks > 1 and recipe.compile,
-            "compile is for a fold in one process, not for ranks > 1: together they were never tried",
         ),
         (recipe.optimizer != "sgd" and "momentum" in settings, "momentum belongs to sgd only"),
         (

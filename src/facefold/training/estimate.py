@@ -38,8 +38,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Cost:
-    """Expected seconds: shared, of one process for what the folds of a recipe have in common; fold, for each of them, in as many
-    processes as the recipe has ranks."""
+    """Expected seconds: shared, of one process for what the folds of a recipe have in common; fold, for each of them."""
 
     shared: float
     fold: float
@@ -72,11 +71,11 @@ def cost(recipe: Recipe, rates: Rates, rows: int, folds: int, test_rows: int) ->
     epochs_of_full_size = sum((recipe.size_in(epoch) / recipe.size) ** 2 for epoch in range(epochs))
     fold = (
         rates.start
-        + (rows - valid) * rates.train * epochs_of_full_size / recipe.ranks
+        + (rows - valid) * rates.train * epochs_of_full_size
         + (valid * epochs + views * (valid + test_rows)) * rates.predict
     )
     if not rates.trunk:
-        return Cost(0.0, fold + epochs * (rows - valid) * rates.augment / recipe.ranks)
+        return Cost(0.0, fold + epochs * (rows - valid) * rates.augment)
     kept = min(epochs, recipe.views or epochs) if recipe.changes_images else 0
     return Cost(
         rates.start + kept * rows * (rates.augment + rates.trunk) + views * (rows + test_rows) * rates.trunk, fold

@@ -7,7 +7,7 @@ ends with the same bytes as one that was not.
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from facefold.data.cache import ImageCache
-from facefold.models.batchnorm import synchronised
 from facefold.models.build import Net, build_model
 from facefold.models.depthwise import replace_depthwise
 from facefold.models.feature_cache import FeatureCache, feature_dir
@@ -50,7 +49,6 @@ from facefold.training.dataset import (
 )
 from facefold.training.loss import BinaryLoss, MAELoss, make_loss
 from facefold.training.machine import peak_memory_mb, versions
-from facefold.training.ranks import ALONE, Ranks
 from facefold.training.schedule import Schedule
 from facefold.training.step import GradientAccumulation
 from facefold.utils.console import no_bar, print_progress
@@ -68,7 +66,7 @@ CHECKED = 128  # rows on which a fast form of inference is compared with float32
 class FoldTask:
     """What one fold trains on. train: id, label (the target's value), group; valid: id, label; seed and fold name the draws.
     identity: what the run is of (`runs.Identity` as a dict). frozen: the folder for what the frozen stages make of the images,
-    shared by the run's folds. saved: called after each checkpoint."""
+    shared by the run's folds."""
 
     recipe: Recipe
     fold: int
@@ -82,7 +80,6 @@ class FoldTask:
     frozen: Path
     weights_dir: Path | None = None
     target: Target = LABEL
-    saved: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -121,13 +118,9 @@ def fit_fold(
     slot: int = 0,
     loader_workers: int = 0,
     events: Path | None = None,
-    ranks: Ranks = ALONE,
-) -> FoldResult | None:
-    """Train one fold, or go on from its checkpoint, then predict its held-out rows and the test rows; see `train`. None in ranks
-    other than the first, which predicts alone."""
-    learned = train_fold(task, device, slot, loader_workers, events, ranks)
-    if not ranks.first:
-        return None
+) -> FoldResult:
+    """Train one fold, or continue from its checkpoint, then predict its held-out rows and the test rows; see `train_fold`."""
+    learned = train_fold(task, device, slot, loader_workers, events)
     return _predict_fold(
         task,
         learned.predictor,
@@ -149,22 +142,16 @@ def train_fold(
     slot: int = 0,
     loader_workers: int = 0,
     events: Path | None = None,
-    ranks: Ranks = ALONE,
 ) -> TrainedFold:
     """Train one fold, or go on from its checkpoint.
 
     An epoch whose loss is not finite is repeated, once a fold, from the state before it and with `SMALLER` times the recipe's
     rate from then on. slot: the line of the progress bar. loader_workers: processes that augment (0: in this one). events: where
-    the learning curve goes for TensorBoard, None for nowhere. ranks: this process among those that share each batch; all call this,
-    and the first one alone scores and writes. Raises `InputError` when the loss stops being finite again, weights
+    the learning curve goes for TensorBoard, None for nowhere. Raises `InputError` where the loss is not finite again, weights
     cannot be had, or the checkpoint was begun in another number format or on another kind of device.
     """
-    learned = _train(task, device, slot, loader_workers, events, ranks, None)
-    return (
-        learned
-        if isinstance(learned, TrainedFold)
-        else _train(task, device, slot, loader_workers, events, ranks, learned)
-    )
+    learned = _train(task, device, slot, loader_workers, events, None)
+    return learned if isinstance(learned, TrainedFold) else _train(task, device, slot, loader_workers, events, learned)
 
 
 def _train(
@@ -173,7 +160,6 @@ def _train(
     slot: int,
     loader_workers: int,
     events: Path | None,
-    ranks: Ranks,
     repeated: int | None,
 ) -> TrainedFold | int:
     """`train`; or, where no epoch was `repeated` so far, the number (from 0) of the one that is to be."""
@@ -221,7 +207,6 @@ def _train(
         device,
         loader_workers,
         shuffle_window(recipe, task.train_images),
-        ranks,
     )
     steps = len(batches)
     schedule = Schedule(recipe, optimizer, steps)
@@ -238,7 +223,7 @@ def _train(
 
     predictor = ema.module if ema else net
     plain = input_view(pixels, shown.get("train"), "plain")
-    stepped = torch.compile(net) if recipe.compile else net if ranks.count == 1 else ranks.together(synchronised(net))
+    stepped = torch.compile(net) if recipe.compile else net
     bar = tqdm(
         total=recipe.epochs * steps,
         initial=len(history) * steps,
@@ -250,38 +235,33 @@ def _train(
         dynamic_ncols=True,
         smoothing=0.05,
     )
-    curves = Curves(events if ranks.first else None, history)
+    curves = Curves(events, history)
     for epoch in range(len(history), recipe.epochs):
         if _stopped_early(recipe, history):
             break
         started, cpu_started = time.perf_counter(), time.process_time()
-        torch.manual_seed(seed_of(task.seed, task.fold, "epoch", epoch, *ranks.drawn))  # dropout and stochastic depth
+        torch.manual_seed(seed_of(task.seed, task.fold, "epoch", epoch))  # dropout and stochastic depth
         sampler.epoch = epoch
         net.train()
         total = torch.zeros((), device=device)
         for step, (images, labels) in enumerate(batches):
             schedule.before_step(epoch * steps + step)
             batch_there = (to_device(images, device), to_device(labels, device))
-            weight = ranks.weight(len(labels), batch)
             loss = parts.step(
-                lambda count: train_step(stepped, *batch_there, optimizer, scaler, fmt, recipe, aim, count, weight),
-                len(labels) if ranks.count == 1 else 0,  # no rank can train in parts unless all do
+                lambda count: train_step(stepped, *batch_there, optimizer, scaler, fmt, recipe, aim, count),
+                len(labels),
                 lambda line: print_progress(f"{recipe.name} fold {task.fold}: {line}", bar),
             )
             if ema:
                 ema.update(net, step=epoch * steps + step)
             total += loss  # kept on the device: asking for its value each step would stall a GPU
             bar.update()
-        train_loss = ranks.summed(float(total)) / (steps * ranks.count)
+        train_loss = float(total) / steps
         trained = time.perf_counter() - started
         with np.errstate(invalid="ignore"):  # said below
-            scores = ranks.told(
-                [
-                    _score(predictor, plain, task.train_images, rows, fmt, aim) if ranks.first else (0.0, 0.0)
-                    for rows in (watch, task.valid)
-                    if len(rows)
-                ]
-            )
+            scores = [
+                _score(predictor, plain, task.train_images, rows, fmt, aim) for rows in (watch, task.valid) if len(rows)
+            ]
         monitor_loss, monitor_metric = scores[0] if len(watch) else (None, None)
         valid_loss, metric = scores[-1]
         if not np.isfinite([train_loss, valid_loss, monitor_loss or 0.0]).all():
@@ -324,20 +304,18 @@ def _train(
             "form": form,
             "repeated": repeated,
             "parts": parts.count,
-            "cpu_seconds": header["cpu_seconds"] + ranks.summed(time.process_time() - cpu_started),
+            "cpu_seconds": header["cpu_seconds"] + time.process_time() - cpu_started,
         }
-        if ranks.first:
-            save_checkpoint(
-                task.checkpoint,
-                header,
-                {
-                    "model": _learned(net),
-                    "optimizer": optimizer_tensors(optimizer),
-                    "ema": _learned(ema.module) if ema else {},
-                    "best": best,
-                },
-            )
-            task.saved()
+        save_checkpoint(
+            task.checkpoint,
+            header,
+            {
+                "model": _learned(net),
+                "optimizer": optimizer_tensors(optimizer),
+                "ema": _learned(ema.module) if ema else {},
+                "best": best,
+            },
+        )
         curves.add(history[-1])
         print_progress(
             f"{recipe.name} fold {task.fold} epoch {epoch + 1}/{recipe.epochs}: train loss {train_loss:.4f}, "
@@ -390,13 +368,11 @@ def train_step(
     recipe: Recipe,
     aim: BinaryLoss | MAELoss | None = None,
     parts: int = 1,
-    weight: float = 1.0,
 ) -> Tensor:
     """One optimiser step on what a `Net` takes (N, ..) and labels float32 (N,), values where `aim` says so; returns the detached
     mean loss ().
 
-    parts: the batch goes through the network in so many (nearly) equal parts, whose gradients are added up. weight: of the
-    loss, see `Ranks.weight`.
+    parts: the batch goes through the network in so many (nearly) equal parts, whose gradients are added up.
     """
     aim = aim or BinaryLoss(recipe.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
@@ -404,7 +380,7 @@ def train_step(
     for some, wanted in zip(shown.tensor_split(parts), labels.tensor_split(parts), strict=True):
         with autocast(shown.device, fmt):
             logits, _ = net(some)  # (n,)
-        loss = aim.loss(logits, wanted) * (weight * len(wanted) / len(labels))
+        loss = aim.loss(logits, wanted) * (len(wanted) / len(labels))
         scaler.scale(loss).backward()
         total += loss.detach()
     if recipe.clip:
