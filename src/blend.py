@@ -78,7 +78,7 @@ def main() -> None:
     add_target_option(parser)
     args = parser.parse_args()
     root, target = args.root.resolve(), args.target
-    place = target.place(root)
+    place = target.directory(root)
 
     competition, folds = load_competition(root), load_folds(root, target)
     if target.regression:

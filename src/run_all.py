@@ -1,7 +1,7 @@
 """The whole job: audit, split, train, blend, report, in order; what is already there is not done again.
 
     ./run_all.sh --data face-gender.zip          the Kaggle zip as downloaded, or a folder
-    ./run_all.sh                                 goes on with what is in competition/; with no data at all, a drawn
+    ./run_all.sh                                 goes on with what is in competition/; with no data at all, a synthetic
                                                  competition and the demo profile show the whole job in minutes
     ./run_all.sh --recipes lite0,lite1 --folds 5 --seed 0
     ./run_all.sh --target age                    a regression on a column of meta.csv, apart from all of the label's
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument(
         "--profile",
         choices=sorted(PROFILES),
-        help="default: gpu where CUDA is there, else cpu; demo where the data are drawn",
+        help="default: gpu where CUDA is there, else cpu; demo if the data are synthetic",
     )
     parser.add_argument(
         "--recipes", metavar="A,B", help=f"instead of the profile's: any of {', '.join(recipe_names())}"
@@ -96,7 +96,7 @@ def do(args: argparse.Namespace) -> None:
     device, elsewhere = (
         (args.device, "") if args.engine == "local" else ("auto", " of this machine; the folds go to the Ray cluster")
     )
-    place, common = target.place(root), ("--root", root, "--target", target.name)
+    place, common = target.directory(root), ("--root", root, "--target", target.name)
     named = load_recipes(args.recipes) if args.recipes else None
     for recipe in named or []:
         require_weights(recipe, args.weights_dir)
@@ -107,7 +107,7 @@ def do(args: argparse.Namespace) -> None:
 
     seconds = {
         "audit": run_step(
-            "audit", "--root", root, *(["--drawn"] if draw else ["--data", args.data] if args.data else [])
+            "audit", "--root", root, *(["--synthetic"] if draw else ["--data", args.data] if args.data else [])
         )
     }
     toy = is_synthetic(root)
@@ -170,7 +170,7 @@ def do(args: argparse.Namespace) -> None:
     print(f"read {place / 'report.html'}")
     if toy:
         print(
-            "These images are drawn by a program: the score says that the job works here, nothing else. With real data: "
+            "These images are synthetic: the score says that the job works here, nothing else. With real data: "
             "./run_all.sh --data <the competition's zip as downloaded>"
         )
     combine = regression if target.regression else blend_module

@@ -83,7 +83,7 @@ def train(args: argparse.Namespace) -> None:
     competition, split, place = (
         load_competition(args.root),
         load_folds(args.root, args.target),
-        args.target.place(args.root),
+        args.target.directory(args.root),
     )
     chosen = load_recipes(args.recipe)
     for recipe in chosen:

@@ -18,7 +18,7 @@ from facefold.data.competition import load_competition
 from facefold.data.corrections import NO_CORRECTIONS
 from facefold.data.folds import group_rows, load_folds, make_folds, write_folds
 from facefold.data.images import ImageProblem, decode_image, open_photograph
-from facefold.data.synthetic import draw_competition
+from facefold.data.synthetic import write_synthetic_competition
 from facefold.ensemble import apply as apply_module
 from facefold.ensemble.members import Rows, load_features
 from facefold.ensemble.methods import METHODS
@@ -54,7 +54,7 @@ def tiny_recipes(tmp_path_factory):
 def trained(tmp_path_factory) -> Path:
     """A drawn competition in two folds, both recipes trained on it, and their mean."""
     root = tmp_path_factory.mktemp("trained")
-    draw_competition(root, train=80, test=20, size=32)
+    write_synthetic_competition(root, train=80, test=20, size=32)
     competition, table = audit_competition(root)
     write_folds(
         root,
@@ -172,7 +172,7 @@ def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
     shown = (tmp_path / "p.html").read_text()
     assert shown.count("data:image/jpeg") == 3 and f"in/81.jpg, face 1: {predictions.in_words(table.loc[1])}." in shown
     said = capsys.readouterr().out
-    assert "note: these models learned from DRAWN images" in said and said.endswith(
+    assert "note: these models learned from SYNTHETIC images" in said and said.endswith(
         f"3 faces by mean of frozen, small: {tmp_path / 'p.csv'}, {tmp_path / 'p.html'}\n"
     )
     with pytest.raises(InputError, match="the name of a csv file ends in .csv"):
@@ -197,7 +197,7 @@ def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, c
     paths = [root / "competition" / "test" / f"{id}.jpg" for id in ("81", "90")]
     capsys.readouterr()
     call("predict", root, "--no-detect", "--out", tmp_path / "p.csv", *paths)
-    member = load_member(AGE.place(root), None, "small", folds, load_competition(root).test["id"].tolist())
+    member = load_member(AGE.directory(root), None, "small", folds, load_competition(root).test["id"].tolist())
     expected = member.test.mean(axis=1).loc[["81", "90"]]
     table = pd.read_csv(tmp_path / "p.csv")
     assert table.columns.tolist()[-3:] == ["prob", "label", "age"]

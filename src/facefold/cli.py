@@ -83,7 +83,7 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_args(self, *args, **kwargs):
         parsed = super().parse_args(*args, **kwargs)
-        _Parser.root = getattr(parsed, "target", LABEL).place(parsed.root)
+        _Parser.root = getattr(parsed, "target", LABEL).directory(parsed.root)
         return parsed
 
 

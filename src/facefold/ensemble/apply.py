@@ -51,7 +51,7 @@ def blended_targets(root: Path) -> list[Target]:
 
 def load_blend_model(root: Path, target: Target = LABEL) -> BlendModel:
     """The last blend. `InputError` when there is none, or runs or folds are not those it was made of."""
-    combine, place = regression if target.regression else blend_module, target.place(root)
+    combine, place = regression if target.regression else blend_module, target.directory(root)
     competition, folds, facts = load_competition(root), load_folds(root, target), combine.load_blend(root, target).facts
     test_ids = competition.test["id"].tolist()
     loaded = load_blended_members(root, facts, folds, test_ids)

@@ -267,7 +267,7 @@ def write_blend(root: Path, outcome: Blend, competition: Competition, origin: di
 
     Returns the outcome with all its facts.
     """
-    directory = target.place(root) / "submissions"
+    directory = target.directory(root) / "submissions"
     with lock_directory(directory, wait=True):  # of two blends at once the later one wins, whole
         return _written(directory, outcome, competition, origin, target)
 
@@ -290,7 +290,7 @@ def _written(directory: Path, outcome: Blend, competition: Competition, origin: 
 
 def load_blend(root: Path, target: Target = LABEL, form: BlendSchema = _FORM) -> Blend:
     """The blend under submissions/ (without its submissions). `InputError` when there is none or a file of it was changed."""
-    directory, again = target.place(root) / "submissions", f"Run `python src/blend.py{target.option}`"
+    directory, again = target.directory(root) / "submissions", f"Run `python src/blend.py{target.option}`"
     if not (directory / "blend.json").exists():
         raise InputError(f"{directory / 'blend.json'} is missing: nothing was blended yet. {again}.")
     facts = read_json(directory / "blend.json")

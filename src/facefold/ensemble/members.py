@@ -138,7 +138,9 @@ def describe_member(member: Member) -> dict:
 def load_blended_members(root: Path, facts: dict, folds: Folds, test_ids: list[str]) -> list[Member]:
     """The members that the blend with these facts (blend.json) was made of; `InputError` where runs/ or the folds are others now."""
     target = folds.target
-    loaded = [load_member(target.place(root), None, member["recipe"], folds, test_ids) for member in facts["members"]]
+    loaded = [
+        load_member(target.directory(root), None, member["recipe"], folds, test_ids) for member in facts["members"]
+    ]
     if [describe_member(member) for member in loaded] != facts["members"] or folds.hash != facts["folds"]["hash"]:
         raise InputError(
             f"{target.folder}submissions/ was blended from other runs than those now under {target.folder}runs/. "

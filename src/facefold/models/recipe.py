@@ -248,7 +248,7 @@ def _contradictions(recipe: Recipe, settings: dict) -> list[str]:
             'views are augmented images: augment = "none" has none',
         ),
         (
-            recipe.augmenter == "batch" and recipe.augment in POLICIES and POLICIES[recipe.augment].by_image_only,
+            recipe.augmenter == "batch" and recipe.augment in POLICIES and POLICIES[recipe.augment].per_image_only,
             f'augment = "{recipe.augment}" has operations that augmenter = "batch" has not: use albumentations',
         ),
         (

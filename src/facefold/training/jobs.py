@@ -89,7 +89,7 @@ class FoldJob:
 
     def work(self, device: torch.device, slot: int) -> None:
         """Train the fold unless it is finished, and leave its run."""
-        place = Target(self.identity.target).place(self.root)
+        place = Target(self.identity.target).directory(self.root)
         with lock_directory(fold_dir(place, self.identity.name, self.fold), wait=self.waits):
             if is_fold_finished(place, self.identity, self.fold):
                 return
@@ -98,7 +98,7 @@ class FoldJob:
 
     def _train(self, device: torch.device, slot: int) -> None:
         target = Target(self.identity.target)
-        directory = fold_dir(target.place(self.root), self.identity.name, self.fold)
+        directory = fold_dir(target.directory(self.root), self.identity.name, self.fold)
         task = _task(self.root, self.identity, self.fold, self.weights_dir, self.corrections)
         result = fit_fold(task, device, slot, self.loader_workers, self._events())
         write_weights(directory, result.state)
@@ -110,7 +110,7 @@ class FoldJob:
 
     def _events(self) -> Path | None:
         return (
-            curves_dir(Target(self.identity.target).place(self.root), self.identity.name, self.fold)
+            curves_dir(Target(self.identity.target).directory(self.root), self.identity.name, self.fold)
             if self.tensorboard
             else None
         )
@@ -119,12 +119,12 @@ class FoldJob:
 def remove_feature_caches(root: Path, identity: Identity) -> None:
     """Remove what the run's frozen stages made of the images, gigabytes, once all its folds are sealed."""
     target = Target(identity.target)
-    if is_run_complete(target.place(root), identity.name, load_folds(root, target).k):
+    if is_run_complete(target.directory(root), identity.name, load_folds(root, target).k):
         shutil.rmtree(_frozen(root, identity), ignore_errors=True)
 
 
 def _frozen(root: Path, identity: Identity) -> Path:
-    return Target(identity.target).place(root) / "cache" / "frozen" / identity.name
+    return Target(identity.target).directory(root) / "cache" / "frozen" / identity.name
 
 
 def run_job(job: ViewJob | FoldJob, device: torch.device, slot: int) -> None:
@@ -148,7 +148,7 @@ def _task(
         table[held_out],
         open_cache(competition, "train", recipe.size),
         open_cache(competition, "test", recipe.size),
-        fold_dir(target.place(root), identity.name, fold) / CHECKPOINT_FILE,
+        fold_dir(target.directory(root), identity.name, fold) / CHECKPOINT_FILE,
         asdict(identity),
         _frozen(root, identity),
         weights_dir,
@@ -175,7 +175,7 @@ def order_jobs(
 
 def needs_training(root: Path, identity: Identity, fold: int, force: bool) -> bool:
     """Whether this fold has yet to be trained. What another identity left is refused, or removed when `force` is given."""
-    place = Target(identity.target).place(root)
+    place = Target(identity.target).directory(root)
     directory = fold_dir(place, identity.name, fold)
     try:
         if is_fold_finished(place, identity, fold):
