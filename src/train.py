@@ -16,7 +16,7 @@ and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUM
 import argparse
 from pathlib import Path
 
-from facefold.cli import add_engine_options, add_target_option, build_parser, fetch, hold_root, home, run_main, send
+from facefold.cli import add_engine_options, add_target_option, build_parser, hold_root, run_main
 from facefold.data.audit import check_images, load_images_hash
 from facefold.data.cache import build_caches
 from facefold.data.competition import load_competition
@@ -113,7 +113,6 @@ def train(args: argparse.Namespace) -> None:
             args.weights_dir and args.weights_dir.resolve(),
             machines.loader_workers,
             args.tensorboard,
-            home(),
             waits=args.engine == "ray",
         )
         for identity in identities
@@ -137,9 +136,7 @@ def train(args: argparse.Namespace) -> None:
         return any(is_run_complete(place, identity.name, split.k) for identity in identities)
 
     keeper = Keeper(args.budget, ordered, len(machines.places), some_whole) if args.budget else None
-    send()
     machines.run(ordered, run_job, after, keeper)
-    fetch()
     for identity in identities:
         if keeper and identity.name in keeper.left_out:
             late = keeper.late(identity.name)

@@ -29,7 +29,6 @@ from facefold.models.recipe import Recipe
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
     atomic_path,
-    checksum_path,
     is_intact,
     lock_directory,
     npy_header,
@@ -116,13 +115,12 @@ class FeatureCache:
             self.compute_view(name)
         return NpyRows([path])
 
-    def compute_view(self, name: str) -> list[Path]:
-        """Compute a view unless its file is intact (by its checksum: a job may have been killed). Return its files."""
+    def compute_view(self, name: str) -> None:
+        """Compute a view unless its file is intact, by its checksum: a job may have been killed."""
         path = self._path(name)
         with lock_directory(path.with_suffix(".lock"), wait=True):
             if not is_intact(path):
                 self._write_view(name, path)
-        return [checksum_path(path), path]
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{self.split}_{name}.npy"

@@ -7,7 +7,7 @@ ends with the same bytes as one that was not.
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -66,7 +66,7 @@ CHECKED = 128  # rows on which a fast form of inference is compared with float32
 class FoldTask:
     """What one fold trains on. train: id, label (the target's value), group; valid: id, label; seed and fold name the draws.
     identity: what the run is of (`runs.Identity` as a dict). frozen: the folder for what the frozen stages make of the images,
-    shared by the run's folds. saved: called after each checkpoint."""
+    shared by the run's folds."""
 
     recipe: Recipe
     fold: int
@@ -80,7 +80,6 @@ class FoldTask:
     frozen: Path
     weights_dir: Path | None = None
     target: Target = LABEL
-    saved: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -319,7 +318,6 @@ def _train(
                 "best": best,
             },
         )
-        task.saved()
         curves.add(history[-1])
         print_progress(
             f"{recipe.name} fold {task.fold} epoch {epoch + 1}/{recipe.epochs}: train loss {train_loss:.4f}, "

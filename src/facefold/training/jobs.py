@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -13,10 +13,8 @@ from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.folds import load_folds
 from facefold.models.feature_cache import view_names
 from facefold.models.recipe import load_recipe
-from facefold.remote import Mirror, Store
 from facefold.runs import (
     CHECKPOINT_FILE,
-    RESULT_FILES,
     Identity,
     fold_dir,
     is_fold_finished,
@@ -40,15 +38,13 @@ from facefold.utils.files import lock_directory
 
 @dataclass(frozen=True)
 class ViewJob:
-    """Compute every `parts`-th view of the recipe's frozen activations, from number `part` on, and send them home where the root is
-    a copy that no other job sees."""
+    """Compute every `parts`-th view of the recipe's frozen activations, from number `part` on."""
 
     root: Path
     identity: Identity
     weights_dir: Path | None
     part: int
     parts: int
-    home: Store | None = None
 
     def __str__(self) -> str:
         return f"{self.identity.recipe} frozen stages"
@@ -64,22 +60,16 @@ class ViewJob:
         shown = open_feature_caches(task, net, source, fmt, ImageSource(task.train_images, device))
         started, mine = time.perf_counter(), view_names(recipe)[self.part :: self.parts]
         for split, view in mine:
-            made = shown[split].compute_view(view)
-            if self.home:
-                Mirror(self.root, self.home).send(made)
+            shown[split].compute_view(view)
         print_progress(
             f"{self}, part {self.part + 1} of {self.parts}: {len(mine)} views in {time.perf_counter() - started:.0f} s"
         )
 
-    def inputs(self) -> list[str]:
-        """What the job reads, as beginnings of names under the root."""
-        return _inputs(self.root, self.identity)
-
 
 @dataclass(frozen=True)
 class FoldJob:
-    """Train one fold of a run and seal it. home: where the root is a copy, what it is a copy of: checkpoints and the sealed run are
-    sent there at once. waits: for another process that trains this fold, which is refused otherwise."""
+    """Train one fold of a run and seal it. waits: for another process that trains this fold, which
+    is refused otherwise."""
 
     root: Path
     identity: Identity
@@ -88,7 +78,6 @@ class FoldJob:
     weights_dir: Path | None
     loader_workers: int
     tensorboard: bool = False
-    home: Store | None = None
     waits: bool = False
 
     def __str__(self) -> str:
@@ -111,7 +100,6 @@ class FoldJob:
         target = Target(self.identity.target)
         directory = fold_dir(target.place(self.root), self.identity.name, self.fold)
         task = _task(self.root, self.identity, self.fold, self.weights_dir, self.corrections)
-        task = replace(task, saved=self._sent_checkpoint)
         result = fit_fold(task, device, slot, self.loader_workers, self._events())
         write_weights(directory, result.state)
         write_history(directory, result.history)
@@ -119,24 +107,6 @@ class FoldJob:
         write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features, target)
         seal_fold(directory, self.identity, result.facts, self.corrections)
         task.checkpoint.unlink()
-        if self.home:
-            events = sorted(self._events().iterdir()) if self.tensorboard else []
-            sealed = [directory / name for name in (*RESULT_FILES, "run.json", CHECKPOINT_FILE)]
-            Mirror(self.root, self.home).send([*events, *sealed])
-
-    def _sent_checkpoint(self) -> None:
-        if not self.home:
-            return
-        directory = fold_dir(Target(self.identity.target).place(self.root), self.identity.name, self.fold)
-        try:
-            Mirror(self.root, self.home).send([directory / CHECKPOINT_FILE])
-        except InputError as error:
-            print_progress(f"{self}: its checkpoint was not sent, training goes on: {error}")
-
-    def inputs(self) -> list[str]:
-        """What the job reads, as beginnings of names under the root."""
-        folder = Target(self.identity.target).folder
-        return [*_inputs(self.root, self.identity), f"{folder}runs/{self.identity.name}/fold_{self.fold}/"]
 
     def _events(self) -> Path | None:
         return (
@@ -155,19 +125,6 @@ def remove_feature_caches(root: Path, identity: Identity) -> None:
 
 def _frozen(root: Path, identity: Identity) -> Path:
     return Target(identity.target).place(root) / "cache" / "frozen" / identity.name
-
-
-def _inputs(root: Path, identity: Identity) -> list[str]:
-    """What all jobs of a run read: tables, folds, the cached pixels of its size, frozen activations; no image."""
-    folder, size = Target(identity.target).folder, load_recipe(identity.recipe).size
-    tables = [f"competition/{name}.csv" for name in ("train", "test", "sampleSubmit", "meta")]
-    return [
-        *tables,
-        "cache/images.",
-        *(f"cache/{split}_{size}px_" for split in ("train", "test")),
-        f"{folder}folds/",
-        f"{_frozen(root, identity).relative_to(root).as_posix()}/",
-    ]
 
 
 def run_job(job: ViewJob | FoldJob, device: torch.device, slot: int) -> None:
@@ -210,8 +167,7 @@ def order_jobs(
         first = mine[0]
         recipe = load_recipe(first.identity.recipe)
         shares = min(parts, len(view_names(recipe))) if recipe.has_frozen_stages else 0
-        home = first.home if first.waits else None  # machines of a cluster may not see this copy
-        views = [ViewJob(first.root, first.identity, first.weights_dir, part, shares, home) for part in range(shares)]
+        views = [ViewJob(first.root, first.identity, first.weights_dir, part, shares) for part in range(shares)]
         jobs += [*views, *mine]
         after |= {job: views for job in mine}
     return jobs, after
