@@ -42,7 +42,7 @@ def main() -> None:
     else:
         parts = of_labels(competition, folds, made, loaded, histories, steps)
         top = [*sections.glance(made, loaded), *sections.verdict(made.facts)]
-    toy = "Drawn competition, not real data. " if is_synthetic(root) else ""
+    toy = "Synthetic competition, not real data. " if is_synthetic(root) else ""
     title = (
         f"{toy}{leaks}{' ' if leaks else ''}Upload {target.folder}submissions/submission.csv: {combine.format_headline(made.facts)}"
         + ("" if leaks or target.regression else ". No leak was used.")

@@ -117,7 +117,7 @@ def test_blend_and_report(root):
     assert apart("report", root, PYTHONHASHSEED="1").returncode == 0 and (root / "report.html").read_bytes() == page
     text = page.decode()
     assert (
-        f"<h1>Drawn competition, not real data. Upload submissions/submission.csv: nested accuracy "
+        f"<h1>Synthetic competition, not real data. Upload submissions/submission.csv: nested accuracy "
         f"{facts['score']['accuracy']:.4f} ["
     ) in text
     assert text.count("<svg ") == text.count('role="img"') == 8 + len(MEMBERS) and text.count("<img ") > 60
@@ -238,7 +238,7 @@ def test_twins_are_used_when_asked_for_and_said_everywhere(root):
     assert "twins" in set(pd.read_csv(root / "submissions" / "leaderboard.csv")["name"])
     assert run("report", root).returncode == 0
     text = (root / "report.html").read_text()
-    assert "<h1>Drawn competition, not real data. THE LABELS OF TWINS WERE USED: " in text and "--use-twins" in text
+    assert "<h1>Synthetic competition, not real data. THE LABELS OF TWINS WERE USED: " in text and "--use-twins" in text
 
     assert run("blend", root, "--method", "mean").returncode == 0
     assert "twins.csv" not in content(root)

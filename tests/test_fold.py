@@ -6,10 +6,10 @@ from copy import deepcopy
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
-from facefold.models import pretrained
 from facefold.training import fold as fold_module
 from facefold.training.dataset import AugmentedImages, ImageSource
 from facefold.training.fold import FoldTask, FoldTrainer, hold_out_monitor
@@ -142,7 +142,7 @@ def test_early_stopping_on_accuracy_keeps_the_first_of_the_best(tmp_path, monkey
 
 def frozen_task(tmp_path) -> FoldTask:
     """A head to train under a small frozen backbone, whose weights lie in a file."""
-    state = pretrained.timm.create_model("test_resnet").state_dict()
+    state = timm.create_model("test_resnet").state_dict()
     save_file(state, tmp_path / "test_resnet.safetensors")
     settings = {
         "backbone": "test_resnet",

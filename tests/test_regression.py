@@ -13,7 +13,7 @@ import torch
 from command import call
 from facefold.data.audit import audit_competition
 from facefold.data.cache import ImageCache
-from facefold.data.synthetic import draw_competition
+from facefold.data.synthetic import write_synthetic_competition
 from facefold.ensemble import regression
 from facefold.ensemble.members import OofMatrix, Rows
 from facefold.ensemble.methods import METHOD_NAMES, candidate_methods
@@ -266,7 +266,7 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
     tiny = dataclasses.replace(recipes.load_recipe("demo_cnn"), epochs=2, ema=0.0, size=32)
     width = {"demo_cnn": 8, "cnn5": 4}
     monkeypatch.setattr(recipes, "load_recipe", lambda name: dataclasses.replace(tiny, name=name, width=width[name]))
-    draw_competition(tmp_path, train=60, test=20, size=32)
+    write_synthetic_competition(tmp_path, train=60, test=20, size=32)
     folder = tmp_path / "competition"
     train = pd.read_csv(folder / "train.csv", dtype=str)
     light = [cv2.imread(str(folder / "train" / f"{id}.jpg")).mean() for id in train["id"]]
@@ -321,7 +321,7 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
         ),
     ):
         call("blend", tmp_path, "--target", "light")
-    with pytest.raises(InputError, match="^--corrections mends labels; with --target light leave it out$"):
+    with pytest.raises(InputError, match="^--corrections corrects labels; with --target light leave it out$"):
         call("train", tmp_path, "--target", "light", "--recipe", "cnn5", "--corrections", "x.csv")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from facefold.data.competition import Findings, read_csv_rows
+from facefold.data.csv_file import Findings, read_csv_rows
 
 _WAY_OUT = (
     "Both files are id,label with the same ids; blend.py writes such a submission to submissions/submission.csv, and "

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from facefold.data.competition import Competition, Findings, read_csv_rows
+from facefold.data.competition import Competition
+from facefold.data.csv_file import Findings, read_csv_rows
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_csv, write_csv
 

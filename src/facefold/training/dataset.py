@@ -190,7 +190,7 @@ class TrainDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def _activations(self, epoch: int) -> NpyRows:
         if self._open[0] != epoch:
-            self._open = (epoch, self._features.epoch(epoch))
+            self._open = (epoch, self._features.epoch_view(epoch))
         return self._open[1]
 
 

@@ -22,7 +22,7 @@ from facefold.models.build import Net, build_model
 from facefold.models.depthwise import replace_depthwise
 from facefold.models.feature_cache import FeatureCache, feature_dir
 from facefold.models.inference import InferenceModel
-from facefold.models.precision import Precision, choose_precision, half_precision
+from facefold.models.precision import Precision, choose_precision, frozen_precision
 from facefold.models.recipe import Recipe
 from facefold.task import LABEL, Target, strata
 from facefold.training.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
@@ -144,7 +144,7 @@ class FoldTrainer:
         self.recipe = recipe = replace(task.recipe, lr=LOWER_RATE * task.recipe.lr) if lower else task.recipe
         torch.manual_seed(seed_of(task.seed, task.fold, "init"))
         self.model, source, self.precision = prepare_model(
-            recipe, device, task.weights_dir, pretrained=not self.history or recipe.freezes
+            recipe, device, task.weights_dir, pretrained=not self.history or recipe.has_frozen_stages
         )
         self._require_same_start(source)
         self.optimizer = create_optimizer_v2(
@@ -198,7 +198,7 @@ class FoldTrainer:
     def _require_same_start(self, source: dict) -> None:
         """Compare weights and number format with those of the checkpoint, or note them for the first one."""
         path, began = self.task.checkpoint, self.meta
-        if self.history and self.recipe.freezes and source != began.weights_source:
+        if self.history and self.recipe.has_frozen_stages and source != began.weights_source:
             raise InputError(
                 f"{path} was begun with the weights {began.weights_source} and would continue with {source}. Name the "
                 f"former with --weights-dir, or delete {path} to start that fold again"
@@ -366,15 +366,13 @@ def open_feature_caches(
     if not model.has_frozen_stages:
         return {}
     recipe, device = task.recipe, images.device
-    half = half_precision(recipe, precision, device) if recipe.frozen_precision == "half" else None
-    folder = feature_dir(
-        task.feature_dir, recipe, task.seed, task.identity["images_hash"], source, precision, device, half
-    )
+    precision = frozen_precision(recipe, precision, device)
+    folder = feature_dir(task.feature_dir, recipe, task.seed, task.identity["images_hash"], source, precision, device)
     # Only train images have augmented views.
     augmented = AugmentedImages(images, recipe, task.seed) if recipe.changes_images else None
     splits = (("train", task.train_images), ("test", task.test_images))
     return {
-        split: FeatureCache(folder, split, cache, model.frozen_stages, device, augmented, recipe.views, half)
+        split: FeatureCache(folder, split, cache, model.frozen_stages, device, precision, augmented, recipe.views)
         for split, cache in splits
     }
 

@@ -57,7 +57,7 @@ class FeatureJob:
         features = open_feature_caches(task, model, source, precision, ImageSource(task.train_images, device))
         started, views = time.perf_counter(), view_names(recipe)[self.part :: self.parts]
         for split, view in views:
-            features[split].make(view)
+            features[split].compute_view(view)
         seconds = time.perf_counter() - started
         print_progress(f"{self}, part {self.part + 1} of {self.parts}: {len(views)} views in {seconds:.0f} s")
 
@@ -147,7 +147,7 @@ def order_jobs(
         folds = [job for job in fold_jobs if job.identity.name == name]
         first = folds[0]
         recipe = load_recipe(first.identity.recipe)
-        count = min(parts, len(view_names(recipe))) if recipe.freezes else 0
+        count = min(parts, len(view_names(recipe))) if recipe.has_frozen_stages else 0
         features = [FeatureJob(first.root, first.identity, first.weights_dir, part, count) for part in range(count)]
         jobs += [*features, *folds]
         after |= {job: features for job in folds}

@@ -31,7 +31,7 @@ from facefold.data.competition import Competition
 from facefold.models.build import build_model
 from facefold.models.feature_cache import feature_cache_bytes
 from facefold.models.inference import InferenceModel, fuse_frozen_stages
-from facefold.models.precision import Precision, half_precision
+from facefold.models.precision import frozen_precision
 from facefold.models.recipe import Recipe, load_recipe
 from facefold.training.dataset import AugmentedImages, ImageSource
 from facefold.training.fold import prepare_model
@@ -115,7 +115,7 @@ class Workload:
             + (self.rows - valid) * rates.train * epochs_of_full_size
             + (valid * epochs + views * (valid + self.test_rows)) * rates.predict
         )
-        if not recipe.freezes:
+        if not recipe.has_frozen_stages:
             return RecipePlan(recipe, left, Cost(0.0, fold + epochs * (self.rows - valid) * rates.augment))
         augmented = self.rows * min(epochs, recipe.views or epochs) if recipe.changes_images else 0
         plain = views * (self.rows + self.test_rows)
@@ -180,9 +180,8 @@ def time_batches(recipe: Recipe, device: torch.device) -> Rates:
     augmented = AugmentedImages(images, replace(recipe, start_size=0), 0)
     inputs, frozen_stages = torch.from_numpy(noise).to(device), None
     if net.has_frozen_stages:
-        half = half_precision(recipe, precision, device) if recipe.frozen_precision == "half" else None
-        stages_precision = half or Precision(torch.float32, precision.channels_last)
-        pixels, frozen_stages = inputs, fuse_frozen_stages(net.frozen_stages, inputs, stages_precision)
+        half = frozen_precision(recipe, precision, device)
+        pixels, frozen_stages = inputs, fuse_frozen_stages(net.frozen_stages, inputs, half)
         with torch.inference_mode():
             inputs = frozen_stages(pixels).permute(0, 2, 3, 1).half()
     step = TrainingStep(net, optimizer, scaler, precision, recipe, BinaryLoss(recipe.label_smoothing))

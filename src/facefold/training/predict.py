@@ -22,7 +22,7 @@ from facefold.data.competition import load_competition
 from facefold.models.build import Net
 from facefold.models.feature_cache import FeatureCache
 from facefold.models.inference import BOUND, InferenceModel, fastest_inference_model, rebuild_inference_model
-from facefold.models.precision import Precision, half_precision
+from facefold.models.precision import Precision, frozen_precision, half_precision
 from facefold.models.recipe import Recipe
 from facefold.runs import WEIGHTS_FILE, fold_dir, load_weights, replace_test_predictions
 from facefold.task import LABEL, Target
@@ -176,8 +176,7 @@ def predict_folds(
                     images,
                     model.frozen_stages,
                     device,
-                    _no_augmentation,
-                    half=half if recipe.frozen_precision == "half" else None,
+                    frozen_precision(recipe, precision, device),
                 )
             views = _views(recipe, source, features)
             inference = _inference_model(model, run, precision, half, views[0](rows[:CHECKED_ROWS]))
@@ -205,10 +204,6 @@ def _inference_model(
 
 def _is_regression(run: dict) -> bool:
     return Target(run.get("target", LABEL.name)).regression
-
-
-def _no_augmentation(epoch: int, rows: np.ndarray) -> torch.Tensor:
-    raise AssertionError("nothing is augmented when images are predicted")
 
 
 @dataclass(frozen=True)
