@@ -4,7 +4,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from facefold.training.space import of, require
 
 from facefold.data.audit import load_images_hash
 from facefold.data.cache import build_caches
@@ -12,6 +11,7 @@ from facefold.data.competition import load_competition
 from facefold.data.corrections import NO_CORRECTIONS
 from facefold.data.folds import load_folds
 from facefold.models import recipe as recipes
+from facefold.models.feature_cache import feature_cache_bytes
 from facefold.runs import CHECKPOINT_FILE, Identity, fold_dir, join_folds
 from facefold.training import curves, jobs
 from facefold.training.workers import run_jobs
@@ -87,35 +87,16 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
         "train_mirror.npy",
         "train_plain.npy",
     ]
-    room = of(recipes.load_recipe("tiny"), 80, 20, 2)
-    assert room.views == sum(path.stat().st_size - 128 for path in kept)  # without the arrays' headers
+    sizes = [path.stat().st_size - 128 for path in kept]  # without the arrays' headers
+    assert feature_cache_bytes(recipes.load_recipe("tiny"), 80, 20) == sum(sizes)
     wanted[0].run(CPU, 0)
     assert kept == {path: path.stat().st_mtime_ns for path in (root / "cache" / "frozen" / "tiny").rglob("*.npy")}
-    left = sum(path.stat().st_size for path in fold_dir(root, "tiny", 0).iterdir())
-    assert 0.9 * left < room.run < 1.1 * left
     wanted[1].run(CPU, 0)
     assert not (root / "cache" / "frozen" / "tiny").exists()
     member = join_folds(root, identity, split, load_competition(root).test["id"].tolist())
     assert len(member.oof) == len(split.table) and np.isfinite(member.oof).all()
     assert seen[0] == str(root / "tensorboard" / "tiny" / "fold_0") and ("accuracy/validation", 1) in seen
     assert [place for place in seen if isinstance(place, str)] == seen[:1]
-
-
-def test_the_disk_is_asked_for_all_that_training_needs_before_it_begins(root, monkeypatch):
-    competition, left = load_competition(root), [recipes.load_recipe("tiny")] * 2
-    room = of(recipes.load_recipe("tiny"), 80, 20, 2)
-    needed = room.views + 2 * room.run + 2 * room.passing  # the cache is there
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.06 * needed))
-    assert (
-        require(root, competition, left, 2, 2)
-        == f"disk: {needed / 1e6:.0f} MB needed at most, {1.06 * needed / 1e6:.0f} MB free"
-    )
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.04 * needed))
-    with pytest.raises(
-        InputError,
-        match=r"MB are needed there for the cache, the frozen stages and the runs and \d+ MB are free; make room",
-    ):
-        require(root, competition, left, 2, 2)
 
 
 def test_a_damaged_checkpoint_is_named_or_removed_by_force(root):
@@ -141,15 +122,9 @@ def test_without_its_views_a_fold_computes_them_itself_to_the_same_bytes(root):
     assert (fold_dir(root, "tiny", 0) / "oof.csv").read_bytes() == first
 
 
-def fail_views(job, device, slot):
-    if isinstance(job, jobs.ViewJob):
-        raise InputError("no room for the views")
-    (job.root / "ran").touch()
-
-
-def test_a_view_that_fails_starts_no_fold(tmp_path):
+def test_a_feature_job_that_fails_starts_no_fold(tmp_path):
     identity = Identity("lite0", "hash", "folds", "images", 0)
     ordered, after = jobs.order_jobs([jobs.FoldJob(tmp_path, identity, NO_CORRECTIONS, 0, None, 0)], 1)
-    with pytest.raises(InputError, match="^no room for the views$"):
-        run_jobs(ordered, [CPU], fail_views, after)
-    assert not (tmp_path / "ran").exists()
+    with pytest.raises(InputError, match="competition"):
+        run_jobs(ordered, [CPU], after)
+    assert not (tmp_path / "runs").exists()  # a fold's first act is to lock its folder there

@@ -130,7 +130,7 @@ def test_an_estimate_on_the_cpu_does_not_grow_with_what_a_step_waits_for(monkeyp
             clocks.sleep(seconds)
             return torch.zeros(())
 
-        monkeypatch.setattr(plan, "train_step", step)
+        monkeypatch.setattr(plan.TrainingStep, "__call__", step)
         return plan.time_batches(recipes.parse_recipe("r", TINY, "r.toml"), CPU)
 
     busy, free = rates(1000.0), rates(0.0)
@@ -151,7 +151,7 @@ def test_rates_are_the_mean_over_processes_and_the_start_is_that_of_the_first_ba
             assert work is plan.time_batches and device == CPU
             return SimpleNamespace(result=lambda rates=self.rates.pop(0): rates)
 
-    monkeypatch.setattr(plan, "pool", lambda count: Pool())
+    monkeypatch.setattr(plan, "process_pool", lambda count: Pool())
     monkeypatch.setattr(processes, "ENVIRONMENT", {})
     assert plan.time_recipes(RECIPES, [CPU, CPU]) == [Rates(2.0, 2.0, 4.0, 0.0, 7.0), replace(RATES, start=7.0)]
 
