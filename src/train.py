@@ -137,7 +137,7 @@ def train_missing(
     from facefold.data.cache import build_caches
     from facefold.models.pretrained import require_weights
     from facefold.runs import is_run_complete, joined_oof_path
-    from facefold.training.jobs import FoldJob, needs_training, order_jobs
+    from facefold.training.jobs import FoldJob, order_jobs, require_usable_checkpoint
     from facefold.training.loss import require_loss_settings
     from facefold.training.plan import BudgetGuard, check_disk_space
     from facefold.training.ray_workers import RayWorkers
@@ -161,10 +161,9 @@ def train_missing(
         )
         for identity, numbers in unfinished.items()
         for fold in numbers
-        if needs_training(args.root, identity, fold, args.force)
     ]
-    if not missing:
-        return {}
+    for job in missing:
+        require_usable_checkpoint(root, job.identity, job.fold, args.force)
     names = {job.identity.recipe for job in missing}
     to_train = [recipe for recipe in recipes if recipe.name in names]
     print_progress(check_disk_space(target_root, competition, to_train))
@@ -186,10 +185,9 @@ def join_and_score(
     args: argparse.Namespace, identity: Identity, folds: Folds, corrections: Corrections, test_ids: list[str]
 ) -> None:
     """Join the folds of a run and print its OOF score; a run of which folds were not asked for may be incomplete."""
-    from facefold.runs import join_folds
-    from facefold.training.jobs import remove_feature_caches
+    from facefold.runs import join_folds, remove_feature_caches
 
-    remove_feature_caches(args.root, identity)
+    remove_feature_caches(args.root, identity, folds.k)
     try:
         member = join_folds(args.target.directory(args.root), identity, folds, test_ids)
     except InputError as error:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -104,8 +105,9 @@ def test_a_damaged_checkpoint_is_named_or_removed_by_force(root):
     path = fold_dir(root, "tiny", 0) / CHECKPOINT_FILE
     files.write_text(path, "torn")
     with pytest.raises(InputError, match=f"{path} is damaged .*; delete it, and that fold starts again"):
-        jobs.needs_training(root, identity, 0, force=False)
-    assert jobs.needs_training(root, identity, 0, force=True) and not path.exists()
+        jobs.require_usable_checkpoint(root, identity, 0, force=False)
+    jobs.require_usable_checkpoint(root, identity, 0, force=True)
+    assert not path.exists()
 
 
 def test_without_its_views_a_fold_computes_them_itself_to_the_same_bytes(root):
@@ -116,8 +118,8 @@ def test_without_its_views_a_fold_computes_them_itself_to_the_same_bytes(root):
         view.run(CPU, 0)
     job.run(CPU, 0)
     first = (fold_dir(root, "tiny", 0) / "oof.csv").read_bytes()
-    jobs.shutil.rmtree(fold_dir(root, "tiny", 0))
-    jobs.shutil.rmtree(root / "cache" / "frozen")
+    shutil.rmtree(fold_dir(root, "tiny", 0))
+    shutil.rmtree(root / "cache" / "frozen")
     job.run(CPU, 0)
     assert (fold_dir(root, "tiny", 0) / "oof.csv").read_bytes() == first
 

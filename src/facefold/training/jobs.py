@@ -1,6 +1,5 @@
 """Jobs that workers run: compute a recipe's frozen features, or train one fold."""
 
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +15,11 @@ from facefold.models.recipe import load_recipe
 from facefold.runs import (
     CHECKPOINT_FILE,
     Identity,
+    feature_cache_dir,
     fold_dir,
     is_fold_finished,
-    is_run_complete,
+    remove_feature_caches,
+    remove_fold,
     require_current,
     seal_fold,
     write_history,
@@ -101,7 +102,7 @@ class FoldJob:
             write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features, target)
             seal_fold(directory, self.identity, result.facts, self.corrections)
             task.checkpoint.unlink()
-        remove_feature_caches(self.root, self.identity)
+        remove_feature_caches(self.root, self.identity, load_folds(self.root, target).k)
 
 
 def _fold_task(
@@ -120,21 +121,10 @@ def _fold_task(
         test_images=open_cache(competition, "test", recipe.size),
         checkpoint=fold_dir(target.directory(root), identity.name, fold) / CHECKPOINT_FILE,
         identity=asdict(identity),
-        feature_dir=_feature_dir(root, identity),
+        feature_dir=feature_cache_dir(root, identity),
         weights_dir=weights_dir,
         target=target,
     )
-
-
-def remove_feature_caches(root: Path, identity: Identity) -> None:
-    """Remove the activations of the run's frozen stages, gigabytes, once all its folds are sealed."""
-    target = Target(identity.target)
-    if is_run_complete(target.directory(root), identity.name, load_folds(root, target).k):
-        shutil.rmtree(_feature_dir(root, identity), ignore_errors=True)
-
-
-def _feature_dir(root: Path, identity: Identity) -> Path:
-    return Target(identity.target).directory(root) / "cache" / "frozen" / identity.name
 
 
 def order_jobs(
@@ -154,22 +144,13 @@ def order_jobs(
     return jobs, after
 
 
-def needs_training(root: Path, identity: Identity, fold: int, force: bool) -> bool:
-    """Return whether this fold has yet to be trained.
-
-    What another identity left, or a damaged file, is an `InputError`, or removed if `force`.
-    """
-    target_root = Target(identity.target).directory(root)
-    directory = fold_dir(target_root, identity.name, fold)
+def require_usable_checkpoint(root: Path, identity: Identity, fold: int, force: bool) -> None:
+    """Raise `InputError` if the fold has a checkpoint that is damaged or of another identity; remove it if `force`."""
+    directory = fold_dir(Target(identity.target).directory(root), identity.name, fold)
     try:
-        if is_fold_finished(target_root, identity, fold):
-            (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
-            return False
         if checkpoint := load_checkpoint(directory / CHECKPOINT_FILE):
             require_current(directory, checkpoint.identity, identity)
     except InputError:
         if not force:
             raise
-        with lock_directory(directory):
-            shutil.rmtree(directory)
-    return True
+        remove_fold(directory)
