@@ -178,7 +178,7 @@ def test_incomplete_stale_and_torn_runs_are_refused_by_name(root):
     (fold / "run.json").unlink()
     assert "runs/lite1 is incomplete: fold 1 of 3 not finished" in refused("blend", root)
     (fold / "run.json").write_text(whole.replace(load_recipe("lite1").hash, "0" * 64))
-    assert f"{fold} is stale: it was made with another version of the recipe" in refused("blend", root)
+    assert f"{fold} is stale: it was trained with another version of the recipe" in refused("blend", root)
     (fold / "run.json").write_text(whole)
     (fold / "oof.csv").write_text("id,prob\n1,0.5\n")
     assert f"{fold / 'oof.csv'} is missing or not the file that training wrote" in refused("blend", root)

@@ -300,6 +300,6 @@ def test_training_with_corrections(tmp_path, monkeypatch, deal):
         call("train", tmp_path, "--recipe", "demo_cnn", "--corrections", path)
     path.write_text("id,action\n2,drop\n")
     assert refused("train", tmp_path, "--recipe", "demo_cnn", "--corrections", path) == (
-        f"{tmp_path}/runs/demo_cnn+corrected/fold_0 is stale: it was made with other corrections. Move it away, or train over it with "
+        f"{tmp_path}/runs/demo_cnn+corrected/fold_0 is stale: it was trained with other corrections. Move it away, or train over it with "
         "`train.py --recipe demo_cnn --corrections FILE --force`."
     )

@@ -308,7 +308,7 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
     run = place / "runs/cnn5/fold_0/run.json"
     run.write_text(run.read_text().replace('"target": "light"', '"target": "age"'))
     stale = (
-        f"{run.parent} is stale: it was made with another target. Move it away, or train over it with "
+        f"{run.parent} is stale: it was trained with another target. Move it away, or train over it with "
         "`train.py --recipe cnn5 --target light --force`."
     )
     with pytest.raises(InputError, match=f"^{re.escape(stale)}$"):

@@ -267,7 +267,7 @@ def test_a_stale_run_is_refused_and_force_trains_over_it(whole):
     stale = run("train", whole, "--recipe", "demo_cnn", "--seed", "5")
     assert stale.returncode == 2
     assert stale.stderr == (
-        f"train.py: {whole}/runs/demo_cnn/fold_0 is stale: it was made with another seed. Move it away, or train over it "
+        f"train.py: {whole}/runs/demo_cnn/fold_0 is stale: it was trained with another seed. Move it away, or train over it "
         "with `train.py --recipe demo_cnn --force`.\n"
     )
     forced = apart("train", whole, "--recipe", "demo_cnn", "--seed", "5", "--fold", "0", "--force")
@@ -280,7 +280,7 @@ def test_an_image_that_changed_after_the_audit_makes_old_runs_stale(whole):
     assert (whole / "competition/train/10.jpg").read_bytes() != other
     (whole / "competition/train/10.jpg").write_bytes(other)
     stale = run("train", whole, "--recipe", "demo_cnn")
-    assert stale.returncode == 2 and "it was made with other images" in stale.stderr
+    assert stale.returncode == 2 and "it was trained with other images" in stale.stderr
 
 
 @pytest.mark.parametrize(
