@@ -31,8 +31,8 @@ from facefold.data.competition import is_empty
 from facefold.data.corrections import NO_CORRECTIONS, load_corrections
 from facefold.data.folds import load_folds
 from facefold.data.synthetic import is_synthetic
-from facefold.ensemble import blend as blend_module
-from facefold.ensemble import regression
+from facefold.ensemble.blend import load_blend
+from facefold.ensemble.leaderboard import format_headline
 from facefold.models.pretrained import require_weights
 from facefold.models.profiles import PROFILES
 from facefold.models.recipe import load_recipe, load_recipes, recipe_names
@@ -173,9 +173,8 @@ def do(args: argparse.Namespace) -> None:
             "These images are drawn by a program: the score says that the job works here, nothing else. With real data: "
             "./run_all.sh --data <the competition's zip as downloaded>"
         )
-    combine = regression if target.regression else blend_module
     print(
-        f"upload {place / 'submissions' / 'submission.csv'}: {combine.format_headline(combine.load_blend(root, target).facts)}",
+        f"upload {place / 'submissions' / 'submission.csv'}: {format_headline(load_blend(root, target).facts)}",
         file=out,
     )
 

@@ -22,8 +22,7 @@ from facefold.data.cache import build_caches
 from facefold.data.competition import load_competition
 from facefold.data.corrections import NO_CORRECTIONS, load_corrections
 from facefold.data.folds import load_folds
-from facefold.ensemble.metrics import format_accuracy
-from facefold.ensemble.regression import format_error
+from facefold.ensemble.metrics import format_oof_score
 from facefold.models.pretrained import require_weights
 from facefold.models.recipe import load_recipe, load_recipes, recipe_names
 from facefold.runs import Identity, is_run_complete, join_folds, joined_oof_path, load_history
@@ -157,11 +156,7 @@ def train(args: argparse.Namespace) -> None:
                 raise
             print(f"{identity.name}: not joined yet, for a fold not asked for: {reason}")
             continue
-        score = (
-            f"mean absolute error {format_error(member.oof, split.table)}"
-            if args.target.regression
-            else f"accuracy {format_accuracy(member.oof, split.table, mended)}"
-        )
+        score = format_oof_score(member.oof, split, mended)
         print(f"{identity.name}: OOF {score}, {args.target.folder}runs/{identity.name}/oof.csv")
 
 

@@ -78,14 +78,14 @@ _CAUSES = {
 
 @dataclass(frozen=True)
 class Member:
-    """A finished recipe, ready to be blended. recipe: the run's name.
+    """A finished run, ready to be blended. name: of its folder.
 
     oof: float64 probability of label 1, or predicted value, (n,), indexed by train id in the order of `folds.table`.
     test: float64, the same (t, k), indexed by test id, one column a fold (named 0..k-1).
     runs: the k folds' run.json.
     """
 
-    recipe: str
+    name: str
     oof: pd.Series
     test: pd.DataFrame
     runs: list[dict]
@@ -214,9 +214,9 @@ def load_member(root: Path, identity: Identity | None, recipe: str, folds: Folds
 def shared_corrections(members: list[Member]) -> Corrections:
     """What the members with corrected labels learned from, nothing where there are none. `InputError` where two differ."""
     found = {
-        member.recipe: load_run_corrections(member.runs[0])
+        member.name: load_run_corrections(member.runs[0])
         for member in members
-        if member.recipe.endswith(CORRECTED_SUFFIX)
+        if member.name.endswith(CORRECTED_SUFFIX)
     }
     if len({made.hash for made in found.values()}) > 1:
         raise InputError(
@@ -242,7 +242,7 @@ def join_folds(root: Path, identity: Identity, folds: Folds, test_ids: list[str]
     """`load`, and write runs/<recipe>/oof.csv (id,prob or id,pred) in the order of folds.csv."""
     member = load_member(root, identity, identity.name, folds, test_ids)
     write_csv(
-        joined_oof_path(root, member.recipe), member.oof.rename(folds.target.column).rename_axis("id").reset_index()
+        joined_oof_path(root, member.name), member.oof.rename(folds.target.column).rename_axis("id").reset_index()
     )
     return member
 

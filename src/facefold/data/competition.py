@@ -12,11 +12,9 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from facefold.utils.errors import InputError
-from facefold.utils.files import write_csv
 
 SYNTHETIC_MARKER = "DRAWN.txt"  # lies in a competition that data.synthetic wrote, and says so
 README = "README.md"  # of the repository, in its empty folders: no part of a competition
@@ -150,33 +148,6 @@ def _sheets(folder: Path) -> dict[str, _Sheet]:
                 )
     findings.raise_any("the competition's csv files are not as they should be:", _WAY_OUT)
     return sheets
-
-
-def write_submission(competition: Competition, predictions: pd.DataFrame, path: Path, column: str = "label") -> None:
-    """Write id,label for exactly the ids of the sample, in its order. `predictions`: id, label (0 or 1), any order; or, for
-    another `column`, id and that column of finite numbers.
-
-    Anything else is an `InputError`, and no file is written.
-    """
-    findings = Findings()
-    if not {"id", column} <= set(predictions.columns):
-        raise InputError(
-            f"{path.name}: the columns are {','.join(map(str, predictions.columns))}, expected id,{column}"
-        )
-    for id in predictions.loc[predictions["id"].duplicated(), "id"]:
-        findings.add("twice", f"id '{id}' is predicted twice")
-    wanted = competition.sample["id"]
-    for id in wanted[~wanted.isin(predictions["id"])]:
-        findings.add("missing", f"id '{id}' of sampleSubmit.csv has no prediction")
-    for id in predictions.loc[~predictions["id"].isin(wanted), "id"]:
-        findings.add("extra", f"id '{id}' is not in sampleSubmit.csv")
-    given, label = predictions[column], column == "label"
-    fine = given.isin([0, 1]) if label else np.isfinite(given)
-    for id, value in predictions.loc[~fine, ["id", column]].itertuples(index=False):
-        findings.add("label", f"id '{id}': {column} {value} is not {'0 or 1' if label else 'a finite number'}")
-    findings.raise_any(f"{path.name} would not be a valid submission and was not written:", "")
-    values = predictions.set_index("id")[column].astype("int64" if label else "float64").loc[wanted.tolist()]
-    write_csv(path, values.reset_index())
 
 
 def _read(path: Path, name: str, header: list[str] | None, findings: Findings, more: bool = False) -> _Sheet | None:

@@ -102,7 +102,7 @@ def describe_actions(leaking: list[str], mixed: bool, broken: bool) -> list[str]
     lines = []
     if leaking:
         lines.append(
-            "leaks tell nothing about new images; none is used unless you say so (blend.py --use-order, --use-twins)"
+            "leaks tell nothing about new images; none is used unless you say so (blend.py --use-order, --use-duplicates)"
         )
     if mixed:
         lines.append("look at the pictures with both labels: at least one label of each group is wrong")
