@@ -74,7 +74,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     root, target, asked = args.root.resolve(), args.target, [name for name in LEAKS if getattr(args, f"use_{name}")]
-    directory = target.place(root)
+    directory = target.directory(root)
     competition, folds = load_competition(root), load_folds(root, target)
     check_options(target, args.method, args.weights, asked)
     leaks = [LEAKS[name].find(competition) for name in asked]

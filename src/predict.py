@@ -22,8 +22,7 @@ from tempfile import TemporaryDirectory
 
 from facefold.cli import build_parser, run_main
 from facefold.data.competition import load_competition
-from facefold.data.faces import MEASURED
-from facefold.data.photographs import cut_out_faces, list_photographs, whole_photographs
+from facefold.data.faces import MEASURED_IMAGES, cut_out_faces, list_photographs, whole_photographs
 from facefold.data.synthetic import is_synthetic
 from facefold.ensemble.apply import blended_targets, load_blend_model, predict_images
 from facefold.ensemble.leaks import used_leaks
@@ -57,7 +56,7 @@ def main() -> None:
             table, cut = whole_photographs(paths)
         else:
             competition = load_competition(root)
-            train = [competition.image_path("train", id) for id in competition.train["id"].head(MEASURED)]
+            train = [competition.image_path("train", id) for id in competition.train["id"].head(MEASURED_IMAGES)]
             table, cut, without = cut_out_faces(paths, train, scratch)
             for path in without:
                 print(f"{path}: no face was found")
@@ -70,7 +69,7 @@ def main() -> None:
         if args.show:
             write_text(out.with_suffix(".html"), predictions.page(table, cut, lead))
     if is_synthetic(root):
-        print("note: these models learned from DRAWN images; what they say of a face means nothing")
+        print("note: these models learned from SYNTHETIC images; what they say of a face means nothing")
     if used_leaks(blend.facts):
         print("note: the submission also used what new images do not have, a leak; these are the models alone")
     for _, row in table.head(PRINTED).iterrows():

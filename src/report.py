@@ -31,7 +31,7 @@ def main() -> None:
     add_target_option(parser)
     args = parser.parse_args()
     root, target = args.root.resolve(), args.target
-    place = target.place(root)
+    place = target.directory(root)
     competition, folds, made = load_competition(root), load_folds(root, target), load_blend(root, target)
     test_ids = competition.test["id"].tolist()
     loaded = load_blended_members(root, made.facts, folds, test_ids)
@@ -43,7 +43,7 @@ def main() -> None:
     else:
         parts = of_labels(competition, folds, made, loaded, histories, steps)
         top = [*sections.glance(made, loaded), *sections.verdict(made.facts)]
-    toy = "Drawn competition, not real data. " if is_synthetic(root) else ""
+    toy = "Synthetic competition, not real data. " if is_synthetic(root) else ""
     title = (
         f"{toy}{leaks}{' ' if leaks else ''}Upload {target.folder}submissions/submission.csv: {format_headline(made.facts)}"
         + ("" if leaks or target.regression else ". No leak was used.")

@@ -1,7 +1,7 @@
 """The whole job: audit, split, train, blend, report, in order; what is already there is not done again.
 
     ./run_all.sh --data face-gender.zip          the Kaggle zip as downloaded, or a folder
-    ./run_all.sh                                 goes on with what is in competition/; with no data at all, a drawn
+    ./run_all.sh                                 goes on with what is in competition/; with no data at all, a synthetic
                                                  competition and the demo profile show the whole job in minutes
     ./run_all.sh --recipes lite0,lite1 --folds 5 --seed 0
     ./run_all.sh --target age                    a regression on a column of meta.csv, apart from all of the label's
@@ -34,8 +34,7 @@ from facefold.data.synthetic import is_synthetic
 from facefold.ensemble.blend import load_blend
 from facefold.ensemble.leaderboard import format_headline
 from facefold.models.pretrained import require_weights
-from facefold.models.profiles import PROFILES
-from facefold.models.recipe import load_recipe, load_recipes, recipe_names
+from facefold.models.recipe import PROFILES, load_recipe, load_recipes, recipe_names
 from facefold.runs import CORRECTED_SUFFIX, is_run_complete, run_names
 from facefold.training.budget import TIMED, kept, line, parse_budget, within, write
 from facefold.training.curves import require_tensorboard
@@ -59,7 +58,7 @@ def main() -> None:
     parser.add_argument(
         "--profile",
         choices=sorted(PROFILES),
-        help="default: gpu where CUDA is there, else cpu; demo where the data are drawn",
+        help="default: gpu where CUDA is there, else cpu; demo if the data are synthetic",
     )
     parser.add_argument(
         "--recipes", metavar="A,B", help=f"instead of the profile's: any of {', '.join(recipe_names())}"
@@ -96,7 +95,7 @@ def do(args: argparse.Namespace) -> None:
     device, elsewhere = (
         (args.device, "") if args.engine == "local" else ("auto", " of this machine; the folds go to the Ray cluster")
     )
-    place, common = target.place(root), ("--root", root, "--target", target.name)
+    place, common = target.directory(root), ("--root", root, "--target", target.name)
     named = load_recipes(args.recipes) if args.recipes else None
     for recipe in named or []:
         require_weights(recipe, args.weights_dir)
@@ -107,7 +106,7 @@ def do(args: argparse.Namespace) -> None:
 
     seconds = {
         "audit": run_step(
-            "audit", "--root", root, *(["--drawn"] if draw else ["--data", args.data] if args.data else [])
+            "audit", "--root", root, *(["--synthetic"] if draw else ["--data", args.data] if args.data else [])
         )
     }
     toy = is_synthetic(root)
@@ -128,7 +127,7 @@ def do(args: argparse.Namespace) -> None:
     folds = load_folds(root, target)
     mended = load_corrections(args.corrections, folds) if args.corrections else NO_CORRECTIONS
     suffix = CORRECTED_SUFFIX if mended.actions else ""
-    scene = survey(root, place, chosen, folds.k, device, suffix, TIMED if limit else 0.0, args.engine == "ray")
+    scene = survey(root, place, chosen, folds.k, device, suffix, TIMED if limit else 0.0)
     made = whole(scene, chosen)
     options = {
         "--weights-dir": args.weights_dir,
@@ -170,7 +169,7 @@ def do(args: argparse.Namespace) -> None:
     print(f"read {place / 'report.html'}")
     if toy:
         print(
-            "These images are drawn by a program: the score says that the job works here, nothing else. With real data: "
+            "These images are synthetic: the score says that the job works here, nothing else. With real data: "
             "./run_all.sh --data <the competition's zip as downloaded>"
         )
     print(

@@ -44,7 +44,7 @@ set_up() {
     PYTHON="$own/bin/python"
 }
 
-add_cluster() {  # what the tests of Ray and of S3 need, into .venv alone; where it cannot be had they are skipped, with that reason
+add_cluster() {  # what the tests of Ray need, into .venv alone; where it cannot be had they are skipped, with that reason
     local own="$project/.venv" wanted
     wanted=$(cksum < "$project/requirements-cluster.txt")
     if [ "$PYTHON" != "$own/bin/python" ] || [ "$(cat "$own/.cluster" 2> /dev/null)" = "$wanted" ]; then
@@ -53,6 +53,6 @@ add_cluster() {  # what the tests of Ray and of S3 need, into .venv alone; where
     if "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$project/requirements-cluster.txt" 2> "$own/pip.log"; then
         echo "$wanted" > "$own/.cluster"
     else
-        echo "requirements-cluster.txt could not be installed (see $own/pip.log): the tests of Ray and S3 are skipped" >&2
+        echo "requirements-cluster.txt could not be installed (see $own/pip.log): the tests of Ray are skipped" >&2
     fi
 }

@@ -54,7 +54,7 @@ def main() -> None:
             "what follows /competitions/ in the address of its page"
         )
     if is_synthetic(root):
-        raise InputError("this competition is drawn by a program: there is nowhere to hand its submission in")
+        raise InputError("this competition is synthetic: there is nowhere to submit to")
     competition, made, path = load_competition(root), load_blend(root), root / "submissions" / "submission.csv"
     rows, sha256 = check_submission(competition, path), sha256_file(path)
     if before := [entry for entry in log if (entry.competition, entry.sha256) == (slug, sha256)]:

@@ -16,7 +16,7 @@ and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUM
 import argparse
 from pathlib import Path
 
-from facefold.cli import add_engine_options, add_target_option, build_parser, fetch, hold_root, home, run_main, send
+from facefold.cli import add_engine_options, add_target_option, build_parser, hold_root, run_main
 from facefold.data.audit import check_images, load_images_hash
 from facefold.data.cache import build_caches
 from facefold.data.competition import load_competition
@@ -28,7 +28,7 @@ from facefold.models.recipe import load_recipe, load_recipes, recipe_names
 from facefold.runs import Identity, is_run_complete, join_folds, joined_oof_path, load_history
 from facefold.training.budget import Keeper
 from facefold.training.curves import Curves, curves_dir, require_tensorboard
-from facefold.training.jobs import FoldJob, needs_training, order_jobs, remove_feature_caches, require_places, run_job
+from facefold.training.jobs import FoldJob, needs_training, order_jobs, remove_feature_caches, run_job
 from facefold.training.loss import require_loss_settings
 from facefold.training.ray_workers import RayWorkers, check_engine_options
 from facefold.training.space import require
@@ -82,7 +82,7 @@ def train(args: argparse.Namespace) -> None:
     competition, split, place = (
         load_competition(args.root),
         load_folds(args.root, args.target),
-        args.target.place(args.root),
+        args.target.directory(args.root),
     )
     chosen = load_recipes(args.recipe)
     for recipe in chosen:
@@ -103,9 +103,6 @@ def train(args: argparse.Namespace) -> None:
     machines = (
         RayWorkers(args.address, args.device) if args.engine == "ray" else LocalWorkers(args.device, args.workers)
     )
-    for recipe, identity in zip(chosen, identities):
-        if not is_run_complete(place, identity.name, split.k):
-            require_places(recipe, machines.places)
     missing = [
         FoldJob(
             args.root.resolve(),
@@ -115,11 +112,9 @@ def train(args: argparse.Namespace) -> None:
             args.weights_dir and args.weights_dir.resolve(),
             machines.loader_workers,
             args.tensorboard,
-            recipe.ranks,
-            home(),
             waits=args.engine == "ray",
         )
-        for recipe, identity in zip(chosen, identities)
+        for identity in identities
         for fold in wanted
         if needs_training(args.root, identity, int(fold), args.force)
     ]
@@ -140,9 +135,7 @@ def train(args: argparse.Namespace) -> None:
         return any(is_run_complete(place, identity.name, split.k) for identity in identities)
 
     keeper = Keeper(args.budget, ordered, len(machines.places), some_whole) if args.budget else None
-    send()
     machines.run(ordered, run_job, after, keeper)
-    fetch()
     for identity in identities:
         if keeper and identity.name in keeper.left_out:
             late = keeper.late(identity.name)

@@ -18,15 +18,14 @@ from facefold.data.competition import load_competition
 from facefold.data.corrections import NO_CORRECTIONS
 from facefold.data.folds import group_rows, load_folds, make_folds, write_folds
 from facefold.data.images import ImageProblem, decode_image, open_photograph
-from facefold.data.synthetic import draw_competition
+from facefold.data.synthetic import write_synthetic_competition
 from facefold.ensemble import apply as apply_module
 from facefold.ensemble.members import Rows, load_features
 from facefold.ensemble.methods import METHODS, member_weights
 from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.models import recipe as recipes
-from facefold.models.inference import rebuild_inference_model
 from facefold.report import predictions
-from facefold.runs import Identity, Member, fold_dir, load_fold_features, load_member
+from facefold.runs import Identity, Member, load_fold_features, load_member
 from facefold.task import Target
 from facefold.training.jobs import FoldJob
 from facefold.utils.errors import InputError
@@ -54,7 +53,7 @@ def tiny_recipes(tmp_path_factory):
 def trained(tmp_path_factory) -> Path:
     """A drawn competition in two folds, both recipes trained on it, and their mean."""
     root = tmp_path_factory.mktemp("trained")
-    draw_competition(root, train=80, test=20, size=32)
+    write_synthetic_competition(root, train=80, test=20, size=32)
     competition, table = audit_competition(root)
     write_folds(
         root,
@@ -172,7 +171,7 @@ def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
     shown = (tmp_path / "p.html").read_text()
     assert shown.count("data:image/jpeg") == 3 and f"in/81.jpg, face 1: {predictions.in_words(table.loc[1])}." in shown
     said = capsys.readouterr().out
-    assert "note: these models learned from DRAWN images" in said and said.endswith(
+    assert "note: these models learned from SYNTHETIC images" in said and said.endswith(
         f"3 faces by mean of frozen, small: {tmp_path / 'p.csv'}, {tmp_path / 'p.html'}\n"
     )
     with pytest.raises(InputError, match="the name of a csv file ends in .csv"):
@@ -197,23 +196,12 @@ def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, c
     paths = [root / "competition" / "test" / f"{id}.jpg" for id in ("81", "90")]
     capsys.readouterr()
     call("predict", root, "--no-detect", "--out", tmp_path / "p.csv", *paths)
-    member = load_member(AGE.place(root), None, "small", folds, load_competition(root).test["id"].tolist())
+    member = load_member(AGE.directory(root), None, "small", folds, load_competition(root).test["id"].tolist())
     expected = member.test.mean(axis=1).loc[["81", "90"]]
     table = pd.read_csv(tmp_path / "p.csv")
     assert table.columns.tolist()[-3:] == ["prob", "label", "age"]
     np.testing.assert_allclose(table["age"], expected, atol=1e-4)
     assert f"81.jpg, face 1: {predictions.in_words(table.loc[0])}\n" in capsys.readouterr().out
-
-
-def test_a_form_is_made_again(root):
-    run = read_json(fold_dir(root, "small", 0) / "run.json")
-    net, shown = torch.nn.Identity(), torch.zeros(1, 32, 32, 3)
-    assert (
-        rebuild_inference_model(net, "float16 channels_last", shown).name == "float32 channels_last"
-    )  # no units for it on the CPU
-    assert rebuild_inference_model(net, "bfloat16 channels_first", shown).name == "bfloat16 channels_first"
-    name = run["inference"]["form"]
-    assert name.endswith("fused") and rebuild_inference_model(net, name, shown).name == name
 
 
 def test_photographs_are_turned_and_made_rgb(tmp_path):

@@ -118,7 +118,7 @@ def test_blend_and_report(root):
     assert apart("report", root, PYTHONHASHSEED="1").returncode == 0 and (root / "report.html").read_bytes() == page
     text = page.decode()
     assert (
-        f"<h1>Drawn competition, not real data. Upload submissions/submission.csv: nested accuracy "
+        f"<h1>Synthetic competition, not real data. Upload submissions/submission.csv: nested accuracy "
         f"{facts['score']['accuracy']:.4f} ["
     ) in text
     assert text.count("<svg ") == text.count('role="img"') == 8 + len(MEMBERS) and text.count("<img ") > 60
@@ -242,7 +242,7 @@ def test_duplicates_are_used_when_asked_for_and_said_everywhere(root):
     assert run("report", root).returncode == 0
     text = (root / "report.html").read_text()
     assert (
-        "<h1>Drawn competition, not real data. THE LABELS OF DUPLICATES WERE USED: " in text
+        "<h1>Synthetic competition, not real data. THE LABELS OF DUPLICATES WERE USED: " in text
         and "--use-duplicates" in text
     )
 

@@ -1,6 +1,5 @@
 """A number instead of a label: the objective, the scores, the methods, and the whole job on drawn images."""
 
-import dataclasses
 import json
 import re
 
@@ -13,7 +12,7 @@ import torch
 from command import call
 from facefold.data.audit import audit_competition
 from facefold.data.cache import ImageCache
-from facefold.data.synthetic import draw_competition
+from facefold.data.synthetic import write_synthetic_competition
 from facefold.ensemble.blend import _fold_medians, make_blend
 from facefold.ensemble.leaderboard import format_headline
 from facefold.ensemble.members import OofMatrix, Rows
@@ -240,7 +239,7 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
         text = f'backbone = "cnn5"\nsize = 32\nwidth = {width}\nbatch = 32\nepochs = 2\nema = 0.0\n'
         (tmp_path / "recipes" / f"{name}.toml").write_text(text)
     monkeypatch.setattr(recipes, "RECIPES_DIR", tmp_path / "recipes")
-    draw_competition(tmp_path, train=60, test=20, size=32)
+    write_synthetic_competition(tmp_path, train=60, test=20, size=32)
     folder = tmp_path / "competition"
     train = pd.read_csv(folder / "train.csv", dtype=str)
     light = [cv2.imread(str(folder / "train" / f"{id}.jpg")).mean() for id in train["id"]]
@@ -298,7 +297,7 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
         ),
     ):
         call("blend", tmp_path, "--target", "light")
-    with pytest.raises(InputError, match="^--corrections mends labels; with --target light leave it out$"):
+    with pytest.raises(InputError, match="^--corrections corrects labels; with --target light leave it out$"):
         call("train", tmp_path, "--target", "light", "--recipe", "cnn5", "--corrections", "x.csv")
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from command import apart, run, words
 from facefold.cli import hold_root
-from facefold.data.synthetic import draw_competition
+from facefold.data.synthetic import write_synthetic_competition
 from facefold.utils.errors import InputError
 from facefold.utils.files import lock_directory
 from facefold.utils.processes import STARTER
@@ -28,7 +28,7 @@ FEW = ("--recipes", "demo_cnn", "--folds", "2")
 
 
 def tiny(root: Path) -> Path:
-    draw_competition(root, train=60, test=20, size=32)
+    write_synthetic_competition(root, train=60, test=20, size=32)
     return root
 
 
@@ -66,7 +66,7 @@ def test_the_whole_job_ends_with_what_to_upload(undisturbed):
     )
     assert "  budget 20 h 00 min, " in said and re.fullmatch(r"budget 20 h 00 min: .* used", lines[-4])
     assert re.fullmatch(r"audit .*, split .*, train .*, blend .*, report .*", lines[-5])
-    assert lines[-2].startswith("These images are drawn by a program")
+    assert lines[-2].startswith("These images are synthetic")
     assert re.fullmatch(
         rf"upload {root}/submissions/submission.csv: nested accuracy 0\.\d{{4}} \[.*\] by .*", lines[-1]
     )

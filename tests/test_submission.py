@@ -65,7 +65,7 @@ def test_everything_wrong_is_named(tmp_path):
         load_answers(submission, solution)
     assert str(error.value).splitlines()[:-1] == [
         "the submission cannot be scored:",
-        f"  - {submission}, row 4: id '2' stands in row 3 already",
+        f"  - {submission}, row 4: id '2' appears twice, first in row 3",
         f"  - {submission}, row 2: label '0.7' is not 0 or 1",
         f"  - {submission}: id '3' of solution.csv is missing",
         f"  - {submission}, row 5: id '4' is not in solution.csv",

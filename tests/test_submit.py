@@ -216,11 +216,9 @@ def test_an_edited_submission_is_refused_before_the_client_is_called(root, monke
     assert not asked.exists()
 
 
-def test_a_drawn_competition_is_handed_in_nowhere(root, monkeypatch):
-    (root / "competition" / SYNTHETIC_MARKER).write_text("drawn")
-    assert refused(root, monkeypatch, "-m", "t", "--competition", "c").startswith(
-        "this competition is drawn by a program"
-    )
+def test_a_synthetic_competition_is_not_submitted(root, monkeypatch):
+    (root / "competition" / SYNTHETIC_MARKER).write_text("synthetic")
+    assert refused(root, monkeypatch, "-m", "t", "--competition", "c").startswith("this competition is synthetic")
 
 
 def checked(root: Path, *lines: str) -> str:
@@ -242,5 +240,5 @@ def test_all_that_is_wrong_with_a_submission_is_said_at_once(root):
     assert checked(root, "id,label", "0042,0", "7,1", "9,1") == (
         f"  - {root}/s.csv: its rows are not in the order of sampleSubmit.csv"
     )
-    assert "id '7' stands in row 2 already" in checked(root, "id,label", "7,1", "7,1", "0042,0", "9,1")
+    assert "id '7' appears twice, first in row 2" in checked(root, "id,label", "7,1", "7,1", "0042,0", "9,1")
     assert "the header is 'id,prob', expected 'id,label'" in checked(root, "id,prob", "7,1", "0042,0", "9,1")

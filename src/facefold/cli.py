@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from facefold.remote import Mirror, Store, mirror
 from facefold.task import LABEL, Target
 from facefold.utils.console import is_quiet
 from facefold.utils.errors import InputError
@@ -37,37 +36,12 @@ def build_parser(doc: str) -> argparse.ArgumentParser:
     made = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument(
         "--root",
-        type=_root,
+        type=Path,
         default=PROJECT,
         metavar="DIR",
-        help="the folder that holds competition/, folds/, runs/, submissions/ and cache/ (default: the project), or its URL",
+        help="the folder that holds competition/, folds/, runs/, submissions/ and cache/ (default: the project)",
     )
     return made
-
-
-def _root(text: str) -> Path:
-    """The folder that --root names; of a URL its copy here, as it is there now."""
-    if "://" not in text:
-        return Path(text)
-    _Parser.mirror = mirror(text)
-    return _Parser.mirror.root
-
-
-def home() -> Store | None:
-    """What the root is a copy of, where --root is a URL."""
-    return _Parser.mirror.store if _Parser.mirror else None
-
-
-def send() -> None:
-    """Send what this step changed so far to the root's URL, where it has one."""
-    if _Parser.mirror:
-        _Parser.mirror.push()
-
-
-def fetch() -> None:
-    """Fetch what others changed at the root's URL, where it has one."""
-    if _Parser.mirror:
-        _Parser.mirror.pull("")
 
 
 def add_target_option(parser: argparse.ArgumentParser) -> None:
@@ -106,12 +80,10 @@ class _Parser(argparse.ArgumentParser):
     """Remembers the root that was asked for, or the target's place in it, for `run` to note there what the step cost."""
 
     root: Path | None = None
-    mirror: Mirror | None = None
 
     def parse_args(self, *args, **kwargs):
-        _Parser.mirror = None
         parsed = super().parse_args(*args, **kwargs)
-        _Parser.root = getattr(parsed, "target", LABEL).place(parsed.root)
+        _Parser.root = getattr(parsed, "target", LABEL).directory(parsed.root)
         return parsed
 
 
@@ -141,7 +113,7 @@ def run_main(main: Callable[[], None]) -> None:
     started = time.perf_counter()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        with _heard(), _sent(name):
+        with _heard():
             main()
             _note(name.removesuffix(".py"), time.perf_counter() - started)
     except InputError as error:
@@ -185,26 +157,9 @@ def _heard() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-@contextmanager
-def _sent(name: str) -> Iterator[None]:
-    """What the step made by its end, however it ends, goes to the root's URL, where it has one."""
-    try:
-        yield
-    except BaseException:
-        try:
-            send()
-        except InputError as error:
-            print(f"{name}: {error}", file=sys.stderr)
-        raise
-    send()
-
-
 def run_step(name: str, *options: object) -> float:
     """Run one step in a process of its own; returns its seconds. Leaves with the step's exit code when that is not 0."""
     started = time.perf_counter()
-    if _Parser.mirror:
-        send()
-        options = tuple(_Parser.mirror.store if option == _Parser.mirror.root else option for option in options)
     print(f"\n== {name}", flush=True)
     with without_interrupt():  # until the step is in `run`: while it imports, Ctrl-C would be a traceback
         process = subprocess.Popen(

@@ -62,7 +62,7 @@ def load_blend_model(root: Path, target: Target = LABEL) -> BlendModel:
     matrix = join_members(members, folds, test_ids)
     rule, _ = parse_weights(facts["options"]["weights"], matrix.names)
     method = next(method for method in blend_methods(target, rule) if method.name == facts["picked"])
-    return BlendModel(target.place(root), facts, members, matrix, method)
+    return BlendModel(target.directory(root), facts, members, matrix, method)
 
 
 def predict_images(blend: BlendModel, paths: Sequence[Path], device: torch.device, scratch: Path) -> np.ndarray:

@@ -196,7 +196,7 @@ def submitted_name(facts: dict) -> str:
 
 def load_blend(root: Path, target: Target = LABEL) -> Blend:
     """Load the blend under submissions/, but its submissions. `InputError` if there is none or a file was changed."""
-    directory, command = target.place(root) / "submissions", f"Run `python src/blend.py{target.option}`"
+    directory, command = target.directory(root) / "submissions", f"Run `python src/blend.py{target.option}`"
     if not (directory / "blend.json").exists():
         raise InputError(f"{directory / 'blend.json'} is missing: nothing was blended yet. {command}.")
     facts = read_json(directory / "blend.json")

@@ -157,7 +157,7 @@ def describe_member(member: Member) -> dict:
 def load_blended_members(root: Path, facts: dict, folds: Folds, test_ids: list[str]) -> list[Member]:
     """Load the members of the blend with these facts (blend.json). `InputError` if runs or folds have changed since."""
     target = folds.target
-    members = [load_member(target.place(root), None, run["recipe"], folds, test_ids) for run in facts["members"]]
+    members = [load_member(target.directory(root), None, run["recipe"], folds, test_ids) for run in facts["members"]]
     if [describe_member(member) for member in members] != facts["members"] or folds.hash != facts["folds"]["hash"]:
         raise InputError(
             f"{target.folder}submissions/ was blended from other runs than those now under {target.folder}runs/. "

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from facefold.data.competition import Competition, Findings, read_csv_rows
+from facefold.data.competition import Competition
+from facefold.data.csv_file import Findings, read_csv_rows
 from facefold.ensemble.blend import SEALED, Blend, submitted_name
 from facefold.ensemble.leaks import LEAKS
 from facefold.task import LABEL, Target
@@ -31,7 +32,7 @@ def write_blend(root: Path, blend: Blend, competition: Competition, origin: dict
         origin: Options, members, folds and images_hash, which join the facts in blend.json.
         target: What is predicted.
     """
-    directory = target.place(root) / "submissions"
+    directory = target.directory(root) / "submissions"
     with lock_directory(directory, wait=True):
         return _write_blend(directory, blend, competition, origin, target)
 
@@ -52,34 +53,33 @@ def _write_blend(directory: Path, blend: Blend, competition: Competition, origin
 
 
 def write_submission(competition: Competition, predictions: pd.DataFrame, path: Path, column: str = "label") -> None:
-    """Write id,label for exactly the ids of the sample, in its order.
+    """Write a submission for exactly the ids of the sample, in its order.
 
     Anything else is an `InputError`, and no file is written.
 
     Args:
-        competition: Whose sample it is.
+        competition: Its sample has the ids and their order.
         predictions: id and `column`, in any order.
-        path: The file.
-        column: label (0 or 1), or another column of finite numbers.
+        path: The csv file to write: id and `column`.
+        column: `label`, of 0 and 1, or the name of a column of finite numbers.
     """
     if not {"id", column} <= set(predictions.columns):
-        raise InputError(
-            f"{path.name}: the columns are {','.join(map(str, predictions.columns))}, expected id,{column}"
-        )
-    findings, classes = Findings(), column == "label"
-    ids, values = competition.sample["id"], predictions[column]
-    for id in predictions.loc[predictions["id"].duplicated(), "id"]:
+        columns = ",".join(map(str, predictions.columns))
+        raise InputError(f"{path.name}: the columns are {columns}, expected id,{column}")
+    findings, ids, sample_ids = Findings(), predictions["id"], competition.sample["id"]
+    for id in ids[ids.duplicated()]:
         findings.add("twice", f"id '{id}' is predicted twice")
-    for id in ids[~ids.isin(predictions["id"])]:
+    for id in sample_ids[~sample_ids.isin(ids)]:
         findings.add("missing", f"id '{id}' of sampleSubmit.csv has no prediction")
-    for id in predictions.loc[~predictions["id"].isin(ids), "id"]:
+    for id in ids[~ids.isin(sample_ids)]:
         findings.add("extra", f"id '{id}' is not in sampleSubmit.csv")
-    valid = values.isin([0, 1]) if classes else np.isfinite(values)
+    values, labels = predictions[column], column == "label"
+    valid = values.isin([0, 1]) if labels else np.isfinite(values)
     for id, value in predictions.loc[~valid, ["id", column]].itertuples(index=False):
-        findings.add("label", f"id '{id}': {column} {value} is not {'0 or 1' if classes else 'a finite number'}")
+        findings.add("label", f"id '{id}': {column} {value} is not {'0 or 1' if labels else 'a finite number'}")
     findings.raise_any(f"{path.name} would not be a valid submission and was not written:", "")
-    ordered = predictions.set_index("id")[column].astype("int64" if classes else "float64").loc[ids.tolist()]
-    write_csv(path, ordered.reset_index())
+    values = predictions.set_index("id")[column].astype("int64" if labels else "float64")
+    write_csv(path, values.loc[sample_ids.tolist()].reset_index())
 
 
 def check_submission(competition: Competition, path: Path) -> int:

@@ -169,12 +169,6 @@ class Keeper:
     def _end(self, name: str, now: float) -> float:
         """When the jobs under way and the rest of this run would end."""
         pace = self._took / self._awaited if self._awaited else 1.0
-        busy = [
-            max(0.0, pace * self._seconds[job] - (now - began))
-            for job, began in self._begun.items()
-            for _ in range(job.ranks)
-        ]
-        rest = [
-            pace * self._seconds[job] for job in self._waiting if job.identity.name == name for _ in range(job.ranks)
-        ]
+        busy = [max(0.0, pace * self._seconds[job] - (now - began)) for job, began in self._begun.items()]
+        rest = [pace * self._seconds[job] for job in self._waiting if job.identity.name == name]
         return now + makespan(rest, self._places, busy)

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as packed
-from torch import Tensor, nn
+from torch import Tensor
 
 from facefold.utils.errors import InputError
 from facefold.utils.files import atomic_path
@@ -86,8 +86,3 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
         for name, value in held.items():
             if value.shape == parameter.shape:  # saved contiguous; the parameter may be channels_last
                 held[name] = torch.empty_like(parameter).copy_(value)
-
-
-def copy_of(module: nn.Module) -> dict[str, Tensor]:
-    """The module's state, detached from it."""
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}

@@ -17,7 +17,6 @@ from facefold.augment.per_image import ImageAugment
 from facefold.data.cache import ImageCache
 from facefold.models.feature_cache import FeatureCache
 from facefold.models.recipe import Recipe
-from facefold.training.ranks import ALONE, Ranks
 from facefold.utils.npy import NpyRows
 from facefold.utils.seeding import seed_of
 
@@ -111,7 +110,6 @@ class EpochSampler(Sampler[tuple[int, np.ndarray]]):
     """The batches of each epoch: a permutation of the rows, cut into equal batches, what is left over left out. Yields (epoch, rows):
     worker processes that live longer than an epoch learn it from the index. Set `epoch` before iterating.
 
-    ranks: of several, this one, which is given its part of each batch.
     window: 0 for any permutation. Else one whose rows lie near each other on the disk: blocks of window / `BLOCKS_A_WINDOW` rows that
     follow one another, in any order, and each `window` rows of that shuffled among themselves. expect(epoch, rows): told of the
     rows of each window while the one before it is used.
@@ -124,17 +122,9 @@ class EpochSampler(Sampler[tuple[int, np.ndarray]]):
         seed: int,
         window: int = 0,
         expect: Callable[[int, np.ndarray], None] | None = None,
-        ranks: Ranks = ALONE,
     ):
         self.epoch = 0
-        self._rows, self._batch, self._seed, self._window, self._expect, self._ranks = (
-            rows,
-            batch,
-            seed,
-            window,
-            expect,
-            ranks,
-        )
+        self._rows, self._batch, self._seed, self._window, self._expect = rows, batch, seed, window, expect
 
     def __len__(self) -> int:
         return self._rows // self._batch
@@ -147,7 +137,7 @@ class EpochSampler(Sampler[tuple[int, np.ndarray]]):
             while self._window and self._expect and told <= start + self._window and told < self._rows:
                 self._expect(self.epoch, order[told : told + self._window])
                 told += self._window
-            yield self.epoch, self._ranks.share(order[start : start + self._batch])
+            yield self.epoch, order[start : start + self._batch]
 
     def _blocks(self, draw: np.random.Generator) -> np.ndarray:
         block = max(1, self._window // BLOCKS_A_WINDOW)
@@ -199,7 +189,7 @@ class TrainDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def _seen(self, epoch: int) -> NpyRows:
         if self._open[0] != epoch:
-            self._open = (epoch, self._activations.epoch(epoch))
+            self._open = (epoch, self._activations.epoch_view(epoch))
         return self._open[1]
 
 
@@ -215,17 +205,11 @@ def shuffle_window(recipe: Recipe, images: ImageCache) -> int:
 
 
 def train_batches(
-    train: TrainDataset,
-    batch: int,
-    seed: int,
-    device: torch.device,
-    workers: int,
-    window: int = 0,
-    ranks: Ranks = ALONE,
+    train: TrainDataset, batch: int, seed: int, device: torch.device, workers: int, window: int = 0
 ) -> tuple[DataLoader, EpochSampler]:
     """A loader over `train` in batches, and the sampler that must be told each epoch. workers: processes that augment (0: in this
-    one), where images are augmented one by one. window, ranks: as of `EpochSampler`."""
-    sampler = EpochSampler(len(train), batch, seed, window, train.expect, ranks)
+    one), where images are augmented one by one. window: as of `EpochSampler`."""
+    sampler = EpochSampler(len(train), batch, seed, window, train.expect)
     workers = workers if train.by_itself else 0
     return DataLoader(
         train,

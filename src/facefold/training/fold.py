@@ -21,12 +21,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from facefold.data.cache import ImageCache
-from facefold.models.batchnorm import synchronised
 from facefold.models.build import Net, build_model
 from facefold.models.depthwise import replace_depthwise
 from facefold.models.feature_cache import FeatureCache, feature_dir
-from facefold.models.inference import BOUND, InferenceModel, autocast, fastest_inference_model
-from facefold.models.precision import Precision, choose_precision, half_precision
+from facefold.models.inference import BOUND, InferenceModel, fastest_inference_model
+from facefold.models.precision import Precision, choose_precision, frozen_precision, half_precision
 from facefold.models.recipe import Recipe
 from facefold.task import LABEL, Target, strata
 from facefold.training.checkpoint import (
@@ -50,7 +49,6 @@ from facefold.training.dataset import (
 )
 from facefold.training.loss import BinaryLoss, MAELoss, make_loss
 from facefold.training.machine import peak_memory_mb, versions
-from facefold.training.ranks import ALONE, Ranks
 from facefold.training.schedule import Schedule
 from facefold.training.step import GradientAccumulation
 from facefold.utils.console import no_bar, print_progress
@@ -68,7 +66,7 @@ CHECKED = 128  # rows on which a fast form of inference is compared with float32
 class FoldTask:
     """What one fold trains on. train: id, label (the target's value), group; valid: id, label; seed and fold name the draws.
     identity: what the run is of (`runs.Identity` as a dict). frozen: the folder for what the frozen stages make of the images,
-    shared by the run's folds. saved: called after each checkpoint."""
+    shared by the run's folds."""
 
     recipe: Recipe
     fold: int
@@ -82,7 +80,6 @@ class FoldTask:
     frozen: Path
     weights_dir: Path | None = None
     target: Target = LABEL
-    saved: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -104,7 +101,7 @@ class TrainedFold:
     """A fold after its last epoch. predictor: the network whose weights predict. history: a row an epoch. header: of the checkpoint.
     pixels: the train images; shown: see `activations`; bar: the progress bar, closed."""
 
-    predictor: nn.Module
+    predictor: Net
     fmt: Precision
     aim: BinaryLoss | MAELoss
     history: list[dict]
@@ -121,13 +118,9 @@ def fit_fold(
     slot: int = 0,
     loader_workers: int = 0,
     events: Path | None = None,
-    ranks: Ranks = ALONE,
-) -> FoldResult | None:
-    """Train one fold, or go on from its checkpoint, then predict its held-out rows and the test rows; see `train`. None in ranks
-    other than the first, which predicts alone."""
-    learned = train_fold(task, device, slot, loader_workers, events, ranks)
-    if not ranks.first:
-        return None
+) -> FoldResult:
+    """Train one fold, or continue from its checkpoint, then predict its held-out rows and the test rows; see `train_fold`."""
+    learned = train_fold(task, device, slot, loader_workers, events)
     return _predict_fold(
         task,
         learned.predictor,
@@ -149,22 +142,16 @@ def train_fold(
     slot: int = 0,
     loader_workers: int = 0,
     events: Path | None = None,
-    ranks: Ranks = ALONE,
 ) -> TrainedFold:
     """Train one fold, or go on from its checkpoint.
 
     An epoch whose loss is not finite is repeated, once a fold, from the state before it and with `SMALLER` times the recipe's
     rate from then on. slot: the line of the progress bar. loader_workers: processes that augment (0: in this one). events: where
-    the learning curve goes for TensorBoard, None for nowhere. ranks: this process among those that share each batch; all call this,
-    and the first one alone scores and writes. Raises `InputError` when the loss stops being finite again, weights
+    the learning curve goes for TensorBoard, None for nowhere. Raises `InputError` where the loss is not finite again, weights
     cannot be had, or the checkpoint was begun in another number format or on another kind of device.
     """
-    learned = _train(task, device, slot, loader_workers, events, ranks, None)
-    return (
-        learned
-        if isinstance(learned, TrainedFold)
-        else _train(task, device, slot, loader_workers, events, ranks, learned)
-    )
+    learned = _train(task, device, slot, loader_workers, events, None)
+    return learned if isinstance(learned, TrainedFold) else _train(task, device, slot, loader_workers, events, learned)
 
 
 def _train(
@@ -173,7 +160,6 @@ def _train(
     slot: int,
     loader_workers: int,
     events: Path | None,
-    ranks: Ranks,
     repeated: int | None,
 ) -> TrainedFold | int:
     """`train`; or, where no epoch was `repeated` so far, the number (from 0) of the one that is to be."""
@@ -184,8 +170,10 @@ def _train(
     parts = GradientAccumulation(header.get("parts", 1))
     history: list[dict] = header["history"]
     torch.manual_seed(seed_of(task.seed, task.fold, "init"))
-    net, source, fmt = prepare_model(recipe, device, task.weights_dir, trained=not history or recipe.freezes)
-    if history and recipe.freezes and source != header["source"]:
+    net, source, fmt = prepare_model(
+        recipe, device, task.weights_dir, pretrained=not history or recipe.has_frozen_stages
+    )
+    if history and recipe.has_frozen_stages and source != header["source"]:
         raise InputError(
             f"{task.checkpoint} was begun with the weights {header['source']} and would go on with {source}. "
             f"Name the former with --weights-dir, or delete {task.checkpoint} to start that fold anew"
@@ -221,16 +209,15 @@ def _train(
         device,
         loader_workers,
         shuffle_window(recipe, task.train_images),
-        ranks,
     )
     steps = len(batches)
     schedule = Schedule(recipe, optimizer, steps)
     best: dict[str, Tensor] = {}
     if history:
-        _restore(net, load_checkpoint_part(task.checkpoint, "model"))
+        net.load_trainable_state_dict(load_checkpoint_part(task.checkpoint, "model"))
         restore_optimizer(optimizer, load_checkpoint_part(task.checkpoint, "optimizer"))
         if ema:
-            _restore(ema.module, load_checkpoint_part(task.checkpoint, "ema"))
+            ema.module.load_trainable_state_dict(load_checkpoint_part(task.checkpoint, "ema"))
         best = load_checkpoint_part(task.checkpoint, "best")
         scaler.load_state_dict(header["scaler"])
         for row in history:
@@ -238,7 +225,7 @@ def _train(
 
     predictor = ema.module if ema else net
     plain = input_view(pixels, shown.get("train"), "plain")
-    stepped = torch.compile(net) if recipe.compile else net if ranks.count == 1 else ranks.together(synchronised(net))
+    forward = torch.compile(net.forward_inputs) if recipe.compile else net.forward_inputs
     bar = tqdm(
         total=recipe.epochs * steps,
         initial=len(history) * steps,
@@ -250,38 +237,33 @@ def _train(
         dynamic_ncols=True,
         smoothing=0.05,
     )
-    curves = Curves(events if ranks.first else None, history)
+    curves = Curves(events, history)
     for epoch in range(len(history), recipe.epochs):
         if _stopped_early(recipe, history):
             break
         started, cpu_started = time.perf_counter(), time.process_time()
-        torch.manual_seed(seed_of(task.seed, task.fold, "epoch", epoch, *ranks.drawn))  # dropout and stochastic depth
+        torch.manual_seed(seed_of(task.seed, task.fold, "epoch", epoch))  # dropout and stochastic depth
         sampler.epoch = epoch
         net.train()
         total = torch.zeros((), device=device)
         for step, (images, labels) in enumerate(batches):
             schedule.before_step(epoch * steps + step)
             batch_there = (to_device(images, device), to_device(labels, device))
-            weight = ranks.weight(len(labels), batch)
             loss = parts.step(
-                lambda count: train_step(stepped, *batch_there, optimizer, scaler, fmt, recipe, aim, count, weight),
-                len(labels) if ranks.count == 1 else 0,  # no rank can train in parts unless all do
+                lambda count: train_step(net, forward, *batch_there, optimizer, scaler, fmt, recipe, aim, count),
+                len(labels),
                 lambda line: print_progress(f"{recipe.name} fold {task.fold}: {line}", bar),
             )
             if ema:
                 ema.update(net, step=epoch * steps + step)
             total += loss  # kept on the device: asking for its value each step would stall a GPU
             bar.update()
-        train_loss = ranks.summed(float(total)) / (steps * ranks.count)
+        train_loss = float(total) / steps
         trained = time.perf_counter() - started
         with np.errstate(invalid="ignore"):  # said below
-            scores = ranks.told(
-                [
-                    _score(predictor, plain, task.train_images, rows, fmt, aim) if ranks.first else (0.0, 0.0)
-                    for rows in (watch, task.valid)
-                    if len(rows)
-                ]
-            )
+            scores = [
+                _score(predictor, plain, task.train_images, rows, fmt, aim) for rows in (watch, task.valid) if len(rows)
+            ]
         monitor_loss, monitor_metric = scores[0] if len(watch) else (None, None)
         valid_loss, metric = scores[-1]
         if not np.isfinite([train_loss, valid_loss, monitor_loss or 0.0]).all():
@@ -314,7 +296,7 @@ def _train(
             }
         )
         if recipe.early_stopping and _best_epoch(recipe, history) == epoch:
-            best = _learned(predictor)
+            best = predictor.trainable_state_dict()
         schedule.after_epoch(epoch, monitor_loss)
         header = {
             **task.identity,
@@ -324,20 +306,18 @@ def _train(
             "form": form,
             "repeated": repeated,
             "parts": parts.count,
-            "cpu_seconds": header["cpu_seconds"] + ranks.summed(time.process_time() - cpu_started),
+            "cpu_seconds": header["cpu_seconds"] + time.process_time() - cpu_started,
         }
-        if ranks.first:
-            save_checkpoint(
-                task.checkpoint,
-                header,
-                {
-                    "model": _learned(net),
-                    "optimizer": optimizer_tensors(optimizer),
-                    "ema": _learned(ema.module) if ema else {},
-                    "best": best,
-                },
-            )
-            task.saved()
+        save_checkpoint(
+            task.checkpoint,
+            header,
+            {
+                "model": net.trainable_state_dict(),
+                "optimizer": optimizer_tensors(optimizer),
+                "ema": ema.module.trainable_state_dict() if ema else {},
+                "best": best,
+            },
+        )
         curves.add(history[-1])
         print_progress(
             f"{recipe.name} fold {task.fold} epoch {epoch + 1}/{recipe.epochs}: train loss {train_loss:.4f}, "
@@ -347,19 +327,19 @@ def _train(
     bar.close()
     curves.close()
     if best:
-        _restore(predictor, best)
+        predictor.load_trainable_state_dict(best)
     return TrainedFold(predictor, fmt, aim, history, header, steps * batch, pixels, shown, bar)
 
 
 def prepare_model(
-    recipe: Recipe, device: torch.device, weights_dir: Path | None, trained: bool
+    recipe: Recipe, device: torch.device, weights_dir: Path | None, pretrained: bool
 ) -> tuple[Net, dict, Precision]:
-    """The recipe's network on `device` in the format and layout it trains in, and where its weights came from (`zoo.build`)."""
-    net, source = build_model(recipe, weights_dir, trained)
+    """The recipe's network on `device` in the format and layout it trains in, and where its weights came from (`build_model`)."""
+    net, source = build_model(recipe, weights_dir, pretrained)
     fmt = choose_precision(recipe, net, device)
     if device.type == "cpu" and fmt.dtype is torch.bfloat16:
         replace_depthwise(net)
-    return net.to(device).lay_out(fmt.channels_last), source, fmt
+    return net.to(device).set_memory_format(fmt.channels_last), source, fmt
 
 
 def open_feature_caches(
@@ -367,21 +347,22 @@ def open_feature_caches(
 ) -> dict[str, FeatureCache]:
     """What the frozen part of `net` makes of the images, by split (train, test), a view computed when first asked for; none where
     nothing is frozen. pixels: the train images."""
-    if not net.frozen:
+    if not net.has_frozen_stages:
         return {}
     recipe, device = task.recipe, pixels.device
-    half = half_precision(recipe, fmt, device) if recipe.frozen_precision == "half" else None
-    place = feature_dir(task.frozen, recipe, task.seed, task.identity["images_hash"], source, fmt, device, half)
+    precision = frozen_precision(recipe, fmt, device)
+    folder = feature_dir(task.frozen, recipe, task.seed, task.identity["images_hash"], source, precision, device)
     # Of the train images alone; test ones have no augmented view.
     augmented = AugmentedImages(pixels, recipe, task.seed) if recipe.changes_images else None
     return {
-        split: FeatureCache(place, split, images, net.trunk, device, augmented, recipe.views, half)
+        split: FeatureCache(folder, split, images, net.frozen_stages, device, precision, augmented, recipe.views)
         for split, images in (("train", task.train_images), ("test", task.test_images))
     }
 
 
 def train_step(
     net: Net,
+    forward: Callable[[Tensor], tuple[Tensor, Tensor]],
     shown: Tensor,
     labels: Tensor,
     optimizer: torch.optim.Optimizer,
@@ -390,21 +371,20 @@ def train_step(
     recipe: Recipe,
     aim: BinaryLoss | MAELoss | None = None,
     parts: int = 1,
-    weight: float = 1.0,
 ) -> Tensor:
-    """One optimiser step on what a `Net` takes (N, ..) and labels float32 (N,), values where `aim` says so; returns the detached
+    """One optimiser step on what `forward` takes (N, ..) and labels float32 (N,), values where `aim` says so; returns the detached
     mean loss ().
 
-    parts: the batch goes through the network in so many (nearly) equal parts, whose gradients are added up. weight: of the
-    loss, see `Ranks.weight`.
+    forward: a method of `net`, compiled or not. parts: the batch goes through it in so many (nearly) equal parts, whose gradients are
+    added up.
     """
     aim = aim or BinaryLoss(recipe.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=labels.device)
     for some, wanted in zip(shown.tensor_split(parts), labels.tensor_split(parts), strict=True):
-        with autocast(shown.device, fmt):
-            logits, _ = net(some)  # (n,)
-        loss = aim.loss(logits, wanted) * (weight * len(wanted) / len(labels))
+        with fmt.autocast(shown.device):
+            logits, _ = forward(some)  # (n,)
+        loss = aim.loss(logits, wanted) * (len(wanted) / len(labels))
         scaler.scale(loss).backward()
         total += loss.detach()
     if recipe.clip:
@@ -469,13 +449,13 @@ def _predict_fold(
     held_out, every = task.train_images.rows(task.valid["id"].tolist()), np.arange(len(task.test_images.ids))
     form = fastest_inference_model(
         net,
-        fmt,
         half_precision(task.recipe, fmt, device),
         train[0](held_out[:CHECKED]),
-        lambda line: print_progress(f"{task.recipe.name} fold {task.fold}: {line}", bar),
         aim.read,
         aim.difference,
     )
+    for line in form.refused:
+        print_progress(f"{task.recipe.name} fold {task.fold}: {line}", bar)
     try:
         oof_logits, oof_features = predict_rows(form, train, held_out, task.checkpoint.parent)
         test_logits, test_features = predict_rows(form, test, every, task.checkpoint.parent)
@@ -546,20 +526,8 @@ def _best_epoch(recipe: Recipe, history: list[dict]) -> int:
     return int(np.argmin([row["monitor_loss"] for row in history]))
 
 
-def _learned(net: nn.Module) -> dict[str, Tensor]:
-    """The net's state without its frozen part, which comes from where the pretrained weights come from."""
-    return {name: value.detach().clone() for name, value in net.state_dict().items() if not name.startswith("trunk.")}
-
-
-def _restore(net: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put what `_learned` gave back; the frozen part stays as it is."""
-    net.load_state_dict(
-        {**{name: value for name, value in net.state_dict().items() if name.startswith("trunk.")}, **state}
-    )
-
-
 def _score(
-    net: nn.Module,
+    net: Net,
     view: InputFn,
     images: ImageCache,
     rows: pd.DataFrame,
@@ -567,6 +535,6 @@ def _score(
     aim: BinaryLoss | MAELoss,
 ) -> tuple[float, float]:
     """Loss and metric of `rows` (id, label) in one view: for the curves and the schedule, half the cost of TTA."""
-    form = InferenceModel(net.eval(), fmt, "", 0.0)
+    form = InferenceModel(net.eval().forward_inputs, fmt)
     logits = np.concatenate([logit for logit, _ in predict_batches(form, [view], images.rows(rows["id"].tolist()))])
     return aim.scores(logits, rows["label"].to_numpy())

@@ -2,10 +2,8 @@
 
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 
@@ -13,14 +11,10 @@ from facefold.data.cache import open_cache
 from facefold.data.competition import load_competition
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.folds import load_folds
-from facefold.models.batchnorm import learns
-from facefold.models.build import build_model
 from facefold.models.feature_cache import view_names
-from facefold.models.recipe import Recipe, load_recipe
-from facefold.remote import Mirror, Store
+from facefold.models.recipe import load_recipe
 from facefold.runs import (
     CHECKPOINT_FILE,
-    RESULT_FILES,
     Identity,
     fold_dir,
     is_fold_finished,
@@ -37,8 +31,6 @@ from facefold.training.curves import curves_dir
 from facefold.training.dataset import ImageSource
 from facefold.training.estimate import Cost
 from facefold.training.fold import FoldTask, fit_fold, open_feature_caches, prepare_model
-from facefold.training.launcher import launch
-from facefold.training.ranks import ALONE, Ranks
 from facefold.utils.console import print_progress
 from facefold.utils.errors import InputError
 from facefold.utils.files import lock_directory
@@ -46,16 +38,13 @@ from facefold.utils.files import lock_directory
 
 @dataclass(frozen=True)
 class ViewJob:
-    """Compute every `parts`-th view of the recipe's frozen activations, from number `part` on, and send them home where the root is
-    a copy that no other job sees."""
+    """Compute every `parts`-th view of the recipe's frozen activations, from number `part` on."""
 
     root: Path
     identity: Identity
     weights_dir: Path | None
     part: int
     parts: int
-    home: Store | None = None
-    ranks: ClassVar[int] = 1
 
     def __str__(self) -> str:
         return f"{self.identity.recipe} frozen stages"
@@ -67,27 +56,20 @@ class ViewJob:
     def work(self, device: torch.device, slot: int) -> None:
         recipe = load_recipe(self.identity.recipe)
         task = _task(self.root, self.identity, 0, self.weights_dir)
-        net, source, fmt = prepare_model(recipe, device, self.weights_dir, trained=True)
+        net, source, fmt = prepare_model(recipe, device, self.weights_dir, pretrained=True)
         shown = open_feature_caches(task, net, source, fmt, ImageSource(task.train_images, device))
         started, mine = time.perf_counter(), view_names(recipe)[self.part :: self.parts]
         for split, view in mine:
-            made = shown[split].make(view)
-            if self.home:
-                Mirror(self.root, self.home).send(made)
+            shown[split].compute_view(view)
         print_progress(
             f"{self}, part {self.part + 1} of {self.parts}: {len(mine)} views in {time.perf_counter() - started:.0f} s"
         )
 
-    def inputs(self) -> list[str]:
-        """What the job reads, as beginnings of names under the root."""
-        return _inputs(self.root, self.identity)
-
 
 @dataclass(frozen=True)
 class FoldJob:
-    """Train one fold of a run and seal it. ranks: of its recipe, in so many processes. home: where the root is a copy, what it is a copy
-    of: checkpoints and the sealed run are sent there at once. waits: for another process that trains this fold, which is refused
-    otherwise."""
+    """Train one fold of a run and seal it. waits: for another process that trains this fold, which
+    is refused otherwise."""
 
     root: Path
     identity: Identity
@@ -96,8 +78,6 @@ class FoldJob:
     weights_dir: Path | None
     loader_workers: int
     tensorboard: bool = False
-    ranks: int = 1
-    home: Store | None = None
     waits: bool = False
 
     def __str__(self) -> str:
@@ -107,55 +87,30 @@ class FoldJob:
         """The seconds of this job, by what its run costs."""
         return cost.fold
 
-    def work(self, device: torch.device | Sequence[torch.device], slot: int) -> None:
-        """Train the fold unless it is finished, and leave its run; with several devices in a rank on each."""
-        place = Target(self.identity.target).place(self.root)
+    def work(self, device: torch.device, slot: int) -> None:
+        """Train the fold unless it is finished, and leave its run."""
+        place = Target(self.identity.target).directory(self.root)
         with lock_directory(fold_dir(place, self.identity.name, self.fold), wait=self.waits):
             if is_fold_finished(place, self.identity, self.fold):
                 return
-            if isinstance(device, torch.device):
-                self.train(device, slot)
-            else:
-                launch(self.train, device, slot)
+            self._train(device, slot)
         remove_feature_caches(self.root, self.identity)
 
-    def train(self, device: torch.device, slot: int, ranks: Ranks = ALONE) -> None:
-        """What one process, or each rank, does of `work`."""
+    def _train(self, device: torch.device, slot: int) -> None:
         target = Target(self.identity.target)
-        directory = fold_dir(target.place(self.root), self.identity.name, self.fold)
+        directory = fold_dir(target.directory(self.root), self.identity.name, self.fold)
         task = _task(self.root, self.identity, self.fold, self.weights_dir, self.corrections)
-        task = replace(task, saved=self._sent_checkpoint)
-        result = fit_fold(task, device, slot, self.loader_workers, self._events(), ranks)
-        if result is None:
-            return
+        result = fit_fold(task, device, slot, self.loader_workers, self._events())
         write_weights(directory, result.state)
         write_history(directory, result.history)
         write_predictions(directory, "oof", task.valid["id"].tolist(), result.oof_prob, result.oof_features, target)
         write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features, target)
         seal_fold(directory, self.identity, result.facts, self.corrections)
         task.checkpoint.unlink()
-        if self.home:
-            events = sorted(self._events().iterdir()) if self.tensorboard else []
-            sealed = [directory / name for name in (*RESULT_FILES, "run.json", CHECKPOINT_FILE)]
-            Mirror(self.root, self.home).send([*events, *sealed])
-
-    def _sent_checkpoint(self) -> None:
-        if not self.home:
-            return
-        directory = fold_dir(Target(self.identity.target).place(self.root), self.identity.name, self.fold)
-        try:
-            Mirror(self.root, self.home).send([directory / CHECKPOINT_FILE])
-        except InputError as error:
-            print_progress(f"{self}: its checkpoint was not sent, training goes on: {error}")
-
-    def inputs(self) -> list[str]:
-        """What the job reads, as beginnings of names under the root."""
-        folder = Target(self.identity.target).folder
-        return [*_inputs(self.root, self.identity), f"{folder}runs/{self.identity.name}/fold_{self.fold}/"]
 
     def _events(self) -> Path | None:
         return (
-            curves_dir(Target(self.identity.target).place(self.root), self.identity.name, self.fold)
+            curves_dir(Target(self.identity.target).directory(self.root), self.identity.name, self.fold)
             if self.tensorboard
             else None
         )
@@ -164,48 +119,17 @@ class FoldJob:
 def remove_feature_caches(root: Path, identity: Identity) -> None:
     """Remove what the run's frozen stages made of the images, gigabytes, once all its folds are sealed."""
     target = Target(identity.target)
-    if is_run_complete(target.place(root), identity.name, load_folds(root, target).k):
+    if is_run_complete(target.directory(root), identity.name, load_folds(root, target).k):
         shutil.rmtree(_frozen(root, identity), ignore_errors=True)
 
 
 def _frozen(root: Path, identity: Identity) -> Path:
-    return Target(identity.target).place(root) / "cache" / "frozen" / identity.name
+    return Target(identity.target).directory(root) / "cache" / "frozen" / identity.name
 
 
-def _inputs(root: Path, identity: Identity) -> list[str]:
-    """What all jobs of a run read: tables, folds, the cached pixels of its size, frozen activations; no image."""
-    folder, size = Target(identity.target).folder, load_recipe(identity.recipe).size
-    tables = [f"competition/{name}.csv" for name in ("train", "test", "sampleSubmit", "meta")]
-    return [
-        *tables,
-        "cache/images.",
-        *(f"cache/{split}_{size}px_" for split in ("train", "test")),
-        f"{folder}folds/",
-        f"{_frozen(root, identity).relative_to(root).as_posix()}/",
-    ]
-
-
-def run_job(job: ViewJob | FoldJob, device: torch.device | Sequence[torch.device], slot: int) -> None:
-    """Do the job on `device`; a fold of several ranks takes one for each."""
+def run_job(job: ViewJob | FoldJob, device: torch.device, slot: int) -> None:
+    """Do the job on `device`."""
     job.work(device, slot)
-
-
-def require_places(recipe: Recipe, places: Sequence[torch.device]) -> None:
-    """Raise `InputError` for a recipe whose ranks cannot train in these places."""
-    if recipe.ranks == 1:
-        return
-    on_cpu = places[0].type == "cpu"
-    if recipe.ranks > len(places):
-        kind, default = ("processes", "a core each") if on_cpu else ("GPUs", "all that torch sees")
-        raise InputError(
-            f"recipe {recipe.name}: ranks = {recipe.ranks} takes {recipe.ranks} {kind} at once, and there is room for {len(places)} "
-            f"(--workers, else {default}); set ranks = {len(places)}, or train elsewhere"
-        )
-    if on_cpu and learns(build_model(recipe, trained=False)[0]):
-        raise InputError(
-            f"recipe {recipe.name}: the batch norm of {recipe.backbone} looks at whole batches, which torch does not do over "
-            f"ranks on the CPU: set ranks = 1, take GPUs, or a backbone without batch norm (ViT, ConvNeXt)"
-        )
 
 
 def _task(
@@ -224,7 +148,7 @@ def _task(
         table[held_out],
         open_cache(competition, "train", recipe.size),
         open_cache(competition, "test", recipe.size),
-        fold_dir(target.place(root), identity.name, fold) / CHECKPOINT_FILE,
+        fold_dir(target.directory(root), identity.name, fold) / CHECKPOINT_FILE,
         asdict(identity),
         _frozen(root, identity),
         weights_dir,
@@ -242,9 +166,8 @@ def order_jobs(
         mine = [job for job in folds_to_train if job.identity.name == name]
         first = mine[0]
         recipe = load_recipe(first.identity.recipe)
-        shares = min(parts, len(view_names(recipe))) if recipe.freezes else 0
-        home = first.home if first.waits else None  # machines of a cluster may not see this copy
-        views = [ViewJob(first.root, first.identity, first.weights_dir, part, shares, home) for part in range(shares)]
+        shares = min(parts, len(view_names(recipe))) if recipe.has_frozen_stages else 0
+        views = [ViewJob(first.root, first.identity, first.weights_dir, part, shares) for part in range(shares)]
         jobs += [*views, *mine]
         after |= {job: views for job in mine}
     return jobs, after
@@ -252,7 +175,7 @@ def order_jobs(
 
 def needs_training(root: Path, identity: Identity, fold: int, force: bool) -> bool:
     """Whether this fold has yet to be trained. What another identity left is refused, or removed when `force` is given."""
-    place = Target(identity.target).place(root)
+    place = Target(identity.target).directory(root)
     directory = fold_dir(place, identity.name, fold)
     try:
         if is_fold_finished(place, identity, fold):

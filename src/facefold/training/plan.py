@@ -11,7 +11,6 @@ from facefold.data.competition import load_competition
 from facefold.models.recipe import Recipe
 from facefold.runs import is_fold_sealed
 from facefold.training.estimate import Cost, Rates, cost, rates_of
-from facefold.training.jobs import require_places
 from facefold.training.workers import device_slots
 
 
@@ -54,8 +53,7 @@ class Scene:
         jobs = [
             seconds
             for work in todo
-            for seconds in [work.cost.shared / self.places] * self.places
-            + [work.cost.fold] * (work.left * work.recipe.ranks)
+            for seconds in [work.cost.shared / self.places] * self.places + [work.cost.fold] * work.left
         ]
         decode = sum(self.decode[size] for size in {work.recipe.size for work in todo})
         start = max((rates.start for rates in self.rates.values()), default=0.0) if todo else 0.0
@@ -80,18 +78,15 @@ def survey(
     device: str,
     suffix: str,
     least: float = 0.0,
-    elsewhere: bool = False,
 ) -> Scene:
     """The scene of a job: a few steps of each recipe that is not finished are timed (`least`: as in `estimate.rates_of`), and a
-    few images decoded. place: what holds the runs, see `Target.place`. elsewhere: the folds will train on other machines than this."""
+    few images decoded. place: what holds the runs, see `Target.place`."""
     competition, places = load_competition(root), device_slots(device, None)
 
     def left(name: str) -> int:
         return sum(not is_fold_sealed(place, name + suffix, fold) for fold in range(folds))
 
     timed = [recipe for recipe in chosen if left(recipe.name)]
-    for recipe in () if elsewhere else timed:
-        require_places(recipe, places)
     told = rates_of(timed, places, least) if timed else []
     rates = {recipe.name.partition("@")[0]: one for recipe, one in zip(timed, told, strict=True)}
     decode = {size: estimate_cache_seconds(competition, size) for size in {recipe.size for recipe in timed}}

@@ -46,8 +46,8 @@ class LocalWorkers:
         after: Mapping[Any, Collection[Any]],
         may_begin: Callable[[Any, Collection[Any]], bool] | None = None,
     ) -> None:
-        """See `engine.run`; a job says by its `ranks` how many places it takes."""
-        run_jobs(jobs, self.places, work, after, may_begin, {job: job.ranks for job in jobs})
+        """See `run_jobs`."""
+        run_jobs(jobs, self.places, work, after, may_begin)
 
 
 def run_jobs(
@@ -56,14 +56,11 @@ def run_jobs(
     work: Callable[[Any, torch.device, int], None],
     after: Mapping[Any, Collection[Any]] | None = None,
     may_begin: Callable[[Any, Collection[Any]], bool] | None = None,
-    needs: Mapping[Any, int] | None = None,
 ) -> None:
     """Run `work(job, device, slot)` for each job, each in a process of its own, in the order given; a job waits for those that
     `after` names for it, which come before it, and lets later ones pass meanwhile.
 
     may_begin(job, running): asked of each job when its turn has come, with those then under way; one that may not is left out.
-    needs: how many places a job takes at once, one where it is not named. It is then given all of their devices and the first slot,
-    `work(job, devices, slot)`; the jobs behind it wait until it has them, as it would never get them all otherwise.
 
     A job whose process dies without a word (killed, for want of memory often) is put at the end and started once more; when it dies
     again, the others still finish. After any other failure no job is started; those running finish. The failures are raised together:
@@ -75,12 +72,10 @@ def run_jobs(
     died: list[Any] = []
     stopping = False
     set_environment()
-    after, needs = after or {}, needs or {}
+    after = after or {}
     try:
         while running or (waiting and not stopping):
-            while (
-                not stopping and (job := _next(waiting, running, after)) is not None and needs.get(job, 1) <= len(free)
-            ):
+            while free and not stopping and (job := _next(waiting, running, after)) is not None:
                 waiting.remove(job)
                 under_way = [
                     *(other for _, _, other in running.values()),
@@ -88,25 +83,22 @@ def run_jobs(
                 ]
                 if may_begin and not may_begin(job, under_way):
                     continue
-                taken = [free.pop(0) for _ in range(needs.get(job, 1))]
-                devices = tuple(places[slot] for slot in taken)
+                slot = free.pop(0)
                 ours, theirs = context.Pipe(duplex=False)
                 process = context.Process(
                     target=_worker,
-                    args=(theirs, work, job, devices, taken[0]),
-                    daemon=devices == (torch.device("cpu"),),
-                )  # a daemon may start no processes
-                running[ours] = (process, taken, job)
+                    args=(theirs, work, job, places[slot], slot),
+                    daemon=places[slot].type == "cpu",  # a daemon may start no processes
+                )
+                running[ours] = (process, slot, job)
                 with without_interrupt():
                     process.start()
                 theirs.close()
             if waiting and not running and not stopping:
-                raise ValueError(
-                    f"jobs that wait for one another, or for more places than there are: {', '.join(map(str, waiting))}"
-                )
+                raise ValueError(f"jobs that wait for one another: {', '.join(map(str, waiting))}")
             for pipe in wait(list(running)) if running else ():  # an empty list would be waited for without end
-                process, taken, job = running.pop(pipe)
-                free += taken
+                process, slot, job = running.pop(pipe)
+                free.append(slot)
                 try:
                     failure = _outcome(pipe, process)
                 except EOFError:
@@ -157,23 +149,23 @@ def _outcome(pipe: Any, process: Any) -> Exception | None:
 
 
 def _worker(
-    pipe: Any, work: Callable[[Any, torch.device, int], None], job: Any, devices: tuple[torch.device, ...], slot: int
+    pipe: Any, work: Callable[[Any, torch.device, int], None], job: Any, device: torch.device, slot: int
 ) -> None:
     end_with_parent()
     tqdm.set_lock(TerminalLock())  # its own is a named semaphore, which a process that is ended would leave behind
-    pipe.send(run_guarded(work, job, devices, slot))
+    pipe.send(run_guarded(work, job, device, slot))
 
 
 def run_guarded(
-    work: Callable[[Any, torch.device, int], None], job: Any, devices: tuple[torch.device, ...], slot: int
+    work: Callable[[Any, torch.device, int], None], job: Any, device: torch.device, slot: int
 ) -> Exception | None:
     """Do a job in this process; returns the failure to tell of, `InputError` where it is the person's to mend."""
-    if devices[0].type == "cpu":
+    if device.type == "cpu":
         torch.set_num_threads(1)
-    elif len(devices) == 1:
-        torch.cuda.set_device(devices[0])
+    else:
+        torch.cuda.set_device(device)
     try:
-        work(job, devices[0] if len(devices) == 1 else devices, slot)
+        work(job, device, slot)
     except InputError as error:
         return error
     except torch.OutOfMemoryError as error:

@@ -1,3 +1,5 @@
+"""Augmentation of single images: the policies are those of albumentations, and each draw depends on its id alone."""
+
 import albumentations as A
 import cv2
 import numpy as np
@@ -14,7 +16,7 @@ def image(seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("policy", sorted(POLICIES))
-def test_a_row_in_an_epoch_is_drawn_alike_whatever_came_before(policy):
+def test_an_image_in_an_epoch_does_not_depend_on_those_before(policy):
     fresh, used = ImageAugment(policy, 7), ImageAugment(policy, 7)
     for row in range(5):
         used(image(row), 0, f"other{row}")
