@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from facefold.data.corrections import DROPPED, load_corrections  # noqa: E402
 from facefold.data.folds import load_folds  # noqa: E402
-from facefold.ensemble.metrics import compare_paired, decide, log_loss, wilson_interval  # noqa: E402
+from facefold.ensemble.metrics import compare_accuracy, decide, log_loss, wilson_interval  # noqa: E402
 
 
 def same_rows(files: list[Path], rows: pd.DataFrame) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
@@ -48,7 +48,7 @@ def line(name: str, a: np.ndarray, b: np.ndarray, labels: np.ndarray) -> str:
         for count in right
         for low, high in [wilson_interval(count, len(labels))]
     ]
-    gain = compare_paired(b, a, labels)
+    gain = compare_accuracy(b, a, labels)
     return (
         f"{name:28}{len(labels):>7}  {shown[0]}  {shown[1]}  {100 * gain.gain:+.2f} [{100 * gain.low:+.2f}, "
         f"{100 * gain.high:+.2f}] points  {gain.p:.3f}  {log_loss(a, labels):.4f}  {log_loss(b, labels):.4f}"

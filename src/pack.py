@@ -60,7 +60,7 @@ def main() -> None:
     fill_upload(out, root, made.facts, folds.k)
     wheels = [] if args.no_wheels else fetch_wheels(out, args.python)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    names = ", ".join(member.recipe for member in loaded)
+    names = ", ".join(member.name for member in loaded)
     print(f"packed {names} and {len(wheels)} wheels into {out} ({size / 1e6:.0f} MB); now:")
     print(f"  kaggle datasets create -p {out / 'dataset'} --dir-mode zip\n  kaggle kernels push -p {out / 'kernel'}")
 

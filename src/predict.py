@@ -25,7 +25,7 @@ from facefold.data.competition import load_competition
 from facefold.data.faces import MEASURED_IMAGES, cut_out_faces, list_photographs, whole_photographs
 from facefold.data.synthetic import is_synthetic
 from facefold.ensemble.apply import blended_targets, load_blend_model, predict_images
-from facefold.ensemble.blend import format_announcement
+from facefold.ensemble.leaks import used_leaks
 from facefold.ensemble.metrics import decide
 from facefold.report import predictions
 from facefold.training.workers import select_devices
@@ -70,8 +70,8 @@ def main() -> None:
             write_text(out.with_suffix(".html"), predictions.page(table, cut, lead))
     if is_synthetic(root):
         print("note: these models learned from SYNTHETIC images; what they say of a face means nothing")
-    if format_announcement(blend.facts):
-        print("note: the submission also used what new images do not have, order or twins; these are the models alone")
+    if used_leaks(blend.facts):
+        print("note: the submission also used what new images do not have, a leak; these are the models alone")
     for _, row in table.head(PRINTED).iterrows():
         print(f"{row['file']}, face {row['face']}: {predictions.in_words(row)}")
     if len(table) > PRINTED:

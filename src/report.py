@@ -13,12 +13,13 @@ and on paper.
 import numpy as np
 import pandas as pd
 
-from facefold.cli import add_target_option, build_parser, load_step_costs, run_main
+from facefold.cli import add_target_option, build_parser, load_timings, run_main
 from facefold.data.competition import Competition, load_competition
 from facefold.data.folds import Folds, load_folds
 from facefold.data.synthetic import is_synthetic
-from facefold.ensemble import blend as blend_module
-from facefold.ensemble import regression
+from facefold.ensemble.blend import Blend, load_blend
+from facefold.ensemble.leaderboard import format_headline
+from facefold.ensemble.leaks import announce_leaks
 from facefold.ensemble.members import load_blended_members
 from facefold.report import galleries, html, regression_sections, reproducibility, sections
 from facefold.runs import CORRECTED_SUFFIX, Member, load_history
@@ -29,14 +30,14 @@ def main() -> None:
     parser = build_parser(__doc__)
     add_target_option(parser)
     args = parser.parse_args()
-    root, target, combine = args.root.resolve(), args.target, regression if args.target.regression else blend_module
+    root, target = args.root.resolve(), args.target
     place = target.directory(root)
-    competition, folds, made = load_competition(root), load_folds(root, target), combine.load_blend(root, target)
+    competition, folds, made = load_competition(root), load_folds(root, target), load_blend(root, target)
     test_ids = competition.test["id"].tolist()
     loaded = load_blended_members(root, made.facts, folds, test_ids)
-    histories = {member.recipe: [load_history(place, member.recipe, k) for k in range(folds.k)] for member in loaded}
-    steps = {name: got for name, got in load_step_costs(root).items() if name == "audit"} | load_step_costs(place)
-    leaks = "" if target.regression else blend_module.format_announcement(made.facts)
+    histories = {member.name: [load_history(place, member.name, k) for k in range(folds.k)] for member in loaded}
+    steps = {name: got for name, got in load_timings(root).items() if name == "audit"} | load_timings(place)
+    leaks = announce_leaks(made.facts)
     if target.regression:
         top, parts = [], regression_sections.parts(made, folds, loaded, histories, steps, target)
     else:
@@ -44,7 +45,7 @@ def main() -> None:
         top = [*sections.glance(made, loaded), *sections.verdict(made.facts)]
     toy = "Synthetic competition, not real data. " if is_synthetic(root) else ""
     title = (
-        f"{toy}{leaks}{' ' if leaks else ''}Upload {target.folder}submissions/submission.csv: {combine.format_headline(made.facts)}"
+        f"{toy}{leaks}{' ' if leaks else ''}Upload {target.folder}submissions/submission.csv: {format_headline(made.facts)}"
         + ("" if leaks or target.regression else ". No leak was used.")
     )
     path = place / "report.html"
@@ -56,13 +57,13 @@ def main() -> None:
 def of_labels(
     competition: Competition,
     folds: Folds,
-    made: blend_module.Blend,
+    made: Blend,
     loaded: list[Member],
     histories: dict[str, list[pd.DataFrame]],
     steps: dict[str, dict],
 ) -> list[str]:
     """The sections below the verdict, of a blend of labels."""
-    judges = [member for member in loaded if not member.recipe.endswith(CORRECTED_SUFFIX)] or loaded
+    judges = [member for member in loaded if not member.name.endswith(CORRECTED_SUFFIX)] or loaded
     return [
         *sections.leaderboard(made, loaded),
         *sections.errors(made, loaded),

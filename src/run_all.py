@@ -212,7 +212,8 @@ class Job:
     def summarise(self, stdout: TextIO) -> None:
         """Print what to read and what to upload."""
         from facefold.data.synthetic import is_synthetic
-        from facefold.ensemble.blend import format_headline, load_blend
+        from facefold.ensemble.blend import load_blend
+        from facefold.ensemble.leaderboard import format_headline
 
         print(f"read {self.target_root / 'report.html'}")
         if is_synthetic(self.root):

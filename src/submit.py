@@ -17,8 +17,10 @@ from datetime import UTC, datetime
 from facefold.cli import build_parser, run_main
 from facefold.data.competition import load_competition
 from facefold.data.synthetic import is_synthetic
-from facefold.ensemble.blend import format_headline, load_blend
-from facefold.kaggle.submit import LogEntry, check_submission, load_submission_log, submit_file, write_submission_log
+from facefold.ensemble.blend import load_blend
+from facefold.ensemble.leaderboard import format_headline
+from facefold.ensemble.submission import check_submission
+from facefold.kaggle.submit import LogEntry, load_submission_log, submit_file, write_submission_log
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_file
 

@@ -185,6 +185,7 @@ def join_and_score(
     args: argparse.Namespace, identity: Identity, folds: Folds, corrections: Corrections, test_ids: list[str]
 ) -> None:
     """Join the folds of a run and print its OOF score; a run of which folds were not asked for may be incomplete."""
+    from facefold.ensemble.metrics import format_oof_score
     from facefold.runs import join_folds, remove_feature_caches
 
     remove_feature_caches(args.root, identity, folds.k)
@@ -195,14 +196,7 @@ def join_and_score(
             raise
         print(f"{identity.name}: not joined yet, because of a fold that was not asked for: {error}")
         return
-    if args.target.regression:
-        from facefold.ensemble.regression import format_error
-
-        score = f"mean absolute error {format_error(member.oof, folds.table)}"
-    else:
-        from facefold.ensemble.metrics import format_accuracy
-
-        score = f"accuracy {format_accuracy(member.oof, folds.table, corrections)}"
+    score = format_oof_score(member.oof, folds, corrections)
     print(f"{identity.name}: OOF {score}, {args.target.folder}runs/{identity.name}/oof.csv")
 
 

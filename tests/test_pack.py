@@ -59,7 +59,7 @@ def test_the_folds_are_packed_without_their_readme(tmp_path):
     for name in ("folds/README.md", "folds/folds.csv", "submissions/submission.csv"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(name)
-    options = {"method": "auto", "weights": "auto", "recipes": ["a"], "use_order": False, "use_twins": False}
+    options = {"method": "auto", "weights": "auto", "recipes": ["a"], "leaks": []}
     pack.fill_upload(out, root, {"options": options, "members": []}, folds=2)
     assert [path.name for path in (out / "dataset" / "folds").iterdir()] == ["folds.csv"]
 
@@ -72,12 +72,12 @@ def test_the_kernel_and_the_folder_agree_on_the_mark():
     "asked, options",
     [
         (
-            {"method": "auto", "weights": "auto", "recipes": ["a", "b"], "use_order": False, "use_twins": False},
+            {"method": "auto", "weights": "auto", "recipes": ["a", "b"], "leaks": []},
             ["--recipes", "a,b", "--method", "auto", "--weights=auto"],
         ),
         (
-            {"method": "majority", "weights": "a=2,b=1", "recipes": ["a", "b"], "use_order": True, "use_twins": True},
-            ["--recipes", "a,b", "--method", "majority", "--weights=a=2,b=1", "--use-order", "--use-twins"],
+            {"method": "majority", "weights": "a=2,b=1", "recipes": ["a", "b"], "leaks": ["order", "duplicates"]},
+            ["--recipes", "a,b", "--method", "majority", "--weights=a=2,b=1", "--use-order", "--use-duplicates"],
         ),
     ],
 )

@@ -106,7 +106,7 @@ def test_a_run_of_corrected_labels_is_another_run(tmp_path, split):
         leave(tmp_path, split, fold, identity, corrections=mended)
     assert run_names(tmp_path) == ["cnn", "cnn+corrected"] and is_fold_finished(tmp_path, identity, 0)
     member = load_member(tmp_path, IDENTITY, "cnn+corrected", split, TEST_IDS)
-    assert member.recipe == "cnn+corrected" and shared_corrections([member]) == mended
+    assert member.name == "cnn+corrected" and shared_corrections([member]) == mended
     assert load_member(tmp_path, None, "cnn+corrected", split, TEST_IDS).oof.equals(member.oof)
     with pytest.raises(
         InputError,

@@ -137,7 +137,7 @@ def fetch_wheels(out: Path, python: str) -> list[str]:
 
 def _options(asked: dict) -> list[str]:
     """What to tell blend.py to blend as it did."""
-    flags = [f"--{name.replace('_', '-')}" for name in ("use_order", "use_twins") if asked[name]]
+    flags = [f"--use-{name}" for name in asked["leaks"]]
     return [
         "--recipes",
         ",".join(asked["recipes"]),

@@ -6,7 +6,7 @@ from matplotlib.ticker import MaxNLocator
 
 from facefold.data.folds import Folds
 from facefold.ensemble.blend import Blend
-from facefold.ensemble.regression import score_errors
+from facefold.ensemble.metrics import score_errors
 from facefold.report import figures, html, reproducibility
 from facefold.runs import Member
 from facefold.task import Target
@@ -90,7 +90,7 @@ def leaderboard(made: Blend) -> list[str]:
 
 def bands(oof: pd.DataFrame) -> pd.DataFrame:
     """Errors of oof (label, pred) by bands of the value between round numbers: band (text), and the columns of
-    `regression.Errors`."""
+    `ErrorScores`."""
     edges = MaxNLocator(BANDS, steps=[1, 2, 5, 10]).tick_values(oof["label"].min(), oof["label"].max())
     rows = []
     for low, high in zip(edges, edges[1:]):

@@ -8,6 +8,7 @@ from facefold.data.folds import Folds, grouping_key
 from facefold.models.recipe import Recipe
 from facefold.report import html
 from facefold.runs import CORRECTED_SUFFIX, Member
+from facefold.task import Target
 
 
 def cost(members: list[Member], steps: dict[str, dict]) -> list[str]:
@@ -22,7 +23,7 @@ def cost(members: list[Member], steps: dict[str, dict]) -> list[str]:
 
     rows = [
         (
-            member.recipe,
+            member.name,
             of(member, "seconds", sum),
             of(member, "cpu_seconds", sum),
             of(member, "images_per_second", np.mean),
@@ -51,7 +52,7 @@ def cost(members: list[Member], steps: dict[str, dict]) -> list[str]:
 def repeat(facts: dict, folds: Folds, members: list[Member]) -> list[str]:
     """The commands, the recipes' settings, and the hashes and versions of everything that went in."""
     options, recipes = facts["options"], ",".join(facts["options"]["recipes"])
-    target = f" --target {facts['target']}" if "target" in facts else ""
+    target = Target(facts["target"]).option
     seeds = ",".join(sorted({str(member["seed"]) for member in facts["members"]}))
     groups = grouping_key(facts["folds"]["method"])
     corrected = [name.removesuffix(CORRECTED_SUFFIX) for name in options["recipes"] if name.endswith(CORRECTED_SUFFIX)]
@@ -66,8 +67,7 @@ def repeat(facts: dict, folds: Folds, members: list[Member]) -> list[str]:
         + (f" --groups {groups}\n" if groups else "\n")
         + "".join(trained)
         + f"python src/blend.py{target} --recipes {recipes} --method {options['method']} --weights '{options['weights']}'"
-        + (" --use-order" if options["use_order"] else "")
-        + (" --use-twins" if options["use_twins"] else "")
+        + "".join(f" --use-{name}" for name in options["leaks"])
     )
     hashes = [
         ("submission.csv", facts["files"]["submission.csv"]),
@@ -82,7 +82,7 @@ def repeat(facts: dict, folds: Folds, members: list[Member]) -> list[str]:
         hashes.append(("corrections (FILE; they are in each run.json under corrected)", facts["corrections"]["hash"]))
     versions = sorted({pair for member in members for run in member.runs for pair in run.get("versions", {}).items()})
     settings = [
-        [html.heading(member.recipe, 3), html.code(_toml(member.runs[0]["settings"]))]
+        [html.heading(member.name, 3), html.code(_toml(member.runs[0]["settings"]))]
         for member in members
         if "settings" in member.runs[0]
     ]

@@ -8,6 +8,7 @@ from sklearn.metrics import roc_curve
 
 from facefold.data.competition import Competition
 from facefold.ensemble.blend import Blend
+from facefold.ensemble.leaks import describe_leaks
 from facefold.ensemble.metrics import auc_interval, decide, score_predictions, wilson_interval
 from facefold.report import calibration_check, figures, groups, html
 from facefold.runs import Member
@@ -52,43 +53,19 @@ def verdict(facts: dict) -> list[str]:
     """Why this submission, and what blending brought."""
     gain = facts["gain_over_best_single"]
     interval = f"[{100 * gain['low']:+.2f}, {100 * gain['high']:+.2f}]"
-    if facts["order"]:
-        by_order = ", ".join(
-            f"{name} {100 * got['gain']:+.2f} points [{100 * got['low']:+.2f}, {100 * got['high']:+.2f}]"
-            for name, got in facts["order"]["gains"].items()
-        )
-        order = [
-            html.paragraph(
-                f"The order of the ids, over the same predictions without it: {by_order}. {facts['order']['why']}"
-            )
-        ]
-    else:
-        order = []
-    if told := facts["twins"]:
-        order.append(html.paragraph(_twins(told)))
     brought = (
         f"Over the best single recipe: {100 * gain['gain']:+.2f} points {interval}, "
         f"{gain['wins']} rows mended and {gain['losses']} spoilt (McNemar p = {gain['p']:.2g}). "
     )
     return [
         html.paragraph(facts["why"]),
-        *order,
+        *map(html.paragraph, describe_leaks(facts)),
         *_corrections(facts["corrections"]),
         html.paragraph(
             brought + "Every score counts rows that had no part in learning or choosing what predicted them; "
             "brackets are 95 % intervals."
         ),
     ]
-
-
-def _twins(told: dict) -> str:
-    gain = told["gain"]
-    return (
-        f"Twins: {told['answered']} of {told['test_rows']} test images are answered by their twins in train; of "
-        f"{told['train_rows']} train images, each left out in turn, {told['train_answered']} would be. Of the labels of these "
-        f"the twins tell {told['right']:.4f}, the predictions {told['before']:.4f}: {100 * gain['gain']:+.2f} points on all rows "
-        f"[{100 * gain['low']:+.2f}, {100 * gain['high']:+.2f}]. {told['why']}"
-    )
 
 
 def _corrections(facts: dict | None) -> list[str]:
@@ -205,7 +182,7 @@ def errors(made: Blend, members: list[Member]) -> list[str]:
     oof = made.oof.set_index("id")
     counts = np.bincount(2 * oof["label"] + oof["pred"], minlength=4).reshape(2, 2)
     confused = "; ".join(f"label {i} predicted as {j}: {counts[i, j]} rows" for i in (0, 1) for j in (0, 1))
-    curves = {"blend": oof["prob"], **{member.recipe: member.oof.reindex(oof.index) for member in members}}
+    curves = {"blend": oof["prob"], **{member.name: member.oof.reindex(oof.index) for member in members}}
     areas = ", ".join(
         f"{name} {auc_interval(prob.to_numpy(), oof['label'].to_numpy())[0]:.4f}" for name, prob in curves.items()
     )
@@ -329,7 +306,7 @@ def agreement(made: Blend, members: list[Member]) -> list[str]:
     """Who corrects whom, nothing with one recipe."""
     if len(members) < 2:
         return []
-    right, names = _right(made, members).to_numpy(), [member.recipe for member in members]
+    right, names = _right(made, members).to_numpy(), [member.name for member in members]
     mends = np.array([[int((a & ~b).sum()) for b in right.T] for a in right.T])
     alt = "; ".join(
         f"{a} is right on {mends[i, j]} rows that {b} has wrong"
@@ -418,7 +395,7 @@ def _medians(values: np.ndarray, groups: np.ndarray, names: Sequence[str]) -> st
 def _right(made: Blend, members: Sequence[Member]) -> pd.DataFrame:
     """Whether each recipe (the columns) is right on each train id, in the order of the blend's rows."""
     labels = made.oof.set_index("id")["label"]
-    return pd.DataFrame({member.recipe: decide(member.oof.reindex(labels.index)) == labels for member in members})
+    return pd.DataFrame({member.name: decide(member.oof.reindex(labels.index)) == labels for member in members})
 
 
 def _band(facts: dict) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from facefold.data.images import ImageProblem, decode_image, open_photograph
 from facefold.data.synthetic import write_synthetic_competition
 from facefold.ensemble import apply as apply_module
 from facefold.ensemble.members import Rows, load_features
-from facefold.ensemble.methods import METHODS
+from facefold.ensemble.methods import METHODS, member_weights
 from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.models import recipe as recipes
 from facefold.report import predictions
@@ -78,8 +78,8 @@ def remembered(monkeypatch) -> list[str]:
     asked = []
 
     def recall(place: Path, member: Member, *_) -> list[tuple[np.ndarray, np.ndarray]]:
-        asked.append(member.recipe)
-        return [(member.test[k].to_numpy(), load_fold_features(place, member.recipe, k, "test")) for k in member.test]
+        asked.append(member.name)
+        return [(member.test[k].to_numpy(), load_fold_features(place, member.name, k, "test")) for k in member.test]
 
     monkeypatch.setattr(apply_module, "predict_by_fold", recall)
     return asked
@@ -118,7 +118,7 @@ def test_every_method_decides_as_for_the_test_rows(root, tmp_path, remembered, m
     matrix, learned = blend.matrix, {}
     if method.name not in apply_module.FEATURE_METHODS:
         fitted = method.fit(Rows(matrix.prob, np.full(80, np.nan)), matrix.labels, matrix.fold)
-        learned = {name: float(f"{weight:.6g}") for name, weight in zip(matrix.names, fitted.weights)}
+        learned = member_weights(matrix.names, fitted)
     blend = replace(blend, method=method, facts={**blend.facts, "weights": learned})
     competition = load_competition(root)
     scores = apply_module.predict_images(
@@ -151,7 +151,7 @@ def test_runs_that_changed_since_the_blend_are_refused(root, tmp_path):
 
 def test_a_run_of_another_version_is_refused(root, tmp_path):
     blend = apply_module.load_blend_model(root)
-    blend.loaded[0].runs[0]["settings"]["colour"] = "blue"
+    blend.members[0].runs[0]["settings"]["colour"] = "blue"
     with pytest.raises(InputError, match="runs/frozen was trained by another version of this program"):
         apply_module.predict_images(blend, [root / "competition" / "test" / "81.jpg"], CPU, tmp_path)
 
