@@ -15,14 +15,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from facefold.cli import build_parser, run_main
-from facefold.data.competition import load_competition
-from facefold.data.synthetic import is_synthetic
-from facefold.ensemble.blend import load_blend
-from facefold.ensemble.leaderboard import format_headline
-from facefold.ensemble.submission import check_submission
-from facefold.kaggle.submit import LogEntry, load_submission_log, submit_file, write_submission_log
 from facefold.utils.errors import InputError
-from facefold.utils.files import sha256_file
 
 
 def main() -> None:
@@ -31,6 +24,15 @@ def main() -> None:
     parser.add_argument("--competition", metavar="SLUG", help="default: that of the last line of the log")
     parser.add_argument("--public", type=float, metavar="SCORE", help="the public score of the last line of the log")
     args = parser.parse_args()
+
+    from facefold.data.competition import load_competition
+    from facefold.data.synthetic import is_synthetic
+    from facefold.ensemble.blend import load_blend
+    from facefold.ensemble.leaderboard import format_headline
+    from facefold.ensemble.submission import check_submission
+    from facefold.kaggle.submit import LogEntry, load_submission_log, submit_file, write_submission_log
+    from facefold.utils.files import sha256_file
+
     root = args.root.resolve()
     log = load_submission_log(root)
     if (args.message is None) == (args.public is None):

@@ -97,7 +97,7 @@ def test_a_stale_run_says_why(tmp_path, split, field, value, cause):
 
 def test_a_run_of_corrected_labels_is_another_run(tmp_path, split):
     leave(tmp_path, split, 0)
-    mended = Corrections({"0001": "flip"})
+    mended = Corrections({"0001": "relabel"})
     identity = dataclasses.replace(IDENTITY, corrections=mended.hash)
     assert is_fold_finished(tmp_path, IDENTITY, 0) and not is_fold_finished(
         tmp_path, identity, 0
@@ -137,7 +137,7 @@ def test_a_run_from_before_there_were_corrections_had_none(tmp_path, split):
 
 @pytest.mark.parametrize("before, after", [("cnn", "cnn+corrected"), ("cnn+corrected", "cnn")])
 def test_a_run_under_the_other_name_is_refused(tmp_path, split, before, after):
-    mended = Corrections({"0001": "flip"}) if before.endswith(CORRECTED_SUFFIX) else NO_CORRECTIONS
+    mended = Corrections({"0001": "relabel"}) if before.endswith(CORRECTED_SUFFIX) else NO_CORRECTIONS
     for fold in (0, 1):
         leave(tmp_path, split, fold, dataclasses.replace(IDENTITY, corrections=mended.hash), corrections=mended)
     (tmp_path / "runs" / before).rename(tmp_path / "runs" / after)
@@ -147,7 +147,7 @@ def test_a_run_under_the_other_name_is_refused(tmp_path, split, before, after):
 
 
 def test_corrections_that_were_edited_in_a_run_are_refused(tmp_path, split):
-    mended = Corrections({"0001": "flip"})
+    mended = Corrections({"0001": "relabel"})
     for fold in (0, 1):
         leave(
             tmp_path,

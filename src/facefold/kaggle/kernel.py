@@ -100,7 +100,7 @@ def main() -> None:
         env = install(pack, Path(folder) / "packages")
         for name in ("folds", "runs"):
             bring(pack / name, root / name)
-        for step, *options in (["audit", "--data", str(data)], ["repredict"], ["blend", *told["blend"]]):
+        for step, *options in (["audit", "--data", str(data)], ["predict", "--test"], ["blend", *told["blend"]]):
             print(f"== {step}", flush=True)
             done = subprocess.run(
                 [sys.executable, str(pack / "src" / f"{step}.py"), "--root", str(root), *options], env=env
