@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--action", choices=("drop", "relabel"), help="what to do with them (default: drop)")
     parser.add_argument("--force", action="store_true", help="replace FILE even if it was edited")
     args = parser.parse_args()
+    check_options(args)
 
     import numpy as np
 
@@ -65,7 +66,6 @@ def main() -> None:
     )
     from facefold.utils.files import lock_directory, write_csv, write_text
 
-    check_options(args)
     root = args.root.resolve()
     competition, folds, images_hash = load_competition(root), load_folds(root), load_images_hash(root)
     uncorrected = [name for name in run_names(root) if not name.endswith(CORRECTED_SUFFIX)]

@@ -7,10 +7,9 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
-import kernel
 import pytest
 
-from facefold.kaggle import pack
+from facefold.kaggle import kernel, pack
 from facefold.utils import environment
 from facefold.utils.errors import InputError
 
@@ -160,7 +159,7 @@ def test_an_image_that_has_everything_is_left_alone(tmp_path):
     pack = tmp_path / "pack"
     (pack / "src" / "facefold" / "utils").mkdir(parents=True)
     (pack / "src" / "facefold" / "utils" / "environment.py").write_bytes(Path(environment.__file__).read_bytes())
-    (pack / "requirements.txt").write_text("")
+    (pack / "pyproject.toml").write_text("[project]\ndependencies = []\n")
     assert "PYTHONPATH" not in kernel.install(pack, tmp_path / "packages") or not (tmp_path / "packages").exists()
 
 

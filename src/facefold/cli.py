@@ -49,12 +49,18 @@ def build_parser(doc: str) -> StepParser:
     parser = StepParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--root",
-        type=Path,
+        type=_folder,
         default=PROJECT,
         metavar="DIR",
         help="the folder of competition/, folds/, runs/, submissions/ and cache/ (default: the project)",
     )
     return parser
+
+
+def _folder(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} is a URL; --root takes a folder (mount the bucket: docs/cluster.md)")
+    return Path(text)
 
 
 def add_target_option(parser: argparse.ArgumentParser) -> None:
