@@ -20,16 +20,15 @@ Methods, from simple to complicated:
 `--method auto` takes the simplest that no other beats by a real margin on the same rows; the last line says if learned
 weights lost. The threshold is 0.5 unless another one gains by such a margin.
 
-`--use-order` decodes the predictions of the chosen method by the order of the ids, if the numbering of the competition
-leaks labels (neighbours share their label): two decoders, the better one by nested score. `--use-duplicates` gives test
-images that show the same picture as train images (near-duplicates) the label of most of these. Both use leaks: never by
-default, said on the first line, refused if there is nothing to use. `--target age` blends the runs of a regression:
-mean, best_single, weighted_mean (of the least squared error) and ridge, scored by the mean absolute error, into
-targets/age/submissions/. What is for labels only is refused.
+Leaks are never used by default, announced on the first line, and refused if there is nothing to use:
+`--use-order` decodes the chosen method's predictions by the order of the ids, if neighbours by id share their label.
+`--use-duplicates` gives test images that show the same picture as train images the label of most of these.
+
+`--target age` blends the runs of a regression: mean, best_single, weighted_mean (of the least squared error) and ridge,
+scored by the mean absolute error, into targets/age/submissions/. What is for labels only is refused.
 
 Runs that learned from corrected labels (train.py --corrections) are called lite0+corrected, and compared with lite0 in
 the same leaderboard: by the given labels, as everything is, and in columns of their own by the corrected ones.
-
 All scores are nested: what was learned or chosen on some folds is scored on the others, including the choice of auto.
 Only what you choose by hand (recipes, weights) is not accounted for.
 
@@ -93,23 +92,15 @@ def main() -> None:
     from facefold.ensemble.weights import RULES, parse_weights
     from facefold.runs import current_identity, load_member, parse_run_names, run_names, shared_corrections
 
-    root, target, asked = (
-        args.root.resolve(),
-        args.target,
-        [name for name in LEAK_NAMES if getattr(args, f"use_{name}")],
-    )
-    directory = target.directory(root)
+    root, target, directory = args.root.resolve(), args.target, args.target.directory(args.root.resolve())
+    leak_names = [name for name in LEAK_NAMES if getattr(args, f"use_{name}")]
     competition, folds = load_competition(root), load_folds(root, target)
-    check_options(target, args.method, args.weights, asked)
-    leaks = [LEAKS[name].find(competition) for name in asked]
+    check_options(target, args.method, args.weights, leak_names)
+    leaks = [LEAKS[name].find(competition) for name in leak_names]
     images_hash, test_ids = load_images_hash(root), competition.test["id"].tolist()
     names = parse_run_names(args.recipes) if args.recipes else run_names(directory)
-    identities = [current_identity(name, folds, images_hash) for name in names]
-    members = [
-        load_member(directory, identity, name, folds, test_ids)
-        for identity, name in zip(identities, names, strict=True)
-    ]
-    members.sort(key=lambda member: member.name)
+    identities = {name: current_identity(name, folds, images_hash) for name in names}
+    members = [load_member(directory, identities[name], name, folds, test_ids) for name in sorted(names)]
     matrix = join_members(members, folds, test_ids)
     if len(members) == 1 and args.method not in ("auto", "best_single"):
         raise InputError(
@@ -126,9 +117,8 @@ def main() -> None:
 
     stacked = fit_feature_stackers(matrix, partial(load_features, root, matrix.names))
     blend = make_blend(matrix, stacked, args.method, rule, leaks, shared_corrections(members))
-    options = {"method": args.method, "weights": args.weights, "recipes": matrix.names, "leaks": asked}
     origin = {
-        "options": options,
+        "options": {"recipes": matrix.names, "method": args.method, "weights": args.weights, "leaks": leak_names},
         "members": [describe_member(member) for member in members],
         "folds": {"hash": folds.hash, "k": folds.k, "seed": folds.seed, "method": folds.method},
         "images_hash": images_hash,

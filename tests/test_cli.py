@@ -56,6 +56,6 @@ def test_errors_about_arguments_import_nothing_heavy(arguments, message, tmp_pat
 
 def test_the_choices_of_the_options_are_those_of_the_library():
     assert set(blend.METHOD_CHOICES) == {*METHOD_NAMES, *REGRESSION_METHOD_NAMES} - {"auto"}
-    assert blend.LEAK_NAMES == tuple(LEAKS)
-    assert run_all.PROFILE_NAMES == tuple(sorted(PROFILES))
-    assert split.GROUPING_NAMES == tuple(sorted(GROUPINGS))
+    assert tuple(LEAKS) == blend.LEAK_NAMES
+    assert tuple(sorted(PROFILES)) == run_all.PROFILE_NAMES
+    assert tuple(sorted(GROUPINGS)) == split.GROUPING_NAMES

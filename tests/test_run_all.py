@@ -217,7 +217,22 @@ def test_a_stop_is_one_line_and_its_exit_code(tmp_path, how, code):
     process = start(words("run_all", root, *FEW))
     said = stop_in_training(process, root, how)
     assert process.returncode == code
-    assert said.split() == "run_all.py: stopped; nothing is lost, the same command goes on where this one ended".split()
+    assert said.split() == [
+        "run_all.py:",
+        "stopped;",
+        "nothing",
+        "is",
+        "lost,",
+        "the",
+        "same",
+        "command",
+        "goes",
+        "on",
+        "where",
+        "this",
+        "one",
+        "ended",
+    ]
 
 
 @pytest.mark.parametrize(

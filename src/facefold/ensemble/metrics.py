@@ -125,25 +125,32 @@ def auc_interval(prob: np.ndarray, labels: np.ndarray) -> tuple[float, float, fl
     return area, max(0.0, area - half), min(1.0, area + half)
 
 
-def calibration_error(prob: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Return the expected calibration error: |share of label 1 - mean prob| in equal-width bins, weighted by rows."""
-    bin_of_row = np.minimum((prob * bins).astype(np.int64), bins - 1)
-    return float(np.abs(np.bincount(bin_of_row, labels - prob, minlength=bins)).sum() / len(prob))
+def calibration_interval(
+    prob: np.ndarray, labels: np.ndarray, bins: int = 15, draws: int = 200
+) -> tuple[float, float, float]:
+    """Return the expected calibration error and its 95 % interval.
 
+    The error is |share of label 1 - mean prob| in equal-width bins, weighted by rows; the interval has the 2.5 and 97.5
+    % quantiles of bootstrap samples. Their errors are larger than that of all rows (noise adds to an absolute value),
+    so they are shifted to have it as their mean; the interval includes the error and does not fall below 0. The seed is
+    fixed.
 
-def calibration_interval(prob: np.ndarray, labels: np.ndarray, bins: int = 15, draws: int = 200) -> tuple[float, float]:
-    """Return the 95 % interval of `calibration_error`: the 2.5 and 97.5 % quantiles of `draws` bootstrap samples.
-
-    The error of a sample is larger than that of all rows (noise adds to an absolute value), so the samples are shifted
-    to have the error as their mean; the interval includes the error and does not fall below 0. The seed is fixed.
+    Args:
+        prob: Probabilities of label 1, float64 (n,).
+        labels: int (n,) of 0 and 1.
+        bins: Over 0..1.
+        draws: The number of bootstrap samples.
     """
     rng, rows = np.random.default_rng(0), len(prob)
     bin_of_row, gaps = np.minimum((prob * bins).astype(np.int64), bins - 1), labels - prob
-    samples = (rng.integers(0, rows, rows) for _ in range(draws))
-    errors = [np.abs(np.bincount(bin_of_row[drawn], gaps[drawn], minlength=bins)).sum() / rows for drawn in samples]
-    error = calibration_error(prob, labels, bins)
+
+    def calibration_error(sample: np.ndarray | slice) -> float:
+        return float(np.abs(np.bincount(bin_of_row[sample], gaps[sample], minlength=bins)).sum() / rows)
+
+    error = calibration_error(slice(None))
+    errors = [calibration_error(rng.integers(0, rows, rows)) for _ in range(draws)]
     low, high = np.quantile(errors, [0.025, 0.975]) + error - np.mean(errors)
-    return float(np.clip(low, 0, error)), float(max(high, error))
+    return error, float(np.clip(low, 0, error)), float(max(high, error))
 
 
 def score_predictions(prob: np.ndarray, labels: np.ndarray) -> Scores:
@@ -158,7 +165,6 @@ def score_predictions(prob: np.ndarray, labels: np.ndarray) -> Scores:
         max(0.0, loss - half),
         loss + half,
         *auc_interval(prob, labels),
-        calibration_error(prob, labels),
         *calibration_interval(prob, labels),
     )
 

@@ -129,7 +129,8 @@ class CompareJob:
 
 def comparison_table(jobs: list[CompareJob]) -> pd.DataFrame:
     """A row a backbone, in the order given: scores after the last epoch, the accuracy with its 95 % interval (Wilson), the best
-    epoch (counted from 1) by accuracy, which these rows chose, CPU seconds of the epochs without the frozen part, and its weights."""
+    epoch (counted from 1) by accuracy, which these rows chose, CPU seconds of the epochs without the frozen part, and its weights.
+    """
     rows = []
     for job in jobs:
         history, result = job.history(), read_json(job.folder / "result.json")

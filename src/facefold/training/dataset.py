@@ -1,5 +1,6 @@
 """What a network reads: cached images or the activations of its frozen stages, augmented by (seed, epoch, id), in batches
-whose order is drawn from (seed, epoch)."""
+whose order is drawn from (seed, epoch).
+"""
 
 from collections.abc import Callable, Iterator
 from functools import cached_property

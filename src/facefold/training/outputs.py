@@ -23,7 +23,7 @@ def predict_rows(
     The features lie in an unnamed file on the disk of `folder`, so that memory need not hold them. Raise `InputError` if
     a value is not finite.
     """
-    outputs, file = [], tempfile.TemporaryFile(dir=folder)  # noqa: SIM115: NpyRows keeps it open
+    outputs, file = [], tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
     for batch_outputs, batch_features in predict_batches(model, views, rows):
         if not (np.isfinite(batch_outputs).all() and np.isfinite(batch_features).all()):
             raise InputError('predictions are not finite; set precision = "float32" in the recipe, or lower lr')

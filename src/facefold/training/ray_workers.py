@@ -225,7 +225,8 @@ class RayWorkers:
 
 def _gate() -> type:
     """Return the class of an actor that every task asks before it begins. Ray sends a local class by value: its process needs no
-    torch."""
+    torch.
+    """
 
     class Gate:
         def __init__(self) -> None:

@@ -28,7 +28,7 @@ def be_quiet() -> None:
 def silence() -> TextIO:
     """Be quiet and print nothing at all from now on; return the previous standard output."""
     be_quiet()
-    stdout, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115: it replaces standard output to the end
+    stdout, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115
     return stdout
 
 

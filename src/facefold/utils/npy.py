@@ -55,7 +55,7 @@ class NpyRows:
         rows = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
         if len(rows) and rows.dtype.kind not in "iu":
             raise TypeError(f"rows by their numbers, not {rows.dtype}")
-        if len(rows) and not (0 <= rows.min() and rows.max() < len(self)):
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
         values = np.empty((len(rows), *self.shape[1:]), self.dtype)
         buffer = memoryview(values.reshape(-1).view(np.uint8))
@@ -90,7 +90,7 @@ class _Part:
         self.path = source if isinstance(source, Path) else None
         self.name = str(source if self.path else getattr(source, "name", "an open file"))
         try:
-            self.file = open(source, "rb") if self.path else source  # noqa: SIM115: kept open for reading
+            self.file = open(source, "rb") if self.path else source  # noqa: SIM115
             self.file.seek(0)
             version = np.lib.format.read_magic(self.file)
             if version != (1, 0):
