@@ -1,29 +1,27 @@
-"""What the finder of wrong labels finds: against planted errors, against ranking by loss, and against cleanlab.
+"""Measure how many planted label errors `find_label_issues` finds, next to loss and to cleanlab's other filters.
 
     python bench/label_issues.py --competition DIR [--rate 0.03] [--seeds 5]   DIR holds train.csv and train/
     python bench/label_issues.py --oof OOF_CSV TRAIN_CSV                      the out-of-fold probabilities of a run
 
-Needs cleanlab (2.9), which the project itself does not: install it elsewhere and put it on PYTHONPATH.
-The labels of rows drawn with a seed are flipped. With --competition the features of lite0 with its ImageNet weights as they are,
-and a logistic regression cross-fitted over 5 folds of the flipped labels, give the probabilities. With --oof they are those
-of the run, whose models did not train on the flipped labels: that is kinder than life. Errors that were there before count as
-false alarms, so precision is a lower bound.
+The labels of rows drawn with a seed are changed. With --competition the features of lite0 with its ImageNet weights as
+they are, and a logistic regression cross-fitted over 5 folds of the changed labels, give the probabilities. With --oof
+they are those of the run, whose models did not train on the changed labels: that is easier than in practice. Errors
+that were there before count as false alarms, so precision is a lower bound.
 
 2,000 faces, a model of accuracy 0.839, 3 % (60 labels) planted, 10 seeds: mean (sd). `loss` is cut where our list ends.
-                                   recall at n  precision at n          length          recall       precision
-    ours                         0.447 (0.046)   0.447 (0.046)        201 (10)   0.723 (0.049)   0.216 (0.012)
-    loss                         0.447 (0.046)   0.447 (0.046)        201 (10)   0.735 (0.043)   0.219 (0.012)
-    cleanlab prune_by_noise_rate 0.447 (0.046)   0.447 (0.046)        201 (10)   0.723 (0.049)   0.216 (0.012)
-    cleanlab confident_learning  0.447 (0.046)   0.447 (0.046)         136 (7)   0.652 (0.054)   0.288 (0.019)
-    cleanlab, rank adjusted      0.442 (0.042)   0.442 (0.042)        201 (10)   0.723 (0.049)   0.216 (0.012)
-Our list is cleanlab's default one, row for row and in its order (Spearman with self-confidence 1.0000). Where its other
-filters differ it is in the length; with the ranks adjusted by class Spearman is 0.999. Two classes rank alike by loss,
-self-confidence and margin, so ranking by loss is as good: confident learning says where to stop, and with a model that is
-wrong on 16 % of the rows it says so too late (201 where 60 were planted: the model's own errors look the same).
+                                recall at n  precision at n          length          recall       precision
+    find_label_issues         0.447 (0.046)   0.447 (0.046)        201 (10)   0.723 (0.049)   0.216 (0.012)
+    loss                      0.447 (0.046)   0.447 (0.046)        201 (10)   0.735 (0.043)   0.219 (0.012)
+    confident_learning        0.447 (0.046)   0.447 (0.046)         136 (7)   0.652 (0.054)   0.288 (0.019)
+    rank adjusted             0.442 (0.042)   0.442 (0.042)        201 (10)   0.723 (0.049)   0.216 (0.012)
+cleanlab's other filters differ in the length of the list. Two classes rank the same by loss, self-confidence and
+margin, so ranking by loss is as good: confident learning says where to stop, and with a model that is wrong on 16 % of the rows
+it says so too late (201 where 60 were planted: the model's own errors look the same).
 
-Points of accuracy by the labels before planting, over learning from the planted ones: the planted rows themselves dropped +0.30
-(0.25), flipped +0.24 (0.32); as many suspects dropped +0.13 (0.37), flipped +0.20 (0.41); all suspects dropped +0.15 (0.61),
-flipped +0.28 (0.57). That is a logistic regression on frozen features; a net that can learn labels by heart may gain more.
+Points of accuracy against the original labels, over training on the planted ones: the planted rows themselves dropped
++0.30 (0.25), relabelled +0.24 (0.32); as many suspects dropped +0.13 (0.37), relabelled +0.20 (0.41); all suspects
+dropped +0.15 (0.61), relabelled +0.28 (0.57). That is a logistic regression on frozen features; a model that can
+memorise labels may gain more.
 """
 
 import argparse
@@ -37,8 +35,6 @@ import numpy as np
 import pandas as pd
 import torch
 from cleanlab.filter import find_label_issues
-from cleanlab.rank import get_label_quality_scores
-from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
@@ -60,7 +56,7 @@ def main() -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--competition", type=Path, metavar="DIR")
     source.add_argument("--oof", nargs=2, metavar=("OOF_CSV", "TRAIN_CSV"))
-    parser.add_argument("--rate", type=float, default=0.03, help="share of the labels to flip (default: 0.03)")
+    parser.add_argument("--rate", type=float, default=0.03, help="share of the labels to change (default: 0.03)")
     parser.add_argument("--seeds", type=int, default=5)
     args = parser.parse_args()
     if args.oof:
@@ -68,118 +64,97 @@ def main() -> None:
         table = pd.read_csv(args.oof[0], dtype=text).merge(
             pd.read_csv(args.oof[1], dtype=text), on="id", validate="one_to_one"
         )
-        predict = partial(as_they_are, table["prob"].to_numpy())
+        predict = partial(saved_predictions, table["prob"].to_numpy())
     else:
         table = pd.read_csv(args.competition / "train.csv", dtype={"id": str})
-        x = features(args.competition, table["id"])
+        x = pooled_features(args.competition, table["id"])
         predict = partial(cross_fitted, x)
-    given = table["label"].to_numpy()
-    prob = predict(given, 0)
-    print(f"without planted errors: accuracy {(decide(prob) == given).mean():.4f}")
-    compare(prob, given)
-    print("with them, seed 0:")
-    found = pd.concat([planted(predict, given, args.rate, seed) for seed in range(args.seeds)])
+    original = table["label"].to_numpy()
+    prob = predict(original, 0)
+    print(f"without planted errors: accuracy {(decide(prob) == original).mean():.4f}")
+    scores = pd.concat([score_lists(predict, original, args.rate, seed) for seed in range(args.seeds)])
     print(
         f"{args.rate:.1%} planted, {args.seeds} seeds: mean (sd)\n{'':30}"
-        + "".join(f"{name:>16}" for name in found.columns[1:])
+        + "".join(f"{name:>16}" for name in scores.columns[1:])
     )
-    for name, part in found.groupby("list", sort=False):
+    for name, part in scores.groupby("list", sort=False):
         cells = (
             f"{part[column].mean():.{digits}f} ({part[column].std():.{digits}f})"
-            for column, digits in zip(part.columns[1:], (3, 3, 0, 3, 3))
+            for column, digits in zip(part.columns[1:], (3, 3, 0, 3, 3), strict=True)
         )
         print(f"{name:30}" + "".join(f"{cell:>16}" for cell in cells))
     if args.competition:
-        gains = 100 * pd.DataFrame([relearned(x, given, args.rate, seed) for seed in range(args.seeds)])
-        print("points of accuracy against the labels before planting, over learning from the planted ones:")
+        gains = 100 * pd.DataFrame([correction_gains(x, original, args.rate, seed) for seed in range(args.seeds)])
+        print("points of accuracy against the original labels, over training on the planted ones:")
         for name in gains:
             print(f"  {name:28}{gains[name].mean():+.2f} ({gains[name].std():.2f})")
 
 
-def plant(given: np.ndarray, rate: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that are flipped, and the labels after."""
-    wrong = np.random.default_rng(seed).choice(len(given), round(rate * len(given)), replace=False)
-    labels = given.copy()
+def plant(original: np.ndarray, rate: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows whose label is changed, and the labels after."""
+    wrong = np.random.default_rng(seed).choice(len(original), round(rate * len(original)), replace=False)
+    labels = original.copy()
     labels[wrong] = 1 - labels[wrong]
     return wrong, labels
 
 
-def relearned(x: np.ndarray, given: np.ndarray, rate: float, seed: int) -> dict[str, float]:
-    """What dropping or flipping suspects in the training rows gains on held-out rows, by their labels before planting."""
-    wrong, labels = plant(given, rate, seed)
+def correction_gains(x: np.ndarray, original: np.ndarray, rate: float, seed: int) -> dict[str, float]:
+    """Return the gain on held-out rows of dropping or relabelling suspects in training, by the original labels."""
+    wrong, labels = plant(original, rate, seed)
     prob = cross_fitted(x, labels, seed)
-    found, ids = ours(prob, labels), [str(row) for row in range(len(labels))]
+    suspects, ids = suspicious_rows(prob, labels), [str(row) for row in range(len(labels))]
     gains = {}
     for name, rows in {
         "the planted ones": wrong,
-        "as many suspects": found[: len(wrong)],
-        "all suspects": found,
+        "as many suspects": suspects[: len(wrong)],
+        "all suspects": suspects,
     }.items():
-        for action in ("drop", "flip"):
+        for action in ("drop", "relabel"):
             learned = Corrections({str(row): action for row in rows}).labels(ids, labels)
-            right = (cross_fitted(x, labels, seed, learned) >= 0.5) == given
-            gains[f"{action} {name}"] = right.mean() - ((prob >= 0.5) == given).mean()
+            right = (cross_fitted(x, labels, seed, learned) >= 0.5) == original
+            gains[f"{action} {name}"] = right.mean() - ((prob >= 0.5) == original).mean()
     return gains
 
 
-def planted(
-    predict: Callable[[np.ndarray, int], np.ndarray], given: np.ndarray, rate: float, seed: int
+def score_lists(
+    predict: Callable[[np.ndarray, int], np.ndarray], original: np.ndarray, rate: float, seed: int
 ) -> pd.DataFrame:
-    """Recall and precision of each list cut at the number of planted errors; its length, and recall and precision of all of it."""
-    wrong, labels = plant(given, rate, seed)
+    """Return recall and precision of each list, cut at the number of planted errors and whole, and its length."""
+    wrong, labels = plant(original, rate, seed)
     prob = predict(labels, seed)
-    if seed == 0:
-        compare(prob, labels)
     rows = []
-    for name, (order, end) in lists(prob, labels).items():
+    for name, (order, end) in rank_suspects(prob, labels).items():
         hits = np.isin(order, wrong)
         first, whole = hits[: min(len(wrong), end)], hits[:end]
         rows.append((name, first.sum() / len(wrong), first.mean(), end, whole.sum() / len(wrong), whole.mean()))
     return pd.DataFrame(rows, columns=["list", "recall at n", "precision at n", "length", "recall", "precision"])
 
 
-def lists(prob: np.ndarray, labels: np.ndarray) -> dict[str, tuple[np.ndarray, int]]:
-    """Each list as the order of rows, and where it ends; ranking by loss has no end, it is given the number that ours has."""
-    own = ours(prob, labels)
+def rank_suspects(prob: np.ndarray, labels: np.ndarray) -> dict[str, tuple[np.ndarray, int]]:
+    """Return each list as an order of rows and its length; ranking by loss has none and takes that of our list."""
+    suspects = suspicious_rows(prob, labels)
     by_loss = np.argsort(-row_losses(prob, labels), kind="stable")
     both = np.column_stack([1 - prob, prob])
-    made = {"ours": (own, len(own)), "loss": (by_loss, len(own))}
-    for kind in ("prune_by_noise_rate", "prune_by_class", "confident_learning", "low_self_confidence"):
-        order = find_label_issues(labels, both, return_indices_ranked_by="self_confidence", filter_by=kind, n_jobs=1)
-        made[f"cleanlab {kind}"] = (order, len(order))
+    orders = {"find_label_issues": (suspects, len(suspects)), "loss": (by_loss, len(suspects))}
+    for name in ("prune_by_class", "confident_learning", "low_self_confidence"):
+        order = find_label_issues(labels, both, return_indices_ranked_by="self_confidence", filter_by=name, n_jobs=1)
+        orders[name] = (order, len(order))
     adjusted = find_label_issues(
         labels, both, return_indices_ranked_by="normalized_margin", n_jobs=1, rank_by_kwargs={"adjust_pred_probs": True}
     )
-    made["cleanlab, rank adjusted"] = (adjusted, len(adjusted))
-    return made
+    orders["rank adjusted"] = (adjusted, len(adjusted))
+    return orders
 
 
-def ours(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def suspicious_rows(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the rows of `label_issues.find_label_issues`, the most suspicious first."""
     ids = [f"{row:06d}" for row in range(len(prob))]
-    table = label_issues.find_label_issues(pd.DataFrame({"id": ids, "label": labels, "group": ids, "prob": prob})).table
-    return table["id"].astype(int).to_numpy()
-
-
-def compare(prob: np.ndarray, labels: np.ndarray) -> None:
-    """The overlap of our list with cleanlab's, and of the two rankings of all rows."""
-    both = np.column_stack([1 - prob, prob])
-    own, cleanlabs = ours(prob, labels), lists(prob, labels)["cleanlab prune_by_noise_rate"][0]
-    scores = get_label_quality_scores(labels, both, method="self_confidence")
-    adjusted = get_label_quality_scores(labels, both, method="normalized_margin", adjust_pred_probs=True)
-    confidence = -row_losses(prob, labels)
-    same = "" if np.array_equal(own, cleanlabs) else "not "
-    print(f"  {len(labels)} rows: ours lists {len(own)}, cleanlab {len(cleanlabs)}, {same}in the same order")
-    for top in (50, 200, max(len(own), len(cleanlabs))):
-        a, b = set(own[:top]), set(cleanlabs[:top])
-        print(f"  top {top}: {len(a & b)} in both, {len(a - b)} ours alone, {len(b - a)} cleanlab's alone")
-    print(
-        f"  Spearman of all rows with self-confidence {spearmanr(confidence, scores)[0]:.4f}, "
-        f"with the margin adjusted by class {spearmanr(confidence, adjusted)[0]:.4f}"
-    )
+    issues = label_issues.find_label_issues(pd.DataFrame({"id": ids, "label": labels, "group": ids, "prob": prob}))
+    return issues["id"].astype(int).to_numpy()
 
 
 def cross_fitted(x: np.ndarray, labels: np.ndarray, seed: int, learned: np.ndarray | None = None) -> np.ndarray:
-    """Probabilities (n,) of held-out rows; `learned` (n,): the labels to learn from, where not `labels`, without DROPPED rows."""
+    """Return out-of-fold probabilities (n,); `learned` (n,): corrected labels to train on, without DROPPED rows."""
     learned, prob = labels if learned is None else learned, np.empty(len(labels))
     for train, held in StratifiedKFold(5, shuffle=True, random_state=seed).split(x, labels):
         train = train[learned[train] != DROPPED]
@@ -188,20 +163,20 @@ def cross_fitted(x: np.ndarray, labels: np.ndarray, seed: int, learned: np.ndarr
     return prob
 
 
-def as_they_are(prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
+def saved_predictions(prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
     return prob
 
 
-def features(folder: Path, ids: pd.Series) -> np.ndarray:
-    """lite0's pooled features with its ImageNet weights, float32 (n, 1280)."""
+def pooled_features(folder: Path, ids: pd.Series) -> np.ndarray:
+    """Return lite0's pooled features with its ImageNet weights, float32 (n, 1280)."""
     torch.set_num_threads(1)
-    made = load_recipe("lite0")
-    net = build_model(made)[0].set_memory_format(channels_last=True).eval()
+    recipe = load_recipe("lite0")
+    model = build_model(recipe)[0].set_memory_format(channels_last=True).eval()
     parts = []
     with torch.inference_mode():
         for start in range(0, len(ids), 64):
-            pixels = [decode_image(folder / "train" / f"{id}.jpg", made.size) for id in ids[start : start + 64]]
-            parts.append(net(torch.from_numpy(np.stack(pixels)))[1].numpy())
+            pixels = [decode_image(folder / "train" / f"{id}.jpg", recipe.size) for id in ids[start : start + 64]]
+            parts.append(model(torch.from_numpy(np.stack(pixels)))[1].numpy())
     return np.concatenate(parts)
 
 
