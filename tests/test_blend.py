@@ -66,13 +66,13 @@ def test_auto_explains_itself_and_every_row_of_the_leaderboard_has_its_gain():
 
 
 def test_the_second_pass_in_words():
-    found = {
+    report = {
         "rows": 96,
         "before": {"accuracy": 0.5, "low": 0.4, "high": 0.6},
         "after": {"accuracy": 0.625, "low": 0.52, "high": 0.72},
         "gain": {"gain": 0.125, "low": -0.01, "high": 0.26},
     }
-    assert sections._second_pass(found) == (
+    assert sections._second_pass(report) == (
         "The second pass decides 96 doubtful rows anew: accuracy on them 0.5000 (0.4000 to 0.6000) before, "
         "0.6250 (0.5200 to 0.7200) after, +12.50 points [-1.00, +26.00]."
     )
@@ -110,8 +110,8 @@ def test_the_order_of_the_ids_is_used_only_when_asked_for_and_then_said():
     assert plain.facts["leaks"] == {} and "order" not in plain.submissions and announce_leaks(plain.facts) == ""
     read = make_blend(matrix, stacked, "mean", "auto", leaks=[OrderLeak()])
     before, after = (
-        (blend[which]["label"] == hidden).mean()
-        for blend, which in ((plain.submissions, "mean"), (read.submissions, "order"))
+        (blend[name]["label"] == hidden).mean()
+        for blend, name in ((plain.submissions, "mean"), (read.submissions, "order"))
     )
     assert after > before + 0.04
     assert read.facts["score"]["accuracy"] == pytest.approx(
