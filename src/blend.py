@@ -42,27 +42,33 @@ from functools import partial
 from pathlib import Path
 
 from facefold.cli import add_target_option, build_parser, run_main
-from facefold.data.audit import load_images_hash
-from facefold.data.competition import load_competition
-from facefold.data.folds import load_folds
-from facefold.ensemble.blend import make_blend
-from facefold.ensemble.leaderboard import format_headline, format_leaderboard, format_weights_note
-from facefold.ensemble.leaks import LEAKS, unused_leaks
-from facefold.ensemble.members import describe_member, join_members, load_features
-from facefold.ensemble.methods import METHOD_NAMES, REGRESSION_METHOD_NAMES, check_options
-from facefold.ensemble.stacking import fit_feature_stackers
-from facefold.ensemble.submission import write_blend
-from facefold.ensemble.weights import RULES, parse_weights
-from facefold.runs import current_identity, load_member, parse_run_names, run_names, shared_corrections
 from facefold.utils.errors import InputError
+
+METHOD_CHOICES = (
+    "mean",
+    "best_single",
+    "majority",
+    "logit_mean",
+    "rank_mean",
+    "calibrated_mean",
+    "weighted_mean",
+    "weighted_votes",
+    "greedy",
+    "stack_probs",
+    "stack_features",
+    "second_pass",
+    "ridge",
+)
+LEAK_NAMES = ("order", "duplicates")
 
 
 def parse_args() -> argparse.Namespace:
     parser = build_parser(__doc__)
-    methods = dict.fromkeys(("auto", *METHOD_NAMES, *REGRESSION_METHOD_NAMES))
     weights = "of the weighted methods: auto (learned, the default), equal, accuracy, or name=w,name=w"
     parser.add_argument("--recipes", metavar="A,B", help="the recipes to blend (default: all that have runs)")
-    parser.add_argument("--method", default="auto", choices=tuple(methods), help="how to blend (default: auto)")
+    parser.add_argument(
+        "--method", default="auto", choices=("auto", *METHOD_CHOICES), help="how to blend (default: auto)"
+    )
     parser.add_argument("--weights", default="auto", metavar="RULE", help=weights)
     parser.add_argument("--use-order", action="store_true", help="use the labels' order by id, a leak; never a default")
     parser.add_argument("--use-duplicates", action="store_true", help="use the labels of near-duplicates, a leak")
@@ -72,8 +78,22 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+
+    from facefold.data.audit import load_images_hash
+    from facefold.data.competition import load_competition
+    from facefold.data.folds import load_folds
+    from facefold.ensemble.blend import make_blend
+    from facefold.ensemble.leaderboard import format_headline, format_leaderboard, format_weights_note
+    from facefold.ensemble.leaks import LEAKS, unused_leaks
+    from facefold.ensemble.members import describe_member, join_members, load_features
+    from facefold.ensemble.methods import check_options
+    from facefold.ensemble.stacking import fit_feature_stackers
+    from facefold.ensemble.submission import write_blend
+    from facefold.ensemble.weights import RULES, parse_weights
+    from facefold.runs import current_identity, load_member, parse_run_names, run_names, shared_corrections
+
     root, target, directory = args.root.resolve(), args.target, args.target.directory(args.root.resolve())
-    leak_names = [name for name in LEAKS if getattr(args, f"use_{name}")]
+    leak_names = [name for name in LEAK_NAMES if getattr(args, f"use_{name}")]
     competition, folds = load_competition(root), load_folds(root, target)
     check_options(target, args.method, args.weights, leak_names)
     leaks = [LEAKS[name].find(competition) for name in leak_names]

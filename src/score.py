@@ -7,13 +7,15 @@ Prints the accuracy with its 95 % interval (Wilson 1927), over all rows and by t
 not used.
 """
 
-from pathlib import Path
+from __future__ import annotations
 
-import pandas as pd
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from facefold.cli import build_parser, run_main
-from facefold.ensemble.metrics import wilson_interval
-from facefold.ensemble.submission import load_answers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def main() -> None:
@@ -21,6 +23,9 @@ def main() -> None:
     parser.add_argument("submission", type=Path, metavar="SUBMISSION", help="id,label as submitted")
     parser.add_argument("solution", type=Path, metavar="SOLUTION", help="id,label,.. as they should be")
     args = parser.parse_args()
+
+    from facefold.ensemble.submission import load_answers
+
     table = load_answers(args.submission, args.solution)
     print(f"accuracy {format_accuracy(table)}")
     for label, rows in table.groupby("label"):
@@ -29,6 +34,8 @@ def main() -> None:
 
 def format_accuracy(rows: pd.DataFrame) -> str:
     """Return `0.9345 [0.9278, 0.9406], 5,334 of 5,708 right` of rows with label and pred."""
+    from facefold.ensemble.metrics import wilson_interval
+
     correct = int((rows["label"] == rows["pred"]).sum())
     low, high = wilson_interval(correct, len(rows))
     return f"{correct / len(rows):.4f} [{low:.4f}, {high:.4f}], {correct:,} of {len(rows):,} right"

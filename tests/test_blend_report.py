@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from command import apart, refused, run
-from facefold.cli import load_timings
+from facefold.cli import load_step_costs
 from facefold.data.audit import check_images, load_images_hash
 from facefold.data.competition import load_competition
 from facefold.data.folds import load_folds
@@ -110,7 +110,7 @@ def test_blend_and_report(root):
     assert apart("blend", root, "--recipes", "lite1,lite0,cnn5", PYTHONHASHSEED="1").returncode == 0
     assert content(root) == first  # the same bytes, whatever the order, of sets too
 
-    assert set(load_timings(root)["blend"]) == {"seconds", "cpu_seconds", "peak_memory_mb"}
+    assert set(load_step_costs(root)["blend"]) == {"seconds", "cpu_seconds", "peak_memory_mb"}
     done = run("report", root)
     assert done.returncode == 0, done.stderr
     page = (root / "report.html").read_bytes()
@@ -179,7 +179,7 @@ def test_incomplete_stale_and_torn_runs_are_refused_by_name(root):
     (fold / "run.json").unlink()
     assert "runs/lite1 is incomplete: fold 1 of 3 not finished" in refused("blend", root)
     (fold / "run.json").write_text(whole.replace(load_recipe("lite1").hash, "0" * 64))
-    assert f"{fold} is stale: it was made with another version of the recipe" in refused("blend", root)
+    assert f"{fold} is stale: it was trained with another version of the recipe" in refused("blend", root)
     (fold / "run.json").write_text(whole)
     (fold / "oof.csv").write_text("id,prob\n1,0.5\n")
     assert f"{fold / 'oof.csv'} is missing or not the file that training wrote" in refused("blend", root)

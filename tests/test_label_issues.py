@@ -138,10 +138,13 @@ def test_proposals():
         "id": ["e", "i", "j"],
         "action": ["drop", "keep", "drop"],
     }
-    assert propose_corrections(table, "flip", confidence=0.92).to_dict("list") == {"id": ["j"], "action": ["flip"]}
-    assert propose_corrections(table, "flip", top=1, confidence=0.9).to_dict("list") == {
+    assert propose_corrections(table, "relabel", confidence=0.92).to_dict("list") == {
         "id": ["j"],
-        "action": ["flip"],
+        "action": ["relabel"],
+    }
+    assert propose_corrections(table, "relabel", top=1, confidence=0.9).to_dict("list") == {
+        "id": ["j"],
+        "action": ["relabel"],
     }
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import kernel
-from facefold.kaggle import pack
+from facefold.kaggle import kernel, pack
+from facefold.utils import environment
 from facefold.utils.errors import InputError
 
 
@@ -135,12 +135,12 @@ def wheel(folder: Path) -> None:
 
 def test_what_the_image_lacks_comes_from_the_packed_wheels(tmp_path):
     pack = tmp_path / "pack"
-    (pack / "src").mkdir(parents=True)
-    (pack / "src" / "environment.py").write_bytes((Path(kernel.__file__).parent / "environment.py").read_bytes())
-    (pack / "requirements.txt").write_text("tiny-stand-in==1.0  # tiny_stand_in>=1.0\n")
+    (pack / "src" / "facefold" / "utils").mkdir(parents=True)
+    (pack / "src" / "facefold" / "utils" / "environment.py").write_bytes(Path(environment.__file__).read_bytes())
+    (pack / "pyproject.toml").write_text('[project]\ndependencies = ["tiny-stand-in>=1.0"]\n')
     with pytest.raises(
         SystemExit,
-        match="this image cannot run it: no tiny_stand_in. Choose a newer image, or pack again with --python 3",
+        match="this image cannot run it: no tiny-stand-in. Choose a newer image, or pack again with --python 3",
     ):
         kernel.install(pack, tmp_path / "packages")
     wheel(pack / "wheels")
@@ -157,9 +157,9 @@ def test_what_the_image_lacks_comes_from_the_packed_wheels(tmp_path):
 
 def test_an_image_that_has_everything_is_left_alone(tmp_path):
     pack = tmp_path / "pack"
-    (pack / "src").mkdir(parents=True)
-    (pack / "src" / "environment.py").write_bytes((Path(kernel.__file__).parent / "environment.py").read_bytes())
-    (pack / "requirements.txt").write_text("")
+    (pack / "src" / "facefold" / "utils").mkdir(parents=True)
+    (pack / "src" / "facefold" / "utils" / "environment.py").write_bytes(Path(environment.__file__).read_bytes())
+    (pack / "pyproject.toml").write_text("[project]\ndependencies = []\n")
     assert "PYTHONPATH" not in kernel.install(pack, tmp_path / "packages") or not (tmp_path / "packages").exists()
 
 

@@ -25,8 +25,9 @@ from facefold.report import regression_sections
 from facefold.runs import load_predictions
 from facefold.task import Target
 from facefold.training import workers
-from facefold.training.fold import FoldTask, fit_fold
+from facefold.training.fold import FoldTask, train_fold
 from facefold.training.loss import MAELoss, make_loss, require_loss_settings
+from facefold.training.predict import predict_fold
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_csv
 
@@ -45,7 +46,7 @@ def test_the_loss_is_the_absolute_error_in_standard_deviations():
         {"output.weight": np.array([[2.0]], np.float32), "output.bias": np.array([0.5], np.float32), "x": 1}
     )
     assert state["output.weight"].tolist() == [[20]] and state["output.bias"].tolist() == [25] and state["x"] == 1
-    with pytest.raises(InputError, match="^age is 7 in every row to learn from, which leaves nothing to learn$"):
+    with pytest.raises(InputError, match="^age is 7 in every training row, which leaves nothing to learn$"):
         make_loss(AGE, recipes.parse_recipe("r", {}, "r.toml"), np.array([7.0, 7.0]))
 
 
@@ -93,7 +94,7 @@ def test_a_net_learns_a_number_and_its_weights_predict_it_in_its_unit(tmp_path):
         tmp_path,
         target=AGE,
     )
-    result = fit_fold(task, CPU)
+    result = predict_fold(task, train_fold(task, CPU), CPU)
     error = np.abs(result.oof_prob - values[64:]).mean()
     assert error < 15 < np.abs(values - values.mean()).mean() and result.facts["metrics"] == {
         "mae": pytest.approx(error)
@@ -283,7 +284,7 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
     run = place / "runs/cnn5/fold_0/run.json"
     run.write_text(run.read_text().replace('"target": "light"', '"target": "age"'))
     stale = (
-        f"{run.parent} is stale: it was made with another target. Move it away, or train over it with "
+        f"{run.parent} is stale: it was trained with another target. Move it away, or train over it with "
         "`train.py --recipe cnn5 --target light --force`."
     )
     with pytest.raises(InputError, match=f"^{re.escape(stale)}$"):
