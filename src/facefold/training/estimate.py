@@ -122,7 +122,9 @@ def time_steps(recipe: Recipe, device: torch.device, least: float = 0.0) -> Rate
 
     def step() -> Tensor:
         loss = parts.step(
-            lambda count: train_step(net.train(), shown, labels, optimizer, scaler, fmt, recipe, None, count),
+            lambda count: train_step(
+                net.train(), net.forward_inputs, shown, labels, optimizer, scaler, fmt, recipe, None, count
+            ),
             recipe.batch,
             lambda line: None,
         )
