@@ -1,4 +1,4 @@
-"""How many times faster a batch is augmented on the CPU by data/augment_batch.py than image by image by albumentations.
+"""How many times faster a batch is augmented on the CPU by augment/per_batch.py than image by image by albumentations.
 
     python bench/augment.py [--rounds N]
 

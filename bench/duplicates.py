@@ -32,10 +32,10 @@ from scipy.fft import dctn, idctn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from facefold.data.audit import THUMBNAIL_SIDE, load_thumbnails  # noqa: E402
 from facefold.data.competition import Competition, load_competition  # noqa: E402
 from facefold.data.duplicates import candidate_pairs, compute_fingerprints, group_pictures, same_picture  # noqa: E402
 from facefold.data.images import read_thumbnail  # noqa: E402
-from facefold.data.thumbnails import SIDE, load_thumbnails  # noqa: E402
 
 SHARE = 20  # one drawn picture in so many has a copy
 
@@ -92,7 +92,7 @@ def planted(found: Competition, grey: np.ndarray, own: np.ndarray, copies: int) 
             for picture in pictures:
                 path = Path(folder) / "copy.jpg"
                 cv2.imwrite(str(path), change(picture), [cv2.IMWRITE_JPEG_QUALITY, quality])
-                looks.append(read_thumbnail(path, SIDE)[0])
+                looks.append(read_thumbnail(path, THUMBNAIL_SIDE)[0])
         got = group_pictures(np.concatenate([grey, looks]), np.arange(len(grey) + copies))
         alone, right = got[len(grey) :] >= len(grey), got[len(grey) :] == own[chosen]
         print(f"{kind:14}{right.mean():6.3f}  {(~right & ~alone).sum() + (got[: len(grey)] != own).sum():11}")
@@ -105,9 +105,7 @@ def grow(like: np.ndarray, rows: int) -> None:
     every, begun = np.arange(len(grey)), time.process_time()
     prints = compute_fingerprints(grey, every)
     hashed = time.process_time()
-    pairs = np.concatenate(
-        [found[prints.may_be_one(found)] for found in candidate_pairs(prints.plain, prints.mirrored)]
-    )
+    pairs = np.concatenate([found[prints.may_match(found)] for found in candidate_pairs(prints.plain, prints.mirrored)])
     paired = time.process_time()
     same_picture(grey, *pairs.T)
     checked = time.process_time()

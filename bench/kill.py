@@ -29,7 +29,7 @@ from pathlib import Path
 SRC = Path(__file__).resolve().parents[1] / "src"
 sys.path.insert(0, str(SRC))
 
-from facefold.data.synthetic import draw_competition  # noqa: E402
+from facefold.data.synthetic import write_synthetic_competition  # noqa: E402
 
 SIGNALS = {"kill": (signal.SIGKILL, -9), "term": (signal.SIGTERM, 143), "int": (signal.SIGINT, 130)}
 BEGINS = {  # what the job's output says where a phase begins, in the order of the phases
@@ -150,7 +150,7 @@ def fault(how: str, code: int, seconds: float, said: str) -> str:
 
 
 def fresh(root: Path) -> Path:
-    draw_competition(root, train=60, test=20, size=32)
+    write_synthetic_competition(root, train=60, test=20, size=32)
     return root
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 SRC = Path(__file__).resolve().parents[1] / "src"
 sys.path.insert(0, str(SRC))
 
-from facefold.data.synthetic import draw_competition  # noqa: E402
+from facefold.data.synthetic import write_synthetic_competition  # noqa: E402
 
 CPUS = 1
 MEMORY = 100 << 20  # bytes of a node's object store
@@ -105,7 +105,7 @@ def main() -> None:
             if args.data:
                 shutil.copytree(args.data / "competition", root / "competition")
             else:
-                draw_competition(root, train=400, test=100, size=64)
+                write_synthetic_competition(root, train=400, test=100, size=64)
         started = time.monotonic()
         if code := job(alone, args.recipes, args.folds).wait():
             raise SystemExit(code)

@@ -4,7 +4,7 @@
     python bench/scaling.py --sizes 1000000 --pixels 32 --tests 200000 --steps audit,split,again,train --recipe demo_cnn@1 \
                             --train-up-to 1000000 --keep DIR
 
-For each size n a competition of n train and n / 3 (or --tests) test images is drawn (data/drawn.py), and every step runs as a
+For each size n a competition of n train and n / 3 (or --tests) test images is drawn (data/synthetic.py), and every step runs as a
 person runs it, each in a process of its own whose tree is watched 20 times a second:
 
     audit    all images are opened once              train    one fold of --recipe, one thread, up to --train-up-to rows; the
@@ -42,7 +42,7 @@ sys.path.insert(0, str(SRC))
 from facefold.data.audit import load_images_hash  # noqa: E402
 from facefold.data.competition import load_competition  # noqa: E402
 from facefold.data.folds import load_folds  # noqa: E402
-from facefold.data.synthetic import draw_competition  # noqa: E402
+from facefold.data.synthetic import write_synthetic_competition  # noqa: E402
 from facefold.models.recipe import load_recipe  # noqa: E402
 from facefold.runs import Identity, fold_dir, seal_fold, write_history, write_predictions  # noqa: E402
 from facefold.utils.files import write_text  # noqa: E402
@@ -107,7 +107,7 @@ def slope(small: tuple[float, float], large: tuple[float, float]) -> float:
 
 def steps_at(size: int, root: Path, args: argparse.Namespace) -> Iterator[tuple[str, dict[str, float]]]:
     """The steps asked for in their order, each as its name and what `measured` gave."""
-    draw_competition(root, train=size, test=args.tests or size // 3, size=args.pixels)
+    write_synthetic_competition(root, train=size, test=args.tests or size // 3, size=args.pixels)
     options = {
         "audit": (),
         "split": (),

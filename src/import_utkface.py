@@ -2,22 +2,21 @@
 
     python src/import_utkface.py UTKFace.zip --test-size 5708 --seed 0 --root DIR
 
-Takes the zip or the folder as downloaded (https://susanqq.github.io/UTKFace/, "aligned and cropped"). Label, age and race come
-from the names of the files, <age>_<gender>_<race>_<date>.jpg.chip.jpg. A name that is not of this form is listed and left out,
-never guessed; a name that stands in several folders is taken once. Writes into the root:
+Takes the zip or the folder as downloaded (https://susanqq.github.io/UTKFace/, "aligned and cropped"). Label, age and
+race come from the names of the files, <age>_<gender>_<race>_<date>.jpg.chip.jpg. Other names are listed and left out,
+never guessed; a name that is in several folders is taken once. Writes to the root:
     competition/train.csv, test.csv, sampleSubmit.csv, train/<id>.jpg, test/<id>.jpg
     competition/meta.csv   id,age,race of the train rows
     solution.csv           id,label,age,race of the test rows: the answers, for `python src/score.py`
 
-The ids are 1.. in an order drawn from --seed, and all images get the same time, so neither tells anything. The test rows have
-the same share of each label as all rows. Near-duplicates may stand in train and test, as they do in the published competition:
-`python src/audit.py` names them. A competition that is there is never overwritten.
+The ids are 1.. in an order drawn from --seed, and all images get the same time, so neither says anything. The test rows
+have the same share of each label as all rows. Near-duplicates may be in train and test, as in the published
+competition: `python src/audit.py` names them. An existing competition is never overwritten.
 """
 
 from pathlib import Path
 
 from facefold.cli import build_parser, hold_root, run_main
-from facefold.data.utkface import install_utkface, solution_path
 
 
 def main() -> None:
@@ -30,21 +29,24 @@ def main() -> None:
         "--seed", type=int, default=0, help="another seed gives other ids and another test set (default: 0)"
     )
     args = parser.parse_args()
+
+    from facefold.data.utkface import install_utkface, solution_path
+
     with hold_root(args.root, alone=True):
-        made = install_utkface(args.source, args.root, args.test_size, args.seed)
-    if made.twice:
-        print(f"{made.twice:,} files bear a name that stands in another folder too; each name was taken once")
-    if made.malformed:
-        print(f"{len(made.malformed):,} names are not <age>_<gender>_<race>_<date>.jpg and were left out:")
-        print("\n".join(f"  - {name}" for name in made.malformed))
-    for name, rows in (("train", made.train), ("test", made.test)):
+        imported = install_utkface(args.source, args.root, args.test_size, args.seed)
+    if imported.repeated:
+        print(f"{imported.repeated:,} files have a name that is in another folder too; each name was taken once")
+    if imported.malformed:
+        print(f"{len(imported.malformed):,} names are not <age>_<gender>_<race>_<date>.jpg and were left out:")
+        print("\n".join(f"  - {name}" for name in imported.malformed))
+    for name, rows in (("train", imported.train), ("test", imported.test)):
         print(
             f"{name:5} {len(rows):6,} faces, share of label 1: {rows['label'].mean():.4f}, "
             f"ages {rows['age'].min()} to {rows['age'].max()}"
         )
     print(
-        f"{'written to' if made.new else 'already in'} {args.root / 'competition'}; the answers of the test rows are in "
-        f"{solution_path(args.root)}. Next: python src/audit.py --root {args.root}"
+        f"{'written to' if imported.new else 'already in'} {args.root / 'competition'}; the answers of the test rows "
+        f"are in {solution_path(args.root)}. Next: python src/audit.py --root {args.root}"
     )
 
 

@@ -14,7 +14,7 @@ import torch  # noqa: E402
 from facefold.data.audit import audit_competition  # noqa: E402
 from facefold.data.competition import Competition  # noqa: E402
 from facefold.data.folds import group_rows, make_folds, write_folds  # noqa: E402
-from facefold.data.synthetic import draw_competition  # noqa: E402
+from facefold.data.synthetic import write_synthetic_competition  # noqa: E402
 from facefold.utils.files import sha256_file  # noqa: E402
 
 
@@ -23,7 +23,7 @@ def deal():
     """`deal(root, train, test, size, k)` draws a competition into `root`, deals it into k folds and returns it."""
 
     def dealt(root: Path, train: int, test: int, size: int, k: int) -> Competition:
-        draw_competition(root, train=train, test=test, size=size)
+        write_synthetic_competition(root, train=train, test=test, size=size)
         competition, images = audit_competition(root)
         write_folds(
             root,

@@ -19,46 +19,46 @@ def run(step, root, *options, code=0):
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory):
-    root = tmp_path_factory.mktemp("drawn")
-    return root, run("audit", root, "--drawn")
+def synthetic(tmp_path_factory):
+    root = tmp_path_factory.mktemp("synthetic")
+    return root, run("audit", root, "--synthetic")
 
 
-def test_audit_tells_what_is_there(drawn):
-    root, said = drawn
+def test_audit_describes_what_is_there(synthetic):
+    root, text = synthetic
     labels = pd.read_csv(root / "competition" / "train.csv")["label"]
-    assert "this competition is DRAWN" in said
-    assert "rows        600 train, 200 test\n" in said
-    assert f"share of 1 is {labels.mean():.4f}\n" in said
-    assert "images      width 64 / 64 / 64, height 64 / 64 / 64 pixels (min / median / max)\n" in said
+    assert "this competition is SYNTHETIC" in text
+    assert "rows        600 train, 200 test\n" in text
+    assert f"share of 1 is {labels.mean():.4f}\n" in text
+    assert "images      width 64 / 64 / 64, height 64 / 64 / 64 pixels (min / median / max)\n" in text
     for kind in ("identical", "near"):
         assert (
             f"{kind:12}5 groups in all (10 images); 3 inside train (6 rows), 1 of them with both labels;\n"
-            "            1 test images are also in train, 2 have a twin inside test\n"
-        ) in said
+            "            1 test images are also in train, 2 have a duplicate inside test\n"
+        ) in text
     labels = pd.read_csv(root / "competition" / "train.csv", dtype=str).set_index("id")["label"]
-    assert f"            both labels: train/1 ({labels['1']}) and train/2 ({labels['2']})\n" in said
-    given = "1 label 1" if labels["3"] == "1" else "0 label 1"  # the twin of the last test row is the third train row
-    assert f"test images label 0, {given}, and contradict each other for 0;\n" in said
-    assert "            of 6 train images that have such twins, 4 have the label these give\n" in said
-    assert "cues        order of the ids  correlation " in said and "LEAK" not in said
-    assert "suspects    no image is far darker, brighter or emptier than the rest\n" in said
-    assert "to do       leaks tell nothing about new images; none is used unless you say so" in said
-    assert "nothing breaks the contract" in said.splitlines()[-1]
-    assert len(said.splitlines()) < 25
+    assert f"            both labels: train/1 ({labels['1']}) and train/2 ({labels['2']})\n" in text
+    ones = "1 label 1" if labels["3"] == "1" else "0 label 1"  # the last test row is a duplicate of the third train row
+    assert f"test images label 0, {ones}, and contradict each other for 0;\n" in text
+    assert "            of 6 train images with such duplicates, 4 have the label of these\n" in text
+    assert "cues        order of the ids  correlation " in text and "LEAK" not in text
+    assert "broken      no image is far darker, brighter or emptier than the rest\n" in text
+    assert "to do       leaks say nothing about new images: none is used unless asked for" in text
+    assert "nothing breaks the rules" in text.splitlines()[-1]
+    assert len(text.splitlines()) < 25
 
 
-def test_audit_takes_a_zip_once(drawn, tmp_path):
-    source = drawn[0] / "competition"
+def test_audit_takes_a_zip_once(synthetic, tmp_path):
+    source = synthetic[0] / "competition"
     with zipfile.ZipFile(tmp_path / "c.zip", "w") as archive:
         for path in sorted(source.rglob("*.[cj]*")):
             archive.write(path, path.relative_to(source))
     root = tmp_path / "root"
-    assert f"was put into {root / 'competition'}" in run("audit", root, "--data", str(tmp_path / "c.zip"))
+    assert f"was installed as {root / 'competition'}" in run("audit", root, "--data", str(tmp_path / "c.zip"))
     assert f"is already in {root / 'competition'}" in run("audit", root, "--data", str(tmp_path / "c.zip"))
     (root / "competition" / "test" / "601.jpg").unlink()
-    said = run("audit", root, code=2)
-    assert said.startswith(
+    text = run("audit", root, code=2)
+    assert text.startswith(
         "audit.py: some images cannot be used:\n  - competition/test/601.jpg (test.csv, row 2) is missing\n"
     )
 
@@ -67,12 +67,12 @@ def test_without_data_audit_says_how_to_get_some(tmp_path):
     assert "--data ZIP|DIR" in run("audit", tmp_path, code=2)
 
 
-def test_split_writes_folds_once(drawn):
-    root = drawn[0]
-    said = run("split", root, "--folds", "3")
-    assert said.startswith(
+def test_split_writes_folds_once(synthetic):
+    root = synthetic[0]
+    text = run("split", root, "--folds", "3")
+    assert text.startswith(
         f"3 folds, seed 0, written to {root / 'folds'}\n"
-        "6 rows stand in 3 groups of near-duplicates; these folds divide 0 of the groups\n"
+        "6 rows are in 3 groups of near-duplicates; these folds divide 0 of the groups\n"
         "fold 0     200 rows to validate  share of label 1: 0."
     )
     assert run("split", root).startswith("3 folds, seed 0, already in")
@@ -84,22 +84,22 @@ def test_split_writes_folds_once(drawn):
     assert len(list((root / "folds").iterdir())) == 8  # 3 folds, as there were
 
 
-def test_folds_of_identical_bytes_divide_near_duplicates_and_stay_until_others_are_asked_for(drawn, tmp_path):
-    root = Path(shutil.copytree(drawn[0] / "competition", tmp_path / "root" / "competition")).parent
+def test_folds_of_identical_bytes_divide_near_duplicates_and_stay_until_others_are_asked_for(synthetic, tmp_path):
+    root = Path(shutil.copytree(synthetic[0] / "competition", tmp_path / "root" / "competition")).parent
     for id in range(101, 201):
         picture = cv2.imread(str(root / "competition" / "train" / f"{id - 100}.jpg"))
         cv2.imwrite(str(root / "competition" / "train" / f"{id}.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 60])
-    said = run("split", root, "--groups", "bytes").splitlines()
+    text = run("split", root, "--groups", "bytes").splitlines()
     assert re.fullmatch(
-        r"20\d rows stand in 10\d groups of near-duplicates; these folds divide [6-9]\d of the groups", said[1]
+        r"20\d rows are in 10\d groups of near-duplicates; these folds divide [6-9]\d of the groups", text[1]
     )
     (root / "runs" / "cnn5" / "fold_0").mkdir(parents=True)
-    assert run("split", root).splitlines() == [said[0].replace("written to", "already in"), *said[1:]]
-    said = run("split", root, "--groups", "near", "--force").splitlines()
-    assert said[1].endswith("these folds divide 0 of the groups")
+    assert run("split", root).splitlines() == [text[0].replace("written to", "already in"), *text[1:]]
+    text = run("split", root, "--groups", "near", "--force").splitlines()
+    assert text[1].endswith("these folds divide 0 of the groups")
     method = json.loads((root / "folds" / "folds.json").read_text())["method"]
     assert method.endswith("group: near-duplicate images")
 
 
 def test_usage_is_exit_2(tmp_path):
-    assert "not allowed with" in run("audit", tmp_path, "--drawn", "--data", "x", code=2)
+    assert "not allowed with" in run("audit", tmp_path, "--synthetic", "--data", "x", code=2)

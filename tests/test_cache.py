@@ -1,28 +1,28 @@
 import resource
+import shutil
 import signal
 
 import numpy as np
 import pytest
 
-from facefold.data import cache
-from facefold.data.audit import check_images, load_images_hash
+from facefold.data import cache, images
+from facefold.data.audit import check_images, load_images_hash, load_thumbnails
 from facefold.data.competition import load_competition
 from facefold.data.duplicates import find_duplicates
 from facefold.data.images import decode_image
-from facefold.data.synthetic import draw_competition
-from facefold.data.thumbnails import load_thumbnails
+from facefold.data.synthetic import write_synthetic_competition
 from facefold.utils.errors import InputError
 
 
 @pytest.fixture
 def competition(tmp_path):
-    draw_competition(tmp_path, train=20, test=10, size=32)
-    found = load_competition(tmp_path)
-    check_images(found)
-    return found
+    write_synthetic_competition(tmp_path, train=20, test=10, size=32)
+    competition = load_competition(tmp_path)
+    check_images(competition)
+    return competition
 
 
-def places(competition, pattern):
+def cached(competition, pattern):
     return sorted((competition.root / "cache").glob(pattern))
 
 
@@ -34,16 +34,16 @@ def flip(path):
 
 @pytest.mark.parametrize("shard", [1 << 30, 7 * 24 * 24 * 3], ids=["one shard", "three shards"])
 def test_each_image_in_the_order_of_the_csv(competition, monkeypatch, shard):
-    monkeypatch.setattr(cache, "_CHUNK", 3)
+    monkeypatch.setattr(images, "_CHUNK", 3)
     monkeypatch.setattr(cache, "SHARD_BYTES", shard)
     assert cache.missing_cache_bytes(competition, 24) == 30 * 24 * 24 * 3
     cache.build_caches(competition, 24)
     assert cache.missing_cache_bytes(competition, 24) == 0
     for split, table in (("train", competition.train), ("test", competition.test)):
-        got = cache.open_cache(competition, split, 24)
-        assert got.ids == table["id"].tolist() and got.pixels.dtype == np.uint8
-        for row, id in enumerate(got.ids):
-            assert np.array_equal(got.pixels[row], decode_image(competition.image_path(split, id), 24))
+        opened = cache.open_cache(competition, split, 24)
+        assert opened.ids == table["id"].tolist() and opened.pixels.dtype == np.uint8
+        for row, id in enumerate(opened.ids):
+            assert np.array_equal(opened.pixels[row], decode_image(competition.image_path(split, id), 24))
 
 
 @pytest.mark.parametrize(
@@ -56,26 +56,28 @@ def test_each_image_in_the_order_of_the_csv(competition, monkeypatch, shard):
     ],
     ids=["flipped", "torn", "empty", "unsealed"],
 )
-def test_a_damaged_array_is_named_and_made_again(competition, damage, capsys):
+def test_a_damaged_shard_is_named_and_written_again(competition, damage, capsys):
     cache.build_caches(competition, 16)
-    (path,) = places(competition, "train_16px_*.npy")
-    whole = path.read_bytes()
+    (path,) = cached(competition, "train_16px_*.npy")
+    content = path.read_bytes()
     damage(path)
     cache.build_caches(competition, 16)
-    assert capsys.readouterr().out == f"{path} is not what was written (its checksum differs): it is made again\n"
-    assert path.read_bytes() == whole and len(places(competition, "train_16px_*")) == 2
+    assert capsys.readouterr().out == f"{path} is not what was written (its checksum differs): it is computed again\n"
+    assert path.read_bytes() == content and len(cached(competition, "train_16px_*")) == 2
 
 
-def test_only_the_damaged_shard_is_made_again(competition, monkeypatch, capsys):
+def test_only_the_damaged_shard_is_written_again(competition, monkeypatch, capsys):
     monkeypatch.setattr(cache, "SHARD_BYTES", 8 * 16 * 16 * 3)
     cache.build_caches(competition, 16)
-    shards = places(competition, "train_16px_*.npy")
+    shards = cached(competition, "train_16px_*.npy")
     assert [len(np.load(path)) for path in shards] == [8, 8, 4]
     before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in shards]
     flip(shards[1])
     assert cache.estimate_cache_seconds(competition, 16) == 0
     cache.build_caches(competition, 16)
-    assert capsys.readouterr().out == f"{shards[1]} is not what was written (its checksum differs): it is made again\n"
+    assert (
+        capsys.readouterr().out == f"{shards[1]} is not what was written (its checksum differs): it is computed again\n"
+    )
     after = [(path.read_bytes(), path.stat().st_mtime_ns) for path in shards]
     assert (
         after[0] == before[0] and after[2] == before[2] and after[1][0] == before[1][0] and after[1][1] > before[1][1]
@@ -84,37 +86,37 @@ def test_only_the_damaged_shard_is_made_again(competition, monkeypatch, capsys):
     assert cache.missing_cache_bytes(competition, 16) == 4 * 16 * 16 * 3
 
 
-@pytest.mark.parametrize("pattern", ["glance_*.npy", "glance_*.csv", "duplicates_*.csv"])
-def test_a_damaged_table_of_the_audit_is_named_and_made_again(competition, pattern, capsys):
+@pytest.mark.parametrize("pattern", ["thumbnails_*.npy", "thumbnails_*.csv", "duplicates_*.csv"])
+def test_a_damaged_table_of_the_audit_is_named_and_written_again(competition, pattern, capsys):
     groups = find_duplicates(competition, check_images(competition))
-    (path,) = places(competition, pattern)
-    whole = path.read_bytes()
+    (path,) = cached(competition, pattern)
+    content = path.read_bytes()
     flip(path)
     load_thumbnails(competition)
     again = find_duplicates(competition, check_images(competition))
     assert f"{path} is not what was written" in capsys.readouterr().out
-    assert path.read_bytes() == whole and again.equals(groups)
+    assert path.read_bytes() == content and again.equals(groups)
 
 
-def test_an_edited_table_of_the_images_is_named_then_made_again(competition):
+def test_an_edited_table_of_the_images_is_named_then_written_again(competition):
     path = competition.root / "cache" / "images.csv"
-    mark = load_images_hash(competition.root)
+    before = load_images_hash(competition.root)
     flip(path)
     with pytest.raises(
         InputError, match="images.csv is not what the audit wrote .its checksum differs.. Run `python src/audit.py`"
     ):
         load_images_hash(competition.root)
     check_images(competition)
-    assert load_images_hash(competition.root) == mark
+    assert load_images_hash(competition.root) == before
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_decoded(competition, monkeypatch):
-    monkeypatch.setattr(cache.files.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+def test_a_disk_that_is_too_small_is_an_error_before_anything_is_decoded(competition, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(
         InputError, match="are needed there for the train images at 16 pixels and 0 MB are free; make room"
     ):
         cache.build_caches(competition, 16)
-    assert not places(competition, "*16px*") and not places(competition, ".*16px*")
+    assert not cached(competition, "*16px*") and not cached(competition, ".*16px*")
 
 
 def test_a_disk_that_fills_leaves_nothing_and_the_work_goes_on_later(competition):
@@ -129,8 +131,8 @@ def test_a_disk_that_fills_leaves_nothing_and_the_work_goes_on_later(competition
         signal.signal(signal.SIGXFSZ, ignored)
     assert (
         "train_16px_" in caught.value.filename
-        and not places(competition, "*16px*")
-        and not places(competition, ".*16px*")
+        and not cached(competition, "*16px*")
+        and not cached(competition, ".*16px*")
     )
     cache.build_caches(competition, 16)
     assert cache.open_cache(competition, "train", 16).pixels.shape == (20, 16, 16, 3)

@@ -10,8 +10,8 @@ import pytest
 import compare
 from facefold.models.pretrained import require_weights
 from facefold.report import figures
+from facefold.report.comparison import CompareJob, comparison_recipe, comparison_table
 from facefold.training import workers
-from facefold.training.comparison import CompareJob, comparison_recipe, comparison_table
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_csv, write_json
 

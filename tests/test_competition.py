@@ -1,8 +1,17 @@
+"""The rules of the csv files, each fault by file and row; the rows of a target."""
+
+import re
+
+import numpy as np
 import pandas as pd
 import pytest
 
-from facefold.data.competition import load_competition, write_submission
+from facefold.data.competition import Competition, load_competition, target_rows
+from facefold.task import LABEL, Target
 from facefold.utils.errors import InputError
+
+AGE = Target("age")
+HINT = "Every train row needs a number there, to be trained and scored by: fix meta.csv, or leave --target out."
 
 
 def put(root, train="id,label\n1,0\n2,1\n", test="id\n3\n4\n", sample="id,label\n4,0\n3,0\n", meta=None):
@@ -21,20 +30,20 @@ def findings(root):
         load_competition(root)
     lines = str(caught.value).split("\n")
     assert lines[0] == "the competition's csv files are not as they should be:"
-    assert lines[-1].startswith("Mend these in a text editor")
+    assert lines[-1].startswith("Fix these in a text editor")
     return [line.removeprefix("  - ") for line in lines[1:-1]]
 
 
 def test_a_good_competition_keeps_its_ids_as_text(tmp_path):
-    found = load_competition(
+    competition = load_competition(
         put(tmp_path, train="id,label\n0042,0\nNA,1\n1e3,1", meta="id,age,race\n0042,31,\n3,7,2\n")
     )
-    assert found.train["id"].tolist() == ["0042", "NA", "1e3"]
-    assert found.train["label"].tolist() == [0, 1, 1] and found.train["label"].dtype == "int64"
-    assert found.test["id"].tolist() == ["3", "4"]
-    assert found.sample["id"].tolist() == ["4", "3"] and found.sample["label"].tolist() == ["0", "0"]
-    assert found.meta.to_dict("list") == {"id": ["0042", "3"], "age": ["31", "7"], "race": ["", "2"]}
-    assert found.image_path("test", "3") == tmp_path / "competition" / "test" / "3.jpg"
+    assert competition.train["id"].tolist() == ["0042", "NA", "1e3"]
+    assert competition.train["label"].tolist() == [0, 1, 1] and competition.train["label"].dtype == "int64"
+    assert competition.test["id"].tolist() == ["3", "4"]
+    assert competition.sample["id"].tolist() == ["4", "3"] and competition.sample["label"].tolist() == ["0", "0"]
+    assert competition.meta.to_dict("list") == {"id": ["0042", "3"], "age": ["31", "7"], "race": ["", "2"]}
+    assert competition.image_path("test", "3") == tmp_path / "competition" / "test" / "3.jpg"
 
 
 def test_meta_is_optional(tmp_path):
@@ -44,10 +53,10 @@ def test_meta_is_optional(tmp_path):
 def test_no_competition_says_how_to_get_one(tmp_path):
     with pytest.raises(InputError) as caught:
         load_competition(tmp_path)
-    assert "--data ZIP|DIR" in str(caught.value) and "--drawn" in str(caught.value)
+    assert "--data ZIP|DIR" in str(caught.value) and "--synthetic" in str(caught.value)
 
 
-def test_everything_wrong_is_told_at_once(tmp_path):
+def test_everything_wrong_is_listed_at_once(tmp_path):
     put(
         tmp_path,
         train=b"\xef\xbb\xbfid,label\r\n1,0\r\n1,1\r\n\r\n2,x\r\n../3, 1\r\n,0\r\n8\r\n",
@@ -60,7 +69,7 @@ def test_everything_wrong_is_told_at_once(tmp_path):
         "competition/train.csv has CRLF (Windows) line ends; save it with LF line ends",
         "competition/train.csv, row 4 is blank",
         "competition/train.csv, row 8 has 1 cells, the header has 2",
-        "competition/train.csv, row 3: id '1' stands in row 2 already",
+        "competition/train.csv, row 3: id '1' appears twice, first in row 2",
         "competition/train.csv, row 6: id '../3' would leave the folder",
         "competition/train.csv, row 7: id '' is blank",
         "competition/test.csv, row 1: the header is 'id,age', expected 'id'",
@@ -124,8 +133,8 @@ def test_each_fault_of_a_train_csv(tmp_path, train, finding):
     "meta, finding",
     [
         ("age,id\n3,1\n", "competition/meta.csv, row 1: the header is 'age,id', expected 'id,..'"),
-        ("id,age,age\n1,3,3\n", "competition/meta.csv, row 1: column names must be there and differ"),
-        ("id,age\n1,3\n1,3\n", "competition/meta.csv, row 3: id '1' stands in row 2 already"),
+        ("id,age,age\n1,3,3\n", "competition/meta.csv, row 1: column names must not be empty or repeated"),
+        ("id,age\n1,3\n1,3\n", "competition/meta.csv, row 3: id '1' appears twice, first in row 2"),
     ],
 )
 def test_each_fault_of_a_meta_csv(tmp_path, meta, finding):
@@ -141,10 +150,10 @@ def test_rows_after_a_quoted_cell_of_two_lines_keep_their_number(tmp_path):
 
 def test_a_fault_of_every_row_hides_no_other(tmp_path):
     train = "id,label\n" + "".join(f"t{n},male\n" for n in range(5000)) + "t0,0\n"
-    found = findings(put(tmp_path, train=train))
-    assert found[0] == "competition/train.csv, row 5002: id 't0' stands in row 2 already"
-    assert found[1] == "competition/train.csv, row 2: label 'male' is not 0 or 1"
-    assert found[-1] == ".. and 4990 more like the last one" and len(found) == 12
+    lines = findings(put(tmp_path, train=train))
+    assert lines[0] == "competition/train.csv, row 5002: id 't0' appears twice, first in row 2"
+    assert lines[1] == "competition/train.csv, row 2: label 'male' is not 0 or 1"
+    assert lines[-1] == ".. and 4990 more like the last one" and len(lines) == 12
 
 
 def test_a_hundred_thousand_rows_are_read(tmp_path):
@@ -153,25 +162,54 @@ def test_a_hundred_thousand_rows_are_read(tmp_path):
     assert len(train) == 100_000 and train.iloc[-1].tolist() == ["t99999", 1]
 
 
-def test_submission_has_the_order_of_the_sample(tmp_path):
-    found = load_competition(put(tmp_path))
-    write_submission(found, pd.DataFrame({"id": ["3", "4"], "label": [1, 0]}), tmp_path / "s.csv")
-    assert (tmp_path / "s.csv").read_bytes() == b"id,label\n4,0\n3,1\n"
+def with_meta(tmp_path, meta: pd.DataFrame | None) -> Competition:
+    train = pd.DataFrame({"id": ["01", "2", "3"], "label": [0, 1, 1]})
+    return Competition(tmp_path, train, pd.DataFrame({"id": ["t"]}), pd.DataFrame({"id": ["t"], "label": ["0"]}), meta)
+
+
+def test_values_come_in_the_order_of_train_whatever_the_order_of_meta(tmp_path):
+    meta = pd.DataFrame({"id": ["3", "t", "01", "2"], "age": ["7.5", "", "1", "116"]})  # a test row needs none
+    rows = target_rows(with_meta(tmp_path, meta), AGE)
+    assert (
+        rows["id"].tolist() == ["01", "2", "3"]
+        and rows["label"].tolist() == [1, 116, 7.5]
+        and rows["label"].dtype == np.float64
+    )
+    assert target_rows(with_meta(tmp_path, meta), LABEL)["label"].tolist() == [0, 1, 1]
 
 
 @pytest.mark.parametrize(
-    "ids, labels, finding",
+    "meta, message",
     [
-        (["3"], [1], "id '4' of sampleSubmit.csv has no prediction"),
-        (["3", "4", "4"], [1, 0, 0], "id '4' is predicted twice"),
-        (["3", "4", "5"], [1, 0, 0], "id '5' is not in sampleSubmit.csv"),
-        (["3", "4"], [1, 0.5], "id '4': label 0.5 is not 0 or 1"),
-        (["3", "4"], [1, None], "id '4': label nan is not 0 or 1"),
+        (None, f"--target age: competition/meta.csv (id,age,..) is missing. {HINT}"),
+        (
+            {"id": ["01"], "race": ["1"]},
+            "--target age: competition/meta.csv has no such column that can name a folder; it has race",
+        ),
+        (
+            {"id": ["2", "01", "3"], "age": ["", "nan", "4"]},
+            "--target age cannot be used:\n"
+            "  - competition/meta.csv, row 3: age 'nan' of id '01' is not a number\n"
+            f"  - competition/meta.csv, row 2: age '' of id '2' is not a number\n{HINT}",
+        ),
+        (
+            {"id": ["01", "2"], "age": ["1", "2"]},
+            f"--target age cannot be used:\n  - competition/train.csv, row 4: id '3' has no row in meta.csv\n{HINT}",
+        ),
+        (
+            {"id": ["01", "2", "3"], "age": ["4", "4.0", "4"]},
+            "--target age: it is 4 in every train row, which leaves nothing to learn",
+        ),
     ],
 )
-def test_a_submission_that_would_be_refused_is_not_written(tmp_path, ids, labels, finding):
-    found = load_competition(put(tmp_path))
-    with pytest.raises(InputError) as caught:
-        write_submission(found, pd.DataFrame({"id": ids, "label": labels}), tmp_path / "s.csv")
-    assert str(caught.value) == f"s.csv would not be a valid submission and was not written:\n  - {finding}"
-    assert not (tmp_path / "s.csv").exists()
+def test_what_cannot_be_a_target_is_refused_by_row(tmp_path, meta, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        target_rows(with_meta(tmp_path, None if meta is None else pd.DataFrame(meta)), AGE)
+
+
+def test_a_column_cannot_leave_the_root(tmp_path):
+    meta = pd.DataFrame({"id": ["01", "2", "3"], "../age": ["1", "2", "3"]})
+    with pytest.raises(
+        InputError, match=re.escape("--target ../age: competition/meta.csv has no such column that can name")
+    ):
+        target_rows(with_meta(tmp_path, meta), Target("../age"))

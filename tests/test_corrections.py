@@ -6,11 +6,11 @@ from facefold.data.corrections import DROPPED, NO_CORRECTIONS, Corrections, load
 from facefold.data.folds import make_folds
 from facefold.utils.errors import InputError
 
-WAY_OUT = "The header is id,action; each train id at most once; action is keep, drop or flip. Nothing was changed."
+HINT = "The header is id,action; each train id at most once; action is keep, drop or relabel. Nothing was changed."
 
 
 @pytest.fixture
-def split():
+def folds():
     train = pd.DataFrame({"id": [f"{row:04d}" for row in range(8)], "label": [0, 1] * 4})
     return make_folds(train, pd.Series(train["id"].tolist(), index=train["id"]), 2, 0, "sha")
 
@@ -21,22 +21,22 @@ def written(tmp_path, text: str):
     return path
 
 
-def test_what_a_file_says_is_done_by_id(tmp_path, split):
-    made = load_corrections(written(tmp_path, "id,action\n0003,flip\n0000,drop\n0001,keep\n"), split)
-    assert made.actions == {"0003": "flip", "0000": "drop"} and str(made) == "1 dropped, 1 flipped"
+def test_actions_apply_by_id(tmp_path, folds):
+    corrections = load_corrections(written(tmp_path, "id,action\n0003,relabel\n0000,drop\n0001,keep\n"), folds)
+    assert corrections.actions == {"0003": "relabel", "0000": "drop"} and str(corrections) == "1 dropped, 1 relabelled"
     rows = pd.DataFrame(
         {"id": ["0003", "0001", "0000", "0002"], "label": [1, 1, 0, 0], "group": list("abcd")}, index=[4, 5, 6, 7]
     )
-    got = made.apply(rows)
-    assert got["id"].tolist() == ["0003", "0001", "0002"] and got["label"].tolist() == [0, 1, 0]
-    assert got["group"].tolist() == ["a", "b", "d"] and got["label"].dtype == "int64"
-    assert made.labels(["0000", "0003", "0001"], np.array([0, 1, 1])).tolist() == [DROPPED, 0, 1]
+    corrected = corrections.apply(rows)
+    assert corrected["id"].tolist() == ["0003", "0001", "0002"] and corrected["label"].tolist() == [0, 1, 0]
+    assert corrected["group"].tolist() == ["a", "b", "d"] and corrected["label"].dtype == "int64"
+    assert corrections.labels(["0000", "0003", "0001"], np.array([0, 1, 1])).tolist() == [DROPPED, 0, 1]
     assert NO_CORRECTIONS.apply(rows).equals(rows)
 
 
-def test_the_hash_is_that_of_what_is_changed(tmp_path, split):
-    one = load_corrections(written(tmp_path, "id,action\n0003,flip\n0000,drop\n"), split)
-    other = load_corrections(written(tmp_path, "id,action\n0002,keep\n0000,drop\n0003,flip\n"), split)
+def test_the_hash_is_that_of_what_is_changed(tmp_path, folds):
+    one = load_corrections(written(tmp_path, "id,action\n0003,relabel\n0000,drop\n"), folds)
+    other = load_corrections(written(tmp_path, "id,action\n0002,keep\n0000,drop\n0003,relabel\n"), folds)
     assert one.hash == other.hash != Corrections({"0003": "drop", "0000": "drop"}).hash and len(one.hash) == 64
     assert NO_CORRECTIONS.hash == ""
 
@@ -45,12 +45,12 @@ def test_the_hash_is_that_of_what_is_changed(tmp_path, split):
     "text, lines",
     [
         (
-            "id,action\n0001,drop\n0001,flip\n9,drop\n0002,delete\n0003,\n",
+            "id,action\n0001,drop\n0001,relabel\n9,drop\n0002,delete\n0003,\n",
             [
-                "{path}, row 3: id '0001' stands in row 2 already",
+                "{path}, row 3: id '0001' appears twice, first in row 2",
                 "{path}, row 4: id '9' is not in train.csv",
-                "{path}, row 5: action 'delete' is none of keep, drop, flip",
-                "{path}, row 6: action '' is none of keep, drop, flip",
+                "{path}, row 5: action 'delete' is none of keep, drop, relabel",
+                "{path}, row 6: action '' is none of keep, drop, relabel",
             ],
         ),
         ("id,label\n0001,1\n", ["{path}, row 1: the header is 'id,label', expected 'id,action'"]),
@@ -62,46 +62,47 @@ def test_the_hash_is_that_of_what_is_changed(tmp_path, split):
             [
                 "{path} has CRLF (Windows) line ends; save it with LF line ends",
                 "{path}, row 2: id '1' is not in train.csv",
-                "{path}, row 2: action 'Drop' is none of keep, drop, flip",
+                "{path}, row 2: action 'Drop' is none of keep, drop, relabel",
             ],
         ),
         ("", ["{path} is empty"]),
     ],
 )
-def test_all_that_is_wrong_with_a_file_is_said_at_once(tmp_path, split, text, lines):
+def test_everything_wrong_with_a_file_is_listed_at_once(tmp_path, folds, text, lines):
     path = written(tmp_path, text)
     with pytest.raises(InputError) as caught:
-        load_corrections(path, split)
+        load_corrections(path, folds)
     expected = "".join(f"  - {line.format(path=path)}\n" for line in lines)
-    assert str(caught.value) == f"the corrections cannot be used:\n{expected}{WAY_OUT}"
+    assert str(caught.value) == f"the corrections cannot be used:\n{expected}{HINT}"
 
 
-def test_no_such_file(tmp_path, split):
+def test_no_such_file(tmp_path, folds):
     with pytest.raises(InputError) as caught:
-        load_corrections(tmp_path / "none.csv", split)
-    assert str(caught.value) == f"the corrections cannot be used:\n  - {tmp_path / 'none.csv'} is missing\n{WAY_OUT}"
+        load_corrections(tmp_path / "none.csv", folds)
+    assert str(caught.value) == f"the corrections cannot be used:\n  - {tmp_path / 'none.csv'} is missing\n{HINT}"
 
 
-def test_corrections_that_do_nothing_or_too_much_are_refused(tmp_path, split):
+def test_corrections_that_do_nothing_or_too_much_are_refused(tmp_path, folds):
     path = written(tmp_path, "id,action\n0001,keep\n")
     with pytest.raises(InputError) as caught:
-        load_corrections(path, split)
-    assert str(caught.value) == f"{path}: every action is keep; set some to drop or flip, or leave --corrections out"
-    ones = split.train(1).query("label == 1")["id"]
+        load_corrections(path, folds)
+    assert str(caught.value) == f"{path}: every action is keep; set some to drop or relabel, or leave --corrections out"
+    ones = folds.train(1).query("label == 1")["id"]
     path = written(tmp_path, "id,action\n" + "".join(f"{id},drop\n" for id in ones))
     with pytest.raises(InputError) as caught:
-        load_corrections(path, split)
+        load_corrections(path, folds)
     assert str(caught.value) == f"{path} leaves fold 1 training rows of one label only; keep more rows"
 
 
-def test_a_file_that_says_something_else_is_kept(tmp_path):
+def test_a_file_with_other_content_is_kept(tmp_path):
     table = pd.DataFrame({"id": ["0001", "7"], "action": ["drop", "keep"], "other": 1})
     path = tmp_path / "new" / "corrections.csv"
     write_corrections(path, table, force=False)
     write_corrections(path, table, force=False)
     assert path.read_text() == "id,action\n0001,drop\n7,keep\n"
     with pytest.raises(
-        InputError, match="corrections.csv is there and says something else: it was edited by hand, or made with other"
+        InputError,
+        match="corrections.csv is there with other content: it was edited by hand, or written with other",
     ):
         write_corrections(path, table.head(1), force=False)
     assert path.read_text() == "id,action\n0001,drop\n7,keep\n"

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facefold.data import duplicates, images
-from facefold.data.archive import install_competition
-from facefold.data.audit import check_images, load_images_hash
+from facefold.data import audit, duplicates
+from facefold.data.audit import THUMBNAIL_SIDE, THUMBNAIL_VERSION, check_images, load_images_hash, load_thumbnails
 from facefold.data.competition import load_competition
-from facefold.data.synthetic import draw_competition
-from facefold.data.thumbnails import SIDE, VERSION, load_thumbnails
+from facefold.data.images import read_thumbnail
+from facefold.data.layout import install_competition
+from facefold.data.synthetic import write_synthetic_competition
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_text
 
@@ -39,7 +39,7 @@ def scene(seed, size=96):
     return np.clip(128 + 100 * clouds, 0, 255).astype(np.uint8)
 
 
-def competition(root, train, test):
+def write_competition(root, train, test):
     """A competition of these JPEG bytes {id: bytes}, checked; labels take turns."""
     for split, pictures in (("train", train), ("test", test)):
         (root / "competition" / split).mkdir(parents=True)
@@ -50,16 +50,16 @@ def competition(root, train, test):
     )
     write_text(root / "competition" / "test.csv", "id\n" + "".join(f"{id}\n" for id in test))
     write_text(root / "competition" / "sampleSubmit.csv", "id,label\n" + "".join(f"{id},0\n" for id in test))
-    found = load_competition(root)
-    check_images(found)
-    return found
+    competition = load_competition(root)
+    check_images(competition)
+    return competition
 
 
-def find(found):
-    return duplicates.find_duplicates(found, check_images(found))
+def find(competition):
+    return duplicates.find_duplicates(competition, check_images(competition))
 
 
-def joined(table):
+def groups_of(table):
     """The groups of more than one image, each as its names in order."""
     names = table["split"] + "/" + table["id"]
     parts = [part.tolist() for _, part in names.groupby(table["group"].to_numpy(), sort=False)]
@@ -69,17 +69,17 @@ def joined(table):
 def test_every_change_is_seen_through_and_nothing_else_is_joined(tmp_path):
     train = {f"a{n}": jpeg(scene(n)) for n in range(60)}
     test = {f"t{n}": change(scene(n)) for n, change in enumerate(CHANGES.values())}
-    found = competition(tmp_path, train, test)
-    assert joined(find(found)) == [[f"train/a{n}", f"test/t{n}"] for n in range(len(CHANGES))]
+    competition = write_competition(tmp_path, train, test)
+    assert groups_of(find(competition)) == [[f"train/a{n}", f"test/t{n}"] for n in range(len(CHANGES))]
 
 
 def test_a_group_is_named_by_its_first_image_and_closed_over_train_and_test(tmp_path):
-    found = competition(
+    competition = write_competition(
         tmp_path,
         {"9": jpeg(scene(0)), "1": jpeg(scene(1)), "5": jpeg(scene(0)[:, ::-1])},
         {"3": jpeg(scene(2)), "2": jpeg(scene(0), 60), "4": jpeg(scene(2), 50)},
     )
-    table = find(found)
+    table = find(competition)
     assert list(table.columns) == ["split", "id", "group"]
     assert (table["split"] + "/" + table["id"]).tolist() == [
         "train/9",
@@ -94,61 +94,38 @@ def test_a_group_is_named_by_its_first_image_and_closed_over_train_and_test(tmp_
 
 def test_pictures_without_features_are_joined_by_their_bytes_alone(tmp_path):
     flat = {name: jpeg(np.full((40, 40, 3), shade, np.uint8)) for name, shade in (("1", 90), ("2", 91), ("3", 90))}
-    assert joined(find(competition(tmp_path, flat, {"7": jpeg(np.full((40, 40, 3), 90, np.uint8), 50)}))) == [
+    assert groups_of(find(write_competition(tmp_path, flat, {"7": jpeg(np.full((40, 40, 3), 90, np.uint8), 50)}))) == [
         ["train/1", "train/3"]
     ]
 
 
 def test_a_second_call_opens_nothing_and_a_changed_image_is_seen(tmp_path, monkeypatch):
-    found = competition(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(1), 70)})
-    first = find(found)
+    competition = write_competition(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(1), 70)})
+    first = find(competition)
     with monkeypatch.context() as patch:
-        patch.setattr(images, "read_thumbnail", lambda *_: pytest.fail("an image was opened"))
-        patch.setattr(duplicates, "candidate_pairs", lambda *_: pytest.fail("pairs were looked for"))
-        assert find(found).equals(first)
-    found.image_path("test", "3").write_bytes(jpeg(scene(2), 70))
-    assert joined(find(found)) == [["train/2", "test/3"]]
+        patch.setattr(audit, "read_thumbnail", lambda *_: pytest.fail("an image was opened"))
+        patch.setattr(duplicates, "candidate_pairs", lambda *_: pytest.fail("pairs were searched"))
+        assert find(competition).equals(first)
+    competition.image_path("test", "3").write_bytes(jpeg(scene(2), 70))
+    assert groups_of(find(competition)) == [["train/2", "test/3"]]
     kept = sorted(path.name for path in (tmp_path / "cache").iterdir())
-    mark = load_images_hash(tmp_path)[:12]
+    sha256 = load_images_hash(tmp_path)[:12]
     sealed = [
-        f"duplicates_{duplicates.VERSION}_{mark}.csv",
-        f"glance_{VERSION}_{mark}.csv",
-        f"glance_{VERSION}_{mark}.npy",
+        f"duplicates_{duplicates.VERSION}_{sha256}.csv",
+        f"thumbnails_{THUMBNAIL_VERSION}_{sha256}.csv",
+        f"thumbnails_{THUMBNAIL_VERSION}_{sha256}.npy",
     ]
     assert kept == sorted(["images.csv", "images.json", *sealed, *(f"{name}.sha256" for name in sealed)])
 
 
-def test_a_glance_is_taken_again_where_half_of_it_is_lost(tmp_path):
-    found = competition(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2), 50)}, {"3": jpeg(scene(3))})
-    first = load_thumbnails(found)
-    grey, headers = np.array(first.grey), first.headers
-    next((tmp_path / "cache").glob("glance_*.csv")).unlink()
-    again = load_thumbnails(found)
-    assert np.array_equal(again.grey, grey) and again.headers.equals(headers)
-    assert again.grey.shape == (3, SIDE, SIDE)
-    assert (headers["split"] + "/" + headers["id"]).tolist() == ["train/1", "train/2", "test/3"]
-    assert headers["tables"][0] == headers["tables"][2] != headers["tables"][1]
-    assert headers["coarseness"][1] > headers["coarseness"][0]
-
-
-def test_images_must_be_checked_first(tmp_path):
-    found = competition(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(3))})
-    table = check_images(found)
+def test_images_must_be_checked_before(tmp_path):
+    competition = write_competition(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(3))})
+    table = check_images(competition)
     (tmp_path / "cache" / "images.csv").unlink()
     with pytest.raises(
         InputError, match=re.escape("the images were not checked yet. Run `python src/audit.py` first.")
     ):
-        duplicates.find_duplicates(found, table)
-
-
-def test_an_image_that_broke_since_the_check_is_named(tmp_path):
-    found = competition(tmp_path, {"1": jpeg(scene(1)), "2": jpeg(scene(2))}, {"3": jpeg(scene(3))})
-    found.image_path("train", "2").write_bytes(b"nothing")
-    with pytest.raises(
-        InputError, match=re.escape("2.jpg cannot be decoded (UnidentifiedImageError). Run `python src/audit.py`")
-    ):
-        load_thumbnails(found)
-    assert not list((tmp_path / "cache").glob("*glance*"))
+        duplicates.find_duplicates(competition, table)
 
 
 def candidates(*hashes: np.ndarray) -> np.ndarray:
@@ -158,7 +135,7 @@ def candidates(*hashes: np.ndarray) -> np.ndarray:
 
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1))
 def test_set_bits_are_counted(words):
-    assert duplicates._ones(np.array(words, dtype=np.uint64)).tolist() == [word.bit_count() for word in words]
+    assert duplicates._count_bits(np.array(words, dtype=np.uint64)).tolist() == [word.bit_count() for word in words]
 
 
 @settings(max_examples=40, deadline=None)
@@ -171,11 +148,11 @@ def test_no_pair_that_correlates_is_ruled_out_by_the_lowest_frequencies(seed, no
     others = base[:, :, ::-1] if seed % 2 else base
     grey = np.clip(np.concatenate([base, others + noise * 60 * rng.normal(size=base.shape)]), 0, 255).astype(np.uint8)
     pairs = np.array([[a, b, seed % 2] for a in range(4) for b in range(4, 8)])
-    standard = duplicates._standard(grey)
+    standard = duplicates._standardise(grey)
     seen = standard[:, :, ::-1] if seed % 2 else standard
-    whole = np.array([(standard[a] * seen[b]).mean() for a, b, _ in pairs])
-    may = duplicates.compute_fingerprints(grey, np.arange(8)).may_be_one(pairs)
-    assert may[whole >= duplicates.WHOLE].all() and not may[whole < 0.3].any()
+    correlation = np.array([(standard[a] * seen[b]).mean() for a, b, _ in pairs])
+    may = duplicates.compute_fingerprints(grey, np.arange(8)).may_match(pairs)
+    assert may[correlation >= duplicates.WHOLE].all() and not may[correlation < 0.3].any()
 
 
 @settings(max_examples=60, deadline=None)
@@ -190,11 +167,11 @@ def test_hashes_that_differ_in_seven_bits_are_always_compared(seed, flipped, mir
 
 def test_far_hashes_are_no_candidates_and_a_picture_is_no_candidate_of_itself():
     bits = np.zeros((2, 4, duplicates.BITS), dtype=np.uint8)
-    bits[:, 1, : duplicates.FAR] = 1
-    bits[:, 2, : duplicates.FAR + 1] = 1
+    bits[:, 1, : duplicates.MAX_DISTANCE] = 1
+    bits[:, 2, : duplicates.MAX_DISTANCE + 1] = 1
     bits[:, 3, 64:] = 1
-    got = candidates(*np.packbits(bits, axis=2))
-    assert got.tolist() == [[0, 1, 0], [0, 1, 1], [1, 2, 0], [1, 2, 1]]
+    pairs = candidates(*np.packbits(bits, axis=2))
+    assert pairs.tolist() == [[0, 1, 0], [0, 1, 1], [1, 2, 0], [1, 2, 1]]
 
 
 def test_hundreds_of_copies_are_one_group_without_all_their_pairs():
@@ -204,30 +181,30 @@ def test_hundreds_of_copies_are_one_group_without_all_their_pairs():
     assert (duplicates.group_pictures(grey, np.arange(400)) == 0).all()
     prints = duplicates.compute_fingerprints(grey, np.arange(400))
     pairs = candidates(prints.plain, prints.mirrored)
-    assert prints.may_be_one(pairs).all()
+    assert prints.may_match(pairs).all()
     assert (np.diff(pairs[:, :2]) > 0).all() and len(pairs) < 400 * 399 // 4
 
 
 def test_same_picture_by_its_whole_and_by_what_is_fine_in_it():
     base = cv2.resize(scene(0)[..., 0], (32, 32), interpolation=cv2.INTER_AREA)
-    whole = cv2.GaussianBlur(base, (0, 0), 2)
+    blurred = cv2.GaussianBlur(base, (0, 0), 2)
     other = cv2.resize(scene(1)[..., 0], (32, 32), interpolation=cv2.INTER_AREA).astype(float)
-    elsewhere = np.clip(whole + 0.4 * (other - cv2.GaussianBlur(other, (0, 0), 2)), 0, 255).astype(
+    other_detail = np.clip(blurred + 0.4 * (other - cv2.GaussianBlur(other, (0, 0), 2)), 0, 255).astype(
         np.uint8
     )  # other detail
-    grey = np.stack([base, (base * 0.6 + 20).astype(np.uint8), base[:, ::-1], whole, elsewhere])
+    grey = np.stack([base, (base * 0.6 + 20).astype(np.uint8), base[:, ::-1], blurred, other_detail])
     zeros = np.zeros(4, dtype=np.int64)
-    got = duplicates.same_picture(grey, zeros, np.arange(1, 5), np.array([0, 1, 0, 0]))
-    assert got[:2].tolist() == [True, True] and not got[3]
+    same = duplicates.same_picture(grey, zeros, np.arange(1, 5), np.array([0, 1, 0, 0]))
+    assert same[:2].tolist() == [True, True] and not same[3]
     assert not duplicates.same_picture(grey, zeros[:1], np.array([2]), zeros[:1])[0]
 
 
-def test_cartoons_of_one_style_are_told_apart(tmp_path):
-    draw_competition(tmp_path, train=300, test=100)
-    found = load_competition(tmp_path)
-    table = check_images(found)
+def test_cartoons_of_one_style_are_not_joined(tmp_path):
+    write_synthetic_competition(tmp_path, train=300, test=100)
+    competition = load_competition(tmp_path)
+    table = check_images(competition)
     first = (table["split"] + "/" + table["id"]).groupby(table["sha256"]).transform("first")
-    assert (duplicates.find_duplicates(found, table)["group"] == first).all() and first.nunique() == 395
+    assert (duplicates.find_duplicates(competition, table)["group"] == first).all() and first.nunique() == 395
 
 
 @pytest.mark.skipif(
@@ -235,19 +212,19 @@ def test_cartoons_of_one_style_are_told_apart(tmp_path):
 )
 def test_real_faces_are_found_again_and_none_is_joined_to_another(tmp_path):
     install_competition(SHARED / "competition-mini.zip", tmp_path)
-    found = load_competition(tmp_path)
-    check_images(found)
-    grey = np.array(load_thumbnails(found).grey)
+    competition = load_competition(tmp_path)
+    check_images(competition)
+    grey = np.array(load_thumbnails(competition).grey)
     own = duplicates.group_pictures(grey, np.arange(len(grey)))
     assert 10 <= (own != np.arange(len(grey))).sum() <= 20  # true ones, looked at: 15 pairs
     chosen = np.random.default_rng(0).choice(np.flatnonzero(own == np.arange(len(grey)))[:2000], 60, replace=False)
-    ids = found.train["id"].tolist()
+    ids = competition.train["id"].tolist()
     for name, change in CHANGES.items():
         copies = []
         for row in chosen:
-            (tmp_path / "copy.jpg").write_bytes(change(cv2.imread(str(found.image_path("train", ids[row])))))
-            copies.append(images.read_thumbnail(tmp_path / "copy.jpg", SIDE)[0])
-        got = duplicates.group_pictures(np.concatenate([grey, copies]), np.arange(len(grey) + len(copies)))
-        assert (got[: len(grey)] == own).all(), name
-        assert set(got[len(grey) :]) <= {*own[chosen], *range(len(grey), len(got))}, name
-        assert (got[len(grey) :] == own[chosen]).mean() >= 0.95, name
+            (tmp_path / "copy.jpg").write_bytes(change(cv2.imread(str(competition.image_path("train", ids[row])))))
+            copies.append(read_thumbnail(tmp_path / "copy.jpg", THUMBNAIL_SIDE)[0])
+        group = duplicates.group_pictures(np.concatenate([grey, copies]), np.arange(len(grey) + len(copies)))
+        assert (group[: len(grey)] == own).all(), name
+        assert set(group[len(grey) :]) <= {*own[chosen], *range(len(grey), len(group))}, name
+        assert (group[len(grey) :] == own[chosen]).mean() >= 0.95, name

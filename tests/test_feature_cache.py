@@ -113,7 +113,7 @@ def test_a_damaged_view_is_named_and_computed_again(tmp_path, capsys):
     content[-5] ^= 1
     path.write_bytes(content)
     cache.compute_view("plain")
-    assert capsys.readouterr().out == f"{path} is not what was written (its checksum differs): it is made again\n"
+    assert capsys.readouterr().out == f"{path} is not what was written (its checksum differs): it is computed again\n"
     assert np.array_equal(cache.view("plain"), first)
     stamp = path.stat().st_mtime_ns
     cache.compute_view("plain")

@@ -1,3 +1,5 @@
+"""Folds have equal shares of the labels, never divide a group, and are frozen: edited or stale ones are refused."""
+
 import re
 
 import numpy as np
@@ -6,9 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from facefold.data.competition import load_competition, target_rows
 from facefold.data.folds import count_divided_groups, group_rows, load_folds, make_folds, write_folds
+from facefold.data.synthetic import write_synthetic_competition
+from facefold.task import LABEL, Target, strata
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_csv, read_json, sha256_file, write_csv, write_json, write_text
+
+AGE = Target("age")
 
 
 def rows(labels):
@@ -26,12 +33,12 @@ def root(tmp_path):
     return tmp_path
 
 
-def made(root, k=5, seed=0):
+def five_folds(root, k=5, seed=0):
     train = rows([0, 1] * 10)
     return make_folds(train, own_groups(train), k, seed, sha256_file(root / "competition" / "train.csv"))
 
 
-def begin_run(root):
+def start_run(root):
     (root / "runs" / "lite0" / "fold_0").mkdir(parents=True)
 
 
@@ -53,11 +60,11 @@ def test_groups_by_another_column_and_how_many_of_them_folds_divide():
 def test_folds_of_an_earlier_version_are_read_as_they_are(root):
     """folds.json of before there were near-duplicates: the text of its method is what `bytes` still writes."""
     old = "StratifiedGroupKFold(shuffle=True) of scikit-learn; group: byte-identical images"
-    write_folds(root, made(root))
+    write_folds(root, five_folds(root))
     assert load_folds(root).method == old and load_folds(root).grouping == "bytes"
     facts = read_json(root / "folds" / "folds.json")
-    write_json(root / "folds" / "folds.json", {**facts, "method": "dealt by hand"})
-    assert load_folds(root).method == "dealt by hand" and load_folds(root).grouping is None
+    write_json(root / "folds" / "folds.json", {**facts, "method": "made by hand"})
+    assert load_folds(root).method == "made by hand" and load_folds(root).grouping is None
 
 
 def test_what_the_groups_are_is_recorded(root):
@@ -69,18 +76,18 @@ def test_what_the_groups_are_is_recorded(root):
 
 
 def test_folds_divide_the_rows_in_equal_shares_of_the_labels(root):
-    got = made(root)
-    assert got.table["id"].tolist() == rows([0, 1] * 10)["id"].tolist()
-    assert got.table.groupby("fold")["label"].agg(["size", "sum"]).to_numpy().tolist() == [[4, 2]] * 5
-    assert sorted(pd.concat([got.valid(k) for k in range(5)])["id"]) == got.table["id"].tolist()
+    folds = five_folds(root)
+    assert folds.table["id"].tolist() == rows([0, 1] * 10)["id"].tolist()
+    assert folds.table.groupby("fold")["label"].agg(["size", "sum"]).to_numpy().tolist() == [[4, 2]] * 5
+    assert sorted(pd.concat([folds.valid(k) for k in range(5)])["id"]) == folds.table["id"].tolist()
     for k in range(5):
-        assert set(got.train(k)["id"]) == set(got.table["id"]) - set(got.valid(k)["id"])
-        assert list(got.valid(k).columns) == ["id", "label"]
+        assert set(folds.train(k)["id"]) == set(folds.table["id"]) - set(folds.valid(k)["id"])
+        assert list(folds.valid(k).columns) == ["id", "label"]
 
 
 def test_the_seed_alone_decides(root):
-    assert made(root).hash == made(root).hash
-    assert made(root).hash != made(root, seed=1).hash
+    assert five_folds(root).hash == five_folds(root).hash
+    assert five_folds(root).hash != five_folds(root, seed=1).hash
 
 
 @settings(max_examples=30, deadline=None)
@@ -123,32 +130,32 @@ def test_identical_images_count_once(root):
 
 
 def test_written_folds_are_read_back(root):
-    assert write_folds(root, made(root))
-    got, wanted = load_folds(root), made(root)
-    pd.testing.assert_frame_equal(got.table, wanted.table)
-    assert (got.k, got.seed, got.hash, got.train_sha256, got.method) == (
+    assert write_folds(root, five_folds(root))
+    loaded, folds = load_folds(root), five_folds(root)
+    pd.testing.assert_frame_equal(loaded.table, folds.table)
+    assert (loaded.k, loaded.seed, loaded.hash, loaded.train_sha256, loaded.method) == (
         5,
         0,
-        wanted.hash,
-        wanted.train_sha256,
-        wanted.method,
+        folds.hash,
+        folds.train_sha256,
+        folds.method,
     )
-    assert got.hash == sha256_file(root / "folds" / "folds.csv")
+    assert loaded.hash == sha256_file(root / "folds" / "folds.csv")
     valid = read_csv(root / "folds" / "fold_3_valid.csv", {"id": str, "label": "int64"})
-    assert valid["id"].tolist() == wanted.valid(3)["id"].tolist()
+    assert valid["id"].tolist() == folds.valid(3)["id"].tolist()
 
 
-def test_the_same_folds_again_are_nothing_to_do(root):
-    write_folds(root, made(root))
-    begin_run(root)
+def test_the_same_folds_again_do_nothing(root):
+    write_folds(root, five_folds(root))
+    start_run(root)
     before = (root / "folds" / "folds.json").stat().st_mtime_ns
-    assert not write_folds(root, made(root))
+    assert not write_folds(root, five_folds(root))
     assert (root / "folds" / "folds.json").stat().st_mtime_ns == before
 
 
 def test_other_folds_replace_these_while_nothing_depends_on_them(root):
-    write_folds(root, made(root))
-    assert write_folds(root, made(root, k=2))
+    write_folds(root, five_folds(root))
+    assert write_folds(root, five_folds(root, k=2))
     assert load_folds(root).k == 2
     assert sorted(path.name for path in (root / "folds").iterdir()) == [
         "fold_0_train.csv",
@@ -161,26 +168,26 @@ def test_other_folds_replace_these_while_nothing_depends_on_them(root):
 
 
 def test_folds_that_runs_depend_on_are_replaced_by_force_alone(root):
-    write_folds(root, made(root))
-    begin_run(root)
+    write_folds(root, five_folds(root))
+    start_run(root)
     with pytest.raises(InputError, match=r"runs depend on them \(lite0\); nothing was changed"):
-        write_folds(root, made(root, seed=1))
+        write_folds(root, five_folds(root, seed=1))
     assert load_folds(root).seed == 0
-    assert write_folds(root, made(root, seed=1), force=True)
+    assert write_folds(root, five_folds(root, seed=1), force=True)
     assert load_folds(root).seed == 1
 
 
 def test_lost_or_edited_files_of_the_same_folds_are_written_again_though_runs_depend_on_them(root):
-    write_folds(root, made(root))
-    begin_run(root)
+    write_folds(root, five_folds(root))
+    start_run(root)
     (root / "folds" / "fold_1_train.csv").unlink()
-    assert write_folds(root, made(root))
+    assert write_folds(root, five_folds(root))
     assert load_folds(root).k == 5
 
 
 @pytest.mark.parametrize("name", ["folds.csv", "fold_2_valid.csv"])
 def test_edited_folds_are_refused(root, name):
-    write_folds(root, made(root))
+    write_folds(root, five_folds(root))
     path = root / "folds" / name
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     with pytest.raises(InputError, match=re.escape(f"{path} is missing or was edited")):
@@ -188,7 +195,7 @@ def test_edited_folds_are_refused(root, name):
 
 
 def test_folds_of_another_train_csv_are_refused(root):
-    write_folds(root, made(root))
+    write_folds(root, five_folds(root))
     write_csv(root / "competition" / "train.csv", rows([1, 0] * 10))
     with pytest.raises(InputError, match="has changed since the folds were made"):
         load_folds(root)
@@ -207,3 +214,49 @@ def test_missing_or_torn_folds(root, text, message):
         write_text(root / "folds" / "folds.json", text)
     with pytest.raises(InputError, match=re.escape(message)):
         load_folds(root)
+
+
+def test_folds_of_values_have_equal_shares_of_the_bins_and_never_divide_a_group():
+    values = np.random.default_rng(0).permutation(400).astype(float)
+    table = pd.DataFrame({"id": [str(row) for row in range(400)], "label": values})
+    group = pd.Series([str(row // 2) for row in range(400)], index=table["id"])
+    folds = make_folds(table, group, 4, 0, "sha", "near", AGE)
+    shares = pd.crosstab(folds.table["fold"], strata(table["label"].to_numpy()))
+    assert shares.shape == (4, 10) and shares.to_numpy().min() >= 6 and shares.to_numpy().max() <= 14
+    assert (folds.table.groupby("group")["fold"].nunique() == 1).all() and folds.table["label"].tolist() == table[
+        "label"
+    ].tolist()
+    assert folds.grouping == "near" and folds.method.endswith(
+        "group: near-duplicate images; strata: bins of the target"
+    )
+    few = table.assign(label=np.where(np.arange(400) < 4, 1.0, 9.0))
+    with pytest.raises(
+        InputError, match="^age 1 to 9 has 6 rows with 3 different images, too few for 5 folds; choose fewer"
+    ):
+        make_folds(few.iloc[:6], group.iloc[:6], 5, 0, "sha", "near", AGE)
+
+
+def test_folds_of_a_target_have_their_own_folder_and_other_values_make_them_stale(tmp_path):
+    write_synthetic_competition(tmp_path, train=40, test=10, size=16)
+    train = load_competition(tmp_path).train
+    ages = pd.DataFrame({"id": train["id"], "age": np.arange(40)})
+    write_csv(tmp_path / "competition" / "meta.csv", ages)
+    alone = pd.Series(train["id"].tolist(), index=train["id"])
+    for target in (LABEL, AGE):
+        folds = make_folds(
+            target_rows(load_competition(tmp_path), target), alone, 2, 0, target.sha256(tmp_path), target=target
+        )
+        assert write_folds(tmp_path, folds) and not write_folds(tmp_path, folds)
+        assert load_folds(tmp_path, target).table.equals(folds.table)
+    assert (tmp_path / "targets/age/folds/folds.csv").read_text().startswith("id,label,group,fold\n1,0.0,1,")
+    assert (tmp_path / "folds/folds.csv").is_file()
+    write_csv(tmp_path / "competition" / "meta.csv", ages.assign(age=ages["age"] + 1))
+    load_folds(tmp_path)  # the label's do not depend on meta.csv
+    folder = tmp_path / "competition"
+    with pytest.raises(InputError) as caught:
+        load_folds(tmp_path, AGE)
+    assert str(caught.value) == (
+        f"{folder / 'train.csv'} or {folder / 'meta.csv'} has changed since the folds were made. Restore it, or: "
+        "Run `python src/split.py --target age` to write the folds again (`--force` if runs depend "
+        "on the old ones)."
+    )

@@ -42,8 +42,8 @@ def test_the_confident_joint_and_the_suspects_by_hand():
 
 
 def test_a_group_with_both_labels_comes_first():
-    twins = TEN.assign(group=TEN["group"].replace({"i": "e", "j": "d"}))
-    table = find_label_issues(twins).table
+    duplicates = TEN.assign(group=TEN["group"].replace({"i": "e", "j": "d"}))
+    table = find_label_issues(duplicates).table
     # d (0.9, label 0) and j (0.05, label 1): the mean is 0.475, for label 0. e and i are both at 0.6, for label 1.
     expected = [
         ("e", 0, 0.6, "conflict", 1, 1, 0.6, "e"),
@@ -138,10 +138,13 @@ def test_proposals():
         "id": ["e", "i", "j"],
         "action": ["drop", "keep", "drop"],
     }
-    assert propose_corrections(table, "flip", confidence=0.92).to_dict("list") == {"id": ["j"], "action": ["flip"]}
-    assert propose_corrections(table, "flip", top=1, confidence=0.9).to_dict("list") == {
+    assert propose_corrections(table, "relabel", confidence=0.92).to_dict("list") == {
         "id": ["j"],
-        "action": ["flip"],
+        "action": ["relabel"],
+    }
+    assert propose_corrections(table, "relabel", top=1, confidence=0.9).to_dict("list") == {
+        "id": ["j"],
+        "action": ["relabel"],
     }
 
 

@@ -1,4 +1,4 @@
-"""What tells the label without the picture: found where it was planted, and not where it was not."""
+"""Cues that predict the label without the pixels are found if planted, and only then."""
 
 import os
 import shutil
@@ -12,13 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from command import run
-from facefold.data.archive import install_competition
-from facefold.data.audit import check_images
+from facefold.data.audit import check_images, load_thumbnails
 from facefold.data.competition import load_competition
+from facefold.data.layout import install_competition
 from facefold.data.leaks import Cue, cue_auc, find_cues, labels_of_duplicates
-from facefold.data.suspects import find_broken_images
-from facefold.data.synthetic import draw_competition
-from facefold.data.thumbnails import load_thumbnails
+from facefold.data.synthetic import write_synthetic_competition
 from facefold.report.audit_text import describe_cues, list_leaks
 from facefold.utils.files import write_csv
 
@@ -26,14 +24,15 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def measured(root):
-    found = load_competition(root)
-    return {cue.name: cue for cue in find_cues(found, check_images(found), load_thumbnails(found).headers)}
+    competition = load_competition(root)
+    images = check_images(competition)
+    return {cue.name: cue for cue in find_cues(competition, images, load_thumbnails(competition).headers)}
 
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory):
     root = tmp_path_factory.mktemp("clean")
-    draw_competition(root, train=400, test=40, size=32)
+    write_synthetic_competition(root, train=400, test=40, size=32)
     return root
 
 
@@ -87,11 +86,11 @@ def test_the_header_leaks_where_labels_come_from_two_programs(copy, change):
 def test_sizes_leak_where_labels_come_from_two_cameras(copy):
     for path, label in labelled(copy):
         cv2.imwrite(str(path), cv2.resize(cv2.imread(str(path)), (40, 32 + 8 * label)))
-    found = {name for name, cue in measured(copy).items() if cue.leaks}
-    assert "image size" in found and "JPEG header" not in found
+    leaking = {name for name, cue in measured(copy).items() if cue.leaks}
+    assert "image size" in leaking and "JPEG header" not in leaking
 
 
-def test_ids_that_are_no_numbers_have_no_order_and_the_rest_is_told(clean, tmp_path):
+def test_ids_that_are_no_numbers_have_no_order_but_the_other_cues(clean, tmp_path):
     folder = Path(shutil.copytree(clean / "competition", tmp_path / "competition"))
     train = pd.read_csv(folder / "train.csv", dtype=str)
     for id in train["id"]:
@@ -100,7 +99,7 @@ def test_ids_that_are_no_numbers_have_no_order_and_the_rest_is_told(clean, tmp_p
     assert list(measured(tmp_path)) == ["file size", "file time", "image size", "JPEG header"]
 
 
-def test_chance_is_that_of_mann_and_whitney_and_few_rows_tell_nothing():
+def test_chance_is_that_of_mann_and_whitney_and_few_rows_say_nothing():
     labels = np.array([0] * 30 + [1] * 20)
     cue = cue_auc("x", np.zeros((50, 1)), labels)
     assert (cue.value, cue.centre) == (0.5, 0.5)
@@ -122,15 +121,15 @@ def test_a_leak_is_large_and_beyond_chance(value, margin, leaking):
     assert Cue("x", "AUC", value, 0.5, margin).leaks == leaking
 
 
-def test_twins_by_hand():
+def test_labels_of_duplicates_by_hand():
     groups = pd.DataFrame({"split": ["train"] * 6 + ["test"] * 3, "id": list("123456789"), "group": list("aaabbcabd")})
-    told = labels_of_duplicates(groups, pd.Series({"1": 0, "2": 1, "3": 1, "4": 0, "5": 1, "6": 1}))
-    assert told["zeros"].tolist() == [0, 1, 1, 0, 1, 0, 1, 1, 0]
-    assert told["ones"].tolist() == [2, 1, 1, 1, 0, 0, 2, 1, 0]
-    assert told["answer"].tolist() == [1, -1, -1, 1, 0, -1, 1, -1, -1]
-    some = labels_of_duplicates(groups, pd.Series({"3": 1, "4": 0}))  # the others' labels are not known
-    assert some["answer"].tolist() == [1, 1, -1, -1, 0, -1, 1, 0, -1]
-    assert (some["split"] + some["id"]).tolist() == (groups["split"] + groups["id"]).tolist()
+    answers = labels_of_duplicates(groups, pd.Series({"1": 0, "2": 1, "3": 1, "4": 0, "5": 1, "6": 1}))
+    assert answers["zeros"].tolist() == [0, 1, 1, 0, 1, 0, 1, 1, 0]
+    assert answers["ones"].tolist() == [2, 1, 1, 1, 0, 0, 2, 1, 0]
+    assert answers["answer"].tolist() == [1, -1, -1, 1, 0, -1, 1, -1, -1]
+    known = labels_of_duplicates(groups, pd.Series({"3": 1, "4": 0}))  # the others' labels are not known
+    assert known["answer"].tolist() == [1, 1, -1, -1, 0, -1, 1, 0, -1]
+    assert (known["split"] + known["id"]).tolist() == (groups["split"] + groups["id"]).tolist()
 
 
 def test_a_test_id_like_a_train_id_takes_no_label_from_it():
@@ -138,37 +137,21 @@ def test_a_test_id_like_a_train_id_takes_no_label_from_it():
     assert labels_of_duplicates(groups, pd.Series({"1": 1}))[["zeros", "ones"]].to_numpy().tolist() == [[0, 0], [0, 0]]
 
 
-def test_a_blur_a_black_and_a_white_picture_are_suspects_and_the_worst_is_first():
-    rng = np.random.default_rng(0)
-    grey = np.clip(rng.normal(120, 30, (300, 32, 32)), 0, 255).astype(np.uint8)
-    grey[7] = cv2.GaussianBlur(grey[7], (0, 0), 6)
-    grey[100] = grey[100] // 16
-    grey[200] = 255 - grey[200] // 16
-    grey[250] = 120
-    rows = pd.DataFrame({"split": "train", "id": [str(n) for n in range(300)]})
-    found = find_broken_images(rows, grey)
-    assert set(found["id"]) == {"7", "100", "200", "250"} and found["far"].is_monotonic_decreasing
-    assert found["id"][0] == "250" and dict(zip(found["id"], found["why"]))["7"] == "no detail"
-    assert len(find_broken_images(rows[:7], grey[:7])) == 0
-    dark = np.clip(rng.normal(10, 3, (9, 32, 32)), 0, 255).astype(np.uint8)
-    assert set(find_broken_images(rows[:9], dark)["why"]) == {"very dark"}
-
-
 def test_the_page_of_a_cue():
-    found = [
+    cues = [
         Cue("order of the ids", "correlation", 0.9754, 0, 0.0073),
         Cue("file size", "AUC", 0.511, 0.5, 0.0084),
         Cue("file time", "AUC", 0.5, 0.5, 0.0084),
     ]
-    assert describe_cues(found) == [
+    assert describe_cues(cues) == [
         "cues        order of the ids  correlation  0.975   chance 0 +- 0.007   LEAK",
         "            file size         AUC          0.511   chance 0.5 +- 0.008   "
-        "more than chance, no more than harmless traits of pictures give",
+        "more than chance, no more than harmless traits of images give",
         "            file time         AUC          0.500   chance 0.5 +- 0.008   chance",
     ]
-    told = pd.DataFrame({"split": ["test"], "zeros": [0], "ones": [0]})
-    assert list_leaks(told, found) == [
-        "the order of the ids alone tells the label (correlation 0.975, chance 0 +- 0.007)"
+    answers = pd.DataFrame({"split": ["test"], "zeros": [0], "ones": [0]})
+    assert list_leaks(answers, cues) == [
+        "the order of the ids alone predicts the label (correlation 0.975, chance 0 +- 0.007)"
     ]
 
 
@@ -176,21 +159,21 @@ def test_strict_refuses_leaks_and_prints_the_page_all_the_same(copy):
     done = run("audit", copy, "--strict")
     assert done.returncode == 2 and "cues        order of the ids" in done.stdout
     assert done.stderr == (
-        "audit.py: --strict: something other than the picture gives labels away:\n"
+        "audit.py: --strict: something other than the pixels gives labels away:\n"
         "  - 1 test images show a picture of train\n"
-        "Ask who made the competition for one without, or run the audit without --strict and know it.\n"
+        "Ask the host of the competition for one without, or run the audit without --strict and know it.\n"
     )
-    twin = next(
+    duplicate = next(
         path
         for path in (copy / "competition" / "test").iterdir()
         if path.read_bytes() == (copy / "competition" / "train" / "3.jpg").read_bytes()
     )
-    twin.write_bytes(
+    duplicate.write_bytes(
         cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))[1].tobytes()
     )
     done = run("audit", copy, "--strict")
     assert done.returncode == 0, done.stderr
-    assert "twins       no test image shows a picture of train" in done.stdout
+    assert "duplicates  no test image shows a picture of train" in done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -210,13 +193,13 @@ def test_real_faces_leak_nothing_until_they_are_numbered_in_order_or_padded(face
     (folder / "train").rename(folder / "old")
     (folder / "train").mkdir()
     ordered = train.sort_values("label", kind="stable")["id"].tolist()
-    for old, new in zip(ordered, train["id"]):
+    for old, new in zip(ordered, train["id"], strict=True):
         (folder / "old" / f"{old}.jpg").rename(folder / "train" / f"{new}.jpg")
     write_csv(folder / "train.csv", pd.DataFrame({"id": train["id"], "label": sorted(train["label"])}))
     shutil.rmtree(folder / "old")
-    found = measured(tmp_path)
-    assert [name for name, cue in found.items() if cue.leaks] == ["order of the ids"]
-    assert found["order of the ids"].value > 0.99
+    cues = measured(tmp_path)
+    assert [name for name, cue in cues.items() if cue.leaks] == ["order of the ids"]
+    assert cues["order of the ids"].value > 0.99
     for path, label in labelled(tmp_path):
         path.write_bytes(path.read_bytes() + b"\0" * (3000 * label))
     assert [name for name, cue in measured(tmp_path).items() if cue.leaks] == ["order of the ids", "file size"]

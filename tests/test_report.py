@@ -130,7 +130,7 @@ def test_the_page_says_what_is_asked_of_it(page):
     text = page.read_text()
     assert text.count("<h1>") == 1
     assert re.search(
-        r"<h1>Drawn competition, not real data\. Upload submissions/submission\.csv: nested accuracy 0\.\d{4} \[.*\] "
+        r"<h1>Synthetic competition, not real data\. Upload submissions/submission\.csv: nested accuracy 0\.\d{4} \[.*\] "
         r"by \w+\. No leak was used\.</h1>",
         text,
     )

@@ -16,7 +16,7 @@ import pytest
 
 from command import apart, run, words
 from facefold.cli import hold_root
-from facefold.data.synthetic import draw_competition
+from facefold.data.synthetic import write_synthetic_competition
 from facefold.utils.errors import InputError
 from facefold.utils.files import lock_directory
 from facefold.utils.processes import STARTER
@@ -28,7 +28,7 @@ FEW = ("--recipes", "demo_cnn", "--folds", "2")
 
 
 def tiny(root: Path) -> Path:
-    draw_competition(root, train=60, test=20, size=32)
+    write_synthetic_competition(root, train=60, test=20, size=32)
     return root
 
 
@@ -66,7 +66,7 @@ def test_the_whole_job_ends_with_what_to_upload(undisturbed):
     )
     assert "  budget 20 h 00 min, " in said and re.fullmatch(r"budget 20 h 00 min: .* used", lines[-4])
     assert re.fullmatch(r"audit .*, split .*, train .*, blend .*, report .*", lines[-5])
-    assert lines[-2].startswith("These images are drawn by a program")
+    assert lines[-2].startswith("These images are synthetic")
     assert re.fullmatch(
         rf"upload {root}/submissions/submission.csv: nested accuracy 0\.\d{{4}} \[.*\] by .*", lines[-1]
     )
@@ -217,7 +217,22 @@ def test_a_stop_is_one_line_and_its_exit_code(tmp_path, how, code):
     process = start(words("run_all", root, *FEW))
     said = stop_in_training(process, root, how)
     assert process.returncode == code
-    assert said.split() == "run_all.py: stopped; nothing is lost, the same command goes on where this one ended".split()
+    assert said.split() == [
+        "run_all.py:",
+        "stopped;",
+        "nothing",
+        "is",
+        "lost,",
+        "the",
+        "same",
+        "command",
+        "goes",
+        "on",
+        "where",
+        "this",
+        "one",
+        "ended",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +243,7 @@ def test_a_second_job_on_a_root_is_refused_by_the_process_id_of_the_first(tmp_pa
     main = importlib.import_module(name).main
     with (
         lock_directory(tmp_path),
-        pytest.raises(InputError, match=f"^{tmp_path}: (process {os.getpid()}|another process) is at work here"),
+        pytest.raises(InputError, match=f"^{tmp_path} is in use by (process {os.getpid()}|another process)"),
     ):
         main()
     assert list(tmp_path.iterdir()) == []
@@ -267,7 +282,7 @@ def test_a_stale_run_is_refused_and_force_trains_over_it(whole):
     stale = run("train", whole, "--recipe", "demo_cnn", "--seed", "5")
     assert stale.returncode == 2
     assert stale.stderr == (
-        f"train.py: {whole}/runs/demo_cnn/fold_0 is stale: it was made with another seed. Move it away, or train over it "
+        f"train.py: {whole}/runs/demo_cnn/fold_0 is stale: it was trained with another seed. Move it away, or train over it "
         "with `train.py --recipe demo_cnn --force`.\n"
     )
     forced = apart("train", whole, "--recipe", "demo_cnn", "--seed", "5", "--fold", "0", "--force")
@@ -280,7 +295,7 @@ def test_an_image_that_changed_after_the_audit_makes_old_runs_stale(whole):
     assert (whole / "competition/train/10.jpg").read_bytes() != other
     (whole / "competition/train/10.jpg").write_bytes(other)
     stale = run("train", whole, "--recipe", "demo_cnn")
-    assert stale.returncode == 2 and "it was made with other images" in stale.stderr
+    assert stale.returncode == 2 and "it was trained with other images" in stale.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""UTKFace becomes a competition: what the names say and no more, ids that tell nothing, answers kept apart."""
+"""UTKFace becomes a competition: what the names say and no more, ids that say nothing, answers kept apart."""
 
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -47,25 +47,28 @@ def zipped(folder: Path, path: Path) -> Path:
 
 
 def test_every_image_keeps_what_its_name_says(source, tmp_path):
-    made = install_utkface(source, tmp_path / "root", 6, 0)
-    found, _ = audit_competition(tmp_path / "root")
-    assert made.new and made.twice == 5
-    assert made.malformed == [
+    imported = install_utkface(source, tmp_path / "root", 6, 0)
+    competition, _ = audit_competition(tmp_path / "root")
+    assert imported.new and imported.repeated == 5
+    assert imported.malformed == [
         "UTKFace/117_0_0_20170109142408075.jpg.chip.jpg",
         "UTKFace/61_1_20170109142408075.jpg.chip.jpg",
     ]
     solution = pd.read_csv(tmp_path / "root" / "solution.csv", dtype={"id": str})
     assert solution.columns.tolist() == ["id", "label", "age", "race"] and solution["label"].tolist().count(1) == 3
     facts = {id: (label, age, race) for id, label, age, race in solution.itertuples(index=False)}
-    meta = found.meta.astype({"age": int, "race": int}).merge(found.train, on="id")
+    meta = competition.meta.astype({"age": int, "race": int}).merge(competition.train, on="id")
     facts |= {row.id: (row.label, row.age, row.race) for row in meta.itertuples()}
     numbers = {jpeg(number): number for number in range(20)}
     for split in ("train", "test"):
-        for id in getattr(found, split)["id"]:
-            number = numbers.pop(found.image_path(split, id).read_bytes())
+        for id in getattr(competition, split)["id"]:
+            number = numbers.pop(competition.image_path(split, id).read_bytes())
             assert facts[id] == (number % 2, number, number % 5)
     assert not numbers and sorted(map(int, facts)) == list(range(1, 21))
-    assert found.sample["label"].unique().tolist() == ["0"] and found.meta["id"].tolist() == found.train["id"].tolist()
+    assert (
+        competition.sample["label"].unique().tolist() == ["0"]
+        and competition.meta["id"].tolist() == competition.train["id"].tolist()
+    )
 
 
 def test_all_images_have_one_time_and_zip_and_folder_give_the_same_bytes(source, tmp_path):
@@ -118,7 +121,7 @@ def test_a_zip_whose_member_leaves_the_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="would leave the folder it is unpacked to"):
         install_utkface(tmp_path / "bad.zip", tmp_path / "root", 2, 0)
     (tmp_path / "torn.zip").write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(InputError, match="is neither a folder nor a whole zip"):
+    with pytest.raises(InputError, match="is not a complete zip"):
         install_utkface(tmp_path / "torn.zip", tmp_path / "root", 2, 0)
     assert not (tmp_path / "root").exists() and not list(tmp_path.glob("*.jpg"))
 
@@ -142,8 +145,8 @@ def test_a_zip_whose_member_leaves_the_folder_is_refused(tmp_path):
 def test_names(text, fact):
     path, other = PurePosixPath("UTKFace") / text, PurePosixPath("UTKFace") / name(7)
     table, malformed, _ = parse_file_names([path, other])
-    got = table[table["path"] == path]
-    assert [tuple(row) for row in got[["age", "label", "race"]].to_numpy()] == ([fact] if fact else [])
+    parsed = table[table["path"] == path]
+    assert [tuple(row) for row in parsed[["age", "label", "race"]].to_numpy()] == ([fact] if fact else [])
     assert malformed == ([] if fact else [str(path)])
 
 
@@ -156,11 +159,11 @@ def test_a_face_cropped_and_not_is_refused():
 @given(seed=st.integers(0, 50), test_size=st.integers(2, 36))
 def test_ids_are_a_permutation_and_the_test_rows_stratified(seed, test_size):
     faces = pd.DataFrame({"path": [str(number) for number in range(40)], "label": [0] * 30 + [1] * 10})
-    folds = split_faces(faces, test_size, seed)
-    test = folds[folds["split"] == "test"]
-    assert folds["id"].tolist() == [str(number) for number in range(1, 41)]
+    split = split_faces(faces, test_size, seed)
+    test = split[split["split"] == "test"]
+    assert split["id"].tolist() == [str(number) for number in range(1, 41)]
     assert len(test) == test_size and abs(test["label"].sum() - test_size / 4) < 1
-    assert sorted(folds["path"], key=int) == faces["path"].tolist() and folds["path"].tolist() != faces["path"].tolist()
+    assert sorted(split["path"], key=int) == faces["path"].tolist() and split["path"].tolist() != faces["path"].tolist()
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="../shared/utkface-400.zip is not there")
@@ -169,4 +172,4 @@ def test_the_real_faces_pass_the_audit(tmp_path):
         "train    300 faces, share of label 1: 0.5000, ages 1 to "
         in run("import_utkface", tmp_path, SHARED, "--test-size", 100).stdout
     )
-    assert "nothing breaks the contract" in run("audit", tmp_path, "--strict").stdout
+    assert "nothing breaks the rules" in run("audit", tmp_path, "--strict").stdout

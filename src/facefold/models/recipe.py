@@ -247,7 +247,7 @@ def _conflicts(recipe: Recipe) -> list[str]:
         (grows and recipe.epochs == 1, "start_size needs a second epoch to grow in"),
         (grows and recipe.views, "the copies in views have one size: leave start_size or views out"),
         (
-            recipe.augmenter == "batch" and recipe.augment in POLICIES and POLICIES[recipe.augment].by_image_only,
+            recipe.augmenter == "batch" and recipe.augment in POLICIES and POLICIES[recipe.augment].per_image_only,
             f'augment = "{recipe.augment}" has operations that augmenter = "batch" lacks: use albumentations',
         ),
         (recipe.augmenter == "batch" and recipe.augment == "none", 'augmenter has nothing to do: augment = "none"'),

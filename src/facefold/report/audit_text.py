@@ -7,66 +7,64 @@ import pandas as pd
 from facefold.data.competition import Competition
 from facefold.data.leaks import Cue
 
-_SHOWN = 5  # of a kind, by name
-_SUSPECTS = 10
+_NAMED = 5  # of a kind
+_NAMED_BROKEN = 10
 
 
-def describe_contents(found: Competition, images: pd.DataFrame) -> list[str]:
-    """Rows, labels, sizes and byte-identical files; `images` is the table of `integrity.check`."""
+def describe_contents(competition: Competition, images: pd.DataFrame) -> list[str]:
+    """Describe rows, labels, sizes and byte-identical files; `images` is the table of `check_images`."""
 
     def spread(column: str) -> str:
         values = images[column]
         return f"{values.min():,} / {values.median():,.0f} / {values.max():,}"
 
-    ones = int(found.train["label"].sum())
-    meta = "" if found.meta is None else f", {len(found.meta):,} in meta.csv"
+    labels, meta = competition.train["label"], competition.meta
     return [
-        f"rows        {len(found.train):,} train, {len(found.test):,} test{meta}",
-        f"labels      {len(found.train) - ones:,} of 0, {ones:,} of 1: share of 1 is {ones / len(found.train):.4f}",
+        f"rows        {len(labels):,} train, {len(competition.test):,} test"
+        + ("" if meta is None else f", {len(meta):,} in meta.csv"),
+        f"labels      {(labels == 0).sum():,} of 0, {labels.sum():,} of 1: share of 1 is {labels.mean():.4f}",
         f"images      width {spread('width')}, height {spread('height')} pixels (min / median / max)",
-        f"bytes       {spread('bytes')} a file, {images['bytes'].sum() / 1e6:,.1f} MB in all",
-        *_alike("identical", found, images, "sha256"),
+        f"bytes       {spread('bytes')} per file, {images['bytes'].sum() / 1e6:,.1f} MB in all",
+        *_describe_groups("identical", competition, images, "sha256"),
     ]
 
 
-def describe_near_duplicates(found: Competition, groups: pd.DataFrame) -> list[str]:
-    """Near-duplicates, byte-identical ones among them; `groups` is the table of `duplicates.find`. Both labels: named."""
-    lines = _alike("near", found, groups, "group")
-    labelled = _labelled(found, groups)
-    mixed = labelled[labelled.groupby("group")["label"].transform("nunique") > 1]
-    named = [
+def describe_near_duplicates(competition: Competition, groups: pd.DataFrame) -> list[str]:
+    """Describe near-duplicates, and name the groups with both labels; `groups` is the table of `find_duplicates`."""
+    lines = _describe_groups("near", competition, groups, "group")
+    mixed = [
         " and ".join(f"train/{row.id} ({row.label})" for row in rows.itertuples())
-        for _, rows in mixed.groupby("group", sort=False)
+        for _, rows in _labelled(competition, groups).groupby("group", sort=False)
+        if rows["label"].nunique() > 1
     ]
-    return lines + ([f"            both labels: {_few(named, '; ')}"] if named else [])
+    return lines + ([f"            both labels: {_first_few(mixed, '; ')}"] if mixed else [])
 
 
-def describe_shared_pictures(told: pd.DataFrame, found: Competition) -> list[str]:
-    """What the twins of test images in train say; `told` is the table of `leaks.twins`."""
-    test, train = (told[(told["split"] == split) & (told["zeros"] + told["ones"] > 0)] for split in ("test", "train"))
+def describe_duplicate_labels(competition: Competition, answers: pd.DataFrame) -> list[str]:
+    """Describe what the duplicates of test images in train say; `answers` is the table of `labels_of_duplicates`."""
+    have = answers[answers["zeros"] + answers["ones"] > 0]
+    test, train = (have[have["split"] == split] for split in ("test", "train"))
     if not len(test):
-        return ["twins       no test image shows a picture of train"]
-    answered = train[train["answer"] >= 0].merge(found.train, on="id", validate="one_to_one")
-    right = int((answered["answer"] == answered["label"]).sum())
-    said = test["answer"].value_counts()
+        return ["duplicates  no test image shows a picture of train"]
+    answered = train[train["answer"] >= 0].merge(competition.train, on="id", validate="one_to_one")
+    correct = int((answered["answer"] == answered["label"]).sum())
+    zero, one, neither = ((test["answer"] == answer).sum() for answer in (0, 1, -1))
     return [
-        f"twins       the labels of their twins in train would give {said.get(0, 0):,} test images label 0, "
-        f"{said.get(1, 0):,} label 1, and contradict each other for {said.get(-1, 0):,};",
-        f"            of {len(answered):,} train images that have such twins, {right:,} have the label these give",
+        f"duplicates  the labels of their duplicates in train would give {zero:,} test images label 0, "
+        f"{one:,} label 1, and contradict each other for {neither:,};",
+        f"            of {len(answered):,} train images with such duplicates, {correct:,} have the label of these",
     ]
 
 
-def describe_cues(found: Iterable[Cue]) -> list[str]:
-    """How well each cue alone tells the label, beside chance."""
+def describe_cues(cues: Iterable[Cue]) -> list[str]:
+    """Describe how well each cue alone predicts the label, and what chance gives."""
     lines = []
-    for cue in found:
-        verdict = (
-            "LEAK"
-            if cue.leaks
-            else "more than chance, no more than harmless traits of pictures give"
-            if cue.value - cue.centre > cue.margin
-            else "chance"
-        )
+    for cue in cues:
+        verdict = "chance"
+        if cue.leaks:
+            verdict = "LEAK"
+        elif cue.value - cue.centre > cue.margin:
+            verdict = "more than chance, no more than harmless traits of images give"
         lines.append(
             f"{'' if lines else 'cues':12}{cue.name:17} {cue.measure:11} {cue.value:6.3f}   "
             f"chance {cue.centre:g} +- {cue.margin:.3f}   {verdict}"
@@ -74,78 +72,74 @@ def describe_cues(found: Iterable[Cue]) -> list[str]:
     return lines
 
 
-def describe_broken_images(found: pd.DataFrame) -> list[str]:
-    """Images that may be broken, the farthest from the rest first; `found` is the table of `suspects.find`."""
-    if not len(found):
-        return ["suspects    no image is far darker, brighter or emptier than the rest"]
-    named = [f"{row.split}/{row.id} ({row.why})" for row in found.head(_SUSPECTS).itertuples()]
-    more = len(found) - len(named)
-    return [
-        f"suspects    {len(found):,} images may be broken, the worst first: {', '.join(named)}"
-        + (f", and {more:,} more" if more else "")
-    ]
+def describe_broken_images(broken: pd.DataFrame) -> list[str]:
+    """Describe images that may be broken; `broken` is the table of `find_broken_images`."""
+    if not len(broken):
+        return ["broken      no image is far darker, brighter or emptier than the rest"]
+    names = [f"{row.split}/{row.id} ({row.why})" for row in broken.head(_NAMED_BROKEN).itertuples()]
+    more = f", and {len(broken) - len(names):,} more" if len(broken) > len(names) else ""
+    return [f"broken      {len(broken):,} images may be broken, the worst first: {', '.join(names)}{more}"]
 
 
-def list_leaks(told: pd.DataFrame, found: Iterable[Cue]) -> list[str]:
-    """What gives test labels away, a sentence each: what `--strict` refuses."""
-    shared = int(((told["split"] == "test") & (told["zeros"] + told["ones"] > 0)).sum())
+def list_leaks(answers: pd.DataFrame, cues: Iterable[Cue]) -> list[str]:
+    """List what gives test labels away, a sentence each: what `--strict` refuses."""
     lines = [
-        f"the {cue.name} alone tells the label ({cue.measure} {cue.value:.3f}, chance {cue.centre:g} +- {cue.margin:.3f})"
-        for cue in found
+        f"the {cue.name} alone predicts the label ({cue.measure} {cue.value:.3f}, chance {cue.centre:g} "
+        f"+- {cue.margin:.3f})"
+        for cue in cues
         if cue.leaks
     ]
+    shared = ((answers["split"] == "test") & (answers["zeros"] + answers["ones"] > 0)).sum()
     return lines + ([f"{shared:,} test images show a picture of train"] if shared else [])
 
 
-def describe_actions(leaking: list[str], mixed: bool, broken: bool) -> list[str]:
-    """The way out, a line for each kind of finding."""
-    lines = []
-    if leaking:
-        lines.append(
-            "leaks tell nothing about new images; none is used unless you say so (blend.py --use-order, --use-twins)"
-        )
-    if mixed:
-        lines.append("look at the pictures with both labels: at least one label of each group is wrong")
-    if broken:
-        lines.append(
-            "look at the suspects; where there is nothing to see, take the row out of train.csv (never out of test.csv)"
-        )
-    return [f"{'to do' if number == 0 else '':12}{line}" for number, line in enumerate(lines)]
+def describe_actions(leaks: list[str], mixed: bool, broken: bool) -> list[str]:
+    """Describe what to do, a line for each kind of finding."""
+    actions = [
+        (
+            leaks,
+            "leaks say nothing about new images: none is used unless asked for (blend.py --use-order, --use-duplicates)",
+        ),
+        (mixed, "look at the images with both labels: at least one label of each group is wrong"),
+        (
+            broken,
+            "look at the broken images; if nothing can be seen, remove the row from train.csv (never from test.csv)",
+        ),
+    ]
+    lines = [action for found, action in actions if found]
+    return [f"{'' if number else 'to do':12}{line}" for number, line in enumerate(lines)]
 
 
-def has_mixed_labels(found: Competition, groups: pd.DataFrame) -> bool:
-    """Whether a group of the same picture has both labels."""
-    return bool((_labelled(found, groups).groupby("group")["label"].nunique() > 1).any())
+def has_mixed_labels(competition: Competition, groups: pd.DataFrame) -> bool:
+    """Return whether a group of the same picture has both labels."""
+    return bool((_labelled(competition, groups).groupby("group")["label"].nunique() > 1).any())
 
 
-def describe_extras(names: list[str]) -> list[str]:
-    """Images without a row, from `integrity.extras`."""
-    return (
-        [f"no row      {len(names):,} images have no row in the csv and are not used: {_few(names, ', ', 3)}"]
-        if names
-        else []
-    )
+def describe_images_without_row(names: list[str]) -> list[str]:
+    """Describe images without a row, from `images_without_row`."""
+    few = _first_few(names, ", ", 3)
+    return [f"no row      {len(names):,} images have no row in the csv and are not used: {few}"] if names else []
 
 
-def _alike(title: str, found: Competition, images: pd.DataFrame, column: str) -> list[str]:
-    """Images with equal `column`: groups in all and inside train, those with both labels, test images that are in train too."""
-    labelled = _labelled(found, images)
-    groups = labelled.groupby(column)["label"].agg(["size", "nunique"])
-    groups = groups[groups["size"] > 1]
+def _describe_groups(title: str, competition: Competition, images: pd.DataFrame, column: str) -> list[str]:
+    """Count groups of images with equal `column`, those with both labels, and the test images that are in one."""
+    labelled = _labelled(competition, images)
+    train = labelled.groupby(column)["label"].agg(["size", "nunique"])
+    train = train[train["size"] > 1]
+    sizes = images[column].value_counts()
+    sizes = sizes[sizes > 1]
     test = images.loc[images["split"] == "test", column]
-    every = images[column].value_counts()
-    every = every[every > 1]
     return [
-        f"{title:12}{len(every):,} groups in all ({every.sum():,} images); {len(groups):,} inside train "
-        f"({groups['size'].sum():,} rows), {(groups['nunique'] > 1).sum():,} of them with both labels;",
+        f"{title:12}{len(sizes):,} groups in all ({sizes.sum():,} images); {len(train):,} inside train "
+        f"({train['size'].sum():,} rows), {(train['nunique'] > 1).sum():,} of them with both labels;",
         f"            {test.isin(labelled[column]).sum():,} test images are also in train, "
-        f"{test.duplicated(keep=False).sum():,} have a twin inside test",
+        f"{test.duplicated(keep=False).sum():,} have a duplicate inside test",
     ]
 
 
-def _labelled(found: Competition, table: pd.DataFrame) -> pd.DataFrame:
-    return table[table["split"] == "train"].merge(found.train, on="id", validate="one_to_one")
+def _labelled(competition: Competition, table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["split"] == "train"].merge(competition.train, on="id", validate="one_to_one")
 
 
-def _few(names: list[str], between: str, shown: int = _SHOWN) -> str:
-    return between.join(names[:shown]) + (f"{between}.." if len(names) > shown else "")
+def _first_few(names: list[str], separator: str, count: int = _NAMED) -> str:
+    return separator.join(names[:count]) + (f"{separator}.." if len(names) > count else "")

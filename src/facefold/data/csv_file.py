@@ -1,0 +1,180 @@
+"""Read csv files that a person may have edited, and collect everything that is wrong with them.
+
+The rules: UTF-8 without BOM, LF line ends, the expected header, no blank rows, as many cells in each row as in the
+header, and ids that can be file names, each once.
+"""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from facefold.utils.errors import InputError
+
+MAX_CSV_BYTES = 200 << 20
+MAX_PER_KIND = 10
+MAX_FINDINGS = 200
+
+
+class Findings:
+    """Everything that is wrong, a line each.
+
+    At most `MAX_PER_KIND` lines of one kind are kept, so that a fault of all rows hides no other fault.
+    """
+
+    def __init__(self) -> None:
+        self._kinds: dict[object, list[str]] = {}
+
+    def add(self, kind: object, text: str) -> None:
+        self._kinds.setdefault(kind, []).append(text)
+
+    def raise_any(self, headline: str, hint: str) -> None:
+        """Raise one `InputError` with all of them; return if there are none."""
+        lines = []
+        for kind in self._kinds.values():
+            lines += kind[:MAX_PER_KIND]
+            if len(kind) > MAX_PER_KIND:
+                lines.append(f".. and {len(kind) - MAX_PER_KIND} more like the last one")
+        if lines:
+            raise InputError.of(headline, lines, hint, limit=MAX_FINDINGS)
+
+
+@dataclass(frozen=True)
+class CsvFile:
+    """A csv file as text. rows: (number in the file, cells) of each row; the header is row 1."""
+
+    name: str
+    header: list[str]
+    rows: list[tuple[int, list[str]]]
+
+    def table(self) -> pd.DataFrame:
+        return pd.DataFrame([cells for _, cells in self.rows], columns=self.header, dtype=str)
+
+    def row_of_id(self, findings: Findings) -> dict[str, int]:
+        """Return the row number of each id, in the file's order; add ids that break the rules to `findings`."""
+        rows: dict[str, int] = {}
+        for row, (id, *_) in self.rows:
+            where = f"{self.name}, row {row}: id {quoted(id)}"
+            if fault := id_fault(id):
+                findings.add((self.name, fault), f"{where} {fault}")
+            if id in rows:
+                findings.add((self.name, "twice"), f"{where} appears twice, first in row {rows[id]}")
+            else:
+                rows[id] = row
+        return rows
+
+
+def read_csv_file(
+    path: Path, name: str, header: list[str], findings: Findings, more_columns: bool = False
+) -> CsvFile | None:
+    """Read a csv file; None if it cannot be read or does not begin with the columns of `header`.
+
+    Args:
+        path: The file.
+        name: What messages call the file.
+        header: The expected columns, the id first.
+        findings: Everything that breaks the rules is added here.
+        more_columns: Whether other columns may follow.
+    """
+    records = _records(path, name, findings)
+    if records is None:
+        return None
+    if not records:
+        findings.add((name, "empty"), f"{name} is empty")
+        return None
+    columns, rows = records[0][1], []
+    begins_well = columns[: len(header)] == header
+    if not begins_well or not (more_columns or columns == header):
+        expected = ",".join(header) + (",.." if more_columns else "")
+        found = quoted(",".join(columns))
+        findings.add((name, "header"), f"{name}, row 1: the header is {found}, expected '{expected}'")
+        if not begins_well:
+            return None
+    if len(set(columns)) < len(columns) or "" in columns:
+        findings.add((name, "columns"), f"{name}, row 1: column names must not be empty or repeated")
+    for row, cells in records[1:]:
+        if not any(cell.strip() for cell in cells):
+            findings.add((name, "blank"), f"{name}, row {row} is blank")
+        elif len(cells) != len(columns):
+            findings.add((name, "cells"), f"{name}, row {row} has {len(cells)} cells, the header has {len(columns)}")
+        else:
+            rows.append((row, cells))
+    if not rows:
+        findings.add((name, "empty"), f"{name} has no rows")
+    return CsvFile(name, columns, rows)
+
+
+def read_csv_rows(
+    path: Path, header: list[str], findings: Findings, more_columns: bool = False
+) -> list[tuple[int, list[str]]]:
+    """Read the rows of a csv file as (number in the file, cells), the id first; none if the header is wrong.
+
+    Args:
+        path: The file.
+        header: The expected columns, the id first.
+        findings: Everything that breaks the rules is added here.
+        more_columns: Whether other columns may follow.
+    """
+    file = read_csv_file(path, str(path), header, findings, more_columns)
+    if file is None:
+        return []
+    file.row_of_id(findings)
+    return file.rows if more_columns or file.header == header else []
+
+
+def id_fault(id: str) -> str:
+    """Return why `<id>.jpg` cannot be a file of its folder; empty if it can."""
+    if not id.strip():
+        return "is blank"
+    if id != id.strip():
+        return "has blanks around it"
+    if "/" in id or "\\" in id:
+        return "would leave the folder"
+    if id.startswith("."):
+        return "begins with a dot"
+    if not id.isprintable():
+        return "holds a control or invisible character"
+    if len(id.encode("utf-8")) > 200:
+        return "is too long for a file name"
+    return ""
+
+
+def quoted(text: str) -> str:
+    """Quote a cell for a message: control characters never reach the terminal, and long cells are cut."""
+    text = repr(text)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _records(path: Path, name: str, findings: Findings) -> list[tuple[int, list[str]]] | None:
+    """Parse the lines of a file as (number in the file, cells); None if that is not possible."""
+    if not path.is_file():
+        findings.add((name, "missing"), f"{name} is missing")
+        return None
+    if path.stat().st_size > MAX_CSV_BYTES:
+        findings.add((name, "large"), f"{name} is larger than {MAX_CSV_BYTES >> 20} MiB")
+        return None
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        row, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
+        findings.add((name, "utf-8"), f"{name}, row {row}: not UTF-8 (byte 0x{byte:02x}); save it as UTF-8 without BOM")
+        return None
+    if text.startswith("\ufeff"):
+        findings.add((name, "bom"), f"{name} begins with a BOM; save it as UTF-8 without BOM")
+        text = text[1:]
+    if "\r" in text:
+        findings.add((name, "crlf"), f"{name} has CRLF (Windows) line ends; save it with LF line ends")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    reader = csv.reader(io.StringIO(text, newline="\n"), strict=True)
+    records, row = [], 1
+    try:
+        for cells in reader:
+            records.append((row, cells))
+            row = reader.line_num + 1
+    except csv.Error as error:
+        findings.add((name, "csv"), f"{name}, row {row}: not readable as csv from here on ({error})")
+        return None
+    return records

@@ -1,0 +1,154 @@
+"""The comparison of frozen backbones: a head of dropout and one output on each one's features, on one fold.
+
+    compare/<backbone>_<key>/history.csv   result.json    the key is of everything that decides the curves
+    compare/comparison.csv   comparison.png               of the latest command
+
+A backbone that was compared before, under the same key, is not trained again.
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from facefold.data.cache import open_cache
+from facefold.data.competition import load_competition
+from facefold.data.folds import load_folds
+from facefold.ensemble.metrics import wilson_interval
+from facefold.models.recipe import Recipe, parse_recipe
+from facefold.runs import CHECKPOINT_FILE
+from facefold.training.fold import FoldTask, train_fold
+from facefold.utils.files import lock_directory, read_csv, read_json, sha256_text, write_csv, write_json
+
+CURVES = {"epoch": "int64", "lr": float, "train_loss": float, "valid_loss": float, "valid_acc": float, "seconds": float}
+
+
+def comparison_recipe(backbone: str, weights: str, size: int, epochs: int, pooled: bool) -> Recipe:
+    """The article's comparison (Keras): everything frozen, dropout 0.2, the map flattened, one output, Adam with a constant rate.
+
+    pooled: the pooling that timm gives the backbone instead of the whole map.
+    """
+    settings = {
+        "backbone": backbone,
+        "weights": "hub" if weights == "none" else weights,
+        "size": size,
+        "epochs": epochs,
+        "freeze_backbone": True,
+        "frozen_precision": "half",
+        "head": "" if pooled else "flatten",
+        "dropout": 0.2,
+        "augment": "none",
+        "schedule": "constant",
+        "weight_decay": 0.0,
+        "clip": 0.0,
+        "tta": "none",
+    }
+    # A recipe file may not freeze random weights; whoever looks at the structure alone may.
+    return replace(parse_recipe(backbone, settings, f"--backbones {backbone}"), weights=weights)
+
+
+@dataclass(frozen=True)
+class CompareJob:
+    """Train the head of one backbone on one fold. images_hash: that of the images the caches hold."""
+
+    root: Path
+    recipe: Recipe
+    fold: int
+    seed: int
+    images_hash: str
+    folds_hash: str
+    weights_dir: Path | None
+
+    def __str__(self) -> str:
+        return f"comparison of {self.recipe.name}"
+
+    @property
+    def identity(self) -> dict:
+        return {
+            "recipe": self.recipe.name,
+            "recipe_hash": self.recipe.hash,
+            "folds_hash": self.folds_hash,
+            "fold": self.fold,
+            "images_hash": self.images_hash,
+            "seed": self.seed,
+        }
+
+    @property
+    def folder(self) -> Path:
+        return (
+            self.root / "compare" / f"{self.recipe.name}_{sha256_text(json.dumps(self.identity, sort_keys=True))[:8]}"
+        )
+
+    def run(self, device: torch.device, position: int) -> None:
+        """Leave `history.csv` and, last, `result.json`; a killed job continues at its epoch."""
+        with lock_directory(self.folder):
+            if self.finished:
+                return
+            folds, competition = load_folds(self.root), load_competition(self.root)
+            table, held_out = folds.table[["id", "label", "group"]], folds.table["fold"] == self.fold
+            feature_dir = self.root / "cache" / "frozen" / self.folder.name
+            images = open_cache(competition, "train", self.recipe.size)
+            task = FoldTask(
+                recipe=self.recipe,
+                fold=self.fold,
+                seed=self.seed,
+                train=table[~held_out],
+                valid=table[held_out],
+                train_images=images,
+                test_images=images,
+                checkpoint=self.folder / CHECKPOINT_FILE,
+                identity=self.identity,
+                feature_dir=feature_dir,
+                weights_dir=self.weights_dir,
+            )
+            trained = train_fold(task, device, position)
+            write_csv(self.folder / "history.csv", pd.DataFrame(trained.history)[list(CURVES)])
+            result = {
+                "identity": self.identity,
+                "settings": asdict(self.recipe),
+                "weights": trained.meta.weights_source,
+                "features": trained.model.output.in_features,
+                "valid_rows": int(held_out.sum()),
+                "head_cpu_seconds": round(trained.meta.cpu_seconds, 1),
+            }
+            write_json(self.folder / "result.json", result)
+            task.checkpoint.unlink()
+            shutil.rmtree(feature_dir, ignore_errors=True)
+
+    @property
+    def finished(self) -> bool:
+        return (self.folder / "result.json").exists()
+
+    def history(self) -> pd.DataFrame:
+        """A row an epoch, the columns of `CURVES`."""
+        return read_csv(self.folder / "history.csv", CURVES)
+
+
+def comparison_table(jobs: list[CompareJob]) -> pd.DataFrame:
+    """A row a backbone, in the order given: scores after the last epoch, the accuracy with its 95 % interval (Wilson), the best
+    epoch (counted from 1) by accuracy, which these rows chose, CPU seconds of the epochs without the frozen part, and its weights.
+    """
+    rows = []
+    for job in jobs:
+        history, result = job.history(), read_json(job.folder / "result.json")
+        last, held_out = history.iloc[-1], result["valid_rows"]
+        low, high = wilson_interval(round(last["valid_acc"] * held_out), held_out)
+        rows.append(
+            {
+                "backbone": job.recipe.name,
+                "valid_acc": last["valid_acc"],
+                "low": low,
+                "high": high,
+                "valid_loss": last["valid_loss"],
+                "train_loss": last["train_loss"],
+                "best_acc": history["valid_acc"].max(),
+                "best_epoch": int(history["valid_acc"].idxmax()) + 1,
+                "features": result["features"],
+                "head_cpu_seconds": result["head_cpu_seconds"],
+                "weights": result["weights"]["source"],
+            }
+        )
+    return pd.DataFrame(rows)

