@@ -10,7 +10,6 @@ from facefold.data.competition import Competition, load_competition, target_rows
 from facefold.task import LABEL, Target
 from facefold.utils.errors import InputError
 
-
 AGE = Target("age")
 HINT = "Every train row needs a number there, to be trained and scored by: fix meta.csv, or leave --target out."
 

@@ -15,7 +15,6 @@ from facefold.task import LABEL, Target, strata
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_csv, read_json, sha256_file, write_csv, write_json, write_text
 
-
 AGE = Target("age")
 
 
