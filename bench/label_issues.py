@@ -196,7 +196,7 @@ def features(folder: Path, ids: pd.Series) -> np.ndarray:
     """lite0's pooled features with its ImageNet weights, float32 (n, 1280)."""
     torch.set_num_threads(1)
     made = load_recipe("lite0")
-    net = build_model(made)[0].lay_out(True).eval()
+    net = build_model(made)[0].set_memory_format(channels_last=True).eval()
     parts = []
     with torch.inference_mode():
         for start in range(0, len(ids), 64):

@@ -95,9 +95,11 @@ class Bench:
         self.recipe = recipe = load_recipe(name)
         torch.manual_seed(0)
         if form is None:
-            self.net, _, self.format = prepare_model(recipe, torch.device("cpu"), None, trained=False)
+            self.net, _, self.format = prepare_model(recipe, torch.device("cpu"), None, pretrained=False)
         else:
-            self.net, self.format = build_model(recipe, trained=False)[0].lay_out(True), Precision(form, True)
+            self.net, _ = build_model(recipe, pretrained=False)
+            self.net.set_memory_format(channels_last=True)
+            self.format = Precision(form, True)
         self.net.train()
         self.optimizer = create_optimizer_v2(
             self.net, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay
@@ -108,14 +110,17 @@ class Bench:
             0, 256, (recipe.batch, recipe.size, recipe.size, 3), dtype=np.uint8
         )
         self.shown, self.labels = torch.from_numpy(self.noise), torch.arange(recipe.batch).remainder(2).float()
-        if form is None and self.net.frozen:
+        self.forward = self.net if form else self.net.forward_inputs
+        if form is None and self.net.has_frozen_stages:
             with torch.inference_mode():
-                self.shown = self.net.trunk(self.shown).permute(0, 2, 3, 1).half()
+                self.shown = self.net.frozen_stages(self.shown).permute(0, 2, 3, 1).half()
             self.shown = self.shown.clone()  # an inference tensor takes no part in training
         self.augment = ImageAugment(recipe.augment, 0)
 
     def step(self) -> None:
-        train_step(self.net, self.shown, self.labels, self.optimizer, self.scaler, self.format, self.recipe)
+        train_step(
+            self.net, self.forward, self.shown, self.labels, self.optimizer, self.scaler, self.format, self.recipe
+        )
         if self.ema:
             with record_function("EMA"):
                 self.ema.update(self.net, step=1)

@@ -34,8 +34,7 @@ from facefold.data.synthetic import is_synthetic
 from facefold.ensemble import blend as blend_module
 from facefold.ensemble import regression
 from facefold.models.pretrained import require_weights
-from facefold.models.profiles import PROFILES
-from facefold.models.recipe import load_recipe, load_recipes, recipe_names
+from facefold.models.recipe import PROFILES, load_recipe, load_recipes, recipe_names
 from facefold.runs import CORRECTED_SUFFIX, is_run_complete, run_names
 from facefold.training.budget import TIMED, kept, line, parse_budget, within, write
 from facefold.training.curves import require_tensorboard

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.numpy import save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 BENCH = Path(__file__).parents[1] / "bench"
 sys.path.insert(0, str(BENCH))
+import golden  # noqa: E402
 import paired  # noqa: E402
 import peers  # noqa: E402
 import scaling  # noqa: E402
@@ -129,3 +131,53 @@ def test_files_of_one_fold_are_compared_on_their_rows(tmp_path):
         paired.same_rows([before, after], rows[:2])
     with pytest.raises(ValueError, match=r"before\.csv and .*other\.csv are not of the same rows$"):
         paired.same_rows([before, other], rows)
+
+
+def test_arrays_are_compared_without_their_names(tmp_path):
+    ones, zeros = np.ones((2, 3), np.float32), np.zeros(4, np.int64)
+    saved = {
+        "before": {"stem.weight": ones, "head.bias": zeros, "copy": ones},
+        "renamed": {"a": zeros, "b": ones, "c": ones},
+        "another shape": {"stem.weight": ones.reshape(3, 2), "head.bias": zeros, "copy": ones},
+        "another type": {"stem.weight": ones, "head.bias": zeros.view(np.float64), "copy": ones},
+        "once only": {"stem.weight": ones, "head.bias": zeros},
+    }
+    found = {}
+    for name, arrays in saved.items():
+        save_file(arrays, tmp_path / f"{name}.safetensors")
+        found[name] = golden.digests(tmp_path / f"{name}.safetensors")
+    before = {"w.safetensors": found.pop("before")}
+    assert {name: golden.differences(before, {"w.safetensors": after}) for name, after in found.items()} == {
+        "renamed": {},
+        "another shape": {"w.safetensors": "differs, 1 of 3 arrays are gone, 1 are new"},
+        "another type": {"w.safetensors": "differs, 1 of 3 arrays are gone, 1 are new"},
+        "once only": {"w.safetensors": "differs, 1 of 3 arrays are gone, 0 are new"},
+    }
+
+
+def test_files_are_compared_by_name_and_bytes(tmp_path):
+    (tmp_path / "a.csv").write_text("id,prob\n1,0.5\n")
+    (tmp_path / "b.csv").write_text("id,prob\n1,0.50\n")
+    one, other = (golden.digests(tmp_path / name) for name in ("a.csv", "b.csv"))
+    assert golden.differences({"x": one, "y": one, "z": one}, {"x": one, "y": other, "new": one}) == {
+        "new": "only in the working tree",
+        "y": "differs",
+        "z": "only at the baseline",
+    }
+    before, after = "name,accuracy\nmean,0.9\ntwins,0.8\n", "name,accuracy\nmean,0.9\nduplicates,0.8\n"
+    assert golden.changed_lines(before, after) == ["-twins,0.8", "+duplicates,0.8"]
+
+
+def test_the_spelling_of_an_option_is_the_one_in_the_help():
+    assert golden.spelling("--use-twins", "  --use-twins   use ..") == "--use-twins"
+    assert golden.spelling("--use-twins", "[--use-order] [--use-duplicates]") == "--use-duplicates"
+    with pytest.raises(golden.JobFailed, match="^--help mentions no spelling of --drawn"):
+        golden.spelling("--drawn", "[--data ZIP] [--drawn-faces] [--synthetic-data]")
+
+
+def test_a_kept_job_is_used_where_nothing_but_the_commit_decides_it(tmp_path, monkeypatch):
+    key = golden.key_of("leaks", tmp_path)
+    (tmp_path / "golden.json").write_text(f'{{"key": "{key}", "files": {{}}}}')
+    assert golden.kept_record(tmp_path, key) and not golden.kept_record(tmp_path / "absent", key)
+    monkeypatch.setitem(golden.JOBS, "leaks", golden.JOBS["leaks"].replace("golden_head", "demo_cnn"))
+    assert not golden.kept_record(tmp_path, golden.key_of("leaks", tmp_path))

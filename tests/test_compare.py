@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
-from safetensors.torch import save_file
 
 import compare
-from facefold.models import pretrained
+from facefold.models.pretrained import require_weights
 from facefold.report import figures
 from facefold.training import workers
 from facefold.training.comparison import CompareJob, comparison_recipe, comparison_table
@@ -86,7 +84,7 @@ def test_a_model_without_weights_on_the_hub_is_refused_at_once():
         InputError,
         match="recipe resnetv2_152: timm's hub has no weights for resnetv2_152. Put resnetv2_152.safetensors",
     ):
-        pretrained.require_weights(comparison_recipe("resnetv2_152", "hub", 64, 2, False), None)
+        require_weights(comparison_recipe("resnetv2_152", "hub", 64, 2, False), None)
 
 
 def test_the_head_is_the_articles():
@@ -127,11 +125,3 @@ def test_the_table_by_hand(tmp_path):
     assert (round(row["low"], 4), round(row["high"], 4)) == (0.7112, 0.8666)  # Wilson, 80 of 100
     png = figures.comparison({"resnet18": job.history()})
     assert png == figures.comparison({"resnet18": job.history()}) and png[:4] == b"\x89PNG"
-
-
-def test_local_weights_of_inception_may_hold_its_second_classifier(tmp_path):
-    state = pretrained.timm.create_model("test_resnet").state_dict()
-    save_file({**state, "AuxLogits.fc.weight": torch.zeros(1)}, tmp_path / "test_resnet.safetensors")
-    recipe = comparison_recipe("test_resnet", "hub", 64, 1, False)
-    model, source = pretrained.build_backbone(recipe, tmp_path, drop_head=False)
-    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())

@@ -19,11 +19,12 @@ def test_each_tap_of_the_weight_gradient_by_hand():
     x[:, 1] += 100
     grad = torch.zeros(1, 2, 7, 7)
     grad[0, 0, 3, 2] = 1
-    got = weight_gradient(grad, x, torch.zeros(2, 1, 5, 5), (1, 1), (2, 2))
-    assert torch.equal(got[0, 0], x[0, 0, 1:6, 0:5]) and not got[1].any()
+    gradient = weight_gradient(grad, x, torch.zeros(2, 1, 5, 5), (1, 1), (2, 2))
+    assert torch.equal(gradient[0, 0], x[0, 0, 1:6, 0:5]) and not gradient[1].any()
     grad[0, 0, 3, 2], grad[0, 0, 0, 0] = 0, 1  # at the corner two rows and columns of padding are zero
-    got = weight_gradient(grad, x, torch.zeros(2, 1, 5, 5), (1, 1), (2, 2))
-    assert torch.equal(got[0, 0, 2:, 2:], x[0, 0, :3, :3]) and not got[0, 0, :2].any() and not got[0, 0, :, :2].any()
+    gradient = weight_gradient(grad, x, torch.zeros(2, 1, 5, 5), (1, 1), (2, 2))
+    assert torch.equal(gradient[0, 0, 2:, 2:], x[0, 0, :3, :3])
+    assert not gradient[0, 0, :2].any() and not gradient[0, 0, :, :2].any()
 
 
 @pytest.mark.parametrize("taps", [3, 4, 5, 6, 7])
@@ -34,11 +35,12 @@ def test_gradients_are_those_of_torch(taps, stride):
     conv.weight = nn.Parameter(weight.detach().clone())
     expected = conv2d(x, weight, None, stride, taps // 2, 1, 8)
     pull = draw(*expected.shape).double()
-    wanted = torch.autograd.grad(expected, (x, weight), pull)
-    ours = Depthwise(conv)
-    got = ours(x)
-    torch.testing.assert_close(got, expected)
-    for one, other in zip(torch.autograd.grad(got, (x, ours.weight), pull), wanted, strict=True):
+    expected_gradients = torch.autograd.grad(expected, (x, weight), pull)
+    depthwise = Depthwise(conv)
+    output = depthwise(x)
+    torch.testing.assert_close(output, expected)
+    gradients = torch.autograd.grad(output, (x, depthwise.weight), pull)
+    for one, other in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(one, other)
 
 
@@ -51,11 +53,11 @@ def test_same_padding_is_timms():
 def test_strided_ones_stay_in_float32():
     x = draw(2, 6, 10, 10)
     with torch.autocast("cpu", torch.bfloat16):
-        made = [Depthwise(nn.Conv2d(6, 6, 5, stride, 2, groups=6, bias=False))(x).dtype for stride in (1, 2)]
-    assert made == [torch.bfloat16, torch.float32]
+        dtypes = [Depthwise(nn.Conv2d(6, 6, 5, stride, 2, groups=6, bias=False))(x).dtype for stride in (1, 2)]
+    assert dtypes == [torch.bfloat16, torch.float32]
 
 
-def test_only_convolutions_that_gain_are_replaced_and_names_stay():
+def test_only_convolutions_that_become_faster_are_replaced_and_names_stay():
     model = nn.Sequential(
         nn.Conv2d(4, 4, 5, groups=4, bias=False),
         nn.Conv2d(4, 4, 3, groups=4, bias=False),
@@ -71,15 +73,15 @@ def test_only_convolutions_that_gain_are_replaced_and_names_stay():
     assert list(model.state_dict()) == names and model[0].weight is weight
 
 
-def test_a_network_trains_alike_in_bfloat16():
+def test_a_network_trains_the_same_in_bfloat16():
     """Against the same network in float32: the gradients differ by bfloat16's rounding, no more than without the replacement."""
 
     def gradients(replaced: bool, dtype: torch.dtype) -> torch.Tensor:
         torch.manual_seed(0)
-        net, _ = build_model(load_recipe("demo_lite0"), trained=False)
+        net, _ = build_model(load_recipe("demo_lite0"), pretrained=False)
         if replaced:
             replace_depthwise(net)
-        net.lay_out(True).eval()
+        net.set_memory_format(channels_last=True).eval()
         pixels = torch.randint(0, 256, (4, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
         with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
             logits, _ = net(pixels)

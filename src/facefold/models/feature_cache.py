@@ -1,10 +1,11 @@
-"""What the frozen part of a network makes of each image, computed once for all folds and epochs.
+"""Activations of a network's frozen stages for each image, computed once for all folds and epochs.
 
-    cache/frozen/<run>/<key>/<split>_<view>.npy   float16 (n, h, w, C), row order that of the split's csv
+    cache/frozen/<run>/<key>/<split>_<view>.npy   float16 (n, h, w, C), rows in the order of the split's csv
 
-A view is `plain`, `mirror` or an augmentation `epoch_<e>`; h and w are 1 where the frozen part ends in a pooling. As the
-augmentation of row i in epoch e depends on (seed, e, id) alone, all folds share it. The key is the hash of whatever decides a
-value, so activations of other settings, images or weights are never met; they are removed when the run's current ones are made.
+A view is `plain`, `mirror` or an augmented copy of all images, `epoch_<e>`; h and w are 1 if the frozen stages end in a
+pooling. All folds share an augmented copy, because the augmentation of an image in epoch e depends on (seed, e, id)
+alone. The key is a hash of whatever decides a value, so activations of other settings, images or weights are never
+read; they are removed when the run's current ones are computed.
 """
 
 import json
@@ -18,10 +19,10 @@ import cv2
 import numpy as np
 import timm
 import torch
-from torch import nn
 
 from facefold.augment.policies import policy_settings
 from facefold.data.cache import ImageCache
+from facefold.models.build import FrozenStages
 from facefold.models.inference import fuse_frozen_stages
 from facefold.models.precision import Precision
 from facefold.models.recipe import Recipe
@@ -37,22 +38,30 @@ from facefold.utils.files import (
 )
 from facefold.utils.npy import NpyRows
 
-CHUNK = 64  # rows computed together: always the same ones, since a convolution's last bits depend on its batch
-Change = Callable[[int, np.ndarray], torch.Tensor]
+CHUNK = 64  # rows per forward pass: always the same ones, since a convolution's last bits depend on its batch
+AugmentFn = Callable[[int, np.ndarray], torch.Tensor]
 
 
 def feature_dir(
-    run: Path,
+    run_dir: Path,
     recipe: Recipe,
     seed: int,
     images_hash: str,
     source: dict,
-    fmt: Precision,
+    precision: Precision,
     device: torch.device,
-    half: Precision | None = None,
 ) -> Path:
-    """Where the activations lie, in the folder `run`. `source` is where the weights came from, as `zoo.build` says; `half` the
-    format they are computed in, None for float32."""
+    """Return the folder of the activations in `run_dir`.
+
+    Args:
+        run_dir: The run's folder under cache/frozen.
+        recipe: Its frozen stages, size and augmentation decide the values.
+        seed: Of the augmentation.
+        images_hash: Of the competition's images.
+        source: Where the weights come from, as `build_model` returns it.
+        precision: The format of the activations, from `frozen_precision`.
+        device: Where they are computed.
+    """
     sizes = [recipe.size_in(epoch) for epoch in range(recipe.epochs)]
     settings = [
         recipe.backbone,
@@ -64,83 +73,95 @@ def feature_dir(
         seed,
         images_hash,
         source,
-        fmt.channels_last,
+        precision.channels_last,
         device.type,
         [module.__version__ for module in (torch, timm, albumentations, cv2)],
     ]
     if recipe.freeze_backbone:
-        settings += [recipe.head]
-    if half:
-        settings += [half.name]
-    return run / sha256_text(json.dumps(settings, sort_keys=True))[:16]
+        settings.append(recipe.head)
+    if precision.dtype is not torch.float32:
+        settings.append(precision.name)
+    return run_dir / sha256_text(json.dumps(settings, sort_keys=True))[:16]
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """The views of one split. `augmented(epoch, rows)` gives changed pixels uint8 (N, size, size, 3), None where the recipe changes
-    none; views: as in the recipe; half: the format to compute them in where it agrees with float32."""
+    """The activations of one split's images, one file per view.
+
+    precision: from `frozen_precision`. augmented(epoch, rows): augmented images uint8 (N, size, size, 3), None if the
+    recipe does not augment. views: number of augmented copies that the epochs take in turn; 0: a new one per epoch.
+    """
 
     folder: Path
     split: str
     images: ImageCache
-    trunk: nn.Module
+    frozen_stages: FrozenStages
     device: torch.device
-    augmented: Change | None
+    precision: Precision
+    augmented: AugmentFn | None = None
     views: int = 0
-    half: Precision | None = None
 
-    def epoch(self, epoch: int) -> NpyRows:
-        """The augmented view of that epoch, as `view`; with `views` of them the epochs take turns."""
-        return self.view(_epoch_view(epoch, self.views) if self.augmented else "plain")
+    def epoch_view(self, epoch: int) -> NpyRows:
+        """Return the augmented view of that epoch as `view` does."""
+        return self.view(_epoch_view_name(epoch, self.views) if self.augmented else "plain")
 
     def view(self, name: str) -> NpyRows:
-        """float16 (n, h, w, C), read by the rows asked for; computed now where it is missing, or waited for where another process is at it."""
-        path = self.folder / f"{self.split}_{name}.npy"
+        """Return a view, float16 (n, h, w, C), that reads the rows it is indexed by.
+
+        A missing view is computed now, or waited for if another process computes it.
+        """
+        path = self._path(name)
         if not path.exists():
-            self.make(name)
+            self.compute_view(name)
         return NpyRows([path])
 
-    def make(self, name: str) -> None:
-        """Compute the view unless it is there whole: what a killed job left is trusted by its checksum only."""
-        path = self.folder / f"{self.split}_{name}.npy"
+    def compute_view(self, name: str) -> None:
+        """Compute a view unless its file is intact, by its checksum: a job may have been killed."""
+        path = self._path(name)
         with lock_directory(path.with_suffix(".lock"), wait=True):
             if not is_intact(path):
-                self._make(name, path)
+                self._write_view(name, path)
 
-    def _make(self, name: str, path: Path) -> None:
-        for old in self.folder.parent.glob("*"):
-            if old != self.folder:
-                shutil.rmtree(old, ignore_errors=True)
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{self.split}_{name}.npy"
+
+    def _write_view(self, name: str, path: Path) -> None:
+        for folder in self.folder.parent.glob("*"):
+            if folder != self.folder:
+                shutil.rmtree(folder, ignore_errors=True)
         rows = np.arange(len(self.images.ids))
-        trunk = fuse_frozen_stages(self.trunk, self._pixels("plain", rows[:CHUNK]), self.half)
+        stages = fuse_frozen_stages(self.frozen_stages, self._load_images("plain", rows[:CHUNK]), self.precision)
         with atomic_path(path) as temporary, open(temporary, "wb") as out, torch.inference_mode():
             for start in range(0, len(rows), CHUNK):
-                part = trunk(self._pixels(name, rows[start : start + CHUNK])).permute(0, 2, 3, 1).half().cpu().numpy()
-                if not np.isfinite(part).all():
+                activations = stages(self._load_images(name, rows[start : start + CHUNK]))
+                values = activations.permute(0, 2, 3, 1).half().cpu().numpy()
+                if not np.isfinite(values).all():
                     raise InputError(
-                        f"what the frozen part of {self.folder.parent.name} makes of the images does not fit float16; "
+                        f"the activations of the frozen stages of {self.folder.parent.name} do not fit float16; "
                         "freeze less in the recipe"
                     )
                 if start == 0:
-                    require_disk_space(path.parent, len(rows) * part[0].nbytes, f"the view {name} of the frozen stages")
-                    npy_header(out, part.dtype, (len(rows), *part.shape[1:]))
-                out.write(np.ascontiguousarray(part).tobytes())
+                    size = len(rows) * values[0].nbytes
+                    require_disk_space(path.parent, size, f"the view {name} of the frozen stages")
+                    npy_header(out, values.dtype, (len(rows), *values.shape[1:]))
+                out.write(np.ascontiguousarray(values).tobytes())
             out.flush()
             write_checksum(path, temporary)
 
-    def _pixels(self, name: str, rows: np.ndarray) -> torch.Tensor:
+    def _load_images(self, name: str, rows: np.ndarray) -> torch.Tensor:
         if name.startswith("epoch_"):
             return self.augmented(int(name.removeprefix("epoch_")), rows).to(self.device)
-        pixels = torch.from_numpy(self.images.pixels[rows]).to(self.device)
-        return pixels.flip(2) if name == "mirror" else pixels
+        images = torch.from_numpy(self.images.pixels[rows]).to(self.device)
+        return images.flip(2) if name == "mirror" else images
 
 
 def view_names(recipe: Recipe) -> list[tuple[str, str]]:
-    """(split, view) of all that the folds of this recipe read, each once."""
-    shown = ["plain"] + (["mirror"] if recipe.tta == "flip" else [])
-    epochs = dict.fromkeys(_epoch_view(epoch, recipe.views) for epoch in range(recipe.epochs) if recipe.changes_images)
-    return [("train", view) for view in epochs] + [(split, view) for split in ("train", "test") for view in shown]
+    """Return (split, view) of each view that the folds of this recipe read."""
+    plain = ["plain", "mirror"] if recipe.tta == "flip" else ["plain"]
+    epochs = range(recipe.epochs if recipe.changes_images else 0)
+    augmented = dict.fromkeys(_epoch_view_name(epoch, recipe.views) for epoch in epochs)
+    return [("train", view) for view in augmented] + [(split, view) for split in ("train", "test") for view in plain]
 
 
-def _epoch_view(epoch: int, views: int) -> str:
+def _epoch_view_name(epoch: int, views: int) -> str:
     return f"epoch_{epoch % views if views else epoch}"

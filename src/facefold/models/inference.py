@@ -1,148 +1,146 @@
-"""Prediction in the fastest form whose probabilities agree with float32: batch norms folded, half precision."""
+"""Prediction in the fastest way whose probabilities agree with float32: batch norms fused, half precision."""
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from facefold.models.build import Net
+from facefold.models.build import FrozenStages, Net
 from facefold.models.precision import Precision
 
-BOUND = 0.02  # largest difference of a probability from float32 on the slice that is checked
-TRUNK_BOUND = 0.05  # root mean square difference of a frozen part's activations from float32, as a share of theirs
+BOUND = 0.02  # largest difference of a probability from float32 on the rows that are checked
+STAGES_BOUND = 0.05  # largest RMS difference of frozen stages' activations from float32, relative to their RMS
 
 
 @dataclass(frozen=True)
 class InferenceModel:
-    """A network as it predicts. name: for run.json; difference: from plain float32 on the slice that was checked."""
+    """A forward method of a network in one number format, without gradients.
 
-    net: nn.Module
-    fmt: Precision
-    name: str
-    difference: float
+    forward: of a network in eval mode. fused: whether its batch norms are. difference: largest difference from plain
+    float32 on the rows that were checked, 0 if none were. refused: one line per faster variant that differs too much.
+    """
+
+    forward: Callable[[Tensor], Tensor | tuple[Tensor, Tensor]]
+    precision: Precision
+    fused: bool = False
+    difference: float = 0.0
+    refused: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The variant as run.json records it, for `rebuild_inference_model`."""
+        return f"{self.precision.name} fused" if self.fused else self.precision.name
 
     @torch.inference_mode()
-    def __call__(self, shown: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits float32 (N,) and features float32 (N, F) of what a `Net` takes."""
-        with autocast(shown.device, self.fmt):
-            return self.net(shown)
+    def __call__(self, inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Return what `forward` returns: of a `Net`, logits float32 (N,) and features float32 (N, F)."""
+        with self.precision.autocast(inputs.device):
+            return self.forward(inputs)
 
 
-def autocast(device: torch.device, fmt: Precision) -> torch.autocast:
-    return torch.autocast(device.type, fmt.dtype, enabled=fmt.dtype is not torch.float32)
+def fuse_batch_norm(model: nn.Module, example: Tensor) -> nn.Module:
+    """Return a copy of `model` in eval mode in which each batch norm after a convolution is fused into it.
 
-
-def fuse_batch_norm(net: nn.Module, example: Tensor) -> nn.Module:
-    """A copy of `net` in eval mode with each batch norm that follows a convolution folded into it (frozen or not).
-
-    Which batch norm follows which convolution is read off one forward pass of `example`; a convolution whose output goes elsewhere as
-    well would be changed for it, too, so whoever calls compares the outcome.
+    A forward pass of `example` shows which batch norm reads which convolution. A convolution that something else reads
+    too changes for that reader as well, so callers compare the outputs.
     """
-    net = copy.deepcopy(net).eval()
-    made: dict[int, tuple[Tensor, nn.Module]] = {}
-    pairs: list[tuple[nn.Module, nn.BatchNorm2d]] = []
+    model = copy.deepcopy(model).eval()
+    outputs: dict[int, tuple[Tensor, nn.Module]] = {}  # holds the tensors, so that no id is used twice
+    pairs: list[tuple[nn.Module, nn.Module]] = []
 
-    def convolved(conv: nn.Module, _inputs: tuple, output: Tensor) -> None:
-        made[id(output)] = (output, conv)
+    def keep_output(conv: nn.Module, _inputs: tuple, output: Tensor) -> None:
+        outputs[id(output)] = (output, conv)
 
-    def normalising(norm: nn.Module, inputs: tuple) -> None:
-        if id(inputs[0]) in made:
-            pairs.append((made[id(inputs[0])][1], norm))
+    def find_conv(norm: nn.Module, inputs: tuple) -> None:
+        if id(inputs[0]) in outputs:
+            pairs.append((outputs[id(inputs[0])][1], norm))
 
-    hooks = [module.register_forward_hook(convolved) for module in net.modules() if isinstance(module, nn.Conv2d)]
-    hooks += [
-        module.register_forward_pre_hook(normalising) for module in net.modules() if isinstance(module, nn.BatchNorm2d)
-    ]
+    modules = list(model.modules())
+    hooks = [module.register_forward_hook(keep_output) for module in modules if isinstance(module, nn.Conv2d)]
+    hooks += [module.register_forward_pre_hook(find_conv) for module in modules if isinstance(module, nn.BatchNorm2d)]
     with torch.inference_mode():
-        net(example)
+        (model.forward_inputs if isinstance(model, Net) else model)(example)
     for hook in hooks:
         hook.remove()
-    places = {id(child): (module, name) for module in net.modules() for name, child in module.named_children()}
+    parents = {id(child): (module, name) for module in modules for name, child in module.named_children()}
     for conv, norm in pairs:
-        _put(places, conv, fuse_conv_bn_eval(conv, norm))
-        _put(places, norm, nn.Sequential(*(getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name))))
-    return net
-
-
-def _put(places: dict[int, tuple[nn.Module, str]], old: nn.Module, new: nn.Module) -> None:
-    parent, name = places[id(old)]
-    setattr(parent, name, new)
+        rest = nn.Sequential(*(getattr(norm, name) for name in ("drop", "act") if hasattr(norm, name)))  # timm's
+        for old, new in ((conv, fuse_conv_bn_eval(conv, norm)), (norm, rest)):
+            parent, name = parents[id(old)]
+            setattr(parent, name, new)
+    return model
 
 
 def fastest_inference_model(
     net: Net,
-    fmt: Precision,
     half: Precision | None,
-    shown: Tensor,
-    say: Callable[[str], None],
+    inputs: Tensor,
     read: Callable[[Tensor], Tensor] = Tensor.sigmoid,
     difference: str = "a probability of {:.3f}",
 ) -> InferenceModel:
-    """The first of `half` with batch norms folded, float32 with them folded and float32 without whose probabilities on `shown`
-    (what the net takes, a few dozen rows) differ by at most `BOUND` from the last one's.
+    """Return the fastest inference model of `net` that agrees with float32 within `BOUND` on `inputs`.
 
-    half: `precision.half`, None to do without. `say` is told of each form that does not agree. read: what is made of the outputs
-    (N,), if not probabilities; `difference` says by how much that differs.
+    Tried in this order: half precision with batch norms fused, float32 with them fused, plain float32.
+
+    Args:
+        net: The trained network.
+        half: The format from `half_precision`; None to try float32 only.
+        inputs: A few dozen rows of what `Net.forward_inputs` takes.
+        read: Maps outputs (N,) to what is compared, such as probabilities.
+        difference: How a line in `refused` states the largest difference.
     """
-    plain = Precision(torch.float32, fmt.channels_last)
-    reference = InferenceModel(net.eval(), plain, plain.name, 0.0)
-    folded, expected = fuse_batch_norm(net, shown[:2]), read(reference(shown)[0])
-    for tried in ([half] if half else []) + [plain]:
-        form = InferenceModel(folded, tried, f"{tried.name} fused", 0.0)
-        largest = float((read(form(shown)[0]) - expected).abs().max())
+    plain = Precision(torch.float32, net.channels_last)
+    reference = InferenceModel(net.eval().forward_inputs, plain)
+    forward, expected = fuse_batch_norm(net, inputs[:2]).forward_inputs, read(reference(inputs)[0])
+    refused: list[str] = []
+    for precision in (half, plain) if half else (plain,):
+        model = InferenceModel(forward, precision, fused=True)
+        largest = float((read(model(inputs)[0]) - expected).abs().max())
         if largest <= BOUND:
-            return InferenceModel(folded, tried, form.name, largest)
-        say(
-            f"{form.name} inference differs from float32 by {difference.format(largest)} (bound {BOUND:g}); it is not used"
+            return replace(model, difference=largest, refused=tuple(refused))
+        refused.append(
+            f"{model.name} inference differs from float32 by {difference.format(largest)} (bound {BOUND:g}); "
+            "it is not used"
         )
-    return reference
+    return replace(reference, refused=tuple(refused))
 
 
-def rebuild_inference_model(net: Net, name: str, shown: Tensor) -> InferenceModel:
-    """The form that `fastest` called `name`, without comparing anew; `shown` is what the net takes, one row or more. float16, which
-    the CPU has no units for, becomes float32 there."""
-    dtype, layout, *folded = name.split()
-    dtype = "float32" if dtype == "float16" and shown.device.type == "cpu" else dtype
-    fmt = Precision(getattr(torch, dtype), layout == "channels_last")
-    return InferenceModel(
-        fuse_batch_norm(net, shown[:2]) if folded else net.eval(), fmt, " ".join([fmt.name, *folded]), float("nan")
-    )
+def rebuild_inference_model(net: Net, name: str, inputs: Tensor) -> InferenceModel:
+    """Return the inference model of `net` that run.json records as `name`, without a comparison with float32.
 
-
-def fuse_frozen_stages(trunk: nn.Module, pixels: Tensor, half: Precision | None = None) -> Callable[[Tensor], Tensor]:
-    """The frozen part with its batch norms folded, in `half` precision where that is given; the second, then the first left out
-    where what it makes of `pixels` (at most a few dozen images) differs from the frozen part as it is.
-
-    Folding is to change no more than rounding does, half precision at most `TRUNK_BOUND` by root mean square.
+    inputs: one row or more of what `Net.forward_inputs` takes. On the CPU, which lacks float16, float16 becomes
+    float32.
     """
-    folded = fuse_batch_norm(trunk, pixels[:2])
+    dtype, layout, *fused = name.split()
+    dtype = "float32" if dtype == "float16" and inputs.device.type == "cpu" else dtype
+    precision = Precision(getattr(torch, dtype), layout == "channels_last")
+    net = fuse_batch_norm(net, inputs[:2]) if fused else net.eval()
+    return InferenceModel(net.forward_inputs, precision, fused=bool(fused))
+
+
+def fuse_frozen_stages(stages: FrozenStages, images: Tensor, precision: Precision) -> Callable[[Tensor], Tensor]:
+    """Return the frozen stages with batch norms fused, in `precision` if that agrees with float32.
+
+    `images` uint8 (N, H, W, 3), a few dozen, are compared: fusing may change no more than rounding, half precision at
+    most `STAGES_BOUND`. What differs more is not used.
+    """
+    fused = fuse_batch_norm(stages, images[:2])
     with torch.inference_mode():
-        expected = trunk.eval()(pixels)
-        if not torch.allclose(folded(pixels), expected, rtol=1e-3, atol=1e-3):
-            return trunk
-        if half:
-            form = HalfPrecisionStages(folded, half)
-            difference = float((form(pixels) - expected).square().mean().sqrt() / expected.square().mean().sqrt())
-            if difference <= TRUNK_BOUND:  # also where it is not a number
-                return form
-            print(
-                f"the frozen part in {half.name} differs from float32 by {difference:.3f} of its size (bound {TRUNK_BOUND:g}); "
-                "float32 it is",
-                flush=True,
-            )
-    return folded
-
-
-@dataclass(frozen=True)
-class HalfPrecisionStages:
-    """A frozen part as it computes in half precision; float32 comes out."""
-
-    trunk: nn.Module
-    fmt: Precision
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        with autocast(pixels.device, self.fmt):
-            return self.trunk(pixels).float()
+        expected = stages.eval()(images)
+        if not torch.allclose(fused(images), expected, rtol=1e-3, atol=1e-3):
+            return stages
+        if precision.dtype is torch.float32:
+            return fused
+        model = InferenceModel(fused, precision)
+        difference = float((model(images).float() - expected).square().mean().sqrt() / expected.square().mean().sqrt())
+    if difference <= STAGES_BOUND:  # not where it is nan
+        return model
+    print(
+        f"the frozen stages in {precision.name} differ from float32 by {difference:.3f} of their RMS "
+        f"(bound {STAGES_BOUND:g}); float32 is used",
+        flush=True,
+    )
+    return fused

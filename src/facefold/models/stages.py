@@ -1,4 +1,4 @@
-"""What is taken out of a backbone because it never learns: its stem and first stages, or all of it; and what a head reads of one."""
+"""Take out of a backbone what is frozen (its stem and first stages, or all of it), and read its last feature map."""
 
 import torch
 from timm.models.vgg import VGG
@@ -12,7 +12,10 @@ ModuleRef = tuple[nn.Module, str]  # a module's parent and its name there
 
 
 class FeatureMaps(nn.Module):
-    """A timm model's last feature map, float (N, C, h, w), without what follows it there; tokens are a map of one column."""
+    """A timm model's last feature map, float (N, C, h, w), without its pooling and classifier.
+
+    The tokens of a transformer become a map of one column, (N, C, tokens, 1).
+    """
 
     def __init__(self, model: nn.Module, size: int):
         super().__init__()
@@ -34,85 +37,78 @@ class FeatureMaps(nn.Module):
         return x.permute(0, 3, 1, 2) if self.nhwc else x
 
 
-class PooledMap(nn.Module):
-    """A timm model's own pooled features, float (N, F), as a map of one pixel (N, F, 1, 1)."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)[:, :, None, None]
-
-
 def example_output(module: nn.Module, size: int) -> Tensor:
-    """What `module`, in eval mode meanwhile, makes of one image of size x size pixels; `InputError` where it takes none of that size."""
-    modes = {part: part.training for part in module.modules()}
+    """Return the output of `module` in eval mode for one image of size x size pixels; train mode follows.
+
+    Raises `InputError` if it does not accept that size.
+    """
     module.eval()
     try:
         with torch.inference_mode():
-            return module(torch.linspace(-1, 1, 3 * size**2).view(1, 3, size, size))
+            return module(_example_image(size))
     except (AssertionError, RuntimeError) as error:
-        raise InputError(
-            f"the backbone does not take {size} x {size} pixels: {(str(error).splitlines() or ['no reason given'])[0]}"
-        )
+        reason = (str(error).splitlines() or ["no reason stated"])[0]
+        raise InputError(f"the backbone does not accept {size} x {size} pixels: {reason}") from error
     finally:
-        for part, mode in modes.items():
-            part.training = mode
+        module.train()
+
+
+def _example_image(size: int) -> Tensor:
+    return torch.linspace(-1, 1, 3 * size**2).view(1, 3, size, size)
 
 
 def freeze_backbone(model: nn.Module, layers: list[Layer], size: int) -> tuple[list[nn.Module], list[Layer]]:
-    """The frozen part, which is all of `model` and the head's first layers that never change, and the layers left to learn.
+    """Return the frozen modules and the head's layers that remain to be trained.
 
-    What these begin with reads a map (N, C, h, w); one of a single pixel where the frozen part ends in a pooling.
+    Frozen are all of `model` and the head's first layers if they have no weights and no randomness. The trainable
+    layers read a map (N, C, h, w); h and w are 1 if the frozen modules end in a pooling.
     """
     if not layers:
-        return [PooledMap(model)], [("flatten", 0.0)]
+        return [model, nn.Unflatten(1, (-1, 1, 1))], [("flatten", 0.0)]
     frozen: list[nn.Module] = [FeatureMaps(model, size)]
     while layers[0][0] in STATELESS:
         (kind, _), *layers = layers
-        frozen.append(nn.MaxPool2d(2) if kind == "pool" else nn.AdaptiveAvgPool2d(1))
         if kind == "average":
-            return frozen, [("flatten", 0.0), *layers]
+            return [*frozen, nn.AdaptiveAvgPool2d(1)], [("flatten", 0.0), *layers]
+        frozen.append(nn.MaxPool2d(2))
     return frozen, layers
 
 
 def freeze_first_stages(backbone: nn.Module, model: nn.Module, recipe: Recipe) -> list[nn.Module]:
-    """Take the stem and the first `freeze_stages` stages out of `model`, which passes its input on in their places.
+    """Take the stem and the first `freeze_stages` stages out of `model` and return them; `nn.Identity` replaces them.
 
-    `backbone` is what uses `model`: itself, or a `Maps` of it. Stages are found by the order in which timm's models list their
-    modules; a backbone that is more than a chain of these gives another output afterwards, and is refused.
+    `backbone` runs `model`: it is `model` itself, or its `FeatureMaps`. Stages follow the order in which timm's models
+    list their modules. Raises `InputError` for a backbone that is not a chain of stages: its output would change.
     """
-    stages = _stages(model)
+    stages = _list_stages(model)
     if len(stages) <= recipe.freeze_stages + 1:
         raise InputError(
             f"recipe {recipe.name}: freeze_stages = {recipe.freeze_stages} does not fit {recipe.backbone}, "
             f"which has {len(stages) - 1 if stages else 'no'} stages"
         )
     backbone.eval()
-    pixels = torch.linspace(-1, 1, 3 * recipe.size**2).view(1, 3, recipe.size, recipe.size)
-    with torch.inference_mode():
-        expected = backbone(pixels)
+    image = _example_image(recipe.size)
     frozen = []
-    for parent, name in sum(stages[: recipe.freeze_stages + 1], []):
-        frozen.append(getattr(parent, name))
-        setattr(parent, name, nn.Identity())
     with torch.inference_mode():
+        expected = backbone(image)
+        for parent, name in sum(stages[: recipe.freeze_stages + 1], []):
+            frozen.append(getattr(parent, name))
+            setattr(parent, name, nn.Identity())
         try:
-            same = torch.allclose(backbone(nn.Sequential(*frozen).eval()(pixels)), expected, rtol=1e-4, atol=1e-5)
+            same = torch.allclose(backbone(nn.Sequential(*frozen).eval()(image)), expected, rtol=1e-4, atol=1e-5)
         except (RuntimeError, TypeError, AttributeError):
             same = False
     if not same:
         raise InputError(
-            f"recipe {recipe.name}: the stem and first stages of {recipe.backbone} could not be told from the rest; "
+            f"recipe {recipe.name}: the stem and first stages of {recipe.backbone} cannot be separated from the rest; "
             "set freeze_stages = 0"
         )
     backbone.train()
     return frozen
 
 
-def _stages(model: nn.Module) -> list[list[ModuleRef]]:
-    """The places of the stem's modules, then those of each stage's; none where the model has no stages that are known."""
+def _list_stages(model: nn.Module) -> list[list[ModuleRef]]:
+    """Return the modules of the stem, then those of each stage; nothing for a model without stages that we know."""
     children = [(model, name) for name, _ in model.named_children()]
     names = [name for _, name in children]
     if isinstance(model, VGG):  # a stage is a block of convolutions and the pooling that ends it
@@ -123,9 +119,9 @@ def _stages(model: nn.Module) -> list[list[ModuleRef]]:
                 stages.append([])
         return stages[:-1]
     if "layer1" in names:  # ResNet
-        return [children[: names.index("layer1")], *([place] for place in children if place[1].startswith("layer"))]
-    found = next((name for name in ("blocks", "stages") if name in names), None)
-    if found is None:
-        return []
-    chain = getattr(model, found)
-    return [children[: names.index(found)], *([(chain, name)] for name, _ in chain.named_children())]
+        return [children[: names.index("layer1")], *([child] for child in children if child[1].startswith("layer"))]
+    for chain_name in ("blocks", "stages"):
+        if chain_name in names:
+            chain = getattr(model, chain_name)
+            return [children[: names.index(chain_name)], *([(chain, name)] for name, _ in chain.named_children())]
+    return []

@@ -189,7 +189,7 @@ class TrainDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def _seen(self, epoch: int) -> NpyRows:
         if self._open[0] != epoch:
-            self._open = (epoch, self._activations.epoch(epoch))
+            self._open = (epoch, self._activations.epoch_view(epoch))
         return self._open[1]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from facefold.data.cache import ImageCache
 from facefold.models.inference import InferenceModel, fuse_frozen_stages
-from facefold.models.precision import half_precision
+from facefold.models.precision import frozen_precision
 from facefold.models.recipe import Recipe
 from facefold.training.dataset import AugmentedImages, ImageSource
 from facefold.training.fold import prepare_model, train_step
@@ -32,7 +32,7 @@ class Rates:
     train: float
     predict: float
     augment: float
-    trunk: float
+    frozen_stages: float
     start: float = 0.0
 
 
@@ -74,11 +74,14 @@ def cost(recipe: Recipe, rates: Rates, rows: int, folds: int, test_rows: int) ->
         + (rows - valid) * rates.train * epochs_of_full_size
         + (valid * epochs + views * (valid + test_rows)) * rates.predict
     )
-    if not rates.trunk:
+    if not rates.frozen_stages:
         return Cost(0.0, fold + epochs * (rows - valid) * rates.augment)
     kept = min(epochs, recipe.views or epochs) if recipe.changes_images else 0
     return Cost(
-        rates.start + kept * rows * (rates.augment + rates.trunk) + views * (rows + test_rows) * rates.trunk, fold
+        rates.start
+        + kept * rows * (rates.augment + rates.frozen_stages)
+        + views * (rows + test_rows) * rates.frozen_stages,
+        fold,
     )
 
 
@@ -93,7 +96,7 @@ def time_steps(recipe: Recipe, device: torch.device, least: float = 0.0) -> Rate
     `least` seconds, after a warm-up, in one thread on the CPU, as the trainer runs."""
     if device.type == "cpu":
         torch.set_num_threads(1)
-    net, _, fmt = prepare_model(recipe, device, None, trained=False)
+    net, _, fmt = prepare_model(recipe, device, None, pretrained=False)
     optimizer = create_optimizer_v2(net, opt=recipe.optimizer, lr=recipe.lr)
     ema = ModelEmaV3(net, decay=recipe.ema) if recipe.ema else None
     scaler = torch.amp.GradScaler(device.type, enabled=fmt.dtype is torch.float16)
@@ -103,9 +106,8 @@ def time_steps(recipe: Recipe, device: torch.device, least: float = 0.0) -> Rate
     augmented = AugmentedImages(ImageSource(images, device), dataclasses.replace(recipe, start_size=0), 0)
     pixels = torch.from_numpy(noise).to(device)
     with torch.inference_mode():
-        half = half_precision(recipe, fmt, device) if recipe.frozen_precision == "half" else None
-        trunk = fuse_frozen_stages(net.trunk, pixels, half)
-        shown = trunk(pixels).permute(0, 2, 3, 1).half() if net.frozen else pixels
+        stages = fuse_frozen_stages(net.frozen_stages, pixels, frozen_precision(recipe, fmt, device))
+        shown = stages(pixels).permute(0, 2, 3, 1).half() if net.has_frozen_stages else pixels
 
     def timed(work: Callable[[], Tensor]) -> float:
         work()
@@ -129,11 +131,11 @@ def time_steps(recipe: Recipe, device: torch.device, least: float = 0.0) -> Rate
         return loss
 
     train = timed(step)
-    predict = timed(lambda: InferenceModel(net.eval(), fmt, "", 0.0)(shown)[0])
+    predict = timed(lambda: InferenceModel(net.eval().forward_inputs, fmt)(shown)[0])
     elsewhere = (
-        device.type == "cuda" and not net.frozen and not augmented.on_device
+        device.type == "cuda" and not net.has_frozen_stages and not augmented.on_device
     )  # other processes augment meanwhile
     augment = 0.0 if elsewhere else timed(lambda: augmented(0, rows))
     with torch.inference_mode():
-        through = timed(lambda: trunk(pixels)) if net.frozen else 0.0
+        through = timed(lambda: stages(pixels)) if net.has_frozen_stages else 0.0
     return Rates(train, predict, augment, through)

@@ -7,7 +7,7 @@ ends with the same bytes as one that was not.
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -24,8 +24,8 @@ from facefold.data.cache import ImageCache
 from facefold.models.build import Net, build_model
 from facefold.models.depthwise import replace_depthwise
 from facefold.models.feature_cache import FeatureCache, feature_dir
-from facefold.models.inference import BOUND, InferenceModel, autocast, fastest_inference_model
-from facefold.models.precision import Precision, choose_precision, half_precision
+from facefold.models.inference import BOUND, InferenceModel, fastest_inference_model
+from facefold.models.precision import Precision, choose_precision, frozen_precision, half_precision
 from facefold.models.recipe import Recipe
 from facefold.task import LABEL, Target, strata
 from facefold.training.checkpoint import (
@@ -101,7 +101,7 @@ class TrainedFold:
     """A fold after its last epoch. predictor: the network whose weights predict. history: a row an epoch. header: of the checkpoint.
     pixels: the train images; shown: see `activations`; bar: the progress bar, closed."""
 
-    predictor: nn.Module
+    predictor: Net
     fmt: Precision
     aim: BinaryLoss | MAELoss
     history: list[dict]
@@ -170,8 +170,10 @@ def _train(
     parts = GradientAccumulation(header.get("parts", 1))
     history: list[dict] = header["history"]
     torch.manual_seed(seed_of(task.seed, task.fold, "init"))
-    net, source, fmt = prepare_model(recipe, device, task.weights_dir, trained=not history or recipe.freezes)
-    if history and recipe.freezes and source != header["source"]:
+    net, source, fmt = prepare_model(
+        recipe, device, task.weights_dir, pretrained=not history or recipe.has_frozen_stages
+    )
+    if history and recipe.has_frozen_stages and source != header["source"]:
         raise InputError(
             f"{task.checkpoint} was begun with the weights {header['source']} and would go on with {source}. "
             f"Name the former with --weights-dir, or delete {task.checkpoint} to start that fold anew"
@@ -212,10 +214,10 @@ def _train(
     schedule = Schedule(recipe, optimizer, steps)
     best: dict[str, Tensor] = {}
     if history:
-        _restore(net, load_checkpoint_part(task.checkpoint, "model"))
+        net.load_trainable_state_dict(load_checkpoint_part(task.checkpoint, "model"))
         restore_optimizer(optimizer, load_checkpoint_part(task.checkpoint, "optimizer"))
         if ema:
-            _restore(ema.module, load_checkpoint_part(task.checkpoint, "ema"))
+            ema.module.load_trainable_state_dict(load_checkpoint_part(task.checkpoint, "ema"))
         best = load_checkpoint_part(task.checkpoint, "best")
         scaler.load_state_dict(header["scaler"])
         for row in history:
@@ -223,7 +225,7 @@ def _train(
 
     predictor = ema.module if ema else net
     plain = input_view(pixels, shown.get("train"), "plain")
-    stepped = torch.compile(net) if recipe.compile else net
+    forward = torch.compile(net.forward_inputs) if recipe.compile else net.forward_inputs
     bar = tqdm(
         total=recipe.epochs * steps,
         initial=len(history) * steps,
@@ -248,7 +250,7 @@ def _train(
             schedule.before_step(epoch * steps + step)
             batch_there = (to_device(images, device), to_device(labels, device))
             loss = parts.step(
-                lambda count: train_step(stepped, *batch_there, optimizer, scaler, fmt, recipe, aim, count),
+                lambda count: train_step(net, forward, *batch_there, optimizer, scaler, fmt, recipe, aim, count),
                 len(labels),
                 lambda line: print_progress(f"{recipe.name} fold {task.fold}: {line}", bar),
             )
@@ -294,7 +296,7 @@ def _train(
             }
         )
         if recipe.early_stopping and _best_epoch(recipe, history) == epoch:
-            best = _learned(predictor)
+            best = predictor.trainable_state_dict()
         schedule.after_epoch(epoch, monitor_loss)
         header = {
             **task.identity,
@@ -310,9 +312,9 @@ def _train(
             task.checkpoint,
             header,
             {
-                "model": _learned(net),
+                "model": net.trainable_state_dict(),
                 "optimizer": optimizer_tensors(optimizer),
-                "ema": _learned(ema.module) if ema else {},
+                "ema": ema.module.trainable_state_dict() if ema else {},
                 "best": best,
             },
         )
@@ -325,19 +327,19 @@ def _train(
     bar.close()
     curves.close()
     if best:
-        _restore(predictor, best)
+        predictor.load_trainable_state_dict(best)
     return TrainedFold(predictor, fmt, aim, history, header, steps * batch, pixels, shown, bar)
 
 
 def prepare_model(
-    recipe: Recipe, device: torch.device, weights_dir: Path | None, trained: bool
+    recipe: Recipe, device: torch.device, weights_dir: Path | None, pretrained: bool
 ) -> tuple[Net, dict, Precision]:
-    """The recipe's network on `device` in the format and layout it trains in, and where its weights came from (`zoo.build`)."""
-    net, source = build_model(recipe, weights_dir, trained)
+    """The recipe's network on `device` in the format and layout it trains in, and where its weights came from (`build_model`)."""
+    net, source = build_model(recipe, weights_dir, pretrained)
     fmt = choose_precision(recipe, net, device)
     if device.type == "cpu" and fmt.dtype is torch.bfloat16:
         replace_depthwise(net)
-    return net.to(device).lay_out(fmt.channels_last), source, fmt
+    return net.to(device).set_memory_format(fmt.channels_last), source, fmt
 
 
 def open_feature_caches(
@@ -345,21 +347,22 @@ def open_feature_caches(
 ) -> dict[str, FeatureCache]:
     """What the frozen part of `net` makes of the images, by split (train, test), a view computed when first asked for; none where
     nothing is frozen. pixels: the train images."""
-    if not net.frozen:
+    if not net.has_frozen_stages:
         return {}
     recipe, device = task.recipe, pixels.device
-    half = half_precision(recipe, fmt, device) if recipe.frozen_precision == "half" else None
-    place = feature_dir(task.frozen, recipe, task.seed, task.identity["images_hash"], source, fmt, device, half)
+    precision = frozen_precision(recipe, fmt, device)
+    folder = feature_dir(task.frozen, recipe, task.seed, task.identity["images_hash"], source, precision, device)
     # Of the train images alone; test ones have no augmented view.
     augmented = AugmentedImages(pixels, recipe, task.seed) if recipe.changes_images else None
     return {
-        split: FeatureCache(place, split, images, net.trunk, device, augmented, recipe.views, half)
+        split: FeatureCache(folder, split, images, net.frozen_stages, device, precision, augmented, recipe.views)
         for split, images in (("train", task.train_images), ("test", task.test_images))
     }
 
 
 def train_step(
     net: Net,
+    forward: Callable[[Tensor], tuple[Tensor, Tensor]],
     shown: Tensor,
     labels: Tensor,
     optimizer: torch.optim.Optimizer,
@@ -369,17 +372,18 @@ def train_step(
     aim: BinaryLoss | MAELoss | None = None,
     parts: int = 1,
 ) -> Tensor:
-    """One optimiser step on what a `Net` takes (N, ..) and labels float32 (N,), values where `aim` says so; returns the detached
+    """One optimiser step on what `forward` takes (N, ..) and labels float32 (N,), values where `aim` says so; returns the detached
     mean loss ().
 
-    parts: the batch goes through the network in so many (nearly) equal parts, whose gradients are added up.
+    forward: a method of `net`, compiled or not. parts: the batch goes through it in so many (nearly) equal parts, whose gradients are
+    added up.
     """
     aim = aim or BinaryLoss(recipe.label_smoothing)
     optimizer.zero_grad(set_to_none=True)
     total = torch.zeros((), device=labels.device)
     for some, wanted in zip(shown.tensor_split(parts), labels.tensor_split(parts), strict=True):
-        with autocast(shown.device, fmt):
-            logits, _ = net(some)  # (n,)
+        with fmt.autocast(shown.device):
+            logits, _ = forward(some)  # (n,)
         loss = aim.loss(logits, wanted) * (len(wanted) / len(labels))
         scaler.scale(loss).backward()
         total += loss.detach()
@@ -445,13 +449,13 @@ def _predict_fold(
     held_out, every = task.train_images.rows(task.valid["id"].tolist()), np.arange(len(task.test_images.ids))
     form = fastest_inference_model(
         net,
-        fmt,
         half_precision(task.recipe, fmt, device),
         train[0](held_out[:CHECKED]),
-        lambda line: print_progress(f"{task.recipe.name} fold {task.fold}: {line}", bar),
         aim.read,
         aim.difference,
     )
+    for line in form.refused:
+        print_progress(f"{task.recipe.name} fold {task.fold}: {line}", bar)
     try:
         oof_logits, oof_features = predict_rows(form, train, held_out, task.checkpoint.parent)
         test_logits, test_features = predict_rows(form, test, every, task.checkpoint.parent)
@@ -522,20 +526,8 @@ def _best_epoch(recipe: Recipe, history: list[dict]) -> int:
     return int(np.argmin([row["monitor_loss"] for row in history]))
 
 
-def _learned(net: nn.Module) -> dict[str, Tensor]:
-    """The net's state without its frozen part, which comes from where the pretrained weights come from."""
-    return {name: value.detach().clone() for name, value in net.state_dict().items() if not name.startswith("trunk.")}
-
-
-def _restore(net: nn.Module, state: dict[str, Tensor]) -> None:
-    """Put what `_learned` gave back; the frozen part stays as it is."""
-    net.load_state_dict(
-        {**{name: value for name, value in net.state_dict().items() if name.startswith("trunk.")}, **state}
-    )
-
-
 def _score(
-    net: nn.Module,
+    net: Net,
     view: InputFn,
     images: ImageCache,
     rows: pd.DataFrame,
@@ -543,6 +535,6 @@ def _score(
     aim: BinaryLoss | MAELoss,
 ) -> tuple[float, float]:
     """Loss and metric of `rows` (id, label) in one view: for the curves and the schedule, half the cost of TTA."""
-    form = InferenceModel(net.eval(), fmt, "", 0.0)
+    form = InferenceModel(net.eval().forward_inputs, fmt)
     logits = np.concatenate([logit for logit, _ in predict_batches(form, [view], images.rows(rows["id"].tolist()))])
     return aim.scores(logits, rows["label"].to_numpy())

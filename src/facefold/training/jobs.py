@@ -56,11 +56,11 @@ class ViewJob:
     def work(self, device: torch.device, slot: int) -> None:
         recipe = load_recipe(self.identity.recipe)
         task = _task(self.root, self.identity, 0, self.weights_dir)
-        net, source, fmt = prepare_model(recipe, device, self.weights_dir, trained=True)
+        net, source, fmt = prepare_model(recipe, device, self.weights_dir, pretrained=True)
         shown = open_feature_caches(task, net, source, fmt, ImageSource(task.train_images, device))
         started, mine = time.perf_counter(), view_names(recipe)[self.part :: self.parts]
         for split, view in mine:
-            shown[split].make(view)
+            shown[split].compute_view(view)
         print_progress(
             f"{self}, part {self.part + 1} of {self.parts}: {len(mine)} views in {time.perf_counter() - started:.0f} s"
         )
@@ -166,7 +166,7 @@ def order_jobs(
         mine = [job for job in folds_to_train if job.identity.name == name]
         first = mine[0]
         recipe = load_recipe(first.identity.recipe)
-        shares = min(parts, len(view_names(recipe))) if recipe.freezes else 0
+        shares = min(parts, len(view_names(recipe))) if recipe.has_frozen_stages else 0
         views = [ViewJob(first.root, first.identity, first.weights_dir, part, shares) for part in range(shares)]
         jobs += [*views, *mine]
         after |= {job: views for job in mine}

@@ -18,7 +18,7 @@ from facefold.data.cache import ImageCache, open_cache
 from facefold.data.competition import load_competition
 from facefold.models.feature_cache import FeatureCache
 from facefold.models.inference import fastest_inference_model, rebuild_inference_model
-from facefold.models.precision import half_precision
+from facefold.models.precision import frozen_precision, half_precision
 from facefold.models.recipe import Recipe
 from facefold.runs import WEIGHTS_FILE, fold_dir, load_weights, replace_test_predictions
 from facefold.task import LABEL, Target
@@ -44,9 +44,11 @@ def trained_recipe(name: str, folds: list[dict]) -> Recipe:
     try:
         return Recipe(**folds[0]["settings"])
     except (KeyError, TypeError):
-        raise InputError(
-            f"runs/{name} was trained by another version of this program; train it again to predict with it"
-        )
+        raise _other_version(name)
+
+
+def _other_version(name: str) -> InputError:
+    return InputError(f"runs/{name} was trained by another version of this program; train it again to predict with it")
 
 
 def predict_folds(
@@ -59,21 +61,24 @@ def predict_folds(
     """
     recipe, kept = trained_recipe(name, folds), scratch / "frozen"
     scratch.mkdir(parents=True, exist_ok=True)
-    net, _, fmt = prepare_model(recipe, device, None, trained=False)
+    net, _, fmt = prepare_model(recipe, device, None, pretrained=False)
     half = half_precision(recipe, fmt, device)
     pixels, rows, shown = ImageSource(images, device), np.arange(len(images.ids)), None
     try:
         for fold, run in enumerate(folds):
-            net.load_state_dict({key: torch.from_numpy(value) for key, value in load_weights(root, name, fold).items()})
-            if net.frozen and shown is None:  # frozen, so the same in every fold
+            state = {key: torch.from_numpy(value) for key, value in load_weights(root, name, fold).items()}
+            try:
+                net.load_state_dict(state)
+            except RuntimeError as error:
+                raise _other_version(name) from error
+            if net.has_frozen_stages and shown is None:  # frozen, so the same in every fold
                 shown = FeatureCache(
                     kept / "views",
                     "images",
                     images,
-                    net.trunk,
+                    net.frozen_stages,
                     device,
-                    _never,
-                    half=half if recipe.frozen_precision == "half" else None,
+                    frozen_precision(recipe, fmt, device),
                 )
             views = [
                 input_view(pixels, shown, view) for view in ("plain", "mirror")[: 2 if recipe.tta == "flip" else 1]
@@ -84,16 +89,12 @@ def predict_folds(
             else:
                 unit = run.get("standardised")
                 read = (lambda out, unit=unit: (out - unit["mean"]) / unit["std"]) if unit else torch.Tensor.sigmoid
-                form = fastest_inference_model(net, fmt, half, example, lambda line: None, read)
+                form = fastest_inference_model(net, half, example, read)
             logits, features = predict_rows(form, views, rows, scratch)
             number = Target(run.get("target", LABEL.name)).regression
             yield FoldPrediction(logits if number else torch.from_numpy(logits).sigmoid().numpy(), features, form.name)
     finally:
         shutil.rmtree(kept, ignore_errors=True)
-
-
-def _never(epoch: int, rows: np.ndarray) -> torch.Tensor:
-    raise AssertionError("nothing is augmented when images are predicted")
 
 
 @dataclass(frozen=True)

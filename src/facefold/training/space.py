@@ -31,16 +31,17 @@ class Room:
 
 def of(recipe: Recipe, train_rows: int, test_rows: int, folds: int) -> Room:
     """The room that a recipe takes, by its structure (built here without its weights)."""
-    net, _ = build_model(recipe, trained=False)
+    net, _ = build_model(recipe, pretrained=False)
     state = sum(value.nbytes for value in net.state_dict().values())
     learned = sum(value.nbytes for value in net.parameters() if value.requires_grad)
     predicted = train_rows // folds + test_rows
     copies = 1 + (recipe.ema > 0) + (recipe.early_stopping > 0)
     moments = 2 if recipe.optimizer == "adamw" else 1
     views = 0
-    if net.frozen:
+    if net.has_frozen_stages:
         with torch.inference_mode():
-            an_image = 2 * net.trunk.eval()(torch.zeros(1, recipe.size, recipe.size, 3, dtype=torch.uint8)).numel()
+            image = torch.zeros(1, recipe.size, recipe.size, 3, dtype=torch.uint8)
+            an_image = 2 * net.frozen_stages.eval()(image).numel()
         for split, view in view_names(recipe):
             side = recipe.size_in(int(view.removeprefix("epoch_"))) if view.startswith("epoch_") else recipe.size
             views += (train_rows if split == "train" else test_rows) * an_image * side**2 // recipe.size**2
@@ -51,7 +52,7 @@ def of(recipe: Recipe, train_rows: int, test_rows: int, folds: int) -> Room:
 def memory(recipe: Recipe) -> int:
     """Bytes of memory that a process needs to train the recipe on the CPU, about: twice what autograd keeps of a batch
     in float32 (by a forward pass of two images), for gradients are as large; weights, moments, EMA."""
-    net, _ = build_model(recipe, trained=False)
+    net, _ = build_model(recipe, pretrained=False)
     own = {value.data_ptr() for value in net.state_dict().values()}
     kept: dict[int, int] = {}
 
@@ -61,9 +62,9 @@ def memory(recipe: Recipe) -> int:
         return tensor
 
     images = torch.zeros(2, recipe.size, recipe.size, 3, dtype=torch.uint8)
-    shown = net.trunk.eval()(images).permute(0, 2, 3, 1).detach() if net.frozen else images
+    shown = net.frozen_stages.eval()(images).permute(0, 2, 3, 1).detach() if net.has_frozen_stages else images
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        net.train()(shown)
+        net.train().forward_inputs(shown)
     state = sum(value.nbytes for value in net.state_dict().values())
     return PROCESS + sum(kept.values()) * recipe.batch + 5 * state
 
