@@ -109,7 +109,7 @@ def test_corrections_are_written_for_a_person_to_edit(root):
     path.write_text(path.read_text().replace("drop", "flip", 1))
     edited = path.read_text()
     assert refused("clean", root, "--write-corrections", path, "--top", 8) == (
-        f"{path} is there and says something else: it was edited by hand, or made with other options. "
+        f"{path} is there with other content: it was edited by hand, or written with other options. "
         "Name another file, or replace it with --force."
     )
     assert path.read_text() == edited
