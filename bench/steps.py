@@ -4,7 +4,7 @@
 
 One thread on the CPU, as the trainer runs there, timed in CPU seconds of the process: other work on the machine then takes
 nothing but cache and clock. The limit is torch.mm of two square matrices in float32 and in bfloat16. A recipe's step is
-`trainer.train_step` with the recipe's optimiser, number format and layout, EMA update included, on random pixels, or on what the
+`TrainingStep` with the recipe's optimiser, number format and layout, EMA update included, on random pixels, or on what the
 frozen stages make of these, as a fold reads it. --forms adds the same step in other forms, from pixels: in float32, and in bfloat16 with
 torch's own gradients of depthwise convolutions; so the rule of models/precision.py can be checked. A step's floating
 point operations (two a multiply-add; convolutions and matrix products, forward and backward, frozen stages without their
@@ -35,7 +35,9 @@ from facefold.augment.per_image import ImageAugment  # noqa: E402
 from facefold.models.build import build_model  # noqa: E402
 from facefold.models.precision import Precision  # noqa: E402
 from facefold.models.recipe import load_recipe  # noqa: E402
-from facefold.training.fold import prepare_model, train_step  # noqa: E402
+from facefold.training.fold import prepare_model  # noqa: E402
+from facefold.training.loss import BinaryLoss  # noqa: E402
+from facefold.training.step import TrainingStep  # noqa: E402
 from facefold.utils.processes import ENVIRONMENT  # noqa: E402
 
 if (
@@ -110,17 +112,18 @@ class Bench:
             0, 256, (recipe.batch, recipe.size, recipe.size, 3), dtype=np.uint8
         )
         self.shown, self.labels = torch.from_numpy(self.noise), torch.arange(recipe.batch).remainder(2).float()
-        self.forward = self.net if form else self.net.forward_inputs
         if form is None and self.net.has_frozen_stages:
             with torch.inference_mode():
                 self.shown = self.net.frozen_stages(self.shown).permute(0, 2, 3, 1).half()
             self.shown = self.shown.clone()  # an inference tensor takes no part in training
         self.augment = ImageAugment(recipe.augment, 0)
+        loss_fn = BinaryLoss(recipe.label_smoothing)
+        self.training_step = TrainingStep(self.net, self.optimizer, self.scaler, self.format, recipe, loss_fn)
+        if form is not None:
+            self.training_step.forward = self.net  # from pixels, the frozen stages included
 
     def step(self) -> None:
-        train_step(
-            self.net, self.forward, self.shown, self.labels, self.optimizer, self.scaler, self.format, self.recipe
-        )
+        self.training_step(self.shown, self.labels)
         if self.ema:
             with record_function("EMA"):
                 self.ema.update(self.net, step=1)

@@ -21,22 +21,6 @@ import time
 from pathlib import Path
 
 from facefold.cli import build_parser, hold_root, run_main
-from facefold.data.audit import audit_competition, find_broken_images, images_without_row, load_thumbnails
-from facefold.data.duplicates import find_duplicates
-from facefold.data.layout import install_competition
-from facefold.data.leaks import find_cues, labels_of_duplicates
-from facefold.data.synthetic import is_synthetic, write_synthetic_competition
-from facefold.report.audit_text import (
-    describe_actions,
-    describe_broken_images,
-    describe_contents,
-    describe_cues,
-    describe_duplicate_labels,
-    describe_images_without_row,
-    describe_near_duplicates,
-    groups_with_both_labels,
-    list_leaks,
-)
 from facefold.utils.errors import InputError
 
 
@@ -53,6 +37,23 @@ def main() -> None:
 
 def audit(args: argparse.Namespace) -> None:
     """Install the competition if one is named, check it, and print the page."""
+    from facefold.data.audit import audit_competition, find_broken_images, images_without_row, load_thumbnails
+    from facefold.data.duplicates import find_duplicates
+    from facefold.data.layout import install_competition
+    from facefold.data.leaks import find_cues, labels_of_duplicates
+    from facefold.data.synthetic import is_synthetic, write_synthetic_competition
+    from facefold.report.audit_text import (
+        describe_actions,
+        describe_broken_images,
+        describe_contents,
+        describe_cues,
+        describe_duplicate_labels,
+        describe_images_without_row,
+        describe_near_duplicates,
+        groups_with_both_labels,
+        list_leaks,
+    )
+
     start, target = time.monotonic(), args.root / "competition"
     if args.data is not None:
         new = install_competition(args.data, args.root)

@@ -1,4 +1,4 @@
-"""Blend the trained recipes into one submission, and say honestly how good it is.
+"""Blend the trained recipes into one submission, with an unbiased estimate of its score.
 
     python src/blend.py                                   every recipe under runs/, the method chosen
     python src/blend.py --recipes lite0,cnn5 --method majority
@@ -7,137 +7,131 @@
 Methods, from simple to complicated:
     mean             the mean probability
     best_single      the recipe with the best out-of-fold accuracy
-    majority         a vote a recipe; a tie goes by the mean probability
-    logit_mean       the mean of the logits: who is surer counts for more
-    rank_mean        the mean of the ranks: who is surer counts for no more
-    calibrated_mean  the mean after each recipe's probabilities were calibrated, where that helps
+    majority         one vote per recipe; a tie goes by the mean probability
+    logit_mean       the mean of the logits: confident recipes count for more
+    rank_mean        the mean of the ranks: confident recipes count for no more
+    calibrated_mean  the mean after each recipe's probabilities were calibrated, if that helps
     weighted_mean    weights >= 0 that sum to 1, of the least log loss
-    weighted_votes   whole votes 0 to 5 a recipe, searched for accuracy
+    weighted_votes   integer votes 0 to 5 per recipe, searched for accuracy
     greedy           recipes added one by one, with replacement, for accuracy, in many bags
     stack_probs      a logistic regression on the recipes' logits
-    stack_features   a logistic regression on their penultimate features, one a fold
+    stack_features   a logistic regression on their penultimate features, one per fold
     second_pass      the mean, but rows near 0.5 are decided by a specialist on logits and features
-`--use-order` reads the picked method's predictions once more by the order of the ids, where the numbering of the
-competition leaked it (neighbours share their label): two decoders, the better one by nested score. It is a choice of
-yours and said on the first line; where the labels show no order it is refused.
-`--use-twins` answers test images that show the same picture as a train image (near-duplicates) by the label of most of these
-twins, a leak as well: your choice, said on the first line, refused where there are no twins.
-`--target age` blends the runs of a regression: mean, best_single, weighted_mean (of the least squared error) and ridge, scored by
-the mean absolute error, into targets/age/submissions/. Votes and what else belongs to labels is refused.
-`--method auto` takes the simplest that no other beats by a real margin on the same rows. The threshold is 0.5
-unless another one gains by such a margin.
+`--method auto` takes the simplest that no other beats by a real margin on the same rows; the last line says if learned
+weights lost. The threshold is 0.5 unless another one gains by such a margin.
 
-Runs that learned from corrected labels (train.py --corrections) are called lite0+corrected, and compared with lite0 in the
-same leaderboard: by the given labels, as everything is, and in columns of their own by the corrected ones.
+Leaks are never used by default, announced on the first line, and refused if there is nothing to use:
+`--use-order` decodes the chosen method's predictions by the order of the ids, if neighbours by id share their label.
+`--use-duplicates` gives test images that show the same picture as train images the label of most of these.
 
-Every score is nested: what was learned or chosen on some folds is scored on the others, the choice of auto
-too. Only what you chose by hand (recipes, weights) is not accounted for.
+`--target age` blends the runs of a regression: mean, best_single, weighted_mean (of the least squared error) and ridge,
+scored by the mean absolute error, into targets/age/submissions/. What is for labels only is refused.
 
-Writes to submissions/: submission.csv (upload this), <method>.csv for every method, leaderboard.csv, oof_blend.csv, test_blend.csv,
-blend.json (what was picked, why, and the hashes of what went in), with --use-order order.csv, with --use-twins twins.csv. The
-same runs give the same bytes.
+Runs that learned from corrected labels (train.py --corrections) are called lite0+corrected, and compared with lite0 in
+the same leaderboard: by the given labels, as everything is, and in columns of their own by the corrected ones.
+All scores are nested: what was learned or chosen on some folds is scored on the others, including the choice of auto.
+Only what you choose by hand (recipes, weights) is not accounted for.
+
+Writes to submissions/: submission.csv (upload this), <method>.csv for all methods, leaderboard.csv, oof_blend.csv,
+test_blend.csv, blend.json (what was chosen, why, and the hashes of the inputs), and order.csv or duplicates.csv for a
+leak that is used. The same runs give the same bytes.
 """
 
+import argparse
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from facefold.cli import add_target_option, build_parser, run_main
-from facefold.data.audit import check_images, load_images_hash
-from facefold.data.competition import load_competition
-from facefold.data.duplicates import find_duplicates
-from facefold.data.folds import load_folds
-from facefold.ensemble import blend as blend_module
-from facefold.ensemble import regression
-from facefold.ensemble.members import describe_member, join_members, load_features
-from facefold.ensemble.methods import METHOD_NAMES, candidate_methods
-from facefold.ensemble.stacking import fit_feature_stackers
-from facefold.ensemble.weights import parse_weights
-from facefold.runs import current_identity, load_member, parse_run_names, run_names, shared_corrections
 from facefold.utils.errors import InputError
+
+METHOD_CHOICES = (
+    "mean",
+    "best_single",
+    "majority",
+    "logit_mean",
+    "rank_mean",
+    "calibrated_mean",
+    "weighted_mean",
+    "weighted_votes",
+    "greedy",
+    "stack_probs",
+    "stack_features",
+    "second_pass",
+    "ridge",
+)
+LEAK_NAMES = ("order", "duplicates")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = build_parser(__doc__)
+    weights = "of the weighted methods: auto (learned, the default), equal, accuracy, or name=w,name=w"
+    parser.add_argument("--recipes", metavar="A,B", help="the recipes to blend (default: all that have runs)")
+    parser.add_argument(
+        "--method", default="auto", choices=("auto", *METHOD_CHOICES), help="how to blend (default: auto)"
+    )
+    parser.add_argument("--weights", default="auto", metavar="RULE", help=weights)
+    parser.add_argument("--use-order", action="store_true", help="use the labels' order by id, a leak; never a default")
+    parser.add_argument("--use-duplicates", action="store_true", help="use the labels of near-duplicates, a leak")
+    add_target_option(parser)
+    return parser.parse_args()
 
 
 def main() -> None:
-    parser = build_parser(__doc__)
-    parser.add_argument("--recipes", metavar="A,B", help="the recipes to blend (default: all that have runs)")
-    parser.add_argument(
-        "--method",
-        default="auto",
-        help="how to blend (default: auto)",
-        choices=tuple(dict.fromkeys(("auto", *METHOD_NAMES, *regression.REGRESSION_METHOD_NAMES))),
-    )
-    parser.add_argument(
-        "--weights",
-        default="auto",
-        metavar="RULE",
-        help="of the weighted methods: auto (learned, the default), equal, accuracy, or name=w,name=w",
-    )
-    parser.add_argument("--use-order", action="store_true", help="use the labels' order by id, a leak; never a default")
-    parser.add_argument("--use-twins", action="store_true", help="use the labels of near-duplicates in train, a leak")
-    add_target_option(parser)
-    args = parser.parse_args()
-    root, target = args.root.resolve(), args.target
-    place = target.directory(root)
+    args = parse_args()
 
+    from facefold.data.audit import load_images_hash
+    from facefold.data.competition import load_competition
+    from facefold.data.folds import load_folds
+    from facefold.ensemble.blend import make_blend
+    from facefold.ensemble.leaderboard import format_headline, format_leaderboard, format_weights_note
+    from facefold.ensemble.leaks import LEAKS, unused_leaks
+    from facefold.ensemble.members import describe_member, join_members, load_features
+    from facefold.ensemble.methods import check_options
+    from facefold.ensemble.stacking import fit_feature_stackers
+    from facefold.ensemble.submission import write_blend
+    from facefold.ensemble.weights import RULES, parse_weights
+    from facefold.runs import current_identity, load_member, parse_run_names, run_names, shared_corrections
+
+    root, target, directory = args.root.resolve(), args.target, args.target.directory(args.root.resolve())
+    leak_names = [name for name in LEAK_NAMES if getattr(args, f"use_{name}")]
     competition, folds = load_competition(root), load_folds(root, target)
-    if target.regression:
-        regression.refuse_options(target, args.method, args.weights, args.use_order, args.use_twins)
-    groups = find_duplicates(competition, check_images(competition)) if args.use_twins else None
-    images = load_images_hash(root)
-    test_ids = competition.test["id"].tolist()
-    names = parse_run_names(args.recipes) if args.recipes else run_names(place)
-    loaded = [load_member(place, current_identity(name, folds, images), name, folds, test_ids) for name in names]
-    matrix, mended = join_members(loaded, folds, test_ids), shared_corrections(loaded)
-
-    if len(matrix.names) == 1 and args.method not in ("auto", "best_single"):
+    check_options(target, args.method, args.weights, leak_names)
+    leaks = [LEAKS[name].find(competition) for name in leak_names]
+    images_hash, test_ids = load_images_hash(root), competition.test["id"].tolist()
+    names = parse_run_names(args.recipes) if args.recipes else run_names(directory)
+    identities = {name: current_identity(name, folds, images_hash) for name in names}
+    members = [load_member(directory, identities[name], name, folds, test_ids) for name in sorted(names)]
+    matrix = join_members(members, folds, test_ids)
+    if len(members) == 1 and args.method not in ("auto", "best_single"):
         raise InputError(
             f"one recipe only ({matrix.names[0]}): --method {args.method} has nothing to combine. "
             "Train another recipe, or leave --method out."
         )
-    if line := blend_module.leak_announcements(matrix, args.use_order, groups):
-        print(line)
-    rule: str | np.ndarray = args.weights
-    if rule not in ("auto", "equal", "accuracy"):
-        rule, absent = parse_weights(args.weights, matrix.names)
-        if absent:
-            print(f"weight 0, because --weights does not name them: {', '.join(absent)}")
-        print(
-            "note: weights given by hand count as chosen beforehand; if these rows suggested them, the scores flatter"
-        )
-    if target.regression:
-        made = regression.make_regression_blend(matrix, target, args.method, rule)
-    else:
-        candidate_methods(args.method, rule)  # options that do not go together are refused before the features are read
-        stacked = fit_feature_stackers(matrix, partial(load_features, root, matrix.names))
-        made = blend_module.make_blend(matrix, stacked, args.method, rule, args.use_order, mended, groups)
+    if leaks:
+        print(" ".join(leak.announce(leak.require(matrix)) for leak in leaks))
+    rule, absent = parse_weights(args.weights, matrix.names)
+    if absent:
+        print(f"weight 0, because --weights does not name them: {', '.join(absent)}")
+    if args.weights not in RULES:
+        print("note: weights by hand count as chosen beforehand; if these rows suggested them, the scores are too high")
+
+    stacked = fit_feature_stackers(matrix, partial(load_features, root, matrix.names))
+    blend = make_blend(matrix, stacked, args.method, rule, leaks, shared_corrections(members))
     origin = {
-        "options": {
-            "method": args.method,
-            "weights": args.weights,
-            "recipes": matrix.names,
-            "use_order": args.use_order,
-            "use_twins": args.use_twins,
-        },
-        "members": [describe_member(member) for member in sorted(loaded, key=lambda member: member.recipe)],
+        "options": {"recipes": matrix.names, "method": args.method, "weights": args.weights, "leaks": leak_names},
+        "members": [describe_member(member) for member in members],
         "folds": {"hash": folds.hash, "k": folds.k, "seed": folds.seed, "method": folds.method},
-        "images_hash": images,
+        "images_hash": images_hash,
     }
-    made = blend_module.write_blend(root, made, competition, origin, target)
+    blend = write_blend(root, blend, competition, origin, target)
 
-    for line in [] if target.regression else blend_module.unused_options(made.facts):
-        print(line)
-    shown_by = regression if target.regression else blend_module
-    print(shown_by.format_leaderboard(made.leaderboard))
-    if len(matrix.names) == 1 and made.facts["picked"] == "best_single":
-        print(f"one recipe only, so there is nothing to blend: the submission is {matrix.names[0]}'s")
-    print(made.facts["why"])
-    print(f"upload {shown(place / 'submissions' / 'submission.csv')}: {shown_by.format_headline(made.facts)}")
-
-
-def shown(path: Path) -> Path:
-    """The path as a person would type it from where they are."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    lines = [*unused_leaks(blend.facts), format_leaderboard(blend.leaderboard)]
+    if len(members) == 1 and blend.facts["picked"] == "best_single":
+        lines.append(f"one recipe only, so there is nothing to blend: the submission is {matrix.names[0]}'s")
+    path, note = directory / "submissions" / "submission.csv", format_weights_note(blend.facts)
+    path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    upload = f"upload {path}: {format_headline(blend.facts)}" + (f"; {note}" if note else "")
+    print("\n".join([*lines, blend.facts["why"], upload]))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ competition: `python src/audit.py` names them. An existing competition is never 
 from pathlib import Path
 
 from facefold.cli import build_parser, hold_root, run_main
-from facefold.data.utkface import install_utkface, solution_path
 
 
 def main() -> None:
@@ -30,6 +29,9 @@ def main() -> None:
         "--seed", type=int, default=0, help="another seed gives other ids and another test set (default: 0)"
     )
     args = parser.parse_args()
+
+    from facefold.data.utkface import install_utkface, solution_path
+
     with hold_root(args.root, alone=True):
         imported = install_utkface(args.source, args.root, args.test_size, args.seed)
     if imported.repeated:

@@ -13,12 +13,6 @@ byte. To try it here: python DIR/kernel/kernel.py INPUT OUTPUT, with DIR/dataset
 from pathlib import Path
 
 from facefold.cli import build_parser, run_main
-from facefold.data.competition import load_competition
-from facefold.data.folds import load_folds
-from facefold.ensemble.blend import load_blend
-from facefold.ensemble.members import load_blended_members
-from facefold.kaggle.pack import clear_upload, fetch_wheels, fill_upload, write_metadata
-from facefold.kaggle.submit import load_submission_log
 from facefold.utils.errors import InputError
 
 
@@ -44,6 +38,14 @@ def main() -> None:
     )
     parser.add_argument("--no-wheels", action="store_true", help="pack none: where no package index can be reached")
     args = parser.parse_args()
+
+    from facefold.data.competition import load_competition
+    from facefold.data.folds import load_folds
+    from facefold.ensemble.blend import load_blend
+    from facefold.ensemble.members import load_blended_members
+    from facefold.kaggle.pack import clear_upload, fetch_wheels, fill_upload, write_metadata
+    from facefold.kaggle.submit import load_submission_log
+
     root, out = args.root.resolve(), args.out.resolve()
     log = load_submission_log(root)
     slug = args.competition or (log[-1].competition if log else "")
@@ -60,7 +62,7 @@ def main() -> None:
     fill_upload(out, root, made.facts, folds.k)
     wheels = [] if args.no_wheels else fetch_wheels(out, args.python)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    names = ", ".join(member.recipe for member in loaded)
+    names = ", ".join(member.name for member in loaded)
     print(f"packed {names} and {len(wheels)} wheels into {out} ({size / 1e6:.0f} MB); now:")
     print(f"  kaggle datasets create -p {out / 'dataset'} --dir-mode zip\n  kaggle kernels push -p {out / 'kernel'}")
 

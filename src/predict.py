@@ -3,6 +3,7 @@
     python src/predict.py holiday.jpg ~/Pictures/party         finds the faces, cuts each out as the training images are cut
     python src/predict.py --no-detect competition/test         pictures that are cut so already
     python src/predict.py holiday.jpg --show --out found.csv   .. and found.html, a page to look at
+    python src/predict.py --test                               the competition's test images, see below
 
 Writes predictions.csv: file, face (1 is the largest in the file), x, y, width, height (in pixels; with --no-detect all of it),
 prob (of label 1) and label. Every fold's model of every recipe that counts in the blend looks at each face, in the size,
@@ -15,43 +16,81 @@ lie where they lie in the training images. Photographs without a face are named 
 Pillow reads is taken, turned by its EXIF orientation; of a folder its pictures, not those of folders inside it.
 
 What these models know is a noisy binary label of faces: nothing here is fit for decisions about people.
+
+--test predicts the competition's test images again by the weights that training left, in place of the test predictions
+there are: for runs whose test predictions are missing, as in what pack.py leaves, or were of other test images than those
+now in competition/test. Nothing is trained; on the machine that trained them the same images give the same bytes. Each
+run.json is sealed again and says of which images its test predictions are.
 """
 
+import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from facefold.cli import build_parser, run_main
-from facefold.data.competition import load_competition
-from facefold.data.faces import MEASURED_IMAGES, cut_out_faces, list_photographs, whole_photographs
-from facefold.data.synthetic import is_synthetic
-from facefold.ensemble.apply import blended_targets, load_blend_model, predict_images
-from facefold.ensemble.blend import format_announcement
-from facefold.ensemble.metrics import decide
-from facefold.report import predictions
-from facefold.training.workers import device_slots
+from facefold.cli import add_device_option, build_parser, hold_root, run_main
 from facefold.utils.errors import InputError
-from facefold.utils.files import write_csv, write_text
 
 PRINTED = 20
 
 
 def main() -> None:
     parser = build_parser(__doc__)
-    parser.add_argument("pictures", type=Path, nargs="+", metavar="PHOTO|DIR", help="photographs, or folders of them")
+    parser.add_argument("pictures", type=Path, nargs="*", metavar="PHOTO|DIR", help="photographs, or folders of them")
     parser.add_argument("--out", type=Path, metavar="FILE.csv", help="default: predictions.csv under --root")
-    parser.add_argument("--show", action="store_true", help="write a page with the faces as well, beside the csv")
+    parser.add_argument("--show", action="store_true", help="write a page with the faces as well, next to the csv")
     parser.add_argument("--no-detect", action="store_true", help="the pictures are cut as the training images are")
-    parser.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there"
-    )
+    parser.add_argument("--test", action="store_true", help="predict the competition's test images again")
+    parser.add_argument("--recipes", metavar="A,B", help="with --test: the runs to predict by (default: all)")
+    add_device_option(parser)
     args = parser.parse_args()
-    root, device = args.root.resolve(), device_slots(args.device, 1)[0]
-    out = args.out or root / "predictions.csv"
+    if args.test == bool(args.pictures):
+        raise InputError("name photographs or folders of them, or say --test for the competition's test images")
+    if args.test:
+        predict_test_images(args)
+    else:
+        predict_pictures(args)
+
+
+def predict_test_images(args: argparse.Namespace) -> None:
+    """Replace the test predictions of the runs by those of the images in competition/test."""
+    from facefold.data.audit import check_images
+    from facefold.data.cache import open_cache
+    from facefold.data.competition import load_competition
+    from facefold.data.folds import load_folds
+    from facefold.runs import parse_run_names, run_names
+    from facefold.training.predict import TestJob
+    from facefold.training.workers import run_jobs, select_devices
+
+    root = args.root.resolve()
+    with hold_root(root, alone=True):
+        competition, folds = load_competition(root), load_folds(root)
+        check_images(competition)
+        names = parse_run_names(args.recipes) if args.recipes else run_names(root)
+        jobs = [TestJob(root, name, folds.k) for name in names]
+        for size in {job.size for job in jobs}:
+            open_cache(competition, "test", size)  # now, so that processes side by side do not
+        run_jobs(jobs, select_devices(args.device, None))
+
+
+def predict_pictures(args: argparse.Namespace) -> None:
+    """Predict new pictures by the last blend."""
+    from facefold.data.competition import load_competition
+    from facefold.data.faces import MEASURED_IMAGES, cut_out_faces, list_photographs, whole_photographs
+    from facefold.data.synthetic import is_synthetic
+    from facefold.ensemble.apply import blended_targets, load_blend_model, predict_images
+    from facefold.ensemble.leaks import announce_leaks
+    from facefold.ensemble.metrics import decide
+    from facefold.report.pages import format_prediction, predictions_page
+    from facefold.training.workers import select_devices
+    from facefold.utils.files import write_csv, write_text
+
+    root, out = args.root.resolve(), args.out or args.root.resolve() / "predictions.csv"
     if out.suffix != ".csv":
         raise InputError(f"--out {out}: the name of a csv file ends in .csv")
+    device = select_devices(args.device, 1)[0]
     paths, blend = list_photographs(args.pictures), load_blend_model(root)
-    with TemporaryDirectory() as made:
-        scratch = Path(made)
+    with TemporaryDirectory() as folder:
+        scratch = Path(folder)
         if args.no_detect:
             table, cut = whole_photographs(paths)
         else:
@@ -67,13 +106,15 @@ def main() -> None:
         write_csv(out, table)
         lead = f"{len(table):,} faces by {blend.facts['picked']} of {', '.join(blend.matrix.names)}"
         if args.show:
-            write_text(out.with_suffix(".html"), predictions.page(table, cut, lead))
+            write_text(out.with_suffix(".html"), predictions_page(table, cut, lead))
     if is_synthetic(root):
-        print("note: these models learned from SYNTHETIC images; what they say of a face means nothing")
-    if format_announcement(blend.facts):
-        print("note: the submission also used what new images do not have, order or twins; these are the models alone")
+        print("note: these models learned from SYNTHETIC images; their predictions mean nothing")
+    if announce_leaks(blend.facts):
+        print(
+            "note: the submission also used what new images do not have, order or duplicates; these are the models alone"
+        )
     for _, row in table.head(PRINTED).iterrows():
-        print(f"{row['file']}, face {row['face']}: {predictions.in_words(row)}")
+        print(f"{row['file']}, face {row['face']}: {format_prediction(row)}")
     if len(table) > PRINTED:
         print(f".. and {len(table) - PRINTED:,} more")
     print(f"{lead}: {out}" + (f", {out.with_suffix('.html')}" if args.show else ""))

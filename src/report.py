@@ -2,85 +2,61 @@
 
     python src/report.py [--root DIR] [--target age]
 
-Reads competition/, runs/ and submissions/ (run blend.py first) and writes report.html into the root: the honest score and
-whether a leak was used, the leaderboard, folds, confusion matrix, ROC, calibration, accuracy by the groups of
-competition/meta.csv, who corrects whom, learning curves; pictures of the data, of the worst errors, of doubtful test images and
-of suspicious labels; time and memory, and all it takes to repeat it. With --target it is targets/<column>/report.html: mean
-absolute errors instead, by band and drawn against the values. It opens in any browser without network, on a phone, in the dark
-and on paper.
+Reads competition/, runs/ and submissions/ (run blend.py first) and writes report.html into the root: the nested score
+and whether a leak was used; leaderboard, folds, confusion matrix, ROC, calibration, accuracy by the groups of
+competition/meta.csv, who corrects whom, learning curves; images of the data, of the worst errors, of doubtful test
+images and of suspicious labels; time and memory, and all it takes to repeat it. With --target it is
+targets/<column>/report.html: mean absolute errors instead, by band and against the values. It opens in any browser
+without network, on a phone, in the dark and on paper.
 """
 
-import numpy as np
-import pandas as pd
-
-from facefold.cli import add_target_option, build_parser, load_timings, run_main
-from facefold.data.competition import Competition, load_competition
-from facefold.data.folds import Folds, load_folds
-from facefold.data.synthetic import is_synthetic
-from facefold.ensemble import blend as blend_module
-from facefold.ensemble import regression
-from facefold.ensemble.members import load_blended_members
-from facefold.report import galleries, html, regression_sections, reproducibility, sections
-from facefold.runs import CORRECTED_SUFFIX, Member, load_history
-from facefold.utils.files import lock_directory, write_text
+from facefold.cli import add_target_option, build_parser, load_step_costs, run_main
 
 
 def main() -> None:
     parser = build_parser(__doc__)
     add_target_option(parser)
     args = parser.parse_args()
-    root, target, combine = args.root.resolve(), args.target, regression if args.target.regression else blend_module
-    place = target.directory(root)
-    competition, folds, made = load_competition(root), load_folds(root, target), combine.load_blend(root, target)
-    test_ids = competition.test["id"].tolist()
-    loaded = load_blended_members(root, made.facts, folds, test_ids)
-    histories = {member.recipe: [load_history(place, member.recipe, k) for k in range(folds.k)] for member in loaded}
-    steps = {name: got for name, got in load_timings(root).items() if name == "audit"} | load_timings(place)
-    leaks = "" if target.regression else blend_module.format_announcement(made.facts)
-    if target.regression:
-        top, parts = [], regression_sections.parts(made, folds, loaded, histories, steps, target)
-    else:
-        parts = of_labels(competition, folds, made, loaded, histories, steps)
-        top = [*sections.glance(made, loaded), *sections.verdict(made.facts)]
-    toy = "Synthetic competition, not real data. " if is_synthetic(root) else ""
-    title = (
-        f"{toy}{leaks}{' ' if leaks else ''}Upload {target.folder}submissions/submission.csv: {combine.format_headline(made.facts)}"
-        + ("" if leaks or target.regression else ". No leak was used.")
+
+    from facefold.data.competition import load_competition
+    from facefold.data.folds import load_folds
+    from facefold.data.synthetic import is_synthetic
+    from facefold.ensemble.blend import load_blend
+    from facefold.ensemble.leaderboard import format_headline
+    from facefold.ensemble.leaks import announce_leaks, describe_leaks
+    from facefold.ensemble.members import load_blended_members
+    from facefold.report.html import render_page
+    from facefold.report.regression import regression_sections
+    from facefold.report.reproducibility import costs, origin
+    from facefold.report.sections import label_sections, learning_curves
+    from facefold.runs import load_history
+    from facefold.utils.files import lock_directory, write_text
+
+    root, target = args.root.resolve(), args.target
+    target_root = target.directory(root)
+    competition, folds, blend = load_competition(root), load_folds(root, target), load_blend(root, target)
+    members = load_blended_members(root, blend.facts, folds, competition.test["id"].tolist())
+    histories = {member.name: [load_history(target_root, member.name, k) for k in range(folds.k)] for member in members}
+    steps = {name: cost for name, cost in load_step_costs(root).items() if name == "audit"} | load_step_costs(
+        target_root
     )
-    path = place / "report.html"
-    with lock_directory(place / "submissions", wait=True):
-        write_text(path, html.page("What to upload", [html.heading(title, 1), *top, html.contents(parts), *parts]))
-    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
-
-
-def of_labels(
-    competition: Competition,
-    folds: Folds,
-    made: blend_module.Blend,
-    loaded: list[Member],
-    histories: dict[str, list[pd.DataFrame]],
-    steps: dict[str, dict],
-) -> list[str]:
-    """The sections below the verdict, of a blend of labels."""
-    judges = [member for member in loaded if not member.recipe.endswith(CORRECTED_SUFFIX)] or loaded
-    return [
-        *sections.leaderboard(made, loaded),
-        *sections.errors(made, loaded),
-        *sections.calibration(made),
-        *sections.by_group(made, competition),
-        *sections.agreement(made, loaded),
-        *sections.learning_curves(histories),
-        html.heading("Errors and doubts in pictures"),
-        *galleries.wrong(competition, made.oof),
-        *galleries.doubtful(competition, made.test),
-        *galleries.suspects(competition, folds, np.mean([member.oof.to_numpy() for member in judges], axis=0)),
-        html.heading("The data"),
-        *sections.data(made, competition),
-        *galleries.look(competition),
-        *galleries.predictions(competition, made.test),
-        *reproducibility.cost(loaded, steps),
-        *reproducibility.repeat(made.facts, folds, loaded),
-    ]
+    title = f"Upload {target.folder}submissions/submission.csv: {format_headline(blend.facts)}"
+    if target.regression:
+        template, data = "regression.html.j2", regression_sections(blend, target)
+        curves = learning_curves(histories, "valid_mae", "mean absolute error")
+    else:
+        template, data = "report.html.j2", label_sections(competition, folds, blend, members)
+        curves = learning_curves(histories)
+        leaks = announce_leaks(blend.facts)
+        title = f"{leaks} {title}" if leaks else f"{title}. No leak was used."
+    if is_synthetic(root):
+        title = f"Synthetic competition, not real data. {title}"
+    shared = {"title": title, "facts": blend.facts, "curves": curves, "cost": costs(members, steps)}
+    leak_texts = describe_leaks(blend.facts)
+    page = render_page(template, **data, **shared, leaks=leak_texts, origin=origin(blend.facts, folds, members))
+    with lock_directory(target_root / "submissions", wait=True):
+        write_text(target_root / "report.html", page)
+    print(f"wrote {target_root / 'report.html'} ({len(page.encode()) / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

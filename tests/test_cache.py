@@ -62,7 +62,7 @@ def test_a_damaged_shard_is_named_and_written_again(competition, damage, capsys)
     content = path.read_bytes()
     damage(path)
     cache.build_caches(competition, 16)
-    assert capsys.readouterr().out == f"{path} is not what was written (its checksum differs): it is made again\n"
+    assert capsys.readouterr().out == f"{path} is not what was written (its checksum differs): it is computed again\n"
     assert path.read_bytes() == content and len(cached(competition, "train_16px_*")) == 2
 
 
@@ -75,7 +75,9 @@ def test_only_the_damaged_shard_is_written_again(competition, monkeypatch, capsy
     flip(shards[1])
     assert cache.estimate_cache_seconds(competition, 16) == 0
     cache.build_caches(competition, 16)
-    assert capsys.readouterr().out == f"{shards[1]} is not what was written (its checksum differs): it is made again\n"
+    assert (
+        capsys.readouterr().out == f"{shards[1]} is not what was written (its checksum differs): it is computed again\n"
+    )
     after = [(path.read_bytes(), path.stat().st_mtime_ns) for path in shards]
     assert (
         after[0] == before[0] and after[2] == before[2] and after[1][0] == before[1][0] and after[1][1] > before[1][1]

@@ -81,7 +81,7 @@ def test_the_suspects_are_listed_and_shown(root):
     ]
     assert table.set_index("id")["prob"]["50"] == pytest.approx(sum(two) / 2, abs=1e-8)
     assert got.stdout.splitlines()[0] == (
-        f"{len(table)} of 240 labels to look at: {len(conflicts)} in groups that hold both labels, "
+        f"{len(table)} of 240 labels to look at: {len(conflicts)} in groups with both labels, "
         f"{len(confident)} by confident learning on cnn5, lite0"
     )
     page = (root / "label_issues.html").read_text()
@@ -106,7 +106,7 @@ def test_corrections_are_written_for_a_person_to_edit(root):
     assert (
         run("clean", root, "--write-corrections", "corrections.csv", "--top", "8").returncode == 0
     )  # the same again is no conflict
-    path.write_text(path.read_text().replace("drop", "flip", 1))
+    path.write_text(path.read_text().replace("drop", "relabel", 1))
     edited = path.read_text()
     assert refused("clean", root, "--write-corrections", path, "--top", 8) == (
         f"{path} is there with other content: it was edited by hand, or written with other options. "
@@ -122,7 +122,7 @@ def test_corrections_are_written_for_a_person_to_edit(root):
             "--confidence",
             "0.95",
             "--action",
-            "flip",
+            "relabel",
             "--force",
         ).returncode
         == 0
@@ -130,15 +130,15 @@ def test_corrections_are_written_for_a_person_to_edit(root):
     sure = suspects(root)
     sure = sure[sure["confidence"] >= 0.95]
     assert pd.read_csv(path, dtype=str)["id"].tolist() == sure["id"].tolist() and 0 < len(sure) < len(suspects(root))
-    assert "drop" not in path.read_text() and "flip" in path.read_text()
+    assert "drop" not in path.read_text() and "relabel" in path.read_text()
 
 
 def test_options_that_do_not_go_together(root):
     assert refused("clean", root, "--top", 5) == "--top belongs to --write-corrections FILE"
-    assert refused("clean", root, "--action", "flip") == "--action belongs to --write-corrections FILE"
+    assert refused("clean", root, "--action", "relabel") == "--action belongs to --write-corrections FILE"
     path = root / "new.csv"
     assert refused("clean", root, "--write-corrections", path) == (
-        "--write-corrections: say how many with --top N, or how sure with --confidence C"
+        "--write-corrections: say how many with --top N, or how confident with --confidence C"
     )
     assert refused("clean", root, "--write-corrections", path, "--top", 0) == "--top 0: at least 1"
     assert (
@@ -146,7 +146,7 @@ def test_options_that_do_not_go_together(root):
         == "--confidence 95.0: a probability, 0 to 1"
     )
     assert refused("clean", root, "--write-corrections", path, "--confidence", 1) == (
-        f"no suspect is of confidence 1 or more; {path} was not written"
+        f"no suspect has confidence 1 or more; {path} is unchanged"
     )
     assert refused("clean", root, "--write-corrections", root, "--top", 5) == f"{root} is a folder; name a file"
     assert not path.exists()
@@ -157,8 +157,8 @@ def test_options_that_do_not_go_together(root):
 
 
 def test_before_and_after_stand_in_one_leaderboard(root):
-    mended = Corrections({"50": "flip", "90": "drop", "140": "flip"})
-    fabricate(root, "lite0", 0.8, mended)
+    corrections = Corrections({"50": "relabel", "90": "drop", "140": "relabel"})
+    fabricate(root, "lite0", 0.8, corrections)
     assert run_names(root) == ["cnn5", "lite0", "lite0+corrected"]
     got = run("blend", root, "--method", "mean")
     assert got.returncode == 0, got.stderr
@@ -172,7 +172,11 @@ def test_before_and_after_stand_in_one_leaderboard(root):
     )
     assert board.loc["lite0+corrected", "corrected_accuracy"] == pytest.approx((right.sum() + 2) / 239)
     facts = read_json(root / "submissions" / "blend.json")["corrections"]
-    assert facts["hash"] == mended.hash and facts["changes"] == "1 dropped, 2 flipped" and facts["score"]["rows"] == 239
+    assert (
+        facts["hash"] == corrections.hash
+        and facts["changes"] == "1 dropped, 2 relabelled"
+        and facts["score"]["rows"] == 239
+    )
     assert got.stdout.splitlines()[-1].endswith(
         f"by mean ({facts['score']['accuracy']:.4f} against the corrected labels)"
     )
@@ -181,7 +185,7 @@ def test_before_and_after_stand_in_one_leaderboard(root):
     done = run("report", root)
     assert done.returncode == 0, done.stderr
     page = (root / "report.html").read_text()
-    assert "Some recipes learned from corrected labels (1 dropped, 2 flipped)." in page
+    assert "Some recipes were trained on corrected labels (1 dropped, 2 relabelled)." in page
     assert '<th class="number">accuracy against corrected labels</th>' in page
     assert "python src/train.py --recipe lite0 --seed 5 --corrections FILE\n" in page
     assert "python src/train.py --recipe cnn5,lite0 --seed 5\n" in page
@@ -194,7 +198,7 @@ def test_before_and_after_stand_in_one_leaderboard(root):
 
 
 def test_runs_of_different_corrections_are_not_scored_together(root):
-    fabricate(root, "lite0", 0.8, Corrections({"50": "flip"}))
+    fabricate(root, "lite0", 0.8, Corrections({"50": "relabel"}))
     fabricate(root, "cnn5", 1.0, Corrections({"50": "drop"}))
     assert refused("blend", root) == (
         "cnn5+corrected, lite0+corrected learned from different corrections, so there are no corrected labels to score all by. "
@@ -206,8 +210,8 @@ def test_runs_of_different_corrections_are_not_scored_together(root):
 def test_corrections_reach_training_rows_and_no_held_out_one(root, monkeypatch):
     split = load_folds(root)
     held, learned = split.valid(1), split.train(1)
-    mended = Corrections(
-        {held["id"][0]: "flip", held["id"][1]: "drop", learned["id"][0]: "flip", learned["id"][1]: "drop"}
+    corrections = Corrections(
+        {held["id"][0]: "relabel", held["id"][1]: "drop", learned["id"][0]: "relabel", learned["id"][1]: "drop"}
     )
     seen = []
 
@@ -215,10 +219,12 @@ def test_corrections_reach_training_rows_and_no_held_out_one(root, monkeypatch):
         seen.append(task)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs.trainer, "fit", fit)
-    identity = Identity("demo_cnn", load_recipe("demo_cnn").hash, split.hash, load_images_hash(root), 0, mended.hash)
+    monkeypatch.setattr(jobs, "fit_fold", fit)
+    identity = Identity(
+        "demo_cnn", load_recipe("demo_cnn").hash, split.hash, load_images_hash(root), 0, corrections.hash
+    )
     with pytest.raises(KeyboardInterrupt):
-        jobs.FoldJob(root, identity, mended, 1, None, 0).work(torch.device("cpu"), 0)
+        jobs.FoldJob(root, identity, corrections, 1, None, 0).work(torch.device("cpu"), 0)
     task = seen[0]
     assert task.valid[["id", "label"]].reset_index(drop=True).equals(held)  # each row, each with its given label
     labels = task.train.set_index("id")["label"]
@@ -227,15 +233,15 @@ def test_corrections_reach_training_rows_and_no_held_out_one(root, monkeypatch):
     assert changed[changed].index.tolist() == [learned["id"][0]]
     assert (
         task.checkpoint.parent == root / "runs" / "demo_cnn+corrected" / "fold_1"
-        and task.identity["corrections"] == mended.hash
+        and task.identity["corrections"] == corrections.hash
     )
 
 
 def test_the_whole_job_passes_corrections_on(root, monkeypatch, capsys):
     run_all = importlib.import_module("run_all")
     path = root / "corrections.csv"
-    path.write_text("id,action\n50,flip\n")
-    fabricate(root, "lite0", 0.8, Corrections({"50": "flip"}))
+    path.write_text("id,action\n50,relabel\n")
+    fabricate(root, "lite0", 0.8, Corrections({"50": "relabel"}))
     done = {}
 
     def run_step(name, *options):
@@ -271,7 +277,7 @@ def test_the_whole_job_passes_corrections_on(root, monkeypatch, capsys):
         assert done["blend"] == [*common, "--recipes", blended]
     assert re.search(r"  lite0\+corrected +0 folds to go, nothing to do\n", capsys.readouterr().out)
     path.write_text("id,action\n2,dropped\n")
-    assert f"{path}, row 2: action 'dropped' is none of keep, drop, flip" in refused(
+    assert f"{path}, row 2: action 'dropped' is none of keep, drop, relabel" in refused(
         "run_all", root, "--recipes", "lite0", "--corrections", path
     )
 
@@ -279,7 +285,7 @@ def test_the_whole_job_passes_corrections_on(root, monkeypatch, capsys):
 def test_training_with_corrections(tmp_path, monkeypatch, make_competition):
     make_competition(tmp_path, 60, 20, 32, 2)
     path = tmp_path / "corrections.csv"
-    path.write_text("id,action\n3,flip\n2,drop\n9,keep\n")
+    path.write_text("id,action\n3,relabel\n2,drop\n9,keep\n")
     done = run("train", tmp_path, "--recipe", "demo_cnn", "--corrections", "corrections.csv")
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(
@@ -290,16 +296,18 @@ def test_training_with_corrections(tmp_path, monkeypatch, make_competition):
     assert len((tmp_path / "runs" / "demo_cnn+corrected" / "oof.csv").read_text().splitlines()) == 61
     assert read_json(tmp_path / "runs" / "demo_cnn+corrected" / "fold_0" / "run.json")["corrected"] == {
         "2": "drop",
-        "3": "flip",
+        "3": "relabel",
     }
     assert run_names(tmp_path) == ["demo_cnn+corrected"]
 
-    path.write_text("id,action\n2,drop\n3,flip\n")  # other lines that change the same: the run is done
+    path.write_text("id,action\n2,drop\n3,relabel\n")  # other lines that change the same: the run is done
     with monkeypatch.context() as patch:
-        patch.setattr("facefold.training.engine.run", lambda jobs, *_: jobs and pytest.fail("it was trained again"))
+        patch.setattr(
+            "facefold.training.workers.run_jobs", lambda jobs, *_: jobs and pytest.fail("it was trained again")
+        )
         call("train", tmp_path, "--recipe", "demo_cnn", "--corrections", path)
     path.write_text("id,action\n2,drop\n")
     assert refused("train", tmp_path, "--recipe", "demo_cnn", "--corrections", path) == (
-        f"{tmp_path}/runs/demo_cnn+corrected/fold_0 is stale: it was made with other corrections. Move it away, or train over it with "
+        f"{tmp_path}/runs/demo_cnn+corrected/fold_0 is stale: it was trained with other corrections. Move it away, or train over it with "
         "`train.py --recipe demo_cnn --corrections FILE --force`."
     )

@@ -1,4 +1,4 @@
-"""The rules of the csv files, each fault by file and row; the rows of a target; the submission."""
+"""The rules of the csv files, each fault by file and row; the rows of a target."""
 
 import re
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from facefold.data.competition import Competition, load_competition, target_rows, write_submission
+from facefold.data.competition import Competition, load_competition, target_rows
 from facefold.task import LABEL, Target
 from facefold.utils.errors import InputError
 
@@ -160,30 +160,6 @@ def test_a_hundred_thousand_rows_are_read(tmp_path):
     put(tmp_path, train="id,label\n" + "".join(f"t{n},{n % 2}\n" for n in range(100_000)))
     train = load_competition(tmp_path).train
     assert len(train) == 100_000 and train.iloc[-1].tolist() == ["t99999", 1]
-
-
-def test_submission_has_the_order_of_the_sample(tmp_path):
-    competition = load_competition(put(tmp_path))
-    write_submission(competition, pd.DataFrame({"id": ["3", "4"], "label": [1, 0]}), tmp_path / "s.csv")
-    assert (tmp_path / "s.csv").read_bytes() == b"id,label\n4,0\n3,1\n"
-
-
-@pytest.mark.parametrize(
-    "ids, labels, finding",
-    [
-        (["3"], [1], "id '4' of sampleSubmit.csv has no prediction"),
-        (["3", "4", "4"], [1, 0, 0], "id '4' is predicted twice"),
-        (["3", "4", "5"], [1, 0, 0], "id '5' is not in sampleSubmit.csv"),
-        (["3", "4"], [1, 0.5], "id '4': label 0.5 is not 0 or 1"),
-        (["3", "4"], [1, None], "id '4': label nan is not 0 or 1"),
-    ],
-)
-def test_a_submission_that_would_be_refused_is_not_written(tmp_path, ids, labels, finding):
-    competition = load_competition(put(tmp_path))
-    with pytest.raises(InputError) as caught:
-        write_submission(competition, pd.DataFrame({"id": ids, "label": labels}), tmp_path / "s.csv")
-    assert str(caught.value) == f"s.csv would not be a valid submission and was not written:\n  - {finding}"
-    assert not (tmp_path / "s.csv").exists()
 
 
 def with_meta(tmp_path, meta: pd.DataFrame | None) -> Competition:

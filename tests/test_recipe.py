@@ -101,7 +101,7 @@ def test_all_wrong_keys_and_types_are_named_at_once():
         ({"clip": -1.0}, "clip = -1.0 should not be negative"),
         ({"ema": 1.0}, "ema = 1.0 should be in 0 <= ema < 1"),
         ({"schedule": "plateau"}, "plateau and early_stopping need monitor > 0: the rows they watch"),
-        ({"monitor": 0.1}, "monitor holds rows out for nothing: neither plateau nor early_stopping uses it"),
+        ({"monitor": 0.1}, 'monitor belongs to early_stopping or schedule = "plateau" only'),
         ({"early_stopping": 3, "monitor": 0.1}, "early_stopping would cut a cosine schedule off: use plateau"),
         ({"warmup": 4.0, "epochs": 4}, "warmup is not shorter than epochs"),
         ({"weights": "hub"}, "cnn5 has no pretrained weights, no drop_path and no stages to freeze"),
@@ -114,14 +114,14 @@ def test_all_wrong_keys_and_types_are_named_at_once():
             "start_size is below size, and not for cnn3 and cnn5, whose dense layer has one size",
         ),
         ({"start_size": 64, "backbone": "resnet18", "epochs": 1}, "start_size needs a second epoch to grow in"),
-        ({"views": 2}, "views belongs to freeze_stages or freeze_backbone: nothing else is cached"),
+        ({"views": 2}, "views belongs to freeze_stages or freeze_backbone only"),
         ({"start_size": 100, "backbone": "resnet18"}, "size - start_size is no multiple of 16"),
         (
             {"views": 4, "backbone": "resnet18", "weights": "hub", "freeze_stages": 1},
             "views should be fewer than epochs; 0: a new copy per epoch",
         ),
         ({"augmenter": "batch", "augment": "none"}, 'augmenter has nothing to do: augment = "none"'),
-        ({"momentum": 0.8}, "momentum belongs to sgd only"),
+        ({"momentum": 0.8}, 'momentum belongs to optimizer = "sgd" only'),
         ({"backbone": "resnet18", "freeze_backbone": True}, "freezing stages that were never trained"),
         (
             {"backbone": "resnet18", "weights": "hub", "freeze_backbone": True, "freeze_stages": 1},
@@ -131,7 +131,7 @@ def test_all_wrong_keys_and_types_are_named_at_once():
             {"backbone": "resnet18", "weights": "hub", "freeze_backbone": True, "drop_path": 0.1},
             "drop_path does nothing in a frozen backbone",
         ),
-        ({"frozen_precision": "half"}, "frozen_precision belongs to freeze_stages or freeze_backbone"),
+        ({"frozen_precision": "half"}, "frozen_precision belongs to freeze_stages or freeze_backbone only"),
         ({"head": "flatten"}, "cnn5 has a head of its own"),
         ({"stop_on": "accuracy"}, "stop_on belongs to early_stopping only"),
         (
@@ -146,7 +146,8 @@ def test_all_wrong_keys_and_types_are_named_at_once():
             {"augment": "articles", "augmenter": "batch"},
             'augment = "articles" has operations that augmenter = "batch" lacks: use albumentations',
         ),
-        ({"plateau_patience": 3}, 'plateau_factor and plateau_patience belong to schedule = "plateau" only'),
+        ({"plateau_factor": 0.5}, 'plateau_factor belongs to schedule = "plateau" only'),
+        ({"plateau_patience": 3}, 'plateau_patience belongs to schedule = "plateau" only'),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):

@@ -1,6 +1,5 @@
 """A number instead of a label: the objective, the scores, the methods, and the whole job on drawn images."""
 
-import dataclasses
 import json
 import re
 
@@ -14,18 +13,21 @@ from command import call
 from facefold.data.audit import audit_competition
 from facefold.data.cache import ImageCache
 from facefold.data.synthetic import write_synthetic_competition
-from facefold.ensemble import regression
+from facefold.ensemble.blend import _fold_medians, make_blend
+from facefold.ensemble.leaderboard import format_headline
 from facefold.ensemble.members import OofMatrix, Rows
-from facefold.ensemble.methods import METHOD_NAMES, candidate_methods
+from facefold.ensemble.methods import METHOD_NAMES, REGRESSION_METHOD_NAMES, blend_methods, check_options
 from facefold.ensemble.selection import cross_predict
+from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.models import recipe as recipes
 from facefold.models.build import build_model
-from facefold.report import regression_sections
+from facefold.report.regression import errors_by_band
 from facefold.runs import load_predictions
 from facefold.task import Target
 from facefold.training import workers
-from facefold.training.fold import FoldTask, fit_fold
+from facefold.training.fold import FoldTask, train_fold
 from facefold.training.loss import MAELoss, make_loss, require_loss_settings
+from facefold.training.predict import predict_fold
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_csv
 
@@ -44,7 +46,7 @@ def test_the_loss_is_the_absolute_error_in_standard_deviations():
         {"output.weight": np.array([[2.0]], np.float32), "output.bias": np.array([0.5], np.float32), "x": 1}
     )
     assert state["output.weight"].tolist() == [[20]] and state["output.bias"].tolist() == [25] and state["x"] == 1
-    with pytest.raises(InputError, match="^age is 7 in every row to learn from, which leaves nothing to learn$"):
+    with pytest.raises(InputError, match="^age is 7 in every training row, which leaves nothing to learn$"):
         make_loss(AGE, recipes.parse_recipe("r", {}, "r.toml"), np.array([7.0, 7.0]))
 
 
@@ -92,7 +94,7 @@ def test_a_net_learns_a_number_and_its_weights_predict_it_in_its_unit(tmp_path):
         tmp_path,
         target=AGE,
     )
-    result = fit_fold(task, CPU)
+    result = predict_fold(task, train_fold(task, CPU), CPU)
     error = np.abs(result.oof_prob - values[64:]).mean()
     assert error < 15 < np.abs(values - values.mean()).mean() and result.facts["metrics"] == {
         "mae": pytest.approx(error)
@@ -103,36 +105,6 @@ def test_a_net_learns_a_number_and_its_weights_predict_it_in_its_unit(tmp_path):
     net.load_state_dict({name: torch.from_numpy(value) for name, value in result.state.items()})
     with torch.inference_mode():
         assert net.eval()(torch.from_numpy(pixels[64:]))[0].numpy() == pytest.approx(result.oof_prob, abs=0.01)
-
-
-def test_scores_by_hand():
-    got = regression.score_errors(np.array([1.0, 4.0, 3.0]), np.array([2.0, 2.0, 3.0]))  # errors -1, 2, 0
-    half = 1.959963984540054 * 1 / np.sqrt(3)  # |errors| 1, 2, 0: standard deviation 1
-    assert (got.rows, got.mae, got.high) == (3, 1, pytest.approx(1 + half)) and got.low == 0  # never below 0
-    assert got.rmse == pytest.approx(np.sqrt(5 / 3)) and got.bias == pytest.approx(1 / 3)
-    gain = regression.compare_errors(
-        np.array([1.0, 1.0]), np.array([2.0, 4.0]), np.array([1.0, 1.0])
-    )  # less by 1 and 3
-    assert (gain.gain, gain.low, gain.high) == (2, pytest.approx(2 - 1.96, abs=1e-4), pytest.approx(3.96, abs=1e-4))
-    assert gain.p == pytest.approx(0.0455, abs=1e-4)  # two standard errors
-    alike = regression.compare_errors(np.ones(2), np.ones(2), np.zeros(2))
-    assert (alike.gain, alike.p) == (0, 1)
-
-
-def test_weights_by_hand():
-    values = np.array([0.0, 10.0, 20.0, 30.0])
-    pred = np.column_stack([values + 1, values - 3, np.zeros(4)])
-    assert regression.squared_error_simplex(pred, values).tolist() == [0.75, 0.25, 0]  # the errors +1 and -3 cancel
-    assert regression.best_by_error(pred, values).tolist() == [1, 0, 0]
-
-
-def test_ridge_by_hand():
-    x = np.arange(100.0)
-    fitted = regression.Line().fit(Rows(x[:, None], x), 2 * x + 5, np.zeros(100))
-    assert fitted.coef.tolist() == [
-        round(2 * 25 / 26, 6)
-    ]  # in deviations of 2 x + 5 the squares of x sum to 100 / 4; penalty 1
-    assert fitted.predict(Rows(np.array([[49.5]]), np.zeros(1))) == pytest.approx(104)  # the mean stays the mean
 
 
 def members(noises: list[float], rows: int = 200) -> OofMatrix:
@@ -149,11 +121,16 @@ def members(noises: list[float], rows: int = 200) -> OofMatrix:
         pred,
         ["t"],
         np.full((4, 1, len(noises)), 50.0),
+        AGE,
     )
 
 
+def blend(matrix: OofMatrix, rule: str | np.ndarray = "auto"):
+    return make_blend(matrix, fit_feature_stackers(matrix, None), "auto", rule)
+
+
 def test_the_simplest_unbeaten_method_is_picked():
-    made = regression.make_regression_blend(members([10, 10]), AGE, "auto", "auto")
+    made = blend(members([10, 10]))
     assert made.facts["picked"] == "mean"
     assert made.facts["why"].startswith(
         "mean is the simplest candidate and no other beats it by a real margin on the same rows "
@@ -169,15 +146,15 @@ def test_the_simplest_unbeaten_method_is_picked():
     assert board["mae"].is_monotonic_increasing and set(board.index) == {
         "m0",
         "m1",
-        *regression.REGRESSION_METHOD_NAMES,
+        *REGRESSION_METHOD_NAMES,
         "auto",
         "median",
     }
     assert board.loc["mean", "mae"] == pytest.approx(
         np.abs(made.oof["label"] - members([10, 10]).prob.mean(axis=1)).mean()
     )
-    poor = regression.make_regression_blend(members([1, 50]), AGE, "auto", "auto")
-    assert poor.facts["picked"] == "best_single" and regression.format_headline(poor.facts).endswith("] by best_single")
+    poor = blend(members([1, 50]))
+    assert poor.facts["picked"] == "best_single" and format_headline(poor.facts).endswith("] by best_single")
     assert poor.facts["why"].startswith(
         "best_single is the simplest method that no other beats by a real margin on the same rows "
         "(paired absolute errors, p < 0.05); the next simpler one, mean, is "
@@ -187,7 +164,7 @@ def test_the_simplest_unbeaten_method_is_picked():
 def test_of_one_recipe_there_is_nothing_to_choose():
     """In the choice among methods an unlucky ridge once made the headline worse than the recipe that is handed in."""
     matrix = members([10], rows=8)
-    made = regression.make_regression_blend(matrix, AGE, "auto", "auto")
+    made = blend(matrix)
     assert made.facts["picked"] == "best_single" and made.facts["score"] == made.facts["picked_score"]
     assert made.oof["pred"].tolist() == matrix.prob[:, 0].tolist()
     board = made.leaderboard.set_index("name")
@@ -195,12 +172,12 @@ def test_of_one_recipe_there_is_nothing_to_choose():
 
 
 def test_the_baseline_is_the_median_of_the_other_folds():
-    got = regression._medians(np.array([1.0, 2.0, 3.0, 10.0, 20.0, 40.0]), np.array([0, 0, 1, 1, 2, 2]))
+    got = _fold_medians(np.array([1.0, 2.0, 3.0, 10.0, 20.0, 40.0]), np.array([0, 0, 1, 1, 2, 2]))
     assert got.tolist() == [15, 15, 11, 11, 2.5, 2.5]
 
 
 def test_weights_given_by_hand_are_used():
-    made = regression.make_regression_blend(members([10, 10]), AGE, "auto", np.array([3.0, 1.0]))
+    made = blend(members([10, 10]), np.array([3.0, 1.0]))
     assert made.facts["picked"] == "weighted_mean" and made.facts["weights"] == {"m0": 3, "m1": 1}
     expected = members([10, 10]).prob @ np.array([0.75, 0.25])
     assert made.oof["pred"].to_numpy() == pytest.approx(expected)
@@ -211,7 +188,7 @@ def test_no_method_sees_the_rows_that_score_it():
     data = (Rows(matrix.prob, np.zeros(200)), matrix.labels, matrix.fold)
     changed = matrix.labels.copy()
     changed[matrix.fold == 2] = 999.0
-    for method in regression.regression_methods("auto"):
+    for method in blend_methods(AGE, "auto"):
         before, after = cross_predict(method, *data), cross_predict(method, data[0], changed, matrix.fold)
         assert np.array_equal(before[matrix.fold == 2], after[matrix.fold == 2])
 
@@ -220,40 +197,35 @@ def test_no_method_sees_the_rows_that_score_it():
     "options, message",
     [
         (
-            ("majority", "auto", False, False),
-            "--method majority counts votes, and numbers have no majority: age is a number. "
+            ("majority", "auto", []),
+            "--method majority is for labels, and age is a number. "
             "With --target age there are auto, mean, best_single, weighted_mean, ridge",
         ),
+        (("auto", "auto", ["order"]), "--use-order is for labels; with --target age leave it out"),
+        (("auto", "auto", ["duplicates"]), "--use-duplicates is for labels; with --target age leave it out"),
+        (("auto", "accuracy", []), "--weights accuracy: age has none; say auto, equal, or name=w,name=w"),
         (
-            ("calibrated_mean", "auto", False, False),
-            "--method calibrated_mean is made for probabilities: age is a number. "
-            "With --target age there are auto, mean, best_single, weighted_mean, ridge",
-        ),
-        (("auto", "auto", True, False), "--use-order reads labels; with --target age leave it out"),
-        (
-            ("auto", "accuracy", False, False),
-            "--weights accuracy: there is none of age; say auto, equal, or name=w,name=w",
-        ),
-        (
-            ("ridge", "a=1", False, False),
+            ("ridge", "a=1", []),
             "--method ridge has no weights to set; leave --weights out, or take --method weighted_mean",
         ),
     ],
 )
 def test_what_belongs_to_labels_is_refused_with_its_reason(options, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        regression.refuse_options(AGE, *options)
+        check_options(AGE, *options)
 
 
-def test_every_method_of_labels_is_known_or_refused():
-
-    assert set(METHOD_NAMES) == set(regression.REFUSED) | (set(regression.REGRESSION_METHOD_NAMES) - {"ridge"})
+def test_methods_belong_to_labels_or_to_numbers_or_to_both():
+    assert set(REGRESSION_METHOD_NAMES) - set(METHOD_NAMES) == {"ridge"}
+    for method in set(METHOD_NAMES) - set(REGRESSION_METHOD_NAMES):
+        with pytest.raises(InputError, match=f"^--method {method} is for labels, and age is a number"):
+            check_options(AGE, method, "auto", [])
     with pytest.raises(InputError, match="^--method ridge predicts numbers: it belongs to --target$"):
-        candidate_methods("ridge", "auto")
+        check_options(Target(), "ridge", "auto", [])
 
 
 def test_bands_lie_between_round_numbers():
-    got = regression_sections.bands(pd.DataFrame({"label": [0.0, 9.0, 10.0, 100.0], "pred": [1.0, 9.0, 13.0, 99.0]}))
+    got = errors_by_band(pd.DataFrame({"label": [0.0, 9.0, 10.0, 100.0], "pred": [1.0, 9.0, 13.0, 99.0]}))
     assert got["band"].tolist() == ["0 to 10", "10 to 20", "90 to 100"] and got["rows"].tolist() == [2, 1, 1]
     assert got["mae"].tolist() == [0.5, 3, 1] and got["bias"].tolist() == [0.5, 3, -1]
 
@@ -263,9 +235,11 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         workers, "run_jobs", lambda ordered, places, work, *rest: [work(job, CPU, 0) for job in ordered]
     )
-    tiny = dataclasses.replace(recipes.load_recipe("demo_cnn"), epochs=2, ema=0.0, size=32)
-    width = {"demo_cnn": 8, "cnn5": 4}
-    monkeypatch.setattr(recipes, "load_recipe", lambda name: dataclasses.replace(tiny, name=name, width=width[name]))
+    (tmp_path / "recipes").mkdir()
+    for name, width in (("demo_cnn", 8), ("cnn5", 4)):
+        text = f'backbone = "cnn5"\nsize = 32\nwidth = {width}\nbatch = 32\nepochs = 2\nema = 0.0\n'
+        (tmp_path / "recipes" / f"{name}.toml").write_text(text)
+    monkeypatch.setattr(recipes, "RECIPES_DIR", tmp_path / "recipes")
     write_synthetic_competition(tmp_path, train=60, test=20, size=32)
     folder = tmp_path / "competition"
     train = pd.read_csv(folder / "train.csv", dtype=str)
@@ -284,6 +258,7 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "cache",
         "competition",
+        "recipes",
         "targets",
     ]  # nothing of the label's
     identity = json.loads((place / "runs/cnn5/fold_1/run.json").read_text())
@@ -293,7 +268,9 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
         r"\ncnn5: OOF mean absolute error \d+\.\d+ \[.*\] on 60 rows, targets/light/runs/cnn5/oof.csv\n", said
     )
     assert re.search(
-        r"upload .*/light/submissions/submission.csv: nested mean absolute error \d+\.\d+ \[.*\] by \w+\n", said
+        r"upload .*/light/submissions/submission.csv: nested mean absolute error \d+\.\d+ \[.*\] by mean; "
+        r"learned weights do not beat the mean\n",
+        said,
     )
     submission = pd.read_csv(place / "submissions" / "submission.csv", dtype={"id": str})
     sample = pd.read_csv(folder / "sampleSubmit.csv", dtype={"id": str})
@@ -307,7 +284,7 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
     run = place / "runs/cnn5/fold_0/run.json"
     run.write_text(run.read_text().replace('"target": "light"', '"target": "age"'))
     stale = (
-        f"{run.parent} is stale: it was made with another target. Move it away, or train over it with "
+        f"{run.parent} is stale: it was trained with another target. Move it away, or train over it with "
         "`train.py --recipe cnn5 --target light --force`."
     )
     with pytest.raises(InputError, match=f"^{re.escape(stale)}$"):

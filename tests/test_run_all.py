@@ -217,7 +217,22 @@ def test_a_stop_is_one_line_and_its_exit_code(tmp_path, how, code):
     process = start(words("run_all", root, *FEW))
     said = stop_in_training(process, root, how)
     assert process.returncode == code
-    assert said.split() == "run_all.py: stopped; nothing is lost, the same command goes on where this one ended".split()
+    assert said.split() == [
+        "run_all.py:",
+        "stopped;",
+        "nothing",
+        "is",
+        "lost,",
+        "the",
+        "same",
+        "command",
+        "goes",
+        "on",
+        "where",
+        "this",
+        "one",
+        "ended",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +243,7 @@ def test_a_second_job_on_a_root_is_refused_by_the_process_id_of_the_first(tmp_pa
     main = importlib.import_module(name).main
     with (
         lock_directory(tmp_path),
-        pytest.raises(InputError, match=f"^{tmp_path}: (process {os.getpid()}|another process) is at work here"),
+        pytest.raises(InputError, match=f"^{tmp_path} is in use by (process {os.getpid()}|another process)"),
     ):
         main()
     assert list(tmp_path.iterdir()) == []
@@ -267,7 +282,7 @@ def test_a_stale_run_is_refused_and_force_trains_over_it(whole):
     stale = run("train", whole, "--recipe", "demo_cnn", "--seed", "5")
     assert stale.returncode == 2
     assert stale.stderr == (
-        f"train.py: {whole}/runs/demo_cnn/fold_0 is stale: it was made with another seed. Move it away, or train over it "
+        f"train.py: {whole}/runs/demo_cnn/fold_0 is stale: it was trained with another seed. Move it away, or train over it "
         "with `train.py --recipe demo_cnn --force`.\n"
     )
     forced = apart("train", whole, "--recipe", "demo_cnn", "--seed", "5", "--fold", "0", "--force")
@@ -280,7 +295,7 @@ def test_an_image_that_changed_after_the_audit_makes_old_runs_stale(whole):
     assert (whole / "competition/train/10.jpg").read_bytes() != other
     (whole / "competition/train/10.jpg").write_bytes(other)
     stale = run("train", whole, "--recipe", "demo_cnn")
-    assert stale.returncode == 2 and "it was made with other images" in stale.stderr
+    assert stale.returncode == 2 and "it was trained with other images" in stale.stderr
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_a_stale_run_says_why(tmp_path, split, field, value, cause):
     with pytest.raises(
         InputError,
         match=re.escape(
-            f"runs/cnn/fold_0 is stale: it was made with {cause}. Move it away, or train over it "
+            f"runs/cnn/fold_0 is stale: it was trained with {cause}. Move it away, or train over it "
             "with `train.py --recipe cnn --force`."
         ),
     ):
@@ -97,7 +97,7 @@ def test_a_stale_run_says_why(tmp_path, split, field, value, cause):
 
 def test_a_run_of_corrected_labels_is_another_run(tmp_path, split):
     leave(tmp_path, split, 0)
-    mended = Corrections({"0001": "flip"})
+    mended = Corrections({"0001": "relabel"})
     identity = dataclasses.replace(IDENTITY, corrections=mended.hash)
     assert is_fold_finished(tmp_path, IDENTITY, 0) and not is_fold_finished(
         tmp_path, identity, 0
@@ -106,12 +106,12 @@ def test_a_run_of_corrected_labels_is_another_run(tmp_path, split):
         leave(tmp_path, split, fold, identity, corrections=mended)
     assert run_names(tmp_path) == ["cnn", "cnn+corrected"] and is_fold_finished(tmp_path, identity, 0)
     member = load_member(tmp_path, IDENTITY, "cnn+corrected", split, TEST_IDS)
-    assert member.recipe == "cnn+corrected" and shared_corrections([member]) == mended
+    assert member.name == "cnn+corrected" and shared_corrections([member]) == mended
     assert load_member(tmp_path, None, "cnn+corrected", split, TEST_IDS).oof.equals(member.oof)
     with pytest.raises(
         InputError,
         match=re.escape(
-            "runs/cnn+corrected/fold_0 is stale: it was made with other corrections. Move it away, or "
+            "runs/cnn+corrected/fold_0 is stale: it was trained with other corrections. Move it away, or "
             "train over it with `train.py --recipe cnn --corrections FILE --force`."
         ),
     ):
@@ -137,17 +137,17 @@ def test_a_run_from_before_there_were_corrections_had_none(tmp_path, split):
 
 @pytest.mark.parametrize("before, after", [("cnn", "cnn+corrected"), ("cnn+corrected", "cnn")])
 def test_a_run_under_the_other_name_is_refused(tmp_path, split, before, after):
-    mended = Corrections({"0001": "flip"}) if before.endswith(CORRECTED_SUFFIX) else NO_CORRECTIONS
+    mended = Corrections({"0001": "relabel"}) if before.endswith(CORRECTED_SUFFIX) else NO_CORRECTIONS
     for fold in (0, 1):
         leave(tmp_path, split, fold, dataclasses.replace(IDENTITY, corrections=mended.hash), corrections=mended)
     (tmp_path / "runs" / before).rename(tmp_path / "runs" / after)
     for identity in (IDENTITY, None):
-        with pytest.raises(InputError, match="it was made with other corrections"):
+        with pytest.raises(InputError, match="it was trained with other corrections"):
             load_member(tmp_path, identity, after, split, TEST_IDS)
 
 
 def test_corrections_that_were_edited_in_a_run_are_refused(tmp_path, split):
-    mended = Corrections({"0001": "flip"})
+    mended = Corrections({"0001": "relabel"})
     for fold in (0, 1):
         leave(
             tmp_path,
@@ -160,7 +160,7 @@ def test_corrections_that_were_edited_in_a_run_are_refused(tmp_path, split):
     with pytest.raises(
         InputError,
         match=re.escape(
-            "runs/cnn+corrected: the corrections in a run.json were edited; delete the folder and train it again"
+            "runs/cnn+corrected: the corrections in a run.json were edited, or are of an earlier version; delete the folder and train it again"
         ),
     ):
         shared_corrections([member])
@@ -177,7 +177,7 @@ def test_names_as_a_person_lists_them():
 def test_folds_of_two_seeds_are_not_one_member(tmp_path, split):
     leave(tmp_path, split, 0)
     leave(tmp_path, split, 1, dataclasses.replace(IDENTITY, seed=1))
-    with pytest.raises(InputError, match="fold_1 is stale: it was made with another seed"):
+    with pytest.raises(InputError, match="fold_1 is stale: it was trained with another seed"):
         load_member(tmp_path, IDENTITY, "cnn", split, TEST_IDS)
 
 
@@ -231,7 +231,7 @@ def test_a_run_json_of_another_recipe_is_refused(tmp_path, split):
     leave(tmp_path, split, 0, dataclasses.replace(IDENTITY, recipe="other", recipe_hash="x"))
     (tmp_path / "runs/other/fold_0/run.json").replace(tmp_path / "runs/cnn/fold_0/run.json")
     with pytest.raises(
-        InputError, match="fold_0 is stale: it was made with another recipe's name and another version of the recipe"
+        InputError, match="fold_0 is stale: it was trained with another recipe's name and another version of the recipe"
     ):
         is_fold_finished(tmp_path, IDENTITY, 0)
 

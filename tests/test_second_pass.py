@@ -5,9 +5,12 @@ import pytest
 
 from facefold.ensemble.blend import second_pass_report
 from facefold.ensemble.members import Rows
+from facefold.ensemble.methods import Method
 from facefold.ensemble.metrics import decide
-from facefold.ensemble.second_pass import SecondPass, SecondPassFit, first_pass
+from facefold.ensemble.second_pass import SecondPassFit, first_pass, fit_second_pass
 from facefold.ensemble.selection import cross_predict
+
+METHOD = Method("second_pass", fit_second_pass)
 
 
 def case(informed: bool, seed: int = 0, rows: int = 4000) -> tuple[Rows, np.ndarray, np.ndarray]:
@@ -23,7 +26,7 @@ def case(informed: bool, seed: int = 0, rows: int = 4000) -> tuple[Rows, np.ndar
 
 def test_the_specialist_takes_the_doubtful_rows_and_leaves_the_others():
     rows, labels, fold = case(informed=True)
-    scores = cross_predict(SecondPass(), rows, labels, fold)
+    scores = cross_predict(METHOD, rows, labels, fold)
     easy = np.arange(len(labels)) % 4 != 0
     assert (scores[easy] == first_pass(rows)[easy]).all()
     assert (decide(scores) == labels)[~easy].mean() == pytest.approx(0.9, abs=0.03)
@@ -40,15 +43,15 @@ def test_the_specialist_takes_the_doubtful_rows_and_leaves_the_others():
 
 
 def test_the_narrowest_band_that_holds_them_is_taken():
-    fitted = SecondPass().fit(*case(informed=True))
-    assert fitted.half == 0.1 and fitted.notes["band"] == [0.4, 0.6] and len(fitted.notes["coef"]) == 3
+    fitted = fit_second_pass(*case(informed=True))
+    assert fitted.half_width == 0.1 and fitted.notes["band"] == [0.4, 0.6] and len(fitted.notes["coef"]) == 3
 
 
 def test_a_specialist_that_knows_nothing_gains_nothing():
     gains = []
     for seed in range(10):
         rows, labels, fold = case(informed=False, seed=seed, rows=1000)
-        scores = cross_predict(SecondPass(), rows, labels, fold)
+        scores = cross_predict(METHOD, rows, labels, fold)
         gains.append((decide(scores) == labels).mean() - (decide(first_pass(rows)) == labels).mean())
     assert abs(np.mean(gains)) < 3 * np.std(gains, ddof=1) / np.sqrt(10)
 
@@ -56,7 +59,7 @@ def test_a_specialist_that_knows_nothing_gains_nothing():
 def test_without_a_band_it_is_the_mean():
     rows, labels, fold = case(informed=True)
     sure = rows[np.arange(len(labels)) % 4 != 0]
-    fitted = SecondPass().fit(sure, labels[np.arange(len(labels)) % 4 != 0], fold[np.arange(len(labels)) % 4 != 0])
+    fitted = fit_second_pass(sure, labels[np.arange(len(labels)) % 4 != 0], fold[np.arange(len(labels)) % 4 != 0])
     assert fitted == SecondPassFit(0.0, None) and fitted.notes == {"band": [0.5, 0.5]}
     assert (fitted.predict(rows) == first_pass(rows)).all() and not fitted.doubtful(rows).any()
     easy = np.arange(len(labels)) % 4 != 0

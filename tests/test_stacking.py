@@ -94,7 +94,7 @@ def test_other_folds_and_the_row_itself_do_not_matter():
 def test_equal_images_are_never_on_both_sides():
     group = np.array([f"g{i // 3}" for i in range(N)])
     labels = np.random.default_rng(0).integers(0, 2, N // 3).repeat(3)
-    part = stacking.split_parts(labels, group)
+    part = stacking.split_inner_folds(labels, group)
     assert (part.reshape(-1, 3) == part[::3, None]).all()
     counts = np.bincount(part[labels == 1], minlength=5)
     assert counts.max() - counts.min() <= 3 and sorted(set(part)) == list(range(5))
@@ -113,11 +113,11 @@ def test_components_are_fitted_on_the_folds_own_rows_and_scaled():
     rng = np.random.default_rng(0)
     own, other = rng.normal(3, 5, (200, 10)), rng.normal(3, 5, (7, 10))
     own[:, 4] = other[:, 4] = 2.0
-    a, b = stacking._reduced(own, other)
+    a, b = stacking._principal_components(own, other)
     assert a.shape == (200, 9) and b.shape == (7, 9)
     assert a.mean(axis=0) == pytest.approx(np.zeros(9), abs=1e-6) and a[:, 0].std(ddof=1) == pytest.approx(1)
-    assert stacking._reduced(own, own[:7])[1] == pytest.approx(a[:7])
-    assert stacking._reduced(own[:7], other)[0].shape == (7, 0)
+    assert stacking._principal_components(own, own[:7])[1] == pytest.approx(a[:7])
+    assert stacking._principal_components(own[:7], other)[0].shape == (7, 0)
 
 
 def test_stack_probs_finds_the_good_member():
@@ -125,9 +125,18 @@ def test_stack_probs_finds_the_good_member():
     labels = rng.integers(0, 2, 3000)
     logit = np.column_stack([1.5 * (2 * labels - 1) + rng.normal(size=3000), rng.normal(size=3000)])
     rows = Rows(1 / (1 + np.exp(-logit)), labels * 1.0)
-    fitted = stacking.StackProbs().fit(rows, labels, np.arange(3000) % 5)
+    fitted = stacking.fit_stack_probs(rows, labels, np.arange(3000) % 5)
     assert fitted.weights == pytest.approx([3, 0], abs=0.3)  # two classes at +-1.5 with variance 1: log odds 3 x
-    assert (stacking.StackFeatures().fit(rows, labels, labels).predict(rows) == rows.stacked).all()
+    assert (stacking.fit_stack_features(rows, labels, labels).predict(rows) == rows.stacked).all()
+
+
+def test_ridge_by_hand():
+    x = np.arange(100.0)
+    fitted = stacking.fit_ridge(Rows(x[:, None], x), 2 * x + 5, np.zeros(100))
+    assert fitted.notes["coef"] == [
+        round(2 * 25 / 26, 6)
+    ]  # in deviations of 2 x + 5 the squares of x sum to 100 / 4; penalty 1
+    assert fitted.predict(Rows(np.array([[49.5]]), np.zeros(1))) == pytest.approx(104)  # the mean stays the mean
 
 
 def test_the_same_bytes_on_any_number_of_threads_and_no_single_unit_decides():
@@ -140,6 +149,6 @@ def test_the_same_bytes_on_any_number_of_threads_and_no_single_unit_decides():
     reduced = []
     for threads in (1, 2):
         with threadpool_limits(threads):
-            reduced.append(np.round(np.vstack(stacking._reduced(own, other)), 9))
+            reduced.append(np.round(np.vstack(stacking._principal_components(own, other)), 9))
     assert np.abs(reduced[0] - reduced[1]).max() < 1e-8
     assert np.abs(reduced[0]).max() < 100

@@ -10,8 +10,11 @@ import pytest
 
 import submit
 from facefold.data.competition import SYNTHETIC_MARKER, load_competition
-from facefold.ensemble import blend as blend_module
-from facefold.kaggle.submit import check_submission, load_submission_log
+from facefold.ensemble.blend import SEALED
+from facefold.ensemble.leaderboard import leaderboard_columns
+from facefold.ensemble.metrics import ACCURACY
+from facefold.ensemble.submission import check_submission
+from facefold.kaggle.submit import load_submission_log
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_file
 
@@ -32,14 +35,17 @@ def root(tmp_path) -> Path:
     csv(folder / "test.csv", "id", *IDS)
     csv(folder / "sampleSubmit.csv", "id,label", *(f"{id},0" for id in IDS))
     csv(out / "submission.csv", "id,label", *(f"{id},{label}" for id, label in zip(IDS, LABELS)))
-    csv(out / "leaderboard.csv", ",".join(blend_module._LEADERBOARD))
+    csv(out / "leaderboard.csv", ",".join(leaderboard_columns(ACCURACY, corrected=False)))
     csv(out / "oof_blend.csv", "id,label,prob,pred,fold", "1,0,0.25,0,0")
     csv(out / "test_blend.csv", "id,prob,pred", *(f"{id},0.5,{label}" for id, label in zip(IDS, LABELS)))
     facts = {
-        **dict.fromkeys(blend_module._FACTS),
+        "target": "label",
         "picked": "mean",
+        "threshold": 0.5,
+        "leaks": {},
+        "corrections": None,
         "score": {"accuracy": 0.93951, "low": 0.93592, "high": 0.9429},
-        "files": {name: sha256_file(out / name) for name in blend_module.SEALED},
+        "files": {name: sha256_file(out / name) for name in SEALED},
     }
     (out / "blend.json").write_text(json.dumps(facts))
     return tmp_path
@@ -228,8 +234,11 @@ def checked(root: Path, *lines: str) -> str:
 
 def test_all_that_is_wrong_with_a_submission_is_said_at_once(root):
     assert checked(root, "id,label", "7,1", "42,0", "9,0.5") == (
-        "  - row 3: id '42' is not in sampleSubmit.csv\n  - row 4: label '0.5' is not 0 or 1\n  - id '0042' of sampleSubmit.csv has no row"
+        f"  - {root}/s.csv, row 4: label '0.5' is not 0 or 1\n  - {root}/s.csv: id '0042' of sampleSubmit.csv is missing\n"
+        f"  - {root}/s.csv, row 3: id '42' is not in sampleSubmit.csv"
     )
-    assert checked(root, "id,label", "0042,0", "7,1", "9,1") == "  - its rows are not in the order of sampleSubmit.csv"
+    assert checked(root, "id,label", "0042,0", "7,1", "9,1") == (
+        f"  - {root}/s.csv: its rows are not in the order of sampleSubmit.csv"
+    )
     assert "id '7' appears twice, first in row 2" in checked(root, "id,label", "7,1", "7,1", "0042,0", "9,1")
     assert "the header is 'id,prob', expected 'id,label'" in checked(root, "id,prob", "7,1", "0042,0", "9,1")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facefold.ensemble.metrics import decide, log_loss
-from facefold.ensemble.votes import search_votes, vote_share, whole_votes
+from facefold.ensemble.votes import integer_votes, search_votes, vote_share
 
 
 def test_three_independent_voters_of_70_percent_give_784():
@@ -31,10 +31,10 @@ def test_votes_outvote_probabilities():
     assert decide(vote_share(prob, np.array([1.0, 1.0, 3.0]))).tolist() == [0, 1]
 
 
-def test_whole_votes_keep_the_proportion():
-    assert whole_votes(np.array([0.5, 0.25, 0])).tolist() == [2, 1, 0]
-    assert whole_votes(np.array([0.1, 0.2, 0.3])).tolist() == [1, 2, 3]
-    assert whole_votes(np.array([4, 2, 2])).tolist() == [2, 1, 1]
+def test_integer_votes_keep_the_proportion():
+    assert integer_votes(np.array([0.5, 0.25, 0])).tolist() == [2, 1, 0]
+    assert integer_votes(np.array([0.1, 0.2, 0.3])).tolist() == [1, 2, 3]
+    assert integer_votes(np.array([4, 2, 2])).tolist() == [2, 1, 1]
 
 
 @settings(max_examples=60, deadline=None)
@@ -85,10 +85,10 @@ def test_equal_accuracy_is_decided_by_log_loss():
     "weights, expected",
     [([1e-7, 2e-7], [1, 2]), ([1e30, 1.0], [1, 0]), ([3, 1, 1, 1], [3, 1, 1, 1]), ([0.5, 0.25, 0], [2, 1, 0])],
 )
-def test_whole_votes_keep_proportions_of_any_scale(weights, expected):
-    assert whole_votes(np.array(weights)).tolist() == expected
+def test_integer_votes_keep_proportions_of_any_scale(weights, expected):
+    assert integer_votes(np.array(weights)).tolist() == expected
 
 
 def test_many_odd_proportions_stay_within_whole_numbers():
     weights = np.random.default_rng(0).random(40)
-    assert np.abs(whole_votes(weights) / whole_votes(weights).max() - weights / weights.max()).max() < 1e-5
+    assert np.abs(integer_votes(weights) / integer_votes(weights).max() - weights / weights.max()).max() < 1e-5

@@ -11,15 +11,17 @@ from facefold.ensemble.metrics import log_loss
 from facefold.ensemble.weights import (
     accuracy_weights,
     best_member_weights,
+    least_error_weights,
     log_loss_weights,
     parse_weights,
+    squared_error_weights,
     weighted_logit_mean,
     weighted_mean,
 )
 from facefold.utils.errors import InputError
 
 
-def made(seed: int, rows: int, skill: list[float]) -> tuple[np.ndarray, np.ndarray]:
+def simulate(seed: int, rows: int, skill: list[float]) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, rows)
     logit = (2 * labels - 1)[:, None] * np.array(skill) + rng.normal(size=(rows, len(skill)))
@@ -27,7 +29,7 @@ def made(seed: int, rows: int, skill: list[float]) -> tuple[np.ndarray, np.ndarr
 
 
 def test_the_good_member_is_found_among_noise():
-    prob, labels = made(0, 4000, [1.5, 0, 0])
+    prob, labels = simulate(0, 4000, [1.5, 0, 0])
     found = log_loss_weights(prob, labels)
     assert found[0] > 0.8 and found.sum() == pytest.approx(1, abs=1e-5) and (found >= 0).all()
 
@@ -35,7 +37,7 @@ def test_the_good_member_is_found_among_noise():
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 6))
 def test_the_simplex_is_solved_as_em_solves_it(seed, members):
-    prob, labels = made(seed, 200, list(np.random.default_rng(seed).uniform(0, 2, members)))
+    prob, labels = simulate(seed, 200, list(np.random.default_rng(seed).uniform(0, 2, members)))
     likelihood = np.where(labels[:, None] == 1, prob, 1 - prob)
     em = np.full(members, 1 / members)
     for _ in range(2000):
@@ -47,7 +49,7 @@ def test_the_simplex_is_solved_as_em_solves_it(seed, members):
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10**6), st.permutations(range(4)))
 def test_order_of_members_and_rows_changes_nothing(seed, order):
-    prob, labels = made(seed, 150, [2, 1, 0.5, 0])
+    prob, labels = simulate(seed, 150, [2, 1, 0.5, 0])
     rows = np.random.default_rng(seed).permutation(150)
     expected = log_loss_weights(prob, labels)
     assert log_loss_weights(prob[rows][:, order], labels[rows]) == pytest.approx(expected[list(order)], abs=2e-3)
@@ -69,6 +71,13 @@ def test_mean_accuracies_and_best_by_hand():
     assert weighted_mean(prob, np.array([2, 1, 1]))[0] == pytest.approx((1.6 + 0.6 + 0.9) / 4)
 
 
+def test_weights_of_errors_by_hand():
+    values = np.array([0.0, 10.0, 20.0, 30.0])
+    pred = np.column_stack([values + 1, values - 3, np.zeros(4)])
+    assert squared_error_weights(pred, values).tolist() == [0.75, 0.25, 0]  # the errors +1 and -3 cancel
+    assert least_error_weights(pred, values).tolist() == [1, 0, 0]
+
+
 def test_logit_mean_by_hand():
     prob = np.array([[0.9, 0.5], [0.9, 0.1], [1.0, 0.2]])
     assert weighted_logit_mean(prob, np.ones(2)) == pytest.approx([0.75, 0.5, 1 / (1 + (4 / (1e7 - 1)) ** 0.5)])
@@ -76,8 +85,9 @@ def test_logit_mean_by_hand():
 
 
 def test_parse_orders_by_name_and_tells_who_is_absent():
-    given_, absent = parse_weights(" b=2, a=0.5", ["a", "b", "c"])
-    assert given_.tolist() == [0.5, 2, 0] and absent == ["c"]
+    weights, absent = parse_weights(" b=2, a=0.5", ["a", "b", "c"])
+    assert weights.tolist() == [0.5, 2, 0] and absent == ["c"]
+    assert parse_weights("accuracy", ["a"]) == ("accuracy", [])
 
 
 @pytest.mark.parametrize(
@@ -86,7 +96,7 @@ def test_parse_orders_by_name_and_tells_who_is_absent():
         ("x=1", "--weights: no recipe 'x' among those to blend (a, b)"),
         ("a=-1", "--weights: a=-1 is negative; a weight is 0 or more"),
         ("a=0,b=0", "--weights: the weights sum to zero; give at least one recipe a weight above 0"),
-        ("a=1,a=2", "--weights: 'a' is given twice"),
+        ("a=1,a=2", "--weights: 'a' appears twice"),
         ("a=nan", "--weights: 'a=nan' is not name=number; say auto, equal, accuracy, or e.g. a=1,b=1"),
         ("a=inf", "--weights: 'a=inf' is not name=number; say auto, equal, accuracy, or e.g. a=1,b=1"),
         ("best", "--weights: 'best' is not name=number; say auto, equal, accuracy, or e.g. a=1,b=1"),

@@ -1,12 +1,14 @@
-"""What every step shares: the --root option, the exit codes, how an error reaches a person, and what it cost.
+"""What every step shares: the option --root, the exit codes, how an error reaches a person, and what the step cost.
 
 Exit codes: 0 done, 2 bad input or usage, 130/143 stopped by a signal, 1 a fault of ours (with its traceback).
+
+Nothing heavy is imported here, nor by a step before its arguments are known: `--help` and errors in arguments answer at
+once. Steps import what they work with inside their functions.
 """
 
 import argparse
-import errno
+import importlib.util
 import io
-import math
 import os
 import resource
 import signal
@@ -19,7 +21,7 @@ from pathlib import Path
 
 from facefold.task import LABEL, Target
 from facefold.utils.console import is_quiet
-from facefold.utils.errors import InputError
+from facefold.utils.errors import InputError, disk_error_advice
 from facefold.utils.files import lock_directory, read_json, write_json
 from facefold.utils.processes import STARTER, end_with_starter, without_interrupt
 
@@ -31,66 +33,95 @@ class Stopped(BaseException):
     """SIGTERM arrived. A BaseException, so that no handler for ordinary errors swallows it."""
 
 
-def build_parser(doc: str) -> argparse.ArgumentParser:
-    """An argument parser whose help is the step's docstring, with the --root option every step has."""
-    made = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument(
+class StepParser(argparse.ArgumentParser):
+    """Remembers the root that was asked for, or the target's folder in it, where `run_main` notes what the step cost."""
+
+    target_root: Path | None = None
+
+    def parse_args(self, *args, **kwargs):
+        parsed = super().parse_args(*args, **kwargs)
+        StepParser.target_root = getattr(parsed, "target", LABEL).directory(parsed.root)
+        return parsed
+
+
+def build_parser(doc: str) -> StepParser:
+    """Return an argument parser whose help is the step's docstring, with the option --root that every step has."""
+    parser = StepParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
         "--root",
-        type=Path,
+        type=_folder,
         default=PROJECT,
         metavar="DIR",
-        help="the folder that holds competition/, folds/, runs/, submissions/ and cache/ (default: the project)",
+        help="the folder of competition/, folds/, runs/, submissions/ and cache/ (default: the project)",
     )
-    return made
+    return parser
+
+
+def _folder(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} is a URL; --root takes a folder (mount the bucket: docs/cluster.md)")
+    return Path(text)
 
 
 def add_target_option(parser: argparse.ArgumentParser) -> None:
-    """The option --target of the steps that work on one; everything made for it lies apart from the label's."""
+    """Add --target to a step that works on one; all files of a target other than the label lie in a folder of its own."""
     parser.add_argument(
         "--target",
         type=Target,
         default=LABEL,
         metavar="COLUMN",
-        help="what is predicted: label (default), or a column of numbers of meta.csv, such as age, by regression",
+        help="what to predict: label (default), or a column of numbers of meta.csv, such as age, by regression",
+    )
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA if there is a GPU"
     )
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """The options of the steps that train on one machine or on a Ray cluster."""
+    """Add --engine and --address to a step that trains on one machine or on a Ray cluster."""
     parser.add_argument(
         "--engine",
         default="local",
         choices=("local", "ray"),
-        help="where folds are trained: on this machine (default), or ray",
+        help="where folds are trained: on this machine (default), or on a Ray cluster",
     )
     parser.add_argument(
-        "--address", default="auto", help="of the Ray cluster: auto (default), HOST:PORT, or local, begun for this step"
+        "--address",
+        default="auto",
+        help="of the Ray cluster: auto (default), HOST:PORT, or local, started for this step",
     )
 
 
-def format_duration(seconds: float) -> str:
-    """`42 s`, `7 min`, `1 h 05 min`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    minutes = math.ceil(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+def check_engine_options(args: argparse.Namespace, local_options: dict[str, object]) -> None:
+    """Raise `InputError` if Ray is asked for and not installed, or comes with a value for one of the local options."""
+    if args.engine != "ray":
+        return
+    if importlib.util.find_spec("ray") is None:
+        raise InputError(
+            "--engine ray needs the package ray, which is not installed: `pip install -r requirements-cluster.txt`, on "
+            "every machine of the cluster"
+        )
+    if used := [name for name, value in local_options.items() if value]:
+        raise InputError(
+            f"--engine ray: the cluster decides what runs side by side and when; leave {' and '.join(used)} out"
+        )
 
 
-class _Parser(argparse.ArgumentParser):
-    """Remembers the root that was asked for, or the target's place in it, for `run` to note there what the step cost."""
-
-    root: Path | None = None
-
-    def parse_args(self, *args, **kwargs):
-        parsed = super().parse_args(*args, **kwargs)
-        _Parser.root = getattr(parsed, "target", LABEL).directory(parsed.root)
-        return parsed
+def recipe_list() -> str:
+    """Return the names of the recipes in src/recipes, for a help text."""
+    return ", ".join(sorted(path.stem for path in (PROJECT / "src" / "recipes").glob("*.toml")))
 
 
 @contextmanager
 def hold_root(root: Path, alone: bool = False) -> Iterator[None]:
-    """Hold `root` for this step: alone, where it changes what all others read, or with others that share it. A step that a whole
-    job started has no need to: the job holds it. `InputError` with the process id when another one is in the way."""
+    """Hold `root` for this step: alone if it changes what all others read, else with others that share it.
+
+    A step that a whole job started does nothing, for the job holds the root. Raise `InputError` with the process id if
+    another one is in the way.
+    """
     if STARTER in os.environ or not (alone or root.is_dir()):
         yield
     else:
@@ -99,7 +130,7 @@ def hold_root(root: Path, alone: bool = False) -> Iterator[None]:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a step's `main` and leave the process with the house's exit codes."""
+    """Run a step's `main` and exit with the documented exit codes."""
 
     def on_sigterm(_signum, _frame):
         raise Stopped
@@ -113,31 +144,30 @@ def run_main(main: Callable[[], None]) -> None:
     started = time.perf_counter()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        with _heard():
+        with _signals_in_destructors():
             main()
-            _note(name.removesuffix(".py"), time.perf_counter() - started)
+            _write_cost(name.removesuffix(".py"), time.perf_counter() - started)
     except InputError as error:
         print(f"{name}: {error}", file=sys.stderr)
-        raise SystemExit(2)
+        raise SystemExit(2) from None
     except KeyboardInterrupt:
-        _stop(name, 130)
+        _exit_stopped(name, 130)
     except Stopped:
-        _stop(name, 143)
+        _exit_stopped(name, 143)
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # the reader left: nobody to tell, no traceback at exit
-        raise SystemExit(1)
+        # The reader left: nobody to tell, no traceback at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
     except OSError as error:
         if not disk_error_advice(error):
             raise
         print(f"{name}: {disk_error_advice(error)}", file=sys.stderr)
-        raise SystemExit(2)
+        raise SystemExit(2) from None
 
 
 @contextmanager
-def _heard() -> Iterator[None]:
-    """A signal that arrives in a destructor, whose exceptions Python prints and forgets, arrives once more a moment later."""
+def _signals_in_destructors() -> Iterator[None]:
+    """Raise a signal that arrives in a destructor, whose exceptions Python prints and forgets, once more a moment later."""
 
     def again(lost) -> None:
         if not isinstance(lost.exc_value, (Stopped, KeyboardInterrupt)):
@@ -149,6 +179,7 @@ def _heard() -> Iterator[None]:
         kind = lost.exc_type
         signal.signal(signal.SIGALRM, on_alarm)
         signal.setitimer(signal.ITIMER_REAL, 0.05)
+        return None
 
     before, sys.unraisablehook = sys.unraisablehook, again
     try:
@@ -158,10 +189,10 @@ def _heard() -> Iterator[None]:
 
 
 def run_step(name: str, *options: object) -> float:
-    """Run one step in a process of its own; returns its seconds. Leaves with the step's exit code when that is not 0."""
+    """Run one step in a process of its own; return its seconds. Exit with its exit code if that is not 0."""
     started = time.perf_counter()
     print(f"\n== {name}", flush=True)
-    with without_interrupt():  # until the step is in `run`: while it imports, Ctrl-C would be a traceback
+    with without_interrupt():  # until the step is in `run_main`: while it imports, Ctrl-C would be a traceback
         process = subprocess.Popen(
             [sys.executable, str(PROJECT / "src" / f"{name}.py"), *map(str, options)],
             stdout=subprocess.DEVNULL if is_quiet() else None,
@@ -170,9 +201,7 @@ def run_step(name: str, *options: object) -> float:
     try:
         code = process.wait()
     except BaseException as stop:
-        if isinstance(
-            stop, KeyboardInterrupt
-        ):  # a terminal's Ctrl-C reached the step as well: its own line comes first
+        if isinstance(stop, KeyboardInterrupt):  # a terminal's Ctrl-C reached the step too: its own line comes first
             with suppress(subprocess.TimeoutExpired):
                 process.wait(5)
         process.terminate()
@@ -181,7 +210,7 @@ def run_step(name: str, *options: object) -> float:
     if code < 0:
         cause = ", often for want of memory" if code == -signal.SIGKILL else ""
         print(
-            f"{name}.py was killed (signal {-code}{cause}); nothing is lost, the same command goes on where it ended",
+            f"{name}.py was killed (signal {-code}{cause}); nothing is lost, the same command continues where it ended",
             file=sys.stderr,
         )
     if code:
@@ -189,48 +218,34 @@ def run_step(name: str, *options: object) -> float:
     return time.perf_counter() - started
 
 
-def load_timings(root: Path) -> dict[str, dict]:
-    """What each step cost when it was run to its end last, by its name: seconds, cpu_seconds (its processes' too),
-    peak_memory_mb (of one process)."""
-    found = {name: _timing(root, name) for name in _TIMED}
-    return {name: read_json(path) for name, path in found.items() if path.exists()}
+def load_step_costs(root: Path) -> dict[str, dict]:
+    """Return what each step cost when it last ran to its end, by its name.
+
+    seconds, cpu_seconds (of its processes too), peak_memory_mb (of one process).
+    """
+    paths = {name: _cost_path(root, name) for name in _TIMED}
+    return {name: read_json(path) for name, path in paths.items() if path.exists()}
 
 
-def _timing(root: Path, name: str) -> Path:
+def _cost_path(root: Path, name: str) -> Path:
     return root / "cache" / "steps" / f"{name}.json"
 
 
-def _note(name: str, seconds: float) -> None:
-    if name in _TIMED and _Parser.root and _Parser.root.is_dir():
-        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-        unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
-        facts = {
-            "seconds": round(seconds, 1),
-            "cpu_seconds": round(sum(part.ru_utime + part.ru_stime for part in used), 1),
-            "peak_memory_mb": round(max(part.ru_maxrss for part in used) / unit),
-        }
-        write_json(_timing(_Parser.root, name), facts)
-
-
-def disk_error_advice(error: OSError) -> str:
-    """What a person can do about a full or locked disk; empty for another error."""
-    mends = {
-        errno.ENOSPC: "make room",
-        errno.EDQUOT: "make room",
-        errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
-        errno.EACCES: "change the permissions, or choose another --root",
-        errno.EPERM: "change the permissions, or choose another --root",
-        errno.EROFS: "choose a --root that can be written",
+def _write_cost(name: str, seconds: float) -> None:
+    root = StepParser.target_root
+    if name not in _TIMED or not root or not root.is_dir():
+        return
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    cost = {
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(sum(part.ru_utime + part.ru_stime for part in usage), 1),
+        "peak_memory_mb": round(max(part.ru_maxrss for part in usage) / unit),
     }
-    mend = mends.get(error.errno)
-    return (
-        f"{error.strerror}: {error.filename or 'writing'}; {mend}, then run the same command again: nothing is lost"
-        if mend
-        else ""
-    )
+    write_json(_cost_path(root, name), cost)
 
 
-def _stop(name: str, code: int) -> None:
+def _exit_stopped(name: str, code: int) -> None:
     if STARTER not in os.environ:  # else the job says it, once
-        print(f"\n{name}: stopped; nothing is lost, the same command goes on where this one ended", file=sys.stderr)
+        print(f"\n{name}: stopped; nothing is lost, the same command continues where this one ended", file=sys.stderr)
     raise SystemExit(code)

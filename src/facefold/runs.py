@@ -3,24 +3,25 @@
     runs/<recipe>/fold_<k>/   weights.safetensors  history.csv  oof.csv  test.csv
                               features_oof.npy  features_test.npy  run.json
     runs/<recipe>/oof.csv     the folds' OOF joined: each train id exactly once
-    runs/label_issues.csv     the labels that are likely wrong by them, see review/label_issues.py
+    runs/label_issues.csv     labels that are likely wrong, see ensemble/label_issues.py
 
-A recipe that learned from corrected labels has a folder of its own, runs/<recipe>+corrected/, so that before and after
-stand side by side; its run.json holds the corrections. A run's name is its folder's: lite0, lite0+corrected.
-The runs of another target than the label lie under targets/<target>/, the `root` of the functions here (`Target.place`).
+A recipe that learned from corrected labels has a folder of its own, runs/<recipe>+corrected/, so that before and after can
+be compared; its run.json holds the corrections. A run's name is its folder's: lite0, lite0+corrected. The runs of another
+target than the label lie under targets/<target>/, the `root` of the functions here (`Target.directory`).
 
-`run.json` is written last and holds the sha256 of every file beside it, so a fold is finished exactly
-when it has one, and a file that was torn or edited afterwards is found before it is used.
+`run.json` is written last and holds the sha256 of every other file, so a fold is finished exactly when it has one, and a
+file that was torn or edited afterwards is found before it is used.
 """
 
 import json
+import shutil
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from safetensors.numpy import load_file
-from safetensors.numpy import save as packed
+from safetensors.numpy import load_file, save
 
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.folds import Folds
@@ -28,12 +29,13 @@ from facefold.models.recipe import load_recipe, load_recipes
 from facefold.task import LABEL, Target
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
-    atomic_path,
+    lock_directory,
     read_csv,
     read_json,
     read_npy,
     sha256_file,
     sha256_text,
+    write_bytes,
     write_csv,
     write_json,
     write_npy,
@@ -42,14 +44,16 @@ from facefold.utils.npy import NpyRows
 
 WEIGHTS_FILE = "weights.safetensors"  # those that predict
 RESULT_FILES = (WEIGHTS_FILE, "history.csv", "oof.csv", "test.csv", "features_oof.npy", "features_test.npy")
-CHECKPOINT_FILE = "checkpoint.safetensors"  # beside them while a fold trains
+CHECKPOINT_FILE = "checkpoint.pt"  # while a fold trains
 CORRECTED_SUFFIX = "+corrected"
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What must be equal for two runs to be the same run; hashes are sha256 in hex, that of the corrections empty without any.
-    target: its name."""
+    """What must be equal for two runs to be the same run.
+
+    Hashes are sha256 in hex; that of the corrections is empty if there are none. target: its name.
+    """
 
     recipe: str
     recipe_hash: str
@@ -78,158 +82,198 @@ _CAUSES = {
 
 @dataclass(frozen=True)
 class Member:
-    """A finished recipe, ready to be blended. recipe: the run's name.
+    """A finished run, ready to be blended. name: of its folder.
 
     oof: float64 probability of label 1, or predicted value, (n,), indexed by train id in the order of `folds.table`.
-    test: float64, the same (t, k), indexed by test id, one column a fold (named 0..k-1).
+    test: float64, the same (t, k), indexed by test id, one column per fold (named 0..k-1).
     runs: the k folds' run.json.
     """
 
-    recipe: str
+    name: str
     oof: pd.Series
     test: pd.DataFrame
     runs: list[dict]
 
 
-def fold_dir(root: Path, recipe: str, fold: int) -> Path:
-    return root / "runs" / recipe / f"fold_{fold}"
+def fold_dir(root: Path, name: str, fold: int) -> Path:
+    return root / "runs" / name / f"fold_{fold}"
 
 
-def run_names(root: Path) -> list[str]:
-    """The names of the runs that have left something under runs/, sorted."""
-    return sorted(path.name for path in (root / "runs").glob("*") if any(path.glob("fold_*")))
-
-
-def parse_run_names(text: str) -> list[str]:
-    """The names in a comma-separated list as a person writes it, each once; `InputError` for a recipe that does not exist."""
-    listed = dict.fromkeys(part.strip() for part in text.split(",") if part.strip())
-    load_recipes(",".join(name.removesuffix(CORRECTED_SUFFIX) for name in listed) or text)
-    return list(listed)
-
-
-def current_identity(name: str, folds: Folds, images_hash: str) -> Identity:
-    """What a run of this name must agree with now; its seed and its corrections are its own (see `load`)."""
-    recipe = load_recipe(name.removesuffix(CORRECTED_SUFFIX))
-    return Identity(recipe.name, recipe.hash, folds.hash, images_hash, seed=0, target=folds.target.name)
-
-
-def load_run_corrections(run: dict) -> Corrections:
-    """The corrections that a run learned from, by its run.json. `InputError` when they are not those of its identity."""
-    made = Corrections(run.get("corrected", {}))
-    if made.hash != _recorded(run, "corrections"):
-        raise InputError(
-            f"runs/{run['recipe']}{CORRECTED_SUFFIX}: the corrections in a run.json were edited; delete the folder and train it again"
-        )
-    return made
-
-
-def is_fold_sealed(root: Path, recipe: str, fold: int | str) -> bool:
-    """Whether this fold was trained to its end, by whatever version of the recipe."""
-    return (root / "runs" / recipe / f"fold_{fold}" / "run.json").exists()
-
-
-def is_run_complete(root: Path, recipe: str, folds: int) -> bool:
-    """Whether all folds were trained to their end, by whatever version of the recipe."""
-    return all(is_fold_sealed(root, recipe, fold) for fold in range(folds))
-
-
-def joined_oof_path(root: Path, recipe: str) -> Path:
-    return root / "runs" / recipe / "oof.csv"
+def joined_oof_path(root: Path, name: str) -> Path:
+    return root / "runs" / name / "oof.csv"
 
 
 def label_issues_path(root: Path) -> Path:
     return root / "runs" / "label_issues.csv"
 
 
+def feature_cache_dir(root: Path, identity: Identity) -> Path:
+    """Return the folder of the activations of the run's frozen stages; `root` is that of the competition."""
+    return Target(identity.target).directory(root) / "cache" / "frozen" / identity.name
+
+
+def remove_feature_caches(root: Path, identity: Identity, k: int) -> None:
+    """Remove the activations of the run's frozen stages, gigabytes, once all its `k` folds are sealed."""
+    if is_run_complete(Target(identity.target).directory(root), identity.name, k):
+        shutil.rmtree(feature_cache_dir(root, identity), ignore_errors=True)
+
+
+def run_names(root: Path) -> list[str]:
+    """Return the sorted names of the runs that have left something under runs/."""
+    return sorted(path.name for path in (root / "runs").glob("*") if any(path.glob("fold_*")))
+
+
+def parse_run_names(text: str) -> list[str]:
+    """Return the names in a comma-separated list, each once. Raise `InputError` for a recipe that does not exist."""
+    names = dict.fromkeys(part.strip() for part in text.split(",") if part.strip())
+    load_recipes(",".join(name.removesuffix(CORRECTED_SUFFIX) for name in names) or text)
+    return list(names)
+
+
+def current_identity(name: str, folds: Folds, images_hash: str) -> Identity:
+    """Return what a run of this name must agree with now; seed and corrections are its own, see `load_member`."""
+    recipe = load_recipe(name.removesuffix(CORRECTED_SUFFIX))
+    return Identity(recipe.name, recipe.hash, folds.hash, images_hash, seed=0, target=folds.target.name)
+
+
+def load_run_corrections(run: dict) -> Corrections:
+    """Return the corrections that a run learned from. Raise `InputError` if they are not those of its identity."""
+    corrections = Corrections(run.get("corrected", {}))
+    if corrections.hash != _recorded(run, "corrections"):
+        raise InputError(
+            f"runs/{run['recipe']}{CORRECTED_SUFFIX}: the corrections in a run.json were edited; delete the folder and "
+            "train it again"
+        )
+    return corrections
+
+
+def is_fold_sealed(root: Path, name: str, fold: int | str) -> bool:
+    """Return whether this fold was trained to its end, by whatever version of the recipe."""
+    return (root / "runs" / name / f"fold_{fold}" / "run.json").exists()
+
+
+def is_run_complete(root: Path, name: str, k: int) -> bool:
+    """Return whether all folds were trained to their end, by whatever version of the recipe."""
+    return all(is_fold_sealed(root, name, fold) for fold in range(k))
+
+
 def is_fold_finished(root: Path, identity: Identity, fold: int) -> bool:
-    """Whether this fold is done and whole. A fold of another identity, or a damaged one, is an `InputError`."""
+    """Return whether this fold is sealed and intact. Raise `InputError` if it is damaged or of another identity."""
     directory = fold_dir(root, identity.name, fold)
     if not is_fold_sealed(root, identity.name, fold):
         return False
     require_current(directory, read_json(directory / "run.json"), identity)
-    _require_whole(directory)
+    _require_intact(directory)
     return True
 
 
+def find_unfinished_folds(root: Path, identity: Identity, numbers: Collection[int], force: bool) -> list[int]:
+    """Return those of the folds `numbers` that are not finished.
+
+    One that is damaged or of another identity is an `InputError`, or removed if `force`. A checkpoint next to a sealed
+    fold, of a process that was killed in between, is removed.
+    """
+    unfinished = []
+    for fold in numbers:
+        directory = fold_dir(root, identity.name, fold)
+        try:
+            if not is_fold_finished(root, identity, fold):
+                unfinished.append(fold)
+            else:
+                (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
+        except InputError:
+            if not force:
+                raise
+            remove_fold(directory)
+            unfinished.append(fold)
+    return unfinished
+
+
+def remove_fold(directory: Path) -> None:
+    """Remove what a fold left, unless another process trains it."""
+    with lock_directory(directory):
+        shutil.rmtree(directory)
+
+
 def require_current(directory: Path, run: dict, identity: Identity) -> None:
-    """Raise `InputError` when what lies in `directory` (its run.json or checkpoint header) is of another identity."""
+    """Raise `InputError` if what lies in `directory` (its run.json, or a checkpoint's identity) is of another identity."""
     causes = [cause for name, cause in _CAUSES.items() if _recorded(run, name) != getattr(identity, name)]
     if causes:
         raise InputError(
-            f"{directory} is stale: it was made with {' and '.join(causes)}. "
-            "Move it away, or train over it with "
+            f"{directory} is stale: it was trained with {' and '.join(causes)}. Move it away, or train over it with "
             f"`train.py {_options(directory.parent.name, Target(identity.target))} --force`."
         )
 
 
 def seal_fold(directory: Path, identity: Identity, facts: dict, corrections: Corrections = NO_CORRECTIONS) -> None:
-    """Seal a fold: write run.json with the identity, the facts, the corrections, the checksum of every file and its own."""
+    """Write run.json: the identity, the facts, the corrections, the checksum of every file and its own."""
     checksums = {name: sha256_file(directory / name) for name in RESULT_FILES}
     run = {**asdict(identity), **facts, "corrected": corrections.actions, "files": checksums}
     write_json(directory / "run.json", {**run, "sha256": _digest(run)})
 
 
-def load_member(root: Path, identity: Identity | None, recipe: str, folds: Folds, test_ids: list[str]) -> Member:
-    """Join a recipe's folds by id.
+def load_member(root: Path, identity: Identity | None, name: str, folds: Folds, test_ids: list[str]) -> Member:
+    """Join a run's folds by id.
 
-    `identity` (its seed and corrections are taken from the run itself) is what the run must agree with; None takes whatever
-    the runs agree on among themselves. Raises `InputError` naming the recipe when folds are missing, stale, damaged, of different
-    seeds, when their ids are not those of folds/ and test.csv, or when corrections are in a folder without their suffix or not
-    in one with it.
+    Raise `InputError` naming the run if folds are missing, stale, damaged, of different seeds or pretrained weights, if
+    their ids are not those of folds/ and test.csv, or if corrections and the suffix of the folder do not go together.
+
+    Args:
+        root: The folder that holds runs/.
+        identity: What the run must agree with, but for seed and corrections, which are taken from the run; None for
+            whatever the folds agree on among themselves.
+        name: Of the run.
+        folds: The folds it was trained on.
+        test_ids: In the order of test.csv.
     """
-    runs, oof, test = [], [], {}
-    missing = [str(k) for k in range(folds.k) if not is_fold_sealed(root, recipe, k)]
+    missing = [str(k) for k in range(folds.k) if not is_fold_sealed(root, name, k)]
     if missing:
         raise InputError(
-            f"{folds.target.folder}runs/{recipe} is incomplete: fold {', '.join(missing)} of {folds.k} not finished. "
-            f"Run `python src/train.py {_options(recipe, folds.target)}`, or name the recipes to blend with "
-            "--recipes."
+            f"{folds.target.folder}runs/{name} is incomplete: fold {', '.join(missing)} of {folds.k} not finished. Run "
+            f"`python src/train.py {_options(name, folds.target)}`, or name the recipes to blend with --recipes."
         )
+    runs, oof, test, column = [], [], {}, folds.target.column
     for k in range(folds.k):
-        directory = fold_dir(root, recipe, k)
+        directory = fold_dir(root, name, k)
         run = read_json(directory / "run.json")
         if identity is None:
             identity = Identity(**{field.name: _recorded(run, field.name) for field in fields(Identity)})
         first = runs[0] if runs else run
-        own = (_recorded(first, "corrections") or "none") if recipe.endswith(CORRECTED_SUFFIX) else ""
+        own = (_recorded(first, "corrections") or "none") if name.endswith(CORRECTED_SUFFIX) else ""
         require_current(directory, run, replace(identity, seed=first.get("seed"), corrections=own))
-        _require_whole(directory)
-        fold_oof = load_predictions(directory / "oof.csv", folds.target)
-        expected = folds.table.loc[folds.table["fold"] == k, "id"]
-        _require_ids(directory / "oof.csv", fold_oof["id"], expected, "the validation rows of that fold")
-        fold_test = load_predictions(directory / "test.csv", folds.target)
-        _require_ids(directory / "test.csv", fold_test["id"], test_ids, "test.csv")
+        _require_intact(directory)
+        valid_ids = folds.table.loc[folds.table["fold"] == k, "id"]
+        oof.append(_load_column(directory / "oof.csv", folds.target, valid_ids, "the validation rows of that fold"))
+        test[k] = _load_column(directory / "test.csv", folds.target, test_ids, "test.csv").reindex(test_ids)
         runs.append(run)
-        oof.append(fold_oof.set_index("id")[folds.target.column])
-        test[k] = fold_test.set_index("id")[folds.target.column].reindex(test_ids)
     if len({json.dumps(run.get("weights"), sort_keys=True) for run in runs}) > 1:
         raise InputError(
-            f"runs/{recipe}: its folds began from different pretrained weights "
-            f"(see weights in each run.json); train the odd ones again"
+            f"runs/{name}: its folds began from different pretrained weights (see weights in each run.json); train the "
+            "odd ones again"
         )
-    joined = pd.concat(oof).reindex(folds.table["id"].tolist())
-    return Member(recipe, joined, pd.DataFrame(test, index=pd.Index(test_ids, name="id")), runs)
+    joined = pd.concat(oof).reindex(folds.table["id"].tolist()).rename(column)
+    return Member(name, joined, pd.DataFrame(test, index=pd.Index(test_ids, name="id")), runs)
 
 
 def shared_corrections(members: list[Member]) -> Corrections:
-    """What the members with corrected labels learned from, nothing where there are none. `InputError` where two differ."""
-    found = {
-        member.recipe: load_run_corrections(member.runs[0])
+    """Return what the members with corrected labels learned from. Raise `InputError` if two differ."""
+    corrections = {
+        member.name: load_run_corrections(member.runs[0])
         for member in members
-        if member.recipe.endswith(CORRECTED_SUFFIX)
+        if member.name.endswith(CORRECTED_SUFFIX)
     }
-    if len({made.hash for made in found.values()}) > 1:
+    if len({one.hash for one in corrections.values()}) > 1:
         raise InputError(
-            f"{', '.join(found)} learned from different corrections, so there are no corrected labels to score all by. "
-            "Train them with one --corrections FILE, or name the recipes to blend with --recipes."
+            f"{', '.join(corrections)} learned from different corrections, so there are no corrected labels to score all "
+            "by. Train them with one --corrections FILE, or name the recipes to blend with --recipes."
         )
-    return next(iter(found.values()), NO_CORRECTIONS)
+    return next(iter(corrections.values()), NO_CORRECTIONS)
 
 
 def replace_test_predictions(
     directory: Path, ids: list[str], prob: np.ndarray, features: NpyRows | np.ndarray, images_hash: str
 ) -> None:
-    """Put other test predictions, of those images, into a sealed fold and seal it again; as `write_predictions` otherwise."""
+    """Replace the test predictions of a sealed fold by those of the images with this hash; see `write_predictions`."""
     run = read_json(directory / "run.json")
     _require_unedited(directory, run)
     write_predictions(directory, "test", ids, prob, features)
@@ -239,10 +283,10 @@ def replace_test_predictions(
 
 
 def join_folds(root: Path, identity: Identity, folds: Folds, test_ids: list[str]) -> Member:
-    """`load`, and write runs/<recipe>/oof.csv (id,prob or id,pred) in the order of folds.csv."""
+    """Load the run and write runs/<recipe>/oof.csv (id,prob or id,pred) in the order of folds.csv."""
     member = load_member(root, identity, identity.name, folds, test_ids)
     write_csv(
-        joined_oof_path(root, member.recipe), member.oof.rename(folds.target.column).rename_axis("id").reset_index()
+        joined_oof_path(root, member.name), member.oof.rename(folds.target.column).rename_axis("id").reset_index()
     )
     return member
 
@@ -250,103 +294,107 @@ def join_folds(root: Path, identity: Identity, folds: Folds, test_ids: list[str]
 def write_predictions(
     directory: Path, part: str, ids: list[str], prob: np.ndarray, features: NpyRows | np.ndarray, target: Target = LABEL
 ) -> None:
-    """Write <part>.csv (id,prob or id,pred) and features_<part>.npy; `part` is oof or test.
+    """Write <part>.csv (id,prob or id,pred) and features_<part>.npy.
 
-    prob: float (n,), the probability of label 1 or the predicted value; features: float16 (n, F); both in the order of `ids`.
+    Args:
+        directory: Of the fold.
+        part: oof or test.
+        ids: Of the rows.
+        prob: float (n,), probability of label 1 or predicted value.
+        features: float16 (n, F), penultimate.
+        target: What is predicted.
     """
     write_csv(directory / f"{part}.csv", pd.DataFrame({"id": ids, target.column: np.asarray(prob, dtype=np.float64)}))
-    write_npy(
-        directory / f"features_{part}.npy",
-        features if isinstance(features, NpyRows) else np.asarray(features, dtype=np.float16),
-    )
+    features = features if isinstance(features, NpyRows) else np.asarray(features, dtype=np.float16)
+    write_npy(directory / f"features_{part}.npy", features)
 
 
 def write_weights(directory: Path, state: dict[str, np.ndarray]) -> None:
     """Write the weights that predict, name -> array, as safetensors."""
-    with atomic_path(directory / "weights.safetensors") as temporary:
-        temporary.write_bytes(packed({name: np.ascontiguousarray(value) for name, value in state.items()}))
+    write_bytes(directory / WEIGHTS_FILE, save({name: np.ascontiguousarray(value) for name, value in state.items()}))
 
 
-def load_weights(root: Path, recipe: str, fold: int) -> dict[str, np.ndarray]:
-    """The weights that predict, name -> array."""
-    return load_file(fold_dir(root, recipe, fold) / "weights.safetensors")
+def load_weights(root: Path, name: str, fold: int) -> dict[str, np.ndarray]:
+    """Load the weights that predict, name -> array."""
+    return load_file(fold_dir(root, name, fold) / WEIGHTS_FILE)
 
 
 def write_history(directory: Path, history: pd.DataFrame) -> None:
-    """Write the learning curve, a row an epoch."""
+    """Write the learning curve, one row per epoch."""
     write_csv(directory / "history.csv", history)
 
 
+def load_history(root: Path, name: str, fold: int) -> pd.DataFrame:
+    """Load the fold's learning curve: one row per epoch, all columns numeric."""
+    return pd.read_csv(fold_dir(root, name, fold) / "history.csv")
+
+
 def load_predictions(path: Path, target: Target = LABEL) -> pd.DataFrame:
-    """Read id,prob or id,pred and refuse a probability that is not one, or a value that is not finite."""
-    name = target.column
-    table = read_csv(path, {"id": str, name: float})
-    bad = table.index[~(np.isfinite(table[name]) if target.regression else table[name].between(0, 1))]
-    if len(bad):
+    """Load id,prob or id,pred. Raise `InputError` for a probability outside 0..1, or a value that is not finite."""
+    column = target.column
+    table = read_csv(path, {"id": str, column: float})
+    valid = np.isfinite(table[column]) if target.regression else table[column].between(0, 1)
+    if not valid.all():
+        row = table.index[~valid][0]
         what = "a finite number" if target.regression else "a probability"
         raise InputError(
-            f"{path}, row {bad[0] + 2}: {name} {table[name][bad[0]]} is not {what}; "
-            "delete the fold's folder and train it again"
+            f"{path}, row {row + 2}: {column} {table[column][row]} is not {what}; delete the fold's folder and train it "
+            "again"
         )
     return table
 
 
-def load_history(root: Path, recipe: str, fold: int) -> pd.DataFrame:
-    """The fold's learning curve: a row an epoch, all columns numeric."""
-    return pd.read_csv(fold_dir(root, recipe, fold) / "history.csv")
+def load_fold_features(root: Path, name: str, fold: int, part: str) -> np.ndarray:
+    """Load penultimate features, float16 (n, F), in the row order of <part>.csv; `part` is oof or test."""
+    return read_npy(fold_dir(root, name, fold) / f"features_{part}.npy")
 
 
-def load_fold_features(root: Path, recipe: str, fold: int, part: str) -> np.ndarray:
-    """Penultimate features, float16 (rows, F); `part` is oof or test, row order that of the csv of the same name."""
-    return read_npy(fold_dir(root, recipe, fold) / f"features_{part}.npy")
+def _load_column(path: Path, target: Target, expected: Collection[str], source: str) -> pd.Series:
+    """The predictions by id, which must be the `expected` ids, each once."""
+    table = load_predictions(path, target)
+    ids = table["id"]
+    if ids.duplicated().any():
+        raise InputError(
+            f"{path}: id {ids[ids.duplicated()].iloc[0]} appears twice; delete the fold's folder and train it again"
+        )
+    if difference := set(ids) ^ set(expected):
+        raise InputError(
+            f"{path}: its ids are not those of {source} ({len(difference)} differ, e.g. {sorted(difference)[0]}); delete "
+            "the fold's folder and train it again"
+        )
+    return table.set_index("id")[target.column]
 
 
 def _recorded(run: dict, name: str) -> object:
-    """A part of the identity as run.json or a checkpoint has it. One from before there were corrections, or other targets, had
-    none."""
+    """A part of the identity in run.json or a checkpoint; older ones have neither corrections nor other targets."""
     return run.get(name, {"corrections": "", "target": LABEL.name}.get(name))
 
 
 def _options(name: str, target: Target) -> str:
-    """What to tell train.py to make the run of this name."""
+    """The options of train.py that train the run of this name."""
     recipe = name.removesuffix(CORRECTED_SUFFIX)
     return f"--recipe {recipe}{target.option}" + (" --corrections FILE" if recipe != name else "")
 
 
 def _digest(run: dict) -> str:
-    """Sha256 of all that run.json says but this."""
+    """The sha256 of run.json without its own checksum."""
     return sha256_text(json.dumps({name: value for name, value in run.items() if name != "sha256"}, sort_keys=True))
 
 
 def _require_unedited(directory: Path, run: dict) -> None:
-    if run.get("sha256", _digest(run)) != _digest(
-        run
-    ):  # one from before it had a checksum of its own is taken as it is
+    if run.get("sha256", _digest(run)) != _digest(run):  # one that is older than this checksum is taken as it is
         raise InputError(
             f"{directory / 'run.json'} was edited (its checksum differs). Delete {directory} and train that fold again."
         )
 
 
-def _require_whole(directory: Path) -> None:
+def _require_intact(directory: Path) -> None:
     run = read_json(directory / "run.json")
     _require_unedited(directory, run)
-    expected = run.get("files", {})
+    checksums = run.get("files", {})
     for name in RESULT_FILES:
-        if not (directory / name).exists() or sha256_file(directory / name) != expected.get(name):
+        if not (directory / name).exists() or sha256_file(directory / name) != checksums.get(name):
             raise InputError(
                 f"{directory / name} is missing or not the file that training wrote (checksum differs). "
                 f"Delete {directory} and train that fold again."
             )
-
-
-def _require_ids(path: Path, got: pd.Series, expected, what: str) -> None:
-    if got.duplicated().any():
-        raise InputError(
-            f"{path}: id {got[got.duplicated()].iloc[0]} stands twice; delete the fold's folder and train it again"
-        )
-    difference = set(got) ^ set(expected)
-    if difference:
-        raise InputError(
-            f"{path}: its ids are not those of {what} ({len(difference)} differ, e.g. {sorted(difference)[0]}); "
-            "delete the fold's folder and train it again"
-        )

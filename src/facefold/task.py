@@ -1,11 +1,15 @@
 """The target: the label of train.csv, or a number that meta.csv has for every train row, such as the age."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from facefold.utils.files import sha256_file, sha256_text
+
+if TYPE_CHECKING:
+    import numpy as np
 
 BINS = 10
 ROWS_PER_BIN = 20
@@ -57,6 +61,8 @@ def strata(values: np.ndarray) -> np.ndarray:
 
     There are at most `BINS` bins of equally many rows, `ROWS_PER_BIN` or more; equal values share a bin.
     """
+    import numpy as np
+
     if np.issubdtype(values.dtype, np.integer):
         return values
     count = int(np.clip(len(values) // ROWS_PER_BIN, 1, BINS))

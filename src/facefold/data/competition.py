@@ -17,7 +17,6 @@ import pandas as pd
 from facefold.data.csv_file import CsvFile, Findings, id_fault, quoted, read_csv_file
 from facefold.task import Target
 from facefold.utils.errors import InputError
-from facefold.utils.files import write_csv
 
 SPLITS = ("train", "test")
 SYNTHETIC_MARKER = "SYNTHETIC.txt"  # the file in a competition that data.synthetic wrote
@@ -127,36 +126,6 @@ def target_rows(competition: Competition, target: Target) -> pd.DataFrame:
             f"--target {target.name}: it is {values[0]:g} in every train row, which leaves nothing to learn"
         )
     return pd.DataFrame({"id": competition.train["id"], "label": np.array(values)})
-
-
-def write_submission(competition: Competition, predictions: pd.DataFrame, path: Path, column: str = "label") -> None:
-    """Write a submission for exactly the ids of the sample, in its order.
-
-    Anything else is an `InputError`, and no file is written.
-
-    Args:
-        competition: Its sample has the ids and their order.
-        predictions: id and `column`, in any order.
-        path: The csv file to write: id and `column`.
-        column: `label`, of 0 and 1, or the name of a column of finite numbers.
-    """
-    if not {"id", column} <= set(predictions.columns):
-        columns = ",".join(map(str, predictions.columns))
-        raise InputError(f"{path.name}: the columns are {columns}, expected id,{column}")
-    findings, ids, sample_ids = Findings(), predictions["id"], competition.sample["id"]
-    for id in ids[ids.duplicated()]:
-        findings.add("twice", f"id '{id}' is predicted twice")
-    for id in sample_ids[~sample_ids.isin(ids)]:
-        findings.add("missing", f"id '{id}' of sampleSubmit.csv has no prediction")
-    for id in ids[~ids.isin(sample_ids)]:
-        findings.add("extra", f"id '{id}' is not in sampleSubmit.csv")
-    values, labels = predictions[column], column == "label"
-    valid = values.isin([0, 1]) if labels else np.isfinite(values)
-    for id, value in predictions.loc[~valid, ["id", column]].itertuples(index=False):
-        findings.add("label", f"id '{id}': {column} {value} is not {'0 or 1' if labels else 'a finite number'}")
-    findings.raise_any(f"{path.name} would not be a valid submission and was not written:", "")
-    values = predictions.set_index("id")[column].astype("int64" if labels else "float64")
-    write_csv(path, values.loc[sample_ids.tolist()].reset_index())
 
 
 def _check_labels(train: CsvFile, findings: Findings) -> None:

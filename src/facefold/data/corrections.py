@@ -1,6 +1,6 @@
 """Corrections of labels, by hand or from suspects: a csv file of id,action that changes what a model learns from.
 
-    keep   as it is: the same as no line          drop   leave the row out          flip   take the other label
+    keep   as it is: the same as no line          drop   leave the row out          relabel   take the other label
 
 They change training rows and nothing else. A held-out row keeps its original label, and scores are against the
 original labels unless they are called otherwise.
@@ -18,14 +18,14 @@ from facefold.data.folds import Folds
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_text, write_text
 
-ACTIONS = ("keep", "drop", "flip")
+ACTIONS = ("keep", "drop", "relabel")
 DROPPED = -1
-_HINT = "The header is id,action; each train id at most once; action is keep, drop or flip. Nothing was changed."
+_HINT = "The header is id,action; each train id at most once; action is keep, drop or relabel. Nothing was changed."
 
 
 @dataclass(frozen=True)
 class Corrections:
-    """actions: train id -> drop or flip. Without any nothing changes, and the hash is empty."""
+    """actions: train id -> drop or relabel. Without any nothing changes, and the hash is empty."""
 
     actions: dict[str, str]
 
@@ -40,10 +40,10 @@ class Corrections:
     def labels(self, ids: list[str], labels: np.ndarray) -> np.ndarray:
         """Correct labels (n,) of 0 and 1 of the rows `ids` (n,): int64 (n,), DROPPED for rows that are left out."""
         action = np.array([self.actions.get(id, "keep") for id in ids], dtype=object)
-        return np.where(action == "drop", DROPPED, np.where(action == "flip", 1 - labels, labels)).astype(np.int64)
+        return np.where(action == "drop", DROPPED, np.where(action == "relabel", 1 - labels, labels)).astype(np.int64)
 
     def apply(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Correct training rows (id, label, ..): leave out dropped ones, flip the label of flipped ones."""
+        """Correct training rows (id, label, ..): leave out dropped ones, change the label of relabelled ones."""
         if not self.actions:
             return rows
         labels = self.labels(rows["id"].tolist(), rows["label"].to_numpy())
@@ -51,7 +51,7 @@ class Corrections:
 
     def __str__(self) -> str:
         actions = list(self.actions.values())
-        return f"{actions.count('drop'):,} dropped, {actions.count('flip'):,} flipped"
+        return f"{actions.count('drop'):,} dropped, {actions.count('relabel'):,} relabelled"
 
 
 NO_CORRECTIONS = Corrections({})
@@ -76,7 +76,7 @@ def load_corrections(path: Path, folds: Folds) -> Corrections:
     findings.raise_any("the corrections cannot be used:", _HINT)
     corrections = Corrections({id: action for id, action in actions.items() if action != "keep"})
     if not corrections.actions:
-        raise InputError(f"{path}: every action is keep; set some to drop or flip, or leave --corrections out")
+        raise InputError(f"{path}: every action is keep; set some to drop or relabel, or leave --corrections out")
     for k in range(folds.k):
         if corrections.apply(folds.train(k))["label"].nunique() < 2:
             raise InputError(f"{path} leaves fold {k} training rows of one label only; keep more rows")

@@ -1,7 +1,7 @@
-"""The blend under submissions/ on images that are in no table: the models of all folds, joined as they were for the test rows.
+"""Apply the last blend to new images: the models of all folds, blended as for the test rows.
 
-A method that learned from out-of-fold rows (weights, calibration, stackers) learns from them once more, which gives the same:
-it is deterministic, and the weights are compared with those of blend.json. The new images take the place of the test rows.
+A method that learns from out-of-fold rows (weights, calibration, stackers) is fitted again, with the same result: it is
+deterministic, and the weights are compared with those of blend.json. The new images take the place of the test rows.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,9 @@ from facefold.data.cache import ImageCache
 from facefold.data.competition import load_competition
 from facefold.data.folds import load_folds
 from facefold.data.images import decode_image
-from facefold.ensemble import blend as blend_module
-from facefold.ensemble import regression
-from facefold.ensemble.members import OofMatrix, Rows, join_members, load_blended_members, load_features
-from facefold.ensemble.methods import Fitted, Method, with_weights
+from facefold.ensemble.blend import load_blend
+from facefold.ensemble.members import Fitted, OofMatrix, Rows, join_members, load_blended_members, load_features
+from facefold.ensemble.methods import Method, blend_methods, member_weights
 from facefold.ensemble.selection import shift_scores
 from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.ensemble.weights import parse_weights
@@ -28,103 +27,122 @@ from facefold.training.predict import predict_folds, trained_recipe
 from facefold.utils.errors import InputError
 from facefold.utils.npy import NpyRows
 
-FEATURE_METHODS = ("stack_features", "second_pass")  # the methods that look at features
+FEATURE_METHODS = ("stack_features", "second_pass")  # the methods that use features
 
 
 @dataclass(frozen=True)
 class BlendModel:
-    """The last blend of a target. place: where its runs lie; facts: blend.json; loaded: its members in the order of the matrix's
-    columns; method: the one picked."""
+    """The last blend of a target, ready to predict.
 
-    target: Target
-    place: Path
+    Attributes:
+        directory: Holds its runs/.
+        facts: The content of blend.json.
+        members: In the order of the matrix's columns.
+        matrix: Of the members.
+        method: The chosen one.
+    """
+
+    directory: Path
     facts: dict
-    loaded: list[Member]
+    members: list[Member]
     matrix: OofMatrix
     method: Method
 
 
 def blended_targets(root: Path) -> list[Target]:
-    """The targets beside the label that were blended."""
+    """Return the regression targets that were blended."""
     return [Target(path.parents[1].name) for path in sorted((root / "targets").glob("*/submissions/blend.json"))]
 
 
 def load_blend_model(root: Path, target: Target = LABEL) -> BlendModel:
-    """The last blend. `InputError` when there is none, or runs or folds are not those it was made of."""
-    combine, place = regression if target.regression else blend_module, target.directory(root)
-    competition, folds, facts = load_competition(root), load_folds(root, target), combine.load_blend(root, target).facts
+    """Load the last blend. `InputError` if there is none, or runs or folds have changed since."""
+    competition, folds, facts = load_competition(root), load_folds(root, target), load_blend(root, target).facts
     test_ids = competition.test["id"].tolist()
-    loaded = load_blended_members(root, facts, folds, test_ids)
-    matrix = join_members(loaded, folds, test_ids)
-    rule = facts["options"]["weights"]
-    rule = rule if rule in ("auto", "equal", "accuracy") else parse_weights(rule, matrix.names)[0]
-    every = regression.regression_methods(rule) if target.regression else with_weights(rule)
-    return BlendModel(
-        target, place, facts, loaded, matrix, next(made for made in every if made.name == facts["picked"])
-    )
+    members = load_blended_members(root, facts, folds, test_ids)
+    matrix = join_members(members, folds, test_ids)
+    rule, _ = parse_weights(facts["options"]["weights"], matrix.names)
+    method = next(method for method in blend_methods(target, rule) if method.name == facts["picked"])
+    return BlendModel(target.directory(root), facts, members, matrix, method)
 
 
 def predict_images(blend: BlendModel, paths: Sequence[Path], device: torch.device, scratch: Path) -> np.ndarray:
-    """Scores float64 (n,) in 0..1 of the images `paths` (n > 0), cut as the training images are; 0.5 or more decides for label 1.
-    Of another target than the label its values.
+    """Predict images that are cropped as the training images are.
 
-    scratch: an empty folder for what frozen stages make of them. Raises `InputError` for a file that is no image, for a member
-    whose recipe is of another version of this program, and where the method does not learn what it learned for the submission.
+    Returns float64 (n,): scores in 0..1, of which 0.5 or more decides for label 1, or values of a regression target.
+    Raises `InputError` for a file that is no image, for a member whose recipe is of another version of this program,
+    and if the method does not learn what it learned for the submission.
+
+    Args:
+        blend: The last blend.
+        paths: n > 0 images.
+        device: Where the models run.
+        scratch: An empty folder for the outputs of frozen stages.
     """
-    stacks = blend.method.name in FEATURE_METHODS
-    fitted = None if stacks else _fitted(blend, np.full(len(blend.matrix.ids), np.nan))
-    # A weight of 0 spares a member's models the work; methods without a weight for each member need them all.
-    needed = (
-        [True] * len(blend.loaded) if stacks or len(fitted.weights) == 0 else (np.asarray(fitted.weights) != 0).tolist()
-    )
-    prob = np.full((len(np.unique(blend.matrix.fold)), len(paths), len(blend.loaded)), 0.5)
-    seen: dict[int, list[np.ndarray]] = {}
-    pixels: dict[int, ImageCache] = {}
-    names = [str(path) for path in paths]
-    for j, member in enumerate(blend.loaded):
-        if not needed[j]:
-            continue
-        size = trained_recipe(member.recipe, member.runs).size
-        if size not in pixels:
-            pixels[size] = ImageCache(names, np.stack([decode_image(path, size) for path in paths]))
-        for k, (values, features) in enumerate(
-            predict_by_fold(blend.place, member, pixels[size], device, scratch / member.recipe)
-        ):
-            prob[k, :, j] = values
-            seen.setdefault(k, []).append(features[:])
-    answers = np.full(len(paths), np.nan)
-    if stacks:
+    matrix, skipped = blend.matrix, np.zeros(len(blend.members), bool)
+    uses_features = blend.method.name in FEATURE_METHODS
+    if not uses_features:
+        fitted, stacked = _fit(blend, np.full(len(matrix.ids), np.nan)), np.full(len(paths), np.nan)
+        if len(fitted.weights):  # the models of a member with weight 0 need not run
+            skipped = np.asarray(fitted.weights) == 0
+    prob, features = _predict_members(blend, skipped, paths, device, scratch)
+    if uses_features:
 
-        def features(fold: int, part: str, ids: list[str]) -> np.ndarray:
+        def feature_loader(fold: int, part: str, ids: list[str]) -> np.ndarray:
             if part == "oof":
-                return load_features(blend.place, blend.matrix.names, fold, part, ids)
-            return np.concatenate(seen[fold], axis=1, dtype=np.float32)
+                return load_features(blend.directory, matrix.names, fold, part, ids)
+            return np.concatenate(features[fold], axis=1, dtype=np.float32)
 
-        stacked = fit_feature_stackers(replace(blend.matrix, test_ids=names, fold_test_prob=prob), features)
-        fitted, answers = _fitted(blend, stacked.oof), stacked.test
-    scores = fitted.predict(Rows(prob.mean(axis=0), answers))
-    scores = scores if blend.target.regression else shift_scores(scores, blend.facts["threshold"])
+        names = [str(path) for path in paths]
+        stackers = fit_feature_stackers(replace(matrix, test_ids=names, fold_test_prob=prob), feature_loader)
+        fitted, stacked = _fit(blend, stackers.oof), stackers.test
+    scores = shift_scores(fitted.predict(Rows(prob.mean(axis=0), stacked)), blend.facts["threshold"])
     if not np.isfinite(scores).all():
-        raise ValueError(f"the blend {blend.method.name} gives scores that are not finite")
+        raise ValueError(f"the blend {blend.method.name} predicts scores that are not finite")
     return scores
 
 
-def _fitted(blend: BlendModel, stacked: np.ndarray) -> Fitted:
+def _predict_members(
+    blend: BlendModel, skipped: np.ndarray, paths: Sequence[Path], device: torch.device, scratch: Path
+) -> tuple[np.ndarray, list[list[np.ndarray]]]:
+    """Return float64 (k, n, m) as in `OofMatrix.fold_test_prob`, and by fold the features (n, F) of each member."""
+    folds, names = len(np.unique(blend.matrix.fold)), [str(path) for path in paths]
+    prob, features = np.full((folds, len(paths), len(blend.members)), 0.5), [[] for _ in range(folds)]
+    images: dict[int, ImageCache] = {}
+    for j in np.flatnonzero(~skipped):
+        member = blend.members[j]
+        size = trained_recipe(member.name, member.runs).size
+        if size not in images:
+            images[size] = ImageCache(names, np.stack([decode_image(path, size) for path in paths]))
+        by_fold = predict_by_fold(blend.directory, member, images[size], device, scratch / member.name)
+        for k, (fold_prob, fold_features) in enumerate(by_fold):
+            prob[k, :, j] = fold_prob
+            features[k].append(fold_features[:])
+    return prob, features
+
+
+def _fit(blend: BlendModel, stacked: np.ndarray) -> Fitted:
+    """Fit the method on the out-of-fold rows (`Rows`). `InputError` if the weights differ from those of blend.json."""
     matrix = blend.matrix
     fitted = blend.method.fit(Rows(matrix.prob, stacked), matrix.labels, matrix.fold)
-    if {name: float(f"{weight:.6g}") for name, weight in zip(matrix.names, fitted.weights)} != blend.facts["weights"]:
+    if member_weights(matrix.names, fitted) != blend.facts["weights"]:
         raise InputError(
-            f"the blend does not come out as in {blend.target.folder}submissions/blend.json. "
-            f"Run `python src/blend.py{blend.target.option}` again."
+            f"the blend does not come out as in {matrix.target.folder}submissions/blend.json. "
+            f"Run `python src/blend.py{matrix.target.option}` again."
         )
     return fitted
 
 
 def predict_by_fold(
-    place: Path, member: Member, shown: ImageCache, device: torch.device, scratch: Path
+    directory: Path, member: Member, images: ImageCache, device: torch.device, scratch: Path
 ) -> list[tuple[np.ndarray, NpyRows]]:
-    """Of each fold's model: probabilities of label 1, or values, float64 (n,) and features float16 (n, F) of the images `shown`.
-    place: what holds the runs, see `Target.place`. scratch: a folder for this alone; what else is in it is removed."""
-    return [
-        (told.prob, told.features) for told in predict_folds(place, member.recipe, member.runs, shown, device, scratch)
-    ]
+    """Predict n images by the model of each fold: scores or values, float64 (n,), and features, float16 (n, F).
+
+    Args:
+        directory: That holds runs/.
+        member: Whose models.
+        images: In the size of its recipe.
+        device: Where the models run.
+        scratch: A folder for nothing else; its content is removed.
+    """
+    predictions = predict_folds(directory, member.name, member.runs, images, device, scratch)
+    return [(prediction.prob, prediction.features) for prediction in predictions]

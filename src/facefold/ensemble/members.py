@@ -1,6 +1,7 @@
 """The members of a blend as one matrix with ids: out-of-fold rows to learn from, test rows to predict."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -8,38 +9,59 @@ import pandas as pd
 
 from facefold.data.folds import Folds
 from facefold.runs import Member, fold_dir, load_fold_features, load_member, load_predictions
-from facefold.task import Target
+from facefold.task import LABEL, Target
 from facefold.utils.errors import InputError
 
-READ_FILES = ("oof.csv", "test.csv", "features_oof.npy", "features_test.npy")  # what a blend reads of a fold
+READ_FILES = ("oof.csv", "test.csv", "features_oof.npy", "features_test.npy")  # the files of a fold that a blend reads
 
 
 @dataclass(frozen=True)
 class Rows:
-    """All that a method may look at when it predicts; labels and folds are given apart, so that it cannot see them then.
+    """Everything that a method may use to predict; labels and folds are no part of it.
 
-    prob: float64 (n, m), each member's probability of label 1, or predicted value of a regression; stacked: float64 (n,), what
-    the members' features make of each row (`stacking.stack`). Rows are chosen with a mask or indices: `rows[held]`.
+    prob: float64 (n, m), each member's probability of label 1, or predicted value of a regression; stacked: float64
+    (n,), the probability from the members' features (`fit_feature_stackers`). `rows[mask]` selects by a mask or by
+    indices.
     """
 
     prob: np.ndarray
     stacked: np.ndarray
 
-    def __getitem__(self, which: np.ndarray) -> "Rows":
-        return Rows(self.prob[which], self.stacked[which])
+    def __getitem__(self, mask: np.ndarray) -> "Rows":
+        return Rows(self.prob[mask], self.stacked[mask])
 
     def __len__(self) -> int:
         return len(self.prob)
 
 
 @dataclass(frozen=True)
-class OofMatrix:
-    """Members side by side, columns sorted by name so that the order they were named in changes nothing.
+class Fitted:
+    """A fitted method of blending.
 
-    ids: train ids (n,), labels: int64 (n,) of 0 and 1, or float64 values of a regression, whose predicted values stand for the
-    probabilities; fold: int64 (n,) in 0..k-1, group: text (n,), equal for rows that
-    no split may divide; names: m recipes, prob: float64 (n, m) out-of-fold probabilities of label 1; test_ids (t,),
-    fold_test_prob: float64 (k, t, m), those of each recipe's fold models.
+    predict(rows): float64 (n,), scores in 0..1, of which 0.5 or more decides for label 1, or predicted values; weights:
+    float (m,), how much each member counts, or (0,) if no number expresses it; notes: what else was learned, for
+    blend.json.
+    """
+
+    predict: Callable[[Rows], np.ndarray]
+    weights: np.ndarray = field(default_factory=lambda: np.empty(0))
+    notes: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OofMatrix:
+    """Members next to each other, sorted by name so that the order in which they were named changes nothing.
+
+    Attributes:
+        ids: Train ids (n,).
+        labels: int64 (n,) of 0 and 1, or float64 values of a regression.
+        fold: int64 (n,) in 0..k-1.
+        group: Text (n,), equal for rows that no split may divide.
+        names: The m runs.
+        prob: float64 (n, m), out-of-fold probabilities of label 1, or predicted values.
+        test_ids: (t,).
+        fold_test_prob: float64 (k, t, m), the same of the test rows by each fold model.
+        target: What is predicted.
     """
 
     ids: list[str]
@@ -50,85 +72,82 @@ class OofMatrix:
     prob: np.ndarray
     test_ids: list[str]
     fold_test_prob: np.ndarray
+    target: Target = LABEL
 
     @property
     def test_prob(self) -> np.ndarray:
-        """float64 (t, m), the mean over each recipe's fold models."""
+        """float64 (t, m), the mean over each member's fold models."""
         return self.fold_test_prob.mean(axis=0)
 
 
 def join_members(members: list[Member], folds: Folds, test_ids: list[str]) -> OofMatrix:
     """Join members by id, in the row order of `folds.table` and `test_ids`.
 
-    Raises `InputError` without members, for a recipe named twice, for ids that are not those of the folds or the test
-    set, for probabilities that are missing or outside 0..1, for values that are not finite, and where only one class or
+    Raises `InputError` without members, for a run named twice, for ids that are not those of the folds or the test
+    set, for probabilities that are missing or outside 0..1, for values that are not finite, and if only one class or
     one fold occurs.
     """
-    members = sorted(members, key=lambda member: member.recipe)
-    names = [member.recipe for member in members]
+    members = sorted(members, key=lambda member: member.name)
+    names = [member.name for member in members]
     if not members:
         raise InputError(
             "there is nothing to blend: no recipe has been trained. Run `python src/train.py --recipe NAME`."
         )
     if len(set(names)) < len(names):
         raise InputError(f"a recipe is named twice: {', '.join(names)}")
-    labels = folds.table["label"].to_numpy()
-    for what, values in (("label", labels), ("fold", folds.table["fold"].to_numpy(np.int64))):
+    ids, labels = folds.table["id"].tolist(), folds.table["label"].to_numpy()
+    fold, group = folds.table["fold"].to_numpy(np.int64), folds.table["group"].to_numpy(str)
+    for column, values in (("label", labels), ("fold", fold)):
         if len(np.unique(values)) < 2:
             raise InputError(
-                f"the folds hold one {what} only ({', '.join(map(str, np.unique(values)))}); "
-                "a blend is learned and scored on two or more"
+                f"the folds hold one {column} only ({values[0]}); a blend is learned and scored on two or more"
             )
-    ids = folds.table["id"].tolist()
-    fold = folds.table["fold"].to_numpy(np.int64)
     oof, test = [], []
     for member in members:
-        where = f"{folds.target.folder}runs/{member.recipe}"
-        oof.append(_aligned(member.oof, ids, f"{where}, out-of-fold", "the folds", folds.target))
-        test.append(
-            [_aligned(member.test[k], test_ids, f"{where}, test", "test.csv", folds.target) for k in member.test]
-        )
-    group = folds.table["group"].to_numpy(str)
-    return OofMatrix(
-        ids, labels, fold, group, names, np.column_stack(oof), list(test_ids), np.stack(test).transpose(1, 2, 0)
-    )
+        run = f"{folds.target.folder}runs/{member.name}"
+        oof.append(_aligned(member.oof, ids, f"{run}, out-of-fold", "the folds", folds.target))
+        by_fold = [_aligned(member.test[k], test_ids, f"{run}, test", "test.csv", folds.target) for k in member.test]
+        test.append(by_fold)
+    prob, fold_test_prob = np.column_stack(oof), np.stack(test).transpose(1, 2, 0)
+    return OofMatrix(ids, labels, fold, group, names, prob, list(test_ids), fold_test_prob, folds.target)
 
 
 def load_features(root: Path, names: list[str], fold: int, part: str, ids: list[str]) -> np.ndarray:
-    """The penultimate features of `names` side by side, float32 (len(ids), F of all), from the models of one fold.
+    """Load the penultimate features of the runs `names` next to each other, from the models of one fold.
 
-    `part` is oof or test, `ids` are the rows wanted, in the order wanted. Raises `InputError` naming the file whose rows
-    are not those of the csv beside it, or not finite.
+    Raises `InputError` naming the file whose rows are not those of the csv next to it, or not finite.
+
+    Args:
+        root: The folder that holds runs/.
+        names: The runs.
+        fold: Whose models to take.
+        part: oof or test.
+        ids: The rows of the result, float32 (len(ids), sum of F), in this order.
     """
-    parts = []
+    features = []
     for name in names:
         directory = fold_dir(root, name, fold)
+        path, advice = directory / f"features_{part}.npy", f"delete {directory} and train that fold again"
         rows = pd.Index(load_predictions(directory / f"{part}.csv")["id"])
         values, order = load_fold_features(root, name, fold, part), rows.get_indexer(ids)
-        path = directory / f"features_{part}.npy"
         if values.ndim != 2 or len(values) != len(rows) or order.min() < 0:
-            raise InputError(
-                f"{path}: its rows are not those of {part}.csv; delete {directory} and train that fold again"
-            )
-        parts.append(values[order])
-        finite = np.isfinite(parts[-1]).all(axis=1)
+            raise InputError(f"{path}: its rows are not those of {part}.csv; {advice}")
+        features.append(values[order])
+        finite = np.isfinite(features[-1]).all(axis=1)
         if not finite.all():
-            raise InputError(
-                f"{path}: id {ids[int(np.argmin(finite))]} has features that are not finite; delete {directory} and "
-                "train that fold again"
-            )
-    return np.concatenate(parts, axis=1, dtype=np.float32)
+            raise InputError(f"{path}: id {ids[int(np.argmin(finite))]} has features that are not finite; {advice}")
+    return np.concatenate(features, axis=1, dtype=np.float32)
 
 
 def inner_folds(fold: np.ndarray) -> np.ndarray:
-    """The folds (n,) to choose over inside `fold` (n,): itself, or two halves where one fold is left of two."""
+    """Return the folds (n,) to choose over inside `fold` (n,): itself, or two halves of the only fold that is left."""
     return fold if len(np.unique(fold)) > 1 else np.arange(len(fold)) % 2
 
 
 def describe_member(member: Member) -> dict:
-    """What went into a blend from one recipe: its hash and the sha256 of every file of its folds that was read."""
+    """Return what a blend uses of a run: the hash of its recipe, and the sha256 of each file that is read."""
     return {
-        "recipe": member.recipe,
+        "recipe": member.name,
         "recipe_hash": member.runs[0]["recipe_hash"],
         "seed": member.runs[0]["seed"],
         "files": [{name: run["files"][name] for name in READ_FILES} for run in member.runs],
@@ -136,30 +155,31 @@ def describe_member(member: Member) -> dict:
 
 
 def load_blended_members(root: Path, facts: dict, folds: Folds, test_ids: list[str]) -> list[Member]:
-    """The members that the blend with these facts (blend.json) was made of; `InputError` where runs/ or the folds are others now."""
+    """Load the members of the blend with these facts (blend.json). `InputError` if runs or folds have changed since."""
     target = folds.target
-    loaded = [
-        load_member(target.directory(root), None, member["recipe"], folds, test_ids) for member in facts["members"]
-    ]
-    if [describe_member(member) for member in loaded] != facts["members"] or folds.hash != facts["folds"]["hash"]:
+    members = [load_member(target.directory(root), None, run["recipe"], folds, test_ids) for run in facts["members"]]
+    if [describe_member(member) for member in members] != facts["members"] or folds.hash != facts["folds"]["hash"]:
         raise InputError(
             f"{target.folder}submissions/ was blended from other runs than those now under {target.folder}runs/. "
             f"Run `python src/blend.py{target.option}` again."
         )
-    return loaded
+    return members
 
 
-def _aligned(series: pd.Series, ids: list[str], what: str, whose: str, target: Target) -> np.ndarray:
+def _aligned(series: pd.Series, ids: list[str], source: str, expected: str, target: Target) -> np.ndarray:
+    """Return the values of `series` in the order of `ids`; source, expected: where either is from, in words."""
     difference = set(series.index) ^ set(ids)
     if difference or series.index.has_duplicates:
         example = sorted(difference or series.index[series.index.duplicated()])[0]
         raise InputError(
-            f"{what}: the ids are not those of {whose}, each once ({len(difference)} differ, e.g. {example}); "
+            f"{source}: the ids are not those of {expected}, each once ({len(difference)} differ, e.g. {example}); "
             "train that recipe again"
         )
     values = series.reindex(ids).to_numpy(np.float64)
     bad = np.flatnonzero(~(np.isfinite(values) if target.regression else (values >= 0) & (values <= 1)))
     if len(bad):
-        kind = "not finite" if target.regression else "not a probability"
-        raise InputError(f"{what}: id {ids[bad[0]]} has {values[bad[0]]}, which is {kind}; train that recipe again")
+        problem = "not finite" if target.regression else "not a probability"
+        raise InputError(
+            f"{source}: id {ids[bad[0]]} has {values[bad[0]]}, which is {problem}; train that recipe again"
+        )
     return values

@@ -1,126 +1,157 @@
-"""The methods of blending, in one list from simple to complicated.
+"""The methods of blending, for labels and for a regression target, each list from simple to complicated.
 
-A method is anything with a name and `fit(rows, labels, fold)`; what it returns predicts rows it has not seen. `METHODS`
-is the order in which `nested.choose` prefers them: a later one must earn its place. The mean comes first: it learns nothing from
-the labels, and the best recipe is chosen by them.
+The order is the one in which `choose_method` prefers them: a later one must be significantly better. The mean comes
+first: it learns nothing from the labels, while the best recipe is chosen by them.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 
-from facefold.ensemble.calibration import CalibratedMean, RankMean
+from facefold.ensemble.calibration import fit_calibrated_mean, fit_rank_mean
 from facefold.ensemble.greedy import search_greedy_weights
-from facefold.ensemble.members import Rows
-from facefold.ensemble.second_pass import SecondPass
-from facefold.ensemble.stacking import StackFeatures, StackProbs
+from facefold.ensemble.members import Fitted, Rows
+from facefold.ensemble.second_pass import fit_second_pass
+from facefold.ensemble.stacking import fit_ridge, fit_stack_features, fit_stack_probs
 from facefold.ensemble.votes import search_votes, vote_share
 from facefold.ensemble.weights import (
     accuracy_weights,
     best_member_weights,
     equal_weights,
+    least_error_weights,
     log_loss_weights,
+    squared_error_weights,
     weighted_logit_mean,
     weighted_mean,
 )
+from facefold.task import Target
 from facefold.utils.errors import InputError
 
-Learn = Callable[[np.ndarray, np.ndarray], np.ndarray]
-Combine = Callable[[np.ndarray, np.ndarray], np.ndarray]
+Fit = Callable[[Rows, np.ndarray, np.ndarray], Fitted]
+Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-class Fitted(Protocol):
-    """A method after it has seen rows.
+@dataclass(frozen=True)
+class Method:
+    """A method of blending.
 
-    weights: float (m,), what each member counts for, or (0,) where no number says it; notes: what else it learned.
+    fit(rows, labels, fold): learns from n rows and labels (n,) of 0 and 1, or values; inner choices are made over fold
+    (n,).
     """
-
-    @property
-    def weights(self) -> np.ndarray: ...
-
-    @property
-    def notes(self) -> dict: ...
-
-    def predict(self, rows: Rows) -> np.ndarray:
-        """Scores float64 (n,) in 0..1; 0.5 or more decides for label 1 (`scores.decide`)."""
-
-
-class Method(Protocol):
-    @property
-    def name(self) -> str: ...
-
-    def fit(self, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> Fitted:
-        """Learn from rows (n) and labels (n,) of 0 and 1; `fold` (n,) is there to choose settings over, nested once more."""
-
-
-@dataclass(frozen=True)
-class WeightedFit:
-    weights: np.ndarray
-    combine: Combine
-    notes: dict = field(default_factory=dict)
-
-    def predict(self, rows: Rows) -> np.ndarray:
-        return self.combine(rows.prob, self.weights)
-
-
-@dataclass(frozen=True)
-class Weighted:
-    """A method that is a rule for weights and a way to combine with them."""
 
     name: str
-    learn: Learn
-    combine: Combine
-
-    def fit(self, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> WeightedFit:
-        return WeightedFit(self.learn(rows.prob, labels), self.combine)
+    fit: Fit
 
 
-METHODS: tuple[Method, ...] = (
-    Weighted("mean", equal_weights, weighted_mean),
-    Weighted("best_single", best_member_weights, weighted_mean),
-    Weighted("majority", equal_weights, vote_share),
-    Weighted("logit_mean", equal_weights, weighted_logit_mean),
-    RankMean(),
-    CalibratedMean(),
-    Weighted("weighted_mean", log_loss_weights, weighted_mean),
-    Weighted("weighted_votes", search_votes, vote_share),
-    Weighted("greedy", search_greedy_weights, weighted_mean),
-    StackProbs(),
-    StackFeatures(),
-    SecondPass(),
+def weighted(learn: Rule, combine: Rule) -> Fit:
+    """Return a `fit` that learns weights (m,) from prob (n, m) and labels (n,), and combines prob with them."""
+
+    def fit(rows: Rows, labels: np.ndarray, fold: np.ndarray) -> Fitted:
+        weights = learn(rows.prob, labels)
+        return Fitted(lambda rows: combine(rows.prob, weights), weights)
+
+    return fit
+
+
+METHODS = (
+    Method("mean", weighted(equal_weights, weighted_mean)),
+    Method("best_single", weighted(best_member_weights, weighted_mean)),
+    Method("majority", weighted(equal_weights, vote_share)),
+    Method("logit_mean", weighted(equal_weights, weighted_logit_mean)),
+    Method("rank_mean", fit_rank_mean),
+    Method("calibrated_mean", fit_calibrated_mean),
+    Method("weighted_mean", weighted(log_loss_weights, weighted_mean)),
+    Method("weighted_votes", weighted(search_votes, vote_share)),
+    Method("greedy", weighted(search_greedy_weights, weighted_mean)),
+    Method("stack_probs", fit_stack_probs),
+    Method("stack_features", fit_stack_features),
+    Method("second_pass", fit_second_pass),
+)
+REGRESSION_METHODS = (
+    Method("mean", weighted(equal_weights, weighted_mean)),
+    Method("best_single", weighted(least_error_weights, weighted_mean)),
+    Method("weighted_mean", weighted(squared_error_weights, weighted_mean)),
+    Method("ridge", fit_ridge),
 )
 METHOD_NAMES = tuple(method.name for method in METHODS)
-WEIGHTED = ("weighted_mean", "weighted_votes")
+REGRESSION_METHOD_NAMES = tuple(method.name for method in REGRESSION_METHODS)
+WEIGHTED = {"weighted_mean": weighted_mean, "weighted_votes": vote_share}  # the methods that --weights is for
 
 
-def with_weights(rule: str | np.ndarray) -> list[Method]:
-    """All methods, the weighted ones with the weights of `rule`: auto, equal, accuracy, or fixed weights (m,)."""
-    if isinstance(rule, str) and rule == "auto":
-        return list(METHODS)
-    known = {"equal": equal_weights, "accuracy": accuracy_weights}
-    learn = partial(_fixed, rule) if isinstance(rule, np.ndarray) else known[rule]
-    return [Weighted(method.name, learn, method.combine) if method.name in WEIGHTED else method for method in METHODS]
+def check_options(target: Target, method: str, rule: str, leaks: Sequence[str]) -> None:
+    """Raise `InputError` for options of blend.py that do not go together.
 
-
-def candidate_methods(method: str, rule: str | np.ndarray) -> list[Method]:
-    """What may become the submission. A person who says weights gets them: auto then means one of the weighted methods.
-
-    Raises `InputError` for weights that the named method has no use for, and for a method that is not for labels.
+    Args:
+        target: What is predicted.
+        method: The value of --method.
+        rule: The value of --weights.
+        leaks: The names of the leaks to use.
     """
-    if method not in ("auto", *METHOD_NAMES):
-        raise InputError(f"--method {method} predicts numbers: it belongs to --target")
-    automatic = isinstance(rule, str) and rule == "auto"
-    same = isinstance(rule, str) and rule == "equal" and method in ("mean", "majority")
-    if method not in ("auto", *WEIGHTED) and not automatic and not same:
+    names = REGRESSION_METHOD_NAMES if target.regression else METHOD_NAMES
+    weighted_names = [name for name in WEIGHTED if name in names]
+    if method not in ("auto", *names):
+        if not target.regression:
+            raise InputError(f"--method {method} predicts numbers: it belongs to --target")
         raise InputError(
-            f"--method {method} has no weights to set; leave --weights out, or take --method {' or '.join(WEIGHTED)}"
+            f"--method {method} is for labels, and {target.name} is a number. With{target.option} there are auto, "
+            f"{', '.join(names)}"
         )
-    wanted = (method,) if method != "auto" else METHOD_NAMES if automatic else WEIGHTED
-    return [made for made in with_weights(rule) if made.name in wanted]
+    if target.regression and leaks:
+        raise InputError(f"--use-{leaks[0]} is for labels; with{target.option} leave it out")
+    if target.regression and rule == "accuracy":
+        raise InputError(f"--weights accuracy: {target.name} has none; say auto, equal, or name=w,name=w")
+    equal = rule == "equal" and method in ("mean", "majority")
+    if rule != "auto" and method not in ("auto", *weighted_names) and not equal:
+        raise InputError(
+            f"--method {method} has no weights to set; leave --weights out, or take --method "
+            f"{' or '.join(weighted_names)}"
+        )
 
 
-def _fixed(given: np.ndarray, prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return given
+def blend_methods(target: Target, rule: str | np.ndarray) -> list[Method]:
+    """Return all methods for `target`; those of `WEIGHTED` get their weights by `rule`.
+
+    rule: auto (learned), equal, accuracy, or fixed weights float64 (m,).
+    """
+    methods = list(REGRESSION_METHODS if target.regression else METHODS)
+    if isinstance(rule, np.ndarray):
+        learn = partial(_fixed_weights, rule)
+    elif rule == "auto":
+        return methods
+    else:
+        learn = {"equal": equal_weights, "accuracy": accuracy_weights}[rule]
+    return [
+        Method(method.name, weighted(learn, WEIGHTED[method.name])) if method.name in WEIGHTED else method
+        for method in methods
+    ]
+
+
+def candidate_methods(target: Target, method: str, rule: str | np.ndarray, members: int) -> list[Method]:
+    """Return the methods that may be submitted, from simple to complicated.
+
+    Args:
+        target: What is predicted.
+        method: A name, or auto: all methods, or only those of `WEIGHTED` if the weights are not learned.
+        rule: As for `blend_methods`.
+        members: The number of members. The mean of one is best_single, the plainer name.
+    """
+    if method != "auto":
+        names = {method}
+    elif isinstance(rule, np.ndarray) or rule != "auto":
+        names = set(WEIGHTED)
+    elif members == 1:  # on one recipe a ridge regression is chosen by bad luck only
+        names = {"best_single"} if target.regression else set(METHOD_NAMES) - {"mean"}
+    else:
+        return blend_methods(target, rule)
+    return [candidate for candidate in blend_methods(target, rule) if candidate.name in names]
+
+
+def _fixed_weights(weights: np.ndarray, prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return weights
+
+
+def member_weights(names: list[str], fitted: Fitted) -> dict[str, float]:
+    """Return the weight of each member, six digits; empty if the method has none."""
+    return {name: float(f"{weight:.6g}") for name, weight in zip(names, fitted.weights, strict=False)}

@@ -1,4 +1,4 @@
-"""A second look at the rows the mean is unsure of: a specialist decides them, the others keep their answer."""
+"""A second pass over the rows that the mean is unsure of: a specialist decides them, the others stay as they are."""
 
 from dataclasses import dataclass
 
@@ -8,33 +8,31 @@ from facefold.ensemble.calibration import LogisticModel, fit_logistic
 from facefold.ensemble.members import Rows, inner_folds
 from facefold.ensemble.metrics import decide, logit
 
-HALVES = (0.0, 0.05, 0.1, 0.2, 0.3)  # half the width of the band around 0.5; 0: no row is doubtful
+HALF_WIDTHS = (0.0, 0.05, 0.1, 0.2, 0.3)  # of the band around 0.5; with 0 no row is doubtful
 
 
 @dataclass(frozen=True)
 class SecondPassFit:
-    """half: of the band; specialist: on the members' logits and the features' answer, (m + 1) inputs."""
+    """A `Fitted`. half_width: of the band; specialist: on the logits of the members and of `stacked`, m + 1 inputs."""
 
-    half: float
+    half_width: float
     specialist: LogisticModel | None
 
-    @property
-    def weights(self) -> np.ndarray:
-        return np.empty(0)
+    weights = np.empty(0)
 
     @property
     def notes(self) -> dict:
         if self.specialist is None:
             return {"band": [0.5, 0.5]}
         return {
-            "band": [0.5 - self.half, 0.5 + self.half],
+            "band": [0.5 - self.half_width, 0.5 + self.half_width],
             "coef": self.specialist.coef.tolist(),
             "shift": self.specialist.shift,
         }
 
     def doubtful(self, rows: Rows) -> np.ndarray:
-        """bool (n,): whom the specialist decides."""
-        return _doubtful(first_pass(rows), self.half)
+        """Return bool (n,): the rows that the specialist decides."""
+        return _doubtful(first_pass(rows), self.half_width)
 
     def predict(self, rows: Rows) -> np.ndarray:
         prob, doubtful = first_pass(rows), self.doubtful(rows)
@@ -43,46 +41,41 @@ class SecondPassFit:
         return prob
 
 
-@dataclass(frozen=True)
-class SecondPass:
-    """The mean; rows in a band around 0.5 go to a logistic regression trained on such rows of the other folds.
+def fit_second_pass(rows: Rows, labels: np.ndarray, fold: np.ndarray) -> SecondPassFit:
+    """Learn a band around 0.5, and a logistic regression for the rows in it; the others keep their mean.
 
-    The specialist sees the members' logits and, in place of the features, the answer that the stacker of the row's own
-    fold makes of them: raw features of different folds cannot be pooled (see `stacking`), and the doubtful rows of a
-    single fold are too few. The band is the one with the most right decisions on folds that did not train its
-    specialist; equal goes to the narrower, and no band at all is a candidate.
+    The specialist gets the members' logits and, instead of the features, the probability that the stacker of the row's
+    own fold computes from them: raw features of different folds cannot be pooled (see `stacking`), and a single fold
+    has too few doubtful rows. The band is the one with the most correct decisions on folds that did not train its
+    specialist; equal ones go to the narrower, and no band at all is a candidate.
     """
-
-    name: str = "second_pass"
-
-    def fit(self, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> SecondPassFit:
-        inner = inner_folds(fold)
-        correct = {half: _cross_fitted_correct(rows, labels, inner, half) for half in HALVES}
-        half = max(HALVES, key=lambda half: (correct[half], -half))
-        return _fit(rows, labels, half)
+    inner = inner_folds(fold)
+    correct = {width: _cross_fitted_correct(rows, labels, inner, width) for width in HALF_WIDTHS}
+    return _fit(rows, labels, max(HALF_WIDTHS, key=lambda width: (correct[width], -width)))
 
 
 def first_pass(rows: Rows) -> np.ndarray:
-    """What decides the rows that are not doubtful: the mean probability (n,)."""
+    """Return the mean probability (n,), which decides the rows that are not doubtful."""
     return rows.prob.mean(axis=1)
 
 
-def _fit(rows: Rows, labels: np.ndarray, half: float) -> SecondPassFit:
-    doubtful = _doubtful(first_pass(rows), half)
+def _fit(rows: Rows, labels: np.ndarray, half_width: float) -> SecondPassFit:
+    doubtful = _doubtful(first_pass(rows), half_width)
     specialist = fit_logistic(_inputs(rows[doubtful]), labels[doubtful]) if doubtful.any() else None
-    return SecondPassFit(half, specialist)
+    return SecondPassFit(half_width, specialist)
 
 
-def _cross_fitted_correct(rows: Rows, labels: np.ndarray, fold: np.ndarray, half: float) -> int:
+def _cross_fitted_correct(rows: Rows, labels: np.ndarray, fold: np.ndarray, half_width: float) -> int:
     correct = 0
     for k in np.unique(fold):
-        rest, held = fold != k, fold == k
-        correct += int((decide(_fit(rows[rest], labels[rest], half).predict(rows[held])) == labels[held]).sum())
+        rest, held_out = fold != k, fold == k
+        fitted = _fit(rows[rest], labels[rest], half_width)
+        correct += int((decide(fitted.predict(rows[held_out])) == labels[held_out]).sum())
     return correct
 
 
-def _doubtful(prob: np.ndarray, half: float) -> np.ndarray:
-    return np.abs(prob - 0.5) < half
+def _doubtful(prob: np.ndarray, half_width: float) -> np.ndarray:
+    return np.abs(prob - 0.5) < half_width
 
 
 def _inputs(rows: Rows) -> np.ndarray:

@@ -1,34 +1,35 @@
-"""Stackers: logistic regression on what the members say, and on what they see (their penultimate features).
+"""Stackers: linear models of the members' predictions, and of their penultimate features.
 
-The features of two fold models live in different bases: axis 7 of the one has nothing to do with axis 7 of the other, so a
-stacker trained on features pooled over folds learns from a mixture of unrelated numbers. Hence one stacker a fold, trained
-on that fold's held-out rows only, whose features its own model made without having trained on them. Its answers for
-these rows are cross-fitted inside the fold (groups undivided), its answers for the test rows start from the features that
-the same fold's model made of them, and the mean over folds is the test prediction. (A backbone frozen in full would have
-one basis in all folds and could pool; no recipe has one.)
+The features of two fold models live in different bases: axis 7 of one has nothing to do with axis 7 of the other, so a
+stacker trained on features pooled over folds learns from a mixture of unrelated numbers. Hence one stacker per fold,
+trained on the held-out rows of that fold, whose features come from the one model that did not train on them. Its
+probabilities for these rows are cross-fitted inside the fold (groups undivided). Its probabilities for the test rows
+start from the features that the same fold's model computes, and the mean over folds is the test prediction. (A backbone
+frozen as a whole would have one basis in all folds and could pool; no recipe has one.)
 
-What is honest about it: the answer for a row was learned from other rows of its own fold and from no other fold, and never
-from the row itself. So the answers are one more column beside the members' probabilities, the same whichever folds
-an outer loop holds out, and computed once: a method that learns from this column on some folds and predicts another has
-not used the label of any row that it predicts for that row. One exception, which reaches no score: where two folds are all there is, the choice
-of `auto` halves the fold that is left, and the column of one half has then learned from the other.
+The probability of a row is learned from other rows of its own fold, never from the row itself, and from no other fold.
+So it is one more column next to the members' probabilities, the same for any folds that an outer loop holds out, and is
+computed once: a method that learns from this column on some folds and predicts another has not used the label of any
+row that it predicts for that row. There is one exception, which reaches no score: with two folds in all, the choice of
+`auto` halves the fold that is left, and the column of one half was then learned from the other.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge
 from threadpoolctl import threadpool_limits
 
-from facefold.ensemble.calibration import LogisticModel, fit_logistic
-from facefold.ensemble.members import OofMatrix, Rows
+from facefold.ensemble.calibration import fit_logistic
+from facefold.ensemble.members import Fitted, OofMatrix, Rows
 from facefold.ensemble.metrics import logit
 
-COMPONENTS = 64  # principal components kept of a fold's features ..
-ROWS_A_COMPONENT = 8  # .. but no more than one for so many rows
-FAR = 10.0  # standard deviations
-PARTS = 5  # of a fold, for cross-fitting inside it
+COMPONENTS = 64  # principal components of a fold's features, at most ..
+ROWS_PER_COMPONENT = 8  # .. one for so many rows
+MAX_DEVIATIONS = 10.0  # standard deviations
+INNER_FOLDS = 5  # for cross-fitting inside a fold
 _SEED = 0
 
 FeatureLoader = Callable[[int, str, list[str]], np.ndarray]
@@ -36,113 +37,93 @@ FeatureLoader = Callable[[int, str, list[str]], np.ndarray]
 
 @dataclass(frozen=True)
 class Stacked:
-    """Probabilities of label 1 from features: oof float64 (n,), cross-fitted; test float64 (t,), the mean over folds."""
+    """Probabilities of label 1 from features, float64: oof (n,), cross-fitted; test (t,), the mean over folds."""
 
     oof: np.ndarray
     test: np.ndarray
 
 
 def fit_feature_stackers(matrix: OofMatrix, features: FeatureLoader) -> Stacked:
-    """Train a stacker a fold on the members' features and logits and let it answer for that fold's rows and the test rows.
+    """Train one stacker per fold on the members' features and logits, and predict that fold's rows and the test rows.
 
-    `features(fold, part, ids)` gives float32 (len(ids), F); part is oof or test (see `members.features`).
-    One fold's features are in memory at a time. One thread, six decimals: the same bytes on any number of cores.
+    For a regression target there are none: all nan. `features(fold, part, ids)` returns float32 (len(ids), F); part is
+    oof or test (see `load_features`). One fold's features are in memory at a time. One thread and six decimals give the
+    same bytes on any number of cores.
     """
-    with threadpool_limits(1):
-        return _stack(matrix, features)
-
-
-def _stack(matrix: OofMatrix, features: FeatureLoader) -> Stacked:
+    if matrix.target.regression:
+        return Stacked(np.full(len(matrix.ids), np.nan), np.full(len(matrix.test_ids), np.nan))
     oof, test = np.empty(len(matrix.ids)), []
-    for k in np.unique(matrix.fold):
-        held = np.flatnonzero(matrix.fold == k)
-        labels = matrix.labels[held]
-        own, other = _reduced(
-            features(int(k), "oof", [matrix.ids[i] for i in held]), features(int(k), "test", matrix.test_ids)
-        )
-        own = np.hstack([own, logit(matrix.prob[held])])
-        other = np.hstack([other, logit(matrix.fold_test_prob[k])])
-        oof[held] = cross_fitted(own, labels, split_parts(labels, matrix.group[held]))
-        test.append(fit_logistic(own, labels).predict(other))
+    with threadpool_limits(1):
+        for k in np.unique(matrix.fold):
+            rows = np.flatnonzero(matrix.fold == k)
+            labels = matrix.labels[rows]
+            oof_x, test_x = _principal_components(
+                features(int(k), "oof", [matrix.ids[row] for row in rows]), features(int(k), "test", matrix.test_ids)
+            )
+            oof_x = np.hstack([oof_x, logit(matrix.prob[rows])])
+            test_x = np.hstack([test_x, logit(matrix.fold_test_prob[k])])
+            oof[rows] = cross_fitted(oof_x, labels, split_inner_folds(labels, matrix.group[rows]))
+            test.append(fit_logistic(oof_x, labels).predict(test_x))
     return Stacked(np.round(oof, 6), np.round(np.mean(test, axis=0), 6))
 
 
-def cross_fitted(x: np.ndarray, labels: np.ndarray, part: np.ndarray) -> np.ndarray:
-    """Probabilities (n,): the rows of each part predicted from x (n, f) by a logistic regression on the other parts."""
+def cross_fitted(x: np.ndarray, labels: np.ndarray, inner_fold: np.ndarray) -> np.ndarray:
+    """Return probabilities (n,): each inner fold of x (n, f) is predicted by a logistic regression on the others."""
     prob = np.empty(len(labels))
-    for number in np.unique(part):
-        held = part == number
-        prob[held] = fit_logistic(x[~held], labels[~held]).predict(x[held])
+    for k in np.unique(inner_fold):
+        held_out = inner_fold == k
+        prob[held_out] = fit_logistic(x[~held_out], labels[~held_out]).predict(x[held_out])
     return prob
 
 
-def split_parts(labels: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Deal rows to `PARTS` parts, int64 (n,): equal shares of the labels, a group (n,) never divided. A fixed seed."""
+def split_inner_folds(labels: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Return one of `INNER_FOLDS` for each row, int64 (n,): equal shares of the labels, a group (n,) never divided."""
     names, first, member = np.unique(group, return_index=True, return_inverse=True)
     order = np.lexsort([np.random.default_rng(_SEED).random(len(names)), labels[first]])
-    part = np.empty(len(names), dtype=np.int64)
-    part[order] = np.arange(len(names)) % PARTS
-    return part[member.reshape(-1)]
+    inner_fold = np.empty(len(names), dtype=np.int64)
+    inner_fold[order] = np.arange(len(names)) % INNER_FOLDS
+    return inner_fold[member.reshape(-1)]
 
 
-def _reduced(own: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Standardised principal components, fitted on own (n, F), of own and other (t, F); the first has variance 1.
+def _principal_components(oof: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return standardised principal components of oof (n, F) and test (t, F), fitted on oof; the first has variance 1.
 
-    No labels take part. Constant features are left out; without others there are no components. Values beyond `FAR`
-    standard deviations count as that: a unit that is silent on all rows but one must not decide a test row alone.
+    No labels are used. Constant features are left out; without others there are no components. Values beyond
+    `MAX_DEVIATIONS` are clipped: a unit that is silent on all rows but one must not decide a test row alone.
     """
-    spread = own.std(axis=0, dtype=np.float64)
+    spread = oof.std(axis=0, dtype=np.float64)
     varied = spread > 1e-6
-    count = min(COMPONENTS, len(own) // ROWS_A_COMPONENT, int(varied.sum()))
+    count = min(COMPONENTS, len(oof) // ROWS_PER_COMPONENT, int(varied.sum()))
     if count == 0:
-        return np.empty((len(own), 0)), np.empty((len(other), 0))
-    mean, spread = own[:, varied].mean(axis=0, dtype=np.float64), spread[varied]
-    own, other = (np.clip((part[:, varied] - mean) / spread, -FAR, FAR) for part in (own, other))
+        return np.empty((len(oof), 0)), np.empty((len(test), 0))
+    mean, spread = oof[:, varied].mean(axis=0, dtype=np.float64), spread[varied]
+    oof, test = (
+        np.clip((features[:, varied] - mean) / spread, -MAX_DEVIATIONS, MAX_DEVIATIONS) for features in (oof, test)
+    )
     # In float64 and by the covariance: a randomised float32 solver gave other digits with another number of threads.
-    pca = PCA(count, svd_solver="covariance_eigh").fit(own)
+    pca = PCA(count, svd_solver="covariance_eigh").fit(oof)
     axes = (pca.components_ / np.sqrt(pca.explained_variance_[0])).T  # (F, count)
-    return own @ axes, other @ axes
+    return oof @ axes, test @ axes
 
 
-@dataclass(frozen=True)
-class StackFit:
-    """weights: the coefficients of the members' logits (m,)."""
-
-    line: LogisticModel
-    notes: dict = field(default_factory=dict)
-
-    @property
-    def weights(self) -> np.ndarray:
-        return self.line.coef
-
-    def predict(self, rows: Rows) -> np.ndarray:
-        return self.line.predict(logit(rows.prob))
+def fit_stack_probs(rows: Rows, labels: np.ndarray, fold: np.ndarray) -> Fitted:
+    """Fit a logistic regression on the members' logits, which have one meaning in all folds and are pooled."""
+    model = fit_logistic(logit(rows.prob), labels)
+    return Fitted(lambda rows: model.predict(logit(rows.prob)), model.coef)
 
 
-@dataclass(frozen=True)
-class StackProbs:
-    """Logistic regression on the members' logits, which have one meaning in every fold and are pooled."""
-
-    name: str = "stack_probs"
-
-    def fit(self, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> StackFit:
-        return StackFit(fit_logistic(logit(rows.prob), labels))
+def fit_stack_features(rows: Rows, labels: np.ndarray, fold: np.ndarray) -> Fitted:
+    """Take the probabilities of `fit_feature_stackers` as they are: nothing is left to learn from other folds."""
+    return Fitted(lambda rows: rows.stacked)
 
 
-@dataclass(frozen=True)
-class StackedFit:
-    weights: np.ndarray = field(default_factory=lambda: np.empty(0))
-    notes: dict = field(default_factory=dict)
+def fit_ridge(rows: Rows, values: np.ndarray, fold: np.ndarray) -> Fitted:
+    """Fit a ridge regression (penalty 1) on the members' values, in standard deviations of values (n,); six decimals.
 
-    def predict(self, rows: Rows) -> np.ndarray:
-        return rows.stacked
-
-
-@dataclass(frozen=True)
-class StackFeatures:
-    """The answers of `stack` as they are: nothing is left to learn from other folds."""
-
-    name: str = "stack_features"
-
-    def fit(self, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> StackedFit:
-        return StackedFit()
+    There are no weights, as coefficients neither sum to one nor stay above zero.
+    """
+    mean, scale = values.mean(), values.std() or 1.0
+    model = Ridge(alpha=1.0).fit((rows.prob - mean) / scale, (values - mean) / scale)
+    coef = np.round(model.coef_, 6)
+    shift = round(float(mean - mean * coef.sum() + scale * model.intercept_), 6)
+    return Fitted(lambda rows: rows.prob @ coef + shift, notes={"coef": coef.tolist(), "shift": shift})

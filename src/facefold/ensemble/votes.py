@@ -1,4 +1,4 @@
-"""Hard votes: each member says 0 or 1, members may have several votes, the mean probability breaks ties."""
+"""Hard votes: each member votes 0 or 1, members may have several votes, and the mean probability breaks ties."""
 
 from fractions import Fraction
 from itertools import combinations
@@ -8,24 +8,24 @@ import numpy as np
 
 from facefold.ensemble.metrics import decide, log_loss
 
-MOST_VOTES = 5
-FEW = 12  # members; with more, moves of two and further starts cost too much for the little they find
+MAX_VOTES = 5
+FEW_MEMBERS = 12  # with more, moves of two members and further starts cost too much for the little they find
 
 
 def vote_share(prob: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The share of votes for label 1, (n,), with the (weighted) mean probability as one more voter.
+    """Return the share of votes for label 1, (n,), with the weighted mean probability as one more voter.
 
-    prob is (n, m); weights (m,) >= 0 of any scale, taken as whole votes in their smallest proportion. With W votes, V
-    of them for label 1, the score is (V + mean) / (W + 1): it is 0.5 or more exactly where V > W / 2, or V = W / 2 and
+    prob is (n, m); weights (m,) >= 0 of any scale, taken as integer votes in their smallest proportion. With W votes, V
+    of them for label 1, the score is (V + mean) / (W + 1): it is 0.5 or more exactly if V > W / 2, or V = W / 2 and
     the mean is 0.5 or more. So one number ranks the rows, decides them and breaks ties.
     """
-    votes = whole_votes(weights)
+    votes = integer_votes(weights)
     mean = prob @ (votes / votes.sum())
     return (decide(prob) @ votes + mean) / (votes.sum() + 1)
 
 
-def whole_votes(weights: np.ndarray) -> np.ndarray:
-    """The smallest whole numbers, int64 (m,), in the proportion of `weights`: 0.5, 0.25, 0 gives 2, 1, 0."""
+def integer_votes(weights: np.ndarray) -> np.ndarray:
+    """Return the smallest integers, int64 (m,), in the proportion of `weights`: 0.5, 0.25, 0 gives 2, 1, 0."""
     relative = np.asarray(weights, dtype=np.float64) / np.max(weights)
     exact = [Fraction(weight).limit_denominator(1000) for weight in relative.tolist()]
     scale = lcm(*(weight.denominator for weight in exact))
@@ -37,28 +37,28 @@ def whole_votes(weights: np.ndarray) -> np.ndarray:
 
 
 def search_votes(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Votes a member, int64 (m,) in 0..5, for the most accurate vote on prob (n, m) and labels (n,).
+    """Return votes per member, int64 (m,) in 0..5, for the most accurate vote on prob (n, m) and labels (n,).
 
-    Accuracy is a step function, so it is searched: a climb that changes one member's votes by any number or two members'
-    by one, from one, two and three votes each and from the best member alone. Equal accuracy is decided by the log loss
-    of the weighted mean probability, so that of the many weightings which vote alike the one is taken that the
-    probabilities prefer.
+    Accuracy is a step function, hence a hill climb that changes the votes of one member by any number or of two members
+    by one. It starts from one, two and three votes each and from the best member alone. Of the many weightings with the
+    same votes on all rows, the one whose weighted mean probability has the least log loss is taken.
     """
     objective = _Objective(prob, labels)
     members = prob.shape[1]
     alone = np.eye(members, dtype=np.int64)
     best_member = max(range(members), key=lambda j: objective(alone[j]))
-    starts = [np.full(members, number) for number in ((1, 2, 3) if members <= FEW else (1,))] + [alone[best_member]]
-    return whole_votes(max((_climb(start, objective) for start in starts), key=objective))
+    numbers = (1, 2, 3) if members <= FEW_MEMBERS else (1,)
+    starts = [np.full(members, number) for number in numbers] + [alone[best_member]]
+    return integer_votes(max((_climb(start, objective) for start in starts), key=objective))
 
 
 class _Objective:
-    """(rows decided correctly, minus log loss) of votes (m,); larger is better."""
+    """(correctly decided rows, minus log loss) of votes (m,); larger is better."""
 
     def __init__(self, prob: np.ndarray, labels: np.ndarray):
         self.prob, self.labels = prob, labels
         hard = decide(prob)
-        split = hard.min(axis=1) != hard.max(axis=1)  # unanimous rows are decided alike by every weighting
+        split = hard.min(axis=1) != hard.max(axis=1)  # no weighting changes the decision of a unanimous row
         self.split_hard, self.split_prob, self.split_labels = hard[split].astype(float), prob[split], labels[split]
 
     def correct(self, votes: np.ndarray) -> int:
@@ -73,8 +73,8 @@ class _Objective:
 
 def _moves(members: int) -> list[np.ndarray]:
     unit = np.eye(members, dtype=np.int64)
-    moves = [step * unit[j] for j in range(members) for step in range(-MOST_VOTES, MOST_VOTES + 1) if step]
-    if members <= FEW:
+    moves = [step * unit[j] for j in range(members) for step in range(-MAX_VOTES, MAX_VOTES + 1) if step]
+    if members <= FEW_MEMBERS:
         moves += [
             a * unit[i] + b * unit[j] for i, j in combinations(range(members), 2) for a in (-1, 1) for b in (-1, 1)
         ]
@@ -87,7 +87,7 @@ def _climb(votes: np.ndarray, objective: _Objective) -> np.ndarray:
         moved = False
         for move in moves:
             trial = votes + move
-            if trial.min() < 0 or trial.max() > MOST_VOTES or not trial.any() or objective.correct(trial) < value[0]:
+            if trial.min() < 0 or trial.max() > MAX_VOTES or not trial.any() or objective.correct(trial) < value[0]:
                 continue
             if (trial_value := objective(trial)) > value:
                 votes, value, moved = trial, trial_value, True

@@ -21,7 +21,18 @@ from facefold.utils.files import write_json
 MARK = "facefold_pack.json"
 PROJECT = Path(__file__).resolve().parents[3]
 # Small ones; torch and what is as large are the image's.
-WHEELS = ("timm", "albumentations", "albucore", "stringzilla", "simsimd", "safetensors", "threadpoolctl", "tqdm")
+WHEELS = (
+    "timm",
+    "albumentations",
+    "albucore",
+    "stringzilla",
+    "simsimd",
+    "safetensors",
+    "threadpoolctl",
+    "tqdm",
+    "cleanlab",
+    "termcolor",
+)
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 
@@ -39,9 +50,8 @@ def fill_upload(out: Path, root: Path, facts: dict, folds: int) -> None:
     dataset, names = out / "dataset", [member["recipe"] for member in facts["members"]]
     made_with = f"Python {platform.python_version()}, torch {version('torch')}"
     write_json(dataset / MARK, {"blend": _options(facts["options"]), "made_with": made_with})
-    for path in sorted(
-        [*(PROJECT / "src").rglob("*.py"), *(PROJECT / "src").rglob("*.toml"), PROJECT / "requirements.txt"]
-    ):
+    sources = (path for suffix in ("py", "toml", "j2") for path in (PROJECT / "src").rglob(f"*.{suffix}"))
+    for path in sorted([*sources, PROJECT / "pyproject.toml"]):
         _copy(path, dataset / path.relative_to(PROJECT))
     for path in sorted((root / "folds").iterdir()):
         if path.name != README:
@@ -136,8 +146,8 @@ def fetch_wheels(out: Path, python: str) -> list[str]:
 
 
 def _options(asked: dict) -> list[str]:
-    """What to tell blend.py to blend as it did."""
-    flags = [f"--{name.replace('_', '-')}" for name in ("use_order", "use_twins") if asked[name]]
+    """The options with which blend.py blends as it did."""
+    flags = [f"--use-{name}" for name in asked["leaks"]]
     return [
         "--recipes",
         ",".join(asked["recipes"]),

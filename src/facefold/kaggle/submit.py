@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from facefold.data.competition import Competition
-from facefold.data.csv_file import Findings, read_csv_rows
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_csv, write_csv
 
@@ -75,29 +73,6 @@ class LogEntry:
     low: str = ""
     high: str = ""
     public: str = ""
-
-
-def check_submission(competition: Competition, path: Path) -> int:
-    """The rows of a submission, which has exactly the ids of sampleSubmit.csv, in its order, each with label 0 or 1.
-
-    All that is wrong is one `InputError`.
-    """
-    findings = Findings()
-    rows = read_csv_rows(path, ["id", "label"], findings)
-    wanted, got = competition.sample["id"].tolist(), [cells[0] for _, cells in rows]
-    known, there = set(wanted), set(got)
-    for row, (id, label) in rows:
-        if id not in known:
-            findings.add("extra", f"row {row}: id '{id}' is not in sampleSubmit.csv")
-        if label not in ("0", "1"):
-            findings.add("label", f"row {row}: label '{label}' is not 0 or 1")
-    for id in wanted:
-        if id not in there:
-            findings.add("missing", f"id '{id}' of sampleSubmit.csv has no row")
-    if len(got) == len(wanted) and known == there and got != wanted:
-        findings.add("order", "its rows are not in the order of sampleSubmit.csv")
-    findings.raise_any(f"{path} is not a valid submission:", "Run `python src/blend.py`, which writes it.")
-    return len(rows)
 
 
 def load_submission_log(root: Path) -> list[LogEntry]:

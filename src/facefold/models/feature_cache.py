@@ -22,7 +22,7 @@ import torch
 
 from facefold.augment.policies import policy_settings
 from facefold.data.cache import ImageCache
-from facefold.models.build import FrozenStages
+from facefold.models.build import FrozenStages, build_model
 from facefold.models.inference import fuse_frozen_stages
 from facefold.models.precision import Precision
 from facefold.models.recipe import Recipe
@@ -161,6 +161,19 @@ def view_names(recipe: Recipe) -> list[tuple[str, str]]:
     epochs = range(recipe.epochs if recipe.changes_images else 0)
     augmented = dict.fromkeys(_epoch_view_name(epoch, recipe.views) for epoch in epochs)
     return [("train", view) for view in augmented] + [(split, view) for split in ("train", "test") for view in plain]
+
+
+def feature_cache_bytes(recipe: Recipe, train_rows: int, test_rows: int) -> int:
+    """Return the bytes of all views of the recipe's frozen stages, from their structure; 0 if nothing is frozen."""
+    if not recipe.has_frozen_stages:
+        return 0
+    stages, total = build_model(recipe, pretrained=False)[0].frozen_stages.eval(), 0
+    with torch.inference_mode():
+        image_bytes = 2 * stages(torch.zeros(1, recipe.size, recipe.size, 3, dtype=torch.uint8)).numel()
+    for split, view in view_names(recipe):
+        side = recipe.size_in(int(view.removeprefix("epoch_"))) if view.startswith("epoch_") else recipe.size
+        total += (train_rows if split == "train" else test_rows) * image_bytes * side**2 // recipe.size**2
+    return total
 
 
 def _epoch_view_name(epoch: int, views: int) -> str:

@@ -68,7 +68,7 @@ def build_backbone(
         raise InputError(f"recipe {recipe.name}: timm {timm.__version__} has no model '{recipe.backbone}'")
     settings: dict = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
     if timm.get_pretrained_cfg(recipe.backbone).fixed_input_size:
-        settings["img_size"] = recipe.size
+        settings["img_size"] = recipe.size  # a transformer's position embeddings are resampled to it
     headless = {**settings, "num_classes": 0} if drop_head else settings
     if not pretrained or recipe.weights == "none":
         return _create_model(recipe, headless), {"source": "none"}

@@ -101,7 +101,7 @@ def describe_actions(leaks: list[str], mixed: list[str], broken: pd.DataFrame) -
     """Describe what to do, a line for each kind of finding."""
     lines = []
     if leaks:
-        lines.append("leaks say nothing about new images: blend.py uses none without --use-order or --use-twins")
+        lines.append("leaks say nothing about new images: blend.py uses none without --use-order or --use-duplicates")
     if mixed:
         lines.append("look at the images with both labels: at least one label of each group is wrong")
     if len(broken):

@@ -1,30 +1,37 @@
-"""How well the blend does on parts of the rows: by the columns of meta.csv, numbers in bands, each with its interval and size.
+"""Accuracy of the blend by the columns of meta.csv, numbers in bands, each group with its interval and size.
 
-Whatever differs between groups differs for many reasons (how many rows were learned from, how hard the pictures, how wrong the
-labels are): the figures say where to be careful, not why.
+Groups differ for many reasons (rows to learn from, difficulty of the images, wrong labels): the numbers say where to be
+careful, not why.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from facefold.ensemble.blend import Blend
 from facefold.ensemble.metrics import wilson_interval
+from facefold.report import figures
+from facefold.report.html import inline_svg
 
-MOST = 12  # bands of a number; other columns with more values than this are left out
+MAX_GROUPS = 12  # bands of a number; other columns with more values than this are left out
 _COLUMNS = ["group", "rows", "accuracy", "low", "high", "label_0", "label_1"]
 
 
-def number(values: pd.Series) -> np.ndarray | None:
-    """float64 (n,), nan where the text is blank, for a column that is a number with many values; else None."""
-    numbers = pd.to_numeric(values.where(values.str.strip() != ""), errors="coerce").to_numpy(np.float64)
-    whole = np.isfinite(numbers) | (values.str.strip() == "").to_numpy()
-    return numbers if whole.all() and len(np.unique(numbers[np.isfinite(numbers)])) > MOST else None
+def parse_numbers(column: pd.Series) -> np.ndarray | None:
+    """Return float64 (n,), nan where the text is blank, for a column of numbers with many values; else None."""
+    blank = column.str.strip() == ""
+    numbers = pd.to_numeric(column.where(~blank), errors="coerce").to_numpy(np.float64)
+    finite = np.isfinite(numbers)
+    return numbers if (finite | blank).all() and len(np.unique(numbers[finite])) > MAX_GROUPS else None
 
 
-def edges(numbers: np.ndarray, most: int = MOST) -> np.ndarray:
-    """The edges of at most `most` bands of equal width (1, 2 or 5 times a power of ten) that hold the finite numbers (n,) and
-    are no wider than need be; a band holds its lower edge, not its upper one."""
+def band_edges(numbers: np.ndarray, most: int = MAX_GROUPS) -> np.ndarray:
+    """Return the edges of at most `most` bands of equal width, as narrow as possible, that hold the numbers (n,).
+
+    Numbers are finite. The width is 1, 2 or 5 times a power of ten. A band holds its lower edge, not its upper one.
+    """
     low, high = float(numbers.min()), float(numbers.max())
     tens = 10.0 ** (math.floor(math.log10(high - low)) - 2)
     for width in (factor * power for power in (tens, 10 * tens, 100 * tens) for factor in (1, 2, 5)):
@@ -34,40 +41,58 @@ def edges(numbers: np.ndarray, most: int = MOST) -> np.ndarray:
     return np.arange(first, last + 1) * width
 
 
-def bands(values: pd.Series) -> pd.Series | None:
-    """The group of each row, an ordered category, nan where nothing is given; None for a column that makes no groups."""
-    numbers = number(values)
+def group_column(column: pd.Series) -> pd.Series | None:
+    """Return the group of each row, an ordered category, nan where blank; None for a column that makes no groups."""
+    numbers = parse_numbers(column)
     if numbers is None:
-        given = values.str.strip().replace("", np.nan)
-        names = sorted(given.dropna().unique(), key=lambda name: (len(name), name) if name.isdigit() else (99, name))
-        return given.astype(pd.CategoricalDtype(names, ordered=True)) if 1 < len(names) <= MOST else None
-    cuts = edges(numbers[np.isfinite(numbers)])
-    whole = np.equal(numbers[np.isfinite(numbers)] % 1, 0).all() and np.equal(cuts % 1, 0).all()
+        values = column.str.strip().replace("", np.nan)
+        names = sorted(values.dropna().unique(), key=lambda name: (len(name), name) if name.isdigit() else (99, name))
+        return values.astype(pd.CategoricalDtype(names, ordered=True)) if 1 < len(names) <= MAX_GROUPS else None
+    finite = numbers[np.isfinite(numbers)]
+    edges = band_edges(finite)
+    integers = np.equal(finite % 1, 0).all() and np.equal(edges % 1, 0).all()
     names = [
-        f"{low:g}-{high - 1:g}" if whole and high - low > 1 else f"{low:g} to {high:g}"
-        for low, high in zip(cuts, cuts[1:])
+        f"{low:g}-{high - 1:g}" if integers and high - low > 1 else f"{low:g} to {high:g}"
+        for low, high in zip(edges, edges[1:], strict=False)
     ]
-    return pd.Series(pd.cut(numbers, cuts, right=False, labels=names), index=values.index)
+    return pd.Series(pd.cut(numbers, edges, right=False, labels=names), index=column.index)
 
 
-def table(group: pd.Series, oof: pd.DataFrame) -> pd.DataFrame:
-    """Table group, rows, accuracy, low, high (95 %), label_0, label_1: the accuracy on the rows of each label, nan without any.
+def group_accuracy(group: pd.Series, oof: pd.DataFrame) -> pd.DataFrame:
+    """Return the table group, rows, accuracy, low, high (95 %), label_0, label_1 (accuracy by label, nan without rows).
 
     group: by id (the index), nan where it is not known; oof: id, label, pred. Groups without rows are left out.
     """
-    rows = oof.set_index("id").assign(group=group, right=oof.set_index("id").eval("label == pred"))
-    found = []
-    for name, part in rows.groupby("group", observed=True):
-        correct = int(part["right"].sum())
-        by_label = [part.loc[part["label"] == label, "right"].mean() for label in (0, 1)]
-        found.append((name, len(part), correct / len(part), *wilson_interval(correct, len(part)), *by_label))
-    return pd.DataFrame(found, columns=_COLUMNS)
+    oof = oof.set_index("id")
+    oof = oof.assign(group=group, correct=oof["label"] == oof["pred"])
+    table = []
+    for name, rows in oof.groupby("group", observed=True):
+        correct = int(rows["correct"].sum())
+        by_label = [rows.loc[rows["label"] == label, "correct"].mean() for label in (0, 1)]
+        table.append((name, len(rows), correct / len(rows), *wilson_interval(correct, len(rows)), *by_label))
+    return pd.DataFrame(table, columns=_COLUMNS)
 
 
-def tables(meta: pd.DataFrame | None, oof: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """`table` for each column of meta.csv that makes groups, by the column's name; none without meta.csv."""
+def accuracy_by_column(meta: pd.DataFrame | None, oof: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return `group_accuracy` of each column of meta.csv that makes groups, by its name; empty without meta.csv."""
     if meta is None:
         return {}
-    known = meta.set_index("id").reindex(oof["id"]).fillna("")
-    found = {name: bands(known[name]) for name in known}
-    return {name: table(group, oof) for name, group in found.items() if group is not None}
+    meta = meta.set_index("id").reindex(oof["id"]).fillna("")
+    groups = {name: group_column(meta[name]) for name in meta}
+    return {name: group_accuracy(group, oof) for name, group in groups.items() if group is not None}
+
+
+def group_sections(meta: pd.DataFrame | None, blend: Blend) -> list[dict[str, Any]]:
+    """Return rows and drawing of each column of meta.csv that makes groups."""
+    sections = []
+    for column, table in accuracy_by_column(meta, blend.oof).items():
+        rows = list(table.itertuples())
+        svg = figures.draw_intervals(
+            [f"{row.group}  (n = {row.rows:,})" for row in rows],
+            table[["accuracy", "low", "high"]],
+            xlabel="accuracy",
+            reference=blend.facts["score"]["accuracy"],
+        )
+        values = ", ".join(f"{row.group} {row.accuracy:.3f} on {row.rows} rows" for row in rows)
+        sections.append({"column": column, "rows": rows, "svg": inline_svg(svg, f"Accuracy by {column}: {values}")})
+    return sections

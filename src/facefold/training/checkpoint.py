@@ -1,88 +1,69 @@
-"""Where a fold's training stands, in one safetensors file that is there whole or not at all.
+"""The state of a fold's training after an epoch, in one file that is there whole or not at all.
 
-Tensors: `model.*`, `ema.*`, `best.*`, `optimizer.<group>.<parameter>.<name>`. Header: one json object under "state" (identity,
-epochs done, history, gradient scaler), and the checksum of all of it under "sha256".
+The file is a line with the sha256 (hex) of what follows, then a dict as `torch.save` writes it: meta, the fields of
+`CheckpointMeta` and of the run's identity; model, ema and best, trainable state dicts; optimizer, its state.
 """
 
 import hashlib
-import json
-from collections.abc import Iterable
+import io
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as packed
-from torch import Tensor
 
 from facefold.utils.errors import InputError
 from facefold.utils.files import atomic_path
 
 
-def save_checkpoint(path: Path, header: dict, parts: dict[str, dict[str, Tensor]]) -> None:
-    """Write `parts` (prefix -> name -> tensor) and the header, atomically."""
-    tensors = {
-        f"{prefix}.{name}": value.detach().cpu().contiguous().clone()
-        for prefix, state in parts.items()
-        for name, value in state.items()
-    }
-    state = json.dumps(header)
-    content = packed(tensors, {"state": state, "sha256": _digest(state, sorted(tensors.items()))})
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content)  # safetensors' own writing tells a full disk as an error of its own kind
+@dataclass
+class CheckpointMeta:
+    """What a checkpoint says of itself.
+
+    history: one row per finished epoch. scaler: state of the gradient scaler. weights_source: where the pretrained
+    weights came from ({source, sha256}). precision: number format and device type. repeated_epoch: the epoch (from 0)
+    that was repeated because its loss was not finite. accumulate: parts of a batch. cpu_seconds: of the finished epochs.
+    """
+
+    history: list[dict] = field(default_factory=list)
+    scaler: dict = field(default_factory=dict)
+    weights_source: dict | None = None
+    precision: str | None = None
+    repeated_epoch: int | None = None
+    accumulate: int = 1
+    cpu_seconds: float = 0.0
 
 
-def load_checkpoint_header(path: Path) -> dict | None:
-    """The header of a checkpoint, None where there is none. `InputError` when any byte of the file is damaged."""
+@dataclass(frozen=True)
+class Checkpoint:
+    """identity: of the run, see `runs.Identity`. state: part (model, ema, best, optimizer) -> state dict, on the CPU."""
+
+    identity: dict
+    meta: CheckpointMeta
+    state: dict[str, dict]
+
+
+def save_checkpoint(path: Path, identity: dict, meta: CheckpointMeta, state: dict[str, dict]) -> None:
+    """Write a checkpoint atomically."""
+    buffer = io.BytesIO()
+    torch.save({"identity": identity, "meta": asdict(meta), **state}, buffer)
+    content = buffer.getbuffer()
+    with atomic_path(path) as temporary, open(temporary, "wb") as out:
+        out.write(hashlib.sha256(content).hexdigest().encode() + b"\n")
+        out.write(content)
+
+
+def load_checkpoint(path: Path) -> Checkpoint | None:
+    """Load a checkpoint, None where there is none. Raise `InputError` if any byte of the file is damaged."""
     if not path.exists():
         return None
     try:
-        with safe_open(path, "pt") as opened:
-            facts = opened.metadata()
-            found = _digest(facts["state"], ((name, opened.get_tensor(name)) for name in sorted(opened.keys())))
-        if facts.get("sha256", found) != found:  # one from before there were checksums has none
+        digest, _, content = path.read_bytes().partition(b"\n")
+        if digest != hashlib.sha256(content).hexdigest().encode():
             raise ValueError("its checksum differs")
-        return json.loads(facts["state"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete it, and that fold starts anew")
-
-
-def load_checkpoint_part(path: Path, prefix: str) -> dict[str, Tensor]:
-    """The tensors saved under `prefix`, on the CPU."""
-    with safe_open(path, "pt") as opened:
-        return {
-            name.removeprefix(f"{prefix}."): opened.get_tensor(name)
-            for name in opened.keys()
-            if name.startswith(f"{prefix}.")
-        }
-
-
-def _digest(state: str, tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Sha256 of a header and of tensors with their names, types and shapes, sorted by name."""
-    found = hashlib.sha256(state.encode("utf-8"))
-    for name, value in tensors:
-        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        found.update(value.reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state, flat: `<parameter number>.<name>` -> tensor. Rates and decays are the recipe's, not state."""
-    return {
-        f"{number}.{name}": value
-        for number, state in optimizer.state_dict()["state"].items()
-        for name, value in state.items()
-        if value is not None
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put what `optimizer_tensors` gave back into a fresh optimiser over the same parameters."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        number, _, name = key.partition(".")
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    for parameter, held in optimizer.state.items():
-        for name, value in held.items():
-            if value.shape == parameter.shape:  # saved contiguous; the parameter may be channels_last
-                held[name] = torch.empty_like(parameter).copy_(value)
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        meta = {field.name: loaded["meta"][field.name] for field in fields(CheckpointMeta)}
+        state = {name: value for name, value in loaded.items() if name not in ("identity", "meta")}
+        return Checkpoint(loaded["identity"], CheckpointMeta(**meta), state)
+    except (OSError, ValueError, KeyError, UnpicklingError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete it, and that fold starts again") from error

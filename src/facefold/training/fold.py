@@ -1,14 +1,11 @@
-"""The loop: one recipe on one fold, from pretrained weights to OOF and test probabilities, or values of a regression.
+"""Train a recipe on one fold.
 
-Everything random is drawn from names (seed, fold, epoch, id), so a run that was killed and resumed at an epoch
-ends with the same bytes as one that was not.
+Everything random is drawn from names (seed, fold, epoch, id), so a run that was killed and resumed at an epoch ends with
+the same bytes as one that was not.
 """
 
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,56 +14,39 @@ import torch
 from sklearn.model_selection import StratifiedGroupKFold
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from facefold.data.cache import ImageCache
 from facefold.models.build import Net, build_model
 from facefold.models.depthwise import replace_depthwise
 from facefold.models.feature_cache import FeatureCache, feature_dir
-from facefold.models.inference import BOUND, InferenceModel, fastest_inference_model
-from facefold.models.precision import Precision, choose_precision, frozen_precision, half_precision
+from facefold.models.inference import InferenceModel
+from facefold.models.precision import Precision, choose_precision, frozen_precision
 from facefold.models.recipe import Recipe
 from facefold.task import LABEL, Target, strata
-from facefold.training.checkpoint import (
-    load_checkpoint_header,
-    load_checkpoint_part,
-    optimizer_tensors,
-    restore_optimizer,
-    save_checkpoint,
-)
+from facefold.training.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
 from facefold.training.curves import Curves
-from facefold.training.dataset import (
-    AugmentedImages,
-    ImageSource,
-    InputFn,
-    TrainDataset,
-    input_view,
-    shuffle_mode,
-    shuffle_window,
-    to_device,
-    train_batches,
-)
+from facefold.training.dataset import AugmentedImages, ImageSource, TrainDataset, input_view, to_device, train_batches
 from facefold.training.loss import BinaryLoss, MAELoss, make_loss
-from facefold.training.machine import peak_memory_mb, versions
+from facefold.training.outputs import predict_batches
 from facefold.training.schedule import Schedule
-from facefold.training.step import GradientAccumulation
+from facefold.training.step import TrainingStep
 from facefold.utils.console import no_bar, print_progress
 from facefold.utils.errors import InputError
-from facefold.utils.files import npy_header
-from facefold.utils.npy import NpyRows
 from facefold.utils.seeding import seed_of
 
-PREDICT_BATCH = 128
-SMALLER = 0.1  # times the recipe's learning rate, from an epoch on whose loss was not finite
-CHECKED = 128  # rows on which a fast form of inference is compared with float32
+LOWER_RATE = 0.1  # times the recipe's learning rate, from an epoch on whose loss was not finite
 
 
 @dataclass(frozen=True)
 class FoldTask:
-    """What one fold trains on. train: id, label (the target's value), group; valid: id, label; seed and fold name the draws.
-    identity: what the run is of (`runs.Identity` as a dict). frozen: the folder for what the frozen stages make of the images,
-    shared by the run's folds."""
+    """What one fold trains on.
+
+    train: id, label (the target's value), group; valid: id, label. seed and fold name the random draws. identity: of the
+    run, `runs.Identity` as a dict. feature_dir: the folder for the activations of frozen stages, shared by the run's
+    folds.
+    """
 
     recipe: Recipe
     fold: int
@@ -77,464 +57,341 @@ class FoldTask:
     test_images: ImageCache
     checkpoint: Path
     identity: dict
-    frozen: Path
+    feature_dir: Path
     weights_dir: Path | None = None
     target: Target = LABEL
 
-
-@dataclass(frozen=True)
-class FoldResult:
-    """state: the weights that predict, name -> array. *_prob: float64 (n,), probability of label 1, or predicted value, in the
-    order of the task's ids. *_features: float16 (n, F), in files without a name. history: a row an epoch. facts: for run.json."""
-
-    state: dict[str, np.ndarray]
-    history: pd.DataFrame
-    oof_prob: np.ndarray
-    oof_features: NpyRows
-    test_prob: np.ndarray
-    test_features: NpyRows
-    facts: dict
+    def __str__(self) -> str:
+        return f"{self.recipe.name} fold {self.fold}"
 
 
 @dataclass(frozen=True)
 class TrainedFold:
-    """A fold after its last epoch. predictor: the network whose weights predict. history: a row an epoch. header: of the checkpoint.
-    pixels: the train images; shown: see `activations`; bar: the progress bar, closed."""
+    """A fold after its last epoch.
 
-    predictor: Net
-    fmt: Precision
-    aim: BinaryLoss | MAELoss
+    model: the network whose weights predict. history: one row per epoch. meta: of the last checkpoint. epoch_images: how
+    many images an epoch trains on. train_images: their source; features: caches of frozen stages by split (train, test).
+    progress: the closed progress bar.
+    """
+
+    model: Net
+    precision: Precision
+    loss_fn: BinaryLoss | MAELoss
     history: list[dict]
-    header: dict
-    images_an_epoch: int
-    pixels: ImageSource
-    shown: dict[str, FeatureCache]
-    bar: tqdm
+    meta: CheckpointMeta
+    epoch_images: int
+    train_images: ImageSource
+    features: dict[str, FeatureCache]
+    progress: tqdm
 
 
-def fit_fold(
-    task: FoldTask,
-    device: torch.device,
-    slot: int = 0,
-    loader_workers: int = 0,
-    events: Path | None = None,
-) -> FoldResult:
-    """Train one fold, or continue from its checkpoint, then predict its held-out rows and the test rows; see `train_fold`."""
-    learned = train_fold(task, device, slot, loader_workers, events)
-    return _predict_fold(
-        task,
-        learned.predictor,
-        learned.pixels,
-        learned.shown,
-        learned.history,
-        learned.header,
-        learned.images_an_epoch,
-        device,
-        learned.fmt,
-        learned.bar,
-        learned.aim,
-    )
+class NonFiniteLoss(Exception):
+    """The loss of `epoch` (from 0) is NaN or infinite."""
+
+    def __init__(self, epoch: int):
+        super().__init__(f"the loss is not finite in epoch {epoch + 1}")
+        self.epoch = epoch
 
 
 def train_fold(
     task: FoldTask,
     device: torch.device,
-    slot: int = 0,
+    position: int = 0,
     loader_workers: int = 0,
     events: Path | None = None,
 ) -> TrainedFold:
-    """Train one fold, or go on from its checkpoint.
+    """Train one fold, or continue from its checkpoint.
 
-    An epoch whose loss is not finite is repeated, once a fold, from the state before it and with `SMALLER` times the recipe's
-    rate from then on. slot: the line of the progress bar. loader_workers: processes that augment (0: in this one). events: where
-    the learning curve goes for TensorBoard, None for nowhere. Raises `InputError` where the loss is not finite again, weights
-    cannot be had, or the checkpoint was begun in another number format or on another kind of device.
+    An epoch whose loss is not finite is repeated, once per fold, from the state before it and with `LOWER_RATE` times the
+    recipe's rate from then on. Raise `InputError` if it is not finite again, if weights cannot be loaded, or if the
+    checkpoint began in another number format, on another kind of device or with other weights.
+
+    Args:
+        task: What to train on.
+        device: Where to train.
+        position: The line of the progress bar.
+        loader_workers: Processes that augment images; 0 for none.
+        events: Folder of the learning curve for TensorBoard, None for no curve.
     """
-    learned = _train(task, device, slot, loader_workers, events, None)
-    return learned if isinstance(learned, TrainedFold) else _train(task, device, slot, loader_workers, events, learned)
-
-
-def _train(
-    task: FoldTask,
-    device: torch.device,
-    slot: int,
-    loader_workers: int,
-    events: Path | None,
-    repeated: int | None,
-) -> TrainedFold | int:
-    """`train`; or, where no epoch was `repeated` so far, the number (from 0) of the one that is to be."""
-    header = load_checkpoint_header(task.checkpoint) or {"history": [], "cpu_seconds": 0.0}
-    if header.get("repeated") is not None:
-        repeated = header["repeated"]
-    recipe = task.recipe if repeated is None else replace(task.recipe, lr=SMALLER * task.recipe.lr)
-    parts = GradientAccumulation(header.get("parts", 1))
-    history: list[dict] = header["history"]
-    torch.manual_seed(seed_of(task.seed, task.fold, "init"))
-    net, source, fmt = prepare_model(
-        recipe, device, task.weights_dir, pretrained=not history or recipe.has_frozen_stages
-    )
-    if history and recipe.has_frozen_stages and source != header["source"]:
-        raise InputError(
-            f"{task.checkpoint} was begun with the weights {header['source']} and would go on with {source}. "
-            f"Name the former with --weights-dir, or delete {task.checkpoint} to start that fold anew"
-        )
-    source = header.get("source", source)
-    form = f"{fmt.name} on {device.type}"
-    if header.get("form", form) != form:
-        raise InputError(
-            f"{task.checkpoint} was begun as {header['form']} and would go on as {form}, which gives neither result. "
-            f"Go on where it began, or delete {task.checkpoint} to start that fold anew"
-        )
-    optimizer = create_optimizer_v2(
-        net,
-        opt=recipe.optimizer,
-        lr=recipe.lr,
-        weight_decay=recipe.weight_decay,
-        momentum=recipe.momentum,
-        **({"fused": True} if device.type == "cuda" else {}),
-    )
-    ema = ModelEmaV3(net, decay=recipe.ema, use_warmup=True) if recipe.ema else None
-    scaler = torch.amp.GradScaler(device.type, enabled=fmt.dtype is torch.float16)
-
-    learn, watch = _hold_out(task.train, recipe.monitor, seed_of(task.seed, task.fold, "monitor"))
-    aim = make_loss(task.target, recipe, learn["label"].to_numpy())
-    batch = min(recipe.batch, len(learn))
-    pixels = ImageSource(task.train_images, device)
-    shown = open_feature_caches(task, net, source, fmt, pixels)
-    train_set = TrainDataset(learn, task.train_images, AugmentedImages(pixels, recipe, task.seed), shown.get("train"))
-    batches, sampler = train_batches(
-        train_set,
-        batch,
-        seed_of(task.seed, task.fold, "order"),
-        device,
-        loader_workers,
-        shuffle_window(recipe, task.train_images),
-    )
-    steps = len(batches)
-    schedule = Schedule(recipe, optimizer, steps)
-    best: dict[str, Tensor] = {}
-    if history:
-        net.load_trainable_state_dict(load_checkpoint_part(task.checkpoint, "model"))
-        restore_optimizer(optimizer, load_checkpoint_part(task.checkpoint, "optimizer"))
-        if ema:
-            ema.module.load_trainable_state_dict(load_checkpoint_part(task.checkpoint, "ema"))
-        best = load_checkpoint_part(task.checkpoint, "best")
-        scaler.load_state_dict(header["scaler"])
-        for row in history:
-            schedule.after_epoch(row["epoch"], row["monitor_loss"])
-
-    predictor = ema.module if ema else net
-    plain = input_view(pixels, shown.get("train"), "plain")
-    forward = torch.compile(net.forward_inputs) if recipe.compile else net.forward_inputs
-    bar = tqdm(
-        total=recipe.epochs * steps,
-        initial=len(history) * steps,
-        desc=f"{recipe.name} fold {task.fold}",
-        unit="batch",
-        position=slot,
-        leave=False,
-        disable=no_bar(),
-        dynamic_ncols=True,
-        smoothing=0.05,
-    )
-    curves = Curves(events, history)
-    for epoch in range(len(history), recipe.epochs):
-        if _stopped_early(recipe, history):
-            break
-        started, cpu_started = time.perf_counter(), time.process_time()
-        torch.manual_seed(seed_of(task.seed, task.fold, "epoch", epoch))  # dropout and stochastic depth
-        sampler.epoch = epoch
-        net.train()
-        total = torch.zeros((), device=device)
-        for step, (images, labels) in enumerate(batches):
-            schedule.before_step(epoch * steps + step)
-            batch_there = (to_device(images, device), to_device(labels, device))
-            loss = parts.step(
-                lambda count: train_step(net, forward, *batch_there, optimizer, scaler, fmt, recipe, aim, count),
-                len(labels),
-                lambda line: print_progress(f"{recipe.name} fold {task.fold}: {line}", bar),
-            )
-            if ema:
-                ema.update(net, step=epoch * steps + step)
-            total += loss  # kept on the device: asking for its value each step would stall a GPU
-            bar.update()
-        train_loss = float(total) / steps
-        trained = time.perf_counter() - started
-        with np.errstate(invalid="ignore"):  # said below
-            scores = [
-                _score(predictor, plain, task.train_images, rows, fmt, aim) for rows in (watch, task.valid) if len(rows)
-            ]
-        monitor_loss, monitor_metric = scores[0] if len(watch) else (None, None)
-        valid_loss, metric = scores[-1]
-        if not np.isfinite([train_loss, valid_loss, monitor_loss or 0.0]).all():
-            bar.close()
-            curves.close()
-            if repeated is None:
-                print_progress(
-                    f"{recipe.name} fold {task.fold}: the loss is not finite in epoch {epoch + 1}, which is repeated from the "
-                    f"state before it, with {SMALLER:g} times the learning rate from there on",
-                    bar,
-                )
-                return epoch
-            raise InputError(
-                f"{recipe.name} fold {task.fold}: the loss is not finite in epoch {epoch + 1}. Lower lr in the "
-                f'recipe, or set precision = "float32"; the epochs before are kept in {task.checkpoint} (since epoch '
-                f"{repeated + 1} the rate was {SMALLER:g} times the recipe's already, for the same reason)"
-            )
-        lr = optimizer.param_groups[0]["lr"]
-        history.append(
-            {
-                "epoch": epoch,
-                "lr": lr,
-                "train_loss": train_loss,
-                "monitor_loss": monitor_loss,
-                **({"monitor_acc": monitor_metric} if recipe.stop_on == "accuracy" else {}),
-                "valid_loss": valid_loss,
-                aim.column: metric,
-                "train_seconds": trained,
-                "seconds": time.perf_counter() - started,
-            }
-        )
-        if recipe.early_stopping and _best_epoch(recipe, history) == epoch:
-            best = predictor.trainable_state_dict()
-        schedule.after_epoch(epoch, monitor_loss)
-        header = {
-            **task.identity,
-            "history": history,
-            "scaler": scaler.state_dict(),
-            "source": source,
-            "form": form,
-            "repeated": repeated,
-            "parts": parts.count,
-            "cpu_seconds": header["cpu_seconds"] + time.process_time() - cpu_started,
-        }
-        save_checkpoint(
-            task.checkpoint,
-            header,
-            {
-                "model": net.trainable_state_dict(),
-                "optimizer": optimizer_tensors(optimizer),
-                "ema": ema.module.trainable_state_dict() if ema else {},
-                "best": best,
-            },
-        )
-        curves.add(history[-1])
+    try:
+        return FoldTrainer(task, device, position, loader_workers).train(events)
+    except NonFiniteLoss as failure:
         print_progress(
-            f"{recipe.name} fold {task.fold} epoch {epoch + 1}/{recipe.epochs}: train loss {train_loss:.4f}, "
-            f"valid loss {valid_loss:.4f}, valid {aim.metric} {metric:.4f}, {history[-1]['seconds']:.0f} s",
-            bar,
+            f"{task}: {failure}, which is repeated from the state before it, with {LOWER_RATE:g} times the learning rate "
+            "from there on"
         )
-    bar.close()
-    curves.close()
-    if best:
-        predictor.load_trainable_state_dict(best)
-    return TrainedFold(predictor, fmt, aim, history, header, steps * batch, pixels, shown, bar)
+        trainer = FoldTrainer(task, device, position, loader_workers, repeated_epoch=failure.epoch)
+    return trainer.train(events)
+
+
+class FoldTrainer:
+    """The training loop of one fold: resume, then per epoch `train_epoch`, `evaluate` and `save`."""
+
+    def __init__(
+        self,
+        task: FoldTask,
+        device: torch.device,
+        position: int = 0,
+        loader_workers: int = 0,
+        repeated_epoch: int | None = None,
+    ):
+        checkpoint = load_checkpoint(task.checkpoint)
+        self.task, self.device = task, device
+        self.meta = checkpoint.meta if checkpoint else CheckpointMeta()
+        if self.meta.repeated_epoch is None:
+            self.meta.repeated_epoch = repeated_epoch
+        lower = self.meta.repeated_epoch is not None
+        self.recipe = recipe = replace(task.recipe, lr=LOWER_RATE * task.recipe.lr) if lower else task.recipe
+        torch.manual_seed(seed_of(task.seed, task.fold, "init"))
+        self.model, source, self.precision = prepare_model(
+            recipe, device, task.weights_dir, pretrained=not self.history or recipe.has_frozen_stages
+        )
+        self._require_same_start(source)
+        self.optimizer = create_optimizer_v2(
+            self.model,
+            opt=recipe.optimizer,
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum,
+            **({"fused": True} if device.type == "cuda" else {}),
+        )
+        self.ema = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision.dtype is torch.float16)
+
+        train, self.monitor = hold_out_monitor(task.train, recipe.monitor, seed_of(task.seed, task.fold, "monitor"))
+        self.loss_fn = make_loss(task.target, recipe, train["label"].to_numpy())
+        self.images = ImageSource(task.train_images, device)
+        self.features = open_feature_caches(task, self.model, self.meta.weights_source, self.precision, self.images)
+        augmented = AugmentedImages(self.images, recipe, task.seed)
+        dataset = TrainDataset(train, task.train_images, augmented, self.features.get("train"))
+        self.batch = min(recipe.batch, len(train))
+        order_seed = seed_of(task.seed, task.fold, "order")
+        self.batches, self.sampler = train_batches(dataset, recipe, self.batch, order_seed, device, loader_workers)
+        self.schedule = Schedule(recipe, self.optimizer, len(self.batches))
+        self.training_step = TrainingStep(
+            self.model, self.optimizer, self.scaler, self.precision, recipe, self.loss_fn, self.meta.accumulate
+        )
+        self.best: dict[str, Tensor] = {}
+        if checkpoint:
+            self.resume(checkpoint.state)
+        self.progress = tqdm(
+            total=recipe.epochs * len(self.batches),
+            initial=len(self.history) * len(self.batches),
+            desc=str(task),
+            unit="batch",
+            position=position,
+            leave=False,
+            disable=no_bar(),
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
+
+    @property
+    def history(self) -> list[dict]:
+        return self.meta.history
+
+    @property
+    def predictor(self) -> Net:
+        """The network whose weights predict: the moving average where there is one."""
+        return self.ema.module if self.ema else self.model
+
+    def _require_same_start(self, source: dict) -> None:
+        """Compare weights and number format with those of the checkpoint, or note them for the first one."""
+        path, began = self.task.checkpoint, self.meta
+        if self.history and self.recipe.has_frozen_stages and source != began.weights_source:
+            raise InputError(
+                f"{path} was begun with the weights {began.weights_source} and would continue with {source}. Name the "
+                f"former with --weights-dir, or delete {path} to start that fold again"
+            )
+        precision = f"{self.precision.name} on {self.device.type}"
+        if began.precision not in (None, precision):
+            raise InputError(
+                f"{path} was begun as {began.precision} and would continue as {precision}, which gives neither result. "
+                f"Continue where it began, or delete {path} to start that fold again"
+            )
+        self.meta.weights_source, self.meta.precision = began.weights_source or source, precision
+
+    def train(self, events: Path | None = None) -> TrainedFold:
+        """Run the epochs that are left. Raise `NonFiniteLoss` the first time that a loss is not finite."""
+        curves = Curves(events, self.history)
+        try:
+            for epoch in range(len(self.history), self.recipe.epochs):
+                if self.stopped_early():
+                    break
+                started, cpu_started = time.perf_counter(), time.process_time()
+                train_loss = self.train_epoch(epoch)
+                train_seconds = time.perf_counter() - started
+                row = {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"], "train_loss": train_loss}
+                row |= self.evaluate()
+                self._require_finite(epoch, row)
+                row |= {"train_seconds": train_seconds, "seconds": time.perf_counter() - started}
+                self.save(row, time.process_time() - cpu_started)
+                curves.add(row)
+                self._report(row)
+        finally:
+            self.progress.close()
+            curves.close()
+        if self.best:
+            self.predictor.load_trainable_state_dict(self.best)
+        return TrainedFold(
+            self.predictor,
+            self.precision,
+            self.loss_fn,
+            self.history,
+            self.meta,
+            len(self.batches) * self.batch,
+            self.images,
+            self.features,
+            self.progress,
+        )
+
+    def resume(self, state: dict[str, dict]) -> None:
+        """Load the state of a checkpoint. The schedule is a function of the history and is replayed."""
+        self.model.load_trainable_state_dict(state["model"])
+        groups = self.optimizer.state_dict()["param_groups"]  # rates and decays are the recipe's, not state
+        self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
+        if self.ema:
+            self.ema.module.load_trainable_state_dict(state["ema"])
+        self.best = state["best"]
+        self.scaler.load_state_dict(self.meta.scaler)
+        for row in self.history:
+            self.schedule.after_epoch(row["epoch"], row["monitor_loss"])
+
+    def train_epoch(self, epoch: int) -> float:
+        """Train on every batch of the epoch; return the mean loss."""
+        torch.manual_seed(seed_of(self.task.seed, self.task.fold, "epoch", epoch))  # dropout and stochastic depth
+        self.sampler.epoch = epoch
+        self.model.train()
+        total = torch.zeros((), device=self.device)
+        for step, (inputs, labels) in enumerate(self.batches, start=epoch * len(self.batches)):
+            self.schedule.before_step(step)
+            inputs, labels = to_device(inputs, self.device), to_device(labels, self.device)
+            loss = self.training_step(inputs, labels, self._print)
+            if self.ema:
+                self.ema.update(self.model, step=step)
+            total += loss  # kept on the device: reading its value in each step would stall a GPU
+            self.progress.update()
+        return float(total) / len(self.batches)
+
+    def evaluate(self) -> dict[str, float | None]:
+        """Return loss and metric of the monitor's rows, None where there are none, and of the held-out rows."""
+        model = InferenceModel(self.predictor.eval().forward_inputs, self.precision)
+        view = input_view(self.images, self.features.get("train"), "plain")  # one view: half the cost of TTA
+
+        def score(rows: pd.DataFrame) -> tuple[float, float]:
+            positions = self.task.train_images.rows(rows["id"].tolist())
+            outputs = np.concatenate([logits for logits, _ in predict_batches(model, [view], positions)])
+            return self.loss_fn.evaluate(outputs, rows["label"].to_numpy())
+
+        with np.errstate(invalid="ignore"):  # a loss that is not finite is reported by the caller
+            monitor_loss, monitor_metric = score(self.monitor) if len(self.monitor) else (None, None)
+            valid_loss, valid_metric = score(self.task.valid)
+        monitor = {"monitor_acc": monitor_metric} if self.recipe.stop_on == "accuracy" else {}
+        return {
+            "monitor_loss": monitor_loss,
+            **monitor,
+            "valid_loss": valid_loss,
+            self.loss_fn.history_column: valid_metric,
+        }
+
+    def _require_finite(self, epoch: int, row: dict) -> None:
+        losses = [row["train_loss"], row["valid_loss"], row["monitor_loss"] or 0.0]
+        if np.isfinite(losses).all():
+            return
+        failure, repeated = NonFiniteLoss(epoch), self.meta.repeated_epoch
+        if repeated is None:
+            raise failure
+        raise InputError(
+            f'{self.task}: {failure}. Lower lr in the recipe, or set precision = "float32"; the epochs before are kept in '
+            f"{self.task.checkpoint} (since epoch {repeated + 1} the rate was {LOWER_RATE:g} times the recipe's already, "
+            "for the same reason)"
+        )
+
+    def save(self, row: dict, cpu_seconds: float) -> None:
+        """Add the epoch's row to the history and write the checkpoint."""
+        self.history.append(row)
+        if self.recipe.early_stopping and best_epoch(self.recipe, self.history) == row["epoch"]:
+            self.best = self.predictor.trainable_state_dict()
+        self.schedule.after_epoch(row["epoch"], row["monitor_loss"])
+        self.meta.scaler, self.meta.accumulate = self.scaler.state_dict(), self.training_step.accumulate
+        self.meta.cpu_seconds += cpu_seconds
+        state = {
+            "model": self.model.trainable_state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],
+            "ema": self.ema.module.trainable_state_dict() if self.ema else {},
+            "best": self.best,
+        }
+        save_checkpoint(self.task.checkpoint, self.task.identity, self.meta, state)
+
+    def stopped_early(self) -> bool:
+        """Return whether the best epoch is `early_stopping` epochs ago."""
+        if not (self.recipe.early_stopping and self.history):
+            return False
+        waited = self.history[-1]["epoch"] - best_epoch(self.recipe, self.history)
+        return waited >= self.recipe.early_stopping
+
+    def _report(self, row: dict) -> None:
+        self._print(
+            f"epoch {row['epoch'] + 1}/{self.recipe.epochs}: train loss {row['train_loss']:.4f}, valid loss "
+            f"{row['valid_loss']:.4f}, valid {self.loss_fn.metric} {row[self.loss_fn.history_column]:.4f}, "
+            f"{row['seconds']:.0f} s",
+            separator=" ",
+        )
+
+    def _print(self, line: str, separator: str = ": ") -> None:
+        print_progress(f"{self.task}{separator}{line}", self.progress)
 
 
 def prepare_model(
     recipe: Recipe, device: torch.device, weights_dir: Path | None, pretrained: bool
 ) -> tuple[Net, dict, Precision]:
-    """The recipe's network on `device` in the format and layout it trains in, and where its weights came from (`build_model`)."""
-    net, source = build_model(recipe, weights_dir, pretrained)
-    fmt = choose_precision(recipe, net, device)
-    if device.type == "cpu" and fmt.dtype is torch.bfloat16:
-        replace_depthwise(net)
-    return net.to(device).set_memory_format(fmt.channels_last), source, fmt
+    """Build the recipe's network on `device`, in the number format and memory layout it trains in.
+
+    Return it with the source of its weights, see `build_model`, and the format.
+    """
+    model, source = build_model(recipe, weights_dir, pretrained)
+    precision = choose_precision(recipe, model, device)
+    if device.type == "cpu" and precision.dtype is torch.bfloat16:
+        replace_depthwise(model)
+    return model.to(device).set_memory_format(precision.channels_last), source, precision
 
 
 def open_feature_caches(
-    task: FoldTask, net: Net, source: dict, fmt: Precision, pixels: ImageSource
+    task: FoldTask, model: Net, source: dict, precision: Precision, images: ImageSource
 ) -> dict[str, FeatureCache]:
-    """What the frozen part of `net` makes of the images, by split (train, test), a view computed when first asked for; none where
-    nothing is frozen. pixels: the train images."""
-    if not net.has_frozen_stages:
+    """Open the caches of the frozen stages' activations by split (train, test); none where nothing is frozen.
+
+    A view is computed when it is first read. images: the train images.
+    """
+    if not model.has_frozen_stages:
         return {}
-    recipe, device = task.recipe, pixels.device
-    precision = frozen_precision(recipe, fmt, device)
-    folder = feature_dir(task.frozen, recipe, task.seed, task.identity["images_hash"], source, precision, device)
-    # Of the train images alone; test ones have no augmented view.
-    augmented = AugmentedImages(pixels, recipe, task.seed) if recipe.changes_images else None
+    recipe, device = task.recipe, images.device
+    precision = frozen_precision(recipe, precision, device)
+    folder = feature_dir(task.feature_dir, recipe, task.seed, task.identity["images_hash"], source, precision, device)
+    # Only train images have augmented views.
+    augmented = AugmentedImages(images, recipe, task.seed) if recipe.changes_images else None
+    splits = (("train", task.train_images), ("test", task.test_images))
     return {
-        split: FeatureCache(folder, split, images, net.frozen_stages, device, precision, augmented, recipe.views)
-        for split, images in (("train", task.train_images), ("test", task.test_images))
+        split: FeatureCache(folder, split, cache, model.frozen_stages, device, precision, augmented, recipe.views)
+        for split, cache in splits
     }
 
 
-def train_step(
-    net: Net,
-    forward: Callable[[Tensor], tuple[Tensor, Tensor]],
-    shown: Tensor,
-    labels: Tensor,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    fmt: Precision,
-    recipe: Recipe,
-    aim: BinaryLoss | MAELoss | None = None,
-    parts: int = 1,
-) -> Tensor:
-    """One optimiser step on what `forward` takes (N, ..) and labels float32 (N,), values where `aim` says so; returns the detached
-    mean loss ().
+def hold_out_monitor(train: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split training rows (id, label, group) into those to learn from and a stratified share to monitor.
 
-    forward: a method of `net`, compiled or not. parts: the batch goes through it in so many (nearly) equal parts, whose gradients are
-    added up.
-    """
-    aim = aim or BinaryLoss(recipe.label_smoothing)
-    optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=labels.device)
-    for some, wanted in zip(shown.tensor_split(parts), labels.tensor_split(parts), strict=True):
-        with fmt.autocast(shown.device):
-            logits, _ = forward(some)  # (n,)
-        loss = aim.loss(logits, wanted) * (len(wanted) / len(labels))
-        scaler.scale(loss).backward()
-        total += loss.detach()
-    if recipe.clip:
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(net.parameters(), recipe.clip)
-    scaler.step(optimizer)
-    scaler.update()
-    return total
-
-
-def predict_rows(
-    form: InferenceModel, views: list[InputFn], rows: np.ndarray, folder: Path
-) -> tuple[np.ndarray, NpyRows]:
-    """Logits float64 (n,) and penultimate features float16 (n, F) of the images `rows` (n,), each the mean over the views.
-
-    The features go to a file without a name on the disk of `folder`. Raises `InputError` where one of either is not finite.
-    """
-    logits, spool = [], tempfile.TemporaryFile(dir=folder)
-    for logit, feature in predict_batches(form, views, rows):
-        if not (np.isfinite(logit).all() and np.isfinite(feature).all()):
-            raise InputError('predictions are not finite; set precision = "float32" in the recipe, or lower lr')
-        if not logits:
-            npy_header(spool, feature.dtype, (len(rows), feature.shape[1]))
-        logits.append(logit)
-        spool.write(feature.tobytes())
-    spool.flush()
-    return np.concatenate(logits), NpyRows([spool])
-
-
-def predict_batches(
-    form: InferenceModel, views: list[InputFn], rows: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Logits and features as of `predict`, batch by batch."""
-    for start in range(0, len(rows), PREDICT_BATCH):
-        part = rows[start : start + PREDICT_BATCH]
-        seen = [form(view(part)) for view in views]
-        yield (
-            sum(logit.double() for logit, _ in seen).div(len(seen)).cpu().numpy(),
-            sum(feature for _, feature in seen).div(len(seen)).half().cpu().numpy(),
-        )
-
-
-def _predict_fold(
-    task: FoldTask,
-    net: Net,
-    pixels: ImageSource,
-    shown: dict[str, FeatureCache],
-    history: list[dict],
-    header: dict,
-    images_an_epoch: int,
-    device: torch.device,
-    fmt: Precision,
-    bar: tqdm,
-    aim: BinaryLoss | MAELoss,
-) -> FoldResult:
-    started, cpu_started = time.perf_counter(), time.process_time()
-    names = ("plain", "mirror") if task.recipe.tta == "flip" else ("plain",)
-    train, test = (
-        [input_view(some, shown.get(split), name) for name in names]
-        for split, some in (("train", pixels), ("test", ImageSource(task.test_images, device)))
-    )
-    held_out, every = task.train_images.rows(task.valid["id"].tolist()), np.arange(len(task.test_images.ids))
-    form = fastest_inference_model(
-        net,
-        half_precision(task.recipe, fmt, device),
-        train[0](held_out[:CHECKED]),
-        aim.read,
-        aim.difference,
-    )
-    for line in form.refused:
-        print_progress(f"{task.recipe.name} fold {task.fold}: {line}", bar)
-    try:
-        oof_logits, oof_features = predict_rows(form, train, held_out, task.checkpoint.parent)
-        test_logits, test_features = predict_rows(form, test, every, task.checkpoint.parent)
-    except InputError as error:
-        raise InputError(f"{task.recipe.name} fold {task.fold}: {error}")
-    scores = aim.scores(oof_logits, task.valid["label"].to_numpy())
-    predicted = time.perf_counter() - started
-    train_seconds = sum(row["train_seconds"] for row in history)
-    facts = {
-        "device": str(device),
-        "precision": fmt.name,
-        "weights": header["source"],
-        "epochs_run": len(history),
-        "repeated_epoch": header.get("repeated"),
-        "parts_of_a_batch": header.get("parts", 1),
-        "shuffle": shuffle_mode(task.recipe, task.train_images),
-        "inference": {
-            "form": form.name,
-            "difference": form.difference,
-            "rows": min(CHECKED, len(held_out)),
-            "bound": BOUND,
-        },
-        "seconds": round(predicted + sum(row["seconds"] for row in history), 3),
-        "cpu_seconds": round(header["cpu_seconds"] + time.process_time() - cpu_started, 3),
-        "images_per_second": round(len(history) * images_an_epoch / train_seconds, 2),
-        "predict_images_per_second": round((len(held_out) + len(every)) / predicted, 2),
-        "peak_memory_mb": round(peak_memory_mb(device), 1),
-        **aim.facts(*scores),
-        "settings": asdict(task.recipe),
-        "versions": {"python": sys.version.split()[0], **versions()},
-    }
-    state = {name: value.cpu().numpy() for name, value in net.state_dict().items()}
-    curve = pd.DataFrame(history).drop(columns="train_seconds")
-    return FoldResult(
-        aim.state(state),
-        curve,
-        aim.predicted(oof_logits),
-        oof_features,
-        aim.predicted(test_logits),
-        test_features,
-        facts,
-    )
-
-
-def _hold_out(train: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split training rows (id, label, group) into those to learn from and a stratified share to watch; groups stay whole.
-
-    Plateau and early stopping look at these rows and never at the fold's held-out ones, whose score would no longer be honest.
+    Groups stay whole. Plateau and early stopping look at the monitor's rows and never at the fold's held-out ones, whose
+    score would no longer be honest.
     """
     if not share:
         return train, train.iloc[:0]
     splitter = StratifiedGroupKFold(max(2, round(1 / share)), shuffle=True, random_state=seed)
-    learn, watch = next(splitter.split(train["id"], strata(train["label"].to_numpy()), train["group"]))
-    return train.iloc[learn], train.iloc[watch]
+    learn, monitor = next(splitter.split(train["id"], strata(train["label"].to_numpy()), train["group"]))
+    return train.iloc[learn], train.iloc[monitor]
 
 
-def _stopped_early(recipe: Recipe, history: list[dict]) -> bool:
-    return (
-        bool(recipe.early_stopping and history)
-        and history[-1]["epoch"] - _best_epoch(recipe, history) >= recipe.early_stopping
-    )
-
-
-def _best_epoch(recipe: Recipe, history: list[dict]) -> int:
-    """The first epoch of those that are best by what early stopping looks at."""
+def best_epoch(recipe: Recipe, history: list[dict]) -> int:
+    """Return the first of the epochs that are best by what early stopping looks at."""
     if recipe.stop_on == "accuracy":
         return int(np.argmax([row["monitor_acc"] for row in history]))
     return int(np.argmin([row["monitor_loss"] for row in history]))
-
-
-def _score(
-    net: Net,
-    view: InputFn,
-    images: ImageCache,
-    rows: pd.DataFrame,
-    fmt: Precision,
-    aim: BinaryLoss | MAELoss,
-) -> tuple[float, float]:
-    """Loss and metric of `rows` (id, label) in one view: for the curves and the schedule, half the cost of TTA."""
-    form = InferenceModel(net.eval().forward_inputs, fmt)
-    logits = np.concatenate([logit for logit, _ in predict_batches(form, [view], images.rows(rows["id"].tolist()))])
-    return aim.scores(logits, rows["label"].to_numpy())

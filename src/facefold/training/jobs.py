@@ -1,6 +1,5 @@
-"""What one process of the engine does: compute the views that a recipe's folds share, or train one fold and seal its run."""
+"""Jobs that workers run: compute a recipe's frozen features, or train one fold."""
 
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +15,11 @@ from facefold.models.recipe import load_recipe
 from facefold.runs import (
     CHECKPOINT_FILE,
     Identity,
+    feature_cache_dir,
     fold_dir,
     is_fold_finished,
-    is_run_complete,
+    remove_feature_caches,
+    remove_fold,
     require_current,
     seal_fold,
     write_history,
@@ -26,19 +27,20 @@ from facefold.runs import (
     write_weights,
 )
 from facefold.task import Target
-from facefold.training.checkpoint import load_checkpoint_header
+from facefold.training.checkpoint import load_checkpoint
 from facefold.training.curves import curves_dir
 from facefold.training.dataset import ImageSource
-from facefold.training.estimate import Cost
-from facefold.training.fold import FoldTask, fit_fold, open_feature_caches, prepare_model
+from facefold.training.fold import FoldTask, open_feature_caches, prepare_model, train_fold
+from facefold.training.machine import reset_peak_memory
+from facefold.training.predict import predict_fold
 from facefold.utils.console import print_progress
 from facefold.utils.errors import InputError
 from facefold.utils.files import lock_directory
 
 
 @dataclass(frozen=True)
-class ViewJob:
-    """Compute every `parts`-th view of the recipe's frozen activations, from number `part` on."""
+class FeatureJob:
+    """Compute every `parts`-th view of the recipe's frozen stages' activations, from number `part` on."""
 
     root: Path
     identity: Identity
@@ -49,27 +51,25 @@ class ViewJob:
     def __str__(self) -> str:
         return f"{self.identity.recipe} frozen stages"
 
-    def expected(self, cost: Cost) -> float:
-        """The seconds of this job, by what its run costs."""
-        return cost.shared / self.parts
-
-    def work(self, device: torch.device, slot: int) -> None:
+    def run(self, device: torch.device, position: int) -> None:
         recipe = load_recipe(self.identity.recipe)
-        task = _task(self.root, self.identity, 0, self.weights_dir)
-        net, source, fmt = prepare_model(recipe, device, self.weights_dir, pretrained=True)
-        shown = open_feature_caches(task, net, source, fmt, ImageSource(task.train_images, device))
-        started, mine = time.perf_counter(), view_names(recipe)[self.part :: self.parts]
-        for split, view in mine:
-            shown[split].compute_view(view)
-        print_progress(
-            f"{self}, part {self.part + 1} of {self.parts}: {len(mine)} views in {time.perf_counter() - started:.0f} s"
-        )
+        task = _fold_task(self.root, self.identity, 0, self.weights_dir)
+        model, source, precision = prepare_model(recipe, device, self.weights_dir, pretrained=True)
+        features = open_feature_caches(task, model, source, precision, ImageSource(task.train_images, device))
+        started, views = time.perf_counter(), view_names(recipe)[self.part :: self.parts]
+        for split, view in views:
+            features[split].compute_view(view)
+        seconds = time.perf_counter() - started
+        print_progress(f"{self}, part {self.part + 1} of {self.parts}: {len(views)} views in {seconds:.0f} s")
 
 
 @dataclass(frozen=True)
 class FoldJob:
-    """Train one fold of a run and seal it. waits: for another process that trains this fold, which
-    is refused otherwise."""
+    """Train one fold of a run and seal it.
+
+    loader_workers: processes that augment images. tensorboard: whether to write its learning curve as event files. waits:
+    whether to wait for another process that trains this fold, which is an `InputError` otherwise.
+    """
 
     root: Path
     identity: Identity
@@ -83,109 +83,74 @@ class FoldJob:
     def __str__(self) -> str:
         return f"{self.identity.name} fold {self.fold}"
 
-    def expected(self, cost: Cost) -> float:
-        """The seconds of this job, by what its run costs."""
-        return cost.fold
-
-    def work(self, device: torch.device, slot: int) -> None:
+    def run(self, device: torch.device, position: int) -> None:
         """Train the fold unless it is finished, and leave its run."""
-        place = Target(self.identity.target).directory(self.root)
-        with lock_directory(fold_dir(place, self.identity.name, self.fold), wait=self.waits):
-            if is_fold_finished(place, self.identity, self.fold):
-                return
-            self._train(device, slot)
-        remove_feature_caches(self.root, self.identity)
-
-    def _train(self, device: torch.device, slot: int) -> None:
         target = Target(self.identity.target)
-        directory = fold_dir(target.directory(self.root), self.identity.name, self.fold)
-        task = _task(self.root, self.identity, self.fold, self.weights_dir, self.corrections)
-        result = fit_fold(task, device, slot, self.loader_workers, self._events())
-        write_weights(directory, result.state)
-        write_history(directory, result.history)
-        write_predictions(directory, "oof", task.valid["id"].tolist(), result.oof_prob, result.oof_features, target)
-        write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features, target)
-        seal_fold(directory, self.identity, result.facts, self.corrections)
-        task.checkpoint.unlink()
-
-    def _events(self) -> Path | None:
-        return (
-            curves_dir(Target(self.identity.target).directory(self.root), self.identity.name, self.fold)
-            if self.tensorboard
-            else None
-        )
-
-
-def remove_feature_caches(root: Path, identity: Identity) -> None:
-    """Remove what the run's frozen stages made of the images, gigabytes, once all its folds are sealed."""
-    target = Target(identity.target)
-    if is_run_complete(target.directory(root), identity.name, load_folds(root, target).k):
-        shutil.rmtree(_frozen(root, identity), ignore_errors=True)
+        target_root = target.directory(self.root)
+        directory = fold_dir(target_root, self.identity.name, self.fold)
+        events = curves_dir(target_root, self.identity.name, self.fold) if self.tensorboard else None
+        with lock_directory(directory, wait=self.waits):
+            if is_fold_finished(target_root, self.identity, self.fold):
+                return
+            reset_peak_memory(device)
+            task = _fold_task(self.root, self.identity, self.fold, self.weights_dir, self.corrections)
+            trained = train_fold(task, device, position, self.loader_workers, events)
+            result = predict_fold(task, trained, device)
+            write_weights(directory, result.state)
+            write_history(directory, result.history)
+            write_predictions(directory, "oof", task.valid["id"].tolist(), result.oof_prob, result.oof_features, target)
+            write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features, target)
+            seal_fold(directory, self.identity, result.facts, self.corrections)
+            task.checkpoint.unlink()
+        remove_feature_caches(self.root, self.identity, load_folds(self.root, target).k)
 
 
-def _frozen(root: Path, identity: Identity) -> Path:
-    return Target(identity.target).directory(root) / "cache" / "frozen" / identity.name
-
-
-def run_job(job: ViewJob | FoldJob, device: torch.device, slot: int) -> None:
-    """Do the job on `device`."""
-    job.work(device, slot)
-
-
-def _task(
+def _fold_task(
     root: Path, identity: Identity, fold: int, weights_dir: Path | None, corrections: Corrections = NO_CORRECTIONS
 ) -> FoldTask:
-    target = Target(identity.target)
-    competition, split = load_competition(root), load_folds(root, target)
-    recipe = load_recipe(identity.recipe)
-    table = split.table[["id", "label", "group"]]
-    held_out = split.table["fold"] == fold
+    target, recipe = Target(identity.target), load_recipe(identity.recipe)
+    competition, folds = load_competition(root), load_folds(root, target)
+    table, held_out = folds.table[["id", "label", "group"]], folds.table["fold"] == fold
     return FoldTask(
-        recipe,
-        fold,
-        identity.seed,
-        corrections.apply(table[~held_out]),
-        table[held_out],
-        open_cache(competition, "train", recipe.size),
-        open_cache(competition, "test", recipe.size),
-        fold_dir(target.directory(root), identity.name, fold) / CHECKPOINT_FILE,
-        asdict(identity),
-        _frozen(root, identity),
-        weights_dir,
-        target,
+        recipe=recipe,
+        fold=fold,
+        seed=identity.seed,
+        train=corrections.apply(table[~held_out]),
+        valid=table[held_out],
+        train_images=open_cache(competition, "train", recipe.size),
+        test_images=open_cache(competition, "test", recipe.size),
+        checkpoint=fold_dir(target.directory(root), identity.name, fold) / CHECKPOINT_FILE,
+        identity=asdict(identity),
+        feature_dir=feature_cache_dir(root, identity),
+        weights_dir=weights_dir,
+        target=target,
     )
 
 
 def order_jobs(
-    folds_to_train: list[FoldJob], parts: int
-) -> tuple[list[ViewJob | FoldJob], dict[FoldJob, list[ViewJob]]]:
-    """The jobs in order, a recipe's frozen views (in `parts`, side by side) before its folds, and which wait for which."""
-    jobs: list[ViewJob | FoldJob] = []
-    after: dict[FoldJob, list[ViewJob]] = {}
-    for name in dict.fromkeys(job.identity.name for job in folds_to_train):
-        mine = [job for job in folds_to_train if job.identity.name == name]
-        first = mine[0]
+    fold_jobs: list[FoldJob], parts: int
+) -> tuple[list[FeatureJob | FoldJob], dict[FoldJob, list[FeatureJob]]]:
+    """Return all jobs in order, a recipe's feature jobs (`parts` of them at most) before its folds, and what waits for what."""
+    jobs: list[FeatureJob | FoldJob] = []
+    after: dict[FoldJob, list[FeatureJob]] = {}
+    for name in dict.fromkeys(job.identity.name for job in fold_jobs):
+        folds = [job for job in fold_jobs if job.identity.name == name]
+        first = folds[0]
         recipe = load_recipe(first.identity.recipe)
-        shares = min(parts, len(view_names(recipe))) if recipe.has_frozen_stages else 0
-        views = [ViewJob(first.root, first.identity, first.weights_dir, part, shares) for part in range(shares)]
-        jobs += [*views, *mine]
-        after |= {job: views for job in mine}
+        count = min(parts, len(view_names(recipe))) if recipe.has_frozen_stages else 0
+        features = [FeatureJob(first.root, first.identity, first.weights_dir, part, count) for part in range(count)]
+        jobs += [*features, *folds]
+        after |= {job: features for job in folds}
     return jobs, after
 
 
-def needs_training(root: Path, identity: Identity, fold: int, force: bool) -> bool:
-    """Whether this fold has yet to be trained. What another identity left is refused, or removed when `force` is given."""
-    place = Target(identity.target).directory(root)
-    directory = fold_dir(place, identity.name, fold)
+def require_usable_checkpoint(root: Path, identity: Identity, fold: int, force: bool) -> None:
+    """Raise `InputError` if the fold has a checkpoint that is damaged or of another identity; remove it if `force`."""
+    directory = fold_dir(Target(identity.target).directory(root), identity.name, fold)
     try:
-        if is_fold_finished(place, identity, fold):
-            (directory / CHECKPOINT_FILE).unlink(missing_ok=True)
-            return False
-        if begun := load_checkpoint_header(directory / CHECKPOINT_FILE):
-            require_current(directory, begun, identity)
+        if checkpoint := load_checkpoint(directory / CHECKPOINT_FILE):
+            require_current(directory, checkpoint.identity, identity)
     except InputError:
         if not force:
             raise
-        with lock_directory(directory):
-            shutil.rmtree(directory)
-    return True
+        remove_fold(directory)

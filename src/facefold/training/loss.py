@@ -1,10 +1,10 @@
-"""What a network's one output means: its loss in training, what is read from it, and how well it does.
+"""What a network's one output means: its loss in training, its prediction, and how well it does.
 
-    Labels   two classes: the logit of label 1; binary cross-entropy; accuracy
-    Values   a number: standard deviations from the mean of the rows learned from; their mean absolute error; that in the
-             target's unit
+    BinaryLoss   two classes: the logit of label 1; binary cross-entropy; accuracy
+    MAELoss      a number: standard deviations from the mean of the training rows; mean absolute error
 
-Both have `metric`, its name, `column`, that of the learning curve, and `difference`, how a change of what is read is said.
+Both have `metric`, its name, `history_column`, its column in the learning curve, and `difference`, how a change of what
+`comparable` returns is stated.
 """
 
 from dataclasses import dataclass
@@ -22,84 +22,83 @@ from facefold.utils.errors import InputError
 
 @dataclass(frozen=True)
 class BinaryLoss:
-    """smoothing: each label learned from is moved by half of it towards the other one."""
+    """Binary cross-entropy. smoothing: each training label is moved by half of it towards the other one."""
 
     smoothing: float = 0.0
     metric: ClassVar[str] = "accuracy"
-    column: ClassVar[str] = "valid_acc"
+    history_column: ClassVar[str] = "valid_acc"
     difference: ClassVar[str] = "a probability of {:.3f}"
 
-    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss () of outputs (N,) and labels float32 (N,)."""
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss () of outputs (N,) and labels float32 (N,)."""
         return binary_cross_entropy_with_logits(outputs, labels * (1 - self.smoothing) + 0.5 * self.smoothing)
 
-    def read(self, outputs: Tensor) -> Tensor:
-        """The probabilities of label 1 (n,), what forms of inference are compared by."""
+    def comparable(self, outputs: Tensor) -> Tensor:
+        """Return what forms of inference are compared by: the probabilities of label 1 (n,)."""
         return outputs.sigmoid()
 
-    def predicted(self, outputs: np.ndarray) -> np.ndarray:
-        """The probabilities of label 1, float64 (n,), from outputs float64 (n,)."""
+    def predictions(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the probabilities of label 1, float64 (n,), from outputs float64 (n,)."""
         return torch.from_numpy(outputs).sigmoid().numpy()
 
-    def scores(self, outputs: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-        """Log loss and accuracy of outputs (n,) against labels (n,) of 0 and 1."""
+    def evaluate(self, outputs: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+        """Return log loss and accuracy of outputs (n,) against labels (n,) of 0 and 1."""
         loss = np.logaddexp(0, np.where(labels == 1, -outputs, outputs)).mean()
         return float(loss), float(((outputs >= 0) == (labels == 1)).mean())  # 0.5 decides for label 1, as in the blend
 
-    def facts(self, loss: float, metric: float) -> dict:
-        """For run.json."""
+    def run_facts(self, loss: float, metric: float) -> dict:
+        """Return the scores for run.json."""
         return {"metrics": {"accuracy": metric, "log_loss": loss}}
 
-    def state(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The weights as they are written."""
+    def export_state(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the weights to write."""
         return state
 
 
 @dataclass(frozen=True)
 class MAELoss:
-    """mean, std: of the target over the rows learned from."""
+    """Mean absolute error in standard deviations. mean, std: of the target over the training rows."""
 
     mean: float
     std: float
     metric: ClassVar[str] = "mae"
-    column: ClassVar[str] = "valid_mae"
+    history_column: ClassVar[str] = "valid_mae"
     difference: ClassVar[str] = "{:.3f} standard deviations"
 
-    def loss(self, outputs: Tensor, values: Tensor) -> Tensor:
-        """The mean absolute error () of outputs (N,) in standard deviations; values float32 (N,)."""
+    def __call__(self, outputs: Tensor, values: Tensor) -> Tensor:
+        """Return the mean absolute error () of outputs (N,) in standard deviations; values float32 (N,)."""
         return l1_loss(outputs, (values - self.mean) / self.std)
 
-    def read(self, outputs: Tensor) -> Tensor:
+    def comparable(self, outputs: Tensor) -> Tensor:
+        """Return what forms of inference are compared by: the outputs (n,) themselves."""
         return outputs
 
-    def predicted(self, outputs: np.ndarray) -> np.ndarray:
-        """The values, float64 (n,), from outputs float64 (n,)."""
+    def predictions(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the values, float64 (n,), from outputs float64 (n,)."""
         return self.mean + self.std * outputs
 
-    def scores(self, outputs: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-        """The mean absolute error in standard deviations and in the target's unit."""
-        error = float(np.abs(self.predicted(outputs) - values).mean())
+    def evaluate(self, outputs: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+        """Return the mean absolute error in standard deviations and in the target's unit."""
+        error = float(np.abs(self.predictions(outputs) - values).mean())
         return error / self.std, error
 
-    def facts(self, loss: float, metric: float) -> dict:
+    def run_facts(self, loss: float, metric: float) -> dict:
+        """Return score and standardisation for run.json."""
         return {"metrics": {"mae": metric}, "standardised": {"mean": self.mean, "std": self.std}}
 
-    def state(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The weights with the standardisation in the output layer, so that they predict in the target's unit."""
-        scaled = {
-            "output.weight": state["output.weight"] * self.std,
-            "output.bias": state["output.bias"] * self.std + self.mean,
-        }
-        return {**state, **{name: value.astype(np.float32) for name, value in scaled.items()}}
+    def export_state(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the weights to write, the standardisation in the output layer: they predict in the target's unit."""
+        weight, bias = state["output.weight"] * self.std, state["output.bias"] * self.std + self.mean
+        return {**state, "output.weight": weight.astype(np.float32), "output.bias": bias.astype(np.float32)}
 
 
 def make_loss(target: Target, recipe: Recipe, values: np.ndarray) -> BinaryLoss | MAELoss:
-    """The objective for the target's values (n,) of the rows learned from. `InputError` where they are all equal."""
+    """Return the loss for the target's values (n,) of the training rows. Raise `InputError` if they are all equal."""
     if not target.regression:
         return BinaryLoss(recipe.label_smoothing)
     mean, std = float(values.mean()), float(values.std())
     if std == 0:
-        raise InputError(f"{target.name} is {mean:g} in every row to learn from, which leaves nothing to learn")
+        raise InputError(f"{target.name} is {mean:g} in every training row, which leaves nothing to learn")
     return MAELoss(mean, std)
 
 

@@ -1,8 +1,9 @@
-"""What a run says of the machine that it was trained on."""
+"""What run.json says of the machine."""
 
 import re
 import resource
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -12,13 +13,21 @@ _RECORDED = ("torch", "timm", "numpy", "albumentations", "opencv-python-headless
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MiB: the GPU's that torch allocated, or this process's resident (mapped pages of the cache included)."""
+    """Return the peak memory in MiB: the GPU's that torch allocated, or this process's resident (mapped pages of the cache included)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")
     if status.exists():  # getrusage carries the parent's peak over to a child that was just started
         return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Measure the peak from now on: a worker's process trains one fold after another."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):  # some containers do not allow it, and other systems have no such file
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def versions() -> dict[str, str]:

@@ -1,138 +1,411 @@
-"""What the whole job will do here and how long it takes, told before anything long. What of it fits a budget: budget.py."""
+"""The plan of a job and the budget that it keeps: what is trained, how long it takes, whether the disk has room.
+
+A few batches of each recipe are timed before anything long begins: on the CPU in CPU seconds, so that other work on the
+machine does not change the plan, which assumes that each process that trains has a core to itself.
+
+A budget takes the recipes in the order given, each that fits after those before it. Where none does: three folds, if no
+runs depend on the folds yet; then the first recipe that fits with fewer epochs. That is another recipe, `lite0@3`, with
+a hash of its own. Which of these ways loses least has not been measured.
+
+    cache/budget.json   when training has to end and what each run is expected to cost, for `train.py --budget`
+"""
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import math
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, astuple, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
-from facefold.cli import format_duration
-from facefold.data.cache import estimate_cache_seconds
-from facefold.data.competition import load_competition
-from facefold.models.recipe import Recipe
-from facefold.runs import is_fold_sealed
-from facefold.training.estimate import Cost, Rates, cost, rates_of
-from facefold.training.workers import device_slots
+import numpy as np
+import torch
+from timm.optim import create_optimizer_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor
+
+from facefold.data.cache import ImageCache, estimate_cache_seconds, missing_cache_bytes
+from facefold.data.competition import Competition
+from facefold.models.build import build_model
+from facefold.models.feature_cache import feature_cache_bytes
+from facefold.models.inference import InferenceModel, fuse_frozen_stages
+from facefold.models.precision import frozen_precision
+from facefold.models.recipe import Recipe, load_recipe
+from facefold.training.dataset import AugmentedImages, ImageSource
+from facefold.training.fold import prepare_model
+from facefold.training.jobs import FeatureJob, FoldJob
+from facefold.training.loss import BinaryLoss
+from facefold.training.step import TrainingStep
+from facefold.utils.console import format_duration
+from facefold.utils.errors import InputError
+from facefold.utils.files import format_bytes, read_json, require_disk_space, write_json
+from facefold.utils.processes import process_pool, set_environment
+
+TIMED_BATCHES, TIMED_SECONDS = 3, 0.5  # for each rate, at least
+RESERVE = 0.1  # share of the time left that is kept for errors of the estimate
+FEW_FOLDS = 3
+PROCESS_BYTES = 1 << 30  # memory of a process that has imported torch, timm and albumentations, and of what it read
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is to be done for a recipe. left: folds to train; cost: theirs."""
+class Rates:
+    """Seconds of one process for an image of the recipe's full size, and for its own start (its imports)."""
+
+    train: float
+    predict: float
+    augment: float
+    freeze: float  # the frozen stages' forward pass, 0 if there are none
+    start: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one process: `shared` for what the folds of a recipe have in common, `fold` for each of them."""
+
+    shared: float
+    fold: float
+
+
+@dataclass(frozen=True)
+class RecipePlan:
+    """A recipe, the number of folds to train, and their cost."""
 
     recipe: Recipe
-    left: int
+    folds: int
     cost: Cost
 
 
 @dataclass(frozen=True)
-class Scene:
-    """What is planned for: train and test rows, folds, how many jobs run side by side (`places`).
+class Plan:
+    """What is trained, on how many folds, the seconds to the end of the report, and what the budget leaves out."""
 
-    left(name): the folds that a recipe has yet to train; rates: by the name of each that has any; decode: seconds until the
-    images of a size are in the cache, by size.
-    """
+    recipes: list[RecipePlan]
+    folds: int
+    seconds: float
+    left_out: list[RecipePlan] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What there is to do, on which devices, and how fast these are."""
 
     rows: int
     test_rows: int
     folds: int
-    places: int
-    left: Callable[[str], int]
-    rates: dict[str, Rates]
-    decode: dict[int, float]
+    devices: Sequence[torch.device]  # one for each process that trains at a time
+    folds_left: Callable[[Recipe], int]  # folds that have yet to be trained
+    rates: dict[str, Rates]  # by the name of each recipe that has folds left
+    decode: dict[int, float]  # seconds until the images of a size are in the cache, by size
 
-    def work(self, recipe: Recipe, folds: int | None = None) -> Work:
-        """What a recipe, or a shorter one of it, takes; with another number of folds all of them are to be trained."""
-        left = self.left(recipe.name) if folds in (None, self.folds) else folds
+    def plan_recipe(self, recipe: Recipe, folds: int) -> RecipePlan:
+        """Estimate a recipe, or a shorter one of it; on another number of folds all of them have to be trained.
+
+        Early stopping makes it an upper bound.
+        """
+        left = self.folds_left(recipe) if folds == self.folds else folds
         if not left:
-            return Work(recipe, 0, Cost(0.0, 0.0))
-        rates = self.rates[recipe.name.partition("@")[0]]
-        return Work(recipe, left, cost(recipe, rates, self.rows, folds or self.folds, self.test_rows))
+            return RecipePlan(recipe, 0, Cost(0.0, 0.0))
+        rates, valid = self.rates[_base_name(recipe)], math.ceil(self.rows / folds)
+        views, epochs = 2 if recipe.tta == "flip" else 1, recipe.epochs
+        epochs_of_full_size = sum((recipe.size_in(epoch) / recipe.size) ** 2 for epoch in range(epochs))
+        fold = (
+            rates.start
+            + (self.rows - valid) * rates.train * epochs_of_full_size
+            + (valid * epochs + views * (valid + self.test_rows)) * rates.predict
+        )
+        if not recipe.has_frozen_stages:
+            return RecipePlan(recipe, left, Cost(0.0, fold + epochs * (self.rows - valid) * rates.augment))
+        augmented = self.rows * min(epochs, recipe.views or epochs) if recipe.changes_images else 0
+        plain = views * (self.rows + self.test_rows)
+        shared = rates.start + augmented * (rates.augment + rates.freeze) + plain * rates.freeze
+        return RecipePlan(recipe, left, Cost(shared, fold))
 
-    def seconds(self, works: Sequence[Work]) -> float:
-        """The seconds of all of it, blend and report included."""
-        todo = [work for work in works if work.left]
-        jobs = [
-            seconds
-            for work in todo
-            for seconds in [work.cost.shared / self.places] * self.places + [work.cost.fold] * work.left
-        ]
-        decode = sum(self.decode[size] for size in {work.recipe.size for work in todo})
-        start = max((rates.start for rates in self.rates.values()), default=0.0) if todo else 0.0
-        return start + decode + makespan(jobs, self.places) + closing(self.rows, len(works))
+    def seconds(self, recipes: Sequence[RecipePlan]) -> float:
+        """Estimate the seconds of cache, training, blend and report."""
+        unfinished, jobs, count = [planned for planned in recipes if planned.folds], [], len(self.devices)
+        for planned in unfinished:
+            jobs += [planned.cost.shared / count] * count + [planned.cost.fold] * planned.folds
+        decode = sum(self.decode[size] for size in {planned.recipe.size for planned in unfinished})
+        start = max((rates.start for rates in self.rates.values()), default=0.0) if unfinished else 0.0
+        return start + decode + makespan(jobs, count) + closing_seconds(self.rows, len(recipes))
 
 
-@dataclass(frozen=True)
-class Plan:
-    """works: what will be done; folds: their number; seconds: until all of it is done; out: what a budget leaves out."""
-
-    works: list[Work]
-    folds: int
-    seconds: float
-    out: list[Work] = field(default_factory=list)
-
-
-def survey(
-    root: Path,
-    place: Path,
-    chosen: Sequence[Recipe],
+def measure_workload(
+    competition: Competition,
+    recipes: Sequence[Recipe],
     folds: int,
-    device: str,
-    suffix: str,
-    least: float = 0.0,
-) -> Scene:
-    """The scene of a job: a few steps of each recipe that is not finished are timed (`least`: as in `estimate.rates_of`), and a
-    few images decoded. place: what holds the runs, see `Target.place`."""
-    competition, places = load_competition(root), device_slots(device, None)
-
-    def left(name: str) -> int:
-        return sum(not is_fold_sealed(place, name + suffix, fold) for fold in range(folds))
-
-    timed = [recipe for recipe in chosen if left(recipe.name)]
-    told = rates_of(timed, places, least) if timed else []
-    rates = {recipe.name.partition("@")[0]: one for recipe, one in zip(timed, told, strict=True)}
-    decode = {size: estimate_cache_seconds(competition, size) for size in {recipe.size for recipe in timed}}
-    return Scene(len(competition.train), len(competition.test), folds, len(places), left, rates, decode)
+    devices: Sequence[torch.device],
+    folds_left: Callable[[Recipe], int],
+) -> Workload:
+    """Time a few batches of each recipe that has folds left, and the decoding of a few images."""
+    unfinished = [recipe for recipe in recipes if folds_left(recipe)]
+    timed = time_recipes(unfinished, devices) if unfinished else []
+    rates = {_base_name(recipe): of_recipe for recipe, of_recipe in zip(unfinished, timed, strict=True)}
+    decode = {size: estimate_cache_seconds(competition, size) for size in {recipe.size for recipe in unfinished}}
+    return Workload(len(competition.train), len(competition.test), folds, devices, folds_left, rates, decode)
 
 
-def whole(scene: Scene, chosen: Sequence[Recipe]) -> Plan:
-    """All of it."""
-    works = [scene.work(recipe) for recipe in chosen]
-    return Plan(works, scene.folds, scene.seconds(works))
+def time_recipes(recipes: Sequence[Recipe], devices: Sequence[torch.device]) -> list[Rates]:
+    """Time each recipe in processes of their own, which give their memory (a GPU's too) back when they end.
+
+    On the CPU as many are timed at once as train at a time, since they slow one another down; the mean is taken.
+    """
+    set_environment()
+    count = len(devices) if devices[0].type == "cpu" else 1
+    with process_pool(count) as processes:
+        futures = [[processes.submit(time_batches, recipe, devices[0]) for _ in range(count)] for recipe in recipes]
+        timed = [[future.result() for future in of_recipe] for of_recipe in futures]
+    start = min(rates.start for rates in timed[0])  # that of a process which timed nothing before
+    return [replace(Rates(*map(fmean, zip(*map(astuple, each), strict=True))), start=start) for each in timed]
 
 
-def closing(rows: int, recipes: int) -> float:
-    """Seconds of blend and report, by what they took on a Zen 5 core with 1,000 to 18,000 rows and two to four recipes."""
+def time_batches(recipe: Recipe, device: torch.device) -> Rates:
+    """Time batches of random pixels, after one to warm up, as the trainer runs them.
+
+    On the CPU in one thread, in CPU seconds; on a GPU in wall seconds until its work is done.
+    """
+    start = time.process_time()  # of this process so far: its imports
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    net, _, precision = prepare_model(recipe, device, None, pretrained=False)
+    optimizer = create_optimizer_v2(net, opt=recipe.optimizer, lr=recipe.lr)
+    ema = ModelEmaV3(net, decay=recipe.ema) if recipe.ema else None
+    scaler = torch.amp.GradScaler(device.type, enabled=precision.dtype is torch.float16)
+    noise = np.random.default_rng(0).integers(0, 256, (recipe.batch, recipe.size, recipe.size, 3), dtype=np.uint8)
+    images = ImageSource(ImageCache([str(row) for row in range(recipe.batch)], noise), device)
+    rows, labels = np.arange(recipe.batch), torch.zeros(recipe.batch, device=device)
+    augmented = AugmentedImages(images, replace(recipe, start_size=0), 0)
+    inputs, frozen_stages = torch.from_numpy(noise).to(device), None
+    if net.has_frozen_stages:
+        half = frozen_precision(recipe, precision, device)
+        pixels, frozen_stages = inputs, fuse_frozen_stages(net.frozen_stages, inputs, half)
+        with torch.inference_mode():
+            inputs = frozen_stages(pixels).permute(0, 2, 3, 1).half()
+    step = TrainingStep(net, optimizer, scaler, precision, recipe, BinaryLoss(recipe.label_smoothing))
+
+    def train() -> Tensor:
+        net.train()
+        loss = step(inputs, labels)
+        if ema:
+            ema.update(net)
+        return loss
+
+    def seconds_per_image(work: Callable[[], Tensor]) -> float:
+        work().sum().item()  # waits for the device
+        started, batches = clock(), 0
+        while batches < TIMED_BATCHES or clock() - started < TIMED_SECONDS:
+            last = work()
+            batches += 1
+        last.sum().item()
+        return (clock() - started) / (batches * recipe.batch)
+
+    train_seconds = seconds_per_image(train)
+    predict_seconds = seconds_per_image(lambda: InferenceModel(net.eval().forward_inputs, precision)(inputs)[0])
+    in_loaders = device.type == "cuda" and not net.has_frozen_stages and not augmented.on_device  # while the GPU trains
+    augment_seconds = 0.0 if in_loaders else seconds_per_image(lambda: augmented(0, rows))
+    with torch.inference_mode():
+        freeze_seconds = seconds_per_image(lambda: frozen_stages(pixels)) if frozen_stages else 0.0
+    return Rates(train_seconds, predict_seconds, augment_seconds, freeze_seconds, start)
+
+
+def closing_seconds(rows: int, recipes: int) -> float:
+    """Estimate blend and report, by what they took on a Zen 5 core with 1,000 to 18,000 rows and 2 to 4 recipes."""
     return 15 + 0.001 * rows * recipes
 
 
-def makespan(jobs: Iterable[float], places: int, busy: Sequence[float] = ()) -> float:
-    """Seconds until the last of these jobs ends, each begun in its turn in the place that is free first. busy: seconds until
-    places that are taken now are free."""
-    free = [*busy, *[0.0] * (places - len(busy))]
+def makespan(jobs: Iterable[float], devices: int, busy: Sequence[float] = ()) -> float:
+    """Compute the seconds until the last job ends; each begins in its turn on the device that is free first.
+
+    busy: seconds until devices that are in use now are free.
+    """
+    free = [*busy, *[0.0] * (devices - len(busy))]
     heapq.heapify(free)
     for seconds in jobs:
         heapq.heapreplace(free, free[0] + seconds)
     return max(free)
 
 
-def lines(plan: Plan, scene: Scene, device: str, suffix: str) -> list[str]:
-    """The plan for a terminal. suffix: of the names of the runs."""
-    told = [
-        f"plan: {scene.rows:,} train and {scene.test_rows:,} test images, {plan.folds} folds, "
-        f"{scene.places} at a time on {device}"
+def make_plan(workload: Workload, recipes: Sequence[Recipe], seconds: float, fixed_folds: str = "") -> Plan:
+    """Plan what fits into `seconds`, less the reserve; what is trained already always fits.
+
+    fixed_folds: why the number of folds may not change, empty where it may. Raise `InputError` where nothing fits.
+    """
+    most = (1 - RESERVE) * seconds
+    fewest = FEW_FOLDS if not fixed_folds and workload.folds > FEW_FOLDS else workload.folds
+    shorter = [short for recipe in recipes for short in _shorter_recipes(recipe)]
+    for folds, offered in [(workload.folds, recipes), (fewest, recipes), *((fewest, [short]) for short in shorter)]:
+        chosen: list[RecipePlan] = []
+        for planned in [workload.plan_recipe(recipe, folds) for recipe in offered]:
+            if not planned.folds or workload.seconds([*chosen, planned]) <= most:
+                chosen.append(planned)
+        if chosen:
+            kept = [planned.recipe for planned in chosen]
+            left_out = [workload.plan_recipe(recipe, folds) for recipe in recipes if recipe not in kept]
+            return Plan(chosen, folds, workload.seconds(chosen), left_out)
+    alternatives = [workload.plan_recipe(recipe, fewest) for recipe in [*recipes, *shorter]]
+    least = min(alternatives, key=lambda planned: workload.seconds([planned]))
+    needed = format_duration(workload.seconds([least]) / (1 - RESERVE))
+    raise InputError(
+        f"the budget is too small: {format_duration(max(seconds, 0))} of it are left after the audit, the split and timing "
+        f"the recipes, and the least there is to do, {least.recipe.name} in {fewest} folds"
+        f"{fixed_folds and f' ({fixed_folds})'}, takes {needed} with a reserve. Give more with --budget, or name "
+        "smaller recipes with --recipes"
+    )
+
+
+def _base_name(recipe: Recipe) -> str:
+    return recipe.name.partition("@")[0]
+
+
+def _shorter_recipes(recipe: Recipe) -> list[Recipe]:
+    """List the recipe with fewer epochs, from most to fewest, as far as its other settings allow."""
+    shorter = []
+    for epochs in range(recipe.epochs - 1, 0, -1):
+        with suppress(InputError):  # its warm-up, for example, would be as long as all of it
+            shorter.append(load_recipe(f"{_base_name(recipe)}@{epochs}"))
+    return shorter
+
+
+def format_plan(plan: Plan, workload: Workload, suffix: str, elsewhere: str = "") -> str:
+    """Format the plan for a terminal. suffix: of the names of the runs. elsewhere: what to add to the devices."""
+    count, device = len(workload.devices), workload.devices[0].type
+    lines = [
+        f"plan: {workload.rows:,} train and {workload.test_rows:,} test images, {plan.folds} folds, "
+        f"{count} at a time on {device}{elsewhere}"
     ]
-    width = max([18, *(len(work.recipe.name + suffix) for work in [*plan.works, *plan.out])])
-    for work in plan.works:
-        told.append(
-            f"  {work.recipe.name + suffix:{width}} {work.left} folds to go, "
-            + (f"about {_each(work)} each: {work.recipe.about}" if work.left else "nothing to do")
-        )
-    for work in plan.out:
-        told.append(
-            f"  {work.recipe.name + suffix:{width}} left out, {work.left} folds of about {_each(work)} each do not fit"
-        )
-    closed = format_duration(closing(scene.rows, len(plan.works)))
-    return [*told, f"  then blend and report, about {closed}; about {format_duration(plan.seconds)} in all"]
+    width = max([18, *(len(planned.recipe.name + suffix) for planned in [*plan.recipes, *plan.left_out])])
+    for planned in [*plan.recipes, *plan.left_out]:
+        line = f"{planned.folds} folds to go, nothing to do"
+        if planned.folds:
+            each = f"about {format_duration(planned.cost.fold + planned.cost.shared / planned.folds)} each"
+            line = f"{planned.folds} folds to go, {each}: {planned.recipe.about}"
+            if planned in plan.left_out:
+                line = f"left out, {planned.folds} folds of {each} do not fit"
+        lines.append(f"  {planned.recipe.name + suffix:{width}} {line}")
+    closing = format_duration(closing_seconds(workload.rows, len(plan.recipes)))
+    free = f", assuming that {count} {'cores are' if count > 1 else 'core is'} free" if device == "cpu" else ""
+    return "\n".join(
+        [*lines, f"  then blend and report, about {closing}; about {format_duration(plan.seconds)} in all{free}"]
+    )
 
 
-def _each(work: Work) -> str:
-    return format_duration(work.cost.fold + work.cost.shared / work.left)
+def format_budget(budget: float, used: float) -> str:
+    """Format what is printed below the plan: a budget of so many seconds, some of them used."""
+    reserve = format_duration(RESERVE * (budget - used))
+    return (
+        f"  budget {format_duration(budget)}, {format_duration(used)} of it spent, {reserve} kept in reserve;\n"
+        "  should training take longer than this, what does not fit any more is left out, but for the first recipe"
+    )
+
+
+def format_budget_result(budget: float, used: float, left_out: Sequence[str]) -> str:
+    """Format what is printed at the end: whether the budget was kept, and the runs that it cost."""
+    result = f"budget {format_duration(budget)}: {format_duration(used)} used"
+    if used > budget:
+        result += f", {format_duration(used - budget)} too many"
+    if left_out:
+        result += (
+            f"; left out: {', '.join(left_out)}. Without --budget, or with more, the same command continues with these"
+        )
+    return result
+
+
+def write_budget(target_root: Path, deadline: float, workload: Workload, plan: Plan, suffix: str) -> Path:
+    """Write what `BudgetGuard` reads, for a job that has to end at `deadline` (`time.time()`); return the file."""
+    path = target_root / "cache" / "budget.json"
+    costs = {planned.recipe.name + suffix: asdict(planned.cost) for planned in plan.recipes}
+    write_json(path, {"until": deadline - closing_seconds(workload.rows, len(plan.recipes)), "runs": costs})
+    return path
+
+
+class BudgetGuard:
+    """Decide for `run_jobs` whether a job may start: not when the rest of its run would end after the budget.
+
+    A run that is left out stays so; those of its jobs that are running run to their end. Expected times are those of
+    the plan, scaled by how long the jobs took that are done. As long as no run is complete the first one is never left
+    out: there would be nothing to blend. `left_out` maps the name of each run that is to the seconds that it is late.
+    """
+
+    def __init__(
+        self, path: Path, jobs: Sequence[FeatureJob | FoldJob], devices: int, any_complete: Callable[[], bool]
+    ):
+        """Read what `write_budget` wrote to `path`, for these jobs in order, of which `devices` run at a time."""
+        budget = read_json(path)
+        costs = {name: Cost(**cost) for name, cost in budget["runs"].items()}
+        if unplanned := sorted({job.identity.name for job in jobs} - set(costs)):
+            raise InputError(
+                f"{path} does not say what {', '.join(unplanned)} costs: it was written for other runs. "
+                "Leave --budget out"
+            )
+        self.left_out: dict[str, float] = {}
+        self._until, self._devices, self._any_complete = budget["until"], devices, any_complete
+        self._seconds = {job: _expected_seconds(job, costs[job.identity.name]) for job in jobs}
+        self._waiting, self._begun, self._taken, self._expected = list(jobs), {}, 0.0, 0.0
+        self._first = jobs[0].identity.name if jobs else ""
+
+    def __call__(self, job: FeatureJob | FoldJob, running: Collection[FeatureJob | FoldJob]) -> bool:
+        """Decide whether `job` may start while these are `running`."""
+        now, name = time.time(), job.identity.name
+        if self._begun.pop(job, None) is not None:  # its process died: its time says nothing, and it has to run again
+            self._waiting.append(job)
+        for done in [begun for begun in self._begun if begun not in running]:
+            self._taken += now - self._begun.pop(done)
+            self._expected += self._seconds[done]
+        late = self._end(name, now) - self._until
+        if late > 0 and name not in self.left_out and (name != self._first or self._any_complete()):
+            self.left_out[name] = late
+        self._waiting.remove(job)
+        if name not in self.left_out:
+            self._begun[job] = now
+        return name not in self.left_out
+
+    def _end(self, name: str, now: float) -> float:
+        """Estimate when the running jobs and the rest of this run would end."""
+        pace = self._taken / self._expected if self._expected else 1.0
+        busy = [max(0.0, pace * self._seconds[job] - (now - begun)) for job, begun in self._begun.items()]
+        rest = [pace * self._seconds[job] for job in self._waiting if job.identity.name == name]
+        return now + makespan(rest, self._devices, busy)
+
+
+def _expected_seconds(job: FeatureJob | FoldJob, cost: Cost) -> float:
+    return cost.fold if isinstance(job, FoldJob) else cost.shared / job.parts
+
+
+def check_disk_space(target_root: Path, competition: Competition, recipes: Sequence[Recipe]) -> str:
+    """Check that the disk has room for the cache and the frozen stages of `recipes`; return what it found, in words.
+
+    Weights and predictions are small next to these. What the frozen stages of a recipe left may still be there while
+    those of the next one are computed. Raise `InputError` if there is too little room.
+    """
+    sizes = [feature_cache_bytes(recipe, len(competition.train), len(competition.test)) for recipe in recipes]
+    most = max(first + second for first, second in pairwise([0, *sizes]))
+    present = sum(path.stat().st_size for path in (target_root / "cache" / "frozen").rglob("*.npy"))
+    images = sum(missing_cache_bytes(competition, size) for size in {recipe.size for recipe in recipes})
+    needed, what = images + max(0, most - present), "the cache and the frozen stages"
+    free = require_disk_space(target_root, needed, what)
+    return f"disk: {format_bytes(needed)} needed for {what}, {format_bytes(free)} free"
+
+
+def memory_bytes(recipe: Recipe) -> int:
+    """Estimate the memory that a process needs to train the recipe on the CPU.
+
+    Twice what autograd keeps of a batch in float32 (by a forward pass of two images), for gradients are as large; the
+    weights, their gradients, moments and EMA.
+    """
+    net, _ = build_model(recipe, pretrained=False)
+    state = {value.data_ptr(): value.nbytes for value in net.state_dict().values()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    images = torch.zeros(2, recipe.size, recipe.size, 3, dtype=torch.uint8)
+    inputs = net.frozen_stages.eval()(images).permute(0, 2, 3, 1).detach() if net.has_frozen_stages else images
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        net.train().forward_inputs(inputs)
+    activations = sum(size for pointer, size in kept.items() if pointer not in state)
+    return PROCESS_BYTES + activations * recipe.batch + 5 * sum(state.values())

@@ -1,100 +1,209 @@
-"""Trained folds, loaded from the weights they left, predict images as they predicted the test rows when they were trained.
+"""Predictions of trained folds: right after training, and later from the weights that training left.
 
-On the machine that trained them the same images in the same order give the same bytes: the same batches, the number format
-that the run recorded, the frozen stages in chunks as then. Elsewhere the last digits differ, and where the processor lacks
-that format, more than these.
+On the machine that trained them the same images in the same order give the same bytes: the same batches, the number
+format that the run recorded, the frozen stages in the same chunks. Elsewhere the last digits differ, and where the
+processor lacks that format, more than these.
 """
 
 import shutil
+import sys
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from facefold.data.audit import load_images_hash
 from facefold.data.cache import ImageCache, open_cache
 from facefold.data.competition import load_competition
+from facefold.models.build import Net
 from facefold.models.feature_cache import FeatureCache
-from facefold.models.inference import fastest_inference_model, rebuild_inference_model
-from facefold.models.precision import frozen_precision, half_precision
+from facefold.models.inference import BOUND, InferenceModel, fastest_inference_model, rebuild_inference_model
+from facefold.models.precision import Precision, frozen_precision, half_precision
 from facefold.models.recipe import Recipe
 from facefold.runs import WEIGHTS_FILE, fold_dir, load_weights, replace_test_predictions
 from facefold.task import LABEL, Target
-from facefold.training.dataset import ImageSource, input_view
-from facefold.training.fold import CHECKED, predict_rows, prepare_model
+from facefold.training.dataset import ImageSource, InputFn, input_view, shuffle_mode
+from facefold.training.fold import FoldTask, TrainedFold, prepare_model
+from facefold.training.machine import peak_memory_mb, versions
+from facefold.training.outputs import predict_rows
+from facefold.utils.console import print_progress
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, sha256_file
 from facefold.utils.npy import NpyRows
 
+CHECKED_ROWS = 128  # on which a fast form of inference is compared with float32
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """What a trained fold leaves.
+
+    state: the weights that predict, name -> array. *_prob: float64 (n,), probability of label 1 or predicted value, in
+    the order of the task's ids. *_features: float16 (n, F), in unnamed files. history: one row per epoch. facts: for
+    run.json.
+    """
+
+    state: dict[str, np.ndarray]
+    history: pd.DataFrame
+    oof_prob: np.ndarray
+    oof_features: NpyRows
+    test_prob: np.ndarray
+    test_features: NpyRows
+    facts: dict
+
 
 @dataclass(frozen=True)
 class FoldPrediction:
-    """What the model of one fold says. prob: float64 (n,), probability of label 1, or predicted value; features: float16 (n, F), penultimate; in the
-    order of the images. form: how it was computed."""
+    """Predictions of one fold's model in the order of the images.
+
+    prob: float64 (n,), probability of label 1, or predicted value; features: float16 (n, F), penultimate. inference: how
+    they were computed, see `InferenceModel.name`.
+    """
 
     prob: np.ndarray
     features: NpyRows
-    form: str
+    inference: str
+
+
+def predict_fold(task: FoldTask, trained: TrainedFold, device: torch.device) -> FoldResult:
+    """Predict the held-out rows and the test rows of a fold that was just trained, by one code path."""
+    started, cpu_started = time.perf_counter(), time.process_time()
+    loss_fn, folder = trained.loss_fn, task.checkpoint.parent
+    train_views = _views(task.recipe, trained.train_images, trained.features.get("train"))
+    test_views = _views(task.recipe, ImageSource(task.test_images, device), trained.features.get("test"))
+    valid_rows = task.train_images.rows(task.valid["id"].tolist())
+    test_rows = np.arange(len(task.test_images.ids))
+    half = half_precision(task.recipe, trained.precision, device)
+    example = train_views[0](valid_rows[:CHECKED_ROWS])
+    model = fastest_inference_model(trained.model, half, example, loss_fn.comparable, loss_fn.difference)
+    for line in model.refused:
+        print_progress(f"{task}: {line}", trained.progress)
+    try:
+        oof_outputs, oof_features = predict_rows(model, train_views, valid_rows, folder)
+        test_outputs, test_features = predict_rows(model, test_views, test_rows, folder)
+    except InputError as error:
+        raise InputError(f"{task}: {error}") from error
+    predict_seconds = time.perf_counter() - started
+    facts = {
+        **_training_facts(task, trained, device),
+        "inference": {
+            "form": model.name,
+            "difference": model.difference,
+            "rows": min(CHECKED_ROWS, len(valid_rows)),
+            "bound": BOUND,
+        },
+        "seconds": round(predict_seconds + sum(row["seconds"] for row in trained.history), 3),
+        "cpu_seconds": round(trained.meta.cpu_seconds + time.process_time() - cpu_started, 3),
+        "predict_images_per_second": round((len(valid_rows) + len(test_rows)) / predict_seconds, 2),
+        **loss_fn.run_facts(*loss_fn.evaluate(oof_outputs, task.valid["label"].to_numpy())),
+    }
+    state = {name: value.cpu().numpy() for name, value in trained.model.state_dict().items()}
+    return FoldResult(
+        loss_fn.export_state(state),
+        pd.DataFrame(trained.history).drop(columns="train_seconds"),
+        loss_fn.predictions(oof_outputs),
+        oof_features,
+        loss_fn.predictions(test_outputs),
+        test_features,
+        facts,
+    )
+
+
+def _training_facts(task: FoldTask, trained: TrainedFold, device: torch.device) -> dict:
+    history = trained.history
+    train_seconds = sum(row["train_seconds"] for row in history)
+    return {
+        "device": str(device),
+        "precision": trained.precision.name,
+        "weights": trained.meta.weights_source,
+        "epochs_run": len(history),
+        "repeated_epoch": trained.meta.repeated_epoch,
+        "parts_of_a_batch": trained.meta.accumulate,
+        "shuffle": shuffle_mode(task.recipe, task.train_images),
+        "images_per_second": round(len(history) * trained.epoch_images / train_seconds, 2),
+        "peak_memory_mb": round(peak_memory_mb(device), 1),
+        "settings": asdict(task.recipe),
+        "versions": {"python": sys.version.split()[0], **versions()},
+    }
+
+
+def _views(recipe: Recipe, images: ImageSource, features: FeatureCache | None) -> list[InputFn]:
+    """The views to average over: the image, and its mirror image for flip TTA."""
+    names = ("plain", "mirror") if recipe.tta == "flip" else ("plain",)
+    return [input_view(images, features, name) for name in names]
 
 
 def trained_recipe(name: str, folds: list[dict]) -> Recipe:
-    """The recipe of the run `name` as it was when it was trained; folds: their run.json."""
+    """Return the recipe of the run `name` as it was when it was trained. folds: their run.json."""
     try:
         return Recipe(**folds[0]["settings"])
-    except (KeyError, TypeError):
-        raise _other_version(name)
-
-
-def _other_version(name: str) -> InputError:
-    return InputError(f"runs/{name} was trained by another version of this program; train it again to predict with it")
+    except (KeyError, TypeError) as error:
+        raise InputError(
+            f"runs/{name} was trained by another version of this program; train it again to predict with it"
+        ) from error
 
 
 def predict_folds(
     root: Path, name: str, folds: list[dict], images: ImageCache, device: torch.device, scratch: Path
 ) -> Iterator[FoldPrediction]:
-    """What each fold of the run `name` says of the images, which are in the size of its recipe.
+    """Yield the predictions of each fold of the run `name`.
 
-    folds: their run.json. scratch: a folder, made if need be, in which frozen/ is made, and removed at the end, for what the frozen stages make of
-    the images, gigabytes.
+    Args:
+        root: The folder that holds runs/.
+        name: Of the run.
+        folds: The run.json of each fold.
+        images: In the size of the run's recipe.
+        device: Where to predict.
+        scratch: A folder for gigabytes of frozen stages' activations, in frozen/, which is removed at the end.
     """
-    recipe, kept = trained_recipe(name, folds), scratch / "frozen"
+    recipe, feature_dir = trained_recipe(name, folds), scratch / "frozen"
     scratch.mkdir(parents=True, exist_ok=True)
-    net, _, fmt = prepare_model(recipe, device, None, pretrained=False)
-    half = half_precision(recipe, fmt, device)
-    pixels, rows, shown = ImageSource(images, device), np.arange(len(images.ids)), None
+    model, _, precision = prepare_model(recipe, device, None, pretrained=False)
+    half = half_precision(recipe, precision, device)
+    source, rows, features = ImageSource(images, device), np.arange(len(images.ids)), None
     try:
         for fold, run in enumerate(folds):
             state = {key: torch.from_numpy(value) for key, value in load_weights(root, name, fold).items()}
-            try:
-                net.load_state_dict(state)
-            except RuntimeError as error:
-                raise _other_version(name) from error
-            if net.has_frozen_stages and shown is None:  # frozen, so the same in every fold
-                shown = FeatureCache(
-                    kept / "views",
+            model.load_state_dict(state)
+            if model.has_frozen_stages and features is None:  # frozen, so the same in every fold
+                features = FeatureCache(
+                    feature_dir / "views",
                     "images",
                     images,
-                    net.frozen_stages,
+                    model.frozen_stages,
                     device,
-                    frozen_precision(recipe, fmt, device),
+                    frozen_precision(recipe, precision, device),
                 )
-            views = [
-                input_view(pixels, shown, view) for view in ("plain", "mirror")[: 2 if recipe.tta == "flip" else 1]
-            ]
-            named, example = run["inference"]["form"], views[0](rows[:CHECKED])
-            if named.startswith("float32") or (half and named.startswith(half.name)):
-                form = rebuild_inference_model(net, named, example)
-            else:
-                unit = run.get("standardised")
-                read = (lambda out, unit=unit: (out - unit["mean"]) / unit["std"]) if unit else torch.Tensor.sigmoid
-                form = fastest_inference_model(net, half, example, read)
-            logits, features = predict_rows(form, views, rows, scratch)
-            number = Target(run.get("target", LABEL.name)).regression
-            yield FoldPrediction(logits if number else torch.from_numpy(logits).sigmoid().numpy(), features, form.name)
+            views = _views(recipe, source, features)
+            inference = _inference_model(model, run, precision, half, views[0](rows[:CHECKED_ROWS]))
+            outputs, fold_features = predict_rows(inference, views, rows, scratch)
+            prob = outputs if _is_regression(run) else torch.from_numpy(outputs).sigmoid().numpy()
+            yield FoldPrediction(prob, fold_features, inference.name)
     finally:
-        shutil.rmtree(kept, ignore_errors=True)
+        shutil.rmtree(feature_dir, ignore_errors=True)
+
+
+def _inference_model(
+    model: Net, run: dict, precision: Precision, half: Precision | None, example: torch.Tensor
+) -> InferenceModel:
+    """The form of inference that run.json records, or the fastest one where this device lacks its number format."""
+    name = run["inference"]["form"]
+    if name.startswith("float32") or (half and name.startswith(half.name)):
+        return rebuild_inference_model(model, name, example)
+    unit = run.get("standardised")
+
+    def standardise(outputs: torch.Tensor) -> torch.Tensor:
+        return (outputs - unit["mean"]) / unit["std"]
+
+    return fastest_inference_model(model, half, example, standardise if unit else torch.Tensor.sigmoid)
+
+
+def _is_regression(run: dict) -> bool:
+    return Target(run.get("target", LABEL.name)).regression
 
 
 @dataclass(frozen=True)
@@ -110,26 +219,24 @@ class TestJob:
 
     @property
     def size(self) -> int:
-        """Pixels a side of the images that its models are shown."""
+        """Side in pixels of the images that its models read."""
         return trained_recipe(self.name, [read_json(fold_dir(self.root, self.name, 0) / "run.json")]).size
 
-    def work(self, device: torch.device) -> None:
-        places = [fold_dir(self.root, self.name, fold) for fold in range(self.folds)]
-        told = [read_json(place / "run.json") for place in places]
-        for place, run in zip(places, told, strict=True):
-            if sha256_file(place / WEIGHTS_FILE) != run["files"][WEIGHTS_FILE]:
-                raise InputError(f"{place / WEIGHTS_FILE} is not the file that training wrote (checksum differs)")
+    def run(self, device: torch.device, position: int) -> None:
+        directories = [fold_dir(self.root, self.name, fold) for fold in range(self.folds)]
+        runs = [read_json(directory / "run.json") for directory in directories]
+        for directory, run in zip(directories, runs, strict=True):
+            if sha256_file(directory / WEIGHTS_FILE) != run["files"][WEIGHTS_FILE]:
+                raise InputError(f"{directory / WEIGHTS_FILE} is not the file that training wrote (checksum differs)")
         images = open_cache(load_competition(self.root), "test", self.size)
         scratch = self.root / "cache" / "test" / self.name
-        for fold, said in enumerate(predict_folds(self.root, self.name, told, images, device, scratch)):
-            replace_test_predictions(places[fold], images.ids, said.prob, said.features, load_images_hash(self.root))
-            then = told[fold]["inference"]["form"]
+        for fold, prediction in enumerate(predict_folds(self.root, self.name, runs, images, device, scratch)):
+            replace_test_predictions(
+                directories[fold], images.ids, prediction.prob, prediction.features, load_images_hash(self.root)
+            )
+            trained_with = runs[fold]["inference"]["form"]
             print(
-                f"{self.name} fold {fold}: {len(images.ids):,} images predicted, {said.form}"
-                + (f" (when it was trained: {then})" if said.form != then else ""),
+                f"{self.name} fold {fold}: {len(images.ids):,} images predicted, {prediction.inference}"
+                + (f" (when it was trained: {trained_with})" if prediction.inference != trained_with else ""),
                 flush=True,
             )
-
-
-def run_test_job(job: TestJob, device: torch.device, slot: int) -> None:
-    job.work(device)

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +22,8 @@ import torch
 import facefold
 from facefold.models.recipe import load_recipe
 from facefold.training.machine import versions
-from facefold.training.space import PROCESS, memory
-from facefold.training.workers import raise_failures, run_guarded
+from facefold.training.plan import PROCESS_BYTES, memory_bytes
+from facefold.training.workers import Job, raise_failures, run_guarded
 from facefold.utils.console import QUIET_VARIABLE, print_progress
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_text
@@ -52,18 +52,8 @@ def require_ray() -> Any:
     return ray
 
 
-def check_engine_options(engine: str, options: Mapping[str, object]) -> None:
-    """Raise `InputError` where Ray is asked for and is not installed, or comes with one of the `options` (name -> value) that are for
-    one machine only."""
-    given = [name for name, value in options.items() if value]
-    if engine == "ray" and require_ray() and given:
-        raise InputError(
-            f"--engine ray: the cluster decides what runs side by side and when; leave {' and '.join(given)} out"
-        )
-
-
 class RayWorkers:
-    """A connection to a Ray cluster. places: a device for each job that it can run at a time, as the job itself calls it: Ray shows
+    """A connection to a Ray cluster. devices: one per job that it can run at a time, as the job itself calls it: Ray shows
     a task its own GPU alone.
 
     address: auto (the cluster this machine belongs to), host:port, or local (start one here for this step). device: auto (GPUs where
@@ -104,31 +94,30 @@ class RayWorkers:
             self._ray.shutdown()
             raise InputError("--device cuda: no machine of the cluster has a GPU; use --device cpu or auto")
         self._gpu = device != "cpu" and gpus > 0
-        self.places = [torch.device("cuda", 0)] * gpus if self._gpu else [torch.device("cpu")] * max(1, self._cpus)
+        self.devices = [torch.device("cuda", 0)] * gpus if self._gpu else [torch.device("cpu")] * max(1, self._cpus)
         cores = [int(have.get("CPU", 0) // have["GPU"]) for have in machines if have.get("GPU")]
         self.loader_workers = max(0, min(8, min(cores) - 1)) if self._gpu else 0
 
     def run(
         self,
-        jobs: Sequence[Any],
-        work: Callable[[Any, torch.device, int], None],
-        after: Mapping[Any, Collection[Any]],
-        may_begin: None = None,
+        jobs: Sequence[Job],
+        after: Mapping[Job, Collection[Job]],
+        may_start: None = None,
     ) -> None:
-        """Run the jobs as `engine.run` does, except that the cluster decides when each one begins."""
+        """Run the jobs as `LocalWorkers.run` does, except that the cluster decides when each one starts."""
         try:
             if jobs:
-                self._run(jobs, work, after)
+                self._run(jobs, after)
         finally:
             self._ray.shutdown()
 
-    def _run(self, jobs: Sequence[Any], work: Callable, after: Mapping[Any, Collection[Any]]) -> None:
+    def _run(self, jobs: Sequence[Job], after: Mapping[Job, Collection[Job]]) -> None:
         needs = self._needs(jobs)
         print_progress(
-            f"ray: {len(jobs)} jobs, {len(self.places)} at a time on {self.places[0].type}; {self._cpus} CPUs in all"
+            f"ray: {len(jobs)} jobs, {len(self.devices)} at a time on {self.devices[0].type}; {self._cpus} CPUs in all"
         )
         with _marker(jobs[0].root) as marker:
-            refs = self._submit(jobs, work, after, needs, marker)
+            refs = self._submit(jobs, after, needs, marker)
             failures, lacking, waiting = [], None, {ref.future(): job for job, ref in refs.items()}
             try:
                 while waiting:  # not ray.wait, which swallows what a signal raises
@@ -142,11 +131,11 @@ class RayWorkers:
                 raise
         raise_failures(failures)
 
-    def _needs(self, jobs: Sequence[Any]) -> dict[Any, dict[str, float]]:
+    def _needs(self, jobs: Sequence[Job]) -> dict[Job, dict[str, float]]:
         """Return what each job takes of its machine, by the names of Ray's resources."""
-        workers = self.loader_workers * PROCESS
+        workers = self.loader_workers * PROCESS_BYTES
         memory = {
-            name: workers + (2 * PROCESS if self._gpu else memory(load_recipe(name)))
+            name: workers + (2 * PROCESS_BYTES if self._gpu else memory_bytes(load_recipe(name)))
             for name in {job.identity.recipe for job in jobs}
         }
         return {
@@ -160,12 +149,11 @@ class RayWorkers:
 
     def _submit(
         self,
-        jobs: Sequence[Any],
-        work: Callable,
-        after: Mapping[Any, Collection[Any]],
-        needs: Mapping[Any, Mapping[str, float]],
+        jobs: Sequence[Job],
+        after: Mapping[Job, Collection[Job]],
+        needs: Mapping[Job, Mapping[str, float]],
         marker: Path,
-    ) -> dict[Any, Any]:
+    ) -> dict[Job, Any]:
         """Submit a task per job and return their references; Ray begins one when those of the jobs it waits for are done."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -180,7 +168,7 @@ class RayWorkers:
                 name=str(job), num_cpus=need["CPU"], num_gpus=need.get("GPU", 0), memory=need["memory"]
             )
             before = [refs[other] for other in after.get(job, ())]
-            refs[job] = placed.remote(work, job, self.places[0], marker, gate, _versions(), *before)
+            refs[job] = placed.remote(job, self.devices[0], marker, gate, _versions(), *before)
         return refs
 
     def _machines(self) -> list[dict[str, float]]:
@@ -237,7 +225,8 @@ class RayWorkers:
 
 def _gate() -> type:
     """Return the class of an actor that every task asks before it begins. Ray sends a local class by value: its process needs no
-    torch."""
+    torch.
+    """
 
     class Gate:
         def __init__(self) -> None:
@@ -272,8 +261,7 @@ def _versions() -> dict[str, str]:
 
 
 def _attempt(
-    work: Callable[[Any, torch.device, int], None],
-    job: Any,
+    job: Job,
     device: torch.device,
     marker: Path,
     gate: Any,
@@ -299,7 +287,7 @@ def _attempt(
     else:
         if begun > 1:
             print_progress(f"{job} is started again: its process or its machine died")
-        failure = _refusal(marker, versions) or run_guarded(work, job, (device,), 0)
+        failure = _refusal(marker, versions) or run_guarded(job, device, 0)
     if failure is not None:
         ray.get(gate.close.remote())
     return failure

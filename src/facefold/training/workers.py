@@ -1,24 +1,34 @@
-"""Which process trains what: a process a job, as many at a time as there are slots (a CPU core or a GPU each)."""
+"""Run jobs in worker processes of this machine: one long-lived process per device (a GPU, or a CPU core)."""
 
+import gc
 import multiprocessing
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
-from multiprocessing.connection import wait
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Protocol
 
 import torch
 from tqdm import tqdm
 
-from facefold.cli import disk_error_advice
 from facefold.utils.console import TerminalLock
-from facefold.utils.errors import InputError
+from facefold.utils.errors import InputError, disk_error_advice
 from facefold.utils.processes import core_count, end_with_parent, set_environment, without_interrupt
 
 
-def device_slots(device: str, workers: int | None) -> list[torch.device]:
-    """Where jobs run side by side: each visible GPU, or `workers` one-thread CPU processes (default: one a core).
+class Job(Protocol):
+    """What a worker runs. It travels to the worker's process, and its text names it in messages."""
 
-    device: auto (CUDA where it is there), cpu or cuda; `InputError` when a device is asked for that is not there.
+    def run(self, device: torch.device, position: int) -> None:
+        """Do the job on `device`; `position` is the line of its progress bar."""
+
+
+def select_devices(device: str, workers: int | None) -> list[torch.device]:
+    """Return one device per job at a time: each visible GPU, or `workers` one-thread CPU processes (default: one per core).
+
+    device: auto (CUDA if there is any), cpu or cuda. Raise `InputError` for a device that is missing.
     """
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers}: at least one")
@@ -32,140 +42,205 @@ def device_slots(device: str, workers: int | None) -> list[torch.device]:
 
 
 class LocalWorkers:
-    """This machine as the engine. places: a device for each job at a time, see `slots`. loader_workers: processes that augment, for
-    each job on a GPU."""
+    """The workers of this machine. devices: see `select_devices`. loader_workers: processes that augment, per GPU job."""
 
     def __init__(self, device: str, workers: int | None):
-        self.places = device_slots(device, workers)
-        self.loader_workers = min(8, core_count() // len(self.places)) if self.places[0].type == "cuda" else 0
+        self.devices = select_devices(device, workers)
+        self.loader_workers = min(8, core_count() // len(self.devices)) if self.devices[0].type == "cuda" else 0
 
     def run(
         self,
-        jobs: Sequence[Any],
-        work: Callable[[Any, torch.device, int], None],
-        after: Mapping[Any, Collection[Any]],
-        may_begin: Callable[[Any, Collection[Any]], bool] | None = None,
+        jobs: Sequence[Job],
+        after: Mapping[Job, Collection[Job]],
+        may_start: Callable[[Job, Collection[Job]], bool] | None = None,
     ) -> None:
-        """See `run_jobs`."""
-        run_jobs(jobs, self.places, work, after, may_begin)
+        """Run the jobs, see `run_jobs`."""
+        run_jobs(jobs, self.devices, after, may_start)
 
 
 def run_jobs(
-    jobs: Sequence[Any],
-    places: list[torch.device],
-    work: Callable[[Any, torch.device, int], None],
-    after: Mapping[Any, Collection[Any]] | None = None,
-    may_begin: Callable[[Any, Collection[Any]], bool] | None = None,
+    jobs: Sequence[Job],
+    devices: Sequence[torch.device],
+    after: Mapping[Job, Collection[Job]] | None = None,
+    may_start: Callable[[Job, Collection[Job]], bool] | None = None,
 ) -> None:
-    """Run `work(job, device, slot)` for each job, each in a process of its own, in the order given; a job waits for those that
-    `after` names for it, which come before it, and lets later ones pass meanwhile.
+    """Run each job in the order of `jobs`, as many at a time as there are devices; the results do not depend on their number.
 
-    may_begin(job, running): asked of each job when its turn has come, with those then under way; one that may not is left out.
+    A worker process takes one job after another, since its start costs seconds. One that dies (killed, often for want of
+    memory) is replaced, and its job is put at the end and started once more; if that dies again, the other jobs still
+    finish. After any other failure no further job starts; those running finish. The failures are raised together:
+    `InputError` if all of them are the user's to fix. A CPU worker has one thread: two processes are faster than two
+    threads.
 
-    A job whose process dies without a word (killed, for want of memory often) is put at the end and started once more; when it dies
-    again, the others still finish. After any other failure no job is started; those running finish. The failures are raised together:
-    `InputError` where all of them are the person's to mend. A CPU process has one thread: two processes are faster than two
-    threads, and the result does not depend on how many run.
+    Args:
+        jobs: What to run.
+        devices: One per job at a time.
+        after: For a job, the jobs of `jobs` to wait for; later ones may start meanwhile.
+        may_start: may_start(job, running) is asked when the job's turn has come; a job that may not is left out.
     """
-    context = multiprocessing.get_context("spawn")
-    waiting, free, running, failures = list(jobs), list(range(len(places))), {}, []
-    died: list[Any] = []
-    stopping = False
     set_environment()
-    after = after or {}
+    pool = _Pool(devices)
+    queue = _Queue(jobs, after or {}, may_start)
     try:
-        while running or (waiting and not stopping):
-            while free and not stopping and (job := _next(waiting, running, after)) is not None:
-                waiting.remove(job)
-                under_way = [
-                    *(other for _, _, other in running.values()),
-                    *(other for other in died if other in waiting),
-                ]
-                if may_begin and not may_begin(job, under_way):
-                    continue
-                slot = free.pop(0)
-                ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(
-                    target=_worker,
-                    args=(theirs, work, job, places[slot], slot),
-                    daemon=places[slot].type == "cpu",  # a daemon may start no processes
-                )
-                running[ours] = (process, slot, job)
-                with without_interrupt():
-                    process.start()
-                theirs.close()
-            if waiting and not running and not stopping:
-                raise ValueError(f"jobs that wait for one another: {', '.join(map(str, waiting))}")
-            for pipe in wait(list(running)) if running else ():  # an empty list would be waited for without end
-                process, slot, job = running.pop(pipe)
-                free.append(slot)
-                try:
-                    failure = _outcome(pipe, process)
-                except EOFError:
-                    if job not in died and not stopping:
-                        print(
-                            f"the process of {job} died with exit code {process.exitcode}; it is started once more",
-                            flush=True,
-                        )
-                        died.append(job)
-                        waiting.append(job)
-                        continue
-                    failure = InputError(
-                        f"the process of {job} died with exit code {process.exitcode} (-9: killed, often for want of memory; then take "
-                        "--workers 1 or a recipe with a smaller batch); the same command goes on where it stood"
-                    )
-                else:
-                    stopping = stopping or failure is not None
-                failures += [failure] if failure is not None else []
+        while True:
+            while not queue.stopped and pool.has_room() and (job := queue.next(pool.running())) is not None:
+                pool.start(job)
+            if not pool.running():
+                break
+            for job, outcome in pool.wait():
+                queue.finish(job, outcome)
+        if queue.waiting and not queue.stopped:
+            raise ValueError(f"jobs that wait for one another: {', '.join(map(str, queue.waiting))}")
     finally:
-        started = [process for process, _, _ in running.values() if process.pid is not None]
-        for process in started:
-            process.terminate()
-        for process in started:
-            process.join()
-    raise_failures(failures)
+        pool.close()
+    raise_failures(queue.failures)
 
 
 def raise_failures(failures: Sequence[Exception]) -> None:
-    """Raise these together, where there are any: `InputError` where all of them are the person's to mend."""
+    """Raise these together, if there are any: `InputError` if all of them are the user's to fix."""
     if failures and all(isinstance(failure, InputError) for failure in failures):
         raise InputError("\n".join(dict.fromkeys(str(failure) for failure in failures)))
     if failures:
         raise RuntimeError("\n".join(str(failure) for failure in failures))
 
 
-def _next(waiting: list[Any], running: dict[Any, tuple], after: Mapping[Any, Collection[Any]]) -> Any | None:
-    """The first job that waits for none of those unfinished, None where there is none now."""
-    unfinished = [*waiting, *(job for _, _, job in running.values())]
-    return next((job for job in waiting if not any(other in unfinished for other in after.get(job, ()))), None)
+@dataclass(frozen=True)
+class _Died:
+    """A worker process that ended without an answer."""
+
+    exitcode: int | None
 
 
-def _outcome(pipe: Any, process: Any) -> Exception | None:
-    """The failure that a process that ended told of; `EOFError` when it died without a word."""
-    try:
-        return pipe.recv()
-    finally:
-        process.join()
+class _Queue:
+    """The jobs that wait, and what became of the others."""
+
+    def __init__(self, jobs: Sequence[Job], after: Mapping[Job, Collection[Job]], may_start: Callable | None):
+        self.waiting, self.failures, self.stopped = list(jobs), [], False
+        self._after, self._may_start, self._died = after, may_start, []
+
+    def next(self, running: list[Job]) -> Job | None:
+        """Take the first job that waits for none of those unfinished, None if there is none now."""
+        for job in list(self.waiting):
+            unfinished = [*self.waiting, *running]
+            if any(other in unfinished for other in self._after.get(job, ())):
+                continue
+            self.waiting.remove(job)
+            restarting = [other for other in self._died if other in self.waiting]
+            if self._may_start is None or self._may_start(job, [*running, *restarting]):
+                return job
+        return None
+
+    def finish(self, job: Job, outcome: Exception | _Died | None) -> None:
+        """Note the end of a job; put one whose process died for the first time at the end of the queue."""
+        if not isinstance(outcome, _Died):
+            self.failures += [outcome] if outcome is not None else []
+            self.stopped = self.stopped or outcome is not None
+        elif job in self._died or self.stopped:
+            self.failures.append(
+                InputError(
+                    f"the process of {job} died with exit code {outcome.exitcode} (-9: killed, often for want of memory; "
+                    "then use --workers 1 or a recipe with a smaller batch); the same command continues where it stopped"
+                )
+            )
+        else:
+            print(f"the process of {job} died with exit code {outcome.exitcode}; it is started once more", flush=True)
+            self._died.append(job)
+            self.waiting.append(job)
 
 
-def _worker(
-    pipe: Any, work: Callable[[Any, torch.device, int], None], job: Any, device: torch.device, slot: int
-) -> None:
+@dataclass
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    job: Job | None = None
+
+
+class _Pool:
+    """At most one worker process per device, each started when it is first needed."""
+
+    def __init__(self, devices: Sequence[torch.device]):
+        self._devices, self._workers = devices, [None] * len(devices)
+
+    def running(self) -> list[Job]:
+        return [worker.job for worker in self._workers if worker is not None and worker.job is not None]
+
+    def has_room(self) -> bool:
+        return len(self.running()) < len(self._devices)
+
+    def start(self, job: Job) -> None:
+        """Give the job to an idle worker, or to a new one if there is none."""
+        idle = [worker for worker in self._workers if worker is not None and worker.job is None]
+        worker = idle[0] if idle else self._new_worker(self._workers.index(None))
+        worker.job = job
+        with suppress(BrokenPipeError):  # it was killed while idle, which `wait` finds
+            worker.connection.send(job)
+
+    def _new_worker(self, position: int) -> _Worker:
+        device, context = self._devices[position], multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=_work,
+            args=(theirs, device, position),
+            daemon=device.type == "cpu",  # a daemon may start no processes
+        )
+        worker = self._workers[position] = _Worker(process, ours)
+        with without_interrupt():
+            process.start()
+        theirs.close()
+        return worker
+
+    def wait(self) -> list[tuple[Job, Exception | _Died | None]]:
+        """Wait until a job ends, in one way or another; return (job, outcome) of all that ended."""
+        ended = []
+        ready = wait([worker.connection for worker in self._workers if worker is not None and worker.job is not None])
+        for position, worker in enumerate(self._workers):
+            if worker is None or worker.connection not in ready:
+                continue
+            try:
+                outcome = worker.connection.recv()
+            except (EOFError, ConnectionResetError):
+                worker.process.join()
+                outcome, self._workers[position] = _Died(worker.process.exitcode), None
+            ended.append((worker.job, outcome))
+            worker.job = None
+        return ended
+
+    def close(self) -> None:
+        """End all workers: idle ones are asked to, others terminated."""
+        workers = [worker for worker in self._workers if worker is not None and worker.process.pid is not None]
+        for worker in workers:
+            if worker.job is None:
+                worker.connection.close()
+            else:
+                worker.process.terminate()
+        for worker in workers:
+            worker.process.join()
+
+
+def _work(connection: Connection, device: torch.device, position: int) -> None:
+    """Run in the worker's process: one job after another, until the connection is closed."""
     end_with_parent()
     tqdm.set_lock(TerminalLock())  # its own is a named semaphore, which a process that is ended would leave behind
-    pipe.send(run_guarded(work, job, device, slot))
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        connection.send(run_guarded(job, device, position))
+        del job
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
-def run_guarded(
-    work: Callable[[Any, torch.device, int], None], job: Any, device: torch.device, slot: int
-) -> Exception | None:
-    """Do a job in this process; returns the failure to tell of, `InputError` where it is the person's to mend."""
+def run_guarded(job: Job, device: torch.device, position: int) -> Exception | None:
+    """Do a job in this process; return the failure to report, an `InputError` if it is the user's to fix."""
     if device.type == "cpu":
         torch.set_num_threads(1)
     else:
         torch.cuda.set_device(device)
     try:
-        work(job, device, slot)
+        job.run(device, position)
     except InputError as error:
         return error
     except torch.OutOfMemoryError as error:
@@ -173,8 +248,6 @@ def run_guarded(
             f"{job}: the GPU's memory does not hold a batch ({str(error).splitlines()[0]}); lower batch in the recipe"
         )
     except Exception as error:
-        mendable = isinstance(error, OSError) and disk_error_advice(error)
-        return (
-            InputError(f"{job}: {mendable}") if mendable else RuntimeError(f"{job} failed:\n{traceback.format_exc()}")
-        )
+        advice = isinstance(error, OSError) and disk_error_advice(error)
+        return InputError(f"{job}: {advice}") if advice else RuntimeError(f"{job} failed:\n{traceback.format_exc()}")
     return None

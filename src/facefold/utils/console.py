@@ -1,27 +1,35 @@
-"""What a long step says while it works: bars on a terminal, plain lines elsewhere, nothing where it is told to be quiet."""
+"""What a long step prints while it works: bars on a terminal, plain lines elsewhere, nothing if it is to be quiet."""
+
+from __future__ import annotations
 
 import fcntl
+import math
 import os
+import re
 import sys
 import threading
 from contextlib import suppress
+from typing import TYPE_CHECKING, TextIO
 
-from tqdm import tqdm
+from facefold.utils.errors import InputError
 
-QUIET_VARIABLE = "FACEFOLD_QUIET"  # in the environment, so that the processes which a step starts are quiet as well
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+QUIET_VARIABLE = "FACEFOLD_QUIET"  # in the environment, so that the processes a step starts are quiet as well
 _ERASE = "\r\x1b[2K"  # the terminal's line, which may show the bar of another process
 
 
 def be_quiet() -> None:
-    """From now on no bar and no line on what is under way, here and in processes started from here."""
+    """Show no bar and no progress from now on, here and in processes started from here."""
     os.environ[QUIET_VARIABLE] = "1"
 
 
-def silence() -> object:
-    """`be_quiet`, and print nothing at all from now on; returns the output that there was, for what is to be said still."""
+def silence() -> TextIO:
+    """Be quiet and print nothing at all from now on; return the previous standard output."""
     be_quiet()
-    kept, sys.stdout = sys.stdout, open(os.devnull, "w")
-    return kept
+    stdout, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115
+    return stdout
 
 
 def is_quiet() -> bool:
@@ -29,12 +37,12 @@ def is_quiet() -> bool:
 
 
 def no_bar() -> bool | None:
-    """tqdm's `disable`: True where it is to be quiet, else None, which shows a bar on a terminal only."""
+    """Return tqdm's `disable`: True if it is to be quiet, else None, which shows a bar on a terminal only."""
     return True if is_quiet() else None
 
 
 def print_progress(line: str, bar: tqdm | None = None) -> None:
-    """A line on what is under way, above the bars where there are any."""
+    """Print a line unless it is to be quiet; above the bars if there are any."""
     if is_quiet():
         return
     if bar is None or bar.disable:
@@ -43,12 +51,29 @@ def print_progress(line: str, bar: tqdm | None = None) -> None:
         bar.write(_ERASE + line)
 
 
+def format_duration(seconds: float) -> str:
+    """Return a duration as `42 s`, `7 min` or `1 h 05 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def parse_budget(text: str) -> float:
+    """Return the seconds that `90m`, `1.5h` or `45s` means. Raise `InputError` for anything else."""
+    match = re.fullmatch(r"(\d+|\d*\.\d+)([smh])", text)
+    seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if not seconds:
+        raise InputError(f"--budget {text}: a number and a unit are needed, such as 90m, 1.5h or 600s")
+    return seconds
+
+
 class TerminalLock:
     """tqdm's lock for the bars of processes that share a terminal: one draws at a time.
 
-    A lock on the terminal's own file, which ends with its process, however that ends: a lock in shared memory would leave the
-    others waiting for a process that was killed. Without a terminal that can be opened it is a lock of this process
-    alone.
+    It is a lock on the terminal's own file, which ends with its process, however that ends: a lock in shared memory would
+    leave the others waiting for a process that was killed. Without a terminal that can be opened it is a lock of this
+    process alone.
     """
 
     def __init__(self) -> None:
@@ -71,7 +96,7 @@ class TerminalLock:
             fcntl.flock(self._terminal, fcntl.LOCK_UN)
         self._threads.release()
 
-    def __enter__(self) -> "TerminalLock":
+    def __enter__(self) -> TerminalLock:
         self.acquire()
         return self
 

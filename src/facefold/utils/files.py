@@ -1,4 +1,9 @@
-"""Files that are there whole or not at all: write beside the target, fsync, `os.replace`."""
+"""Files that are there whole or not at all (a temporary file in the same folder, fsync, `os.replace`), locks and checksums.
+
+pandas and numpy are imported where they are used: a step that only reads json and checksums starts without them.
+"""
+
+from __future__ import annotations
 
 import csv
 import fcntl
@@ -9,25 +14,26 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING, BinaryIO
 
 from facefold.utils.errors import InputError
-from facefold.utils.npy import NpyRows
 
-_PIECE = 64 << 20  # bytes of an array written at a time: bounds the memory
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from facefold.utils.npy import NpyRows
+
+_CHUNK = 64 << 20  # bytes of an array written at a time: bounds the memory
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; when the block ends well the file written there becomes `path`.
+    """Yield a temporary path in the folder of `path`; when the block ends well the file written there becomes `path`.
 
-    The temporary name is the same each time, so what a killed process left is overwritten by the next one,
-    not collected.
+    The temporary name is the same each time, so what a killed process left is overwritten, not collected.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
@@ -40,16 +46,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a full disk tells no name when bytes are written to an open file
+            error.filename = str(path)  # a full disk names no file when bytes are written to an open one
         raise
 
 
 @contextmanager
 def lock_directory(directory: Path, wait: bool = False, shared: bool = False) -> Iterator[None]:
-    """Hold `directory` (made if need be) for this process alone, or with others that share it; the lock ends with the process,
-    however it ends.
+    """Hold `directory` (created if missing) for this process alone, or with others that share it.
 
-    When another process holds it: with `wait` until it does no more, else an `InputError` that tells its process id.
+    The lock ends with the process, however it ends. If another process holds it: wait until it is free if `wait`, else
+    raise an `InputError` with that process's id.
     """
     directory.mkdir(parents=True, exist_ok=True)
     handle = os.open(directory, os.O_RDONLY)
@@ -58,50 +64,56 @@ def lock_directory(directory: Path, wait: bool = False, shared: bool = False) ->
             fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise InputError(
-                f"{directory}: {_holders(handle)} is at work here; wait for it, or end it, then run the same command again"
-            )
+                f"{directory} is in use by {_holders(handle)}; wait for it, or end it, then run the same command again"
+            ) from None
         yield
     finally:
         os.close(handle)
 
 
 def _holders(handle: int) -> str:
-    """Who holds the lock on this open folder: `process 12`, or `another process` where the system does not tell."""
+    """Who holds the lock on this open folder: `process 12`, or `another process` if the system does not tell."""
     try:
         lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     except OSError:
         lines = []
     inode = str(os.fstat(handle).st_ino)
-    found = {line[4] for line in lines if len(line) > 5 and line[1] == "FLOCK" and line[5].rpartition(":")[2] == inode}
-    return f"process {', '.join(sorted(found, key=int))}" if found else "another process"
+    pids = {line[4] for line in lines if len(line) > 5 and line[1] == "FLOCK" and line[5].rpartition(":")[2] == inode}
+    return f"process {', '.join(sorted(pids, key=int))}" if pids else "another process"
 
 
 def write_checksum(path: Path, written: Path | None = None) -> None:
-    """Write <path>.sha256, the checksum of `path`, or of the file `written` that is to become it: then it is there first, and
-    a `path` without one was never sealed."""
+    """Write <path>.sha256, the checksum of `path`.
+
+    written: the file that is to become `path`; its checksum is then there first, so that a `path` without one was never
+    finished.
+    """
     write_text(checksum_path(path), sha256_file(written or path) + "\n")
 
 
 def is_intact(path: Path) -> bool:
-    """Whether `path` is there as it was sealed. One that is damaged, or was never sealed, is named on standard output."""
+    """Return whether `path` is there and has its checksum; print its name if it is damaged or was never finished."""
     if not path.exists():
         return False
     recorded = checksum_path(path)
     if recorded.is_file() and recorded.read_bytes() == sha256_file(path).encode() + b"\n":
         return True
-    print(f"{path} is not what was written (its checksum differs): it is made again", flush=True)
+    print(f"{path} is not what was written (its checksum differs): it is computed again", flush=True)
     return False
 
 
 def checksum_path(path: Path) -> Path:
-    """Where the checksum of `path` stands."""
+    """Return the path of the file with the checksum of `path`."""
     return path.with_name(f"{path.name}.sha256")
 
 
 def require_disk_space(folder: Path, size: float, what: str) -> int:
-    """The bytes free on the disk of `folder` (which may have to be made); `InputError` unless they are `size` and a little more."""
-    there = next(place for place in [folder, *folder.resolve().parents] if place.exists())
-    free = shutil.disk_usage(there).free
+    """Return the bytes free on the disk of `folder`, which need not exist yet.
+
+    Raise `InputError` unless they are `size` bytes and 5 % more; `what` says what for.
+    """
+    existing = next(path for path in [folder, *folder.resolve().parents] if path.exists())
+    free = shutil.disk_usage(existing).free
     if size * 1.05 > free:
         raise InputError(
             f"{folder}: {format_bytes(size)} are needed there for {what} and {format_bytes(free)} are free; "
@@ -111,7 +123,7 @@ def require_disk_space(folder: Path, size: float, what: str) -> int:
 
 
 def format_bytes(size: float) -> str:
-    """`12.3 GB`, `450 MB`."""
+    """Return a size as `12.3 GB` or `450 MB`."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
 
 
@@ -129,13 +141,13 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> dict:
-    """The object in a json file; `InputError` naming the file when it is missing or torn."""
+    """Read a json object. Raise `InputError` with the file's name if it is missing or torn."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path} is missing")
+        raise InputError(f"{path} is missing") from None
     except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not readable as json ({error}); delete it and run the step that writes it again")
+        raise _damaged(path, f"not readable as json ({error})") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} should hold one json object; delete it and run the step that writes it again")
     return value
@@ -149,7 +161,9 @@ def write_csv(path: Path, table: pd.DataFrame, float_format: str = "%.9g") -> No
 
 
 def read_csv(path: Path, columns: dict[str, type]) -> pd.DataFrame:
-    """Read one of our own tables: exactly these columns, ids kept as text. `InputError` names the file otherwise."""
+    """Read one of our own tables: exactly these columns, ids kept as text. Raise `InputError` with the file's name."""
+    import pandas as pd
+
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         if list(table.columns) != list(columns):
@@ -158,44 +172,55 @@ def read_csv(path: Path, columns: dict[str, type]) -> pd.DataFrame:
             raise ValueError("rows with more fields than the header")
         return table.astype(columns)
     except FileNotFoundError:
-        raise InputError(f"{path} is missing")
+        raise InputError(f"{path} is missing") from None
     except (ValueError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete it and run the step that writes it again")
+        raise _damaged(path, f"damaged ({error})") from error
 
 
 def write_npy(path: Path, array: np.ndarray | NpyRows) -> None:
+    import numpy as np
+
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
         npy_header(handle, array.dtype, array.shape)
-        rows = max(1, _PIECE * len(array) // max(1, array.nbytes))
+        rows = max(1, _CHUNK * len(array) // max(1, array.nbytes))
         for start in range(0, len(array), rows):
-            handle.write(
-                np.ascontiguousarray(array[start : start + rows]).tobytes()
-            )  # numpy's own writing does not tell that the disk was full
+            # numpy's own writing does not report a full disk
+            handle.write(np.ascontiguousarray(array[start : start + rows]).tobytes())
 
 
 def npy_header(handle: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    """Begin a .npy file whose values are then written piece by piece, in C order. Not mapped: on a full disk a write to a map
-    kills the process."""
-    np.lib.format.write_array_header_1_0(
-        handle, {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    )
+    """Begin a .npy file whose values are then written in C order.
+
+    It is not mapped: on a full disk a write to a map kills the process.
+    """
+    import numpy as np
+
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(handle, header)
 
 
 def read_npy(path: Path) -> np.ndarray:
+    """Read an array. Raise `InputError` with the file's name if it is missing or damaged."""
+    import numpy as np
+
     try:
         return np.load(path, allow_pickle=False)
     except FileNotFoundError:
-        raise InputError(f"{path} is missing")
+        raise InputError(f"{path} is missing") from None
     except (ValueError, EOFError) as error:
-        raise InputError(f"{path} is damaged ({error}); delete it and run the step that writes it again")
+        raise _damaged(path, f"damaged ({error})") from error
+
+
+def _damaged(path: Path, what: str) -> InputError:
+    return InputError(f"{path} is {what}; delete it and run the step that writes it again")
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
+    """Return the sha256 (hex) of a file's bytes."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def sha256_text(text: str) -> str:
-    """Hex sha256 of a text's UTF-8 bytes."""
+    """Return the sha256 (hex) of a text's UTF-8 bytes."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()

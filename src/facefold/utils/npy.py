@@ -1,8 +1,13 @@
-"""Rows of arrays that lie in files, read when they are asked for. Nothing is mapped: a process holds the rows that it works on,
-whatever the arrays take, and a file that shrinks meanwhile is an error instead of the process's end."""
+"""Rows of arrays in .npy files, read when they are asked for.
+
+Nothing is mapped: a process holds the rows that it works on, however large the arrays are, and a file that shrinks
+meanwhile is an error instead of the end of the process. Reading 32 random rows this way was 1.7 to 9 times faster than
+through a map (medians of 300, docs/results.md).
+"""
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,9 +19,9 @@ from facefold.utils.errors import InputError
 class NpyRows:
     """The arrays (n_i, ..) of one or more .npy files, one after another, as one (n, ..).
 
-    `stored[rows]`: a copy of these rows, int (N,) or a slice; `stored[row]`: of one. shape, dtype, nbytes are those of the whole.
-    It travels to another process as its files' names. A part may be an open file instead of a path; such a one does not travel.
-    Raises `InputError` naming the file that is missing, torn, or not like the first one.
+    `array[rows]` is a copy of these rows, int (N,) or a slice; `array[row]` of one. shape, dtype and nbytes are those of
+    the whole. It travels to another process as its files' names. A part may be an open file instead of a path; such a
+    part does not travel. Raises `InputError` naming the file that is missing, torn, or unlike the first one.
     """
 
     def __init__(self, parts: Sequence[Path | BinaryIO]):
@@ -50,17 +55,17 @@ class NpyRows:
         rows = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
         if len(rows) and rows.dtype.kind not in "iu":
             raise TypeError(f"rows by their numbers, not {rows.dtype}")
-        if len(rows) and not (0 <= rows.min() and rows.max() < len(self)):
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
         values = np.empty((len(rows), *self.shape[1:]), self.dtype)
-        room = memoryview(values.reshape(-1).view(np.uint8))
-        for part, start, at, count in self._runs(rows):
+        buffer = memoryview(values.reshape(-1).view(np.uint8))
+        for part, start, position, count in self._runs(rows):
             size = part.row_bytes
-            part.read(room[at * size : (at + count) * size], start)
+            part.read_into(buffer[position * size : (position + count) * size], start)
         return values
 
-    def expect(self, rows: np.ndarray) -> None:
-        """Tell the system that these rows are read next, so that it fetches runs of them ahead; does nothing where it cannot be told."""
+    def prefetch(self, rows: np.ndarray) -> None:
+        """Ask the system to fetch these rows ahead; does nothing on systems without that call."""
         if hasattr(os, "posix_fadvise"):
             for part, start, _, count in self._runs(np.sort(rows)):
                 os.posix_fadvise(
@@ -71,13 +76,13 @@ class NpyRows:
                 )
 
     def _runs(self, rows: np.ndarray) -> Iterator[tuple["_Part", int, int, int]]:
-        """The runs of rows that follow one another in a file: part, first row in it, place in `rows`, how many."""
+        """Yield the runs of consecutive rows in a file: part, first row in it, position in `rows`, length."""
         if not len(rows):
             return
         owner = np.searchsorted(self._starts, rows, side="right") - 1
         cuts = np.flatnonzero((np.diff(rows) != 1) | (np.diff(owner) != 0)) + 1
-        for at, end in zip(np.concatenate([[0], cuts]).tolist(), np.concatenate([cuts, [len(rows)]]).tolist()):
-            yield self._parts[owner[at]], int(rows[at] - self._starts[owner[at]]), at, end - at
+        for start, end in pairwise([0, *cuts.tolist(), len(rows)]):
+            yield self._parts[owner[start]], int(rows[start] - self._starts[owner[start]]), start, end - start
 
 
 class _Part:
@@ -85,7 +90,7 @@ class _Part:
         self.path = source if isinstance(source, Path) else None
         self.name = str(source if self.path else getattr(source, "name", "an open file"))
         try:
-            self.file = open(source, "rb") if self.path else source
+            self.file = open(source, "rb") if self.path else source  # noqa: SIM115
             self.file.seek(0)
             version = np.lib.format.read_magic(self.file)
             if version != (1, 0):
@@ -94,22 +99,22 @@ class _Part:
             if self.dtype.hasobject:
                 raise ValueError("it holds no numbers")
         except FileNotFoundError:
-            raise InputError(f"{self.name} is missing")
+            raise InputError(f"{self.name} is missing") from None
         except (ValueError, EOFError) as error:
-            raise self._damaged(error)
+            raise self._damaged(error) from error
         self.offset = self.file.tell()
         self.row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
         if os.fstat(self.file.fileno()).st_size != self.offset + self.shape[0] * self.row_bytes:
             raise self._damaged("its size is not what its header says")
 
-    def read(self, room: memoryview, start: int) -> None:
-        """Fill `room` with what lies from row `start` on."""
-        place = self.offset + start * self.row_bytes
-        while len(room):
-            got = os.preadv(self.file.fileno(), [room], place)
-            if not got:
+    def read_into(self, buffer: memoryview, start: int) -> None:
+        """Fill `buffer` with what the file holds from row `start` on."""
+        offset = self.offset + start * self.row_bytes
+        while len(buffer):
+            count = os.preadv(self.file.fileno(), [buffer], offset)
+            if not count:
                 raise self._damaged("it ends too early")
-            room, place = room[got:], place + got
+            buffer, offset = buffer[count:], offset + count
 
     def _damaged(self, why: object) -> InputError:
         return InputError(f"{self.name} is damaged ({why}); delete it and run the step that writes it again")

@@ -1,4 +1,4 @@
-"""What processes share: how many cores there are for them, and that none outlives the one that started it."""
+"""What processes share: the number of cores, and that no process outlives the one that started it."""
 
 import os
 import signal
@@ -12,9 +12,9 @@ from multiprocessing.connection import wait
 
 STARTER = "FACEFOLD_STARTER"  # the process id of the job that started this step
 
-# Of a process that trains on the CPU, read when it starts. By torch: one thread, and big pages for its allocations, 1.09 times
-# the speed. By glibc: keep the memory that each step frees for the next one instead of faulting it in anew, 1.09 to 1.10
-# times. The last three have no effect but on Linux.
+# Of a process that trains on the CPU, read when it starts. By torch: one thread, and big pages for its allocations, 1.09
+# times the speed. By glibc: keep the memory that each step frees for the next one instead of faulting it in again, 1.09
+# to 1.10 times. The last three have an effect on Linux only.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "THP_MEM_ALLOC_ENABLE": "1",
@@ -24,20 +24,21 @@ ENVIRONMENT = {
 
 
 def set_environment() -> None:
-    """Put `ENVIRONMENT` where processes started from now on find it; what a person has set stays."""
+    """Put `ENVIRONMENT` where processes started from now on find it; what the user has set stays."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def core_count() -> int:
-    """The cores this process may use, at least 1."""
+    """Return the number of cores this process may use, at least 1."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def without_interrupt() -> Iterator[None]:
-    """Processes started meanwhile never see Ctrl-C: it is the parent's to answer, who then ends them."""
-    resource_tracker.ensure_running()  # started with multiprocessing's first process, as it would be, it unblocks Ctrl-C for that one
+    """Keep Ctrl-C from processes started meanwhile: the parent answers it and ends them."""
+    # Started with multiprocessing's first process, as it would be, the tracker unblocks Ctrl-C for that process.
+    resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -47,20 +48,25 @@ def without_interrupt() -> Iterator[None]:
 
 @contextmanager
 def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """A pool of processes that leave Ctrl-C to this one and end with it; what they have not begun when the block ends is dropped."""
-    made = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent)
+    """Yield a pool of processes that leave Ctrl-C to this one and end with it.
+
+    What they have not begun when the block ends is dropped.
+    """
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent)
     try:
         with without_interrupt():
             for _ in range(workers):
-                made.submit(int)  # a pool starts its processes when it is given work
-        yield made
+                pool.submit(int)  # a pool starts its processes when it is given work
+        yield pool
     finally:
-        made.shutdown(cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def end_with_parent() -> None:
-    """In a multiprocessing child: end at once when the parent is gone, even killed. An orphan would go on writing where the
-    next job starts."""
+    """End this multiprocessing child at once when its parent is gone, even killed.
+
+    An orphan would go on writing where the next job starts.
+    """
 
     def watch() -> None:
         wait([parent_process().sentinel])
@@ -70,7 +76,7 @@ def end_with_parent() -> None:
 
 
 def end_with_starter() -> None:
-    """In a step: stop as if by SIGTERM when the job that started it is gone. Does nothing in a step that a person started."""
+    """Stop this step as if by SIGTERM when the job that started it is gone; do nothing in a step that a user started."""
     starter = os.environ.get(STARTER)
     if starter is None:
         return

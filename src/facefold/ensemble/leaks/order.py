@@ -1,81 +1,97 @@
-"""Labels from the order of the ids, where ids were numbered in the order of a hidden key such as sorted file names.
+"""Labels from the order of the ids, if ids were numbered in the order of a hidden key such as sorted file names.
 
-`leaks.label_order` measures whether the train ids show such an order, `decode` uses it, and `decode_scores` says what it
-is worth on rows whose labels took no part. All of them sort by the ids as numbers: the order of the rows given changes
-nothing. The models are in `order_decoders.py`.
+`label_order_evidence` measures whether the train ids show such an order, `decode_order` uses it, and `score_decoders`
+computes what it gains on rows whose labels take no part. All of them sort by the ids as numbers: the order of the rows
+changes nothing. The models are in `decoders.py`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from facefold.data.competition import Competition
 from facefold.data.leaks import OrderEvidence, label_order_evidence, order_by_id
 from facefold.ensemble.calibration import fit_logistic
-from facefold.ensemble.leaks.decoders import Chain, Reading, align_posterior, fit_chain, hmm_posterior
-from facefold.ensemble.metrics import Paired, Scores, compare_paired, decide, logit, score_predictions
+from facefold.ensemble.leaks.base import BlendScores, Leak, LeakResult
+from facefold.ensemble.leaks.decoders import Chain, Posterior, align_posterior, fit_chain, hmm_posterior
+from facefold.ensemble.members import OofMatrix
+from facefold.ensemble.metrics import Gain, compare_accuracy, decide, logit
 from facefold.ensemble.selection import choose_method
 from facefold.utils.errors import InputError
 
-MOST_PARTS = 10
-CERTAIN = 100.0  # inverse strength of the calibration's ridge: a few dozen rows feel it, more do not
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """A way to read test rows from calibrated probabilities (t,), train labels (n,), both in order, and the labels' chain.
-
-    Without `read` the probabilities stay as they are.
-    """
-
-    name: str
-    read: Callable[[np.ndarray, np.ndarray, Chain], Reading] | None
-
-
 PLAIN = "no_order"
-DECODERS = {
-    decoder.name: decoder
-    for decoder in (  # from simple to complicated
-        Decoder(PLAIN, None),
-        Decoder("hmm", hmm_posterior),
-        Decoder("align", align_posterior),
-    )
+DECODERS: dict[str, Callable[[np.ndarray, np.ndarray, Chain], Posterior]] = {  # from simple to complicated
+    "hmm": hmm_posterior,
+    "align": align_posterior,
 }
-DECODER_NAMES = tuple(DECODERS)
+MAX_PARTS = 10
+CALIBRATION_C = 100.0  # inverse strength of the calibration's ridge, which a few dozen rows feel and more do not
 
 
 @dataclass(frozen=True)
-class DecodeScores:
-    """What the order is worth, told by train rows that were treated as test rows.
+class DecoderScores:
+    """What the order gains on train rows that are treated as test rows.
 
-    prob: the probabilities of label 1 (n,) by decoder (`no_order`: as given), in the order of the rows given; scores and
-    gains (over no_order) go with them. picked: the simplest that no other beats by a real paired margin, and why in a
-    sentence. honest: (n,), each part read by what would be picked on the other parts. parts: how many there were.
+    prob: probabilities of label 1 (n,) by decoder, and as before under `no_order`; gains: of each decoder over
+    no_order; picked: the simplest that no other beats by a significant paired gain, and why in a sentence; nested:
+    (n,), each part by what would be picked on the other parts; parts: how many there are.
     """
 
     prob: dict[str, np.ndarray]
-    scores: dict[str, Scores]
-    gains: dict[str, Paired]
+    gains: dict[str, Gain]
     picked: str
     why: str
-    honest: np.ndarray
+    nested: np.ndarray
     parts: int
 
 
-def require_order(train_ids: Sequence[str], labels: np.ndarray, test_ids: Sequence[str]) -> OrderEvidence:
-    """The evidence of `leaks.label_order`. Raises `InputError` where it shows no order, or ids of either set are not distinct numbers."""
-    evidence = label_order_evidence(train_ids, labels)
-    _require_order(evidence, "the train labels")
-    order_by_id(test_ids)
-    return evidence
+class OrderLeak(Leak):
+    name = "order"
+    kind = "id order"
+    headline = ", read by the order of the ids ({picked})"
+    unused = "no decoder gains by a real margin: the order of the ids is not in the submission after all"
 
+    @classmethod
+    def find(cls, competition: Competition) -> "OrderLeak":
+        return cls()
 
-def order_announcement(correlation: float, chance: float) -> str:
-    """The first line of whatever shows a blend that used the order of the ids."""
-    return (
-        f"THE ORDER OF THE IDS WAS USED: neighbours by id share their label (correlation {correlation:.3f}, chance 0 +- "
-        f"{chance:.3f}), a leak of this competition's numbering that tells nothing about new images."
-    )
+    def require(self, matrix: OofMatrix) -> dict:
+        evidence = label_order_evidence(matrix.ids, matrix.labels)
+        _require_order(evidence, "the train labels")
+        order_by_id(matrix.test_ids)
+        return {"correlation": evidence.correlation, "chance": evidence.chance}
+
+    def apply(self, matrix: OofMatrix, scores: BlendScores) -> LeakResult:
+        scored = score_decoders(matrix.ids, matrix.labels, scores.nested, len(matrix.test_ids))
+        facts = {
+            **self.require(matrix),
+            "used": scored.picked != PLAIN,
+            "picked": scored.picked,
+            "why": scored.why,
+            "parts": scored.parts,
+            "gains": {name: asdict(gain) for name, gain in scored.gains.items()},
+        }
+        if facts["used"]:
+            test = decode_order(scored.picked, matrix.ids, matrix.labels, scores.oof, matrix.test_ids, scores.test)
+            scores = replace(scores, nested=scored.nested, test=test)
+        return LeakResult(scores, {f"order_{name}": scored.prob[name] for name in DECODERS}, facts)
+
+    @staticmethod
+    def announce(facts: dict) -> str:
+        return (
+            "THE ORDER OF THE IDS WAS USED: neighbours by id share their label "
+            f"(correlation {facts['correlation']:.3f}, chance 0 +- {facts['chance']:.3f}), a leak of this "
+            "competition's numbering that tells nothing about new images."
+        )
+
+    @staticmethod
+    def describe(facts: dict) -> str:
+        gains = ", ".join(
+            f"{name} {100 * gain['gain']:+.2f} points [{100 * gain['low']:+.2f}, {100 * gain['high']:+.2f}]"
+            for name, gain in facts["gains"].items()
+        )
+        return f"The order of the ids, over the same predictions without it: {gains}. {facts['why']}"
 
 
 def decode_order(
@@ -86,76 +102,79 @@ def decode_order(
     test_ids: Sequence[str],
     test_prob: np.ndarray,
 ) -> np.ndarray:
-    """Probabilities of label 1, float64 (t,), of the test rows, in the order of `test_ids`.
+    """Return probabilities of label 1, float64 (t,), of the test rows, in the order of `test_ids`.
 
-    name: one of `NAMES`; labels and oof_prob: (n,) in the order of `train_ids`; test_prob: (t,), made like oof_prob.
-    Raises `InputError` where the train labels or the test predictions show no order, and for `align` where the test
-    ids are not in the order of the train ids' key.
+    Raises `InputError` if the train labels or the test predictions show no order, and for `align` if the test ids are
+    not in the order of the train ids' key.
+
+    Args:
+        name: One of `DECODERS`.
+        train_ids: (n,).
+        labels: int (n,) of 0 and 1.
+        oof_prob: float64 (n,), to calibrate by.
+        test_ids: (t,).
+        test_prob: float64 (t,), computed like `oof_prob`.
     """
-    if not (read := DECODERS[name].read):
-        return np.asarray(test_prob, dtype=np.float64)
     _require_order(label_order_evidence(train_ids, labels), "the train labels")
     _require_order(label_order_evidence(test_ids, decide(test_prob)), "the predicted test labels")
     train, test = order_by_id(train_ids), order_by_id(test_ids)
     ordered = np.asarray(labels)[train]
-    seen = _calibrated(np.asarray(oof_prob)[train], ordered, np.asarray(test_prob)[test])
+    calibrated = _calibrated(np.asarray(oof_prob)[train], ordered, np.asarray(test_prob)[test])
     chain = fit_chain(ordered)
-    reading = read(seen, ordered, chain)
-    if name == "align" and (alone := hmm_posterior(seen, ordered, chain).evidence) > reading.evidence:
-        raise InputError(
-            "the test ids are in an order, but not in that of the train ids: their predictions are "
-            f"exp({alone - reading.evidence:.0f}) times likelier on their own (hmm) than beside the train labels "
-            "(align). Leave the order out."
-        )
+    posterior = DECODERS[name](calibrated, ordered, chain)
+    if name == "align":
+        gap = hmm_posterior(calibrated, ordered, chain).log_evidence - posterior.log_evidence
+        if gap > 0:
+            raise InputError(
+                "the test ids are in an order, but not in that of the train ids: their predictions are "
+                f"exp({gap:.0f}) times likelier on their own (hmm) than together with the train labels (align). "
+                "Leave the order out."
+            )
     prob = np.empty(len(test))
-    prob[test] = reading.prob
+    prob[test] = posterior.prob
     return prob
 
 
 def score_decoders(
     ids: Sequence[str], labels: np.ndarray, oof_prob: np.ndarray, test_rows: int, seed: int = 0
-) -> DecodeScores:
-    """Score all decoders on the train rows: labels and oof_prob (n,) in the order of `ids`.
+) -> DecoderScores:
+    """Score all decoders on the train rows.
 
-    The rows are dealt at random to parts of about the share of the test rows among all, and each part is read as if it
-    were the test set, with calibration, chain and alignment learned from the other parts alone. So each row is scored
-    once, as thinly surrounded by labels as the test rows are or more thinly. Raises `InputError` where the labels show
-    no order, or where rows are too few to deal.
+    The rows are split at random into parts of about the share of the test rows among all, and each part is decoded as
+    if it were the test set, with calibration, chain and alignment learned from the other parts. So each row is scored
+    once, with at most as many labelled neighbours as the test rows have. Raises `InputError` if the labels show no
+    order, or if the rows are too few to split.
+
+    Args:
+        ids: Train ids (n,).
+        labels: int (n,) of 0 and 1, in the order of `ids`.
+        oof_prob: Out-of-fold probabilities of label 1, float64 (n,).
+        test_rows: The number of test rows.
+        seed: Of the split.
     """
     _require_order(label_order_evidence(ids, labels), "the train labels")
     labels, oof_prob, rows = np.asarray(labels), np.asarray(oof_prob, dtype=np.float64), len(ids)
-    parts = min(MOST_PARTS, max(2, round((rows + test_rows) / test_rows)))
+    parts = min(MAX_PARTS, max(2, round((rows + test_rows) / test_rows)))
     order = order_by_id(ids)
     part = np.random.default_rng(seed).permutation(rows) % parts  # of the rows in the order of their ids
-    prob = {name: oof_prob.copy() for name in DECODER_NAMES}
-    for k in range(parts):
-        held, rest = order[part == k], order[part != k]
+    splits = [(order[part == k], order[part != k]) for k in range(parts)]
+    prob = {name: oof_prob.copy() for name in (PLAIN, *DECODERS)}
+    for held_out, rest in splits:
         if len(np.unique(labels[rest])) < 2:
             raise InputError(
                 f"{rows} train rows are too few to score the order on: one label only in {len(rest)} of them"
             )
-        seen, chain = _calibrated(oof_prob[rest], labels[rest], oof_prob[held]), fit_chain(labels[rest])
+        calibrated = _calibrated(oof_prob[rest], labels[rest], oof_prob[held_out])
+        chain = fit_chain(labels[rest])
         for name, decoder in DECODERS.items():
-            if decoder.read:
-                prob[name][held] = decoder.read(seen, labels[rest], chain).prob
-    honest = np.empty(rows)
-    for k in range(parts):
-        held, rest = order[part == k], order[part != k]
-        honest[held] = prob[_choose(prob, labels, rest)[0]][held]
-    return DecodeScores(
-        prob,
-        {name: score_predictions(got, labels) for name, got in prob.items()},
-        {name: compare_paired(prob[name], prob[PLAIN], labels) for name in DECODER_NAMES if name != PLAIN},
-        *_choose(prob, labels, order),
-        honest,
-        parts,
-    )
-
-
-def _choose(prob: dict[str, np.ndarray], labels: np.ndarray, rows: np.ndarray) -> tuple[str, str]:
-    """What `nested.choose` picks on `rows`, and why."""
-    choice = choose_method(list(DECODERS.values()), {name: got[rows] for name, got in prob.items()}, labels[rows])
-    return choice.method.name, choice.why
+            prob[name][held_out] = decoder(calibrated, labels[rest], chain).prob
+    nested = np.empty(rows)
+    for held_out, rest in splits:
+        best = choose_method({name: decoded[rest] for name, decoded in prob.items()}, labels[rest]).name
+        nested[held_out] = prob[best][held_out]
+    choice = choose_method(prob, labels)
+    gains = {name: compare_accuracy(prob[name], prob[PLAIN], labels) for name in DECODERS}
+    return DecoderScores(prob, gains, choice.name, choice.why, nested, parts)
 
 
 def _require_order(evidence: OrderEvidence, what: str) -> None:
@@ -168,5 +187,5 @@ def _require_order(evidence: OrderEvidence, what: str) -> None:
 
 
 def _calibrated(prob: np.ndarray, labels: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """`other` (t,) by the calibration that suits prob (n,) to labels (n,): a line in the logit (Platt 1999)."""
-    return fit_logistic(logit(prob)[:, None], labels, c=CERTAIN).predict(logit(other)[:, None])
+    """Calibrate `other` (t,) as prob (n,) is calibrated to labels (n,): a line in the logit (Platt 1999)."""
+    return fit_logistic(logit(prob)[:, None], labels, c=CALIBRATION_C).predict(logit(other)[:, None])

@@ -8,7 +8,7 @@ import pytest
 
 from facefold.ensemble import greedy
 from facefold.ensemble.members import Rows
-from facefold.ensemble.methods import METHOD_NAMES, METHODS, candidate_methods, with_weights
+from facefold.ensemble.methods import METHOD_NAMES, METHODS, blend_methods, candidate_methods, check_options
 from facefold.ensemble.metrics import decide
 from facefold.ensemble.selection import (
     best_threshold,
@@ -18,13 +18,14 @@ from facefold.ensemble.selection import (
     nested_threshold,
     shift_scores,
 )
+from facefold.task import LABEL
 from facefold.utils.errors import InputError
 
 BY_NAME = {method.name: method for method in METHODS}
 
 
 def random_case(seed: int, rows: int = 120, members: int = 4) -> tuple[Rows, np.ndarray, np.ndarray]:
-    """Rows that know nothing of their labels; the folds have equal shares of the labels, as `folds.make` deals them."""
+    """Rows that know nothing of their labels; the folds have equal shares of the labels, as `make_folds` gives them."""
     rng = np.random.default_rng([7, seed])
     labels = rng.permutation(np.arange(rows) % 2)
     fold = np.empty(rows, int)
@@ -59,13 +60,13 @@ FLATTERED = {"best_single", "weighted_votes", "greedy", "stack_probs"}  # they l
 )
 def test_random_labels_score_half_nested_and_more_when_not(name, draws, monkeypatch):
     monkeypatch.setattr(greedy, "BAGS", 3)
-    honest, flattered = [], []
+    nested, flattered = [], []
     for seed in range(draws):
         rows, labels, fold = random_case(seed)
-        honest.append((decide(cross_predict(BY_NAME[name], rows, labels, fold)) == labels).mean())
+        nested.append((decide(cross_predict(BY_NAME[name], rows, labels, fold)) == labels).mean())
         flattered.append((decide(BY_NAME[name].fit(rows, labels, fold).predict(rows)) == labels).mean())
-    error = np.std(honest, ddof=1) / np.sqrt(draws)
-    assert abs(np.mean(honest) - 0.5) < 3 * error
+    error = np.std(nested, ddof=1) / np.sqrt(draws)
+    assert abs(np.mean(nested) - 0.5) < 3 * error
     assert name not in FLATTERED or np.mean(flattered) > 0.52
 
 
@@ -115,22 +116,22 @@ def test_the_threshold_moves_only_for_a_real_gain(shift, moved):
     assert threshold == pytest.approx(0.5 + shift, abs=0.03)
 
 
-def scored(right: dict[str, int], rows: int = 100) -> tuple[list, dict[str, np.ndarray], np.ndarray]:
-    """Methods of the names that decide the first so many rows right, all labels being 1."""
+def scored(right: dict[str, int], rows: int = 100) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Scores by method that decide the first so many rows correctly, all labels being 1."""
     scores = {name: (np.arange(rows) < count).astype(float) for name, count in right.items()}
-    return [BY_NAME[name] for name in right], scores, np.ones(rows, int)
+    return scores, np.ones(rows, int)
 
 
 def test_the_simplest_wins_unless_the_gain_is_real():
     choice = choose_method(*scored({"mean": 90, "best_single": 95, "majority": 95}))  # 5 rows to 0: p = 0.0625
-    assert choice.method.name == "mean"
+    assert choice.name == "mean"
     assert choice.why == (
         "mean is the simplest candidate and no other beats it by a real margin on the same rows (McNemar, p < 0.05)."
     )
     choice = choose_method(
         *scored({"mean": 90, "best_single": 96, "majority": 99})
     )  # 6 to 0: p = 0.031; 9 to 0; then 3 to 0
-    assert choice.method.name == "best_single"
+    assert choice.name == "best_single"
     assert choice.why == (
         "best_single is the simplest method that no other beats by a real margin on the same rows "
         "(McNemar, p < 0.05); the next simpler one, mean, is 9.00 points behind majority (p = 0.0039)."
@@ -143,7 +144,7 @@ def test_a_method_asked_for_is_not_explained_away():
 
 def test_candidates_obey_the_person():
     def names(*args):
-        return [method.name for method in candidate_methods(*args)]
+        return [method.name for method in candidate_methods(LABEL, *args, members=2)]
 
     assert names("auto", "auto") == [
         "mean",
@@ -161,23 +162,24 @@ def test_candidates_obey_the_person():
     ]
     assert names("auto", np.array([1.0, 2])) == ["weighted_mean", "weighted_votes"]
     assert names("mean", "equal") == ["mean"] and names("weighted_mean", "accuracy") == ["weighted_mean"]
+    assert [method.name for method in candidate_methods(LABEL, "auto", "auto", members=1)] == names("auto", "auto")[1:]
     message = (
         "--method majority has no weights to set; leave --weights out, or take --method weighted_mean or weighted_votes"
     )
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        candidate_methods("majority", "accuracy")
+        check_options(LABEL, "majority", "accuracy", [])
 
 
 def test_equal_weights_make_the_weighted_methods_plain():
     rows, labels, fold = random_case(3)
-    fixed = {method.name: cross_predict(method, rows, labels, fold) for method in with_weights("equal")}
+    fixed = {method.name: cross_predict(method, rows, labels, fold) for method in blend_methods(LABEL, "equal")}
     assert (fixed["weighted_mean"] == fixed["mean"]).all() and (fixed["weighted_votes"] == fixed["majority"]).all()
 
 
 def test_weights_by_accuracy_and_by_hand():
     prob = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.9]])
     data = Rows(prob, prob[:, 0]), np.array([1, 1, 1, 0]), np.array([0, 1, 0, 1])
-    by_accuracy = {m.name: m.fit(*data).weights.tolist() for m in with_weights("accuracy")}
+    by_accuracy = {m.name: m.fit(*data).weights.tolist() for m in blend_methods(LABEL, "accuracy")}
     assert by_accuracy["weighted_votes"] == [0.75, 0.25] and by_accuracy["mean"] == [1, 1]
-    by_hand = {m.name: m.fit(*data).weights.tolist() for m in with_weights(np.array([3.0, 1]))}
+    by_hand = {m.name: m.fit(*data).weights.tolist() for m in blend_methods(LABEL, np.array([3.0, 1]))}
     assert by_hand["weighted_mean"] == [3, 1]

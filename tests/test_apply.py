@@ -21,10 +21,10 @@ from facefold.data.images import ImageProblem, decode_image, open_photograph
 from facefold.data.synthetic import write_synthetic_competition
 from facefold.ensemble import apply as apply_module
 from facefold.ensemble.members import Rows, load_features
-from facefold.ensemble.methods import METHODS
+from facefold.ensemble.methods import METHODS, member_weights
 from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.models import recipe as recipes
-from facefold.report import predictions
+from facefold.report.pages import format_prediction
 from facefold.runs import Identity, Member, load_fold_features, load_member
 from facefold.task import Target
 from facefold.training.jobs import FoldJob
@@ -78,8 +78,8 @@ def remembered(monkeypatch) -> list[str]:
     asked = []
 
     def recall(place: Path, member: Member, *_) -> list[tuple[np.ndarray, np.ndarray]]:
-        asked.append(member.recipe)
-        return [(member.test[k].to_numpy(), load_fold_features(place, member.recipe, k, "test")) for k in member.test]
+        asked.append(member.name)
+        return [(member.test[k].to_numpy(), load_fold_features(place, member.name, k, "test")) for k in member.test]
 
     monkeypatch.setattr(apply_module, "predict_by_fold", recall)
     return asked
@@ -118,7 +118,7 @@ def test_every_method_decides_as_for_the_test_rows(root, tmp_path, remembered, m
     matrix, learned = blend.matrix, {}
     if method.name not in apply_module.FEATURE_METHODS:
         fitted = method.fit(Rows(matrix.prob, np.full(80, np.nan)), matrix.labels, matrix.fold)
-        learned = {name: float(f"{weight:.6g}") for name, weight in zip(matrix.names, fitted.weights)}
+        learned = member_weights(matrix.names, fitted)
     blend = replace(blend, method=method, facts={**blend.facts, "weights": learned})
     competition = load_competition(root)
     scores = apply_module.predict_images(
@@ -151,7 +151,7 @@ def test_runs_that_changed_since_the_blend_are_refused(root, tmp_path):
 
 def test_a_run_of_another_version_is_refused(root, tmp_path):
     blend = apply_module.load_blend_model(root)
-    blend.loaded[0].runs[0]["settings"]["colour"] = "blue"
+    blend.members[0].runs[0]["settings"]["colour"] = "blue"
     with pytest.raises(InputError, match="runs/frozen was trained by another version of this program"):
         apply_module.predict_images(blend, [root / "competition" / "test" / "81.jpg"], CPU, tmp_path)
 
@@ -169,7 +169,7 @@ def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
     assert table["height"].tolist() == [40, 32, 32]
     assert (table["label"] == (table["prob"] >= 0.5)).all()
     shown = (tmp_path / "p.html").read_text()
-    assert shown.count("data:image/jpeg") == 3 and f"in/81.jpg, face 1: {predictions.in_words(table.loc[1])}." in shown
+    assert shown.count("data:image/jpeg") == 3 and f"in/81.jpg, face 1: {format_prediction(table.loc[1])}." in shown
     said = capsys.readouterr().out
     assert "note: these models learned from SYNTHETIC images" in said and said.endswith(
         f"3 faces by mean of frozen, small: {tmp_path / 'p.csv'}, {tmp_path / 'p.html'}\n"
@@ -179,9 +179,9 @@ def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
 
 
 def test_the_likelier_label_comes_first():
-    assert predictions.in_words(pd.Series({"prob": 0.973, "label": 1})) == "label 1 with 0.973, label 0 with 0.027"
+    assert format_prediction(pd.Series({"prob": 0.973, "label": 1})) == "label 1 with 0.973, label 0 with 0.027"
     row = pd.Series({"file": "a.jpg", "prob": 0.25, "label": 0, "age": 31.42})
-    assert predictions.in_words(row) == "label 0 with 0.750, label 1 with 0.250, age 31.4"
+    assert format_prediction(row) == "label 0 with 0.750, label 1 with 0.250, age 31.4"
 
 
 def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, capsys):
@@ -201,7 +201,7 @@ def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, c
     table = pd.read_csv(tmp_path / "p.csv")
     assert table.columns.tolist()[-3:] == ["prob", "label", "age"]
     np.testing.assert_allclose(table["age"], expected, atol=1e-4)
-    assert f"81.jpg, face 1: {predictions.in_words(table.loc[0])}\n" in capsys.readouterr().out
+    assert f"81.jpg, face 1: {format_prediction(table.loc[0])}\n" in capsys.readouterr().out
 
 
 def test_photographs_are_turned_and_made_rgb(tmp_path):

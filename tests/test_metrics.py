@@ -8,10 +8,12 @@ import pytest
 from facefold.ensemble.metrics import (
     Z95,
     auc_interval,
-    compare_paired,
+    compare_accuracy,
+    compare_errors,
     decide,
     log_loss,
     logit,
+    score_errors,
     score_predictions,
     wilson_interval,
 )
@@ -64,10 +66,22 @@ def test_paired_counts_only_the_rows_that_differ():
     a, b = np.ones(20), np.ones(20)
     b[:6] = 0  # a alone is right on 6 rows
     a[19] = 0  # b alone on one
-    got = compare_paired(a, b, labels)
+    got = compare_accuracy(a, b, labels)
     assert (got.wins, got.losses, got.gain) == (6, 1, 0.25)
     assert got.p == pytest.approx(2 * (1 + 7) / 2**7)
     assert got.low < 0.25 < got.high
-    back = compare_paired(b, a, labels)
+    back = compare_accuracy(b, a, labels)
     assert (back.gain, back.low, back.high, back.p) == (-got.gain, -got.high, -got.low, got.p)
-    assert compare_paired(a, a, labels).p == 1
+    assert compare_accuracy(a, a, labels).p == 1
+
+
+def test_errors_by_hand():
+    got = score_errors(np.array([1.0, 4.0, 3.0]), np.array([2.0, 2.0, 3.0]))  # errors -1, 2, 0
+    half = 1.959963984540054 * 1 / np.sqrt(3)  # |errors| 1, 2, 0: standard deviation 1
+    assert (got.rows, got.mae, got.high) == (3, 1, pytest.approx(1 + half)) and got.low == 0  # never below 0
+    assert got.rmse == pytest.approx(np.sqrt(5 / 3)) and got.bias == pytest.approx(1 / 3)
+    gain = compare_errors(np.array([1.0, 1.0]), np.array([2.0, 4.0]), np.array([1.0, 1.0]))  # less by 1 and 3
+    assert (gain.gain, gain.low, gain.high) == (2, pytest.approx(2 - 1.96, abs=1e-4), pytest.approx(3.96, abs=1e-4))
+    assert gain.p == pytest.approx(0.0455, abs=1e-4)  # two standard errors
+    same = compare_errors(np.ones(2), np.ones(2), np.zeros(2))
+    assert (same.gain, same.p) == (0, 1)

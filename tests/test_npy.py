@@ -60,7 +60,7 @@ def test_rows_that_follow_one_another_are_fetched_in_one_piece(three, monkeypatc
     told = []
     monkeypatch.setattr(os, "posix_fadvise", lambda handle, start, count, advice: told.append((start, count, advice)))
     array = NpyRows(three[1])
-    array.expect(np.array([2, 6, 3, 4, 5, 10]))
+    array.prefetch(np.array([2, 6, 3, 4, 5, 10]))
     offset, row = 128, 12  # bytes of a .npy header and of a row
     assert told == [
         (offset + 2 * row, 2 * row, os.POSIX_FADV_WILLNEED),

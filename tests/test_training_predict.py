@@ -1,4 +1,4 @@
-"""A trained fold, loaded again, says of the test images what it said when it was trained, byte for byte."""
+"""A trained fold, loaded again, predicts the test images as right after training, byte for byte."""
 
 import dataclasses
 
@@ -17,11 +17,10 @@ from facefold.runs import (
     write_predictions,
     write_weights,
 )
-from facefold.training.fold import FoldResult, fit_fold
-from facefold.training.predict import FoldPrediction, TestJob, predict_folds, trained_recipe
+from facefold.training.predict import FoldPrediction, FoldResult, TestJob, predict_folds, trained_recipe
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, sha256_file, write_json
-from test_trainer import CPU, TINY, images, task
+from tiny_fold import CPU, TINY, fit, images, make_task
 
 FROZEN = {
     "backbone": "tf_efficientnet_lite0",
@@ -39,28 +38,28 @@ def leave(root, settings: dict) -> FoldResult:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        made = task(root, settings)
-        result = fit_fold(made, CPU)
+        task = make_task(root, settings)
+        result = fit(task)
     finally:
         torch.set_num_threads(threads)
     directory = fold_dir(root, "tiny", 0)
     write_weights(directory, result.state)
     write_history(directory, result.history)
-    write_predictions(directory, "oof", made.valid["id"].tolist(), result.oof_prob, result.oof_features)
-    write_predictions(directory, "test", made.test_images.ids, result.test_prob, result.test_features)
-    seal_fold(directory, Identity("tiny", made.recipe.hash, "folds", "images", 0), result.facts)
+    write_predictions(directory, "oof", task.valid["id"].tolist(), result.oof_prob, result.oof_features)
+    write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features)
+    seal_fold(directory, Identity("tiny", task.recipe.hash, "folds", "images", 0), result.facts)
     return result
 
 
 @pytest.mark.parametrize("settings", [{**TINY, "epochs": 1}, FROZEN], ids=["cnn5", "frozen stages"])
 def test_the_same_bytes_as_in_training(tmp_path, settings):
     result = leave(tmp_path, settings)
-    [told] = predicted(tmp_path, images("te", 10)[0])
+    [prediction] = predicted(tmp_path, images("te", 10)[0])
     assert (
-        told.prob.tobytes() == result.test_prob.tobytes()
-        and told.features[:].tobytes() == result.test_features[:].tobytes()
+        prediction.prob.tobytes() == result.test_prob.tobytes()
+        and prediction.features[:].tobytes() == result.test_features[:].tobytes()
     )
-    assert told.form == result.facts["inference"]["form"]
+    assert prediction.inference == result.facts["inference"]["form"]
     assert not list((tmp_path / "scratch").rglob("*"))
 
 
@@ -71,8 +70,8 @@ def predicted(root, shown) -> list[FoldPrediction]:
 
 def test_other_images_get_other_answers(tmp_path):
     result, shown = leave(tmp_path, {**TINY, "epochs": 1}), images("te", 10)[0]
-    [told] = predicted(tmp_path, dataclasses.replace(shown, pixels=shown.pixels // 2))
-    assert not (told.prob == result.test_prob).any()
+    [prediction] = predicted(tmp_path, dataclasses.replace(shown, pixels=shown.pixels // 2))
+    assert not (prediction.prob == result.test_prob).any()
 
 
 def test_where_the_recorded_format_is_not_to_be_had_another_is_taken(tmp_path, monkeypatch):
@@ -80,9 +79,11 @@ def test_where_the_recorded_format_is_not_to_be_had_another_is_taken(tmp_path, m
     directory = fold_dir(tmp_path, "tiny", 0)
     run = read_json(directory / "run.json")
     write_json(directory / "run.json", {**run, "inference": {"form": "bfloat16 channels_last fused"}})
-    monkeypatch.setattr(precision, "_fast_half", lambda device: None)
-    [told] = predicted(tmp_path, images("te", 10)[0])
-    assert told.form == "float32 channels_last fused" and abs(told.prob - result.test_prob).max() < 0.02
+    monkeypatch.setattr(precision, "_half", lambda device: None)
+    [prediction] = predicted(tmp_path, images("te", 10)[0])
+    assert (
+        prediction.inference == "float32 channels_last fused" and abs(prediction.prob - result.test_prob).max() < 0.02
+    )
 
 
 def test_a_fold_is_sealed_again_with_its_new_test_predictions(tmp_path):
@@ -100,7 +101,7 @@ def test_damaged_weights_and_runs_of_another_version_are_refused(tmp_path):
     weights = directory / WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(InputError, match="weights.safetensors is not the file that training wrote"):
-        TestJob(tmp_path, "tiny", 1).work(CPU)
+        TestJob(tmp_path, "tiny", 1).run(CPU, 0)
     with pytest.raises(
         InputError, match="runs/tiny was trained by another version of this program; train it again to predict with it"
     ):

@@ -19,6 +19,7 @@ from facefold.data.competition import load_competition
 from facefold.data.folds import load_folds
 from facefold.ensemble.metrics import wilson_interval
 from facefold.models.recipe import Recipe, parse_recipe
+from facefold.runs import CHECKPOINT_FILE
 from facefold.training.fold import FoldTask, train_fold
 from facefold.utils.files import lock_directory, read_csv, read_json, sha256_text, write_csv, write_json
 
@@ -81,44 +82,41 @@ class CompareJob:
             self.root / "compare" / f"{self.recipe.name}_{sha256_text(json.dumps(self.identity, sort_keys=True))[:8]}"
         )
 
-    def work(self, device: torch.device, slot: int) -> None:
-        """Leave `history.csv` and, last, `result.json`; a killed one goes on at its epoch."""
+    def run(self, device: torch.device, position: int) -> None:
+        """Leave `history.csv` and, last, `result.json`; a killed job continues at its epoch."""
         with lock_directory(self.folder):
             if self.finished:
                 return
-            split, competition = load_folds(self.root), load_competition(self.root)
-            table, held_out = split.table[["id", "label", "group"]], split.table["fold"] == self.fold
-            shown = self.root / "cache" / "frozen" / self.folder.name
+            folds, competition = load_folds(self.root), load_competition(self.root)
+            table, held_out = folds.table[["id", "label", "group"]], folds.table["fold"] == self.fold
+            feature_dir = self.root / "cache" / "frozen" / self.folder.name
             images = open_cache(competition, "train", self.recipe.size)
             task = FoldTask(
-                self.recipe,
-                self.fold,
-                self.seed,
-                table[~held_out],
-                table[held_out],
-                images,
-                images,
-                self.folder / "checkpoint.safetensors",
-                self.identity,
-                shown,
-                self.weights_dir,
+                recipe=self.recipe,
+                fold=self.fold,
+                seed=self.seed,
+                train=table[~held_out],
+                valid=table[held_out],
+                train_images=images,
+                test_images=images,
+                checkpoint=self.folder / CHECKPOINT_FILE,
+                identity=self.identity,
+                feature_dir=feature_dir,
+                weights_dir=self.weights_dir,
             )
-            learned = train_fold(task, device, slot)
-            history = pd.DataFrame(learned.history)[list(CURVES)]
-            write_csv(self.folder / "history.csv", history)
-            write_json(
-                self.folder / "result.json",
-                {
-                    "identity": self.identity,
-                    "settings": asdict(self.recipe),
-                    "weights": learned.header["source"],
-                    "features": learned.predictor.output.in_features,
-                    "valid_rows": int(held_out.sum()),
-                    "head_cpu_seconds": round(learned.header["cpu_seconds"], 1),
-                },
-            )
+            trained = train_fold(task, device, position)
+            write_csv(self.folder / "history.csv", pd.DataFrame(trained.history)[list(CURVES)])
+            result = {
+                "identity": self.identity,
+                "settings": asdict(self.recipe),
+                "weights": trained.meta.weights_source,
+                "features": trained.model.output.in_features,
+                "valid_rows": int(held_out.sum()),
+                "head_cpu_seconds": round(trained.meta.cpu_seconds, 1),
+            }
+            write_json(self.folder / "result.json", result)
             task.checkpoint.unlink()
-            shutil.rmtree(shown, ignore_errors=True)
+            shutil.rmtree(feature_dir, ignore_errors=True)
 
     @property
     def finished(self) -> bool:
@@ -129,13 +127,10 @@ class CompareJob:
         return read_csv(self.folder / "history.csv", CURVES)
 
 
-def run_compare_job(job: CompareJob, device: torch.device, slot: int) -> None:
-    job.work(device, slot)
-
-
 def comparison_table(jobs: list[CompareJob]) -> pd.DataFrame:
     """A row a backbone, in the order given: scores after the last epoch, the accuracy with its 95 % interval (Wilson), the best
-    epoch (counted from 1) by accuracy, which these rows chose, CPU seconds of the epochs without the frozen part, and its weights."""
+    epoch (counted from 1) by accuracy, which these rows chose, CPU seconds of the epochs without the frozen part, and its weights.
+    """
     rows = []
     for job in jobs:
         history, result = job.history(), read_json(job.folder / "result.json")

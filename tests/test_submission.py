@@ -1,13 +1,18 @@
-"""A submission beside the answers: values by hand, and everything that is wrong named in one go."""
+"""submissions/: two blends at once; a submission compared with the answers, and everything that is wrong with it."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import score
-from facefold.ensemble.answers import load_answers
+from facefold.data.competition import Competition, load_competition
+from facefold.ensemble import submission as submission_module
+from facefold.ensemble.submission import load_answers, write_blend, write_submission
 from facefold.utils.errors import InputError
+from facefold.utils.files import lock_directory
 
 MINI = Path(__file__).resolve().parents[2] / "shared" / "competition-mini-solution.csv"
 
@@ -17,10 +22,40 @@ def write(folder: Path, name: str, text: str) -> Path:
     return folder / name
 
 
+def competition(root: Path) -> Competition:
+    (root / "competition").mkdir()
+    tables = {"train": "id,label\n1,0\n2,1\n", "test": "id\n3\n4\n", "sampleSubmit": "id,label\n4,0\n3,0\n"}
+    for name, text in tables.items():
+        write(root / "competition", f"{name}.csv", text)
+    return load_competition(root)
+
+
+def test_submission_has_the_order_of_the_sample(tmp_path):
+    write_submission(competition(tmp_path), pd.DataFrame({"id": ["3", "4"], "label": [1, 0]}), tmp_path / "s.csv")
+    assert (tmp_path / "s.csv").read_bytes() == b"id,label\n4,0\n3,1\n"
+
+
+@pytest.mark.parametrize(
+    "ids, labels, finding",
+    [
+        (["3"], [1], "id '4' of sampleSubmit.csv has no prediction"),
+        (["3", "4", "4"], [1, 0, 0], "id '4' is predicted twice"),
+        (["3", "4", "5"], [1, 0, 0], "id '5' is not in sampleSubmit.csv"),
+        (["3", "4"], [1, 0.5], "id '4': label 0.5 is not 0 or 1"),
+        (["3", "4"], [1, None], "id '4': label nan is not 0 or 1"),
+    ],
+)
+def test_a_submission_that_would_be_refused_is_not_written(tmp_path, ids, labels, finding):
+    with pytest.raises(InputError) as caught:
+        write_submission(competition(tmp_path), pd.DataFrame({"id": ids, "label": labels}), tmp_path / "s.csv")
+    assert str(caught.value) == f"s.csv would not be a valid submission and was not written:\n  - {finding}"
+    assert not (tmp_path / "s.csv").exists()
+
+
 def test_rows_join_by_id_in_any_order(tmp_path):
     solution = write(tmp_path, "solution.csv", "id,label,age\n01,1,30\n2,0,8\n1,1,2\n")
     table = load_answers(write(tmp_path, "submission.csv", "id,label\n1,0\n01,1\n2,0\n"), solution)
-    assert table.to_dict("list") == {"id": ["01", "2", "1"], "label": [1, 0, 1], "given": [1, 0, 0]}
+    assert table.to_dict("list") == {"id": ["01", "2", "1"], "label": [1, 0, 1], "pred": [1, 0, 0]}
 
 
 def test_everything_wrong_is_named(tmp_path):
@@ -45,7 +80,7 @@ def test_everything_wrong_is_named(tmp_path):
         ("", "is empty"),
     ],
 )
-def test_a_submission_of_another_form(tmp_path, text, message):
+def test_a_submission_with_other_columns(tmp_path, text, message):
     with pytest.raises(InputError, match=message):
         load_answers(write(tmp_path, "submission.csv", text), write(tmp_path, "solution.csv", "id,label\n1,1\n"))
 
@@ -56,6 +91,16 @@ def test_the_solution_may_have_more_columns_but_not_others(tmp_path):
         load_answers(submission, write(tmp_path, "solution.csv", "id,age,label\n1,3,1\n"))
     with pytest.raises(InputError, match="none.csv is missing"):
         load_answers(submission, tmp_path / "none.csv")
+
+
+def test_two_blends_write_one_after_the_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(submission_module, "_write_blend", lambda directory, blend, *_: blend)
+    with ThreadPoolExecutor(1) as pool:
+        with lock_directory(tmp_path / "submissions"):
+            second = pool.submit(write_blend, tmp_path, "blend", None, {})
+            with pytest.raises(TimeoutError):
+                second.result(0.2)
+        assert second.result(10) == "blend"
 
 
 @pytest.fixture

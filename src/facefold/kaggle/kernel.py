@@ -34,7 +34,7 @@ def only(found: list[Path], what: str, source: Path) -> Path:
 def install(pack: Path, target: Path) -> dict[str, str]:
     """The environment of the steps: the packed wheels before the image's packages, where the image lacks what they need."""
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    asked = [sys.executable, str(pack / "src" / "environment.py")]
+    asked = [sys.executable, str(pack / "src" / "facefold" / "utils" / "environment.py")]
     lacks = subprocess.run(asked, env=env, stdout=subprocess.PIPE, text=True)
     if not lacks.returncode:
         return env
@@ -100,7 +100,7 @@ def main() -> None:
         env = install(pack, Path(folder) / "packages")
         for name in ("folds", "runs"):
             bring(pack / name, root / name)
-        for step, *options in (["audit", "--data", str(data)], ["repredict"], ["blend", *told["blend"]]):
+        for step, *options in (["audit", "--data", str(data)], ["predict", "--test"], ["blend", *told["blend"]]):
             print(f"== {step}", flush=True)
             done = subprocess.run(
                 [sys.executable, str(pack / "src" / f"{step}.py"), "--root", str(root), *options], env=env

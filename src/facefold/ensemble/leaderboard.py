@@ -1,0 +1,111 @@
+"""The leaderboard of a blend as a table and as text, and its nested score in words."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from facefold.ensemble.leaks import used_leaks
+from facefold.ensemble.methods import METHOD_NAMES
+from facefold.ensemble.metrics import Metric, score_corrected, target_metric
+from facefold.task import Target
+
+_GAIN = ("gain", "gain_low", "gain_high", "gain_p")
+_CORRECTED = ("corrected_accuracy", "corrected_low", "corrected_high")
+_LABEL_CELLS = {  # column of the text: format of a row; gains are in points
+    "accuracy": "{accuracy:.4f}",
+    "95 % interval": "[{low:.4f}, {high:.4f}]",
+    "log loss": "{log_loss:.4f}",
+    "auc": "{auc:.4f}",
+    "ece": "{ece:.4f}",
+    "gain over best single": "{gain:+.2f} [{gain_low:+.2f}, {gain_high:+.2f}]",
+}
+_VALUE_CELLS = {
+    "mean abs. error": "{mae:.3f}",
+    "95 % interval": "[{low:.3f}, {high:.3f}]",
+    "rms error": "{rmse:.3f}",
+    "bias": "{bias:+.3f}",
+    "gain over best single": "{gain:+.3f} [{gain_low:+.3f}, {gain_high:+.3f}]",
+}
+_CORRECTED_CELL = {"by corrected labels": "{corrected_accuracy:.4f} [{corrected_low:.3f}, {corrected_high:.3f}]"}
+
+
+class Entry(NamedTuple):
+    """A row of the leaderboard: scores (n,) on the train rows, and the weights of the members if the method has any."""
+
+    name: str
+    kind: str
+    scores: np.ndarray
+    weights: dict[str, float]
+
+
+def leaderboard_columns(metric: Metric, corrected: bool) -> dict[str, type]:
+    """Return the type of each column of leaderboard.csv. corrected: whether members learned from corrected labels."""
+    numbers = (*metric.columns, *_GAIN)
+    columns = {"name": str, "kind": str, **dict.fromkeys(numbers, float), "weights": str}
+    return columns | (dict.fromkeys(_CORRECTED, float) if corrected else {})
+
+
+def make_leaderboard(
+    entries: Sequence[Entry],
+    labels: np.ndarray,
+    best_single: np.ndarray,
+    metric: Metric,
+    corrected: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """Score all entries, the best first.
+
+    Args:
+        entries: What to score.
+        labels: Labels or values (n,).
+        best_single: The scores (n,) over which the gains are.
+        metric: Of the target.
+        corrected: Corrected labels (n,), to score by as well.
+    """
+    rows = []
+    for entry in entries:
+        score, gain = metric.score(entry.scores, labels), metric.compare(entry.scores, best_single, labels)
+        row = [entry.name, entry.kind, *(getattr(score, column) for column in metric.columns)]
+        row += [gain.gain, gain.low, gain.high, gain.p]
+        row.append(",".join(f"{member}={weight:.4g}" for member, weight in entry.weights.items()))
+        if corrected is not None:
+            row += [score_corrected(entry.scores, corrected)[part] for part in ("accuracy", "low", "high")]
+        rows.append((metric.rank(score), row))
+    rows.sort(key=lambda ranked: ranked[0])
+    return pd.DataFrame([row for _, row in rows], columns=list(leaderboard_columns(metric, corrected is not None)))
+
+
+def format_leaderboard(leaderboard: pd.DataFrame) -> str:
+    """Return the leaderboard as lines of text, for labels and for a regression target."""
+    if "mae" in leaderboard:
+        cells = _VALUE_CELLS
+    else:
+        cells = _LABEL_CELLS | (_CORRECTED_CELL if "corrected_accuracy" in leaderboard else {})
+        leaderboard = leaderboard.assign(**{name: 100 * leaderboard[name] for name in _GAIN[:3]})
+    table = [("", "", *cells, "weights")]
+    for row in leaderboard.to_dict("records"):
+        numbers = (cell.format(**row) for cell in cells.values())
+        table.append((row["name"], row["kind"], *numbers, row["weights"]))
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def format_headline(facts: dict) -> str:
+    """Return the nested score in words by blend.json: `nested accuracy 0.9345 [0.931, 0.938] by mean`."""
+    metric = target_metric(Target(facts["target"]))
+    text = f"nested {metric.format_score(facts['score'])} by {facts['picked']}"
+    text += "".join(leak.headline.format(**leak_facts) for leak, leak_facts in used_leaks(facts))
+    if facts["corrections"]:
+        text += f" ({facts['corrections']['score']['accuracy']:.4f} against the corrected labels)"
+    return text
+
+
+def format_weights_note(facts: dict) -> str:
+    """Return a note that learned weights lost; empty unless `auto` had them to choose and chose a simpler method."""
+    options, picked = facts["options"], facts["picked"]
+    simpler = METHOD_NAMES[: METHOD_NAMES.index("weighted_mean")]
+    if options["method"] != "auto" or options["weights"] != "auto" or len(options["recipes"]) < 2:
+        return ""
+    return f"learned weights do not beat {'the mean' if picked == 'mean' else picked}" if picked in simpler else ""

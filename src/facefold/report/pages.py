@@ -1,0 +1,88 @@
+"""The page of label issues, each with its nearest neighbours, and the page of predictions on new images.
+
+Neighbours of a label issue are held-out rows of its own fold: the features of two fold models live in different bases,
+and rows that a model trained on would lie where their labels put them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from facefold.data.competition import Competition
+from facefold.data.folds import Folds
+from facefold.ensemble.members import load_features
+from facefold.report.html import Photo, load_photo, render_page
+
+MAX_ROWS = 200  # on a page, which stays below 10 MB
+NEIGHBOURS = 5
+_LARGE, _SMALL, _FACE = 96, 64, 128  # pixels of an issue, of its neighbours, of a new face
+
+
+def nearest_neighbours(root: Path, recipes: list[str], folds: Folds, ids: list[str]) -> pd.DataFrame:
+    """Return the table id, neighbour (its id), rank (1 is the nearest), label (its), similarity for `ids`.
+
+    similarity is the mean over the runs `recipes` of the cosine between their penultimate features, centred on the
+    fold's mean.
+    """
+    rows, wanted = [], set(ids)
+    with threadpool_limits(1):
+        for k in range(folds.k):
+            valid = folds.valid(k).sort_values("id", ignore_index=True)
+            queries = valid.index[valid["id"].isin(wanted)]
+            if len(queries) == 0:
+                continue
+            similarity = np.zeros((len(queries), len(valid)))
+            for recipe in recipes:
+                features = _normalise(load_features(root, [recipe], k, "oof", valid["id"].tolist()))
+                similarity += features[queries] @ features.T / len(recipes)
+            similarity[np.arange(len(queries)), queries] = -np.inf
+            nearest = np.argsort(-similarity, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(valid) - 1)]
+            rows += [
+                (valid["id"][query], valid["id"][other], rank + 1, valid["label"][other], similarity[i, other])
+                for i, query in enumerate(queries)
+                for rank, other in enumerate(nearest[i])
+            ]
+    return pd.DataFrame(rows, columns=["id", "neighbour", "rank", "label", "similarity"])
+
+
+def _normalise(features: np.ndarray) -> np.ndarray:
+    """Return features (n, F) centred and scaled to length 1, float32; a row at the centre stays 0."""
+    centred = features - features.mean(axis=0)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    return centred / np.where(length > 0, length, 1)
+
+
+def label_issues_page(competition: Competition, issues: pd.DataFrame, neighbours: pd.DataFrame, title: str) -> str:
+    """Return the HTML of the first `MAX_ROWS` of `issues` (see `find_label_issues`) with their nearest neighbours."""
+
+    def photo(id: str, pixels: int, caption: str) -> Photo:
+        return load_photo(competition.image_path("train", id), pixels, f"train image {id}", caption)
+
+    by_id, rows = dict(list(neighbours.groupby("id"))), []
+    for row in issues.head(MAX_ROWS).itertuples():
+        nearest = by_id[row.id].itertuples() if row.id in by_id else ()
+        photos = [photo(other.neighbour, _SMALL, f"label {other.label}") for other in nearest]
+        rows.append((row, photo(row.id, _LARGE, f"id {row.id}"), photos))
+    return render_page("label_issues.html.j2", title=title, rows=rows, total=len(issues))
+
+
+def predictions_page(table: pd.DataFrame, images: Sequence[Path], title: str) -> str:
+    """Return the HTML of the first `MAX_ROWS` rows of `table` (file, face, prob, label, ..); images: one per row."""
+    faces = [
+        (
+            load_photo(path, _FACE, f"face {row['face']} of {row['file']}", f"label {row['label']}"),
+            f"{row['file']}, face {row['face']}: {format_prediction(row)}.",
+        )
+        for (_, row), path in zip(table.head(MAX_ROWS).iterrows(), images, strict=False)
+    ]
+    return render_page("predictions.html.j2", title=title, faces=faces, total=len(table))
+
+
+def format_prediction(row: pd.Series) -> str:
+    """Return `label 1 with 0.973, label 0 with 0.027, age 31.4`: the likelier label first, then other columns."""
+    labels = sorted([(row["prob"], 1), (1 - row["prob"], 0)], reverse=True)
+    texts = [f"label {label} with {value:.3f}" for value, label in labels]
+    return ", ".join(texts + [f"{name} {value:.3g}" for name, value in row.loc["label":].iloc[1:].items()])
