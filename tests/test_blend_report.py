@@ -56,9 +56,9 @@ def fabricate(root: Path, members: dict[str, float]) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished_runs(tmp_path_factory, deal) -> Path:
+def finished_runs(tmp_path_factory, make_competition) -> Path:
     root = tmp_path_factory.mktemp("finished_runs")
-    deal(root, 240, 60, 16, 3)
+    make_competition(root, 240, 60, 16, 3)
     fabricate(root, MEMBERS)
     return root
 

@@ -77,4 +77,7 @@ def test_the_tests_that_verify_a_promise_exist():
         if not name and not part:
             continue
         source = (PROJECT / "tests" / file).read_text(encoding="utf-8")
-        assert not test or re.search(rf"^def {'test_.*' if part else ''}{test}", source, flags=re.MULTILINE), (file, test)
+        assert not test or re.search(rf"^def {'test_.*' if part else ''}{test}", source, flags=re.MULTILINE), (
+            file,
+            test,
+        )

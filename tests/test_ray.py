@@ -79,8 +79,8 @@ def planned(root: Path, wanted=WANTED):
     )
 
 
-def competition_in(deal, root: Path) -> Path:
-    competition = deal(root, 60, 20, 96, 2)
+def competition_in(make_competition, root: Path) -> Path:
+    competition = make_competition(root, 60, 20, 96, 2)
     for name in {name for name, _ in WANTED}:
         build_caches(competition, load_recipe(name).size)
     return root
@@ -96,16 +96,18 @@ def results(root: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def local(deal, tmp_path_factory) -> dict[str, str]:
+def local(make_competition, tmp_path_factory) -> dict[str, str]:
     """What the folds are without Ray."""
-    root = competition_in(deal, tmp_path_factory.mktemp("local"))
+    root = competition_in(make_competition, tmp_path_factory.mktemp("local"))
     for job in planned(root)[0]:
         job.run(CPU, 0)
     return results(root)
 
 
-def test_the_bytes_are_those_of_the_local_engine_even_where_a_process_dies(deal, tmp_path, local, cluster, capfd):
-    root = competition_in(deal, tmp_path)
+def test_the_bytes_are_those_of_the_local_engine_even_where_a_process_dies(
+    make_competition, tmp_path, local, cluster, capfd
+):
+    root = competition_in(make_competition, tmp_path)
 
     class DyingJob(FoldJob):
         """Die by SIGKILL in the second epoch, the first time. A local class travels by value."""
@@ -136,8 +138,10 @@ def test_the_bytes_are_those_of_the_local_engine_even_where_a_process_dies(deal,
     assert (root / "cache" / "frozen" / "lite0_96@1").is_dir()  # fold 1 has not been trained
 
 
-def test_a_job_that_was_stopped_goes_on_and_one_that_fails_is_reported(deal, tmp_path, local, address, cluster, capfd):
-    root = competition_in(deal, tmp_path)
+def test_a_job_that_was_stopped_goes_on_and_one_that_fails_is_reported(
+    make_competition, tmp_path, local, address, cluster, capfd
+):
+    root = competition_in(make_competition, tmp_path)
     step = [sys.executable, str(SRC / "train.py"), "--root", str(root), "--recipe", "demo_cnn@15", "--fold", "0"]
     process = subprocess.Popen([*step, "--engine", "ray", "--address", address], stderr=subprocess.PIPE, text=True)
     while not list(root.glob("runs/*/*/checkpoint.pt")):
@@ -159,8 +163,8 @@ def test_a_job_that_was_stopped_goes_on_and_one_that_fails_is_reported(deal, tmp
     assert not list((root / "cache").glob(".ray*"))
 
 
-def test_a_machine_that_does_not_see_the_root_is_refused_by_name(deal, tmp_path, cluster, monkeypatch):
-    root = competition_in(deal, tmp_path)
+def test_a_machine_that_does_not_see_the_root_is_refused_by_name(make_competition, tmp_path, cluster, monkeypatch):
+    root = competition_in(make_competition, tmp_path)
     unseen = nullcontext(tmp_path / "elsewhere" / "cache" / ".ray_0")
     monkeypatch.setattr(ray_workers, "_marker", lambda root: unseen)
     with pytest.raises(
@@ -172,10 +176,10 @@ def test_a_machine_that_does_not_see_the_root_is_refused_by_name(deal, tmp_path,
     assert not (root / "runs").exists()
 
 
-def test_a_job_that_fits_on_no_machine_is_refused(deal, tmp_path, cluster, monkeypatch, capsys):
+def test_a_job_that_fits_on_no_machine_is_refused(make_competition, tmp_path, cluster, monkeypatch, capsys):
     monkeypatch.setattr(ray_workers, "memory_bytes", lambda recipe: 10**15)
     monkeypatch.setattr(ray_workers, "_POLL", 0.1)
-    root = competition_in(deal, tmp_path)
+    root = competition_in(make_competition, tmp_path)
     connected = cluster()
     connected.patience = 1.0
     said = "no machine of the cluster has 1 CPU, 1000000.0 GB of memory for one job"
