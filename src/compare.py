@@ -82,8 +82,8 @@ def compare(args: argparse.Namespace, recipes: list[Recipe]) -> None:
     from facefold.data.cache import build_caches
     from facefold.data.competition import load_competition
     from facefold.data.folds import load_folds
+    from facefold.report import figures
     from facefold.report.comparison import CompareJob, comparison_table
-    from facefold.report.figures import draw_backbones
     from facefold.training.workers import run_jobs, select_devices
     from facefold.utils.files import write_bytes, write_csv
 
@@ -101,7 +101,7 @@ def compare(args: argparse.Namespace, recipes: list[Recipe]) -> None:
     table = comparison_table(jobs)
     write_csv(args.root / "compare" / "comparison.csv", table)
     histories = {job.recipe.name: job.history() for job in jobs}
-    write_bytes(args.root / "compare" / "comparison.png", draw_backbones(histories))
+    write_bytes(args.root / "compare" / "comparison.png", figures.draw_backbones(histories))
     print(f"{folds.k} folds, fold {args.fold} held out, {args.epochs} epochs, {args.size} pixels")
     print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
 

@@ -1,18 +1,20 @@
 """Folds as tasks of a Ray cluster of one machine on loopback."""
 
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from facefold.cli import check_engine_options
 from facefold.data.audit import load_images_hash
 from facefold.data.cache import build_caches
 from facefold.data.corrections import NO_CORRECTIONS
@@ -20,7 +22,7 @@ from facefold.data.folds import load_folds
 from facefold.models.recipe import load_recipe
 from facefold.runs import Identity
 from facefold.training import ray_workers
-from facefold.training.jobs import FoldJob, order_jobs, run_job
+from facefold.training.jobs import FoldJob, order_jobs
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_file, write_text
 
@@ -77,8 +79,8 @@ def planned(root: Path, wanted=WANTED):
     )
 
 
-def competition_in(deal, root: Path) -> Path:
-    competition = deal(root, 60, 20, 96, 2)
+def competition_in(make_competition, root: Path) -> Path:
+    competition = make_competition(root, 60, 20, 96, 2)
     for name in {name for name, _ in WANTED}:
         build_caches(competition, load_recipe(name).size)
     return root
@@ -94,33 +96,41 @@ def results(root: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def local(deal, tmp_path_factory) -> dict[str, str]:
+def local(make_competition, tmp_path_factory) -> dict[str, str]:
     """What the folds are without Ray."""
-    root = competition_in(deal, tmp_path_factory.mktemp("local"))
+    root = competition_in(make_competition, tmp_path_factory.mktemp("local"))
     for job in planned(root)[0]:
-        job.work(CPU, 0)
+        job.run(CPU, 0)
     return results(root)
 
 
-def test_the_bytes_are_those_of_the_local_engine_even_where_a_process_dies(deal, tmp_path, local, cluster, capfd):
-    root = competition_in(deal, tmp_path)
+def test_the_bytes_are_those_of_the_local_engine_even_where_a_process_dies(
+    make_competition, tmp_path, local, cluster, capfd
+):
+    root = competition_in(make_competition, tmp_path)
 
-    def work(job, device, slot):
-        """Die by SIGKILL in the second epoch of one fold, the first time. A local function travels by value."""
-        from facefold.training import fold as fold_module
+    class DyingJob(FoldJob):
+        """Die by SIGKILL in the second epoch, the first time. A local class travels by value."""
 
-        died = job.root / "died"
-        if "demo_cnn" in str(job) and job.fold == 0 and not died.exists():
-            save = fold_module.save_checkpoint
-            fold_module.save_checkpoint = lambda *args: (
-                save(*args),
-                died.touch(),
-                os.kill(os.getpid(), signal.SIGKILL),
-            )
-        run_job(job, device, slot)
+        def run(self, device, position):
+            from facefold.training import fold as fold_module
+
+            died = self.root / "died"
+            if not died.exists():
+                save = fold_module.save_checkpoint
+                fold_module.save_checkpoint = lambda *args: (
+                    save(*args),
+                    died.touch(),
+                    os.kill(os.getpid(), signal.SIGKILL),
+                )
+            FoldJob.run(self, device, position)
 
     ordered, after = planned(root)
-    cluster().run(ordered, work, after)
+    dying = next(job for job in ordered if isinstance(job, FoldJob) and "demo_cnn" in str(job) and job.fold == 0)
+    replacement = DyingJob(**{field.name: getattr(dying, field.name) for field in fields(dying)})
+    ordered[ordered.index(dying)] = replacement
+    after[replacement] = after.pop(dying)
+    cluster().run(ordered, after)
     assert results(root) == local and len(local) == 3 * 5 and (root / "died").exists()
     again = capfd.readouterr().out.partition("demo_cnn@15 fold 0 is started again: its process or its machine died")[2]
     assert "demo_cnn@15 fold 0 epoch 2/15" in again and "demo_cnn@15 fold 0 epoch 1/15" not in again
@@ -128,31 +138,33 @@ def test_the_bytes_are_those_of_the_local_engine_even_where_a_process_dies(deal,
     assert (root / "cache" / "frozen" / "lite0_96@1").is_dir()  # fold 1 has not been trained
 
 
-def test_a_job_that_was_stopped_goes_on_and_one_that_fails_is_reported(deal, tmp_path, local, address, cluster, capfd):
-    root = competition_in(deal, tmp_path)
+def test_a_job_that_was_stopped_goes_on_and_one_that_fails_is_reported(
+    make_competition, tmp_path, local, address, cluster, capfd
+):
+    root = competition_in(make_competition, tmp_path)
     step = [sys.executable, str(SRC / "train.py"), "--root", str(root), "--recipe", "demo_cnn@15", "--fold", "0"]
     process = subprocess.Popen([*step, "--engine", "ray", "--address", address], stderr=subprocess.PIPE, text=True)
-    while not list(root.glob("runs/*/*/checkpoint.safetensors")):
+    while not list(root.glob("runs/*/*/checkpoint.pt")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.terminate()
     said = process.communicate(timeout=300)[1].strip().splitlines()
     assert process.returncode == 143 and not list(root.rglob("run.json")) and "Traceback" not in "".join(said), said
-    assert said[-1] == "train.py: stopped; nothing is lost, the same command goes on where this one ended"
+    assert said[-1] == "train.py: stopped; nothing is lost, the same command continues where this one ended"
     capfd.readouterr()
 
     [fold], _ = planned(root, WANTED[1:2])
     bad = replace(fold, identity=replace(fold.identity, target="age"))
     with pytest.raises(InputError, match="there are no folds yet. Run `python src/split.py --target age`.$"):
-        cluster().run([fold, bad], run_job, {bad: [fold]})
+        cluster().run([fold, bad], {bad: [fold]})
     assert results(root) == {name: sha for name, sha in local.items() if "demo_cnn@15/fold_0" in name}
     again = capfd.readouterr().out
     assert "fold 0 epoch 15/15" in again and "fold 0 epoch 1/15" not in again
     assert not list((root / "cache").glob(".ray*"))
 
 
-def test_a_machine_that_does_not_see_the_root_is_refused_by_name(deal, tmp_path, cluster, monkeypatch):
-    root = competition_in(deal, tmp_path)
+def test_a_machine_that_does_not_see_the_root_is_refused_by_name(make_competition, tmp_path, cluster, monkeypatch):
+    root = competition_in(make_competition, tmp_path)
     unseen = nullcontext(tmp_path / "elsewhere" / "cache" / ".ray_0")
     monkeypatch.setattr(ray_workers, "_marker", lambda root: unseen)
     with pytest.raises(
@@ -160,14 +172,14 @@ def test_a_machine_that_does_not_see_the_root_is_refused_by_name(deal, tmp_path,
         match=r"^the machine \S+ \([\d.]+\) of the cluster does not see \S+/elsewhere. Mount that folder at the same path on every "
         r"machine \(NFS, Lustre, a persistent volume, a mounted bucket\), or take this one out of the cluster; the same command goes on$",
     ):
-        cluster().run(planned(root, WANTED[1:2])[0], run_job, {})
+        cluster().run(planned(root, WANTED[1:2])[0], {})
     assert not (root / "runs").exists()
 
 
-def test_a_job_that_fits_on_no_machine_is_refused(deal, tmp_path, cluster, monkeypatch, capsys):
-    monkeypatch.setattr(ray_workers.space, "memory", lambda recipe: 10**15)
+def test_a_job_that_fits_on_no_machine_is_refused(make_competition, tmp_path, cluster, monkeypatch, capsys):
+    monkeypatch.setattr(ray_workers, "memory_bytes", lambda recipe: 10**15)
     monkeypatch.setattr(ray_workers, "_POLL", 0.1)
-    root = competition_in(deal, tmp_path)
+    root = competition_in(make_competition, tmp_path)
     connected = cluster()
     connected.patience = 1.0
     said = "no machine of the cluster has 1 CPU, 1000000.0 GB of memory for one job"
@@ -175,7 +187,7 @@ def test_a_job_that_fits_on_no_machine_is_refused(deal, tmp_path, cluster, monke
         InputError,
         match=f"^{said} .*, and none joined in 1 s. Add such a machine, or use a recipe with a smaller batch",
     ):
-        connected.run(planned(root, WANTED[1:])[0], run_job, {})
+        connected.run(planned(root, WANTED[1:])[0], {})
     assert f"ray: {said}" in capsys.readouterr().out
 
 
@@ -200,20 +212,29 @@ def gate(monkeypatch):
     return SimpleNamespace(begin=SimpleNamespace(remote=opened.begin), close=SimpleNamespace(remote=opened.close))
 
 
-def fail(job, _device, _slot):
-    if job == "bad":
-        raise InputError("row 3 is wrong")
-    Path(job).touch()
+@dataclass(frozen=True)
+class Touch:
+    """Write the file `path`; fail if it is called bad."""
+
+    path: str
+
+    def __str__(self):
+        return self.path
+
+    def run(self, _device, _position):
+        if self.path == "bad":
+            raise InputError("row 3 is wrong")
+        Path(self.path).write_text("ran")
 
 
 @pytest.fixture
 def attempt(gate, tmp_path):
-    """A function that runs a task with `fail` for its work."""
+    """A function that runs a task for the job `Touch(path)`."""
     marker = tmp_path / "root" / "cache" / "marker"
     write_text(marker, "")
 
     def attempted(job, *before, marker=marker, versions=None):
-        return ray_workers._attempt(fail, job, CPU, marker, gate, versions or ray_workers._versions(), *before)
+        return ray_workers._attempt(Touch(job), CPU, marker, gate, versions or ray_workers._versions(), *before)
 
     return attempted
 
@@ -253,17 +274,18 @@ def test_a_machine_with_other_versions_is_refused(tmp_path, attempt):
 
 
 def test_options_of_one_machine_are_refused():
+    args = SimpleNamespace(engine="ray")
     with pytest.raises(
         InputError, match="^--engine ray: the cluster decides what runs side by side and when; leave --workers out$"
     ):
-        ray_workers.check_engine_options("ray", {"--workers": 2, "--budget": None})
-    ray_workers.check_engine_options("local", {"--workers": 2})
+        check_engine_options(args, {"--workers": 2, "--budget": None})
+    check_engine_options(SimpleNamespace(engine="local"), {"--workers": 2})
 
 
 def test_without_the_package_ray_is_refused(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         InputError,
         match="^--engine ray needs the package ray, which is not installed: `pip install -r requirements-cluster.txt`",
     ):
-        ray_workers.check_engine_options("ray", {})
+        check_engine_options(SimpleNamespace(engine="ray"), {})
