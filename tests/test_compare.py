@@ -24,7 +24,7 @@ def run(monkeypatch, capsys):
         monkeypatch.setattr(
             sys, "argv", ["compare.py", "--root", str(root), "--size", "64", "--device", "cpu", *options]
         )
-        monkeypatch.setattr(workers, "run_jobs", lambda jobs, places, work: [work(job, places[0], 0) for job in jobs])
+        monkeypatch.setattr(workers, "run_jobs", lambda jobs, devices: [job.run(devices[0], 0) for job in jobs])
         capsys.readouterr()
         compare.main()
         return capsys.readouterr().out

@@ -232,9 +232,7 @@ def test_bands_lie_between_round_numbers():
 
 def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
     """In one process, which spares the seconds that each one takes to start; test_run_all has them apart."""
-    monkeypatch.setattr(
-        workers, "run_jobs", lambda ordered, places, work, *rest: [work(job, CPU, 0) for job in ordered]
-    )
+    monkeypatch.setattr(workers, "run_jobs", lambda jobs, devices, *rest: [job.run(CPU, 0) for job in jobs])
     (tmp_path / "recipes").mkdir()
     for name, width in (("demo_cnn", 8), ("cnn5", 4)):
         text = f'backbone = "cnn5"\nsize = 32\nwidth = {width}\nbatch = 32\nepochs = 2\nema = 0.0\n'

@@ -62,7 +62,7 @@ def fill_upload(out: Path, root: Path, facts: dict, folds: int) -> None:
                 path = fold_dir(root, name, fold) / kept
                 _copy(path, dataset / path.relative_to(root))
     _copy(root / "submissions" / "submission.csv", dataset / "expected.csv")
-    _copy(PROJECT / "src" / "kernel.py", out / "kernel" / "kernel.py")
+    _copy(Path(__file__).with_name("kernel.py"), out / "kernel" / "kernel.py")
 
 
 def write_metadata(out: Path, user: str, competition: str, gpu: bool) -> None:

@@ -1,6 +1,6 @@
-"""The comparison of frozen backbones: a head of dropout and one output on each one's features, on one fold.
+"""Compare frozen backbones: a head of dropout and one output on the features of each, on one fold.
 
-    compare/<backbone>_<key>/history.csv   result.json    the key is of everything that decides the curves
+    compare/<backbone>_<key>/history.csv   result.json    the key hashes all that decides the curves
     compare/comparison.csv   comparison.png               of the latest command
 
 A backbone that was compared before, under the same key, is not trained again.
@@ -27,9 +27,16 @@ CURVES = {"epoch": "int64", "lr": float, "train_loss": float, "valid_loss": floa
 
 
 def comparison_recipe(backbone: str, weights: str, size: int, epochs: int, pooled: bool) -> Recipe:
-    """The article's comparison (Keras): everything frozen, dropout 0.2, the map flattened, one output, Adam with a constant rate.
+    """Return the recipe of the article's comparison (Keras), with a frozen backbone.
 
-    pooled: the pooling that timm gives the backbone instead of the whole map.
+    The feature map is flattened, with dropout 0.2 and one output, trained by Adam with a constant rate.
+
+    Args:
+        backbone: a name of timm.
+        weights: hub, package:<name>, or none for random weights.
+        size: pixels per side.
+        epochs: of the head.
+        pooled: take the pooling that timm gives the backbone instead of the whole map.
     """
     settings = {
         "backbone": backbone,
@@ -52,7 +59,7 @@ def comparison_recipe(backbone: str, weights: str, size: int, epochs: int, poole
 
 @dataclass(frozen=True)
 class CompareJob:
-    """Train the head of one backbone on one fold. images_hash: that of the images the caches hold."""
+    """Train the head of one backbone on one fold. images_hash: of the cached images."""
 
     root: Path
     recipe: Recipe
@@ -123,13 +130,15 @@ class CompareJob:
         return (self.folder / "result.json").exists()
 
     def history(self) -> pd.DataFrame:
-        """A row an epoch, the columns of `CURVES`."""
+        """Return the curves, a row per epoch, with the columns of `CURVES`."""
         return read_csv(self.folder / "history.csv", CURVES)
 
 
 def comparison_table(jobs: list[CompareJob]) -> pd.DataFrame:
-    """A row a backbone, in the order given: scores after the last epoch, the accuracy with its 95 % interval (Wilson), the best
-    epoch (counted from 1) by accuracy, which these rows chose, CPU seconds of the epochs without the frozen part, and its weights.
+    """Return a row per backbone, in the order of `jobs`.
+
+    It has the scores after the last epoch, the accuracy with its 95 % interval (Wilson); the best epoch (from 1) by
+    accuracy, which these rows chose; CPU seconds of the epochs without the frozen backbone; and the weights.
     """
     rows = []
     for job in jobs:
