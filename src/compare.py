@@ -55,8 +55,8 @@ def main() -> None:
     weights = [part.strip() for part in args.weights.split(",")]
     if not names or len(weights) not in (1, len(names)):
         raise InputError(
-            f"{len(names)} backbones and {len(weights)} weights: name at least one backbone, and weights for all or for "
-            "each"
+            f"{len(names)} backbones and {len(weights)} weights: name at least one backbone, and weights for all or "
+            "for each"
         )
     weights = weights * len(names) if len(weights) == 1 else weights
 

@@ -1,13 +1,15 @@
-"""Pack the last blend for a Kaggle notebook without internet, which then predicts the test images by the trained weights.
+"""Pack the last blend for a Kaggle notebook without internet, which then predicts the test images by the trained
+weights.
 
     python src/pack.py --out DIR --user NAME --competition SLUG
     kaggle datasets create -p DIR/dataset --dir-mode zip    the next time: kaggle datasets version .. -m TEXT
     kaggle kernels push -p DIR/kernel
 
-DIR/dataset holds the source, the weights and out-of-fold predictions of the runs that were blended, and as wheels the small
-packages that a notebook's image may lack (torch is the image's own); DIR/kernel the notebook, kernel.py. No test predictions
-are packed: kernel.py makes them anew, blends as blend.py did and says whether submission.csv is the same, byte for
-byte. To try it here: python DIR/kernel/kernel.py INPUT OUTPUT, with DIR/dataset and the competition below INPUT.
+DIR/dataset holds the source, the weights and out-of-fold predictions of the runs that were blended, and as wheels the
+small packages that a notebook's image may lack (torch is the image's own); DIR/kernel the notebook, kernel.py. No test
+predictions are packed: kernel.py makes them anew, blends as blend.py did and says whether submission.csv is the same,
+byte for byte. To try it here: python DIR/kernel/kernel.py INPUT OUTPUT, with DIR/dataset and the competition below
+INPUT.
 """
 
 from pathlib import Path

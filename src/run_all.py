@@ -8,9 +8,9 @@
     ./run_all.sh --budget 90m                    what fits into 90 minutes from now: the recipes in their order, each that
                                                  fits after those before; fewer folds or epochs if not even one does
 
-Ends with the file to upload, its nested score and the time of each step. Kill it at any time: the same command continues.
-Profiles: demo (minutes, for a look), cpu (an evening on a laptop), gpu (four backbones from timm's hub), articles
-(docs/articles.md), regression (for --target).
+Ends with the file to upload, its nested score and the time of each step. Kill it at any time: the same command
+continues. Profiles: demo (minutes, for a look), cpu (an evening on a laptop), gpu (four backbones from timm's hub),
+articles (docs/articles.md), regression (for --target).
 """
 
 from __future__ import annotations

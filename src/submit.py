@@ -4,11 +4,11 @@
     python src/submit.py -m "another blend"                                 to the same competition as last time
     python src/submit.py --public 0.9381                                    write down the public score of the last one
 
-SLUG is what follows /competitions/ in the address of the competition's page. Checks submissions/submission.csv: whether it is what
-the blend wrote, and its ids, order and labels; then calls Kaggle's own client, `kaggle`, which is to be installed (pip install
-kaggle) and needs a token. Its errors are explained. Each file that was taken is a line of submissions/log.csv: when, where
-to, the file's sha256, the honest score, the public one when it is given. A file that was handed in already is refused: it
-would cost one of the day's submissions and score the same.
+SLUG is what follows /competitions/ in the address of the competition's page. Checks submissions/submission.csv: whether
+it is what the blend wrote, and its ids, order and labels; then calls Kaggle's own client, `kaggle`, which is to be
+installed (pip install kaggle) and needs a token. Its errors are explained. Each file that was taken is a line of
+submissions/log.csv: when, where to, the file's sha256, the honest score, the public one when it is given. A file that
+was handed in already is refused: it would cost one of the day's submissions and score the same.
 """
 
 from dataclasses import replace
@@ -46,7 +46,8 @@ def main() -> None:
             raise InputError(f"--public {args.public:g}: an accuracy is in 0 to 1, as on the leaderboard")
         write_submission_log(root, [*log[:-1], replace(log[-1], public=f"{args.public:g}")])
         print(
-            f"{log[-1].message}: public score {args.public:g}, nested score {log[-1].honest} [{log[-1].low}, {log[-1].high}]"
+            f"{log[-1].message}: public score {args.public:g}, nested score {log[-1].honest} [{log[-1].low}, "
+            f"{log[-1].high}]"
         )
         return
     slug = args.competition or (log[-1].competition if log else "")

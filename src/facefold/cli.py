@@ -34,7 +34,9 @@ class Stopped(BaseException):
 
 
 class StepParser(argparse.ArgumentParser):
-    """Remembers the root that was asked for, or the target's folder in it, where `run_main` notes what the step cost."""
+    """Remembers the root that was asked for, or the target's folder in it, where `run_main` notes what the step
+    cost.
+    """
 
     target_root: Path | None = None
 
@@ -64,7 +66,9 @@ def _folder(text: str) -> Path:
 
 
 def add_target_option(parser: argparse.ArgumentParser) -> None:
-    """Add --target to a step that works on one; all files of a target other than the label lie in a folder of its own."""
+    """Add --target to a step that works on one; all files of a target other than the label lie in a folder of its
+    own.
+    """
     parser.add_argument(
         "--target",
         type=Target,
@@ -167,7 +171,9 @@ def run_main(main: Callable[[], None]) -> None:
 
 @contextmanager
 def _signals_in_destructors() -> Iterator[None]:
-    """Raise a signal that arrives in a destructor, whose exceptions Python prints and forgets, once more a moment later."""
+    """Raise a signal that arrives in a destructor, whose exceptions Python prints and forgets, once more a moment
+    later.
+    """
 
     def again(lost) -> None:
         if not isinstance(lost.exc_value, (Stopped, KeyboardInterrupt)):

@@ -2,10 +2,10 @@
 
     python kernel.py [INPUT OUTPUT]    default: /kaggle/input and /kaggle/working
 
-pack.py puts this file beside kernel-metadata.json. It looks below INPUT for what pack.py packed and for the competition, and
-needs nothing else: packages that the notebook's image lacks come from the packed wheels. It ends with whether the submission is
-the one that was packed, byte for byte. On another kind of processor, another torch or a GPU, probabilities differ in their
-last digits, so that a row near 0.5 may be decided otherwise; it says how many were.
+pack.py puts this file beside kernel-metadata.json. It looks below INPUT for what pack.py packed and for the
+competition, and needs nothing else: packages that the notebook's image lacks come from the packed wheels. It ends with
+whether the submission is the one that was packed, byte for byte. On another kind of processor, another torch or a GPU,
+probabilities differ in their last digits, so that a row near 0.5 may be decided otherwise; it says how many were.
 """
 
 import csv
@@ -32,7 +32,9 @@ def only(found: list[Path], what: str, source: Path) -> Path:
 
 
 def install(pack: Path, target: Path) -> dict[str, str]:
-    """The environment of the steps: the packed wheels before the image's packages, where the image lacks what they need."""
+    """The environment of the steps: the packed wheels before the image's packages, where the image lacks what they
+    need.
+    """
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     asked = [sys.executable, str(pack / "src" / "facefold" / "utils" / "environment.py")]
     lacks = subprocess.run(asked, env=env, stdout=subprocess.PIPE, text=True)

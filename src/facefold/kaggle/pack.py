@@ -46,7 +46,9 @@ def clear_upload(out: Path) -> None:
 
 
 def fill_upload(out: Path, root: Path, facts: dict, folds: int) -> None:
-    """Put the source and what the blend `facts` (blend.json) was made of into an empty upload folder, and how to blend again."""
+    """Put the source and what the blend `facts` (blend.json) was made of into an empty upload folder, and how to
+    blend again.
+    """
     dataset, names = out / "dataset", [member["recipe"] for member in facts["members"]]
     made_with = f"Python {platform.python_version()}, torch {version('torch')}"
     write_json(dataset / MARK, {"blend": _options(facts["options"]), "made_with": made_with})
@@ -104,7 +106,8 @@ def write_metadata(out: Path, user: str, competition: str, gpu: bool) -> None:
 
 
 def fetch_wheels(out: Path, python: str) -> list[str]:
-    """Fetch `WHEELS` in the versions installed here, for the notebook's Python (3.11), into the data set; returns their names.
+    """Fetch `WHEELS` in the versions installed here, for the notebook's Python (3.11), into the data set; returns their
+    names.
 
     Raises `InputError` where the package index cannot be reached or has no such wheel.
     """

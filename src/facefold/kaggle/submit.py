@@ -21,8 +21,8 @@ _INSTALL = "install Kaggle's client with `pip install kaggle`, or upload {path} 
 _SAID = (
     (
         ("could not find kaggle.json", "you must authenticate", "missing username", "missing key"),
-        "there is no token. Make one at https://www.kaggle.com/settings (API, Create New Token), and put the file where the client "
-        "looks for it, ~/.kaggle/kaggle.json, or set KAGGLE_USERNAME and KAGGLE_KEY",
+        "there is no token. Make one at https://www.kaggle.com/settings (API, Create New Token), and put the file "
+        "where the client looks for it, ~/.kaggle/kaggle.json, or set KAGGLE_USERNAME and KAGGLE_KEY",
     ),
     (("401", "unauthorized"), "the token is not valid any more. Make a new one at https://www.kaggle.com/settings"),
     (
@@ -40,18 +40,20 @@ _SAID = (
     (
         ("competitions.participate", "403", "forbidden"),
         "the account takes no part in '{slug}', or there is no such competition. Join it and accept the rules at "
-        "https://www.kaggle.com/competitions/{slug}/rules, or mend --competition: what follows /competitions/ in the address of its "
-        "page",
+        "https://www.kaggle.com/competitions/{slug}/rules, or mend --competition: what follows /competitions/ in the "
+        "address of its page",
     ),
     (
         ("could not find competition", "404", "not found"),
-        "there is no competition '{slug}', or it is closed. --competition takes what follows /competitions/ in the address of its "
-        "page",
+        "there is no competition '{slug}', or it is closed. --competition takes what follows /competitions/ in the "
+        "address of its page",
     ),
     (
         ("400", "bad request"),
-        "Kaggle refuses without a reason. It does so where the team has used its submissions of today, where the account has not "
-        "joined, and where the competition is closed: https://www.kaggle.com/competitions/{slug}/submissions shows which",
+        "Kaggle refuses without a reason. It does so where the team has used its submissions of today, where the "
+        "account has not "
+        "joined, and where the competition is closed: https://www.kaggle.com/competitions/{slug}/submissions shows "
+        "which",
     ),
     (
         ("connectionerror", "max retries", "name resolution", "timed out", "proxy"),
@@ -86,7 +88,9 @@ def write_submission_log(root: Path, entries: list[LogEntry]) -> None:
 
 
 def submit_file(slug: str, path: Path, message: str) -> str:
-    """Hand the file in; what the client answered, one line. `InputError` in words a person can act on where it was not taken."""
+    """Hand the file in; what the client answered, one line. `InputError` in words a person can act on where it was
+    not taken.
+    """
     if not re.fullmatch("[a-z0-9][a-z0-9-]*", slug):
         raise InputError(
             f"--competition {slug}: it is what follows /competitions/ in the address of its page: "

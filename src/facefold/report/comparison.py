@@ -27,7 +27,8 @@ CURVES = {"epoch": "int64", "lr": float, "train_loss": float, "valid_loss": floa
 
 
 def comparison_recipe(backbone: str, weights: str, size: int, epochs: int, pooled: bool) -> Recipe:
-    """The article's comparison (Keras): everything frozen, dropout 0.2, the map flattened, one output, Adam with a constant rate.
+    """The article's comparison (Keras): everything frozen, dropout 0.2, the map flattened, one output, Adam with a
+    constant rate.
 
     pooled: the pooling that timm gives the backbone instead of the whole map.
     """
@@ -128,8 +129,9 @@ class CompareJob:
 
 
 def comparison_table(jobs: list[CompareJob]) -> pd.DataFrame:
-    """A row a backbone, in the order given: scores after the last epoch, the accuracy with its 95 % interval (Wilson), the best
-    epoch (counted from 1) by accuracy, which these rows chose, CPU seconds of the epochs without the frozen part, and its weights.
+    """A row a backbone, in the order given: scores after the last epoch, the accuracy with its 95 % interval (Wilson),
+    the best epoch (counted from 1) by accuracy, which these rows chose, CPU seconds of the epochs without the frozen
+    part, and its weights.
     """
     rows = []
     for job in jobs:

@@ -40,7 +40,9 @@ def curves_dir(root: Path, run: str, fold: int) -> Path:
 
 
 class Curves:
-    """The event file of a fold: made anew from the epochs that there are, then a row an epoch. None at all where `place` is None."""
+    """The event file of a fold: made anew from the epochs that there are, then a row an epoch. None at all where
+    `place` is None.
+    """
 
     def __init__(self, place: Path | None, history: Iterable[Mapping]):
         self._writer = None

@@ -13,7 +13,9 @@ _RECORDED = ("torch", "timm", "numpy", "albumentations", "opencv-python-headless
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Return the peak memory in MiB: the GPU's that torch allocated, or this process's resident (mapped pages of the cache included)."""
+    """Return the peak memory in MiB: the GPU's that torch allocated, or this process's resident (mapped pages of the
+    cache included).
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")
@@ -31,7 +33,9 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that shape a result; one that is installed under another name (opencv-python) is left out."""
+    """Versions of the packages that shape a result; one that is installed under another name (opencv-python) is left
+    out.
+    """
     found = {}
     for name in _RECORDED:
         try:

@@ -249,8 +249,8 @@ def make_plan(workload: Workload, recipes: Sequence[Recipe], seconds: float, fix
     least = min(alternatives, key=lambda planned: workload.seconds([planned]))
     needed = format_duration(workload.seconds([least]) / (1 - RESERVE))
     raise InputError(
-        f"the budget is too small: {format_duration(max(seconds, 0))} of it are left after the audit, the split and timing "
-        f"the recipes, and the least there is to do, {least.recipe.name} in {fewest} folds"
+        f"the budget is too small: {format_duration(max(seconds, 0))} of it are left after the audit, the split and "
+        f"timing the recipes, and the least there is to do, {least.recipe.name} in {fewest} folds"
         f"{fixed_folds and f' ({fixed_folds})'}, takes {needed} with a reserve. Give more with --budget, or name "
         "smaller recipes with --recipes"
     )

@@ -60,8 +60,8 @@ class FoldResult:
 class FoldPrediction:
     """Predictions of one fold's model in the order of the images.
 
-    prob: float64 (n,), probability of label 1, or predicted value; features: float16 (n, F), penultimate. inference: how
-    they were computed, see `InferenceModel.name`.
+    prob: float64 (n,), probability of label 1, or predicted value; features: float16 (n, F), penultimate. inference:
+    how they were computed, see `InferenceModel.name`.
     """
 
     prob: np.ndarray

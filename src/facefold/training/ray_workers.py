@@ -1,8 +1,9 @@
-"""The engine for many machines: each job is a Ray task, which the cluster places, and starts again where its process or machine dies.
+"""The engine for many machines: each job is a Ray task, which the cluster places, and starts again where its process or
+machine dies.
 
-Every machine sees the root at the same path (NFS, Lustre, a persistent volume, a mounted bucket); one that does not is refused by
-name. A task reads and writes the root as a local process does, so on the CPU its files are those of the local engine, byte for
-byte, and a task that Ray starts again continues from the checkpoint in the root.
+Every machine sees the root at the same path (NFS, Lustre, a persistent volume, a mounted bucket); one that does not is
+refused by name. A task reads and writes the root as a local process does, so on the CPU its files are those of the
+local engine, byte for byte, and a task that Ray starts again continues from the checkpoint in the root.
 """
 
 import os
@@ -46,25 +47,27 @@ def require_ray() -> Any:
         import ray
     except ImportError:
         raise InputError(
-            "--engine ray needs the package ray, which is not installed: `pip install -r requirements-cluster.txt`, on every "
-            "machine of the cluster"
+            "--engine ray needs the package ray, which is not installed: `pip install -r requirements-cluster.txt`, on "
+            "every machine of the cluster"
         )
     return ray
 
 
 class RayWorkers:
-    """A connection to a Ray cluster. devices: one per job that it can run at a time, as the job itself calls it: Ray shows
-    a task its own GPU alone.
+    """A connection to a Ray cluster. devices: one per job that it can run at a time, as the job itself calls it: Ray
+    shows a task its own GPU alone.
 
-    address: auto (the cluster this machine belongs to), host:port, or local (start one here for this step). device: auto (GPUs where
-    the cluster has any), cpu or cuda. Raises `InputError` where there is no such cluster or no GPU in it.
+    address: auto (the cluster this machine belongs to), host:port, or local (start one here for this step). device:
+    auto (GPUs where the cluster has any), cpu or cuda. Raises `InputError` where there is no such cluster or no GPU in
+    it.
     """
 
     def __init__(self, address: str, device: str):
         self._ray, self.patience = require_ray(), PATIENCE
         if address.startswith("ray://"):
             raise InputError(
-                f"--address {address}: run the step on a machine of the cluster (ray job submit, ray exec) with --address auto"
+                f"--address {address}: run the step on a machine of the cluster (ray job submit, ray exec) with "
+                "--address auto"
             )
         inherited = {name: os.environ[name] for name in (*ENVIRONMENT, QUIET_VARIABLE) if name in os.environ}
         handler = signal.getsignal(signal.SIGTERM)
@@ -83,8 +86,8 @@ class RayWorkers:
             )
         except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: of another version of ray or Python
             raise InputError(
-                f"--address {address}: {' '.join(str(error).split())[:300]}. Start a cluster with `ray start --head` here and "
-                "`ray start --address HOST:6379` on the others, or use --address local"
+                f"--address {address}: {' '.join(str(error).split())[:300]}. Start a cluster with `ray start --head` "
+                "here and `ray start --address HOST:6379` on the others, or use --address local"
             )
         finally:
             signal.signal(signal.SIGTERM, handler)  # ray sets its own
@@ -154,7 +157,9 @@ class RayWorkers:
         needs: Mapping[Job, Mapping[str, float]],
         marker: Path,
     ) -> dict[Job, Any]:
-        """Submit a task per job and return their references; Ray begins one when those of the jobs it waits for are done."""
+        """Submit a task per job and return their references; Ray begins one when those of the jobs it waits for are
+        done.
+        """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         ray, refs = self._ray, {}
@@ -185,7 +190,8 @@ class RayWorkers:
             if isinstance(error.cause, ModuleNotFoundError):
                 return [
                     InputError(
-                        f"{job}: a machine of the cluster has {str(error.cause).lower()}; `pip install -r requirements.txt` there"
+                        f"{job}: a machine of the cluster has {str(error.cause).lower()}; `pip install -r "
+                        "requirements.txt` there"
                     )
                 ]
             if isinstance(error.cause, errors.RayError):
@@ -195,7 +201,9 @@ class RayWorkers:
             return [_died(job, f" ({str(error).splitlines()[0]})")]
 
     def _lacking(self, needs: list[dict[str, float]], since: float | None) -> float | None:
-        """Return since when (`time.monotonic()`) there is no machine for one of these; None while there is one for each."""
+        """Return since when (`time.monotonic()`) there is no machine for one of these; None while there is one for
+        each.
+        """
         machines = self._machines()
         lacking = next(
             (
@@ -217,15 +225,15 @@ class RayWorkers:
             print_progress(f"ray: {said}; waiting {self.patience:.0f} s for one to join")
         elif time.monotonic() - since >= self.patience:
             raise InputError(
-                f"{said}, and none joined in {self.patience:.0f} s. Add such a machine, or use a recipe with a smaller batch; "
-                "the same command goes on"
+                f"{said}, and none joined in {self.patience:.0f} s. Add such a machine, or use a recipe with a smaller "
+                "batch; the same command goes on"
             )
         return since or time.monotonic()
 
 
 def _gate() -> type:
-    """Return the class of an actor that every task asks before it begins. Ray sends a local class by value: its process needs no
-    torch.
+    """Return the class of an actor that every task asks before it begins. Ray sends a local class by value: its process
+    needs no torch.
     """
 
     class Gate:
@@ -305,19 +313,20 @@ def _refusal(marker: Path, versions: Mapping[str, str]) -> InputError | None:
     ]
     if others:
         return InputError(
-            f"the machine {name} of the cluster has {', '.join(others)}, which gives other bytes. Install the same there: "
-            "`pip install -r requirements.txt`"
+            f"the machine {name} of the cluster has {', '.join(others)}, which gives other bytes. Install the same "
+            "there: `pip install -r requirements.txt`"
         )
     if not marker.exists():
         return InputError(
-            f"the machine {name} of the cluster does not see {root}. Mount that folder at the same path on every machine (NFS, "
-            "Lustre, a persistent volume, a mounted bucket), or take this one out of the cluster; the same command goes on"
+            f"the machine {name} of the cluster does not see {root}. Mount that folder at the same path on every "
+            "machine (NFS, Lustre, a persistent volume, a mounted bucket), or take this one out of the cluster; the "
+            "same command goes on"
         )
     return None
 
 
 def _died(job: Any, why: str = "") -> InputError:
     return InputError(
-        f"{job} died {RETRIES + 1} times, with its process or its machine{why}; often for want of memory. The same command "
-        "goes on where it stood"
+        f"{job} died {RETRIES + 1} times, with its process or its machine{why}; often for want of memory. The same "
+        "command goes on where it stood"
     )

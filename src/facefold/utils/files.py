@@ -1,4 +1,5 @@
-"""Files that are there whole or not at all (a temporary file in the same folder, fsync, `os.replace`), locks and checksums.
+"""Files that are there whole or not at all (a temporary file in the same folder, fsync, `os.replace`), locks and
+checksums.
 
 pandas and numpy are imported where they are used: a step that only reads json and checksums starts without them.
 """
