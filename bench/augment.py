@@ -2,8 +2,8 @@
 
     python bench/augment.py [--rounds N]
 
-One thread, batches of 32 images of smooth noise. In every round both augment the same batch in the same epoch, one after the
-other, the first of the two changing places; the ratio is the median of the rounds' ratios of processor time.
+One thread, batches of 32 images of smooth noise. In every round both augment the same batch in the same epoch, one
+after the other, the first of the two changing places; the ratio is the median of the rounds' ratios of processor time.
 """
 
 import argparse

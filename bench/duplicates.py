@@ -2,10 +2,11 @@
 
     python bench/duplicates.py ROOT [--copies 200] [--rows 2000,18000,200000]
 
-ROOT holds a competition that audit.py has checked. First `copies` of its train images are changed in each of several ways and
-put beside all images: recall is the share joined to their original, false joins are rows whose group is another than it should
-be. Then pictures are drawn like the small ones of ROOT (each frequency with its mean and deviation there, so that hashes share
-what faces share); one in twenty has a copy with other light, noise and every second time mirrored.
+ROOT holds a competition that audit.py has checked. First `copies` of its train images are changed in each of several
+ways and put beside all images: recall is the share joined to their original, false joins are rows whose group is
+another than it should be. Then pictures are drawn like the small ones of ROOT (each frequency with its mean and
+deviation there, so that hashes share what faces share); one in twenty has a copy with other light, noise and every
+second time mirrored.
 
     quality 30 to 95, size x 0.8 to 1.2, light x 0.6, mirrored    recall 1.000, 0 false joins
     light + 40, all at once                                       recall 0.995, 0 false joins
@@ -113,8 +114,8 @@ def grow(like: np.ndarray, rows: int) -> None:
     recall = (got[rows:] == np.arange(copies)).mean()
     false = (got[:rows] != np.arange(rows)).sum() + ((got[rows:] != np.arange(copies)) & (got[rows:] < rows)).sum()
     print(
-        f"{len(grey):9,}  {hashed - begun:6.1f}  {paired - hashed:7.1f}  {checked - paired:8.1f}  {len(pairs):8,}  {recall:6.3f}  "
-        f"{false:11}  {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000:7,.0f}"
+        f"{len(grey):9,}  {hashed - begun:6.1f}  {paired - hashed:7.1f}  {checked - paired:8.1f}  {len(pairs):8,}  "
+        f"{recall:6.3f}  {false:11}  {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000:7,.0f}"
     )
 
 

@@ -2,11 +2,11 @@
 
     python bench/fuzz.py [--minutes 10] [--targets csv,image,zip] [--seed 0] [--keep DIR]
 
-Inputs come from hypothesis: sound files with bytes changed, cut, doubled and put in, and files made of the pieces that hurt
-(quotes, NULs, BOMs, line ends, invisible characters, markers of JPEG, names that leave the folder). Anything but a result that
-keeps the contract or the one error meant for people is a crash: hypothesis shrinks it, and the input is kept in DIR. An input
-that takes more than `SLOW` seconds counts as one, too. Prints inputs, crashes and the slowest input of each target; exit code 1
-after a crash. What libjpeg says of damage goes to standard error.
+Inputs come from hypothesis: sound files with bytes changed, cut, doubled and put in, and files made of the pieces that
+hurt (quotes, NULs, BOMs, line ends, invisible characters, markers of JPEG, names that leave the folder). Anything but a
+result that keeps the contract or the one error meant for people is a crash: hypothesis shrinks it, and the input is
+kept in DIR. An input that takes more than `SLOW` seconds counts as one, too. Prints inputs, crashes and the slowest
+input of each target; exit code 1 after a crash. What libjpeg says of damage goes to standard error.
 """
 
 import argparse

@@ -1,16 +1,17 @@
 """Kill the whole job at random moments of every phase, run it again each time, and see that nothing is lost.
 
-    python bench/kill.py [--kills 25] [--signals kill] [--phases audit,split,..] [--recipes demo_cnn] [--seed 0] [--work DIR]
+    python bench/kill.py [--kills 25] [--signals kill] [--phases audit,split,..] [--recipes demo_cnn] [--seed 0] [--work
+    DIR]
 
-Draws a small competition (60 train, 20 test images of 32 pixels, 2 folds), runs `run_all.py` on it undisturbed, and notes when
-each phase begins and how long it takes: audit, split (with the plan), cache (up to the first epoch, frozen stages included),
-epochs, write (the last epochs, predictions, features, runs), blend, report. Then a fresh copy is started again and again, its
-process group getting a signal at a moment drawn from the next phase in turn; after the last phase the job runs to its end, and
-the next round begins with another fresh copy. --signals kill,term,int takes turns: kill leaves nothing to say; term and int must
-end within 10 seconds with one line and exit code 143 or 130.
+Draws a small competition (60 train, 20 test images of 32 pixels, 2 folds), runs `run_all.py` on it undisturbed, and
+notes when each phase begins and how long it takes: audit, split (with the plan), cache (up to the first epoch, frozen
+stages included), epochs, write (the last epochs, predictions, features, runs), blend, report. Then a fresh copy is
+started again and again, its process group getting a signal at a moment drawn from the next phase in turn; after the
+last phase the job runs to its end, and the next round begins with another fresh copy. --signals kill,term,int takes
+turns: kill leaves nothing to say; term and int must end within 10 seconds with one line and exit code 143 or 130.
 
-Every round must end with the bytes of the undisturbed run (submissions, predictions, features, weights), and leave no temporary
-file, checkpoint or lock. A line a kill; exit code 1 when anything differs.
+Every round must end with the bytes of the undisturbed run (submissions, predictions, features, weights), and leave no
+temporary file, checkpoint or lock. A line a kill; exit code 1 when anything differs.
 """
 
 import argparse

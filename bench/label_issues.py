@@ -4,10 +4,10 @@
     python bench/label_issues.py --oof OOF_CSV TRAIN_CSV                      the out-of-fold probabilities of a run
 
 Needs cleanlab (2.9), which the project itself does not: install it elsewhere and put it on PYTHONPATH.
-The labels of rows drawn with a seed are flipped. With --competition the features of lite0 with its ImageNet weights as they are,
-and a logistic regression cross-fitted over 5 folds of the flipped labels, give the probabilities. With --oof they are those
-of the run, whose models did not train on the flipped labels: that is kinder than life. Errors that were there before count as
-false alarms, so precision is a lower bound.
+The labels of rows drawn with a seed are flipped. With --competition the features of lite0 with its ImageNet weights as
+they are, and a logistic regression cross-fitted over 5 folds of the flipped labels, give the probabilities. With --oof
+they are those of the run, whose models did not train on the flipped labels: that is kinder than life. Errors that were
+there before count as false alarms, so precision is a lower bound.
 
 2,000 faces, a model of accuracy 0.839, 3 % (60 labels) planted, 10 seeds: mean (sd). `loss` is cut where our list ends.
                                    recall at n  precision at n          length          recall       precision
@@ -18,12 +18,13 @@ false alarms, so precision is a lower bound.
     cleanlab, rank adjusted      0.442 (0.042)   0.442 (0.042)        201 (10)   0.723 (0.049)   0.216 (0.012)
 Our list is cleanlab's default one, row for row and in its order (Spearman with self-confidence 1.0000). Where its other
 filters differ it is in the length; with the ranks adjusted by class Spearman is 0.999. Two classes rank alike by loss,
-self-confidence and margin, so ranking by loss is as good: confident learning says where to stop, and with a model that is
-wrong on 16 % of the rows it says so too late (201 where 60 were planted: the model's own errors look the same).
+self-confidence and margin, so ranking by loss is as good: confident learning says where to stop, and with a model that
+is wrong on 16 % of the rows it says so too late (201 where 60 were planted: the model's own errors look the same).
 
-Points of accuracy by the labels before planting, over learning from the planted ones: the planted rows themselves dropped +0.30
-(0.25), flipped +0.24 (0.32); as many suspects dropped +0.13 (0.37), flipped +0.20 (0.41); all suspects dropped +0.15 (0.61),
-flipped +0.28 (0.57). That is a logistic regression on frozen features; a net that can learn labels by heart may gain more.
+Points of accuracy by the labels before planting, over learning from the planted ones: the planted rows themselves
+dropped +0.30 (0.25), flipped +0.24 (0.32); as many suspects dropped +0.13 (0.37), flipped +0.20 (0.41); all suspects
+dropped +0.15 (0.61), flipped +0.28 (0.57). That is a logistic regression on frozen features; a net that can learn
+labels by heart may gain more.
 """
 
 import argparse
@@ -105,7 +106,9 @@ def plant(given: np.ndarray, rate: float, seed: int) -> tuple[np.ndarray, np.nda
 
 
 def relearned(x: np.ndarray, given: np.ndarray, rate: float, seed: int) -> dict[str, float]:
-    """What dropping or flipping suspects in the training rows gains on held-out rows, by their labels before planting."""
+    """What dropping or flipping suspects in the training rows gains on held-out rows, by their labels before
+    planting.
+    """
     wrong, labels = plant(given, rate, seed)
     prob = cross_fitted(x, labels, seed)
     found, ids = ours(prob, labels), [str(row) for row in range(len(labels))]
@@ -125,7 +128,9 @@ def relearned(x: np.ndarray, given: np.ndarray, rate: float, seed: int) -> dict[
 def planted(
     predict: Callable[[np.ndarray, int], np.ndarray], given: np.ndarray, rate: float, seed: int
 ) -> pd.DataFrame:
-    """Recall and precision of each list cut at the number of planted errors; its length, and recall and precision of all of it."""
+    """Recall and precision of each list cut at the number of planted errors; its length, and recall and precision of
+    all of it.
+    """
     wrong, labels = plant(given, rate, seed)
     prob = predict(labels, seed)
     if seed == 0:
@@ -139,7 +144,9 @@ def planted(
 
 
 def lists(prob: np.ndarray, labels: np.ndarray) -> dict[str, tuple[np.ndarray, int]]:
-    """Each list as the order of rows, and where it ends; ranking by loss has no end, it is given the number that ours has."""
+    """Each list as the order of rows, and where it ends; ranking by loss has no end, it is given the number that ours
+    has.
+    """
     own = ours(prob, labels)
     by_loss = np.argsort(-row_losses(prob, labels), kind="stable")
     both = np.column_stack([1 - prob, prob])
@@ -179,7 +186,9 @@ def compare(prob: np.ndarray, labels: np.ndarray) -> None:
 
 
 def cross_fitted(x: np.ndarray, labels: np.ndarray, seed: int, learned: np.ndarray | None = None) -> np.ndarray:
-    """Probabilities (n,) of held-out rows; `learned` (n,): the labels to learn from, where not `labels`, without DROPPED rows."""
+    """Probabilities (n,) of held-out rows; `learned` (n,): the labels to learn from, where not `labels`, without
+    DROPPED rows.
+    """
     learned, prob = labels if learned is None else learned, np.empty(len(labels))
     for train, held in StratifiedKFold(5, shuffle=True, random_state=seed).split(x, labels):
         train = train[learned[train] != DROPPED]

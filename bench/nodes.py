@@ -1,11 +1,12 @@
-"""The whole job on a Ray cluster of two machines (processes on loopback), one of which is killed in mid-fold, and on this one alone.
+"""The whole job on a Ray cluster of two machines (processes on loopback), one of which is killed in mid-fold, and on
+this one alone.
 
     python bench/nodes.py [--data DIR] [--recipes demo_cnn] [--folds 2] [--work DIR]
 
---data is a root with a competition/ (default: a drawn one of 400 and 100 images). Trains it with `--engine local`, then a copy of it
-with `--engine ray` on two nodes of one CPU each; as soon as a fold on each has a checkpoint, the first node gets SIGKILL. Prints the
-seconds of both and the sha256 of the submission and of all folds' weights, OOF and test predictions; exit code 1 where they differ.
-Needs requirements-cluster.txt.
+--data is a root with a competition/ (default: a drawn one of 400 and 100 images). Trains it with `--engine local`, then
+a copy of it with `--engine ray` on two nodes of one CPU each; as soon as a fold on each has a checkpoint, the first
+node gets SIGKILL. Prints the seconds of both and the sha256 of the submission and of all folds' weights, OOF and test
+predictions; exit code 1 where they differ. Needs requirements-cluster.txt.
 """
 
 import argparse
@@ -115,7 +116,8 @@ def main() -> None:
     print(f"\n{'file':44} {'this machine':14} two nodes, one killed")
     for name in sorted(expected.keys() | got.keys()):
         print(
-            f"{name:44} {expected.get(name, '')[:12]:14} {got.get(name, '')[:12]} {'' if expected.get(name) == got.get(name) else 'DIFFERS'}"
+            f"{name:44} {expected.get(name, '')[:12]:14} {got.get(name, '')[:12]} "
+            f"{'' if expected.get(name) == got.get(name) else 'DIFFERS'}"
         )
     print(f"{seconds:.0f} s alone, {lost:.0f} s on two nodes; a node was {'' if killed else 'NOT '}killed in mid-fold")
     raise SystemExit(expected != got or not killed)

@@ -2,13 +2,13 @@
 
     python bench/order.py TRAIN_CSV ORDER_CSV OOF_CSV
 
-TRAIN_CSV (id,label), ORDER_CSV (id,rank: each train row's place in the order of the hidden key), OOF_CSV (id,prob: of all
-train rows or of some). The labelled rows are renumbered as the published competition was: a random split of 13,666 and
-4,334 of 18,000, each part in the order of the ranks. Poorer classifiers are made by noise on the logits.
+TRAIN_CSV (id,label), ORDER_CSV (id,rank: each train row's place in the order of the hidden key), OOF_CSV (id,prob: of
+all train rows or of some). The labelled rows are renumbered as the published competition was: a random split of 13,666
+and 4,334 of 18,000, each part in the order of the ranks. Poorer classifiers are made by noise on the logits.
 
 Rows without a probability take that of one of the five rows of the same label next to them in rank, so that hard
-stretches of the order stay hard: drawn from anywhere, errors would be independent and the decoders would look better than
-they are. `real rows` are those of OOF_CSV alone, read beside all others as train rows, nothing being made up but
+stretches of the order stay hard: drawn from anywhere, errors would be independent and the decoders would look better
+than they are. `real rows` are those of OOF_CSV alone, read beside all others as train rows, nothing being made up but
 the noise; it is printed where the OOF_CSV is of some rows only.
 
                  before     hmm   align  seconds of align
@@ -17,8 +17,9 @@ the noise; it is printed where the OOF_CSV is of some rows only.
     renumbered   0.8676  0.9470  0.9725  1.9
     renumbered   0.8010  0.9404  0.9657  2.2
 
-(18,000 faces, all out-of-fold rows of lite0, means of 3 splits, two busy cores. The first row is the classifier as it is, the others
-have noise. A change of label read too early or too late costs several rows at once, so the numbers move with the split.)
+(18,000 faces, all out-of-fold rows of lite0, means of 3 splits, two busy cores. The first row is the classifier as it
+is, the others have noise. A change of label read too early or too late costs several rows at once, so the numbers move
+with the split.)
 """
 
 import argparse
@@ -73,7 +74,9 @@ def filled(prob: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np
 
 
 def noise_for(wanted: float | None, logits: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> float:
-    """The deviation of the noise that brings the accuracy down to `wanted`; 0 for None and where it is no better now."""
+    """The deviation of the noise that brings the accuracy down to `wanted`; 0 for None and where it is no better
+    now.
+    """
     if wanted is None:
         return 0.0
     draw, low, high = rng.normal(size=(8, len(logits))), 0.0, 50.0

@@ -1,10 +1,12 @@
-"""Two sets of OOF probabilities on the same rows: accuracies, the paired difference with its interval, and by part of the rows.
+"""Two sets of OOF probabilities on the same rows: accuracies, the paired difference with its interval, and by part of
+the rows.
 
     python bench/paired.py --root DIR OOF_CSV OTHER_OOF_CSV [--corrections FILE]
 
-DIR holds folds/ and the cache/ of audit.py, whose table of near-duplicates tells the train rows that have one in train from those
-that have none: folds that divide duplicates flatter the former. With --corrections also against the corrected labels. Files of
-single folds (runs/<recipe>/fold_<k>/oof.csv) are compared on their own rows, which have to be the same ones.
+DIR holds folds/ and the cache/ of audit.py, whose table of near-duplicates tells the train rows that have one in train
+from those that have none: folds that divide duplicates flatter the former. With --corrections also against the
+corrected labels. Files of single folds (runs/<recipe>/fold_<k>/oof.csv) are compared on their own rows, which have to
+be the same ones.
 """
 
 import argparse
@@ -22,8 +24,8 @@ from facefold.ensemble.metrics import compare_accuracy, decide, log_loss, wilson
 
 
 def same_rows(files: list[Path], rows: pd.DataFrame) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    """ids, labels and the probabilities of both files (n,), in the order of rows (id, label), which may be more; `ValueError` where
-    the files are of different ones, or of others than these."""
+    """ids, labels and the probabilities of both files (n,), in the order of rows (id, label), which may be more;
+    `ValueError` where the files are of different ones, or of others than these."""
     tables = [pd.read_csv(path, dtype={"id": str}, keep_default_na=False).set_index("id")["prob"] for path in files]
     if set(tables[0].index) != set(tables[1].index):
         raise ValueError(f"{files[0]} and {files[1]} are not of the same rows")
@@ -74,7 +76,8 @@ def main() -> None:
     duplicates = with_duplicate(pd.read_csv(groups[-1], dtype=str, keep_default_na=False), ids)
     parts = {"all rows": np.ones(len(ids), dtype=bool), "with a duplicate in train": duplicates, "without": ~duplicates}
     print(
-        f"{'':28}{'rows':>7}  before                    after                     difference                       p      log losses"
+        f"{'':28}{'rows':>7}  before                    after                     difference                       p   "
+        "   log losses"
     )
     for name, mask in parts.items():
         if mask.any():

@@ -1,6 +1,7 @@
 """The reference way against ours: the same split, weights, pixels and cores, seconds and accuracy at each epoch.
 
-    python bench/peers.py --root DIR --timm-train FILE --fastai-python PYTHON --epochs-timm 10 --epochs-fastai 4 --recipe lite0
+    python bench/peers.py --root DIR --timm-train FILE --fastai-python PYTHON --epochs-timm 10 --epochs-fastai 4
+    --recipe lite0
 
 DIR holds a competition with folds (audit.py and split.py have run). Compared on fold 0:
 
@@ -8,25 +9,28 @@ DIR holds a competition with folds (audit.py and split.py have run). Compared on
              (only the audit's table of checksums is taken over); after the epochs it also predicts the test rows
     timm     FILE is the training script `train.py` of timm's repository (it is not in the wheel; take the version
              nearest to the installed one). Its own defaults: batch 128, SGD, lr 0.05, RandomResizedCrop, colour jitter,
-             label smoothing 0.1, cosine with five epochs of warm-up, 4 loader workers, float32. Given are only the model, the
-             weights, two classes, the size, the epochs and the CPU. --timm-flags "--channels-last .." adds others
+             label smoothing 0.1, cosine with five epochs of warm-up, 4 loader workers, float32. Given are only the
+             model, the weights, two classes, the size, the epochs and the CPU. --timm-flags "--channels-last .." adds
+             others
     fastai   vision_learner(..).fine_tune(N) with its defaults, in a Python of its own (PYTHON) that has fastai, timm and torch:
              batch 64, Resize, aug_transforms(), one frozen epoch before the N
 
 Without --timm-train or --fastai-python that peer is left out, and the output says so. Both peers read an ImageFolder of
 symlinks to the competition's jpgs and start from the weights that the recipe starts from, in timm's names.
 
-The three take turns on the same cores, the others stopped (SIGSTOP), so that a machine whose speed drifts drifts for all: the
-one that had the least time so far runs until the end of its epoch. With --limit N a peer is ended as soon as the end of its next
-epoch, as long as the last one, would come after N times our CPU seconds a fold (of five): what it has not reached, it reaches later.
-Seconds are those in which a peer ran. An epoch is training and validation; the first has the start in it
-(imports; ours: decoding), so images per second are of the later ones where there are any. CPU seconds and memory are those
-of all processes of a peer: VmHWM summed (pages that forked loader workers share are counted in each). Timm and fastai use
-both cores for one fold; on a busy machine their threads wait for one another and burn CPU seconds: compare on a quiet one.
+The three take turns on the same cores, the others stopped (SIGSTOP), so that a machine whose speed drifts drifts for
+all: the one that had the least time so far runs until the end of its epoch. With --limit N a peer is ended as soon as
+the end of its next epoch, as long as the last one, would come after N times our CPU seconds a fold (of five): what it
+has not reached, it reaches later. Seconds are those in which a peer ran. An epoch is training and validation; the first
+has the start in it (imports; ours: decoding), so images per second are of the later ones where there are any. CPU
+seconds and memory are those of all processes of a peer: VmHWM summed (pages that forked loader workers share are
+counted in each). Timm and fastai use both cores for one fold; on a busy machine their threads wait for one another and
+burn CPU seconds: compare on a quiet one.
 
-Five folds: a peer's seconds x 5. Ours: what comes before the first epoch once (the cache is made for all folds; the imports,
-a few seconds a fold, are thereby counted once), and the rest x 5 / cores, as the engine runs a fold a core. An odd fold at
-the end leaves a core to the next recipe; where there is none it makes 3 rounds of 2.5, which is printed as well. Linux only.
+Five folds: a peer's seconds x 5. Ours: what comes before the first epoch once (the cache is made for all folds; the
+imports, a few seconds a fold, are thereby counted once), and the rest x 5 / cores, as the engine runs a fold a core. An
+odd fold at the end leaves a core to the next recipe; where there is none it makes 3 rounds of 2.5, which is printed as
+well. Linux only.
 """
 
 import argparse
@@ -78,8 +82,10 @@ def fastai_mark(line: str) -> tuple[int, float] | None:
 
 @dataclass
 class Peer:
-    """A training that takes turns. mark: tells (fold, accuracy) from a line that ends an epoch; images: trained in an epoch, of
-    all `folds` side by side; rows: an epoch each, {seconds, cpu_seconds (both since its start), accuracy of fold 0}."""
+    """A training that takes turns. mark: tells (fold, accuracy) from a line that ends an epoch; images: trained in an
+    epoch, of all `folds` side by side; rows: an epoch each, {seconds, cpu_seconds (both since its start), accuracy of
+    fold 0}.
+    """
 
     name: str
     command: list
@@ -157,7 +163,9 @@ def rows_of(path: Path) -> list[tuple[str, str]]:
 
 
 def image_folder(root: Path, target: Path) -> int:
-    """Fold 0 as target/<train|validation>/<label>/<id>.jpg, links to the images; returns the number of rows to train on."""
+    """Fold 0 as target/<train|validation>/<label>/<id>.jpg, links to the images; returns the number of rows to train
+    on.
+    """
     for part, name in (("train", "train"), ("validation", "valid")):
         table = rows_of(root / "folds" / f"fold_0_{name}.csv")
         for id, label in table:
@@ -323,7 +331,9 @@ def five_folds(peer: Peer, seconds: float, once: float, cores: int) -> float:
 
 
 def rates(peer: Peer) -> dict:
-    """Images a second over the epochs after the first (or the first, where it is the only one): medians and their number."""
+    """Images a second over the epochs after the first (or the first, where it is the only one): medians and their
+    number.
+    """
     points = [{"seconds": 0.0, "cpu_seconds": 0.0}, *peer.rows]
     spans = list(zip(points, points[1:]))[1 if len(peer.rows) > 1 else 0 :]
     wall = [peer.images / (after["seconds"] - before["seconds"]) for before, after in spans]
@@ -349,7 +359,8 @@ def report(peers: list[Peer], args: argparse.Namespace, work: Path) -> dict:
                 f"{row['five_folds']:>15.0f}"
             )
     print(
-        f"(end of ours: held-out and test rows are predicted, each with its mirror image; {once:.1f} s before its first epoch)"
+        f"(end of ours: held-out and test rows are predicted, each with its mirror image; {once:.1f} s before its "
+        "first epoch)"
     )
     result = {}
     print(
@@ -386,7 +397,8 @@ def report(peers: list[Peer], args: argparse.Namespace, work: Path) -> dict:
         )
     rounds = once + (end["seconds"] - once) * math.ceil(FOLDS / args.cores)
     print(
-        f"(ours to its end: {end['five_folds']:.0f}, and {rounds:.0f} where no other recipe fills the last round's cores)"
+        f"(ours to its end: {end['five_folds']:.0f}, and {rounds:.0f} where no other recipe fills the last round's "
+        "cores)"
     )
     return {
         "peers": result,

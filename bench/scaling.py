@@ -1,23 +1,24 @@
 """How seconds and memory of every step grow with the number of images.
 
-    python bench/scaling.py [--sizes 1000,4000,18000,100000] [--train-up-to 18000] [--pixels 64] [--work DIR] [--json FILE]
-    python bench/scaling.py --sizes 1000000 --pixels 32 --tests 200000 --steps audit,split,again,train --recipe demo_cnn@1 \
+    python bench/scaling.py [--sizes 1000,4000,18000,100000] [--train-up-to 18000] [--pixels 64] [--work DIR] [--json
+    FILE] python bench/scaling.py --sizes 1000000 --pixels 32 --tests 200000 --steps audit,split,again,train --recipe
+    demo_cnn@1 \
                             --train-up-to 1000000 --keep DIR
 
-For each size n a competition of n train and n / 3 (or --tests) test images is drawn (data/synthetic.py), and every step runs as a
-person runs it, each in a process of its own whose tree is watched 20 times a second:
+For each size n a competition of n train and n / 3 (or --tests) test images is drawn (data/synthetic.py), and every step
+runs as a person runs it, each in a process of its own whose tree is watched 20 times a second:
 
     audit    all images are opened once              train    one fold of --recipe, one thread, up to --train-up-to rows; the
     split    5 folds                                          decoding of the cache and the test predictions are in it
     again    audit once more: nothing has changed    blend    two recipes' runs, made up (1,280 and 256 features a row)
                                                      report   of that blend
 
-Seconds are of the wall, CPU seconds of all processes. `anon` is memory that is not pages of mapped files (RssAnon), `resident`
-is all (VmHWM), both summed over the processes alive at once, at their peak. Below are the exponents between each two sizes
-(slope in log-log) of CPU seconds and of anonymous memory, both with the start of Python in them, so that small sizes look
-flatter than they are. A step whose CPU exponent between the two largest sizes it ran at is above 1.1 grows faster than
-linearly; one whose anonymous memory grows there by more than 10 % does so with the data, by the bytes a row that are printed.
-Linux only.
+Seconds are of the wall, CPU seconds of all processes. `anon` is memory that is not pages of mapped files (RssAnon),
+`resident` is all (VmHWM), both summed over the processes alive at once, at their peak. Below are the exponents between
+each two sizes (slope in log-log) of CPU seconds and of anonymous memory, both with the start of Python in them, so that
+small sizes look flatter than they are. A step whose CPU exponent between the two largest sizes it ran at is above 1.1
+grows faster than linearly; one whose anonymous memory grows there by more than 10 % does so with the data, by the bytes
+a row that are printed. Linux only.
 """
 
 import argparse
@@ -83,7 +84,9 @@ def make_up_runs(root: Path) -> None:
 
 
 def measured(step: str, root: Path, *options: str) -> dict[str, float]:
-    """Run a step and watch it: wall and CPU seconds, peaks in MiB. A step that fails ends the bench with what it said."""
+    """Run a step and watch it: wall and CPU seconds, peaks in MiB. A step that fails ends the bench with what it
+    said.
+    """
     with tempfile.TemporaryFile("w+") as said:
         started, peaks = time.perf_counter(), tree.Peaks()
         process = tree.start([sys.executable, SRC / f"{step}.py", "--root", root, *options], stdout=said, stderr=said)
@@ -195,8 +198,9 @@ def main() -> None:
             print(
                 f"\n{step:8}"
                 + "".join(
-                    f"  {small} to {large}: CPU {slope((small, before['cpu_seconds']), (large, after['cpu_seconds'])):.2f}, "
-                    f"anon {slope((small, before['anon']), (large, after['anon'])):.2f}"
+                    f"  {small} to {large}: CPU "
+                    f"{slope((small, before['cpu_seconds']), (large, after['cpu_seconds'])):.2f}, anon "
+                    f"{slope((small, before['anon']), (large, after['anon'])):.2f}"
                     for small, large, before, after in pairs
                 )
                 + f"\n{'':8}  {verdict(sizes, [found[size][step] for size in sizes])}"

@@ -2,21 +2,23 @@
 
     python bench/steps.py --recipes lite0,cnn5 [--forms] [--repeats 15] [--json FILE]
 
-One thread on the CPU, as the trainer runs there, timed in CPU seconds of the process: other work on the machine then takes
-nothing but cache and clock. The limit is torch.mm of two square matrices in float32 and in bfloat16. A recipe's step is
-`TrainingStep` with the recipe's optimiser, number format and layout, EMA update included, on random pixels, or on what the
-frozen stages make of these, as a fold reads it. --forms adds the same step in other forms, from pixels: in float32, and in bfloat16 with
-torch's own gradients of depthwise convolutions; so the rule of models/precision.py can be checked. A step's floating
-point operations (two a multiply-add; convolutions and matrix products, forward and backward, frozen stages without their
-backward) are counted by torch's FlopCounterMode. Steps and products take turns, so that a machine whose speed drifts drifts
-for all; the times are medians of --repeats after a warm-up, with the 25th and 75th percentile.
+One thread on the CPU, as the trainer runs there, timed in CPU seconds of the process: other work on the machine then
+takes nothing but cache and clock. The limit is torch.mm of two square matrices in float32 and in bfloat16. A recipe's
+step is `TrainingStep` with the recipe's optimiser, number format and layout, EMA update included, on random pixels, or
+on what the frozen stages make of these, as a fold reads it. --forms adds the same step in other forms, from pixels: in
+float32, and in bfloat16 with torch's own gradients of depthwise convolutions; so the rule of models/precision.py can be
+checked. A step's floating point operations (two a multiply-add; convolutions and matrix products, forward and backward,
+frozen stages without their backward) are counted by torch's FlopCounterMode. Steps and products take turns, so that a
+machine whose speed drifts drifts for all; the times are medians of --repeats after a warm-up, with the 25th and 75th
+percentile.
 
-The second table is torch.profiler's view of --profiled steps: shares of the time of a step in percent, augmentation of a
-batch included (albumentations, in the same thread as in training). `copies` are changes of format or layout, `other` is what
-is left: residual additions, dropout, loss, clipping, autograd's and the profiler's own work. It needs 4 GiB more than the steps.
+The second table is torch.profiler's view of --profiled steps: shares of the time of a step in percent, augmentation of
+a batch included (albumentations, in the same thread as in training). `copies` are changes of format or layout, `other`
+is what is left: residual additions, dropout, loss, clipping, autograd's and the profiler's own work. It needs 4 GiB
+more than the steps.
 
-FlopCounterMode takes all pairs of channels for the weight gradient of a grouped convolution (torch 2.15); here it is as many
-operations as the forward pass, which is what is computed.
+FlopCounterMode takes all pairs of channels for the weight gradient of a grouped convolution (torch 2.15); here it is as
+many operations as the forward pass, which is what is computed.
 """
 
 import argparse
@@ -91,7 +93,9 @@ GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 
 
 class Bench:
-    """One recipe, ready to take steps on a batch: in its own form, or from pixels in the format `form`, by torch's own gradients."""
+    """One recipe, ready to take steps on a batch: in its own form, or from pixels in the format `form`, by torch's
+    own gradients.
+    """
 
     def __init__(self, name: str, form: torch.dtype | None = None):
         self.recipe = recipe = load_recipe(name)
@@ -175,7 +179,9 @@ def backward_flops(
     out_shape=None,
     **_kwargs,
 ) -> int:
-    """Two gradients of a convolution, each of as many operations as its forward pass; by shapes, as FlopCounterMode asks."""
+    """Two gradients of a convolution, each of as many operations as its forward pass; by shapes, as FlopCounterMode
+    asks.
+    """
     forward = 2 * prod(weight) * grad_out[0] * prod(grad_out[2:])
     return forward * (int(wanted[0]) + int(wanted[1]))
 

@@ -15,8 +15,10 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Peaks:
-    """Largest sums over the processes alive at one sample, MiB. resident: pages in memory, those of mapped files included and
-    shared ones counted in each process; high_water: each process's own peak of it (VmHWM); anonymous: without files."""
+    """Largest sums over the processes alive at one sample, MiB. resident: pages in memory, those of mapped files
+    included and shared ones counted in each process; high_water: each process's own peak of it (VmHWM); anonymous:
+    without files.
+    """
 
     resident: float = 0.0
     high_water: float = 0.0
@@ -74,7 +76,9 @@ def end(process: subprocess.Popen) -> None:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/<pid>/stat after the name: state, parent, group, session, ..; empty when the process is gone."""
+    """The fields of /proc/<pid>/stat after the name: state, parent, group, session, ..; empty when the process is
+    gone.
+    """
     return _text(pid, "stat").rpartition(")")[2].split()
 
 

@@ -1,4 +1,6 @@
-"""A headless Chromium for tests: driven through its debugging pipe (the DevTools protocol), with the standard library alone."""
+"""A headless Chromium for tests: driven through its debugging pipe (the DevTools protocol), with the standard library
+alone.
+"""
 
 import base64
 import json

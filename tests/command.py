@@ -1,4 +1,6 @@
-"""A step as a person runs it: in this process, which spares the seconds that one of its own imports torch and the rest for, or apart."""
+"""A step as a person runs it: in this process, which spares the seconds that one of its own imports torch and the
+rest for, or apart.
+"""
 
 import importlib
 import io
@@ -26,7 +28,9 @@ def words(name: str, root: Path, *options: object) -> list[str]:
 
 
 def apart(name: str, root: Path, *options: object, **more: str) -> CompletedProcess:
-    """A step in a process of its own, in the folder `root`, with its exit code and what it said. more: its environment besides ours."""
+    """A step in a process of its own, in the folder `root`, with its exit code and what it said. more: its
+    environment besides ours.
+    """
     return subprocess.run(
         words(name, root, *options), capture_output=True, text=True, timeout=900, cwd=root, env={**os.environ, **more}
     )

@@ -82,7 +82,9 @@ def test_the_second_pass_in_words():
 
 
 def in_order(shuffled: bool = False) -> tuple[OofMatrix, Stacked, np.ndarray]:
-    """Labels in runs of 20 by id, 1,200 train and 400 test rows split from one sequence, and two members that are right for 4 in 5."""
+    """Labels in runs of 20 by id, 1,200 train and 400 test rows split from one sequence, and two members that are
+    right for 4 in 5.
+    """
     rng = np.random.default_rng(3)
     labels = np.arange(1600) // 20 % 2
     logits = 2.2 * (2 * labels - 1)[:, None] + 2.6 * rng.normal(size=(1600, 2))

@@ -255,7 +255,8 @@ def test_duplicates_are_used_when_asked_for_and_said_everywhere(root):
     check_images(competition)
     fabricate(root, {"lite0": 3.0, "cnn5": 3.0})
     assert refused("blend", root, "--use-duplicates") == (
-        "no test image shows a picture of train: there are no duplicates whose labels could be used. Leave --use-duplicates out."
+        "no test image shows a picture of train: there are no duplicates whose labels could be used. Leave "
+        "--use-duplicates out."
     )
 
 

@@ -25,8 +25,8 @@ def table(train, test):
 
 
 def case(pairs, rows=400, skill=0.8, wrong=0.0, seed=0):
-    """Train rows of which the first 2 * pairs stand in pairs, of one label but for a share `wrong` of the pairs, predicted with
-    accuracy `skill`: groups, ids, labels, fold, prob."""
+    """Train rows of which the first 2 * pairs stand in pairs, of one label but for a share `wrong` of the pairs,
+    predicted with accuracy `skill`: groups, ids, labels, fold, prob."""
     rng = np.random.default_rng(seed)
     group = np.arange(rows)
     group[1 : 2 * pairs : 2] = group[0 : 2 * pairs : 2]
@@ -133,14 +133,14 @@ def test_duplicates_reach_submission_score_and_words_only_when_asked_for():
     assert blend.leaderboard.set_index("name").loc["duplicates", "kind"] == "near-duplicates"
     assert format_headline(blend.facts).endswith(" by mean, near-duplicates of train images by their labels")
     assert announce_leaks(blend.facts) == (
-        "THE LABELS OF DUPLICATES WERE USED: 2 of 3 test images show a picture of train and take its label, a leak of this "
-        "competition that tells nothing about new images."
+        "THE LABELS OF DUPLICATES WERE USED: 2 of 3 test images show a picture of train and take its label, a leak of "
+        "this competition that tells nothing about new images."
     )
     assert unused_leaks(blend.facts) == []
     said = sections.verdict(blend.facts)[1]
     assert (
-        "Near-duplicates: 2 of 3 test images take the label of their duplicates in train; of 600 train images, each left "
-        "out in turn, 200 would."
+        "Near-duplicates: 2 of 3 test images take the label of their duplicates in train; of 600 train images, each "
+        "left out in turn, 200 would."
     ) in said
 
 

@@ -18,8 +18,9 @@ from facefold.ensemble.label_issues import (
 from facefold.report import contact_sheet
 from facefold.runs import fold_dir, write_predictions
 
-# Mean probability of 0 among a..e: (0.9 + 0.8 + 0.7 + 0.1 + 0.4) / 5 = 0.58; of 1 among f..j: (0.9 + 0.8 + 0.7 + 0.6 + 0.05) / 5 = 0.61.
-# e and i (0.6) reach neither. So 1 of 4 counted rows of each class seems to be of the other: 5 * 1 / 4 = 1.25, rounded 1, are wrong.
+# Mean probability of 0 among a..e: (0.9 + 0.8 + 0.7 + 0.1 + 0.4) / 5 = 0.58; of 1 among f..j: (0.9 + 0.8 + 0.7 + 0.6 +
+# 0.05) / 5 = 0.61. e and i (0.6) reach neither. So 1 of 4 counted rows of each class seems to be of the other: 5 * 1 /
+# 4 = 1.25, rounded 1, are wrong.
 TEN = pd.DataFrame(
     {
         "id": list("abcdefghij"),
@@ -124,7 +125,8 @@ def test_the_order_of_the_rows_changes_nothing(rows, seed):
 
 
 def test_of_rows_that_are_equally_suspicious_the_first_id_is_taken():
-    # given 0: a, b seem 0, d seems 1, e and k (0.6) are not counted, so 5 * 1 / 3 = 1.67, rounded 2, are wrong: d and one of e, k.
+    # given 0: a, b seem 0, d seems 1, e and k (0.6) are not counted, so 5 * 1 / 3 = 1.67, rounded 2, are wrong: d and
+    # one of e, k.
     rows = pd.concat([TEN[TEN["id"] != "c"], TEN[TEN["id"] == "e"].assign(id="k", group="k")])
     for table in (rows, rows.iloc[::-1]):
         found = find_label_issues(table)

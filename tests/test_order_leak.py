@@ -25,7 +25,9 @@ def sorted_key(rows, seed, section=60, skill=1.5):
 
 
 def competition(seed=0, rows=1500, skill=1.5):
-    """Train and test rows of one sorted key, each numbered in order: train ids, labels, prob, test ids, labels, prob."""
+    """Train and test rows of one sorted key, each numbered in order: train ids, labels, prob, test ids, labels,
+    prob.
+    """
     labels, prob = sorted_key(rows, seed, skill=skill)
     test = np.random.default_rng(seed + 1).permutation(rows) < rows // 4
     train_ids = [str(number) for number in range(1, (~test).sum() + 1)]

@@ -247,8 +247,8 @@ def test_a_machine_with_other_versions_is_refused(tmp_path, attempt):
     failure = attempt(str(tmp_path / "job"), versions={**ray_workers._versions(), "torch": "1.0"})
     assert isinstance(failure, InputError) and not (tmp_path / "job").exists()
     assert str(failure) == (
-        f"the machine worker (10.0.0.7) of the cluster has torch {ray_workers._versions()['torch']} instead of 1.0, which gives "
-        "other bytes. Install the same there: `pip install -r requirements.txt`"
+        f"the machine worker (10.0.0.7) of the cluster has torch {ray_workers._versions()['torch']} instead of 1.0, "
+        "which gives other bytes. Install the same there: `pip install -r requirements.txt`"
     )
 
 

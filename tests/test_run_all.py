@@ -38,7 +38,9 @@ def submission(root: Path) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> tuple[Path, str]:
-    """The root of a whole job that nobody stopped, and what it said: made once for all processes of the tests, which read it."""
+    """The root of a whole job that nobody stopped, and what it said: made once for all processes of the tests, which
+    read it.
+    """
     base = tmp_path_factory.getbasetemp()
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed"
     shared.mkdir(exist_ok=True)
@@ -131,7 +133,8 @@ def test_a_step_that_is_killed_alone_is_told(tmp_path):
         process.kill()
     assert process.returncode == 137
     assert said == (
-        "audit.py was killed (signal 9, often for want of memory); nothing is lost, the same command goes on where it ended\n"
+        "audit.py was killed (signal 9, often for want of memory); nothing is lost, the same command goes on where it "
+        "ended\n"
     )
 
 
@@ -282,8 +285,8 @@ def test_a_stale_run_is_refused_and_force_trains_over_it(whole):
     stale = run("train", whole, "--recipe", "demo_cnn", "--seed", "5")
     assert stale.returncode == 2
     assert stale.stderr == (
-        f"train.py: {whole}/runs/demo_cnn/fold_0 is stale: it was trained with another seed. Move it away, or train over it "
-        "with `train.py --recipe demo_cnn --force`.\n"
+        f"train.py: {whole}/runs/demo_cnn/fold_0 is stale: it was trained with another seed. Move it away, or train "
+        "over it with `train.py --recipe demo_cnn --force`.\n"
     )
     forced = apart("train", whole, "--recipe", "demo_cnn", "--seed", "5", "--fold", "0", "--force")
     assert forced.returncode == 0, forced.stderr
@@ -343,7 +346,9 @@ def test_a_job_that_is_killed_alone_takes_its_step_along(tmp_path):
 
 
 def offline(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
-    """Run without a network: in a network namespace with nothing in it where that is allowed, else with Python's connections cut off."""
+    """Run without a network: in a network namespace with nothing in it where that is allowed, else with Python's
+    connections cut off.
+    """
     env = os.environ.copy()
     cut = ["unshare", "-rn"]
     if not shutil.which("unshare") or subprocess.run([*cut, "true"], capture_output=True).returncode:

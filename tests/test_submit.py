@@ -52,7 +52,9 @@ def root(tmp_path) -> Path:
 
 
 def client(root: Path, monkeypatch, says: str, code: int = 0) -> Path:
-    """A `kaggle` that writes down its arguments, says this and leaves with that code; returns where the arguments lie."""
+    """A `kaggle` that writes down its arguments, says this and leaves with that code; returns where the arguments
+    lie.
+    """
     script, asked = root / "bin" / "kaggle", root / "asked"
     script.parent.mkdir(exist_ok=True)
     (root / "says").write_text(says)
@@ -156,8 +158,8 @@ def test_the_same_file_is_not_handed_in_twice_and_the_competition_is_remembered(
         ),
         ("Submission not allowed: The competition deadline has passed", 1, "the competition is closed"),
         (
-            "Could not find competition - please verify that you entered the correct competition ID and that the competition is still accepting "
-            "submissions.",
+            "Could not find competition - please verify that you entered the correct competition ID and that the "
+            "competition is still accepting submissions.",
             0,
             "there is no competition 'face-gender', or it is closed",
         ),
@@ -234,8 +236,8 @@ def checked(root: Path, *lines: str) -> str:
 
 def test_all_that_is_wrong_with_a_submission_is_said_at_once(root):
     assert checked(root, "id,label", "7,1", "42,0", "9,0.5") == (
-        f"  - {root}/s.csv, row 4: label '0.5' is not 0 or 1\n  - {root}/s.csv: id '0042' of sampleSubmit.csv is missing\n"
-        f"  - {root}/s.csv, row 3: id '42' is not in sampleSubmit.csv"
+        f"  - {root}/s.csv, row 4: label '0.5' is not 0 or 1\n  - {root}/s.csv: id '0042' of sampleSubmit.csv is "
+        f"missing\n  - {root}/s.csv, row 3: id '42' is not in sampleSubmit.csv"
     )
     assert checked(root, "id,label", "0042,0", "7,1", "9,1") == (
         f"  - {root}/s.csv: its rows are not in the order of sampleSubmit.csv"
