@@ -1,8 +1,7 @@
-"""Predict the label of faces in photographs by the last blend: the trained runs under runs/, joined as submissions/
-were.
+"""Predict the label of faces in photographs by the last blend of the runs under runs/.
 
-    python src/predict.py holiday.jpg ~/Pictures/party         finds the faces, cuts each out as the training images are cut
-    python src/predict.py --no-detect competition/test         pictures that are cut so already
+    python src/predict.py holiday.jpg ~/Pictures/party         finds the faces and crops them as for training
+    python src/predict.py --no-detect competition/test         pictures that are cropped already
     python src/predict.py holiday.jpg --show --out found.csv   .. and found.html, a page to look at
     python src/predict.py --test                               the competition's test images, see below
 
@@ -113,8 +112,8 @@ def predict_pictures(args: argparse.Namespace) -> None:
         print("note: these models learned from SYNTHETIC images; their predictions mean nothing")
     if announce_leaks(blend.facts):
         print(
-            "note: the submission also used what new images do not have, order or duplicates; these are the models "
-            "alone"
+            "note: the submission also used order or duplicates, which new images do not have; "
+            "these are the models alone"
         )
     for _, row in table.head(PRINTED).iterrows():
         print(f"{row['file']}, face {row['face']}: {format_prediction(row)}")

@@ -196,9 +196,7 @@ def remove_fold(directory: Path) -> None:
 
 
 def require_current(directory: Path, run: dict, identity: Identity) -> None:
-    """Raise `InputError` if what lies in `directory` (its run.json, or a checkpoint's identity) is of another
-    identity.
-    """
+    """Raise `InputError` if the run.json or checkpoint in `directory` has another identity."""
     causes = [cause for name, cause in _CAUSES.items() if _recorded(run, name) != getattr(identity, name)]
     if causes:
         raise InputError(
@@ -352,7 +350,7 @@ def load_fold_features(root: Path, name: str, fold: int, part: str) -> np.ndarra
 
 
 def _load_column(path: Path, target: Target, expected: Collection[str], source: str) -> pd.Series:
-    """The predictions by id, which must be the `expected` ids, each once."""
+    """Load the predictions by id, which must be the `expected` ids, each once."""
     table = load_predictions(path, target)
     ids = table["id"]
     if ids.duplicated().any():
@@ -368,18 +366,18 @@ def _load_column(path: Path, target: Target, expected: Collection[str], source: 
 
 
 def _recorded(run: dict, name: str) -> object:
-    """A part of the identity in run.json or a checkpoint; older ones have neither corrections nor other targets."""
+    """Return a field of the identity in run.json or a checkpoint; old ones have neither corrections nor targets."""
     return run.get(name, {"corrections": "", "target": LABEL.name}.get(name))
 
 
 def _options(name: str, target: Target) -> str:
-    """The options of train.py that train the run of this name."""
+    """Return the options of train.py that train the run of this name."""
     recipe = name.removesuffix(CORRECTED_SUFFIX)
     return f"--recipe {recipe}{target.option}" + (" --corrections FILE" if recipe != name else "")
 
 
 def _digest(run: dict) -> str:
-    """The sha256 of run.json without its own checksum."""
+    """Return the sha256 of run.json without its own checksum."""
     return sha256_text(json.dumps({name: value for name, value in run.items() if name != "sha256"}, sort_keys=True))
 
 

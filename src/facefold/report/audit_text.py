@@ -98,7 +98,8 @@ def describe_actions(leaks: list[str], mixed: bool, broken: bool) -> list[str]:
     actions = [
         (
             leaks,
-            "leaks say nothing about new images: none is used unless asked for (blend.py --use-order, --use-duplicates)",
+            "leaks say nothing about new images: none is used unless asked for "
+            "(blend.py --use-order, --use-duplicates)",
         ),
         (mixed, "look at the images with both labels: at least one label of each group is wrong"),
         (

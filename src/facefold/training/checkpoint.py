@@ -37,8 +37,9 @@ class CheckpointMeta:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """identity: of the run, see `runs.Identity`. state: part (model, ema, best, optimizer) -> state dict, on the
-    CPU.
+    """The state of a run after an epoch; identity: see `runs.Identity`.
+
+    state: part (model, ema, best, optimizer) -> state dict, on the CPU.
     """
 
     identity: dict

@@ -68,8 +68,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class AugmentedImages:
-    """`augmented(epoch, rows)`: images uint8 (N, side, side, 3) of these rows of the cache, changed by (seed, epoch,
-    id).
+    """`augmented(epoch, rows)`: cached images uint8 (N, side, side, 3) of these rows, changed by (seed, epoch, id).
 
     side: the recipe's size in that epoch. `on_device`: whether they are augmented where `images` are, instead of on the
     CPU.

@@ -303,8 +303,7 @@ class FoldTrainer:
             raise failure
         raise InputError(
             f'{self.task}: {failure}. Lower lr in the recipe, or set precision = "float32"; the epochs before are kept '
-            "in "
-            f"{self.task.checkpoint} (since epoch {repeated + 1} the rate was {LOWER_RATE:g} times the recipe's "
+            f"in {self.task.checkpoint} (since epoch {repeated + 1} the rate was {LOWER_RATE:g} times the recipe's "
             "already, for the same reason)"
         )
 
@@ -382,7 +381,7 @@ def hold_out_monitor(train: pd.DataFrame, share: float, seed: int) -> tuple[pd.D
     """Split training rows (id, label, group) into those to learn from and a stratified share to monitor.
 
     Groups stay whole. Plateau and early stopping look at the monitor's rows and never at the fold's held-out ones,
-    whose score would no longer be honest.
+    whose score would then be biased.
     """
     if not share:
         return train, train.iloc[:0]

@@ -3,7 +3,7 @@
 A few batches of each recipe are timed before anything long begins: on the CPU in CPU seconds, so that other work on the
 machine does not change the plan, which assumes that each process that trains has a core to itself.
 
-A budget takes the recipes in the order given, each that fits after those before it. Where none does: three folds, if no
+A budget takes the recipes in their order, each that fits after those before it. Where none does: three folds, if no
 runs depend on the folds yet; then the first recipe that fits with fewer epochs. That is another recipe, `lite0@3`, with
 a hash of its own. Which of these ways loses least has not been measured.
 

@@ -26,8 +26,7 @@ class Job(Protocol):
 
 
 def select_devices(device: str, workers: int | None) -> list[torch.device]:
-    """Return one device per job at a time: each visible GPU, or `workers` one-thread CPU processes (default: one per
-    core).
+    """Return one device per job at a time: each visible GPU, or `workers` CPU processes of one thread (default: cores).
 
     device: auto (CUDA if there is any), cpu or cuda. Raise `InputError` for a device that is missing.
     """
@@ -43,9 +42,7 @@ def select_devices(device: str, workers: int | None) -> list[torch.device]:
 
 
 class LocalWorkers:
-    """The workers of this machine. devices: see `select_devices`. loader_workers: processes that augment, per GPU
-    job.
-    """
+    """The workers of this machine on `devices`. loader_workers: processes that augment, per GPU job."""
 
     def __init__(self, device: str, workers: int | None):
         self.devices = select_devices(device, workers)
@@ -67,8 +64,7 @@ def run_jobs(
     after: Mapping[Job, Collection[Job]] | None = None,
     may_start: Callable[[Job, Collection[Job]], bool] | None = None,
 ) -> None:
-    """Run each job in the order of `jobs`, as many at a time as there are devices; the results do not depend on their
-    number.
+    """Run the jobs in order, as many at a time as there are devices, on whose number the results do not depend.
 
     A worker process takes one job after another, since its start costs seconds. One that dies (killed, often for want
     of memory) is replaced, and its job is put at the end and started once more; if that dies again, the other jobs

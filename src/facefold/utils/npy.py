@@ -30,8 +30,8 @@ class NpyRows:
         for part in self._parts:
             if (part.shape[1:], part.dtype) != (first.shape[1:], first.dtype):
                 raise InputError(
-                    f"{part.name} is no part of the same array as {first.name}; delete both and run the same command "
-                    "again"
+                    f"{part.name} is no part of the same array as {first.name}; delete both and run the same "
+                    "command again"
                 )
         self._starts = np.cumsum([0, *(part.shape[0] for part in self._parts)])
         self.shape = (int(self._starts[-1]), *first.shape[1:])

@@ -56,7 +56,7 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     try:
         with without_interrupt():
             for _ in range(workers):
-                pool.submit(int)  # a pool starts its processes when it is given work
+                pool.submit(int)  # a pool starts its processes with its first work
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
@@ -76,9 +76,7 @@ def end_with_parent() -> None:
 
 
 def end_with_starter() -> None:
-    """Stop this step as if by SIGTERM when the job that started it is gone; do nothing in a step that a user
-    started.
-    """
+    """Stop this step as if by SIGTERM when the job that started it ends; do nothing in a step that a user started."""
     starter = os.environ.get(STARTER)
     if starter is None:
         return
