@@ -24,7 +24,7 @@ from facefold.ensemble.members import Rows, load_features
 from facefold.ensemble.methods import METHODS, member_weights
 from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.models import recipe as recipes
-from facefold.report import predictions
+from facefold.report.pages import format_prediction
 from facefold.runs import Identity, Member, load_fold_features, load_member
 from facefold.task import Target
 from facefold.training.jobs import FoldJob
@@ -169,7 +169,7 @@ def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
     assert table["height"].tolist() == [40, 32, 32]
     assert (table["label"] == (table["prob"] >= 0.5)).all()
     shown = (tmp_path / "p.html").read_text()
-    assert shown.count("data:image/jpeg") == 3 and f"in/81.jpg, face 1: {predictions.in_words(table.loc[1])}." in shown
+    assert shown.count("data:image/jpeg") == 3 and f"in/81.jpg, face 1: {format_prediction(table.loc[1])}." in shown
     said = capsys.readouterr().out
     assert "note: these models learned from SYNTHETIC images" in said and said.endswith(
         f"3 faces by mean of frozen, small: {tmp_path / 'p.csv'}, {tmp_path / 'p.html'}\n"
@@ -179,9 +179,9 @@ def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
 
 
 def test_the_likelier_label_comes_first():
-    assert predictions.in_words(pd.Series({"prob": 0.973, "label": 1})) == "label 1 with 0.973, label 0 with 0.027"
+    assert format_prediction(pd.Series({"prob": 0.973, "label": 1})) == "label 1 with 0.973, label 0 with 0.027"
     row = pd.Series({"file": "a.jpg", "prob": 0.25, "label": 0, "age": 31.42})
-    assert predictions.in_words(row) == "label 0 with 0.750, label 1 with 0.250, age 31.4"
+    assert format_prediction(row) == "label 0 with 0.750, label 1 with 0.250, age 31.4"
 
 
 def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, capsys):
@@ -201,7 +201,7 @@ def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, c
     table = pd.read_csv(tmp_path / "p.csv")
     assert table.columns.tolist()[-3:] == ["prob", "label", "age"]
     np.testing.assert_allclose(table["age"], expected, atol=1e-4)
-    assert f"81.jpg, face 1: {predictions.in_words(table.loc[0])}\n" in capsys.readouterr().out
+    assert f"81.jpg, face 1: {format_prediction(table.loc[0])}\n" in capsys.readouterr().out
 
 
 def test_photographs_are_turned_and_made_rgb(tmp_path):

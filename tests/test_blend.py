@@ -12,7 +12,6 @@ from facefold.ensemble.members import OofMatrix
 from facefold.ensemble.methods import METHOD_NAMES
 from facefold.ensemble.metrics import decide
 from facefold.ensemble.stacking import Stacked
-from facefold.report import sections
 from facefold.utils.errors import InputError
 
 
@@ -63,22 +62,6 @@ def test_auto_explains_itself_and_every_row_of_the_leaderboard_has_its_gain():
     assert set(blend.facts["notes"]) == {"calibrated_mean", "second_pass"}
     again = make_blend(*case(0.0, 600), "auto", "auto")
     assert again.facts == blend.facts and again.leaderboard.equals(blend.leaderboard) and again.oof.equals(blend.oof)
-
-
-def test_the_second_pass_in_words():
-    found = {
-        "rows": 96,
-        "before": {"accuracy": 0.5, "low": 0.4, "high": 0.6},
-        "after": {"accuracy": 0.625, "low": 0.52, "high": 0.72},
-        "gain": {"gain": 0.125, "low": -0.01, "high": 0.26},
-    }
-    assert sections._second_pass(found) == (
-        "The second pass decides 96 doubtful rows anew: accuracy on them 0.5000 (0.4000 to 0.6000) before, "
-        "0.6250 (0.5200 to 0.7200) after, +12.50 points [-1.00, +26.00]."
-    )
-    assert sections._second_pass({"rows": 0}) == (
-        "The second pass found no band of doubtful rows in which a specialist decides better than the mean."
-    )
 
 
 def in_order(shuffled: bool = False) -> tuple[OofMatrix, Stacked, np.ndarray]:

@@ -83,7 +83,7 @@ def test_the_suspects_are_listed_and_shown(root):
     ]
     assert table.set_index("id")["prob"]["50"] == pytest.approx(sum(two) / 2, abs=1e-8)
     assert got.stdout.splitlines()[0] == (
-        f"{len(table)} of 240 labels to look at: {len(conflicts)} in groups that hold both labels, "
+        f"{len(table)} of 240 labels to look at: {len(conflicts)} in groups with both labels, "
         f"{len(confident)} by confident learning on cnn5, lite0"
     )
     page = (root / "label_issues.html").read_text()
@@ -111,7 +111,7 @@ def test_corrections_are_written_for_a_person_to_edit(root):
     path.write_text(path.read_text().replace("drop", "relabel", 1))
     edited = path.read_text()
     assert refused("clean", root, "--write-corrections", path, "--top", 8) == (
-        f"{path} is there and says something else: it was edited by hand, or made with other options. "
+        f"{path} is there with other content: it was edited by hand, or written with other options. "
         "Name another file, or replace it with --force."
     )
     assert path.read_text() == edited
@@ -140,7 +140,7 @@ def test_options_that_do_not_go_together(root):
     assert refused("clean", root, "--action", "relabel") == "--action belongs to --write-corrections FILE"
     path = root / "new.csv"
     assert refused("clean", root, "--write-corrections", path) == (
-        "--write-corrections: say how many with --top N, or how sure with --confidence C"
+        "--write-corrections: say how many with --top N, or how confident with --confidence C"
     )
     assert refused("clean", root, "--write-corrections", path, "--top", 0) == "--top 0: at least 1"
     assert (
@@ -148,7 +148,7 @@ def test_options_that_do_not_go_together(root):
         == "--confidence 95.0: a probability, 0 to 1"
     )
     assert refused("clean", root, "--write-corrections", path, "--confidence", 1) == (
-        f"no suspect is of confidence 1 or more; {path} was not written"
+        f"no suspect has confidence 1 or more; {path} is unchanged"
     )
     assert refused("clean", root, "--write-corrections", root, "--top", 5) == f"{root} is a folder; name a file"
     assert not path.exists()
@@ -159,8 +159,8 @@ def test_options_that_do_not_go_together(root):
 
 
 def test_before_and_after_stand_in_one_leaderboard(root):
-    mended = Corrections({"50": "relabel", "90": "drop", "140": "relabel"})
-    fabricate(root, "lite0", 0.8, mended)
+    corrections = Corrections({"50": "relabel", "90": "drop", "140": "relabel"})
+    fabricate(root, "lite0", 0.8, corrections)
     assert run_names(root) == ["cnn5", "lite0", "lite0+corrected"]
     got = run("blend", root, "--method", "mean")
     assert got.returncode == 0, got.stderr
@@ -175,7 +175,9 @@ def test_before_and_after_stand_in_one_leaderboard(root):
     assert board.loc["lite0+corrected", "corrected_accuracy"] == pytest.approx((right.sum() + 2) / 239)
     facts = read_json(root / "submissions" / "blend.json")["corrections"]
     assert (
-        facts["hash"] == mended.hash and facts["changes"] == "1 dropped, 2 relabelled" and facts["score"]["rows"] == 239
+        facts["hash"] == corrections.hash
+        and facts["changes"] == "1 dropped, 2 relabelled"
+        and facts["score"]["rows"] == 239
     )
     assert got.stdout.splitlines()[-1].endswith(
         f"by mean ({facts['score']['accuracy']:.4f} against the corrected labels)"
@@ -185,7 +187,7 @@ def test_before_and_after_stand_in_one_leaderboard(root):
     done = run("report", root)
     assert done.returncode == 0, done.stderr
     page = (root / "report.html").read_text()
-    assert "Some recipes learned from corrected labels (1 dropped, 2 relabelled)." in page
+    assert "Some recipes were trained on corrected labels (1 dropped, 2 relabelled)." in page
     assert '<th class="number">accuracy against corrected labels</th>' in page
     assert "python src/train.py --recipe lite0 --seed 5 --corrections FILE\n" in page
     assert "python src/train.py --recipe cnn5,lite0 --seed 5\n" in page
@@ -210,7 +212,7 @@ def test_runs_of_different_corrections_are_not_scored_together(root):
 def test_corrections_reach_training_rows_and_no_held_out_one(root, monkeypatch):
     split = load_folds(root)
     held, learned = split.valid(1), split.train(1)
-    mended = Corrections(
+    corrections = Corrections(
         {held["id"][0]: "relabel", held["id"][1]: "drop", learned["id"][0]: "relabel", learned["id"][1]: "drop"}
     )
     seen = []
@@ -219,10 +221,12 @@ def test_corrections_reach_training_rows_and_no_held_out_one(root, monkeypatch):
         seen.append(task)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs.trainer, "fit", fit)
-    identity = Identity("demo_cnn", load_recipe("demo_cnn").hash, split.hash, load_images_hash(root), 0, mended.hash)
+    monkeypatch.setattr(jobs, "fit_fold", fit)
+    identity = Identity(
+        "demo_cnn", load_recipe("demo_cnn").hash, split.hash, load_images_hash(root), 0, corrections.hash
+    )
     with pytest.raises(KeyboardInterrupt):
-        jobs.FoldJob(root, identity, mended, 1, None, 0).work(torch.device("cpu"), 0)
+        jobs.FoldJob(root, identity, corrections, 1, None, 0).work(torch.device("cpu"), 0)
     task = seen[0]
     assert task.valid[["id", "label"]].reset_index(drop=True).equals(held)  # each row, each with its given label
     labels = task.train.set_index("id")["label"]
@@ -231,7 +235,7 @@ def test_corrections_reach_training_rows_and_no_held_out_one(root, monkeypatch):
     assert changed[changed].index.tolist() == [learned["id"][0]]
     assert (
         task.checkpoint.parent == root / "runs" / "demo_cnn+corrected" / "fold_1"
-        and task.identity["corrections"] == mended.hash
+        and task.identity["corrections"] == corrections.hash
     )
 
 
@@ -300,7 +304,9 @@ def test_training_with_corrections(tmp_path, monkeypatch, deal):
 
     path.write_text("id,action\n2,drop\n3,relabel\n")  # other lines that change the same: the run is done
     with monkeypatch.context() as patch:
-        patch.setattr("facefold.training.engine.run", lambda jobs, *_: jobs and pytest.fail("it was trained again"))
+        patch.setattr(
+            "facefold.training.workers.run_jobs", lambda jobs, *_: jobs and pytest.fail("it was trained again")
+        )
         call("train", tmp_path, "--recipe", "demo_cnn", "--corrections", path)
     path.write_text("id,action\n2,drop\n")
     assert refused("train", tmp_path, "--recipe", "demo_cnn", "--corrections", path) == (

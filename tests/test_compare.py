@@ -9,8 +9,8 @@ import pytest
 
 import compare
 from facefold.models.pretrained import require_weights
-from facefold.report import figures
 from facefold.report.comparison import CompareJob, comparison_recipe, comparison_table
+from facefold.report.figures import draw_backbones
 from facefold.training import workers
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_csv, write_json
@@ -123,5 +123,5 @@ def test_the_table_by_hand(tmp_path):
         512,
     )
     assert (round(row["low"], 4), round(row["high"], 4)) == (0.7112, 0.8666)  # Wilson, 80 of 100
-    png = figures.comparison({"resnet18": job.history()})
-    assert png == figures.comparison({"resnet18": job.history()}) and png[:4] == b"\x89PNG"
+    png = draw_backbones({"resnet18": job.history()})
+    assert png == draw_backbones({"resnet18": job.history()}) and png[:4] == b"\x89PNG"

@@ -65,3 +65,16 @@ def test_every_option_of_the_whole_job_is_explained():
     options = set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", helped, flags=re.MULTILINE))
     assert len(options) > 10
     assert {option for option in options if f"`{option}" not in section} == {"--help"}
+
+
+def test_the_tests_that_verify_a_promise_exist():
+    """`test_x.py::test_name..` in guarantees.md is the beginning of a test's name; `..part` a part of one in that file."""
+    text = (PROJECT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(test_\w+\.py)?(?:::)?(\.\.)?(\w+)?(?:\.\.)?`", text)
+    file = ""
+    for name, part, test in named:
+        file = name or file
+        if not name and not part:
+            continue
+        source = (PROJECT / "tests" / file).read_text(encoding="utf-8")
+        assert not test or re.search(rf"^def {'test_.*' if part else ''}{test}", source, flags=re.MULTILINE), (file, test)

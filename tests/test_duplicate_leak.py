@@ -8,12 +8,11 @@ import pytest
 
 from facefold.ensemble.blend import make_blend
 from facefold.ensemble.leaderboard import format_headline
-from facefold.ensemble.leaks import BlendScores, announce_leaks, unused_leaks
+from facefold.ensemble.leaks import BlendScores, announce_leaks, describe_leaks, unused_leaks
 from facefold.ensemble.leaks.duplicates import DuplicateLeak, _with_answers
 from facefold.ensemble.members import OofMatrix
 from facefold.ensemble.metrics import decide
 from facefold.ensemble.stacking import Stacked
-from facefold.report import sections
 from facefold.utils.errors import InputError
 
 
@@ -137,7 +136,7 @@ def test_duplicates_reach_submission_score_and_words_only_when_asked_for():
         "this competition that tells nothing about new images."
     )
     assert unused_leaks(blend.facts) == []
-    said = sections.verdict(blend.facts)[1]
+    said = describe_leaks(blend.facts)[0]
     assert (
         "Near-duplicates: 2 of 3 test images take the label of their duplicates in train; of 600 train images, each "
         "left out in turn, 200 would."

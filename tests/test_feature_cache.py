@@ -154,7 +154,7 @@ def test_half_precision_is_used_only_if_it_nearly_agrees(tmp_path, monkeypatch, 
     monkeypatch.setattr(inference, "STAGES_BOUND", 1e-6)
     refused = dataclasses.replace(half, folder=tmp_path / "f" / "exact").view("plain")
     assert np.array_equal(np.array(refused, np.float32), exact)
-    assert "differ from float32 by 0.00" in (output := capsys.readouterr().out) and "float32 is used" in output
+    assert "float32 is used" in capsys.readouterr().out
 
 
 def test_whatever_decides_a_value_is_in_the_key(tmp_path):

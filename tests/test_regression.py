@@ -21,7 +21,7 @@ from facefold.ensemble.selection import cross_predict
 from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.models import recipe as recipes
 from facefold.models.build import build_model
-from facefold.report import regression_sections
+from facefold.report.regression import errors_by_band
 from facefold.runs import load_predictions
 from facefold.task import Target
 from facefold.training import workers
@@ -225,7 +225,7 @@ def test_methods_belong_to_labels_or_to_numbers_or_to_both():
 
 
 def test_bands_lie_between_round_numbers():
-    got = regression_sections.bands(pd.DataFrame({"label": [0.0, 9.0, 10.0, 100.0], "pred": [1.0, 9.0, 13.0, 99.0]}))
+    got = errors_by_band(pd.DataFrame({"label": [0.0, 9.0, 10.0, 100.0], "pred": [1.0, 9.0, 13.0, 99.0]}))
     assert got["band"].tolist() == ["0 to 10", "10 to 20", "90 to 100"] and got["rows"].tolist() == [2, 1, 1]
     assert got["mae"].tolist() == [0.5, 3, 1] and got["bias"].tolist() == [0.5, 3, -1]
 

@@ -12,8 +12,14 @@ from hypothesis import strategies as st
 
 import browser
 from command import call
+from facefold.data.folds import make_folds
 from facefold.ensemble import methods
-from facefold.report import calibration_check, galleries, groups, palette
+from facefold.report import galleries
+from facefold.report.calibration import recalibrate, reliability_bins
+from facefold.report.groups import MAX_GROUPS, accuracy_by_column, band_edges, group_column, parse_numbers
+from facefold.report.html import PAGE
+from facefold.report.pages import nearest_neighbours
+from facefold.runs import fold_dir, write_predictions
 from test_blend_report import fabricate
 
 
@@ -31,9 +37,9 @@ def test_groups_of_words_and_of_numbers():
             "note": [f"word {number}" for number in range(6)],
         }
     )
-    found = groups.tables(meta, rows)
-    assert list(found) == ["side", "note"]  # one value makes no groups
-    side = found["side"].set_index("group")
+    tables = accuracy_by_column(meta, rows)
+    assert list(tables) == ["side", "note"]  # one value makes no groups
+    side = tables["side"].set_index("group")
     assert side["rows"].to_dict() == {"a": 3, "b": 1} and side["accuracy"].to_dict() == {
         "a": 1.0,
         "b": 0.0,
@@ -42,12 +48,12 @@ def test_groups_of_words_and_of_numbers():
     assert side["high"]["a"] == 1 and side["low"]["a"] == pytest.approx(
         0.4385, abs=1e-4
     )  # Wilson, 3 of 3: 3 / (3 + 1.96 ** 2)
-    assert groups.tables(None, rows) == {}
+    assert accuracy_by_column(None, rows) == {}
 
 
 def test_bands_of_a_number_hold_their_lower_edge():
     ages = pd.Series([str(age) for age in [*range(20), 20, 39, 116]] + [""])
-    banded = groups.bands(ages)
+    banded = group_column(ages)
     assert list(banded.cat.categories) == [
         "0-9",
         "10-19",
@@ -57,26 +63,26 @@ def test_bands_of_a_number_hold_their_lower_edge():
     ]
     assert banded.iloc[[0, 9, 10, 20, 21, 22]].tolist() == ["0-9", "0-9", "10-19", "20-29", "30-39", "110-119"]
     assert pd.isna(banded.iloc[23])
-    assert groups.bands(pd.Series(["1", "2", "4", "10"])).cat.categories.tolist() == [
+    assert group_column(pd.Series(["1", "2", "4", "10"])).cat.categories.tolist() == [
         "1",
         "2",
         "4",
         "10",
     ]  # codes, in their order
-    assert groups.number(pd.Series([*map(str, range(20)), "many"])) is None
-    assert groups.bands(pd.Series([f"name {number}" for number in range(13)])) is None
+    assert parse_numbers(pd.Series([*map(str, range(20)), "many"])) is None
+    assert group_column(pd.Series([f"name {number}" for number in range(13)])) is None
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30).filter(lambda values: max(values) - min(values) > 1e-3))
 def test_every_number_is_in_one_of_at_most_twelve_bands(values):
     numbers = np.array(values)
-    cuts = groups.edges(numbers)
-    assert 2 <= len(cuts) <= groups.MOST + 1 and cuts[0] <= numbers.min() and numbers.max() < cuts[-1]
+    cuts = band_edges(numbers)
+    assert 2 <= len(cuts) <= MAX_GROUPS + 1 and cuts[0] <= numbers.min() and numbers.max() < cuts[-1]
     assert np.allclose(np.diff(cuts), cuts[1] - cuts[0], rtol=1e-6)
 
 
 def test_reliability_bins_by_hand():
-    got = calibration_check.bins(np.array([0.02, 0.08, 0.55, 1.0]), np.array([0, 1, 1, 1]))
+    got = reliability_bins(np.array([0.02, 0.08, 0.55, 1.0]), np.array([0, 1, 1, 1]))
     assert got["rows"].tolist() == [2, 1, 1] and got["share"].tolist() == [0.5, 1, 1]
     assert got["mean"].tolist() == pytest.approx([0.05, 0.55, 1.0])
     assert (got["low"] < got["share"]).all() and (got["share"] <= got["high"]).all()
@@ -87,26 +93,46 @@ def test_recalibration_learns_on_the_other_folds_and_mends_what_is_too_sure():
     logit = rng.normal(0, 1.5, 4000)
     labels, fold = (rng.random(4000) < 1 / (1 + np.exp(-logit))).astype(int), np.arange(4000) % 2
     sure = 1 / (1 + np.exp(-3 * logit))
-    mended = calibration_check.recalibrated(sure, labels, fold)
-    assert np.abs(mended - 1 / (1 + np.exp(-logit))).max() < 0.05
-    turned = calibration_check.recalibrated(sure, np.where(fold == 0, 1 - labels, labels), fold)
+    calibrated = recalibrate(sure, labels, fold)
+    assert np.abs(calibrated - 1 / (1 + np.exp(-logit))).max() < 0.05
+    turned = recalibrate(sure, np.where(fold == 0, 1 - labels, labels), fold)
     assert (
-        np.corrcoef(turned[fold == 0], mended[fold == 0])[0, 1] > 0.99
+        np.corrcoef(turned[fold == 0], calibrated[fold == 0])[0, 1] > 0.99
     )  # the labels of the other fold are as they were
-    assert np.corrcoef(turned[fold == 1], mended[fold == 1])[0, 1] < -0.99
+    assert np.corrcoef(turned[fold == 1], calibrated[fold == 1])[0, 1] < -0.99
 
 
-def test_the_most_wrong_come_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        galleries, "_photo", lambda competition, split, id, caption: f"[{split} {id} {caption}]".replace("\n", " ")
-    )
+def test_the_most_wrong_come_first(monkeypatch):
+    monkeypatch.setattr(galleries, "_photo", lambda competition, split, id, caption: (split, id, caption))
     rows = pd.DataFrame(
         {"id": ["a", "b", "c", "d"], "label": [0, 1, 1, 0], "prob": [0.7, 0.1, 0.9, 0.9], "pred": [1, 0, 1, 1]}
     )
-    page = "".join(galleries.wrong(None, rows))
-    assert re.findall(r"\[train (\w) ", page) == ["b", "d", "a"] and "[train b label 1 predicted 0 p = 0.100]" in page
-    page = "".join(galleries.doubtful(None, rows[["id", "prob", "pred"]]))
-    assert re.findall(r"\[test (\w) ", page) == ["a", "b", "c", "d"] and "[test a predicted 1 p = 0.700]" in page
+    photos = galleries.most_wrong(None, rows)
+    assert [id for _, id, _ in photos] == ["b", "d", "a"]
+    assert photos[0] == ("train", "b", "label 1\npredicted 0\np = 0.100")
+    photos = galleries.most_doubtful(None, rows[["id", "prob", "pred"]])
+    assert [id for _, id, _ in photos] == ["a", "b", "c", "d"]
+    assert photos[0] == ("test", "a", "predicted 1\np = 0.700")
+
+
+def test_neighbours_are_held_out_rows_of_the_same_fold(tmp_path):
+    train = pd.DataFrame({"id": [f"{row:02d}" for row in range(16)], "label": [0, 1] * 8})
+    split = make_folds(train, pd.Series(train["id"].tolist(), index=train["id"]), 2, 0, "sha")
+    angles = {id: place * np.pi / 4 for k in (0, 1) for place, id in enumerate(split.valid(k)["id"])}  # around a circle
+    for name, turn in (("a", 0.0), ("b", 1.0)):
+        for k in (0, 1):
+            ids = split.valid(k)["id"].tolist()[::-1]
+            seen = np.array([[np.cos(angles[id] + turn), np.sin(angles[id] + turn)] for id in ids]) + 7 * k
+            write_predictions(fold_dir(tmp_path, name, k), "oof", ids, np.full(8, 0.5), seen)
+    own = split.valid(1).set_index("id")["label"]
+    near = nearest_neighbours(tmp_path, ["a", "b"], split, [own.index[0]])
+    assert near["id"].unique().tolist() == [own.index[0]] and near["rank"].tolist() == [1, 2, 3, 4, 5]
+    assert near["similarity"].tolist() == pytest.approx([0.5**0.5, 0.5**0.5, 0, 0, -(0.5**0.5)], abs=0.01)  # float16
+    assert set(near["neighbour"][:2]) == {own.index[1], own.index[7]} and set(near["neighbour"][2:4]) == {
+        own.index[2],
+        own.index[6],
+    }
+    assert near["label"].tolist() == own.loc[near["neighbour"]].tolist()
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +197,7 @@ def test_in_a_browser_all_of_it_is_drawn_on_a_phone_in_the_dark_and_on_paper(pag
             assert shown.evaluate("document.querySelectorAll('figure').length") > 60
             assert shown.evaluate(SIZES) == 0, f"figures without their size at {width}"
             assert shown.evaluate("document.documentElement.scrollWidth") <= width, "the page is wider than the window"
-            ink, paper = (palette.PAGE[name][scheme == "dark"] for name in ("ink", "paper"))
+            ink, paper = (PAGE[name][scheme == "dark"] for name in ("ink", "paper"))
             colour = "(part => getComputedStyle(part)[{!r}])(document.querySelector({!r}))"
             for where, what, wanted in (
                 ("body", "backgroundColor", paper),

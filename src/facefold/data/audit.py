@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
 from facefold.data.competition import SPLITS, Competition, load_competition, rows_with_usable_id
@@ -151,6 +150,8 @@ def find_broken_images(thumbnails: Thumbnails) -> pd.DataFrame:
 
     why: no detail, very dark or very bright. far: the value as a multiple of the limit.
     """
+    from scipy.ndimage import gaussian_filter  # slow to import, and only audit.py needs it
+
     grey = thumbnails.grey
     detail, light = np.empty(len(grey)), np.empty(len(grey))
     for start in range(0, len(grey), _BLOCK):

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold
 
 from facefold.task import LABEL, Target, strata
 from facefold.utils.errors import InputError
@@ -115,6 +114,8 @@ def make_folds(
                 f"{kind} has {len(rows)} rows with {images} different images, too few for {k} folds; "
                 "choose fewer with --folds"
             )
+    from sklearn.model_selection import StratifiedGroupKFold  # slow to import, and only needed for new folds
+
     fold = np.empty(len(train), dtype=np.int64)
     splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
     for number, (_, valid) in enumerate(splitter.split(train["id"], stratum, group)):

@@ -35,14 +35,14 @@ PAGE = {
 }
 COLOURS = tuple(light for light, _ in SERIES.values())
 INK, FAINT, PAPER = (PAGE[name][0] for name in ("ink", "faint", "paper"))
-_TEMPLATES = Environment(
+TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.globals["palette"] = PAGE | SERIES
+TEMPLATES.globals["palette"] = PAGE | SERIES
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def load_photo(path: Path, pixels: int, alt: str, caption: str) -> Photo:
 
 def render_page(template: str, **data) -> str:
     """Return the HTML of a template of this folder; text in `data` is escaped, a name it lacks is an error."""
-    return _TEMPLATES.get_template(template).render(data)
+    return TEMPLATES.get_template(template).render(data)
 
 
 def inline_svg(svg: bytes, alt: str) -> Markup:

@@ -1,0 +1,56 @@
+"""The drawings of the report: SVG that repeats itself, in the colours of the page."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from facefold.report import figures
+from facefold.report.html import inline_svg
+
+HISTORY = pd.DataFrame({"epoch": [1, 2], "train_loss": [0.6, 0.4], "valid_loss": [0.5, 0.45], "valid_acc": [0.8, 0.85]})
+BINS = pd.DataFrame({"mean": [0.1, 0.9], "share": [0.2, 0.8], "low": [0.1, 0.7], "high": [0.3, 0.9], "rows": [5, 5]})
+INTERVALS = pd.DataFrame({"accuracy": [0.9, 0.8], "low": [0.85, 0.75], "high": [0.95, 0.85]})
+DRAWINGS = {
+    "intervals": lambda: figures.draw_intervals(["a", "b"], INTERVALS, xlabel="accuracy"),
+    "learning_curves": lambda: figures.draw_learning_curves([HISTORY, HISTORY]),
+    "one_epoch": lambda: figures.draw_learning_curves([HISTORY[:1]]),
+    "confusion": lambda: figures.draw_confusion(np.array([[5, 1], [0, 4]])),
+    "picked": lambda: figures.draw_intervals(["a", "b"], INTERVALS, "accuracy", reference=0.8, picked=1),
+    "agreement": lambda: figures.draw_agreement(["long_name_a", "b"], np.array([[0, 3], [2, 0]])),
+    "no_disagreement": lambda: figures.draw_agreement(["a", "b"], np.zeros((2, 2), int)),
+    "roc": lambda: figures.draw_roc(
+        {"blend": (np.array([0, 0.1, 1]), np.array([0, 0.9, 1])), "a": (np.array([0, 1]), np.array([0, 1]))}
+    ),
+    "reliability": lambda: figures.draw_reliability(BINS, BINS[:1]),
+    "probabilities": lambda: figures.draw_probabilities(np.array([0.0, 0.4, 1.0]), np.array([0, 0, 1]), (0.3, 0.7)),
+    "balance": lambda: figures.draw_balance({"train": (5, 3), "test": (0, 0)}),
+    "histogram": lambda: figures.draw_histogram(
+        np.array([1.0, 2.0, 5.0]), np.array([0, 1, 0]), np.array([0, 5, 10]), "age"
+    ),
+    "violins": lambda: figures.draw_violins(np.array([1.0, 2.0, 5.0]), np.array([0, 1, 0]), ["a", "b"], "age"),
+    "one_label": lambda: figures.draw_confusion(np.array([[5, 1], [0, 0]])),
+    "fold_accuracy": lambda: figures.draw_fold_accuracy(pd.DataFrame({"a": [0.8, 0.9], "blend": [0.85, 0.95]})),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_drawings_are_svg_and_repeat_themselves(name):
+    first = DRAWINGS[name]()
+    assert ElementTree.fromstring(first).tag == "{http://www.w3.org/2000/svg}svg"
+    assert first == DRAWINGS[name]()
+    assert b"<dc:date>" not in first and len(first) < 200_000
+
+
+def test_a_drawing_in_a_page_has_the_pages_colours_and_ids_of_its_own():
+    first, second = (inline_svg(DRAWINGS[name](), "alt") for name in ("probabilities", "reliability"))
+    for text in (first, second):
+        assert not re.search(r"#[0-9a-f]{6}\b", re.sub(r"(href=\"|url\()#", "", text)), (
+            "a colour that would not follow the page into the dark"
+        )
+        used, there = set(re.findall(r'(?:href="|url\()#([^")]*)', text)), re.findall(r' id="([^"]*)"', text)
+        assert used == set(there) and len(there) == len(used)
+    assert not set(re.findall(r' id="([^"]*)"', first)) & set(re.findall(r' id="([^"]*)"', second))
+    assert re.search(r"<svg [^>]*viewBox=", first) and not re.search(r"<svg [^>]*(width|height)=", first)
