@@ -42,7 +42,7 @@ BEGINS = {  # what the job's output says where a phase begins, in the order of t
     "blend": re.compile("^== blend"),
     "report": re.compile("^== report"),
 }
-LINE = "stopped; nothing is lost, the same command goes on where this one ended"
+LINE = "stopped; nothing is lost, the same command continues where this one ended"
 LONGEST = 10.0  # seconds from SIGTERM or Ctrl-C to the end
 
 

@@ -1,4 +1,4 @@
-"""Put src/ on the path, as running a step does, and keep a test's torch in one thread, as training does."""
+"""Puts src/ on the path, as running a step does, and keeps a test's torch in one thread, as the trainer's is."""
 
 import os
 import sys
@@ -36,7 +36,7 @@ def deal():
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """Keep torch in one thread, as training does, while the module's tests run."""
+    """torch in one thread, as the trainer's is, while the module's tests run."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

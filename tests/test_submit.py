@@ -52,7 +52,7 @@ def root(tmp_path) -> Path:
 
 
 def client(root: Path, monkeypatch, answer: str, code: int = 0) -> Path:
-    """Install a `kaggle` that records its arguments, prints `answer` and exits with `code`; return the recorded file."""
+    """Install a `kaggle` that records its arguments, prints `answer` and exits with `code`; return its record."""
     script, arguments = root / "bin" / "kaggle", root / "arguments"
     script.parent.mkdir(exist_ok=True)
     (root / "answer").write_text(answer)
