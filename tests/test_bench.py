@@ -84,7 +84,7 @@ def test_verdict_on_growth():
     rows = [{"cpu_seconds": 1.0, "anon": 100.0}, {"cpu_seconds": 100.0, "anon": 190.0}]
     assert (
         scaling.verdict([1000, 10_000], rows)
-        == "faster than linear (2.00), anonymous memory grows by 10,486 bytes a row"
+        == "faster than linear (2.00), anonymous memory grows by 10,486 bytes per row"
     )
     rows[1] = {"cpu_seconds": 10.0, "anon": 101.0}
     assert scaling.verdict([1000, 10_000], rows) == "not faster than linear (1.00), anonymous memory does not grow"
