@@ -1,13 +1,13 @@
-"""What the finder of wrong labels finds: against planted errors, against ranking by loss, and against cleanlab.
+"""Compare our list of label issues with planted errors, with ranking by loss, and with cleanlab's filters.
 
     python bench/label_issues.py --competition DIR [--rate 0.03] [--seeds 5]   DIR holds train.csv and train/
     python bench/label_issues.py --oof OOF_CSV TRAIN_CSV                      the out-of-fold probabilities of a run
 
-Needs cleanlab (2.9), which the project itself does not: install it elsewhere and put it on PYTHONPATH.
-The labels of rows drawn with a seed are flipped. With --competition the features of lite0 with its ImageNet weights as they are,
-and a logistic regression cross-fitted over 5 folds of the flipped labels, give the probabilities. With --oof they are those
-of the run, whose models did not train on the flipped labels: that is kinder than life. Errors that were there before count as
-false alarms, so precision is a lower bound.
+Measured with our own confident learning; since then the list itself comes from cleanlab.
+The labels of random rows (by seed) are flipped. With --competition the features of lite0 with its ImageNet weights as
+they are, and a logistic regression cross-fitted over 5 folds of the flipped labels, give the probabilities. With --oof
+they are those of the run, whose models did not train on the flipped labels: that is easier than real errors. Errors
+that were there before count as false alarms, so precision is a lower bound.
 
 2,000 faces, a model of accuracy 0.839, 3 % (60 labels) planted, 10 seeds: mean (sd). `loss` is cut where our list ends.
                                    recall at n  precision at n          length          recall       precision
@@ -18,12 +18,13 @@ false alarms, so precision is a lower bound.
     cleanlab, rank adjusted      0.442 (0.042)   0.442 (0.042)        201 (10)   0.723 (0.049)   0.216 (0.012)
 Our list is cleanlab's default one, row for row and in its order (Spearman with self-confidence 1.0000). Where its other
 filters differ it is in the length; with the ranks adjusted by class Spearman is 0.999. Two classes rank alike by loss,
-self-confidence and margin, so ranking by loss is as good: confident learning says where to stop, and with a model that is
-wrong on 16 % of the rows it says so too late (201 where 60 were planted: the model's own errors look the same).
+self-confidence and margin, so ranking by loss is as good: confident learning says where to stop, and with a model that
+is wrong on 16 % of the rows it says so too late (201 where 60 were planted: the model's own errors look the same).
 
-Points of accuracy by the labels before planting, over learning from the planted ones: the planted rows themselves dropped +0.30
-(0.25), flipped +0.24 (0.32); as many suspects dropped +0.13 (0.37), flipped +0.20 (0.41); all suspects dropped +0.15 (0.61),
-flipped +0.28 (0.57). That is a logistic regression on frozen features; a net that can learn labels by heart may gain more.
+Points of accuracy by the labels before planting, over learning from the planted ones: the planted rows themselves
+dropped +0.30 (0.25), flipped +0.24 (0.32); as many suspects dropped +0.13 (0.37), flipped +0.20 (0.41); all suspects
+dropped +0.15 (0.61), flipped +0.28 (0.57). That is a logistic regression on frozen features; a net that can learn
+labels by heart may gain more.
 """
 
 import argparse
@@ -73,60 +74,60 @@ def main() -> None:
         table = pd.read_csv(args.competition / "train.csv", dtype={"id": str})
         x = features(args.competition, table["id"])
         predict = partial(cross_fitted, x)
-    given = table["label"].to_numpy()
-    prob = predict(given, 0)
-    print(f"without planted errors: accuracy {(decide(prob) == given).mean():.4f}")
-    compare(prob, given)
+    labels = table["label"].to_numpy()
+    prob = predict(labels, 0)
+    print(f"without planted errors: accuracy {(decide(prob) == labels).mean():.4f}")
+    compare(prob, labels)
     print("with them, seed 0:")
-    found = pd.concat([planted(predict, given, args.rate, seed) for seed in range(args.seeds)])
+    scores = pd.concat([score_lists(predict, labels, args.rate, seed) for seed in range(args.seeds)])
     print(
         f"{args.rate:.1%} planted, {args.seeds} seeds: mean (sd)\n{'':30}"
-        + "".join(f"{name:>16}" for name in found.columns[1:])
+        + "".join(f"{name:>16}" for name in scores.columns[1:])
     )
-    for name, part in found.groupby("list", sort=False):
+    for name, part in scores.groupby("list", sort=False):
         cells = (
             f"{part[column].mean():.{digits}f} ({part[column].std():.{digits}f})"
             for column, digits in zip(part.columns[1:], (3, 3, 0, 3, 3))
         )
         print(f"{name:30}" + "".join(f"{cell:>16}" for cell in cells))
     if args.competition:
-        gains = 100 * pd.DataFrame([relearned(x, given, args.rate, seed) for seed in range(args.seeds)])
+        gains = 100 * pd.DataFrame([measure_gains(x, labels, args.rate, seed) for seed in range(args.seeds)])
         print("points of accuracy against the labels before planting, over learning from the planted ones:")
         for name in gains:
             print(f"  {name:28}{gains[name].mean():+.2f} ({gains[name].std():.2f})")
 
 
-def plant(given: np.ndarray, rate: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that are flipped, and the labels after."""
-    wrong = np.random.default_rng(seed).choice(len(given), round(rate * len(given)), replace=False)
-    labels = given.copy()
+def plant_errors(true: np.ndarray, rate: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Flip a share `rate` of the labels; return the flipped rows and all labels."""
+    wrong = np.random.default_rng(seed).choice(len(true), round(rate * len(true)), replace=False)
+    labels = true.copy()
     labels[wrong] = 1 - labels[wrong]
     return wrong, labels
 
 
-def relearned(x: np.ndarray, given: np.ndarray, rate: float, seed: int) -> dict[str, float]:
-    """What dropping or flipping suspects in the training rows gains on held-out rows, by their labels before planting."""
-    wrong, labels = plant(given, rate, seed)
+def measure_gains(x: np.ndarray, true: np.ndarray, rate: float, seed: int) -> dict[str, float]:
+    """Return the gains on held-out rows, by their labels before planting, of dropping or flipping suspects."""
+    wrong, labels = plant_errors(true, rate, seed)
     prob = cross_fitted(x, labels, seed)
-    found, ids = ours(prob, labels), [str(row) for row in range(len(labels))]
+    suspects, ids = ours(prob, labels), [str(row) for row in range(len(labels))]
     gains = {}
     for name, rows in {
         "the planted ones": wrong,
-        "as many suspects": found[: len(wrong)],
-        "all suspects": found,
+        "as many suspects": suspects[: len(wrong)],
+        "all suspects": suspects,
     }.items():
         for action in ("drop", "flip"):
             learned = Corrections({str(row): action for row in rows}).labels(ids, labels)
-            right = (cross_fitted(x, labels, seed, learned) >= 0.5) == given
-            gains[f"{action} {name}"] = right.mean() - ((prob >= 0.5) == given).mean()
+            right = (cross_fitted(x, labels, seed, learned) >= 0.5) == true
+            gains[f"{action} {name}"] = right.mean() - ((prob >= 0.5) == true).mean()
     return gains
 
 
-def planted(
-    predict: Callable[[np.ndarray, int], np.ndarray], given: np.ndarray, rate: float, seed: int
+def score_lists(
+    predict: Callable[[np.ndarray, int], np.ndarray], true: np.ndarray, rate: float, seed: int
 ) -> pd.DataFrame:
-    """Recall and precision of each list cut at the number of planted errors; its length, and recall and precision of all of it."""
-    wrong, labels = plant(given, rate, seed)
+    """Return each list's recall and precision, cut at the number of planted errors and whole, and its length."""
+    wrong, labels = plant_errors(true, rate, seed)
     prob = predict(labels, seed)
     if seed == 0:
         compare(prob, labels)
@@ -139,29 +140,31 @@ def planted(
 
 
 def lists(prob: np.ndarray, labels: np.ndarray) -> dict[str, tuple[np.ndarray, int]]:
-    """Each list as the order of rows, and where it ends; ranking by loss has no end, it is given the number that ours has."""
+    """Return each list as the order of rows, and its length; ranking by loss has no end and takes the length of
+    ours.
+    """
     own = ours(prob, labels)
     by_loss = np.argsort(-row_losses(prob, labels), kind="stable")
     both = np.column_stack([1 - prob, prob])
-    made = {"ours": (own, len(own)), "loss": (by_loss, len(own))}
+    orders = {"ours": (own, len(own)), "loss": (by_loss, len(own))}
     for kind in ("prune_by_noise_rate", "prune_by_class", "confident_learning", "low_self_confidence"):
         order = find_label_issues(labels, both, return_indices_ranked_by="self_confidence", filter_by=kind, n_jobs=1)
-        made[f"cleanlab {kind}"] = (order, len(order))
+        orders[f"cleanlab {kind}"] = (order, len(order))
     adjusted = find_label_issues(
         labels, both, return_indices_ranked_by="normalized_margin", n_jobs=1, rank_by_kwargs={"adjust_pred_probs": True}
     )
-    made["cleanlab, rank adjusted"] = (adjusted, len(adjusted))
-    return made
+    orders["cleanlab, rank adjusted"] = (adjusted, len(adjusted))
+    return orders
 
 
 def ours(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
     ids = [f"{row:06d}" for row in range(len(prob))]
-    table = label_issues.find_label_issues(pd.DataFrame({"id": ids, "label": labels, "group": ids, "prob": prob})).table
+    table = label_issues.find_label_issues(pd.DataFrame({"id": ids, "label": labels, "group": ids, "prob": prob}))
     return table["id"].astype(int).to_numpy()
 
 
 def compare(prob: np.ndarray, labels: np.ndarray) -> None:
-    """The overlap of our list with cleanlab's, and of the two rankings of all rows."""
+    """Print the overlap of our list with cleanlab's, and of the two rankings of all rows."""
     both = np.column_stack([1 - prob, prob])
     own, cleanlabs = ours(prob, labels), lists(prob, labels)["cleanlab prune_by_noise_rate"][0]
     scores = get_label_quality_scores(labels, both, method="self_confidence")
@@ -179,7 +182,9 @@ def compare(prob: np.ndarray, labels: np.ndarray) -> None:
 
 
 def cross_fitted(x: np.ndarray, labels: np.ndarray, seed: int, learned: np.ndarray | None = None) -> np.ndarray:
-    """Probabilities (n,) of held-out rows; `learned` (n,): the labels to learn from, where not `labels`, without DROPPED rows."""
+    """Return probabilities (n,) of held-out rows; `learned` (n,): labels to learn from instead, without DROPPED
+    rows.
+    """
     learned, prob = labels if learned is None else learned, np.empty(len(labels))
     for train, held in StratifiedKFold(5, shuffle=True, random_state=seed).split(x, labels):
         train = train[learned[train] != DROPPED]
@@ -193,14 +198,14 @@ def as_they_are(prob: np.ndarray, labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def features(folder: Path, ids: pd.Series) -> np.ndarray:
-    """lite0's pooled features with its ImageNet weights, float32 (n, 1280)."""
+    """Compute lite0's pooled features with its ImageNet weights, float32 (n, 1280)."""
     torch.set_num_threads(1)
-    made = load_recipe("lite0")
-    net = build_model(made)[0].set_memory_format(channels_last=True).eval()
+    recipe = load_recipe("lite0")
+    net = build_model(recipe)[0].set_memory_format(channels_last=True).eval()
     parts = []
     with torch.inference_mode():
         for start in range(0, len(ids), 64):
-            pixels = [decode_image(folder / "train" / f"{id}.jpg", made.size) for id in ids[start : start + 64]]
+            pixels = [decode_image(folder / "train" / f"{id}.jpg", recipe.size) for id in ids[start : start + 64]]
             parts.append(net(torch.from_numpy(np.stack(pixels)))[1].numpy())
     return np.concatenate(parts)
 

@@ -25,7 +25,9 @@ ODD = ["50", "90", "140", "200"]  # the rows that the made-up models are sure ab
 
 
 def fabricate(root: Path, name: str, noise: float, corrections: Corrections = NO_CORRECTIONS) -> None:
-    """A run of recipe `name` on a drawn competition: features are the logit and noise, probabilities follow the labels but for ODD."""
+    """A run of recipe `name` on a drawn competition: features are the logit and noise, probabilities follow the
+    labels but for ODD.
+    """
     competition, folds = load_competition(root), load_folds(root)
     rng = np.random.default_rng(len(name))
     identity = Identity(name, load_recipe(name).hash, folds.hash, load_images_hash(root), 5, corrections.hash)
@@ -201,8 +203,8 @@ def test_runs_of_different_corrections_are_not_scored_together(root):
     fabricate(root, "lite0", 0.8, Corrections({"50": "relabel"}))
     fabricate(root, "cnn5", 1.0, Corrections({"50": "drop"}))
     assert refused("blend", root) == (
-        "cnn5+corrected, lite0+corrected learned from different corrections, so there are no corrected labels to score all by. "
-        "Train them with one --corrections FILE, or name the recipes to blend with --recipes."
+        "cnn5+corrected, lite0+corrected learned from different corrections, so there are no corrected labels to score "
+        "all by. Train them with one --corrections FILE, or name the recipes to blend with --recipes."
     )
     assert run("blend", root, "--recipes", "lite0,lite0+corrected", "--method", "mean").returncode == 0
 
@@ -308,6 +310,6 @@ def test_training_with_corrections(tmp_path, monkeypatch, make_competition):
         call("train", tmp_path, "--recipe", "demo_cnn", "--corrections", path)
     path.write_text("id,action\n2,drop\n")
     assert refused("train", tmp_path, "--recipe", "demo_cnn", "--corrections", path) == (
-        f"{tmp_path}/runs/demo_cnn+corrected/fold_0 is stale: it was trained with other corrections. Move it away, or train over it with "
-        "`train.py --recipe demo_cnn --corrections FILE --force`."
+        f"{tmp_path}/runs/demo_cnn+corrected/fold_0 is stale: it was trained with other corrections. Move it away, or "
+        "train over it with `train.py --recipe demo_cnn --corrections FILE --force`."
     )

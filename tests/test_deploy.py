@@ -114,7 +114,8 @@ def test_slurm_begins_a_cluster_and_runs_the_job_on_it(tmp_path):
         [
             "scontrol show hostnames [one,two]",
             "ray health-check --address one:20007",
-            f"srun --nodes 1 --ntasks 1 --nodelist one {ray} --head --node-ip-address one --port 20007 --num-cpus 4 --block",
+            f"srun --nodes 1 --ntasks 1 --nodelist one {ray} --head --node-ip-address one --port 20007 --num-cpus 4"
+            " --block",
             f"srun --nodes 1 --ntasks 1 --exclude one {ray} --address one:20007 --num-cpus 4 --block",
             "python src/run_all.py --engine ray --address one:20007 --root /shared/a b",
         ]

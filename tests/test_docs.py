@@ -68,7 +68,9 @@ def test_every_option_of_the_whole_job_is_explained():
 
 
 def test_the_tests_that_verify_a_promise_exist():
-    """`test_x.py::test_name..` in guarantees.md is the beginning of a test's name; `..part` a part of one in that file."""
+    """`test_x.py::test_name..` in guarantees.md is the beginning of a test's name; `..part` a part of one in that
+    file.
+    """
     text = (PROJECT / "docs" / "guarantees.md").read_text(encoding="utf-8")
     named = re.findall(r"`(test_\w+\.py)?(?:::)?(\.\.)?(\w+)?(?:\.\.)?`", text)
     file = ""

@@ -1,4 +1,4 @@
-"""The plan and the budget, on invented rates and on clocks that stand where the test puts them."""
+"""The plan and the budget, on invented rates and on clocks that the test sets."""
 
 import json
 from dataclasses import dataclass, replace
@@ -266,7 +266,7 @@ def test_a_budget_in_words():
     assert plan.format_budget_result(5400, 4000, []) == "budget 1 h 30 min: 1 h 07 min used"
     assert plan.format_budget_result(60, 70, ["cnn5", "lite1"]) == (
         "budget 60 s: 70 s used, 10 s too many; left out: cnn5, lite1. Without --budget, or with more, the same "
-        "command goes on with these"
+        "command continues with these"
     )
 
 

@@ -1,4 +1,6 @@
-"""What holds for every input: the csv contract, folds, blends. The readers are fed with rubbish as by bench/fuzz.py, for seconds."""
+"""What holds for every input: the csv contract, folds, blends. The readers are fed with rubbish as by bench/fuzz.py,
+for seconds.
+"""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,6 @@
 """The comparison of frozen backbones: a head of dropout and one output on each one's features, on one fold.
 
-    compare/<backbone>_<key>/history.csv   result.json    the key is of everything that decides the curves
+    compare/<backbone>_<key>/history.csv   result.json    the key hashes everything that decides the curves
     compare/comparison.csv   comparison.png               of the latest command
 
 A backbone that was compared before, under the same key, is not trained again.
@@ -27,9 +27,9 @@ CURVES = {"epoch": "int64", "lr": float, "train_loss": float, "valid_loss": floa
 
 
 def comparison_recipe(backbone: str, weights: str, size: int, epochs: int, pooled: bool) -> Recipe:
-    """The article's comparison (Keras): everything frozen, dropout 0.2, the map flattened, one output, Adam with a constant rate.
+    """Return the recipe of the article's comparison (Keras): frozen backbone, flattened map, dropout 0.2, one output.
 
-    pooled: the pooling that timm gives the backbone instead of the whole map.
+    The optimiser is Adam with a constant rate. pooled: use timm's pooling of the backbone instead of the whole map.
     """
     settings = {
         "backbone": backbone,
@@ -46,13 +46,13 @@ def comparison_recipe(backbone: str, weights: str, size: int, epochs: int, poole
         "clip": 0.0,
         "tta": "none",
     }
-    # A recipe file may not freeze random weights; whoever looks at the structure alone may.
+    # A recipe file may not freeze random weights; a look at the structure alone may.
     return replace(parse_recipe(backbone, settings, f"--backbones {backbone}"), weights=weights)
 
 
 @dataclass(frozen=True)
 class CompareJob:
-    """Train the head of one backbone on one fold. images_hash: that of the images the caches hold."""
+    """Train the head of one backbone on one fold. images_hash: of the images in the caches."""
 
     root: Path
     recipe: Recipe
@@ -78,12 +78,11 @@ class CompareJob:
 
     @property
     def folder(self) -> Path:
-        return (
-            self.root / "compare" / f"{self.recipe.name}_{sha256_text(json.dumps(self.identity, sort_keys=True))[:8]}"
-        )
+        key = sha256_text(json.dumps(self.identity, sort_keys=True))[:8]
+        return self.root / "compare" / f"{self.recipe.name}_{key}"
 
     def run(self, device: torch.device, position: int) -> None:
-        """Leave `history.csv` and, last, `result.json`; a killed job continues at its epoch."""
+        """Train and write `history.csv` and, last, `result.json`; a killed job continues at its epoch."""
         with lock_directory(self.folder):
             if self.finished:
                 return
@@ -123,13 +122,15 @@ class CompareJob:
         return (self.folder / "result.json").exists()
 
     def history(self) -> pd.DataFrame:
-        """A row an epoch, the columns of `CURVES`."""
+        """Load the learning curves: one row per epoch, columns `CURVES`."""
         return read_csv(self.folder / "history.csv", CURVES)
 
 
 def comparison_table(jobs: list[CompareJob]) -> pd.DataFrame:
-    """A row a backbone, in the order given: scores after the last epoch, the accuracy with its 95 % interval (Wilson), the best
-    epoch (counted from 1) by accuracy, which these rows chose, CPU seconds of the epochs without the frozen part, and its weights.
+    """Return one row per backbone, in the order of `jobs`.
+
+    Scores are those after the last epoch, the accuracy with its 95 % interval (Wilson); the best epoch, counted from 1,
+    was chosen by accuracy on these rows. CPU seconds are those of the epochs, without the frozen backbone.
     """
     rows = []
     for job in jobs:
