@@ -29,11 +29,11 @@ def unsafe(tree: ast.AST) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             found += [node.module] if (node.module or "").split(".")[0] in MODULES else []
         elif isinstance(node, ast.Call):
-            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
             name = name_of(node)
-            if name.endswith("torch.load") and given.get("weights_only") != "True" or name.endswith("torch.save"):
+            if name.endswith("torch.load") and arguments.get("weights_only") != "True" or name.endswith("torch.save"):
                 found.append(name)
-            if name in ("np.load", "numpy.load", "np.save", "numpy.save") and given.get("allow_pickle") != "False":
+            if name in ("np.load", "numpy.load", "np.save", "numpy.save") and arguments.get("allow_pickle") != "False":
                 found.append(name)
             if name in ("eval", "exec") or name.split(".")[-1] in ("read_pickle", "to_pickle"):
                 found.append(name)
