@@ -50,7 +50,7 @@ def audit(args: argparse.Namespace) -> None:
         describe_duplicate_labels,
         describe_images_without_row,
         describe_near_duplicates,
-        has_mixed_labels,
+        groups_with_both_labels,
         list_leaks,
     )
 
@@ -66,15 +66,15 @@ def audit(args: argparse.Namespace) -> None:
     thumbnails, groups = load_thumbnails(competition), find_duplicates(competition, images)
     answers = labels_of_duplicates(groups, competition.train.set_index("id")["label"])
     cues, broken = find_cues(competition, images, thumbnails.headers), find_broken_images(thumbnails)
-    leaks = list_leaks(answers, cues)
+    leaks, mixed = list_leaks(answers, cues), groups_with_both_labels(competition, groups)
     page = [
         *describe_contents(competition, images),
-        *describe_near_duplicates(competition, groups),
+        *describe_near_duplicates(competition, groups, mixed),
         *describe_duplicate_labels(competition, answers),
         *describe_cues(cues),
         *describe_broken_images(broken),
         *describe_images_without_row(images_without_row(competition)),
-        *describe_actions(leaks, has_mixed_labels(competition, groups), len(broken) > 0),
+        *describe_actions(leaks, mixed, broken),
     ]
     print("\n".join(page))
     if args.strict and leaks:

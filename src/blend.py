@@ -44,21 +44,10 @@ from pathlib import Path
 from facefold.cli import add_target_option, build_parser, run_main
 from facefold.utils.errors import InputError
 
-METHOD_CHOICES = (
-    "mean",
-    "best_single",
-    "majority",
-    "logit_mean",
-    "rank_mean",
-    "calibrated_mean",
-    "weighted_mean",
-    "weighted_votes",
-    "greedy",
-    "stack_probs",
-    "stack_features",
-    "second_pass",
-    "ridge",
-)
+# fmt: off
+METHOD_CHOICES = ("mean", "best_single", "majority", "logit_mean", "rank_mean", "calibrated_mean", "weighted_mean",
+                  "weighted_votes", "greedy", "stack_probs", "stack_features", "second_pass", "ridge")
+# fmt: on
 LEAK_NAMES = ("order", "duplicates")
 
 
@@ -66,9 +55,7 @@ def parse_args() -> argparse.Namespace:
     parser = build_parser(__doc__)
     weights = "of the weighted methods: auto (learned, the default), equal, accuracy, or name=w,name=w"
     parser.add_argument("--recipes", metavar="A,B", help="the recipes to blend (default: all that have runs)")
-    parser.add_argument(
-        "--method", default="auto", choices=("auto", *METHOD_CHOICES), help="how to blend (default: auto)"
-    )
+    parser.add_argument("--method", default="auto", choices=("auto", *METHOD_CHOICES), help="default: auto")
     parser.add_argument("--weights", default="auto", metavar="RULE", help=weights)
     parser.add_argument("--use-order", action="store_true", help="use the labels' order by id, a leak; never a default")
     parser.add_argument("--use-duplicates", action="store_true", help="use the labels of near-duplicates, a leak")
@@ -85,7 +72,7 @@ def main() -> None:
     from facefold.ensemble.blend import make_blend
     from facefold.ensemble.leaderboard import format_headline, format_leaderboard, format_weights_note
     from facefold.ensemble.leaks import LEAKS, unused_leaks
-    from facefold.ensemble.members import describe_member, join_members, load_features
+    from facefold.ensemble.members import join_members, load_features
     from facefold.ensemble.methods import check_options
     from facefold.ensemble.stacking import fit_feature_stackers
     from facefold.ensemble.submission import write_blend
@@ -117,13 +104,8 @@ def main() -> None:
 
     stacked = fit_feature_stackers(matrix, partial(load_features, root, matrix.names))
     blend = make_blend(matrix, stacked, args.method, rule, leaks, shared_corrections(members))
-    origin = {
-        "options": {"recipes": matrix.names, "method": args.method, "weights": args.weights, "leaks": leak_names},
-        "members": [describe_member(member) for member in members],
-        "folds": {"hash": folds.hash, "k": folds.k, "seed": folds.seed, "method": folds.method},
-        "images_hash": images_hash,
-    }
-    blend = write_blend(root, blend, competition, origin, target)
+    options = {"recipes": matrix.names, "method": args.method, "weights": args.weights, "leaks": leak_names}
+    blend = write_blend(root, blend, competition, folds, members, images_hash, options)
 
     lines = [*unused_leaks(blend.facts), format_leaderboard(blend.leaderboard)]
     if len(members) == 1 and blend.facts["picked"] == "best_single":

@@ -1,4 +1,4 @@
-"""Puts src/ on the path, as running a step does, and keeps a test's torch in one thread, as the trainer's is."""
+"""Put src/ on the path, as running a step does, and keep torch in one thread, as the trainer does."""
 
 import os
 import sys
@@ -19,24 +19,22 @@ from facefold.utils.files import sha256_file  # noqa: E402
 
 
 @pytest.fixture(scope="session")
-def deal():
-    """`deal(root, train, test, size, k)` draws a competition into `root`, deals it into k folds and returns it."""
+def make_competition():
+    """`make_competition(root, train, test, size, k)` writes a synthetic competition and k folds, and returns it."""
 
-    def dealt(root: Path, train: int, test: int, size: int, k: int) -> Competition:
+    def make(root: Path, train: int, test: int, size: int, k: int) -> Competition:
         write_synthetic_competition(root, train=train, test=test, size=size)
         competition, images = audit_competition(root)
-        write_folds(
-            root,
-            make_folds(competition.train, group_rows(images), k, 0, sha256_file(root / "competition" / "train.csv")),
-        )
+        sha256 = sha256_file(root / "competition" / "train.csv")
+        write_folds(root, make_folds(competition.train, group_rows(images), k, 0, sha256))
         return competition
 
-    return dealt
+    return make
 
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """torch in one thread, as the trainer's is, while the module's tests run."""
+    """Keep torch in one thread, as the trainer does, while the tests of the module run."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -51,7 +51,7 @@ def tiny_recipes(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """A drawn competition in two folds, both recipes trained on it, and their mean."""
+    """A synthetic competition in two folds, both recipes trained on it, and their mean."""
     root = tmp_path_factory.mktemp("trained")
     write_synthetic_competition(root, train=80, test=20, size=32)
     competition, table = audit_competition(root)
@@ -62,7 +62,7 @@ def trained(tmp_path_factory) -> Path:
     for name in RECIPES:
         identity = Identity(name, recipes.load_recipe(name).hash, load_folds(root).hash, load_images_hash(root), 0)
         for fold in range(2):
-            FoldJob(root, identity, NO_CORRECTIONS, fold, None, 0).work(CPU, 0)
+            FoldJob(root, identity, NO_CORRECTIONS, fold, None, 0).run(CPU, 0)
     call("blend", root, "--method", "mean")
     return root
 
@@ -74,12 +74,12 @@ def root(trained, tmp_path) -> Path:
 
 @pytest.fixture
 def remembered(monkeypatch) -> list[str]:
-    """In place of the networks, what these made of the test images in training; returns the recipes asked for."""
+    """Replace the models by their test predictions of training; returns the list of runs asked for."""
     asked = []
 
-    def recall(place: Path, member: Member, *_) -> list[tuple[np.ndarray, np.ndarray]]:
+    def recall(directory: Path, member: Member, *_) -> list[tuple[np.ndarray, np.ndarray]]:
         asked.append(member.name)
-        return [(member.test[k].to_numpy(), load_fold_features(place, member.name, k, "test")) for k in member.test]
+        return [(member.test[k].to_numpy(), load_fold_features(directory, member.name, k, "test")) for k in member.test]
 
     monkeypatch.setattr(apply_module, "predict_by_fold", recall)
     return asked
@@ -107,8 +107,8 @@ def test_features_are_those_of_each_fold(root, tmp_path):
     competition = load_competition(root)
     ids = competition.test["id"].tolist()
     member = load_member(root, None, "frozen", load_folds(root), ids)
-    shown = ImageCache(ids, np.stack([decode_image(competition.image_path("test", id), 32) for id in ids]))
-    for k, (_, features) in enumerate(apply_module.predict_by_fold(root, member, shown, CPU, tmp_path / "views")):
+    images = ImageCache(ids, np.stack([decode_image(competition.image_path("test", id), 32) for id in ids]))
+    for k, (_, features) in enumerate(apply_module.predict_by_fold(root, member, images, CPU, tmp_path / "views")):
         np.testing.assert_allclose(features, load_fold_features(root, "frozen", k, "test"), atol=1e-3)
 
 
@@ -168,8 +168,8 @@ def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
     assert table[["face", "x", "y", "width"]].to_numpy().tolist() == [[1, 0, 0, 50], [1, 0, 0, 32], [1, 0, 0, 32]]
     assert table["height"].tolist() == [40, 32, 32]
     assert (table["label"] == (table["prob"] >= 0.5)).all()
-    shown = (tmp_path / "p.html").read_text()
-    assert shown.count("data:image/jpeg") == 3 and f"in/81.jpg, face 1: {format_prediction(table.loc[1])}." in shown
+    page = (tmp_path / "p.html").read_text()
+    assert page.count("data:image/jpeg") == 3 and f"in/81.jpg, face 1: {format_prediction(table.loc[1])}." in page
     said = capsys.readouterr().out
     assert "note: these models learned from SYNTHETIC images" in said and said.endswith(
         f"3 faces by mean of frozen, small: {tmp_path / 'p.csv'}, {tmp_path / 'p.html'}\n"
@@ -191,7 +191,7 @@ def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, c
     folds = load_folds(root, AGE)
     identity = Identity("small", recipes.load_recipe("small").hash, folds.hash, load_images_hash(root), 0, target="age")
     for fold in range(2):
-        FoldJob(root, identity, NO_CORRECTIONS, fold, None, 0).work(CPU, 0)
+        FoldJob(root, identity, NO_CORRECTIONS, fold, None, 0).run(CPU, 0)
     call("blend", root, "--target", "age")
     paths = [root / "competition" / "test" / f"{id}.jpg" for id in ("81", "90")]
     capsys.readouterr()

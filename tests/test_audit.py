@@ -71,19 +71,19 @@ def test_a_damaged_result_is_written_again(competition, damage):
 
 def test_a_changed_image_is_seen(competition):
     before = check_images(competition)
-    mark = load_images_hash(competition.root)
+    sha256 = load_images_hash(competition.root)
     competition.image_path("test", "3").write_bytes(jpeg(91, width=16))
     after = check_images(competition)
     assert after["width"].tolist() == [12, 12, 12, 16, 12] and after["sha256"][3] != before["sha256"][3]
-    assert load_images_hash(competition.root) != mark
+    assert load_images_hash(competition.root) != sha256
 
 
 def test_the_fingerprint_is_that_of_the_content_not_of_the_time(competition):
     check_images(competition)
-    mark = load_images_hash(competition.root)
+    sha256 = load_images_hash(competition.root)
     os.utime(competition.image_path("test", "3"), (1, 1))
     check_images(competition)
-    assert load_images_hash(competition.root) == mark
+    assert load_images_hash(competition.root) == sha256
 
 
 def test_no_fingerprint_before_the_check(tmp_path):

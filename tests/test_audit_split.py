@@ -43,7 +43,7 @@ def test_audit_describes_what_is_there(synthetic):
     assert "            of 6 train images with such duplicates, 4 have the label of these\n" in text
     assert "cues        order of the ids  correlation " in text and "LEAK" not in text
     assert "broken      no image is far darker, brighter or emptier than the rest\n" in text
-    assert "to do       leaks say nothing about new images: none is used unless asked for" in text
+    assert "to do       leaks say nothing about new images: blend.py uses none without" in text
     assert "nothing breaks the rules" in text.splitlines()[-1]
     assert len(text.splitlines()) < 25
 

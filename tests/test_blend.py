@@ -65,9 +65,7 @@ def test_auto_explains_itself_and_every_row_of_the_leaderboard_has_its_gain():
 
 
 def in_order(shuffled: bool = False) -> tuple[OofMatrix, Stacked, np.ndarray]:
-    """Labels in runs of 20 by id, 1,200 train and 400 test rows split from one sequence, and two members that are
-    right for 4 in 5.
-    """
+    """1,200 train and 400 test rows of one sequence of labels in runs of 20 by id, and two members of accuracy 0.8."""
     rng = np.random.default_rng(3)
     labels = np.arange(1600) // 20 % 2
     logits = 2.2 * (2 * labels - 1)[:, None] + 2.6 * rng.normal(size=(1600, 2))
@@ -95,8 +93,8 @@ def test_the_order_of_the_ids_is_used_only_when_asked_for_and_then_said():
     assert plain.facts["leaks"] == {} and "order" not in plain.submissions and announce_leaks(plain.facts) == ""
     read = make_blend(matrix, stacked, "mean", "auto", leaks=[OrderLeak()])
     before, after = (
-        (blend[which]["label"] == hidden).mean()
-        for blend, which in ((plain.submissions, "mean"), (read.submissions, "order"))
+        (blend[name]["label"] == hidden).mean()
+        for blend, name in ((plain.submissions, "mean"), (read.submissions, "order"))
     )
     assert after > before + 0.04
     assert read.facts["score"]["accuracy"] == pytest.approx(

@@ -1,4 +1,4 @@
-"""blend.py and report.py as a person runs them, on runs made up here."""
+"""blend.py and report.py as a person runs them, on fabricated runs."""
 
 import json
 import re
@@ -24,7 +24,7 @@ MEMBERS = {"lite0": 1.0, "cnn5": 1.4, "lite1": 1.2}  # recipe: noise
 
 
 def fabricate(root: Path, members: dict[str, float]) -> None:
-    """Runs of `members` on a drawn competition: wrong where noise says so, each with noise of its own."""
+    """Write runs of `members` on a synthetic competition; each has noise of its own."""
     competition, folds = load_competition(root), load_folds(root)
     for number, (name, noise) in enumerate(members.items()):
         rng = np.random.default_rng(number)
@@ -51,14 +51,14 @@ def fabricate(root: Path, members: dict[str, float]) -> None:
                     }
                 ),
             )
-            write_text(directory / "weights.safetensors", "made up")
+            write_text(directory / "weights.safetensors", "fabricated")
             seal_fold(directory, identity, {"seconds": 10.5, "device": "cpu", "precision": "float32"})
 
 
 @pytest.fixture(scope="module")
-def finished_runs(tmp_path_factory, deal) -> Path:
+def finished_runs(tmp_path_factory, make_competition) -> Path:
     root = tmp_path_factory.mktemp("finished_runs")
-    deal(root, 240, 60, 16, 3)
+    make_competition(root, 240, 60, 16, 3)
     fabricate(root, MEMBERS)
     return root
 
@@ -73,12 +73,12 @@ def content(root: Path) -> dict[str, bytes]:
 
 
 def test_blend_and_report(root):
-    got = run("blend", root)
-    assert got.returncode == 0, got.stderr
+    done = run("blend", root)
+    assert done.returncode == 0, done.stderr
     assert re.fullmatch(
         r"upload submissions/submission\.csv: nested accuracy 0\.\d{4} \[0\.\d{3}, [01]\.\d{3}\] by mean; "
         r"learned weights do not beat the mean",
-        got.stdout.splitlines()[-1],
+        done.stdout.splitlines()[-1],
     )
     first = content(root)
     assert list(first) == sorted(
@@ -111,8 +111,8 @@ def test_blend_and_report(root):
     assert content(root) == first  # the same bytes, whatever the order, of sets too
 
     assert set(load_step_costs(root)["blend"]) == {"seconds", "cpu_seconds", "peak_memory_mb"}
-    got = run("report", root)
-    assert got.returncode == 0, got.stderr
+    done = run("report", root)
+    assert done.returncode == 0, done.stderr
     page = (root / "report.html").read_bytes()
     assert len(page) < 10e6 and str(root).encode() not in page
     assert apart("report", root, PYTHONHASHSEED="1").returncode == 0 and (root / "report.html").read_bytes() == page
@@ -129,8 +129,8 @@ def test_blend_and_report(root):
 
 
 def test_submission_is_what_the_method_says(root):
-    got = run("blend", root, "--method", "mean")
-    assert got.returncode == 0 and got.stdout.splitlines()[-2] == "mean was asked for."
+    done = run("blend", root, "--method", "mean")
+    assert done.returncode == 0 and done.stdout.splitlines()[-2] == "mean was asked for."
     test = [
         pd.read_csv(fold_dir(root, name, k) / "test.csv", dtype={"id": str}).set_index("id")["prob"]
         for name in MEMBERS
@@ -142,9 +142,9 @@ def test_submission_is_what_the_method_says(root):
 
 
 def test_weights_by_hand_are_used_and_absent_ones_said(root):
-    got = run("blend", root, "--method", "weighted_votes", "--weights", "lite0=3,cnn5=1")
-    assert got.returncode == 0
-    assert got.stdout.splitlines()[0] == "weight 0, because --weights does not name them: lite1"
+    done = run("blend", root, "--method", "weighted_votes", "--weights", "lite0=3,cnn5=1")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[0] == "weight 0, because --weights does not name them: lite1"
     assert json.loads((root / "submissions" / "blend.json").read_text())["weights"] == {
         "cnn5": 1,
         "lite0": 3,
@@ -153,17 +153,17 @@ def test_weights_by_hand_are_used_and_absent_ones_said(root):
 
 
 def test_one_recipe_is_its_own_submission(root):
-    got = run("blend", root, "--recipes", "lite0")
-    assert got.returncode == 0
-    assert "one recipe only, so there is nothing to blend: the submission is lite0's" in got.stdout
-    assert got.stdout.splitlines()[-1].endswith("by best_single")
+    done = run("blend", root, "--recipes", "lite0")
+    assert done.returncode == 0
+    assert "one recipe only, so there is nothing to blend: the submission is lite0's" in done.stdout
+    assert done.stdout.splitlines()[-1].endswith("by best_single")
     assert run("report", root).returncode == 0
 
 
 def test_bad_options_are_refused(root):
-    got = run("blend", root, "--weights", "lite0=0")
+    done = run("blend", root, "--weights", "lite0=0")
     message = "--weights: the weights sum to zero; give at least one recipe a weight above 0"
-    assert (got.returncode, got.stdout, got.stderr) == (2, "", f"blend.py: {message}\n")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"blend.py: {message}\n")
     assert "--method mean has no weights to set" in refused("blend", root, "--method", "mean", "--weights", "lite0=2")
     assert refused("blend", root, "--recipes", "lite0", "--method", "greedy") == (
         "one recipe only (lite0): --method greedy has nothing to combine. Train another recipe, or leave --method out."
@@ -221,15 +221,15 @@ def with_duplicates(root: Path, pairs: int) -> None:
 
 def test_duplicates_are_used_when_asked_for_and_said_everywhere(root):
     with_duplicates(root, 90)
-    got = run("blend", root, "--method", "mean", "--use-duplicates")
-    assert got.returncode == 0, got.stderr
+    done = run("blend", root, "--method", "mean", "--use-duplicates")
+    assert done.returncode == 0, done.stderr
     announced = re.match(
         r"THE LABELS OF DUPLICATES WERE USED: (\d+) of 60 test images show a picture of train and take its label, a "
         r"leak of this competition that tells nothing about new images\.\n",
-        got.stdout,
+        done.stdout,
     )
     assert int(announced[1]) >= 60 - 1
-    assert got.stdout.splitlines()[-1].endswith(" by mean, near-duplicates of train images by their labels")
+    assert done.stdout.splitlines()[-1].endswith(" by mean, near-duplicates of train images by their labels")
     files_there = content(root)
     assert files_there["submission.csv"] == files_there["duplicates.csv"] != files_there["mean.csv"]
     expected = pd.read_csv(root / "submissions" / "submission.csv", dtype=str)["label"]
@@ -255,15 +255,15 @@ def test_duplicates_are_used_when_asked_for_and_said_everywhere(root):
     check_images(competition)
     fabricate(root, {"lite0": 3.0, "cnn5": 3.0})
     assert refused("blend", root, "--use-duplicates") == (
-        "no test image shows a picture of train: there are no duplicates whose labels could be used. Leave "
-        "--use-duplicates out."
+        "no test image shows a picture of train: there are no duplicates whose labels could be used. "
+        "Leave --use-duplicates out."
     )
 
 
 def test_duplicates_that_gain_nothing_are_announced_and_taken_back(root):
-    got = run("blend", root, "--method", "mean", "--use-duplicates")
-    assert got.returncode == 0, got.stderr
-    lines = got.stdout.splitlines()
+    done = run("blend", root, "--method", "mean", "--use-duplicates")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
     assert lines[0].startswith("THE LABELS OF DUPLICATES WERE USED: 1 of 60 test images")
     assert (
         lines[1] == "the labels of duplicates gain nothing by a real margin: they are not in the submission after all"

@@ -48,9 +48,9 @@ def fabricate(root: Path, name: str, noise: float, corrections: Corrections = NO
 
 
 @pytest.fixture(scope="module")
-def fabricated(tmp_path_factory, deal) -> Path:
+def fabricated(tmp_path_factory, make_competition) -> Path:
     root = tmp_path_factory.mktemp("fabricated")
-    deal(root, 240, 60, 16, 3)
+    make_competition(root, 240, 60, 16, 3)
     fabricate(root, "lite0", 0.8)
     fabricate(root, "cnn5", 1.0)
     return root
@@ -219,12 +219,12 @@ def test_corrections_reach_training_rows_and_no_held_out_one(root, monkeypatch):
         seen.append(task)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs, "fit_fold", fit)
+    monkeypatch.setattr(jobs, "train_fold", fit)
     identity = Identity(
         "demo_cnn", load_recipe("demo_cnn").hash, split.hash, load_images_hash(root), 0, corrections.hash
     )
     with pytest.raises(KeyboardInterrupt):
-        jobs.FoldJob(root, identity, corrections, 1, None, 0).work(torch.device("cpu"), 0)
+        jobs.FoldJob(root, identity, corrections, 1, None, 0).run(torch.device("cpu"), 0)
     task = seen[0]
     assert task.valid[["id", "label"]].reset_index(drop=True).equals(held)  # each row, each with its given label
     labels = task.train.set_index("id")["label"]
@@ -282,8 +282,8 @@ def test_the_whole_job_passes_corrections_on(root, monkeypatch, capsys):
     )
 
 
-def test_training_with_corrections(tmp_path, monkeypatch, deal):
-    deal(tmp_path, 60, 20, 32, 2)
+def test_training_with_corrections(tmp_path, monkeypatch, make_competition):
+    make_competition(tmp_path, 60, 20, 32, 2)
     path = tmp_path / "corrections.csv"
     path.write_text("id,action\n3,relabel\n2,drop\n9,keep\n")
     done = run("train", tmp_path, "--recipe", "demo_cnn", "--corrections", "corrections.csv")

@@ -33,9 +33,9 @@ def run(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory, deal) -> Path:
+def root(tmp_path_factory, make_competition) -> Path:
     place = tmp_path_factory.mktemp("compare")
-    deal(place, 60, 10, 64, 3)
+    make_competition(place, 60, 10, 64, 3)
     return place
 
 

@@ -24,8 +24,10 @@ def table(train, test):
 
 
 def case(pairs, rows=400, skill=0.8, wrong=0.0, seed=0):
-    """Train rows of which the first 2 * pairs stand in pairs, of one label but for a share `wrong` of the pairs,
-    predicted with accuracy `skill`: groups, ids, labels, fold, prob."""
+    """Return groups, ids, labels, fold, prob of train rows that are predicted with accuracy `skill`.
+
+    The first 2 * pairs rows are in pairs, which have one label but for a share `wrong` of them.
+    """
     rng = np.random.default_rng(seed)
     group = np.arange(rows)
     group[1 : 2 * pairs : 2] = group[0 : 2 * pairs : 2]
@@ -53,8 +55,8 @@ def test_answers_by_hand():
 def test_duplicates_that_agree_are_used_and_scored_without_a_rows_own_label():
     groups, ids, labels, fold, prob = case(pairs=100, wrong=0.05)
     labels[:2] = 1
-    got = leak_result(groups, ids, labels, fold, prob)
-    facts, after = got.facts, got.candidates["duplicates"]
+    result = leak_result(groups, ids, labels, fold, prob)
+    facts, after = result.facts, result.candidates["duplicates"]
     same = labels[:200:2] == labels[1:200:2]
     assert facts["train_answered"] == 200 and facts["right"] == pytest.approx(same.mean())
     assert facts["before"] == pytest.approx((decide(prob) == labels)[:200].mean())
@@ -63,10 +65,10 @@ def test_duplicates_that_agree_are_used_and_scored_without_a_rows_own_label():
         "duplicates is the simplest method that no other beats by a real margin on the same rows"
     )
     sure = (2 * same.sum() + 1) / 202
-    assert got.scores.test == pytest.approx([sure, sure, 0.4])
+    assert result.scores.test == pytest.approx([sure, sure, 0.4])
     assert (decide(after)[:200] == labels[np.arange(200) ^ 1]).all() and (after[200:] == prob[200:]).all()
     assert facts["gain"]["gain"] == pytest.approx((2 * same.sum() - (decide(prob) == labels)[:200].sum()) / 400)
-    assert np.array_equal(got.scores.nested, after)
+    assert np.array_equal(result.scores.nested, after)
 
 
 @pytest.mark.parametrize("row", [0, 1, 37, 200, 399])
@@ -82,10 +84,10 @@ def test_a_rows_own_label_has_no_part_in_its_score(row):
 
 def test_duplicates_that_are_wrong_as_often_as_the_models_are_not_used():
     groups, ids, labels, fold, prob = case(pairs=100, wrong=0.3)
-    got = leak_result(groups, ids, labels, fold, prob)
-    assert got.facts["picked"] == "no_duplicates" and not got.facts["used"]
-    assert got.facts["why"].startswith("no_duplicates is the simplest candidate")
-    assert np.array_equal(got.scores.nested, prob) and got.scores.test.tolist() == [0.4, 0.4, 0.4]
+    result = leak_result(groups, ids, labels, fold, prob)
+    assert result.facts["picked"] == "no_duplicates" and not result.facts["used"]
+    assert result.facts["why"].startswith("no_duplicates is the simplest candidate")
+    assert np.array_equal(result.scores.nested, prob) and result.scores.test.tolist() == [0.4, 0.4, 0.4]
 
 
 def test_no_duplicates_and_only_contradicting_ones_are_refused():

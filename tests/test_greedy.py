@@ -17,7 +17,7 @@ def simulate(seed: int, rows: int, skill: list[float]) -> tuple[np.ndarray, np.n
 
 
 def by_hand(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The selection of one bag, slowly: every prefix of picks is scored from scratch."""
+    """The selection of one bag, slowly: each prefix of picks is scored from scratch."""
     picks, best = [], (-1, 0.0, [])
     for _ in range(greedy.STEPS):
 
@@ -36,8 +36,8 @@ def by_hand(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(5))
 def test_one_bag_selects_as_by_hand(seed):
     prob, labels = simulate(seed, 150, [1.0, 0.8, 0.5, 0])
-    got = greedy._select(np.ascontiguousarray(prob.T), labels == 1, np.ones(150, int))
-    assert got.tolist() == by_hand(prob, labels).tolist()
+    selected = greedy._select(np.ascontiguousarray(prob.T), labels == 1, np.ones(150, int))
+    assert selected.tolist() == by_hand(prob, labels).tolist()
 
 
 def test_a_row_drawn_twice_counts_twice():
@@ -54,10 +54,10 @@ def test_a_row_drawn_twice_counts_twice():
 @pytest.mark.parametrize("members", [3, 12])  # all members in a bag, and half of them
 def test_noise_gets_little_and_the_sum_is_one(members):
     prob, labels = simulate(0, 2000, [1.5, 1.4, *[0] * (members - 2)])
-    found = greedy.search_greedy_weights(prob, labels)
-    assert found.sum() == pytest.approx(1, abs=1e-5) and (found >= 0).all()
-    assert min(found[:2]) > 2.5 * max(found[2:])
-    assert (decide(prob @ found) == labels).mean() > (decide(prob[:, 0]) == labels).mean()
+    weights = greedy.search_greedy_weights(prob, labels)
+    assert weights.sum() == pytest.approx(1, abs=1e-5) and (weights >= 0).all()
+    assert min(weights[:2]) > 2.5 * max(weights[2:])
+    assert (decide(prob @ weights) == labels).mean() > (decide(prob[:, 0]) == labels).mean()
 
 
 def test_the_same_rows_give_the_same_weights():

@@ -57,12 +57,12 @@ def test_nothing_to_train_plans_nothing():
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch, deal):
+def root(tmp_path, monkeypatch, make_competition):
     """Write a synthetic competition in two folds, and the recipe tiny."""
     monkeypatch.setattr(recipes, "RECIPES_DIR", tmp_path / "recipes")
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "tiny.toml").write_text(TOML)
-    build_caches(deal(tmp_path, 80, 20, 32, 2), 32)
+    build_caches(make_competition(tmp_path, 80, 20, 32, 2), 32)
     return tmp_path
 
 

@@ -1,4 +1,4 @@
-"""Members side by side: joined by id, sorted by name, and refused when they do not fit."""
+"""Members next to each other: joined by id, sorted by name, and refused when they do not fit."""
 
 import re
 
@@ -15,7 +15,7 @@ from facefold.utils.files import write_npy
 IDS, TEST = ["0042", "7", "a"], ["t1", "t2"]
 
 
-def dealt(labels=(0, 1, 1), fold=(0, 1, 0)) -> Folds:
+def two_folds(labels=(0, 1, 1), fold=(0, 1, 0)) -> Folds:
     table = pd.DataFrame({"id": IDS, "label": labels, "group": IDS, "fold": fold})
     return Folds(table, 2, 0, "hash", "sha", "method")
 
@@ -42,17 +42,17 @@ def test_joined_by_id_and_sorted_by_name():
     shuffled = member(
         "b", oof=(0.3, 0.1, 0.2), ids=["a", "0042", "7"], test=((0.6, 1.0), (0.2, 0.4)), test_ids=["t2", "t1"]
     )
-    got = join_members([shuffled, member("a", oof=(0.9, 0.8, 0.7))], dealt(), TEST)
-    assert got.names == ["a", "b"] and got.ids == IDS and got.test_ids == TEST
-    assert got.prob.tolist() == [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]
-    assert got.fold_test_prob[:, :, 1].tolist() == [[0.2, 0.6], [0.4, 1.0]]
-    assert got.test_prob[:, 1] == pytest.approx([0.3, 0.8]) and got.group.tolist() == IDS
-    assert got.labels.tolist() == [0, 1, 1] and got.fold.tolist() == [0, 1, 0]
+    matrix = join_members([shuffled, member("a", oof=(0.9, 0.8, 0.7))], two_folds(), TEST)
+    assert matrix.names == ["a", "b"] and matrix.ids == IDS and matrix.test_ids == TEST
+    assert matrix.prob.tolist() == [[0.9, 0.1], [0.8, 0.2], [0.7, 0.3]]
+    assert matrix.fold_test_prob[:, :, 1].tolist() == [[0.2, 0.6], [0.4, 1.0]]
+    assert matrix.test_prob[:, 1] == pytest.approx([0.3, 0.8]) and matrix.group.tolist() == IDS
+    assert matrix.labels.tolist() == [0, 1, 1] and matrix.fold.tolist() == [0, 1, 0]
 
 
 def test_the_order_of_members_changes_nothing():
     one, two = (
-        join_members([member(n, oof=v) for n, v in order], dealt(), TEST)
+        join_members([member(n, oof=v) for n, v in order], two_folds(), TEST)
         for order in (
             [("x", (0.1, 0.2, 0.3)), ("y", (0.4, 0.5, 0.6))],
             [("y", (0.4, 0.5, 0.6)), ("x", (0.1, 0.2, 0.3))],
@@ -74,12 +74,12 @@ def test_describe_names_what_went_in():
     }
 
 
-def test_features_stand_side_by_side_in_the_order_asked_for(tmp_path):
+def test_features_are_next_to_each_other_in_the_order_asked_for(tmp_path):
     directories = [fold_dir(tmp_path, name, 0) for name in "ab"]
     write_predictions(directories[0], "oof", ["x", "y", "z"], np.full(3, 0.5), np.array([[1, 2], [3, 4], [5, 6]]))
     write_predictions(directories[1], "oof", ["z", "x", "y"], np.full(3, 0.5), np.array([[9], [7], [8]]))
-    got = load_features(tmp_path, ["a", "b"], 0, "oof", ["y", "x", "z"])
-    assert got.tolist() == [[3, 4, 8], [1, 2, 7], [5, 6, 9]] and got.dtype == np.float32
+    features = load_features(tmp_path, ["a", "b"], 0, "oof", ["y", "x", "z"])
+    assert features.tolist() == [[3, 4, 8], [1, 2, 7], [5, 6, 9]] and features.dtype == np.float32
     path = directories[1] / "features_oof.npy"
     for bad, message in [
         (
@@ -99,52 +99,52 @@ def test_inner_folds_halve_what_is_one_fold():
 
 
 @pytest.mark.parametrize(
-    "given, folds, message",
+    "members, folds, message",
     [
         (
             [],
-            dealt(),
+            two_folds(),
             "there is nothing to blend: no recipe has been trained. Run `python src/train.py --recipe NAME`.",
         ),
-        ([member(), member()], dealt(), "a recipe is named twice: m, m"),
+        ([member(), member()], two_folds(), "a recipe is named twice: m, m"),
         (
             [member()],
-            dealt(labels=(1, 1, 1)),
+            two_folds(labels=(1, 1, 1)),
             "the folds hold one label only (1); a blend is learned and scored on two or more",
         ),
         (
             [member()],
-            dealt(fold=(0, 0, 0)),
+            two_folds(fold=(0, 0, 0)),
             "the folds hold one fold only (0); a blend is learned and scored on two or more",
         ),
         (
             [member(ids=["0042", "7", "b"])],
-            dealt(),
+            two_folds(),
             "runs/m, out-of-fold: the ids are not those of the folds, each once "
             "(2 differ, e.g. a); train that recipe again",
         ),
         (
             [member(test_ids=["t1", "t1"])],
-            dealt(),
+            two_folds(),
             "runs/m, test: the ids are not those of test.csv, each once (1 differ, e.g. t2); train that recipe again",
         ),
         (
             [member(oof=(0.1, np.nan, 0.3))],
-            dealt(),
+            two_folds(),
             "runs/m, out-of-fold: id 7 has nan, which is not a probability; train that recipe again",
         ),
         (
             [member(oof=(0.1, 1.5, 0.3))],
-            dealt(),
+            two_folds(),
             "runs/m, out-of-fold: id 7 has 1.5, which is not a probability; train that recipe again",
         ),
         (
             [member(test=((0.2, np.nan), (0.6, 1.0)))],
-            dealt(),
+            two_folds(),
             "runs/m, test: id t1 has nan, which is not a probability; train that recipe again",
         ),
     ],
 )
-def test_refused(given, folds, message):
+def test_refused(members, folds, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        join_members(given, folds, TEST)
+        join_members(members, folds, TEST)

@@ -26,11 +26,13 @@ def test_wilson_known_values():
 
 
 def test_scores_by_hand():
-    got = score_predictions(np.array([0.9, 0.4, 0.6, 0.2]), np.array([1, 1, 0, 0]))
-    assert (got.rows, got.accuracy, got.auc) == (4, 0.5, 0.75)
-    assert got.log_loss == pytest.approx(-(math.log(0.9) + math.log(0.4) + math.log(0.4) + math.log(0.8)) / 4)
-    assert got.ece == pytest.approx((0.1 + 0.6 + 0.6 + 0.2) / 4)  # each row in a bin of its own
-    assert got.log_loss_low < got.log_loss < got.log_loss_high and got.ece_low <= got.ece <= got.ece_high
+    result = score_predictions(np.array([0.9, 0.4, 0.6, 0.2]), np.array([1, 1, 0, 0]))
+    assert (result.rows, result.accuracy, result.auc) == (4, 0.5, 0.75)
+    assert result.log_loss == pytest.approx(-(math.log(0.9) + math.log(0.4) + math.log(0.4) + math.log(0.8)) / 4)
+    assert result.ece == pytest.approx((0.1 + 0.6 + 0.6 + 0.2) / 4)  # each row in a bin of its own
+    assert (
+        result.log_loss_low < result.log_loss < result.log_loss_high and result.ece_low <= result.ece <= result.ece_high
+    )
 
 
 def test_half_decides_for_one_and_certainty_costs_no_infinity():
@@ -55,9 +57,11 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     for seed in range(100):
         rng = np.random.default_rng(seed)
         prob = rng.beta(0.5, 0.5, 400)
-        got = score_predictions(prob, (rng.random(400) < prob).astype(int))
+        result = score_predictions(prob, (rng.random(400) < prob).astype(int))
         entropy = 0.386294  # mean of -p ln p - (1-p) ln(1-p) under Beta(1/2, 1/2): 2 ln 2 - 1
-        hits.append((got.log_loss_low < entropy < got.log_loss_high, got.low < 0.5 + 1 / math.pi < got.high))
+        hits.append(
+            (result.log_loss_low < entropy < result.log_loss_high, result.low < 0.5 + 1 / math.pi < result.high)
+        )
     assert (np.mean(hits, axis=0) > 0.88).all()
 
 
@@ -66,20 +70,24 @@ def test_paired_counts_only_the_rows_that_differ():
     a, b = np.ones(20), np.ones(20)
     b[:6] = 0  # a alone is right on 6 rows
     a[19] = 0  # b alone on one
-    got = compare_accuracy(a, b, labels)
-    assert (got.wins, got.losses, got.gain) == (6, 1, 0.25)
-    assert got.p == pytest.approx(2 * (1 + 7) / 2**7)
-    assert got.low < 0.25 < got.high
+    result = compare_accuracy(a, b, labels)
+    assert (result.wins, result.losses, result.gain) == (6, 1, 0.25)
+    assert result.p == pytest.approx(2 * (1 + 7) / 2**7)
+    assert result.low < 0.25 < result.high
     back = compare_accuracy(b, a, labels)
-    assert (back.gain, back.low, back.high, back.p) == (-got.gain, -got.high, -got.low, got.p)
+    assert (back.gain, back.low, back.high, back.p) == (-result.gain, -result.high, -result.low, result.p)
     assert compare_accuracy(a, a, labels).p == 1
 
 
 def test_errors_by_hand():
-    got = score_errors(np.array([1.0, 4.0, 3.0]), np.array([2.0, 2.0, 3.0]))  # errors -1, 2, 0
+    result = score_errors(np.array([1.0, 4.0, 3.0]), np.array([2.0, 2.0, 3.0]))  # errors -1, 2, 0
     half = 1.959963984540054 * 1 / np.sqrt(3)  # |errors| 1, 2, 0: standard deviation 1
-    assert (got.rows, got.mae, got.high) == (3, 1, pytest.approx(1 + half)) and got.low == 0  # never below 0
-    assert got.rmse == pytest.approx(np.sqrt(5 / 3)) and got.bias == pytest.approx(1 / 3)
+    assert (result.rows, result.mae, result.high) == (
+        3,
+        1,
+        pytest.approx(1 + half),
+    ) and result.low == 0  # never below 0
+    assert result.rmse == pytest.approx(np.sqrt(5 / 3)) and result.bias == pytest.approx(1 / 3)
     gain = compare_errors(np.array([1.0, 1.0]), np.array([2.0, 4.0]), np.array([1.0, 1.0]))  # less by 1 and 3
     assert (gain.gain, gain.low, gain.high) == (2, pytest.approx(2 - 1.96, abs=1e-4), pytest.approx(3.96, abs=1e-4))
     assert gain.p == pytest.approx(0.0455, abs=1e-4)  # two standard errors

@@ -25,9 +25,7 @@ def sorted_key(rows, seed, section=60, skill=1.5):
 
 
 def competition(seed=0, rows=1500, skill=1.5):
-    """Train and test rows of one sorted key, each numbered in order: train ids, labels, prob, test ids, labels,
-    prob.
-    """
+    """Return train ids, labels, prob, test ids, labels, prob of one sorted key, each numbered in order."""
     labels, prob = sorted_key(rows, seed, skill=skill)
     test = np.random.default_rng(seed + 1).permutation(rows) < rows // 4
     train_ids = [str(number) for number in range(1, (~test).sum() + 1)]
@@ -114,15 +112,15 @@ def test_rare_labels_and_single_changes_are_decoded_to_probabilities():
     prob = np.random.default_rng(0).random(40)
     for labels in ([0, 1], [0] * 99 + [1], [0, 1] * 30, [1] * 30 + [0] * 30):
         for decoder in (hmm_posterior, align_posterior):
-            got = decoder(np.concatenate([prob, [0.0, 1.0]]), np.array(labels)).prob
-            assert got.shape == (42,) and ((got >= 0) & (got <= 1)).all()
+            result = decoder(np.concatenate([prob, [0.0, 1.0]]), np.array(labels)).prob
+            assert result.shape == (42,) and ((result >= 0) & (result <= 1)).all()
 
 
 def test_a_sure_classifier_that_contradicts_the_train_labels_breaks_nothing():
     _, labels, _, _, truth, _ = competition(rows=3000)
     for prob in (truth[::-1], 1 - truth, np.zeros(750), np.arange(750) % 2):
-        got = align_posterior(prob.astype(float), labels)
-        assert np.isfinite(got.prob).all() and np.isfinite(got.log_evidence)
+        result = align_posterior(prob.astype(float), labels)
+        assert np.isfinite(result.prob).all() and np.isfinite(result.log_evidence)
 
 
 def test_label_order_by_hand_goes_by_number_not_by_text():
@@ -148,9 +146,9 @@ def test_a_decoded_probability_means_what_it_says():
     surest, right = [], []
     for seed in range(4):
         _, labels, _, _, truth, prob = competition(seed, rows=3000, skill=0.8)
-        got = align_posterior(prob, labels).prob
-        surest.append(np.maximum(got, 1 - got).mean())
-        right.append((decide(got) == truth).mean())
+        result = align_posterior(prob, labels).prob
+        surest.append(np.maximum(result, 1 - result).mean())
+        right.append((decide(result) == truth).mean())
     assert np.mean(surest) == pytest.approx(np.mean(right), abs=0.01)
 
 
@@ -166,17 +164,17 @@ def test_the_order_of_the_rows_changes_nothing(name):
 
 def test_scores_pick_align_and_take_rows_in_any_order():
     ids, labels, oof, *_ = competition(rows=2400, skill=0.8)
-    got = score_decoders(ids, labels, oof, test_rows=600)
-    assert got.picked == "align" and got.parts == 4
-    assert got.why.startswith("align is the simplest method that no other beats by a real margin on the same rows")
-    assert np.array_equal(got.prob["no_order"], oof)
-    accuracy = {name: (decide(decoded) == labels).mean() for name, decoded in got.prob.items()}
+    result = score_decoders(ids, labels, oof, test_rows=600)
+    assert result.picked == "align" and result.parts == 4
+    assert result.why.startswith("align is the simplest method that no other beats by a real margin on the same rows")
+    assert np.array_equal(result.prob["no_order"], oof)
+    accuracy = {name: (decide(decoded) == labels).mean() for name, decoded in result.prob.items()}
     assert accuracy["align"] > accuracy["hmm"] > accuracy["no_order"]
-    assert got.gains["align"].gain == pytest.approx(accuracy["align"] - accuracy["no_order"])
-    assert (decide(got.nested) == labels).mean() > accuracy["hmm"]
+    assert result.gains["align"].gain == pytest.approx(accuracy["align"] - accuracy["no_order"])
+    assert (decide(result.nested) == labels).mean() > accuracy["hmm"]
     a = np.random.default_rng(1).permutation(len(ids))
     mixed = score_decoders([ids[i] for i in a], labels[a], oof[a], test_rows=600)
-    assert all(np.array_equal(mixed.prob[name], got.prob[name][a]) for name in got.prob)
+    assert all(np.array_equal(mixed.prob[name], result.prob[name][a]) for name in result.prob)
 
 
 def test_a_rows_own_label_has_no_part_in_its_score():
@@ -192,9 +190,9 @@ def test_a_rows_own_label_has_no_part_in_its_score():
 
 def test_a_classifier_that_knows_everything_is_left_alone():
     ids, labels, *_ = competition(rows=400)
-    got = score_decoders(ids, labels, np.where(labels == 1, 0.999, 0.001), test_rows=100)
-    assert got.picked == "no_order"
-    assert np.array_equal(got.nested, got.prob["no_order"])
+    result = score_decoders(ids, labels, np.where(labels == 1, 0.999, 0.001), test_rows=100)
+    assert result.picked == "no_order"
+    assert np.array_equal(result.nested, result.prob["no_order"])
 
 
 def test_shuffled_ids_are_refused():
@@ -245,7 +243,7 @@ def test_a_test_set_in_the_order_of_another_key_is_not_aligned():
             "id '-2' is not a whole number: only numbered ids have an order to use; leave the order out",
         ),
         (["1", "07", "7"], [0, 1, 1], "two ids are the number 7: their order is not known; leave the order out"),
-        (["1", "2", "3"], [1, 1, 1], "the order of the ids tells nothing where one label only occurs"),
+        (["1", "2", "3"], [1, 1, 1], "the order of the ids says nothing if only one label occurs"),
     ],
 )
 def test_ids_without_an_order_are_refused(ids, labels, message):

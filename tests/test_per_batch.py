@@ -61,35 +61,35 @@ def ids(count: int) -> list[str]:
 @settings(max_examples=40, deadline=None)
 def test_an_image_does_not_depend_on_the_others_of_its_batch(rows, policy):
     pixels, augment = noise(40), BatchAugment(policy, 3)
-    whole = augment(pixels, 2, ids(40))
-    assert torch.equal(augment(pixels[rows], 2, [ids(40)[row] for row in rows]), whole[rows])
+    together = augment(pixels, 2, ids(40))
+    assert torch.equal(augment(pixels[rows], 2, [ids(40)[row] for row in rows]), together[rows])
 
 
 @pytest.mark.parametrize("images_at_once", [1, 3, 40])
 def test_the_size_of_a_chunk_changes_nothing(monkeypatch, images_at_once):
-    whole = BatchAugment("standard", 3)(noise(40), 2, ids(40))
+    together = BatchAugment("standard", 3)(noise(40), 2, ids(40))
     monkeypatch.setattr(per_batch, "_CACHED_BYTES", images_at_once * 12 * 9 * 7)
-    assert torch.equal(BatchAugment("standard", 3)(noise(40), 2, ids(40)), whole)
+    assert torch.equal(BatchAugment("standard", 3)(noise(40), 2, ids(40)), together)
 
 
 def test_seed_epoch_and_id_each_change_the_draw():
     pixels = noise(1)
-    got = [
+    augmented = [
         BatchAugment("standard", seed)(pixels, epoch, [id]).numpy().tobytes()
         for seed, epoch, id in ((0, 0, "1"), (1, 0, "1"), (0, 1, "1"), (0, 0, "01"))
     ]
-    assert len(set(got)) == 4
-    assert got[0] == BatchAugment("standard", 0)(pixels, 0, ["1"]).numpy().tobytes()
+    assert len(set(augmented)) == 4
+    assert augmented[0] == BatchAugment("standard", 0)(pixels, 0, ["1"]).numpy().tobytes()
 
 
 @pytest.mark.parametrize("policy", WHOLE_BATCHES)
 def test_shape_and_type_stay_and_the_input_is_not_changed(policy):
     pixels = noise(12, 10, 6)
     before = pixels.clone()
-    got = BatchAugment(policy, 0)(pixels, 0, ids(12))
-    assert got.shape == (12, 10, 6, 3) and got.dtype == torch.uint8
+    augmented = BatchAugment(policy, 0)(pixels, 0, ids(12))
+    assert augmented.shape == (12, 10, 6, 3) and augmented.dtype == torch.uint8
     assert torch.equal(pixels, before)
-    assert torch.equal(got, pixels) == (policy == "none")
+    assert torch.equal(augmented, pixels) == (policy == "none")
 
 
 def test_a_policy_for_single_images_is_refused():
@@ -102,10 +102,10 @@ def test_an_empty_batch_stays_empty():
 
 
 def test_nothing_is_read_back_from_the_device():
-    got = BatchAugment("standard", 0)(
+    augmented = BatchAugment("standard", 0)(
         noise(40).to("meta"), 0, ids(40)
     )  # a device without values: asking for one is an error
-    assert got.device.type == "meta" and got.shape == (40, 9, 7, 3)
+    assert augmented.device.type == "meta" and augmented.shape == (40, 9, 7, 3)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -141,14 +141,14 @@ def test_a_flip_is_a_flip_with_and_without_an_affine():
 def test_whole_pixels_of_translation_are_a_shifted_slice_of_the_mirrored_image(x, y):
     pixels = noise(1)
     wide = np.pad(pixels[0].numpy(), ((5, 5), (5, 5), (0, 0)), mode="reflect")  # numpy's word for reflect-101
-    got = apply_draws(pixels, no_draws(affine=True, translate=(float(x), float(y))))
-    assert np.array_equal(got[0].numpy(), wide[5 - y : 14 - y, 5 - x : 12 - x])
+    augmented = apply_draws(pixels, no_draws(affine=True, translate=(float(x), float(y))))
+    assert np.array_equal(augmented[0].numpy(), wide[5 - y : 14 - y, 5 - x : 12 - x])
 
 
 def test_the_flip_comes_before_the_translation():
     pixels = noise(1)
-    got = apply_draws(pixels, no_draws(flip=True, affine=True, translate=(2.0, 0.0)))
-    assert torch.equal(got[:, :, 2:], pixels.flip(2)[:, :, :-2])
+    augmented = apply_draws(pixels, no_draws(flip=True, affine=True, translate=(2.0, 0.0)))
+    assert torch.equal(augmented[:, :, 2:], pixels.flip(2)[:, :, :-2])
 
 
 def test_a_quarter_turn_is_counter_clockwise():
@@ -158,8 +158,8 @@ def test_a_quarter_turn_is_counter_clockwise():
 
 def test_twice_the_width_reads_half_as_far_from_the_middle():
     pixels = torch.tensor([10, 20, 40, 80, 160], dtype=torch.uint8)[None, None, :, None].expand(1, 2, 5, 3)
-    got = apply_draws(pixels, no_draws(affine=True, scale=(2.0, 1.0)))
-    assert got[0, 0, :, 0].tolist() == [20, 30, 40, 60, 80]
+    augmented = apply_draws(pixels, no_draws(affine=True, scale=(2.0, 1.0)))
+    assert augmented[0, 0, :, 0].tolist() == [20, 30, 40, 60, 80]
 
 
 def one(red: int, green: int, blue: int) -> torch.Tensor:
@@ -208,10 +208,10 @@ def test_grey_is_the_weighted_mean():
 
 def test_a_hole_is_black_inside_its_edges_alone():
     pixels = noise(1) | 1
-    got = apply_draws(pixels, no_draws(holed=True, hole=(2, 1, 5, 4)))
-    assert (got == 0).all(3).nonzero()[:, 1:].tolist() == [[y, x] for y in (1, 2, 3) for x in (2, 3, 4)]
-    got[:, 1:4, 2:5] = pixels[:, 1:4, 2:5]
-    assert torch.equal(got, pixels)
+    augmented = apply_draws(pixels, no_draws(holed=True, hole=(2, 1, 5, 4)))
+    assert (augmented == 0).all(3).nonzero()[:, 1:].tolist() == [[y, x] for y in (1, 2, 3) for x in (2, 3, 4)]
+    augmented[:, 1:4, 2:5] = pixels[:, 1:4, 2:5]
+    assert torch.equal(augmented, pixels)
 
 
 # Against albumentations: the same pixels of the same draws, and draws of the same distribution
@@ -228,7 +228,7 @@ def test_an_affine_is_albumentations():
             "translate": draws.translate,
         }
     )
-    for row, got in enumerate(apply_draws(pixels, draws).numpy()):
+    for row, augmented in enumerate(apply_draws(pixels, draws).numpy()):
         matrix = geometric.create_affine_transformation_matrix(
             dict(zip("xy", draws.translate[row], strict=True)),
             {"x": 0, "y": 0},
@@ -239,17 +239,17 @@ def test_an_affine_is_albumentations():
         theirs = geometric.warp_affine(
             pixels[row].numpy(), matrix, cv2.INTER_LINEAR, 0, cv2.BORDER_REFLECT_101, (64, 64)
         )
-        difference = np.abs(got.astype(int) - theirs)
-        assert difference.mean() < 0.6 and difference.max() <= 5  # OpenCV before 5 knows places to 1/32 of a pixel
+        difference = np.abs(augmented.astype(int) - theirs)
+        assert difference.mean() < 0.6 and difference.max() <= 5  # OpenCV before 5 knows positions to 1/32 of a pixel
 
 
 def test_a_jitter_is_albumentations_but_for_whole_levels():
     pixels, draws = smooth(60), draw_batch(STANDARD, SEEDS[:60], 64, 64)
     draws = Draws(**{**vars(no_draws(60)), "jitter": np.ones(60, bool), "factors": draws.factors, "order": draws.order})
-    for row, got in enumerate(apply_draws(pixels, draws).numpy()):
+    for row, augmented in enumerate(apply_draws(pixels, draws).numpy()):
         factors = dict(zip(("brightness", "contrast", "saturation", "hue"), draws.factors[row], strict=True))
         theirs = JITTER.apply(pixels[row].numpy(), **factors, order=ORDERS[draws.order[row]])
-        difference = np.abs(got.astype(int) - theirs)
+        difference = np.abs(augmented.astype(int) - theirs)
         assert difference.mean() < 2 and difference.max() <= 12
 
 

@@ -375,8 +375,10 @@ def test_a_budget_of_other_runs_is_refused(tmp_path):
 # Disk and memory
 
 
-def test_the_disk_has_room_for_the_cache_and_the_frozen_stages_or_nothing_begins(deal, tmp_path, monkeypatch):
-    deal(tmp_path, 80, 20, 32, 2)
+def test_the_disk_has_room_for_the_cache_and_the_frozen_stages_or_nothing_begins(
+    make_competition, tmp_path, monkeypatch
+):
+    make_competition(tmp_path, 80, 20, 32, 2)
     tables = load_competition(tmp_path)
     first, plain, second = (
         recipes.parse_recipe(name, settings, "r.toml")

@@ -1,4 +1,4 @@
-"""A number instead of a label: the objective, the scores, the methods, and the whole job on drawn images."""
+"""A number instead of a label: the objective, the scores, the methods, and the whole job on synthetic images."""
 
 import json
 import re
@@ -125,24 +125,24 @@ def members(noises: list[float], rows: int = 200) -> OofMatrix:
     )
 
 
-def blend(matrix: OofMatrix, rule: str | np.ndarray = "auto"):
+def blend_of(matrix: OofMatrix, rule: str | np.ndarray = "auto"):
     return make_blend(matrix, fit_feature_stackers(matrix, None), "auto", rule)
 
 
 def test_the_simplest_unbeaten_method_is_picked():
-    made = blend(members([10, 10]))
-    assert made.facts["picked"] == "mean"
-    assert made.facts["why"].startswith(
+    blend = blend_of(members([10, 10]))
+    assert blend.facts["picked"] == "mean"
+    assert blend.facts["why"].startswith(
         "mean is the simplest candidate and no other beats it by a real margin on the same rows "
     )
-    assert made.facts["gain_over_best_single"]["gain"] > 1 and made.oof.columns.tolist() == [
+    assert blend.facts["gain_over_best_single"]["gain"] > 1 and blend.oof.columns.tolist() == [
         "id",
         "label",
         "pred",
         "fold",
     ]
-    assert made.submissions["mean"].to_dict("list") == {"id": ["t"], "age": [50.0]}
-    board = made.leaderboard.set_index("name")
+    assert blend.submissions["mean"].to_dict("list") == {"id": ["t"], "age": [50.0]}
+    board = blend.leaderboard.set_index("name")
     assert board["mae"].is_monotonic_increasing and set(board.index) == {
         "m0",
         "m1",
@@ -151,9 +151,9 @@ def test_the_simplest_unbeaten_method_is_picked():
         "median",
     }
     assert board.loc["mean", "mae"] == pytest.approx(
-        np.abs(made.oof["label"] - members([10, 10]).prob.mean(axis=1)).mean()
+        np.abs(blend.oof["label"] - members([10, 10]).prob.mean(axis=1)).mean()
     )
-    poor = blend(members([1, 50]))
+    poor = blend_of(members([1, 50]))
     assert poor.facts["picked"] == "best_single" and format_headline(poor.facts).endswith("] by best_single")
     assert poor.facts["why"].startswith(
         "best_single is the simplest method that no other beats by a real margin on the same rows "
@@ -162,12 +162,12 @@ def test_the_simplest_unbeaten_method_is_picked():
 
 
 def test_of_one_recipe_there_is_nothing_to_choose():
-    """In the choice among methods an unlucky ridge once made the headline worse than the recipe that is handed in."""
+    """In the choice among methods an unlucky ridge once gave a worse headline than that of the submitted recipe."""
     matrix = members([10], rows=8)
-    made = blend(matrix)
-    assert made.facts["picked"] == "best_single" and made.facts["score"] == made.facts["picked_score"]
-    assert made.oof["pred"].tolist() == matrix.prob[:, 0].tolist()
-    board = made.leaderboard.set_index("name")
+    blend = blend_of(matrix)
+    assert blend.facts["picked"] == "best_single" and blend.facts["score"] == blend.facts["picked_score"]
+    assert blend.oof["pred"].tolist() == matrix.prob[:, 0].tolist()
+    board = blend.leaderboard.set_index("name")
     assert "auto" not in board.index and board.loc["median", "kind"] == "baseline"
 
 
@@ -177,10 +177,10 @@ def test_the_baseline_is_the_median_of_the_other_folds():
 
 
 def test_weights_given_by_hand_are_used():
-    made = blend(members([10, 10]), np.array([3.0, 1.0]))
-    assert made.facts["picked"] == "weighted_mean" and made.facts["weights"] == {"m0": 3, "m1": 1}
+    blend = blend_of(members([10, 10]), np.array([3.0, 1.0]))
+    assert blend.facts["picked"] == "weighted_mean" and blend.facts["weights"] == {"m0": 3, "m1": 1}
     expected = members([10, 10]).prob @ np.array([0.75, 0.25])
-    assert made.oof["pred"].to_numpy() == pytest.approx(expected)
+    assert blend.oof["pred"].to_numpy() == pytest.approx(expected)
 
 
 def test_no_method_sees_the_rows_that_score_it():

@@ -136,10 +136,10 @@ def test_neighbours_are_held_out_rows_of_the_same_fold(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory, deal) -> Path:
+def page(tmp_path_factory, make_competition) -> Path:
     """The report of made-up runs on a drawn competition with meta.csv; of the methods only the quick ones."""
     root = tmp_path_factory.mktemp("report")
-    competition = deal(root, 160, 40, 32, 2)
+    competition = make_competition(root, 160, 40, 32, 2)
     ids = [*competition.train["id"], *competition.test["id"]]
     rows = [f"{id},{number % 97},{('red', 'blue', '')[number % 3]}\n" for number, id in enumerate(ids)]
     (root / "competition" / "meta.csv").write_text("id,age,hair\n" + "".join(rows))

@@ -14,7 +14,7 @@ METHOD = Method("second_pass", fit_second_pass)
 
 
 def case(informed: bool, seed: int = 0, rows: int = 4000) -> tuple[Rows, np.ndarray, np.ndarray]:
-    """Every fourth row is near 0.5 for all members at random; the features know these when `informed`."""
+    """Each fourth row is near 0.5 for all members at random; the features know these when `informed`."""
     rng = np.random.default_rng(seed)
     labels, fold = rng.integers(0, 2, rows), np.arange(rows) % 5
     hard = np.arange(rows) % 4 == 0

@@ -48,8 +48,8 @@ def test_every_row_is_predicted_by_the_other_folds():
             return rows.prob[:, 0] / 10
 
     prob = np.arange(10.0)[:, None]
-    got = cross_predict(Memory(), Rows(prob, prob[:, 0]), np.tile([0, 1], 5), np.arange(10) % 3)
-    assert got.tolist() == (prob[:, 0] / 10).tolist()
+    scores = cross_predict(Memory(), Rows(prob, prob[:, 0]), np.tile([0, 1], 5), np.arange(10) % 3)
+    assert scores.tolist() == (prob[:, 0] / 10).tolist()
 
 
 FLATTERED = {"best_single", "weighted_votes", "greedy", "stack_probs"}  # they learn enough of few rows to show it
@@ -83,8 +83,8 @@ def test_the_choice_itself_is_nested():
 
 def test_two_folds_are_enough_for_a_choice():
     rows, labels, fold = random_case(0)
-    got = nested_predict(METHODS, rows, labels, fold % 2)
-    assert got.shape == labels.shape and np.isfinite(got).all()
+    scores = nested_predict(METHODS, rows, labels, fold % 2)
+    assert scores.shape == labels.shape and np.isfinite(scores).all()
 
 
 @pytest.mark.parametrize("members", [1, 2])
@@ -93,8 +93,8 @@ def test_every_method_takes_few_members_and_odd_rows(members):
     prob = rng.integers(0, 2, (30, members)).astype(float)  # sure of everything, ties everywhere
     labels, fold = np.arange(30) % 2, np.arange(30) // 10
     for method in METHODS:
-        got = cross_predict(method, Rows(prob, prob[:, 0]), labels, fold)
-        assert ((got >= 0) & (got <= 1)).all(), method.name
+        scores = cross_predict(method, Rows(prob, prob[:, 0]), labels, fold)
+        assert ((scores >= 0) & (scores <= 1)).all(), method.name
 
 
 def test_best_threshold_by_hand():

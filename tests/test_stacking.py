@@ -13,7 +13,7 @@ K, N, T, F = 3, 600, 90, 12
 
 
 def matrix(labels: np.ndarray, group: np.ndarray | None = None, prob: float = 0.5) -> OofMatrix:
-    """Members that know nothing: whatever is found comes from the features."""
+    """Members that know nothing: all accuracy comes from the features."""
     ids = [f"{i:04}" for i in range(len(labels))]
     group = np.array(ids) if group is None else group
     return OofMatrix(
@@ -61,9 +61,9 @@ def test_pooling_features_over_folds_is_wrong_and_one_stacker_a_fold_is_right():
         for k in range(K):
             naive[data.fold == k] = fit_logistic(x[data.fold != k], labels[data.fold != k]).predict(x[data.fold == k])
         pooled.append(accuracy(naive, labels))
-        got = stacking.fit_feature_stackers(data, features)
-        separate.append(accuracy(got.oof, labels))
-        test.append(accuracy(got.test, test_labels))
+        stacked = stacking.fit_feature_stackers(data, features)
+        separate.append(accuracy(stacked.oof, labels))
+        test.append(accuracy(stacked.test, test_labels))
     assert np.mean(separate) > 0.9 and np.mean(test) > 0.9  # 0.933 is what the best direction gives
     assert np.mean(pooled) < 0.7 and min(pooled) < 0.5
 
@@ -73,10 +73,10 @@ def test_random_labels_score_half_however_many_features():
     for seed in range(60):
         rng = np.random.default_rng(seed)
         labels = np.repeat(rng.permutation(40) % 2, K)
-        got = stacking.fit_feature_stackers(
+        stacked = stacking.fit_feature_stackers(
             matrix(labels), lambda fold, part, ids: rng.normal(size=(len(ids), 30)).astype(np.float32)
         )
-        scores.append(accuracy(got.oof, labels))
+        scores.append(accuracy(stacked.oof, labels))
     assert abs(np.mean(scores) - 0.5) < 3 * np.std(scores, ddof=1) / np.sqrt(60)
 
 
@@ -105,8 +105,8 @@ def test_features_that_say_nothing_leave_the_members():
     data = matrix(labels)
     sure = np.where(labels[:, None] == 1, 0.9, 0.1) * np.ones((1, 2))
     data = OofMatrix(**{**data.__dict__, "prob": sure})
-    got = stacking.fit_feature_stackers(data, lambda fold, part, ids: np.ones((len(ids), 3), np.float32))
-    assert accuracy(got.oof, labels) == 1 and got.test == pytest.approx(0.5, abs=0.01)
+    stacked = stacking.fit_feature_stackers(data, lambda fold, part, ids: np.ones((len(ids), 3), np.float32))
+    assert accuracy(stacked.oof, labels) == 1 and stacked.test == pytest.approx(0.5, abs=0.01)
 
 
 def test_components_are_fitted_on_the_folds_own_rows_and_scaled():

@@ -9,6 +9,7 @@ import pytest
 
 import score
 from facefold.data.competition import Competition, load_competition
+from facefold.data.folds import Folds
 from facefold.ensemble import submission as submission_module
 from facefold.ensemble.submission import load_answers, write_blend, write_submission
 from facefold.utils.errors import InputError
@@ -94,10 +95,11 @@ def test_the_solution_may_have_more_columns_but_not_others(tmp_path):
 
 
 def test_two_blends_write_one_after_the_other(tmp_path, monkeypatch):
+    folds = Folds(pd.DataFrame(), 2, 0, "hash", "sha", "method")
     monkeypatch.setattr(submission_module, "_write_blend", lambda directory, blend, *_: blend)
     with ThreadPoolExecutor(1) as pool:
         with lock_directory(tmp_path / "submissions"):
-            second = pool.submit(write_blend, tmp_path, "blend", None, {})
+            second = pool.submit(write_blend, tmp_path, "blend", None, folds, [], "", {})
             with pytest.raises(TimeoutError):
                 second.result(0.2)
         assert second.result(10) == "blend"

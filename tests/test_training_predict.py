@@ -79,7 +79,7 @@ def test_another_number_format_is_used_if_the_recorded_one_is_missing(tmp_path, 
     directory = fold_dir(tmp_path, "tiny", 0)
     run = read_json(directory / "run.json")
     write_json(directory / "run.json", {**run, "inference": {"form": "bfloat16 channels_last fused"}})
-    monkeypatch.setattr(precision, "_half", lambda device: None)
+    monkeypatch.setattr(precision, "_fast_half", lambda device: None)
     [prediction] = predict(tmp_path, images("te", 10)[0])
     assert (
         prediction.inference == "float32 channels_last fused" and abs(prediction.prob - result.test_prob).max() < 0.02

@@ -70,8 +70,8 @@ def test_search_gives_the_better_model_more_votes_and_noise_none():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, 3000)
     logit = (2 * labels - 1)[:, None] * np.array([2.5, 1.2, 1.2, 0]) + 1.5 * rng.normal(size=(3000, 4))
-    found = search_votes(1 / (1 + np.exp(-logit)), labels)
-    assert found[0] == max(found) and found[0] > found[1] and found[3] <= 1
+    votes = search_votes(1 / (1 + np.exp(-logit)), labels)
+    assert votes[0] == max(votes) and votes[0] > votes[1] and votes[3] <= 1
 
 
 def test_equal_accuracy_is_decided_by_log_loss():

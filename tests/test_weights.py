@@ -30,8 +30,8 @@ def simulate(seed: int, rows: int, skill: list[float]) -> tuple[np.ndarray, np.n
 
 def test_the_good_member_is_found_among_noise():
     prob, labels = simulate(0, 4000, [1.5, 0, 0])
-    found = log_loss_weights(prob, labels)
-    assert found[0] > 0.8 and found.sum() == pytest.approx(1, abs=1e-5) and (found >= 0).all()
+    weights = log_loss_weights(prob, labels)
+    assert weights[0] > 0.8 and weights.sum() == pytest.approx(1, abs=1e-5) and (weights >= 0).all()
 
 
 @settings(max_examples=25, deadline=None)
@@ -42,8 +42,8 @@ def test_the_simplex_is_solved_as_em_solves_it(seed, members):
     em = np.full(members, 1 / members)
     for _ in range(2000):
         em = em * (likelihood / (likelihood @ em)[:, None]).mean(axis=0)
-    found = weighted_mean(prob, log_loss_weights(prob, labels))
-    assert log_loss(found, labels) <= log_loss(prob @ em, labels) + 1e-5
+    blended = weighted_mean(prob, log_loss_weights(prob, labels))
+    assert log_loss(blended, labels) <= log_loss(prob @ em, labels) + 1e-5
 
 
 @settings(max_examples=20, deadline=None)

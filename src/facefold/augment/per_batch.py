@@ -6,7 +6,8 @@ because values stay real between the operations: albumentations rounds them down
 degrees, which leaves jittered images about one grey level darker.
 
 Why our own code: on one CPU core it is 3.2 times (64 pixels) and 1.3 times (128 pixels) as fast as per_image.py for the
-policy `light`, 2.2 and 1.2 times for `standard` (bench/augment.py, n = 100), and a GPU needs no worker processes.
+policy `light`, 2.2 and 1.2 times for `standard` (bench/augment.py; docs/results.md, "Augmenting in batches"), and a GPU
+needs no worker processes.
 """
 
 from collections.abc import Iterator, Sequence

@@ -60,13 +60,12 @@ class ImageProblem(Exception):
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """sha256 (hex) and length of the file in bytes; width and height in pixels; channels 1 (grey) or 3."""
+    """sha256 (hex) and length of the file in bytes; width and height in pixels."""
 
     sha256: str
     bytes: int
     width: int
     height: int
-    channels: int
 
 
 @dataclass(frozen=True)
@@ -101,8 +100,7 @@ def inspect_image(path: Path) -> ImageFacts:
         width, height = image.size
         _check_header(image)
         _check_pixels(image, data)
-        channels = len(image.getbands())
-    return ImageFacts(hashlib.sha256(data).hexdigest(), len(data), width, height, channels)
+    return ImageFacts(hashlib.sha256(data).hexdigest(), len(data), width, height)
 
 
 def decode_image(path: Path, size: int | None = None) -> np.ndarray:

@@ -8,9 +8,12 @@ import pandas as pd
 
 from facefold.data.competition import Competition
 from facefold.data.csv_file import Findings, read_csv_rows
+from facefold.data.folds import Folds
 from facefold.ensemble.blend import SEALED, Blend, submitted_name
 from facefold.ensemble.leaks import LEAKS
-from facefold.task import LABEL, Target
+from facefold.ensemble.members import describe_member
+from facefold.runs import Member
+from facefold.task import Target
 from facefold.utils.errors import InputError
 from facefold.utils.files import lock_directory, sha256_file, write_csv, write_json
 
@@ -20,7 +23,15 @@ _ANSWERS_HINT = (
 )
 
 
-def write_blend(root: Path, blend: Blend, competition: Competition, origin: dict, target: Target = LABEL) -> Blend:
+def write_blend(
+    root: Path,
+    blend: Blend,
+    competition: Competition,
+    folds: Folds,
+    members: list[Member],
+    images_hash: str,
+    options: dict,
+) -> Blend:
     """Write the whole of the target's submissions/, and return the blend with all its facts.
 
     Of two blends at once the later one replaces the other as a whole.
@@ -29,12 +40,20 @@ def write_blend(root: Path, blend: Blend, competition: Competition, origin: dict
         root: The folder that holds submissions/, or targets/.
         blend: Of `make_blend`.
         competition: Whose sample the submissions follow.
-        origin: Options, members, folds and images_hash, which join the facts in blend.json.
-        target: What is predicted.
+        folds: Of the members, with the target.
+        members: What was blended, sorted by name.
+        images_hash: Of `load_images_hash`.
+        options: recipes, method, weights and leaks as a person asked for them.
     """
-    directory = target.directory(root) / "submissions"
+    origin = {
+        "options": options,
+        "members": [describe_member(member) for member in members],
+        "folds": {"hash": folds.hash, "k": folds.k, "seed": folds.seed, "method": folds.method},
+        "images_hash": images_hash,
+    }
+    directory = folds.target.directory(root) / "submissions"
     with lock_directory(directory, wait=True):
-        return _write_blend(directory, blend, competition, origin, target)
+        return _write_blend(directory, blend, competition, origin, folds.target)
 
 
 def _write_blend(directory: Path, blend: Blend, competition: Competition, origin: dict, target: Target) -> Blend:

@@ -29,14 +29,18 @@ def describe_contents(competition: Competition, images: pd.DataFrame) -> list[st
     ]
 
 
-def describe_near_duplicates(competition: Competition, groups: pd.DataFrame) -> list[str]:
-    """Describe near-duplicates, and name the groups with both labels; `groups` is the table of `find_duplicates`."""
-    lines = _describe_groups("near", competition, groups, "group")
-    mixed = [
+def groups_with_both_labels(competition: Competition, groups: pd.DataFrame) -> list[str]:
+    """Name the train images of each group that has both labels; `groups` is the table of `find_duplicates`."""
+    return [
         " and ".join(f"train/{row.id} ({row.label})" for row in rows.itertuples())
         for _, rows in _labelled(competition, groups).groupby("group", sort=False)
         if rows["label"].nunique() > 1
     ]
+
+
+def describe_near_duplicates(competition: Competition, groups: pd.DataFrame, mixed: list[str]) -> list[str]:
+    """Describe near-duplicates. groups: the table of `find_duplicates`; mixed: from `groups_with_both_labels`."""
+    lines = _describe_groups("near", competition, groups, "group")
     return lines + ([f"            both labels: {_first_few(mixed, '; ')}"] if mixed else [])
 
 
@@ -93,27 +97,18 @@ def list_leaks(answers: pd.DataFrame, cues: Iterable[Cue]) -> list[str]:
     return lines + ([f"{shared:,} test images show a picture of train"] if shared else [])
 
 
-def describe_actions(leaks: list[str], mixed: bool, broken: bool) -> list[str]:
+def describe_actions(leaks: list[str], mixed: list[str], broken: pd.DataFrame) -> list[str]:
     """Describe what to do, a line for each kind of finding."""
-    actions = [
-        (
-            leaks,
-            "leaks say nothing about new images: none is used unless asked for "
-            "(blend.py --use-order, --use-duplicates)",
-        ),
-        (mixed, "look at the images with both labels: at least one label of each group is wrong"),
-        (
-            broken,
-            "look at the broken images; if nothing can be seen, remove the row from train.csv (never from test.csv)",
-        ),
-    ]
-    lines = [action for found, action in actions if found]
+    lines = []
+    if leaks:
+        lines.append("leaks say nothing about new images: blend.py uses none without --use-order or --use-duplicates")
+    if mixed:
+        lines.append("look at the images with both labels: at least one label of each group is wrong")
+    if len(broken):
+        lines.append(
+            "look at the broken images; if nothing can be seen, remove the row from train.csv, never from test.csv"
+        )
     return [f"{'' if number else 'to do':12}{line}" for number, line in enumerate(lines)]
-
-
-def has_mixed_labels(competition: Competition, groups: pd.DataFrame) -> bool:
-    """Return whether a group of the same picture has both labels."""
-    return bool((_labelled(competition, groups).groupby("group")["label"].nunique() > 1).any())
 
 
 def describe_images_without_row(names: list[str]) -> list[str]:

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from facefold.ensemble.blend import Blend
-from facefold.ensemble.regression import score_errors
+from facefold.ensemble.metrics import score_errors
 from facefold.report import figures
 from facefold.report.html import inline_svg
 from facefold.task import Target
