@@ -34,9 +34,9 @@ def run(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, make_competition) -> Path:
-    place = tmp_path_factory.mktemp("compare")
-    make_competition(place, 60, 10, 64, 3)
-    return place
+    root = tmp_path_factory.mktemp("compare")
+    make_competition(root, 60, 10, 64, 3)
+    return root
 
 
 def test_backbones_are_compared_once(root, run):
