@@ -81,7 +81,7 @@ def on_two_nodes(root: Path, recipes: str, folds: int) -> tuple[float, bool]:
     process = job(root, recipes, folds, "--engine", "ray", "--address", cluster.address)
     killed = False
     while process.poll() is None:
-        if not killed and len(list(root.glob("runs/*/fold_*/checkpoint.safetensors"))) >= min(2, folds):
+        if not killed and len(list(root.glob("runs/*/fold_*/checkpoint.pt"))) >= min(2, folds):
             cluster.remove_node(nodes[0], allow_graceful=False)
             killed = True
             print(f"== killed a node after {time.monotonic() - started:.0f} s", flush=True)

@@ -82,10 +82,10 @@ def test_every_number_is_in_one_of_at_most_twelve_bands(values):
 
 
 def test_reliability_bins_by_hand():
-    got = reliability_bins(np.array([0.02, 0.08, 0.55, 1.0]), np.array([0, 1, 1, 1]))
-    assert got["rows"].tolist() == [2, 1, 1] and got["share"].tolist() == [0.5, 1, 1]
-    assert got["mean"].tolist() == pytest.approx([0.05, 0.55, 1.0])
-    assert (got["low"] < got["share"]).all() and (got["share"] <= got["high"]).all()
+    bins = reliability_bins(np.array([0.02, 0.08, 0.55, 1.0]), np.array([0, 1, 1, 1]))
+    assert bins["rows"].tolist() == [2, 1, 1] and bins["share"].tolist() == [0.5, 1, 1]
+    assert bins["mean"].tolist() == pytest.approx([0.05, 0.55, 1.0])
+    assert (bins["low"] < bins["share"]).all() and (bins["share"] <= bins["high"]).all()
 
 
 def test_recalibration_learns_on_the_other_folds_and_mends_what_is_too_sure():
@@ -137,7 +137,7 @@ def test_neighbours_are_held_out_rows_of_the_same_fold(tmp_path):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory, make_competition) -> Path:
-    """The report of made-up runs on a drawn competition with meta.csv; of the methods only the quick ones."""
+    """Write the report of fabricated runs on a synthetic competition with meta.csv; only the quick methods run."""
     root = tmp_path_factory.mktemp("report")
     competition = make_competition(root, 160, 40, 32, 2)
     ids = [*competition.train["id"], *competition.test["id"]]
@@ -202,12 +202,12 @@ def test_in_a_browser_all_of_it_is_drawn_on_a_phone_in_the_dark_and_on_paper(pag
             )
             ink, paper = (PAGE[name][scheme == "dark"] for name in ("ink", "paper"))
             colour = "(part => getComputedStyle(part)[{!r}])(document.querySelector({!r}))"
-            for where, what, wanted in (
+            for selector, style, expected in (
                 ("body", "backgroundColor", paper),
                 ("figure svg g[style*='--ink']", "fill", ink),
             ):
-                rgb = f"rgb({', '.join(str(int(wanted[at : at + 2], 16)) for at in (1, 3, 5))})"
-                assert session.evaluate(colour.format(what, where)) == rgb
+                rgb = f"rgb({', '.join(str(int(expected[at : at + 2], 16)) for at in (1, 3, 5))})"
+                assert session.evaluate(colour.format(style, selector)) == rgb
         session.show(794, 1123, "dark", "print")  # A4
         assert session.evaluate("document.documentElement.scrollWidth") <= 794
         assert session.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

@@ -105,7 +105,7 @@ def stop_in_training(process: subprocess.Popen, root: Path, how: signal.Signals)
 
 def wait_for_an_epoch(process: subprocess.Popen, root: Path) -> None:
     deadline = time.monotonic() + 600
-    while not list(root.glob("runs/demo_cnn/fold_*/checkpoint.safetensors")):
+    while not list(root.glob("runs/demo_cnn/fold_*/checkpoint.pt")):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.02)
 
@@ -193,7 +193,7 @@ def test_killed_in_the_blend_and_run_again_it_ends_with_the_same_bytes(undisturb
 
 def test_the_kill_script_sees_what_was_lost(undisturbed, tmp_path):
     for name in (
-        "runs/demo_cnn/fold_0/checkpoint.safetensors",
+        "runs/demo_cnn/fold_0/checkpoint.pt",
         "submissions/.submission.csv.part",
         "cache/frozen/demo_cnn/left",
     ):
@@ -201,7 +201,7 @@ def test_the_kill_script_sees_what_was_lost(undisturbed, tmp_path):
         (tmp_path / name).touch()
     assert kill.litter(tmp_path) == [
         "cache/frozen/demo_cnn",
-        "runs/demo_cnn/fold_0/checkpoint.safetensors",
+        "runs/demo_cnn/fold_0/checkpoint.pt",
         "submissions/.submission.csv.part",
     ]
     assert kill.fault("term", 143, 0.5, f"\nrun_all.py: {kill.LINE}\n") == "" and kill.fault("kill", -9, 0.5, "") == ""

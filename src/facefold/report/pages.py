@@ -27,11 +27,11 @@ def nearest_neighbours(root: Path, recipes: list[str], folds: Folds, ids: list[s
     similarity is the mean over the runs `recipes` of the cosine between their penultimate features, centred on the
     fold's mean.
     """
-    rows, wanted = [], set(ids)
+    rows, query_ids = [], set(ids)
     with threadpool_limits(1):
         for k in range(folds.k):
             valid = folds.valid(k).sort_values("id", ignore_index=True)
-            queries = valid.index[valid["id"].isin(wanted)]
+            queries = valid.index[valid["id"].isin(query_ids)]
             if len(queries) == 0:
                 continue
             similarity = np.zeros((len(queries), len(valid)))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,7 +36,7 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 
 @pytest.fixture(scope="module")
 def address():
-    """The address of a cluster of one machine with two CPUs."""
+    """Start a cluster of one machine with two CPUs; return its address."""
     ray_workers.require_ray()
     started = Cluster(
         initialize_head=True,
@@ -53,17 +53,19 @@ def address():
 
 @pytest.fixture
 def cluster(address, monkeypatch):
-    """A function that connects to the cluster. A process runs several jobs, because starting one takes seconds."""
+    """Return a function that connects to the cluster, whose processes run several jobs, as starting one takes
+    seconds.
+    """
     monkeypatch.setattr(ray_workers, "CALLS", 0)
     return lambda: ray_workers.RayWorkers(address, "auto")
 
 
-def plan_jobs(root: Path, folds=FOLDS, job_class=FoldJob):
+def plan_jobs(root: Path, folds=FOLDS):
     folds_hash, images_hash = load_folds(root).hash, load_images_hash(root)
     jobs = []
     for name, fold in folds:
         identity = Identity(name, load_recipe(name).hash, folds_hash, images_hash, 0)
-        jobs.append(job_class(root, identity, NO_CORRECTIONS, fold, None, 0, waits=True))
+        jobs.append(FoldJob(root, identity, NO_CORRECTIONS, fold, None, 0, waits=True))
     return order_jobs(jobs, 1)
 
 
@@ -97,23 +99,28 @@ def test_the_bytes_are_those_of_the_local_engine_even_where_a_process_dies(
 ):
     root = competition_in(make_competition, tmp_path)
 
-    class KilledJob(FoldJob):
-        """Die by SIGKILL after the first epoch of one fold, once. Ray sends a local class by value."""
+    class DyingJob(FoldJob):
+        """Die by SIGKILL in the second epoch, the first time. Ray sends a local class by value."""
 
         def run(self, device, position):
             from facefold.training import fold as fold_module
 
             died = self.root / "died"
-            if "demo_cnn" in str(self) and self.fold == 0 and not died.exists():
+            if not died.exists():
                 save = fold_module.save_checkpoint
                 fold_module.save_checkpoint = lambda *args: (
                     save(*args),
                     died.touch(),
                     os.kill(os.getpid(), signal.SIGKILL),
                 )
-            super().run(device, position)
+            FoldJob.run(self, device, position)
 
-    cluster().run(*plan_jobs(root, job_class=KilledJob))
+    ordered, after = plan_jobs(root)
+    dying = next(job for job in ordered if isinstance(job, FoldJob) and "demo_cnn" in str(job) and job.fold == 0)
+    replacement = DyingJob(**{field.name: getattr(dying, field.name) for field in fields(dying)})
+    ordered[ordered.index(dying)] = replacement
+    after[replacement] = after.pop(dying)
+    cluster().run(ordered, after)
     assert results(root) == local and len(local) == 3 * 5 and (root / "died").exists()
     again = capfd.readouterr().out.partition("demo_cnn@15 fold 0 is started again: its process or its machine died")[2]
     assert "demo_cnn@15 fold 0 epoch 2/15" in again and "demo_cnn@15 fold 0 epoch 1/15" not in again
@@ -127,7 +134,7 @@ def test_a_job_that_was_stopped_goes_on_and_one_that_fails_is_reported(
     root = competition_in(make_competition, tmp_path)
     step = [sys.executable, str(SRC / "train.py"), "--root", str(root), "--recipe", "demo_cnn@15", "--fold", "0"]
     process = subprocess.Popen([*step, "--engine", "ray", "--address", address], stderr=subprocess.PIPE, text=True)
-    while not list(root.glob("runs/*/*/checkpoint.safetensors")):
+    while not list(root.glob("runs/*/*/checkpoint.pt")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.terminate()
@@ -196,24 +203,29 @@ def gate(monkeypatch):
     return SimpleNamespace(start=SimpleNamespace(remote=gate.start), close=SimpleNamespace(remote=gate.close))
 
 
-class TouchJob(str):
-    """Touch the file of this name; the job `bad` fails."""
+@dataclass(frozen=True)
+class Touch:
+    """Write the file `path`; fail if it is called bad."""
 
-    def run(self, _device, _position) -> None:
-        if self == "bad":
+    path: str
+
+    def __str__(self):
+        return self.path
+
+    def run(self, _device, _position):
+        if self.path == "bad":
             raise InputError("row 3 is wrong")
-        Path(self).touch()
+        Path(self.path).write_text("ran")
 
 
 @pytest.fixture
 def attempt(gate, tmp_path):
-    """Return a function that runs a task whose job is a `TouchJob`."""
+    """Return a function that runs a task for the job `Touch(path)`."""
     marker = tmp_path / "root" / "cache" / "marker"
     write_text(marker, "")
 
-    def run_task(name, *before, marker=marker, versions=None):
-        versions = versions or ray_workers._versions()
-        return ray_workers._attempt(TouchJob(name), CPU, marker, gate, versions, *before)
+    def run_task(path, *before, marker=marker, versions=None):
+        return ray_workers._attempt(Touch(path), CPU, marker, gate, versions or ray_workers._versions(), *before)
 
     return run_task
 
