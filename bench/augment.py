@@ -1,9 +1,9 @@
-"""How many times faster a batch is augmented on the CPU by augment/per_batch.py than image by image by albumentations.
+"""Time a batch augmented on the CPU by augment/per_batch.py against image by image by albumentations.
 
     python bench/augment.py [--rounds N]
 
-One thread, batches of 32 images of smooth noise. In every round both augment the same batch in the same epoch, one after the
-other, the first of the two changing places; the ratio is the median of the rounds' ratios of processor time.
+One thread, batches of 32 images of smooth noise. In every round both augment the same batch in the same epoch, one
+after the other, alternating which is first; the ratio is the median of the rounds' ratios of processor time.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def paired(policy: str, size: int, rounds: int) -> tuple[np.ndarray, np.ndarray]:
-    """Processor seconds (rounds,) of albumentations, images stacked to a batch, and of the batch at once."""
+    """Return CPU seconds (rounds,) of albumentations, images stacked to a batch, and of the batch at once."""
     coarse = np.random.default_rng(0).integers(0, 256, (BATCH, 8, 8, 3), dtype=np.uint8)
     images = np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC) for image in coarse])
     pixels, one, many = torch.from_numpy(images), ImageAugment(policy, 0), BatchAugment(policy, 0)
@@ -54,16 +54,16 @@ def paired(policy: str, size: int, rounds: int) -> tuple[np.ndarray, np.ndarray]
 
     for epoch in range(WARM_UP):
         by_image(epoch), at_once(epoch)
-    taken = {by_image: [], at_once: []}
+    times = {by_image: [], at_once: []}
     for epoch in range(rounds):
-        for way in (by_image, at_once) if epoch % 2 else (at_once, by_image):
-            taken[way].append(seconds(way, epoch))
-    return np.array(taken[by_image]), np.array(taken[at_once])
+        for augment in (by_image, at_once) if epoch % 2 else (at_once, by_image):
+            times[augment].append(seconds(augment, epoch))
+    return np.array(times[by_image]), np.array(times[at_once])
 
 
-def seconds(way: Callable[[int], None], epoch: int) -> float:
+def seconds(augment: Callable[[int], None], epoch: int) -> float:
     started = time.thread_time()
-    way(epoch)
+    augment(epoch)
     return time.thread_time() - started
 
 

@@ -1,14 +1,16 @@
-"""How many times cheaper a frozen backbone is when what it makes of the images is computed once, not in every fold and epoch.
+"""Compare a frozen backbone whose features are computed once with one that runs in every fold and epoch.
 
-    python bench/frozen.py --root DIR [--recipes lite0,mobilenetv2] [--rows 300] [--folds 5] [--epochs 10] [--views 0] [--repeats 2]
+    python bench/frozen.py --root DIR [--recipes lite0,mobilenetv2] [--rows 300] [--folds 5] [--epochs 10]
+                           [--views 0] [--repeats 2]
 
-Both ways train the same head (dropout 0.2, one output, on the averaged map) under the same backbone on rows of DIR's train.csv,
-with the trainer of the house; the naive one runs the frozen layers anew for every image it shows. In turns, in one process and one
-thread, the first of the two changing places. Printed are the CPU seconds of all folds together, what is computed once included,
-and the ratio with its least and most: of all, and without building the networks, which both ways do once a fold and which few rows
-make look large. Without views (no augmentation) both train on the same pictures in the same order, so that their OOF accuracies differ
-by rounding alone (float16 on disk, half precision where recipes allow it); with views, by these taking turns as well.
---part stages: only the first stages are frozen, as in the recipe named.
+Both ways train the same head (dropout 0.2, one output, on the averaged map) under the same backbone on rows of DIR's
+train.csv, with the project's training loop; the naive one runs the frozen layers again for every image. They take
+turns in one process and one thread. Printed are the CPU seconds of all folds together, with the features computed once,
+and the ratio with its least and most: of all, and without building the networks, which both ways do once per fold and
+which few rows make look large. Without views (no augmentation) both train on the same
+pictures in the same order, so that their OOF accuracies differ by rounding alone (float16 on disk, half precision where
+recipes allow it); with views, by these taking turns as well. --part stages: only the first stages are frozen, as in the
+recipe named.
 """
 
 import argparse
@@ -58,12 +60,13 @@ def main() -> None:
     table = competition.train.iloc[: args.rows]
     images = ImageCache(images.ids[: args.rows], np.array(images.pixels[: args.rows]))
     print(
-        f"{args.rows} rows, {args.size} pixels, {args.folds} folds, {args.epochs} epochs, {args.views} views, torch {torch.__version__}"
+        f"{args.rows} rows, {args.size} pixels, {args.folds} folds, {args.epochs} epochs, {args.views} views, torch "
+        f"{torch.__version__}"
     )
     for recipe in load_recipes(args.recipes):
         head = {"freeze_backbone": True, "freeze_stages": 0, "head": "average", "frozen_precision": "half"}
         head = head if args.part == "backbone" else {}
-        made = dataclasses.replace(
+        benched = dataclasses.replace(
             recipe,
             size=args.size,
             epochs=args.epochs,
@@ -74,31 +77,36 @@ def main() -> None:
             augment=recipe.augment if args.views else "none",
             **head,
         )
-        found: dict[bool, list[tuple[float, float, float]]] = {False: [], True: []}
+        results: dict[bool, list[tuple[float, float, float]]] = {False: [], True: []}
         for repeat in range(args.repeats):
             for cached in (False, True) if repeat % 2 else (True, False):
-                found[cached].append(folds(made, table, images, args.folds, cached))
-                spent, building, accuracy = found[cached][-1]
+                results[cached].append(train_folds(benched, table, images, args.folds, cached))
+                spent, building, accuracy = results[cached][-1]
                 print(
-                    f"  {made.name} {'computed once' if cached else 'run anew'}: {spent:.1f} CPU s, {building:.1f} of them building, "
-                    f"OOF accuracy {accuracy:.4f}",
+                    f"  {benched.name} {'computed once' if cached else 'every epoch'}: {spent:.1f} CPU s, "
+                    f"{building:.1f} of them building, OOF accuracy {accuracy:.4f}",
                     flush=True,
                 )
-        once, anew = (np.array(found[cached]) for cached in (True, False))
+        once, naive = (np.array(results[cached]) for cached in (True, False))
         print(
-            f"{made.name}: {ratio(anew[:, 0], once[:, 0])} fewer CPU seconds, {ratio(anew[:, 0] - anew[:, 1], once[:, 0] - once[:, 1])} "
-            f"without building, n = {args.repeats}; accuracy {once[0, 2]:.4f} instead of {anew[0, 2]:.4f}"
+            f"{benched.name}: {ratio(naive[:, 0], once[:, 0])} fewer CPU seconds, "
+            f"{ratio(naive[:, 0] - naive[:, 1], once[:, 0] - once[:, 1])} without building, n = {args.repeats}; "
+            f"accuracy {once[0, 2]:.4f} instead of {naive[0, 2]:.4f}"
         )
 
 
-def ratio(anew: np.ndarray, once: np.ndarray) -> str:
-    """`12.0 times (11.5 to 12.5)`: the median of paired ratios, least and most."""
-    ratios = anew / once
+def ratio(naive: np.ndarray, once: np.ndarray) -> str:
+    """Return `12.0 times (11.5 to 12.5)`: the median of paired ratios, least and most."""
+    ratios = naive / once
     return f"{np.median(ratios):.1f} times ({ratios.min():.1f} to {ratios.max():.1f})"
 
 
-def folds(recipe: Recipe, table: pd.DataFrame, images: ImageCache, k: int, cached: bool) -> tuple[float, float, float]:
-    """CPU seconds of training all folds, what is computed once for them included; those of them that built the networks; OOF accuracy."""
+def train_folds(
+    recipe: Recipe, table: pd.DataFrame, images: ImageCache, k: int, cached: bool
+) -> tuple[float, float, float]:
+    """CPU seconds of training all folds, what is computed once for them included; those of them that built the
+    networks; OOF accuracy.
+    """
     right, building, started, prepare = 0.0, 0.0, time.process_time(), fold_module.prepare_model
 
     def timed(*given: object, **named: object) -> tuple:
@@ -131,8 +139,8 @@ def folds(recipe: Recipe, table: pd.DataFrame, images: ImageCache, k: int, cache
                 {"images_hash": "0"},
                 Path(place) / "frozen",
             )
-            learned = fold_module.train_fold(task, CPU)
-            right += learned.history[-1]["valid_acc"] * len(valid)
+            trained = fold_module.train_fold(task, CPU)
+            right += trained.history[-1]["valid_acc"] * len(valid)
     return time.process_time() - started, building, right / len(table)
 
 

@@ -1,12 +1,12 @@
-"""Feed the readers of csv files, images and zips with rubbish for a given time, and count what gets through.
+"""Feed the readers of csv files, images and zips with broken inputs for some minutes, and count the crashes.
 
     python bench/fuzz.py [--minutes 10] [--targets csv,image,zip] [--seed 0] [--keep DIR]
 
-Inputs come from hypothesis: sound files with bytes changed, cut, doubled and put in, and files made of the pieces that hurt
-(quotes, NULs, BOMs, line ends, invisible characters, markers of JPEG, names that leave the folder). Anything but a result that
-keeps the contract or the one error meant for people is a crash: hypothesis shrinks it, and the input is kept in DIR. An input
-that takes more than `SLOW` seconds counts as one, too. Prints inputs, crashes and the slowest input of each target; exit code 1
-after a crash. What libjpeg says of damage goes to standard error.
+Inputs come from hypothesis: valid files with bytes changed, cut, doubled and inserted, and files of known troublemakers
+(quotes, NULs, BOMs, line ends, invisible characters, markers of JPEG, names that leave the folder). Anything but a
+result that keeps the contract or an `InputError` is a crash: hypothesis shrinks it, and the input is
+kept in DIR. An input that takes more than `SLOW` seconds counts as one, too. Prints inputs, crashes and the slowest
+input of each target; exit code 1 after a crash. libjpeg reports damage on standard error.
 """
 
 import argparse
@@ -93,7 +93,7 @@ _NAMES = [
 
 @st.composite
 def sheets(draw: st.DrawFn) -> bytes:
-    """A train.csv: rows of all kinds, then damage to its bytes."""
+    """Draw a train.csv: rows of all kinds, then damage to its bytes."""
     between, line_end = draw(_BETWEEN), draw(_LINE_END)
     rows = draw(st.lists(st.tuples(_ID, _LABEL), max_size=12))
     text = line_end.join([draw(_HEADER), *(between.join(cells) for cells in rows)]) + draw(
@@ -104,7 +104,7 @@ def sheets(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def damaged(draw: st.DrawFn, data: bytes) -> bytes:
-    """`data` after a few of: a byte changed, a piece cut out, doubled or put in, the end lost."""
+    """Draw `data` with some bytes changed, cut, doubled or inserted, or its end cut off."""
     content = bytearray(data)
     for kind in draw(st.lists(st.sampled_from(["change", "change", "cut", "double", "insert", "end"]), max_size=6)):
         if not content:
@@ -124,7 +124,7 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 def pictures() -> list[bytes]:
-    """Small images of every kind that a folder may hold."""
+    """Return small images of every kind that a folder may hold."""
     ramp = np.linspace(0, 255, 40)[None, :] * np.ones((30, 1))
     rgb = Image.fromarray(np.stack([ramp, 255 - ramp, ramp / 2], axis=2).astype(np.uint8))
     upright, turned = Image.Exif(), Image.Exif()
@@ -147,17 +147,17 @@ def pictures() -> list[bytes]:
         (rgb, "TIFF", {}),
         (rgb, "BMP", {}),
     ]
-    found = []
+    files = []
     for image, format, options in kinds:
         buffer = io.BytesIO()
         image.save(buffer, format, **options)
-        found.append(buffer.getvalue())
-    return found
+        files.append(buffer.getvalue())
+    return files
 
 
 @st.composite
 def archives(draw: st.DrawFn) -> bytes:
-    """A zip with a competition in it and members of strange names, then damage to its bytes."""
+    """Draw a zip with a competition and members of strange names, then damage to its bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]))) as archive:
         archive.writestr("train.csv", "id,label\n1,0\n2,1\n")
@@ -167,27 +167,27 @@ def archives(draw: st.DrawFn) -> bytes:
 
 
 def check_csv(folder: Path, data: bytes) -> None:
-    """What is accepted keeps the contract: ids that are there, differ and stay in the folder, two classes."""
-    place = folder / "competition"
-    place.mkdir(exist_ok=True)
-    (place / "train.csv").write_bytes(data)
-    (place / "test.csv").write_text("id\ntest1\n")
-    (place / "sampleSubmit.csv").write_text("id,label\ntest1,0\n")
+    """Assert that an accepted csv keeps the contract: unique ids that stay in the folder, two classes."""
+    directory = folder / "competition"
+    directory.mkdir(exist_ok=True)
+    (directory / "train.csv").write_bytes(data)
+    (directory / "test.csv").write_text("id\ntest1\n")
+    (directory / "sampleSubmit.csv").write_text("id,label\ntest1,0\n")
     try:
-        found = load_competition(folder)
+        competition = load_competition(folder)
     except InputError as error:
         assert "train.csv" in str(error) or "test1" in str(error), error
         str(error).encode("utf-8")
         return
-    assert found.train["id"].is_unique and set(found.train["label"]) == {0, 1}
-    for id in found.train["id"]:
-        path = found.image_path("train", id)
+    assert competition.train["id"].is_unique and set(competition.train["label"]) == {0, 1}
+    for id in competition.train["id"]:
+        path = competition.image_path("train", id)
         assert id.strip() and id.isprintable() and path.name == f"{id}.jpg"
-        assert path.resolve().parent == (place / "train").resolve()
+        assert path.resolve().parent == (directory / "train").resolve()
 
 
 def check_image(folder: Path, data: bytes) -> None:
-    """What the audit accepts, everything after it can read, with the same size."""
+    """Assert that all readers can read an image that the audit accepts, with the same size."""
     path = folder / "1.jpg"
     path.write_bytes(data)
     try:
@@ -195,15 +195,15 @@ def check_image(folder: Path, data: bytes) -> None:
     except ImageProblem as problem:
         assert str(problem)
         return
-    whole = decode_image(path)
-    assert whole.shape == (facts.height, facts.width, 3) and whole.dtype == np.uint8
+    image = decode_image(path)
+    assert image.shape == (facts.height, facts.width, 3) and image.dtype == np.uint8
     assert decode_image(path, 16).shape == (16, 16, 3) and read_thumbnail(path, 32)[0].shape == (32, 32)
 
 
 def check_zip(folder: Path, data: bytes) -> None:
-    """What is unpacked stays in competition/, and a refusal leaves nothing."""
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        source, root = Path(place) / "c.zip", Path(place) / "root"
+    """Assert that unpacked files stay in competition/, and that a refusal leaves nothing."""
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        source, root = Path(temporary) / "c.zip", Path(temporary) / "root"
         source.write_bytes(data)
         try:
             install_competition(source, root)
@@ -214,7 +214,7 @@ def check_zip(folder: Path, data: bytes) -> None:
             assert [path.name for path in root.iterdir()] == ["competition"] and (
                 root / "competition" / "train.csv"
             ).is_file()
-        assert sorted(path.name for path in Path(place).iterdir()) in (["c.zip"], ["c.zip", "root"])
+        assert sorted(path.name for path in Path(temporary).iterdir()) in (["c.zip"], ["c.zip", "root"])
 
 
 TARGETS: dict[str, tuple[st.SearchStrategy[bytes], Callable[[Path, bytes], None]]] = {
@@ -226,7 +226,7 @@ TARGETS: dict[str, tuple[st.SearchStrategy[bytes], Callable[[Path, bytes], None]
 
 @dataclass
 class Tally:
-    """inputs tried; crashes: what was raised and the smallest input that raises it; slowest: seconds of one input."""
+    """inputs: number tried. crashes: traceback and smallest input that raises it. slowest: seconds of one input."""
 
     inputs: int = 0
     crashes: list[tuple[str, bytes]] = field(default_factory=list)
@@ -234,7 +234,7 @@ class Tally:
 
 
 def fuzz(target: str, seconds: float, seed: int) -> Tally:
-    """Try inputs for so long."""
+    """Try inputs for `seconds`."""
     strategy, check = TARGETS[target]
     tally, end, last = Tally(), time.monotonic() + seconds, [b""]
     with tempfile.TemporaryDirectory() as folder:
@@ -274,10 +274,8 @@ def main() -> None:
     chosen, crashed = args.targets.split(","), False
     for target in chosen:
         tally = fuzz(target, 60 * args.minutes / len(chosen), args.seed)
-        print(
-            f"{target}: {tally.inputs:,} inputs, {len(tally.crashes)} crashes, the slowest input took {tally.slowest:.2f} s",
-            flush=True,
-        )
+        slowest = f"the slowest input took {tally.slowest:.2f} s"
+        print(f"{target}: {tally.inputs:,} inputs, {len(tally.crashes)} crashes, {slowest}", flush=True)
         for number, (trace, data) in enumerate(tally.crashes):
             crashed = True
             print(trace)

@@ -35,7 +35,8 @@ def main() -> None:
     search_greedy_weights(prob, labels)
     peak = tracemalloc.get_traced_memory()[1]
     print(
-        f"{members} members x {rows:,} rows ({prob.nbytes / 1e6:.1f} MB): {seconds:.2f} s, peak {peak / 1e6:.1f} MB above it"
+        f"{members} members x {rows:,} rows ({prob.nbytes / 1e6:.1f} MB): {seconds:.2f} s, peak {peak / 1e6:.1f} MB "
+        "above it"
     )
 
 

@@ -1,16 +1,18 @@
 """Kill the whole job at random moments of every phase, run it again each time, and see that nothing is lost.
 
-    python bench/kill.py [--kills 25] [--signals kill] [--phases audit,split,..] [--recipes demo_cnn] [--seed 0] [--work DIR]
+    python bench/kill.py [--kills 25] [--signals kill] [--phases audit,split,..] [--recipes demo_cnn] [--seed 0]
+                         [--work DIR]
 
-Draws a small competition (60 train, 20 test images of 32 pixels, 2 folds), runs `run_all.py` on it undisturbed, and notes when
-each phase begins and how long it takes: audit, split (with the plan), cache (up to the first epoch, frozen stages included),
-epochs, write (the last epochs, predictions, features, runs), blend, report. Then a fresh copy is started again and again, its
-process group getting a signal at a moment drawn from the next phase in turn; after the last phase the job runs to its end, and
-the next round begins with another fresh copy. --signals kill,term,int takes turns: kill leaves nothing to say; term and int must
-end within 10 seconds with one line and exit code 143 or 130.
+Writes a small synthetic competition (60 train, 20 test images of 32 pixels, 2 folds), runs `run_all.py` on it
+undisturbed, and notes when each phase begins and how long it takes: audit, split (with the plan), cache (up to the
+first epoch, frozen stages included), epochs, write (the last epochs, predictions, features, runs), blend, report. Then
+a fresh copy is started again and again, its process group getting a signal at a moment drawn from the next phase in
+turn; after the last phase the job runs to its end, and the next round begins with another fresh copy. --signals
+kill,term,int takes turns: kill leaves nothing to say; term and int must end within 10 seconds with one line and exit
+code 143 or 130.
 
-Every round must end with the bytes of the undisturbed run (submissions, predictions, features, weights), and leave no temporary
-file, checkpoint or lock. A line a kill; exit code 1 when anything differs.
+Every round must end with the bytes of the undisturbed run (submissions, predictions, features, weights), and leave no
+temporary file, checkpoint or lock. Prints a line per kill; exit code 1 when anything differs.
 """
 
 import argparse
@@ -32,7 +34,7 @@ sys.path.insert(0, str(SRC))
 from facefold.data.synthetic import write_synthetic_competition  # noqa: E402
 
 SIGNALS = {"kill": (signal.SIGKILL, -9), "term": (signal.SIGTERM, 143), "int": (signal.SIGINT, 130)}
-BEGINS = {  # what the job's output says where a phase begins, in the order of the phases
+BEGINS = {  # the line of the job's output with which a phase begins, in the order of the phases
     "audit": re.compile("^== audit"),
     "split": re.compile("^== split"),
     "cache": re.compile("^== train"),
@@ -41,13 +43,13 @@ BEGINS = {  # what the job's output says where a phase begins, in the order of t
     "blend": re.compile("^== blend"),
     "report": re.compile("^== report"),
 }
-LINE = "stopped; nothing is lost, the same command goes on where this one ended"
+LINE = "stopped; nothing is lost, the same command continues where this one ended"
 LONGEST = 10.0  # seconds from SIGTERM or Ctrl-C to the end
 
 
 @dataclass
 class Job:
-    """A run of `run_all.py` in a process group of its own. begun: when each phase began, in seconds since the start."""
+    """A run of `run_all.py` in its own process group. begun: when each phase began, in seconds since the start."""
 
     root: Path
     recipes: str
@@ -89,7 +91,7 @@ class Job:
                     self.begun[phase] = time.monotonic() - self.started
 
     def reach(self, phase: str, seconds: float) -> bool:
-        """Wait until `seconds` into the phase; False when the job ended before."""
+        """Wait until `seconds` into the phase; return False if the job ended before."""
         while self.process.poll() is None:
             if phase in self.begun and time.monotonic() - self.started >= self.begun[phase] + seconds:
                 return True
@@ -97,26 +99,26 @@ class Job:
         return False
 
     def stop(self, how: str) -> tuple[int, float, str]:
-        """Signal the whole group; exit code, seconds until its last process was gone, and what it said on stderr."""
-        asked = time.monotonic()
+        """Signal the whole group; return exit code, seconds until its last process ended, and standard error."""
+        started = time.monotonic()
         os.killpg(self.process.pid, SIGNALS[how][0])
         code = self.process.wait()
         while subprocess.run(["pgrep", "-g", str(self.process.pid)], stdout=subprocess.DEVNULL).returncode == 0:
             time.sleep(0.02)
-        return code, time.monotonic() - asked, self._said()
+        return code, time.monotonic() - started, self._stderr()
 
     def end(self) -> tuple[int, str]:
-        """Wait for the end; exit code and what it said on stderr."""
-        return self.process.wait(), self._said()
+        """Wait for the end; return exit code and standard error."""
+        return self.process.wait(), self._stderr()
 
-    def _said(self) -> str:
+    def _stderr(self) -> str:
         for reader in self._readers:
             reader.join()
         return "".join(self._errors)
 
 
 def results(root: Path) -> dict[str, bytes]:
-    """What must not depend on how often the job was stopped: submissions and predictions, by name."""
+    """Load the files that must not depend on how often the job was stopped, by name."""
     paths = [
         *root.glob("submissions/*.csv"),
         *root.glob("runs/*/oof.csv"),
@@ -129,23 +131,23 @@ def results(root: Path) -> dict[str, bytes]:
 
 
 def litter(root: Path) -> list[str]:
-    """What a finished job should not leave."""
-    found = [
+    """List files that a finished job should not leave."""
+    files = [
         path
         for path in root.rglob("*")
         if path.name.endswith((".part", ".old", ".lock")) or path.name.startswith("checkpoint")
     ]
-    return sorted(str(path.relative_to(root)) for path in [*found, *root.glob("cache/frozen/*")])
+    return sorted(str(path.relative_to(root)) for path in [*files, *root.glob("cache/frozen/*")])
 
 
-def fault(how: str, code: int, seconds: float, said: str) -> str:
-    """What is wrong with how a signalled job ended; empty when nothing is."""
+def fault(how: str, code: int, seconds: float, errors: str) -> str:
+    """Return what is wrong with the end of a signalled job, empty if nothing; `errors`: its standard error."""
     if code != SIGNALS[how][1]:
-        return f"exit code {code}, expected {SIGNALS[how][1]}: {said[-500:]}"
+        return f"exit code {code}, expected {SIGNALS[how][1]}: {errors[-500:]}"
     if how == "kill":
         return ""
-    if "Traceback" in said or said.count(LINE) != 1:
-        return f"not one line but {said[-2000:]}"
+    if "Traceback" in errors or errors.count(LINE) != 1:
+        return f"not one line but {errors[-2000:]}"
     return f"{seconds:.1f} s until it ended" if seconds > LONGEST else ""
 
 
@@ -155,30 +157,30 @@ def fresh(root: Path) -> Path:
 
 
 def undisturbed(root: Path, recipes: str) -> tuple[dict[str, bytes], dict[str, float]]:
-    """What the job leaves when nobody stops it, and the length of each phase in seconds."""
+    """Run the job undisturbed; return its results and the length of each phase in seconds."""
     job = Job(fresh(root), recipes)
-    code, said = job.end()
+    code, errors = job.end()
     if code or litter(root) or list(job.begun) != list(BEGINS):
         raise SystemExit(
-            f"the undisturbed job failed (exit code {code}, phases {list(job.begun)}, left {litter(root)}):\n{said}"
+            f"the undisturbed job failed (exit code {code}, phases {list(job.begun)}, left {litter(root)}):\n{errors}"
         )
     times = [*job.begun.values(), time.monotonic() - job.started]
     return results(root), {phase: end - begin for phase, begin, end in zip(BEGINS, times, times[1:])}
 
 
-def ended(root: Path, recipes: str, expected: dict[str, bytes], job: Job | None = None) -> str:
-    """Let the job run to its end; what differs then from the undisturbed one, empty when nothing does."""
-    code, said = (job or Job(root, recipes)).end()
+def finish(root: Path, recipes: str, expected: dict[str, bytes], job: Job | None = None) -> str:
+    """Let the job run to its end; return the differences from the undisturbed one, empty if there are none."""
+    code, errors = (job or Job(root, recipes)).end()
     if code:
-        return f"the job that went on failed with exit code {code}:\n{said}"
-    got = results(root)
-    different = sorted(name for name in expected.keys() | got if expected.get(name) != got.get(name))
-    found = {"other bytes": different, "left behind": litter(root)}
-    return "; ".join(f"{what}: {', '.join(names)}" for what, names in found.items() if names)
+        return f"the resumed job failed with exit code {code}:\n{errors}"
+    actual = results(root)
+    different = sorted(name for name in expected.keys() | actual if expected.get(name) != actual.get(name))
+    problems = {"other bytes": different, "left behind": litter(root)}
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
 
 
 def rounds(work: Path, kills: int, signals: list[str], recipes: str, seed: int, phases: list[str]) -> list[str]:
-    """Do it; the faults."""
+    """Kill and resume the job `kills` times; return the faults."""
     draw, faults, done, number = random.Random(seed), [], 0, 0
     expected, lengths = undisturbed(work / "undisturbed", recipes)
     print("undisturbed: " + ", ".join(f"{phase} {length:.1f} s" for phase, length in lengths.items()), flush=True)
@@ -193,14 +195,14 @@ def rounds(work: Path, kills: int, signals: list[str], recipes: str, seed: int, 
             if not job.reach(phase, moment):
                 print(f"      {phase}: over before second {moment:.1f} of it", flush=True)
                 continue
-            got = job.stop(how)
-            wrong, done, job = fault(how, *got), done + 1, None
+            code, seconds, errors = job.stop(how)
+            wrong, done, job = fault(how, code, seconds, errors), done + 1, None
             faults += [wrong] if wrong else []
             print(
-                f"{done:3}/{kills} {how:4} {moment:6.1f} s into {phase:7} ended in {got[1]:.1f} s  {wrong or 'ok'}",
+                f"{done:3}/{kills} {how:4} {moment:6.1f} s into {phase:7} ended in {seconds:.1f} s  {wrong or 'ok'}",
                 flush=True,
             )
-        wrong = ended(root, recipes, expected, job)
+        wrong = finish(root, recipes, expected, job)
         faults += [wrong] if wrong else []
         print(f"round {number}: {wrong or 'the same bytes as undisturbed, nothing left behind'}", flush=True)
     return faults

@@ -1,11 +1,12 @@
-"""The whole job on a Ray cluster of two machines (processes on loopback), one of which is killed in mid-fold, and on this one alone.
+"""Compare the whole job on a Ray cluster of two nodes (processes on loopback), one killed in mid-fold, with one
+machine.
 
     python bench/nodes.py [--data DIR] [--recipes demo_cnn] [--folds 2] [--work DIR]
 
---data is a root with a competition/ (default: a drawn one of 400 and 100 images). Trains it with `--engine local`, then a copy of it
-with `--engine ray` on two nodes of one CPU each; as soon as a fold on each has a checkpoint, the first node gets SIGKILL. Prints the
-seconds of both and the sha256 of the submission and of all folds' weights, OOF and test predictions; exit code 1 where they differ.
-Needs requirements-cluster.txt.
+--data is a root with a competition/ (default: a synthetic one of 400 and 100 images). Trains it with `--engine local`,
+then a copy of it with `--engine ray` on two nodes of one CPU each; as soon as a fold on each has a checkpoint, the
+first node gets SIGKILL. Prints the seconds of both and the sha256 of the submission and of all folds' weights, OOF and
+test predictions; exit code 1 where they differ. Needs requirements-cluster.txt.
 """
 
 import argparse
@@ -28,7 +29,7 @@ MEMORY = 100 << 20  # bytes of a node's object store
 
 
 def job(root: Path, recipes: str, folds: int, *options: str) -> subprocess.Popen:
-    """run_all.py in a process of its own, in one thread a fold."""
+    """Start run_all.py in its own process, with one thread per fold."""
     return subprocess.Popen(
         [
             sys.executable,
@@ -48,7 +49,7 @@ def job(root: Path, recipes: str, folds: int, *options: str) -> subprocess.Popen
 
 
 def results(root: Path) -> dict[str, str]:
-    """The sha256 of what must not depend on machines, by name."""
+    """Return the sha256 of the files that must not depend on machines, by name."""
     paths = [
         root / "submissions" / "submission.csv",
         *root.glob("runs/*/oof.csv"),
@@ -63,10 +64,10 @@ def results(root: Path) -> dict[str, str]:
 
 
 def on_two_nodes(root: Path, recipes: str, folds: int) -> tuple[float, bool]:
-    """Seconds of the job on a cluster that loses a node, and whether it lost it in mid-fold."""
+    """Return seconds of the job on a cluster that loses a node, and whether it lost it in mid-fold."""
     from ray.cluster_utils import Cluster
 
-    made = Cluster(
+    cluster = Cluster(
         initialize_head=True,
         head_node_args={
             "num_cpus": 0,
@@ -75,18 +76,18 @@ def on_two_nodes(root: Path, recipes: str, folds: int) -> tuple[float, bool]:
             "_system_config": {"worker_niceness": 0},
         },
     )
-    nodes = [made.add_node(num_cpus=CPUS, object_store_memory=MEMORY) for _ in range(2)]
+    nodes = [cluster.add_node(num_cpus=CPUS, object_store_memory=MEMORY) for _ in range(2)]
     started = time.monotonic()
-    process = job(root, recipes, folds, "--engine", "ray", "--address", made.address)
+    process = job(root, recipes, folds, "--engine", "ray", "--address", cluster.address)
     killed = False
     while process.poll() is None:
-        if not killed and len(list(root.glob("runs/*/fold_*/checkpoint.safetensors"))) >= min(2, folds):
-            made.remove_node(nodes[0], allow_graceful=False)
+        if not killed and len(list(root.glob("runs/*/fold_*/checkpoint.pt"))) >= min(2, folds):
+            cluster.remove_node(nodes[0], allow_graceful=False)
             killed = True
             print(f"== killed a node after {time.monotonic() - started:.0f} s", flush=True)
         time.sleep(0.05)
     seconds = time.monotonic() - started
-    made.shutdown()
+    cluster.shutdown()
     if process.returncode:
         raise SystemExit(process.returncode)
     return seconds, killed
@@ -111,14 +112,15 @@ def main() -> None:
             raise SystemExit(code)
         seconds = time.monotonic() - started
         lost, killed = on_two_nodes(cluster, args.recipes, args.folds)
-        expected, got = results(alone), results(cluster)
+        expected, actual = results(alone), results(cluster)
     print(f"\n{'file':44} {'this machine':14} two nodes, one killed")
-    for name in sorted(expected.keys() | got.keys()):
+    for name in sorted(expected.keys() | actual.keys()):
         print(
-            f"{name:44} {expected.get(name, '')[:12]:14} {got.get(name, '')[:12]} {'' if expected.get(name) == got.get(name) else 'DIFFERS'}"
+            f"{name:44} {expected.get(name, '')[:12]:14} {actual.get(name, '')[:12]} "
+            f"{'' if expected.get(name) == actual.get(name) else 'DIFFERS'}"
         )
     print(f"{seconds:.0f} s alone, {lost:.0f} s on two nodes; a node was {'' if killed else 'NOT '}killed in mid-fold")
-    raise SystemExit(expected != got or not killed)
+    raise SystemExit(expected != actual or not killed)
 
 
 if __name__ == "__main__":

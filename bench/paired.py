@@ -1,10 +1,11 @@
-"""Two sets of OOF probabilities on the same rows: accuracies, the paired difference with its interval, and by part of the rows.
+"""Compare two sets of OOF probabilities on the same rows: accuracies, the paired difference, its interval, by part.
 
     python bench/paired.py --root DIR OOF_CSV OTHER_OOF_CSV [--corrections FILE]
 
-DIR holds folds/ and the cache/ of audit.py, whose table of near-duplicates tells the train rows that have one in train from those
-that have none: folds that divide duplicates flatter the former. With --corrections also against the corrected labels. Files of
-single folds (runs/<recipe>/fold_<k>/oof.csv) are compared on their own rows, which have to be the same ones.
+DIR holds folds/ and the cache/ of audit.py, whose table of near-duplicates separates the train rows that have one in
+train from those that have none: folds that divide duplicates flatter the former. With --corrections also against the
+corrected labels. Files of single folds (runs/<recipe>/fold_<k>/oof.csv) are compared on their own rows, which have to
+be the same ones.
 """
 
 import argparse
@@ -22,8 +23,10 @@ from facefold.ensemble.metrics import compare_accuracy, decide, log_loss, wilson
 
 
 def same_rows(files: list[Path], rows: pd.DataFrame) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    """ids, labels and the probabilities of both files (n,), in the order of rows (id, label), which may be more; `ValueError` where
-    the files are of different ones, or of others than these."""
+    """Return ids, labels and the probabilities of both files (n,), in the order of `rows` (id, label), maybe a part.
+
+    Raise `ValueError` if the files have different ids, or others than `rows`.
+    """
     tables = [pd.read_csv(path, dtype={"id": str}, keep_default_na=False).set_index("id")["prob"] for path in files]
     if set(tables[0].index) != set(tables[1].index):
         raise ValueError(f"{files[0]} and {files[1]} are not of the same rows")
@@ -35,22 +38,22 @@ def same_rows(files: list[Path], rows: pd.DataFrame) -> tuple[list[str], np.ndar
 
 
 def with_duplicate(duplicates: pd.DataFrame, ids: list[str]) -> np.ndarray:
-    """Which of the train ids share a group with another train row, bool (n,). duplicates: split, id, group."""
+    """Return whether each id shares a group with another train row, bool (n,). duplicates: split, id, group."""
     rows = duplicates[duplicates["split"] == "train"].set_index("id")["group"]
     return (rows.map(rows.value_counts()) > 1).reindex(ids).to_numpy(dtype=bool)
 
 
 def line(name: str, a: np.ndarray, b: np.ndarray, labels: np.ndarray) -> str:
-    """One row of the table: prob a and b (n,) against labels (n,)."""
+    """Format one row of the table: prob a and b (n,) against labels (n,)."""
     right = [int((decide(prob) == labels).sum()) for prob in (a, b)]
-    shown = [
+    accuracies = [
         f"{count / len(labels):.4f} [{low:.4f}, {high:.4f}]"
         for count in right
         for low, high in [wilson_interval(count, len(labels))]
     ]
     gain = compare_accuracy(b, a, labels)
     return (
-        f"{name:28}{len(labels):>7}  {shown[0]}  {shown[1]}  {100 * gain.gain:+.2f} [{100 * gain.low:+.2f}, "
+        f"{name:28}{len(labels):>7}  {accuracies[0]}  {accuracies[1]}  {100 * gain.gain:+.2f} [{100 * gain.low:+.2f}, "
         f"{100 * gain.high:+.2f}] points  {gain.p:.3f}  {log_loss(a, labels):.4f}  {log_loss(b, labels):.4f}"
     )
 
@@ -74,7 +77,8 @@ def main() -> None:
     duplicates = with_duplicate(pd.read_csv(groups[-1], dtype=str, keep_default_na=False), ids)
     parts = {"all rows": np.ones(len(ids), dtype=bool), "with a duplicate in train": duplicates, "without": ~duplicates}
     print(
-        f"{'':28}{'rows':>7}  before                    after                     difference                       p      log losses"
+        f"{'':28}{'rows':>7}  before                    after                     difference                       p   "
+        "   log losses"
     )
     for name, mask in parts.items():
         if mask.any():

@@ -1,32 +1,36 @@
-"""The reference way against ours: the same split, weights, pixels and cores, seconds and accuracy at each epoch.
+r"""Compare training by timm and fastai with ours: same split, weights, pixels, cores; seconds and accuracy by epoch.
 
-    python bench/peers.py --root DIR --timm-train FILE --fastai-python PYTHON --epochs-timm 10 --epochs-fastai 4 --recipe lite0
+    python bench/peers.py --root DIR --timm-train FILE --fastai-python PYTHON --epochs-timm 10 --epochs-fastai 4 \
+        --recipe lite0
 
 DIR holds a competition with folds (audit.py and split.py have run). Compared on fold 0:
 
-    ours     python src/train.py --recipe lite0, folds 0 and 1 side by side, a thread each, from an empty cache of pixels
-             (only the audit's table of checksums is taken over); after the epochs it also predicts the test rows
+    ours     python src/train.py --recipe lite0, folds 0 and 1 side by side, a thread each, from an empty cache of
+             pixels (only the audit's table of checksums is copied); after the epochs it also predicts the test rows
     timm     FILE is the training script `train.py` of timm's repository (it is not in the wheel; take the version
              nearest to the installed one). Its own defaults: batch 128, SGD, lr 0.05, RandomResizedCrop, colour jitter,
-             label smoothing 0.1, cosine with five epochs of warm-up, 4 loader workers, float32. Given are only the model, the
-             weights, two classes, the size, the epochs and the CPU. --timm-flags "--channels-last .." adds others
-    fastai   vision_learner(..).fine_tune(N) with its defaults, in a Python of its own (PYTHON) that has fastai, timm and torch:
-             batch 64, Resize, aug_transforms(), one frozen epoch before the N
+             label smoothing 0.1, cosine with five epochs of warm-up, 4 loader workers, float32. Only the model,
+             the weights, two classes, the size, the epochs and the CPU are set. --timm-flags "--channels-last .."
+             adds others
+    fastai   vision_learner(..).fine_tune(N) with its defaults, in another Python (PYTHON) that has fastai, timm and
+             torch: batch 64, Resize, aug_transforms(), one frozen epoch before the N
 
 Without --timm-train or --fastai-python that peer is left out, and the output says so. Both peers read an ImageFolder of
 symlinks to the competition's jpgs and start from the weights that the recipe starts from, in timm's names.
 
-The three take turns on the same cores, the others stopped (SIGSTOP), so that a machine whose speed drifts drifts for all: the
-one that had the least time so far runs until the end of its epoch. With --limit N a peer is ended as soon as the end of its next
-epoch, as long as the last one, would come after N times our CPU seconds a fold (of five): what it has not reached, it reaches later.
-Seconds are those in which a peer ran. An epoch is training and validation; the first has the start in it
-(imports; ours: decoding), so images per second are of the later ones where there are any. CPU seconds and memory are those
-of all processes of a peer: VmHWM summed (pages that forked loader workers share are counted in each). Timm and fastai use
-both cores for one fold; on a busy machine their threads wait for one another and burn CPU seconds: compare on a quiet one.
+The three take turns on the same cores, the others stopped (SIGSTOP), so that a machine whose speed drifts drifts for
+all: the one that had the least time so far runs until the end of its epoch. With --limit N a peer is ended as soon as
+the end of its next epoch, as long as the last one, would come after N times our CPU seconds a fold (of five): what it
+has not reached, it reaches later. Seconds are those in which a peer ran. An epoch is training and validation; the first
+has the start in it (imports; ours: decoding), so images per second are of the later ones where there are any. CPU
+seconds and memory are those of all processes of a peer: VmHWM summed (pages that forked loader workers share are
+counted in each). Timm and fastai use both cores for one fold; on a busy machine their threads wait for one another and
+burn CPU seconds: compare on a quiet one.
 
-Five folds: a peer's seconds x 5. Ours: what comes before the first epoch once (the cache is made for all folds; the imports,
-a few seconds a fold, are thereby counted once), and the rest x 5 / cores, as the engine runs a fold a core. An odd fold at
-the end leaves a core to the next recipe; where there is none it makes 3 rounds of 2.5, which is printed as well. Linux only.
+Five folds: a peer's seconds x 5. Ours: what comes before the first epoch once (the cache is made for all folds; the
+imports, a few seconds a fold, are thereby counted once), and the rest x 5 / cores, as the engine runs a fold a core. An
+odd fold at the end leaves a core to the next recipe; where there is none it makes 3 rounds of 2.5, which is printed as
+well. Linux only.
 """
 
 import argparse
@@ -61,25 +65,28 @@ FASTAI = re.compile(r"fastai epoch (\d+) accuracy ([\d.]+)")
 
 
 def ours_mark(line: str) -> tuple[int, float] | None:
-    """The fold and the accuracy in a line that ends an epoch; the peers have fold 0 alone."""
-    found = OURS.search(line)
-    return (int(found[1]), float(found[4])) if found else None
+    """Return the fold and the accuracy in a line that ends an epoch; the peers train fold 0 only."""
+    match = OURS.search(line)
+    return (int(match[1]), float(match[4])) if match else None
 
 
 def timm_mark(line: str) -> tuple[int, float] | None:
-    found = TIMM.search(line)
-    return (0, float(found[3]) / 100) if found and found[1] == found[2] else None
+    match = TIMM.search(line)
+    return (0, float(match[3]) / 100) if match and match[1] == match[2] else None
 
 
 def fastai_mark(line: str) -> tuple[int, float] | None:
-    found = FASTAI.search(line)
-    return (0, float(found[2])) if found else None
+    match = FASTAI.search(line)
+    return (0, float(match[2])) if match else None
 
 
 @dataclass
 class Peer:
-    """A training that takes turns. mark: tells (fold, accuracy) from a line that ends an epoch; images: trained in an epoch, of
-    all `folds` side by side; rows: an epoch each, {seconds, cpu_seconds (both since its start), accuracy of fold 0}."""
+    """A training that takes turns.
+
+    mark: parses (fold, accuracy) from a line that ends an epoch. images: trained per epoch, of all `folds` side by
+    side. rows: one per epoch, {seconds, cpu_seconds (both since its start), accuracy of fold 0}.
+    """
 
     name: str
     command: list
@@ -104,7 +111,7 @@ class Peer:
         self.process = tree.start(
             self.command, cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        tree.tell(self.process.pid, signal.SIGSTOP)
+        tree.send_signal(self.process.pid, signal.SIGSTOP)
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -115,7 +122,7 @@ class Peer:
     def turn(self) -> None:
         """Let it run until an epoch ends, or to its end."""
         started = time.perf_counter()
-        tree.tell(self.process.pid, signal.SIGCONT)
+        tree.send_signal(self.process.pid, signal.SIGCONT)
         while min(map(len, self._accuracies)) <= len(self.rows) and not self.done:
             self.peaks.sample(self.process.pid)
             try:
@@ -126,9 +133,10 @@ class Peer:
                 self.done = True
                 break
             self.last_lines = [*self.last_lines[-30:], line]
-            if found := self.mark(line):
-                self._accuracies[found[0]].append(found[1])
-        tree.tell(self.process.pid, signal.SIGSTOP)
+            if mark := self.mark(line):
+                fold, accuracy = mark
+                self._accuracies[fold].append(accuracy)
+        tree.send_signal(self.process.pid, signal.SIGSTOP)
         self.seconds += time.perf_counter() - started
         self.cpu_seconds = tree.waited(self.process) if self.done else tree.cpu_seconds(self.process.pid)
         if self.done and self.process.returncode:
@@ -138,7 +146,7 @@ class Peer:
             self.rows.append({"seconds": self.seconds, "cpu_seconds": self.cpu_seconds, "accuracy": accuracy})
 
     def beyond(self, cpu_seconds: float) -> bool:
-        """Whether its next epoch would end after so many CPU seconds."""
+        """Return whether its next epoch would end after `cpu_seconds`."""
         if self.done or not self.rows:
             return False
         last = self.rows[-1]["cpu_seconds"] - (self.rows[-2]["cpu_seconds"] if len(self.rows) > 1 else 0)
@@ -151,13 +159,13 @@ class Peer:
 
 
 def rows_of(path: Path) -> list[tuple[str, str]]:
-    """(id, label) of each row of a folds csv."""
+    """Load (id, label) of each row of a folds csv."""
     with open(path, newline="", encoding="utf-8") as handle:
         return [(row["id"], row["label"]) for row in csv.DictReader(handle)]
 
 
 def image_folder(root: Path, target: Path) -> int:
-    """Fold 0 as target/<train|validation>/<label>/<id>.jpg, links to the images; returns the number of rows to train on."""
+    """Link fold 0's images as target/<train|validation>/<label>/<id>.jpg; return the number of training rows."""
     for part, name in (("train", "train"), ("validation", "valid")):
         table = rows_of(root / "folds" / f"fold_0_{name}.csv")
         for id, label in table:
@@ -168,7 +176,7 @@ def image_folder(root: Path, target: Path) -> int:
 
 
 def own_root(root: Path, target: Path) -> None:
-    """A root with the same competition and folds, checked images, and no cache of pixels and no runs."""
+    """Make a root with the same competition, folds and table of images, without a cache of pixels and without runs."""
     (target / "cache").mkdir(parents=True)
     for name in ("competition", "folds"):
         (target / name).symlink_to((root / name).resolve())
@@ -177,7 +185,7 @@ def own_root(root: Path, target: Path) -> None:
 
 
 def write_weights(recipe_name: str, target: Path) -> str:
-    """The recipe's pretrained weights under timm's names, as safetensors; returns the backbone's name."""
+    """Write the recipe's pretrained weights under timm's names, as safetensors; return the backbone's name."""
     sys.path.insert(0, str(PROJECT / "src"))
     from safetensors.torch import save_file
 
@@ -193,7 +201,7 @@ def write_weights(recipe_name: str, target: Path) -> str:
 
 
 def fastai_driver(folder: str, weights: str, backbone: str, epochs: int, size: int) -> None:
-    """fastai's usual way: runs in the Python of --fastai-python, says a line an epoch."""
+    """Train as fastai's users do, in the Python of --fastai-python; print a line per epoch."""
     from fastai.vision.all import Callback, ImageDataLoaders, Resize, accuracy, aug_transforms, set_seed, vision_learner
 
     class Say(Callback):
@@ -214,15 +222,16 @@ def fastai_driver(folder: str, weights: str, backbone: str, epochs: int, size: i
 
 
 def versions(args: argparse.Namespace) -> dict[str, str]:
-    """What is compared, for the head of the output."""
-    found = {name: version(name) for name in ("torch", "timm")}
+    """Return the versions that are compared, for the head of the output."""
+    compared = {name: version(name) for name in ("torch", "timm")}
     if args.timm_train:
-        found["timm's train.py, sha256"] = hashlib.sha256(args.timm_train.read_bytes()).hexdigest()[:12]
+        compared["timm's train.py, sha256"] = hashlib.sha256(args.timm_train.read_bytes()).hexdigest()[:12]
     if args.fastai_python:
-        ask = "from importlib.metadata import version as v; print(*[f'{name} {v(name)}' for name in ('fastai', 'torch', 'timm')])"
-        asked = subprocess.run([args.fastai_python, "-c", ask], check=True, capture_output=True, text=True)
-        found["the Python of fastai"] = asked.stdout.strip()
-    return found
+        code = "from importlib.metadata import version as v\n"
+        code += "print(*[f'{name} {v(name)}' for name in ('fastai', 'torch', 'timm')])"
+        done = subprocess.run([args.fastai_python, "-c", code], check=True, capture_output=True, text=True)
+        compared["the Python of fastai"] = done.stdout.strip()
+    return compared
 
 
 def peers_of(args: argparse.Namespace, work: Path) -> list[Peer]:
@@ -230,7 +239,7 @@ def peers_of(args: argparse.Namespace, work: Path) -> list[Peer]:
     backbone = write_weights(args.recipe, work / "weights.safetensors")
     own_root(args.root, work / "ours")
     side_by_side = ",".join(str(fold) for fold in range(args.cores))
-    found = [
+    peers = [
         Peer(
             "ours",
             [
@@ -254,7 +263,7 @@ def peers_of(args: argparse.Namespace, work: Path) -> list[Peer]:
         )
     ]
     if args.timm_train:
-        found.append(
+        peers.append(
             Peer(
                 "timm",
                 [
@@ -283,9 +292,9 @@ def peers_of(args: argparse.Namespace, work: Path) -> list[Peer]:
             )
         )
     else:
-        print("timm is not compared: no --timm-train FILE was given")
+        print("timm is not compared: --timm-train FILE is missing")
     if args.fastai_python:
-        found.append(
+        peers.append(
             Peer(
                 "fastai",
                 [
@@ -304,12 +313,12 @@ def peers_of(args: argparse.Namespace, work: Path) -> list[Peer]:
             )
         )
     else:
-        print("fastai is not compared: no --fastai-python PYTHON was given")
-    return found
+        print("fastai is not compared: --fastai-python PYTHON is missing")
+    return peers
 
 
 def before_first_epoch(peer: Peer, work: Path, recipe: str) -> float:
-    """Seconds of ours that all folds share: until the first epoch begins, which itself is told by history.csv."""
+    """Return our seconds before the first epoch, which all folds share; history.csv has the first epoch's own."""
     seconds = []
     for path in (work / "ours" / "runs" / recipe).glob("fold_*/history.csv"):
         with open(path, newline="", encoding="utf-8") as handle:
@@ -318,12 +327,12 @@ def before_first_epoch(peer: Peer, work: Path, recipe: str) -> float:
 
 
 def five_folds(peer: Peer, seconds: float, once: float, cores: int) -> float:
-    """Seconds of all cores for five folds, from the seconds in which one fold (ours: one a core) came so far."""
+    """Return seconds of all cores for five folds, from those of one fold (ours: one per core) up to here."""
     return once + (seconds - once) * FOLDS / cores if peer.name == "ours" else seconds * FOLDS
 
 
 def rates(peer: Peer) -> dict:
-    """Images a second over the epochs after the first (or the first, where it is the only one): medians and their number."""
+    """Return images per second over the epochs after the first (or the only one): medians and their number."""
     points = [{"seconds": 0.0, "cpu_seconds": 0.0}, *peer.rows]
     spans = list(zip(points, points[1:]))[1 if len(peer.rows) > 1 else 0 :]
     wall = [peer.images / (after["seconds"] - before["seconds"]) for before, after in spans]
@@ -349,12 +358,13 @@ def report(peers: list[Peer], args: argparse.Namespace, work: Path) -> dict:
                 f"{row['five_folds']:>15.0f}"
             )
     print(
-        f"(end of ours: held-out and test rows are predicted, each with its mirror image; {once:.1f} s before its first epoch)"
+        f"(end of ours: held-out and test rows are predicted, each with its mirror image; {once:.1f} s before its "
+        "first epoch)"
     )
     result = {}
     print(
-        f"\n{'':8}{'images/s':>10}{'least':>8}{'most':>8}{'images/CPU s':>14}{'n':>4}{'peak MiB':>10}{'ours by wall':>14}"
-        f"{'by CPU':>8}"
+        f"\n{'':8}{'images/s':>10}{'least':>8}{'most':>8}{'images/CPU s':>14}{'n':>4}{'peak MiB':>10}"
+        f"{'ours by wall':>14}{'by CPU':>8}"
     )
     ours.rows, end = ours.rows[:-1], ours.rows[-1]
     reference = rates(ours)
@@ -386,7 +396,8 @@ def report(peers: list[Peer], args: argparse.Namespace, work: Path) -> dict:
         )
     rounds = once + (end["seconds"] - once) * math.ceil(FOLDS / args.cores)
     print(
-        f"(ours to its end: {end['five_folds']:.0f}, and {rounds:.0f} where no other recipe fills the last round's cores)"
+        f"(ours to its end: {end['five_folds']:.0f}, and {rounds:.0f} where no other recipe fills the last round's "
+        "cores)"
     )
     return {
         "peers": result,
@@ -396,6 +407,22 @@ def report(peers: list[Peer], args: argparse.Namespace, work: Path) -> dict:
         "img_size": args.img_size,
         "versions": versions(args),
     }
+
+
+def take_turns(peers: list[Peer], args: argparse.Namespace, work: Path) -> None:
+    """Run all peers to their ends, the one with the least time next; end those that come late beyond --limit."""
+    ours = peers[0]
+    while running := [peer for peer in peers if not peer.done]:
+        peer = min(running, key=lambda peer: peer.seconds)
+        peer.turn()
+        if not peer.done:
+            accuracy = peer.rows[-1]["accuracy"]
+            print(f"{peer.name} epoch {len(peer.rows)}: accuracy {accuracy:.4f}, {peer.seconds:.0f} s", flush=True)
+        if args.limit and ours.done:
+            once = before_first_epoch(ours, work, args.recipe) * ours.cpu_seconds / ours.seconds
+            for late in running:
+                if late.beyond(args.limit * five_folds(ours, ours.cpu_seconds, once, args.cores) / FOLDS):
+                    late.stop()
 
 
 def main() -> None:
@@ -449,20 +476,7 @@ def main() -> None:
         peers = peers_of(args, work)
         for peer in peers:
             peer.start()
-        while going := [peer for peer in peers if not peer.done]:
-            peer = min(going, key=lambda peer: peer.seconds)
-            peer.turn()
-            if not peer.done:
-                print(
-                    f"{peer.name} epoch {len(peer.rows)}: accuracy {peer.rows[-1]['accuracy']:.4f}, {peer.seconds:.0f} s",
-                    flush=True,
-                )
-            if args.limit and peers[0].done:
-                ours = peers[0]
-                once = before_first_epoch(ours, work, args.recipe) * ours.cpu_seconds / ours.seconds
-                for late in going:
-                    if late.beyond(args.limit * five_folds(ours, ours.cpu_seconds, once, args.cores) / FOLDS):
-                        late.stop()
+        take_turns(peers, args, work)
         result = report(peers, args, work)
         if args.json:
             args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

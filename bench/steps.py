@@ -1,22 +1,24 @@
-"""How near a training step comes to what the processor can do, and where its time goes.
+"""Measure how near a training step comes to the processor's limit, and where its time goes.
 
-    python bench/steps.py --recipes lite0,cnn5 [--forms] [--repeats 15] [--json FILE]
+    python bench/steps.py --recipes lite0,cnn5 [--formats] [--repeats 15] [--json FILE]
 
-One thread on the CPU, as the trainer runs there, timed in CPU seconds of the process: other work on the machine then takes
-nothing but cache and clock. The limit is torch.mm of two square matrices in float32 and in bfloat16. A recipe's step is
-`TrainingStep` with the recipe's optimiser, number format and layout, EMA update included, on random pixels, or on what the
-frozen stages make of these, as a fold reads it. --forms adds the same step in other forms, from pixels: in float32, and in bfloat16 with
-torch's own gradients of depthwise convolutions; so the rule of models/precision.py can be checked. A step's floating
-point operations (two a multiply-add; convolutions and matrix products, forward and backward, frozen stages without their
-backward) are counted by torch's FlopCounterMode. Steps and products take turns, so that a machine whose speed drifts drifts
-for all; the times are medians of --repeats after a warm-up, with the 25th and 75th percentile.
+One thread on the CPU, as training runs there, timed in CPU seconds of the process: other work on the machine then
+takes nothing but cache and clock. The limit is torch.mm of two square matrices in float32 and in bfloat16. A recipe's
+step is `TrainingStep` with the recipe's optimiser, number format and layout, EMA update included, on random pixels, or
+on their activations after the frozen stages, as a fold reads them. --formats adds the same step in other formats, from
+pixels: in float32, and in bfloat16 with torch's own gradients of depthwise convolutions; so the rule of
+models/precision.py can be checked. A step's floating point operations (two per multiply-add; convolutions and matrix
+products, forward and backward, frozen stages without their backward) are counted by torch's FlopCounterMode. Steps and
+products take turns, so that a machine whose speed drifts drifts for all; the times are medians of --repeats after a
+warm-up, with the 25th and 75th percentile.
 
-The second table is torch.profiler's view of --profiled steps: shares of the time of a step in percent, augmentation of a
-batch included (albumentations, in the same thread as in training). `copies` are changes of format or layout, `other` is what
-is left: residual additions, dropout, loss, clipping, autograd's and the profiler's own work. It needs 4 GiB more than the steps.
+The second table is torch.profiler's view of --profiled steps: shares of the time of a step in percent, augmentation of
+a batch included (albumentations, in the same thread as in training). `copies` are changes of format or layout, `other`
+is what is left: residual additions, dropout, loss, clipping, autograd's and the profiler's own work. It needs 4 GiB
+more than the steps.
 
-FlopCounterMode takes all pairs of channels for the weight gradient of a grouped convolution (torch 2.15); here it is as many
-operations as the forward pass, which is what is computed.
+FlopCounterMode takes all pairs of channels for the weight gradient of a grouped convolution (torch 2.15); here it is as
+many operations as the forward pass, which is what is computed.
 """
 
 import argparse
@@ -40,9 +42,8 @@ from facefold.training.loss import BinaryLoss  # noqa: E402
 from facefold.training.step import TrainingStep  # noqa: E402
 from facefold.utils.processes import ENVIRONMENT  # noqa: E402
 
-if (
-    __name__ == "__main__" and not ENVIRONMENT.keys() <= os.environ.keys()
-):  # they are read when a process starts, before this line
+# These variables are read when a process starts, before this line.
+if __name__ == "__main__" and not ENVIRONMENT.keys() <= os.environ.keys():
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ENVIRONMENT})
 
 import numpy as np  # noqa: E402
@@ -91,17 +92,17 @@ GROUP_OF = {name: group for group, names in GROUPS.items() for name in names}
 
 
 class Bench:
-    """One recipe, ready to take steps on a batch: in its own form, or from pixels in the format `form`, by torch's own gradients."""
+    """One recipe, ready to take steps on a batch: as trained, or from pixels in `dtype` with torch's own gradients."""
 
-    def __init__(self, name: str, form: torch.dtype | None = None):
+    def __init__(self, name: str, dtype: torch.dtype | None = None):
         self.recipe = recipe = load_recipe(name)
         torch.manual_seed(0)
-        if form is None:
+        if dtype is None:
             self.net, _, self.format = prepare_model(recipe, torch.device("cpu"), None, pretrained=False)
         else:
             self.net, _ = build_model(recipe, pretrained=False)
             self.net.set_memory_format(channels_last=True)
-            self.format = Precision(form, True)
+            self.format = Precision(dtype, True)
         self.net.train()
         self.optimizer = create_optimizer_v2(
             self.net, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay
@@ -111,19 +112,19 @@ class Bench:
         self.noise = np.random.default_rng(0).integers(
             0, 256, (recipe.batch, recipe.size, recipe.size, 3), dtype=np.uint8
         )
-        self.shown, self.labels = torch.from_numpy(self.noise), torch.arange(recipe.batch).remainder(2).float()
-        if form is None and self.net.has_frozen_stages:
+        self.inputs, self.labels = torch.from_numpy(self.noise), torch.arange(recipe.batch).remainder(2).float()
+        if dtype is None and self.net.has_frozen_stages:
             with torch.inference_mode():
-                self.shown = self.net.frozen_stages(self.shown).permute(0, 2, 3, 1).half()
-            self.shown = self.shown.clone()  # an inference tensor takes no part in training
+                self.inputs = self.net.frozen_stages(self.inputs).permute(0, 2, 3, 1).half()
+            self.inputs = self.inputs.clone()  # an inference tensor takes no part in training
         self.augment = ImageAugment(recipe.augment, 0)
         loss_fn = BinaryLoss(recipe.label_smoothing)
         self.training_step = TrainingStep(self.net, self.optimizer, self.scaler, self.format, recipe, loss_fn)
-        if form is not None:
+        if dtype is not None:
             self.training_step.forward = self.net  # from pixels, the frozen stages included
 
     def step(self) -> None:
-        self.training_step(self.shown, self.labels)
+        self.training_step(self.inputs, self.labels)
         if self.ema:
             with record_function("EMA"):
                 self.ema.update(self.net, step=1)
@@ -134,26 +135,24 @@ class Bench:
                 self.augment(image, 0, str(row))
 
     def flops(self) -> int:
-        """Floating point operations of one step."""
-        with FlopCounterMode(
-            display=False, custom_mapping={torch.ops.aten.convolution_backward: backward_flops}
-        ) as counted:
+        """Count the floating point operations of one step."""
+        mapping = {torch.ops.aten.convolution_backward: backward_flops}
+        with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
             self.step()
-        return counted.get_total_flops()
+        return counter.get_total_flops()
 
     def shares(self, steps: int) -> dict[str, float]:
-        """Percent of the time by group, over `steps` steps and augmented batches."""
-        torch.ones(
-            ROOM, dtype=torch.uint8
-        )  # its own records scatter what a step frees, and a step that finds no room faults new memory in
-        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
-            started = time.perf_counter()  # as the profiler's own figures
+        """Return percent of the time by group, over `steps` steps and augmented batches."""
+        # The profiler's records scatter the memory that a step frees, and a step without room faults new memory in.
+        torch.ones(ROOM, dtype=torch.uint8)
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
+            started = time.perf_counter()  # as the profiler's own times
             for _ in range(steps):
                 self.step()
                 self.augment_batch()
             total = 1e6 * (time.perf_counter() - started)
         spent: Counter[str] = Counter()
-        for event in seen.events():
+        for event in profiler.events():
             if group_of(event) and not any(group_of(above) for above in ancestors(event)):
                 spent[group_of(event)] += event.cpu_time_total
         spent["other"] = total - sum(spent.values())
@@ -171,25 +170,25 @@ def backward_flops(
     _transposed,
     _output_padding,
     _groups,
-    wanted: list,
+    output_mask: list,
     out_shape=None,
     **_kwargs,
 ) -> int:
-    """Two gradients of a convolution, each of as many operations as its forward pass; by shapes, as FlopCounterMode asks."""
+    """Count the operations of a convolution's two gradients, each as many as its forward pass, from the shapes."""
     forward = 2 * prod(weight) * grad_out[0] * prod(grad_out[2:])
-    return forward * (int(wanted[0]) + int(wanted[1]))
+    return forward * (int(output_mask[0]) + int(output_mask[1]))
 
 
 def ancestors(event) -> list:
-    found = []
+    events = []
     while event.cpu_parent is not None:
         event = event.cpu_parent
-        found.append(event)
-    return found
+        events.append(event)
+    return events
 
 
 def group_of(event) -> str | None:
-    """The group of a profiled operation, None where it has none of its own."""
+    """Return the group of a profiled operation, None if it has none of its own."""
     if event.name in ("EMA", "augmentation"):
         return event.name
     if event.name.startswith("Optimizer."):
@@ -202,7 +201,7 @@ def group_of(event) -> str | None:
 
 
 def kind(weight: list[int]) -> str:
-    """Of a convolution, by the shape of its weight (out, in / groups, height, width)."""
+    """Return the kind of a convolution by the shape of its weight (out, in / groups, height, width)."""
     if weight[1] == 1 and weight[0] > 1:
         return "depthwise"
     return "pointwise" if weight[2:] == [1, 1] else "dense"
@@ -214,7 +213,7 @@ def product(side: int, dtype: torch.dtype) -> Callable[[], None]:
 
 
 def timed(works: dict[str, Callable[[], None]], repeats: int) -> dict[str, np.ndarray]:
-    """CPU seconds (repeats,) of each work, in turns, after one call each that does not count."""
+    """Return CPU seconds (repeats,) of each work, in turns, after one call each that does not count."""
     for work in works.values():
         work()
     seconds = {name: np.zeros(repeats) for name in works}
@@ -229,19 +228,19 @@ def timed(works: dict[str, Callable[[], None]], repeats: int) -> dict[str, np.nd
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipes", default="lite0,cnn5", metavar="NAME[,NAME]")
-    parser.add_argument("--forms", action="store_true", help="each recipe in float32 and in plain bfloat16 as well")
+    parser.add_argument("--formats", action="store_true", help="each recipe in float32 and in plain bfloat16 as well")
     parser.add_argument("--repeats", type=int, default=15, help="timed steps and products of each (default: 15)")
     parser.add_argument("--profiled", type=int, default=5, help="steps under the profiler (default: 5)")
     parser.add_argument("--side", type=int, default=2048, help="of the matrices of the limit (default: 2048)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
     args = parser.parse_args()
     torch.set_num_threads(1)
     benches = {name: Bench(name) for name in args.recipes.split(",")}
-    if args.forms:
+    if args.formats:
         benches = {
-            label: made
+            label: bench
             for name, own in benches.items()
-            for label, made in (
+            for label, bench in (
                 (name, own),
                 (f"{name} float32", Bench(name, torch.float32)),
                 (f"{name} bfloat16", Bench(name, torch.bfloat16)),

@@ -1,12 +1,13 @@
-"""What a command and all processes it starts use together: CPU seconds and memory, read from /proc (Linux only).
+"""Measure a command with all processes it starts: CPU seconds and memory, read from /proc (Linux only).
 
-Each command is started as a session of its own, so that its processes are found even when the one between has ended.
+Each command is started as its own session, so that its processes are found even when the one between has ended.
 """
 
 import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,11 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 @dataclass
 class Peaks:
-    """Largest sums over the processes alive at one sample, MiB. resident: pages in memory, those of mapped files included and
-    shared ones counted in each process; high_water: each process's own peak of it (VmHWM); anonymous: without files."""
+    """Largest sums over the processes alive at one sample, MiB.
+
+    resident: pages in memory, with those of mapped files, shared ones counted in each process; high_water: each
+    process's own peak of it (VmHWM); anonymous: without files.
+    """
 
     resident: float = 0.0
     high_water: float = 0.0
@@ -39,13 +43,13 @@ def start(command: list, **options) -> subprocess.Popen:
 
 
 def members(session: int) -> list[int]:
-    """The processes of the session that are alive now (a zombie is not)."""
+    """Return the processes of the session that are alive now (a zombie is not)."""
     stats = {int(path.name): _stat(int(path.name)) for path in Path("/proc").iterdir() if path.name.isdecimal()}
     return [pid for pid, stat in stats.items() if stat[3:4] == [str(session)] and stat[0] not in "ZX"]
 
 
 def cpu_seconds(session: int) -> float:
-    """User and system seconds of the session's processes and of those that they have waited for."""
+    """Return user and system seconds of the session's processes and of those that they have waited for."""
     return sum(int(ticks) for pid in members(session) for ticks in _stat(pid)[11:15]) / TICK
 
 
@@ -56,25 +60,23 @@ def waited(process: subprocess.Popen) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def tell(session: int, signum: int) -> None:
-    """Send a signal to all processes of the session's group; none left is no error."""
-    try:
+def send_signal(session: int, signum: int) -> None:
+    """Send a signal to all processes of the session's group, if there is one left."""
+    with suppress(ProcessLookupError):
         os.killpg(session, signum)
-    except ProcessLookupError:
-        pass
 
 
 def end(process: subprocess.Popen) -> None:
     """Kill what is left of the session, stopped or not, and wait until none of it is there."""
     while members(process.pid):
-        tell(process.pid, signal.SIGKILL)
+        send_signal(process.pid, signal.SIGKILL)
         time.sleep(0.01)
     if process.returncode is None:
         waited(process)
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/<pid>/stat after the name: state, parent, group, session, ..; empty when the process is gone."""
+    """Return the fields of /proc/<pid>/stat after the name (state, parent, group, session, ..), if it runs."""
     return _text(pid, "stat").rpartition(")")[2].split()
 
 

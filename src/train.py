@@ -4,13 +4,15 @@
     python src/train.py --recipe lite0_age --target age
 
 On the CPU as many folds run side by side as there are cores, each in one thread; with CUDA one fold per visible GPU.
-Finished folds are skipped. Kill it at any time: the same command continues at the epoch where it stopped and ends with the
-same bytes. A run of another version of the recipe, other folds, images, seed or corrections is refused; --force trains over
-it. A recipe with another number of epochs is one of its own: lite0@3 is lite0 with 3 epochs, trained into runs/lite0@3/.
+Finished folds are skipped. Kill it at any time: the same command continues at the epoch where it stopped and ends with
+the same bytes. A run of another version of the recipe, other folds, images, seed or corrections is refused; --force
+trains over it. A recipe with another number of epochs is one of its own: lite0@3 is lite0 with 3 epochs, trained into
+runs/lite0@3/.
 --corrections FILE (see clean.py) drops or relabels training rows, never held-out ones, and trains into
-runs/<recipe>+corrected/. --target COLUMN predicts a number that meta.csv has for every train row (mean absolute error as the
-loss, on standardised values) and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUMN`.
---engine ray makes each fold a task of a Ray cluster, with the same bytes; every machine must see the root: docs/cluster.md.
+runs/<recipe>+corrected/. --target COLUMN predicts a number that meta.csv has for every train row (mean absolute error
+as the loss, on standardised values) and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUMN`.
+--engine ray makes each fold a task of a Ray cluster, with the same bytes; every machine must see the root:
+docs/cluster.md.
 """
 
 from __future__ import annotations
@@ -133,7 +135,7 @@ def train_missing(
     folds: Folds,
     corrections: Corrections,
 ) -> dict[str, float]:
-    """Train the unfinished folds; return the runs that a budget left out, with the seconds they would have been late."""
+    """Train the unfinished folds; return the runs that a budget left out, and how many seconds too long each takes."""
     from facefold.data.cache import build_caches
     from facefold.models.pretrained import require_weights
     from facefold.runs import is_run_complete, joined_oof_path

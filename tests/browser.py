@@ -1,4 +1,4 @@
-"""A headless Chromium for tests: driven through its debugging pipe (the DevTools protocol), with the standard library alone."""
+"""Drive a headless Chromium through its debugging pipe (the DevTools protocol), with the standard library alone."""
 
 import base64
 import json
@@ -14,12 +14,12 @@ _WAIT = 60  # seconds for one answer
 
 
 def find() -> str | None:
-    """The browser's program, None where there is none."""
+    """Return the path of the browser, None if there is none."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 class Browser:
-    """One page of a browser of its own. `events`: all that it has told so far, each {method, params}."""
+    """One page of its own browser. `events`: all that have arrived so far, each {method, params}."""
 
     def __init__(self, profile: Path):
         ours, theirs = os.pipe(), os.pipe()  # it reads commands from descriptor 3 and writes answers to 4
@@ -74,7 +74,7 @@ class Browser:
         os.close(self._from)
 
     def ask(self, method: str, **params) -> dict:
-        """Send a command and wait for its answer; what else arrives meanwhile becomes events."""
+        """Send a command and wait for its answer; other messages become events."""
         self._number += 1
         message = {"id": self._number, "method": method, "params": params} | (
             {"sessionId": self._session} if self._session else {}
@@ -90,7 +90,7 @@ class Browser:
                 return answer["result"]
 
     def open(self, url: str) -> None:
-        """Go there and wait until all is loaded."""
+        """Go to `url` and wait until the page is loaded."""
         before = len(self.events)
         self.ask("Page.navigate", url=url)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events[before:]):
@@ -106,18 +106,18 @@ class Browser:
         )
 
     def evaluate(self, script: str):
-        """The value of a script in the page."""
+        """Return the value of a script in the page."""
         answer = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             raise RuntimeError(str(answer["exceptionDetails"]))
         return answer["result"].get("value")
 
     def picture(self, path: Path, **options) -> None:
-        """Save what is shown as a PNG."""
+        """Save a screenshot as a PNG."""
         path.write_bytes(base64.b64decode(self.ask("Page.captureScreenshot", format="png", **options)["data"]))
 
-    def told(self, method: str) -> list[dict]:
-        """The parameters of all events of that name."""
+    def parameters(self, method: str) -> list[dict]:
+        """Return the parameters of all events of that name."""
         return [event["params"] for event in self.events if event.get("method") == method]
 
     def _read(self) -> dict:

@@ -1,4 +1,4 @@
-"""A step as a person runs it: in this process, which spares the seconds that one of its own imports torch and the rest for, or apart."""
+"""Run a step as a user does: in this process, which saves the seconds of importing torch, or in its own."""
 
 import importlib
 import io
@@ -21,12 +21,12 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 
 
 def words(name: str, root: Path, *options: object) -> list[str]:
-    """The command line of a step."""
+    """Return the command line of a step."""
     return [sys.executable, str(SRC / f"{name}.py"), "--root", str(root), *map(str, options)]
 
 
 def apart(name: str, root: Path, *options: object, **more: str) -> CompletedProcess:
-    """A step in a process of its own, in the folder `root`, with its exit code and what it said. more: its environment besides ours."""
+    """Run a step in its own process, in the folder `root`; `more` are further environment variables."""
     return subprocess.run(
         words(name, root, *options), capture_output=True, text=True, timeout=900, cwd=root, env={**os.environ, **more}
     )
@@ -43,28 +43,27 @@ def _main(name: str, root: Path, options: tuple[object, ...]) -> Iterator[Callab
 
 
 def call(name: str, root: Path, *options: object) -> None:
-    """A step's `main` in the folder `root`, where that is there; its errors are raised."""
+    """Run a step's `main` in the folder `root`, if it exists; its errors are raised."""
     with _main(name, root, options) as main:
         main()
 
 
 def refused(name: str, root: Path, *options: object) -> str:
-    """The text of the `InputError` that a step ends with."""
+    """Return the text of the `InputError` that a step ends with."""
     with pytest.raises(InputError) as caught:
         call(name, root, *options)
     return str(caught.value)
 
 
 def run(name: str, root: Path, *options: object) -> CompletedProcess:
-    """A step from its arguments to its exit code, likewise, with what it said; a fault of ours is raised, and
-    what a library warns of goes to pytest."""
+    """Run a step in this process; return its exit code and output. Other errors are raised, warnings go to pytest."""
     code, handler = 0, signal.getsignal(signal.SIGTERM)
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     with _main(name, root, options) as main, redirect_stdout(out), redirect_stderr(err):
         try:
             run_main(main)
-        except SystemExit as ended:
-            code = ended.code
+        except SystemExit as exit:
+            code = exit.code
         finally:
             signal.signal(signal.SIGTERM, handler)
     return CompletedProcess([name, *options], code, *(stream.buffer.getvalue().decode() for stream in (out, err)))

@@ -74,15 +74,15 @@ def root(trained, tmp_path) -> Path:
 
 @pytest.fixture
 def remembered(monkeypatch) -> list[str]:
-    """Replace the models by their test predictions of training; returns the list of runs asked for."""
-    asked = []
+    """Replace the models by their test predictions of training; return the list of predicted runs."""
+    names = []
 
     def recall(directory: Path, member: Member, *_) -> list[tuple[np.ndarray, np.ndarray]]:
-        asked.append(member.name)
+        names.append(member.name)
         return [(member.test[k].to_numpy(), load_fold_features(directory, member.name, k, "test")) for k in member.test]
 
     monkeypatch.setattr(apply_module, "predict_by_fold", recall)
-    return asked
+    return names
 
 
 def on_test_images(root: Path, scratch: Path, ids: list[str] | None = None) -> np.ndarray:
@@ -170,8 +170,8 @@ def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
     assert (table["label"] == (table["prob"] >= 0.5)).all()
     page = (tmp_path / "p.html").read_text()
     assert page.count("data:image/jpeg") == 3 and f"in/81.jpg, face 1: {format_prediction(table.loc[1])}." in page
-    said = capsys.readouterr().out
-    assert "note: these models learned from SYNTHETIC images" in said and said.endswith(
+    output = capsys.readouterr().out
+    assert "note: these models learned from SYNTHETIC images" in output and output.endswith(
         f"3 faces by mean of frozen, small: {tmp_path / 'p.csv'}, {tmp_path / 'p.html'}\n"
     )
     with pytest.raises(InputError, match="the name of a csv file ends in .csv"):

@@ -1,4 +1,4 @@
-"""clean.py as a person runs it, on runs made up here, and train.py and blend.py with what it wrote."""
+"""clean.py as a user runs it, on fabricated runs, and train.py and blend.py with what it wrote."""
 
 import importlib
 import re
@@ -21,11 +21,11 @@ from facefold.runs import Identity, fold_dir, load_predictions, run_names, seal_
 from facefold.training import jobs
 from facefold.utils.files import read_json, write_text
 
-ODD = ["50", "90", "140", "200"]  # the rows that the made-up models are sure about, against their label
+ODD = ["50", "90", "140", "200"]  # the rows that the fabricated models are sure about, against their label
 
 
 def fabricate(root: Path, name: str, noise: float, corrections: Corrections = NO_CORRECTIONS) -> None:
-    """A run of recipe `name` on a drawn competition: features are the logit and noise, probabilities follow the labels but for ODD."""
+    """Write a run of recipe `name`: features are the logit and noise, probabilities follow the labels but for ODD."""
     competition, folds = load_competition(root), load_folds(root)
     rng = np.random.default_rng(len(name))
     identity = Identity(name, load_recipe(name).hash, folds.hash, load_images_hash(root), 5, corrections.hash)
@@ -33,8 +33,8 @@ def fabricate(root: Path, name: str, noise: float, corrections: Corrections = NO
         directory, valid = fold_dir(root, identity.name, k), folds.valid(k)
         side = (2 * valid["label"] - 1) * np.where(valid["id"].isin(ODD), -2, 1)
         logit = (3 * side + noise * rng.normal(size=len(valid))).to_numpy()
-        seen = np.column_stack([logit, *rng.normal(size=(2, len(valid)))])
-        write_predictions(directory, "oof", valid["id"].tolist(), 1 / (1 + np.exp(-logit)), seen)
+        features = np.column_stack([logit, *rng.normal(size=(2, len(valid)))])
+        write_predictions(directory, "oof", valid["id"].tolist(), 1 / (1 + np.exp(-logit)), features)
         tests = competition.test["id"].tolist()
         write_predictions(directory, "test", tests, rng.random(len(tests)), rng.normal(size=(len(tests), 3)))
         write_history(
@@ -43,13 +43,13 @@ def fabricate(root: Path, name: str, noise: float, corrections: Corrections = NO
                 {"epoch": [1], "lr": 1e-3, "train_loss": 0.4, "valid_loss": 0.4, "valid_acc": 0.9, "seconds": 3.0}
             ),
         )
-        write_text(directory / "weights.safetensors", "made up")
+        write_text(directory / "weights.safetensors", "fabricated")
         seal_fold(directory, identity, {"seconds": 10.5, "device": "cpu", "precision": "float32"}, corrections)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory, make_competition) -> Path:
-    root = tmp_path_factory.mktemp("made")
+def fabricated(tmp_path_factory, make_competition) -> Path:
+    root = tmp_path_factory.mktemp("fabricated")
     make_competition(root, 240, 60, 16, 3)
     fabricate(root, "lite0", 0.8)
     fabricate(root, "cnn5", 1.0)
@@ -57,17 +57,17 @@ def made(tmp_path_factory, make_competition) -> Path:
 
 
 @pytest.fixture
-def root(made, tmp_path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "root"))
+def root(fabricated, tmp_path) -> Path:
+    return Path(shutil.copytree(fabricated, tmp_path / "root"))
 
 
 def suspects(root: Path) -> pd.DataFrame:
     return pd.read_csv(root / "runs" / "label_issues.csv", dtype={"id": str, "group": str})
 
 
-def test_the_suspects_are_listed_and_shown(root):
-    got = run("clean", root)
-    assert got.returncode == 0, got.stderr
+def test_the_suspects_are_listed_with_their_pictures(root):
+    done = run("clean", root)
+    assert done.returncode == 0, done.stderr
     table = suspects(root)
     assert list(table.columns) == ["id", "label", "prob", "kind", "rank", "suggested", "confidence", "group"]
     conflicts, confident = table[table["kind"] == "conflict"], table[table["kind"] == "confident"]
@@ -80,7 +80,7 @@ def test_the_suspects_are_listed_and_shown(root):
         for name in ("lite0", "cnn5")
     ]
     assert table.set_index("id")["prob"]["50"] == pytest.approx(sum(two) / 2, abs=1e-8)
-    assert got.stdout.splitlines()[0] == (
+    assert done.stdout.splitlines()[0] == (
         f"{len(table)} of 240 labels to look at: {len(conflicts)} in groups with both labels, "
         f"{len(confident)} by confident learning on cnn5, lite0"
     )
@@ -95,13 +95,13 @@ def test_the_suspects_are_listed_and_shown(root):
 
 def test_corrections_are_written_for_a_person_to_edit(root):
     path = root / "corrections.csv"
-    got = run("clean", root, "--write-corrections", "corrections.csv", "--top", "8")
-    assert got.returncode == 0, got.stderr
+    done = run("clean", root, "--write-corrections", "corrections.csv", "--top", "8")
+    assert done.returncode == 0, done.stderr
     first = suspects(root).head(8)
     expected = ["keep" if row.suggested == row.label else "drop" for row in first.itertuples()]
     assert path.read_text() == "id,action\n" + "".join(f"{id},{action}\n" for id, action in zip(first["id"], expected))
     assert expected.count("keep") == expected[: sum(first["kind"] == "conflict")].count("keep") > 0
-    assert got.stdout.splitlines()[-1].endswith("`python src/train.py --recipe cnn5 --corrections corrections.csv`")
+    assert done.stdout.splitlines()[-1].endswith("`python src/train.py --recipe cnn5 --corrections corrections.csv`")
 
     assert (
         run("clean", root, "--write-corrections", "corrections.csv", "--top", "8").returncode == 0
@@ -160,8 +160,8 @@ def test_before_and_after_stand_in_one_leaderboard(root):
     corrections = Corrections({"50": "relabel", "90": "drop", "140": "relabel"})
     fabricate(root, "lite0", 0.8, corrections)
     assert run_names(root) == ["cnn5", "lite0", "lite0+corrected"]
-    got = run("blend", root, "--method", "mean")
-    assert got.returncode == 0, got.stderr
+    done = run("blend", root, "--method", "mean")
+    assert done.returncode == 0, done.stderr
     board = pd.read_csv(root / "submissions" / "leaderboard.csv").set_index("name")
     labels = load_folds(root).table.set_index("id")["label"]
     prob = pd.concat([load_predictions(fold_dir(root, "lite0+corrected", k) / "oof.csv") for k in range(3)])
@@ -177,10 +177,10 @@ def test_before_and_after_stand_in_one_leaderboard(root):
         and facts["changes"] == "1 dropped, 2 relabelled"
         and facts["score"]["rows"] == 239
     )
-    assert got.stdout.splitlines()[-1].endswith(
+    assert done.stdout.splitlines()[-1].endswith(
         f"by mean ({facts['score']['accuracy']:.4f} against the corrected labels)"
     )
-    assert "by corrected labels" in got.stdout
+    assert "by corrected labels" in done.stdout
 
     done = run("report", root)
     assert done.returncode == 0, done.stderr
@@ -201,8 +201,8 @@ def test_runs_of_different_corrections_are_not_scored_together(root):
     fabricate(root, "lite0", 0.8, Corrections({"50": "relabel"}))
     fabricate(root, "cnn5", 1.0, Corrections({"50": "drop"}))
     assert refused("blend", root) == (
-        "cnn5+corrected, lite0+corrected learned from different corrections, so there are no corrected labels to score all by. "
-        "Train them with one --corrections FILE, or name the recipes to blend with --recipes."
+        "cnn5+corrected, lite0+corrected learned from different corrections, so there are no corrected labels to score "
+        "all by. Train them with one --corrections FILE, or name the recipes to blend with --recipes."
     )
     assert run("blend", root, "--recipes", "lite0,lite0+corrected", "--method", "mean").returncode == 0
 
@@ -298,6 +298,6 @@ def test_training_with_corrections(tmp_path, monkeypatch, make_competition):
         call("train", tmp_path, "--recipe", "demo_cnn", "--corrections", path)
     path.write_text("id,action\n2,drop\n")
     assert refused("train", tmp_path, "--recipe", "demo_cnn", "--corrections", path) == (
-        f"{tmp_path}/runs/demo_cnn+corrected/fold_0 is stale: it was trained with other corrections. Move it away, or train over it with "
-        "`train.py --recipe demo_cnn --corrections FILE --force`."
+        f"{tmp_path}/runs/demo_cnn+corrected/fold_0 is stale: it was trained with other corrections. Move it away, or "
+        "train over it with `train.py --recipe demo_cnn --corrections FILE --force`."
     )

@@ -1,7 +1,9 @@
 """What every step shares: it starts without heavy imports, and answers arguments with exit code 2."""
 
+import importlib.util
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,12 @@ import pytest
 import blend
 import run_all
 import split
+from facefold.cli import check_engine_options
 from facefold.data.folds import GROUPINGS
 from facefold.ensemble.leaks import LEAKS
 from facefold.ensemble.methods import METHOD_NAMES, REGRESSION_METHOD_NAMES
 from facefold.models.recipe import PROFILES
+from facefold.utils.errors import InputError
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 STEPS = sorted(path.stem for path in SRC.glob("*.py"))
@@ -59,3 +63,21 @@ def test_the_choices_of_the_options_are_those_of_the_library():
     assert tuple(LEAKS) == blend.LEAK_NAMES
     assert tuple(sorted(PROFILES)) == run_all.PROFILE_NAMES
     assert tuple(sorted(GROUPINGS)) == split.GROUPING_NAMES
+
+
+def test_options_of_one_machine_are_refused(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(
+        InputError, match="^--engine ray: the cluster decides what runs side by side and when; leave --workers out$"
+    ):
+        check_engine_options(Namespace(engine="ray"), {"--workers": 2, "--budget": None})
+    check_engine_options(Namespace(engine="local"), {"--workers": 2})
+
+
+def test_the_engine_ray_without_its_package_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(
+        InputError,
+        match="^--engine ray needs the package ray, which is not installed: `pip install -r requirements-cluster.txt`",
+    ):
+        check_engine_options(Namespace(engine="ray"), {})

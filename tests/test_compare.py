@@ -1,4 +1,4 @@
-"""The step on a drawn competition, with networks of timm's that are there for tests."""
+"""The step on a synthetic competition, with timm's networks for tests."""
 
 import re
 import sys
@@ -18,9 +18,9 @@ from facefold.utils.files import write_csv, write_json
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """`run(root, *options)`: the step's output, its jobs one after the other in this process."""
+    """`run(root, *options)`: return the step's output; its jobs run one after the other in this process."""
 
-    def ran(root: Path, *options: str) -> str:
+    def run_step(root: Path, *options: str) -> str:
         monkeypatch.setattr(
             sys, "argv", ["compare.py", "--root", str(root), "--size", "64", "--device", "cpu", *options]
         )
@@ -29,28 +29,26 @@ def run(monkeypatch, capsys):
         compare.main()
         return capsys.readouterr().out
 
-    return ran
+    return run_step
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory, make_competition) -> Path:
-    place = tmp_path_factory.mktemp("compare")
-    make_competition(place, 60, 10, 64, 3)
-    return place
+    root = tmp_path_factory.mktemp("compare")
+    make_competition(root, 60, 10, 64, 3)
+    return root
 
 
 def test_backbones_are_compared_once(root, run):
-    asked = ("--backbones", "test_resnet,test_efficientnet", "--epochs", "2", "--weights", "none")
-    said = run(root, *asked)
-    assert "3 folds, fold 0 held out, 2 epochs, 64 pixels" in said and "random weights were asked for" in said
-    made = pd.read_csv(root / "compare" / "comparison.csv", keep_default_na=False)
-    assert made["backbone"].tolist() == ["test_resnet", "test_efficientnet"] and made["weights"].tolist() == [
-        "none",
-        "none",
-    ]
-    assert ((made["low"] < made["valid_acc"]) & (made["valid_acc"] < made["high"])).all() and (
-        made["best_acc"] >= made["valid_acc"]
-    ).all()
+    options = ("--backbones", "test_resnet,test_efficientnet", "--epochs", "2", "--weights", "none")
+    output = run(root, *options)
+    assert "3 folds, fold 0 held out, 2 epochs, 64 pixels" in output and "random weights were asked for" in output
+    comparison = pd.read_csv(root / "compare" / "comparison.csv", keep_default_na=False)
+    assert comparison["backbone"].tolist() == ["test_resnet", "test_efficientnet"]
+    assert comparison["weights"].tolist() == ["none", "none"]
+    accuracy = comparison["valid_acc"]
+    assert ((comparison["low"] < accuracy) & (accuracy < comparison["high"])).all()
+    assert (comparison["best_acc"] >= accuracy).all()
     assert (root / "compare" / "comparison.png").read_bytes()[:4] == b"\x89PNG"
     folders = sorted(path for path in (root / "compare").iterdir() if path.is_dir())
     assert [sorted(path.name for path in folder.iterdir()) for folder in folders] == [
@@ -58,11 +56,11 @@ def test_backbones_are_compared_once(root, run):
     ] * 2
     assert len(pd.read_csv(folders[0] / "history.csv")) == 2 and not list((root / "cache" / "frozen").iterdir())
     before = {path: path.stat().st_mtime_ns for folder in folders for path in folder.iterdir()}
-    assert run(root, *asked).splitlines()[-5:] == said.splitlines()[-5:]
+    assert run(root, *options).splitlines()[-5:] == output.splitlines()[-5:]
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_weights_out_of_reach_are_named_and_nothing_is_begun(root, run, tmp_path):
+def test_missing_weights_are_named_and_nothing_is_trained(root, run, tmp_path):
     for source, message in [
         (
             ("--weights-dir", str(tmp_path)),

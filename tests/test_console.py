@@ -1,9 +1,10 @@
-"""What a step says while it works: nothing when quiet, plain lines without a terminal, bars that take turns on one."""
+"""What a step prints while it works: nothing if quiet, plain lines without a terminal, bars that take turns on one."""
 
 import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def loud(monkeypatch):
     monkeypatch.setenv(QUIET_VARIABLE, "0")
 
 
-def test_lines_are_said_unless_quiet(capsys):
+def test_lines_are_printed_unless_quiet(capsys):
     print_progress("epoch 1")
     assert no_bar() is None
     be_quiet()
@@ -26,7 +27,7 @@ def test_lines_are_said_unless_quiet(capsys):
     assert no_bar() is True and capsys.readouterr().out == "epoch 1\n"
 
 
-def test_hush_leaves_the_output_that_there_was_and_nothing_else(capsys, monkeypatch):
+def test_silence_keeps_the_previous_output_and_nothing_else(capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # put back at the end
     out = silence()
     print("the plan")
@@ -37,8 +38,8 @@ def test_hush_leaves_the_output_that_there_was_and_nothing_else(capsys, monkeypa
 DRAWING = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from facefold import terminal
-turns = terminal.Turns()
+from facefold.utils.console import TerminalLock
+turns = TerminalLock()
 for _ in range(20):
     with turns:
         with turns:  # tqdm takes it again inside
@@ -53,21 +54,19 @@ def test_processes_that_share_a_terminal_draw_one_at_a_time():
         subprocess.Popen([sys.executable, "-c", DRAWING, str(SRC)], stderr=theirs, stdout=theirs) for _ in range(3)
     ]
     os.close(theirs)
-    seen = []
+    output = []
 
     def read() -> None:
-        try:
+        with suppress(OSError):  # by which Linux reports that the last writer has closed
             while part := os.read(ours, 1 << 16):
-                seen.append(part)
-        except OSError:  # Linux says so that the last writer has closed
-            pass
+                output.append(part)
 
     reader = threading.Thread(target=read)
     reader.start()
     assert [process.wait(60) for process in drawing] == [0, 0, 0]
     reader.join(60)
     os.close(ours)
-    assert b"".join(seen) == b"<abc>" * 60
+    assert b"".join(output) == b"<abc>" * 60
 
 
 def test_a_terminal_whose_file_cannot_be_opened_is_none(monkeypatch):

@@ -1,4 +1,4 @@
-"""Event files for TensorBoard: what is written of a history, and the error where no package writes them."""
+"""Event files for TensorBoard: the scalars of a history, and the error if no package writes them."""
 
 import sys
 import types
@@ -32,17 +32,17 @@ HISTORY = [
 
 
 class Writer:
-    """Stands in for SummaryWriter."""
+    """Stand in for SummaryWriter."""
 
-    made: list["Writer"] = []
+    instances: list["Writer"] = []
 
-    def __init__(self, place: str):
-        Path(place).mkdir(parents=True)  # refuses a folder that was not cleared
-        self.place, self.seen, self.closed = place, [], False
-        Writer.made.append(self)
+    def __init__(self, directory: str):
+        Path(directory).mkdir(parents=True)  # refuses a folder that was not cleared
+        self.scalars, self.closed = [], False
+        Writer.instances.append(self)
 
     def add_scalar(self, tag, value, step):
-        self.seen.append((tag, value, step))
+        self.scalars.append((tag, value, step))
 
     def flush(self):
         pass
@@ -55,19 +55,19 @@ class Writer:
 def package(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     monkeypatch.setitem(sys.modules, "tensorboardX", types.SimpleNamespace(SummaryWriter=Writer))
-    Writer.made = []
+    Writer.instances = []
 
 
 def test_a_fold_has_one_event_file_from_its_first_epoch_on(package, tmp_path):
-    place = curves.curves_dir(tmp_path, "lite0+corrected", 2)
-    assert place == tmp_path / "tensorboard" / "lite0+corrected" / "fold_2"
-    killed = curves.Curves(place, HISTORY[:1])
-    killed.add(HISTORY[1])  # an epoch without a checkpoint: it comes again
-    again = curves.Curves(place, HISTORY[:1])
-    again.add(HISTORY[1])
-    again.close()
-    assert len(Writer.made) == 2 and Writer.made[1].closed
-    assert Writer.made[1].seen == [
+    directory = curves.curves_dir(tmp_path, "lite0+corrected", 2)
+    assert directory == tmp_path / "tensorboard" / "lite0+corrected" / "fold_2"
+    killed = curves.Curves(directory, HISTORY[:1])
+    killed.add(HISTORY[1])  # an epoch without a checkpoint: it is repeated
+    resumed = curves.Curves(directory, HISTORY[:1])
+    resumed.add(HISTORY[1])
+    resumed.close()
+    assert len(Writer.instances) == 2 and Writer.instances[1].closed
+    assert Writer.instances[1].scalars == [
         ("loss/train", 0.6, 1),
         ("loss/validation", 0.5, 1),
         ("accuracy/validation", 0.8, 1),
@@ -81,7 +81,7 @@ def test_a_fold_has_one_event_file_from_its_first_epoch_on(package, tmp_path):
     ]
 
 
-def test_without_a_place_nothing_is_written_and_no_package_needed(monkeypatch):
+def test_without_a_directory_nothing_is_written_and_no_package_needed(monkeypatch):
     monkeypatch.setattr(curves, "require_tensorboard", lambda: pytest.fail("nothing was asked for"))
     none = curves.Curves(None, HISTORY)
     none.add(HISTORY[0])

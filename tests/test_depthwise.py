@@ -74,7 +74,9 @@ def test_only_convolutions_that_become_faster_are_replaced_and_names_stay():
 
 
 def test_a_network_trains_the_same_in_bfloat16():
-    """Against the same network in float32: the gradients differ by bfloat16's rounding, no more than without the replacement."""
+    """Against the same network in float32: the gradients differ by bfloat16's rounding, no more than without the
+    replacement.
+    """
 
     def gradients(replaced: bool, dtype: torch.dtype) -> torch.Tensor:
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The pages in docs/ and the README: their links lead somewhere, and what is said twice is said alike."""
+"""The pages in docs/ and the README: their links lead somewhere, and repeated statements agree."""
 
 import re
 import subprocess
@@ -59,16 +59,16 @@ def test_both_languages_say_the_same():
 
 
 def test_every_option_of_the_whole_job_is_explained():
-    asked = [sys.executable, str(PROJECT / "src" / "run_all.py"), "--help"]
-    helped = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, str(PROJECT / "src" / "run_all.py"), "--help"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     section = (PROJECT / "docs" / "options.md").read_text(encoding="utf-8").partition("## Reads and writes")[0]
-    options = set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", helped, flags=re.MULTILINE))
+    options = set(re.findall(r"^  (?:-\w, )?(--[a-z-]+)", output, flags=re.MULTILINE))
     assert len(options) > 10
     assert {option for option in options if f"`{option}" not in section} == {"--help"}
 
 
 def test_the_tests_that_verify_a_promise_exist():
-    """`test_x.py::test_name..` in guarantees.md is the beginning of a test's name; `..part` a part of one in that file."""
+    """In guarantees.md `test_x.py::test_name..` is the start of a test's name, `..part` a part of one in that file."""
     text = (PROJECT / "docs" / "guarantees.md").read_text(encoding="utf-8")
     named = re.findall(r"`(test_\w+\.py)?(?:::)?(\.\.)?(\w+)?(?:\.\.)?`", text)
     file = ""

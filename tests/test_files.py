@@ -76,7 +76,7 @@ def test_a_folder_is_held_by_one_process_at_a_time(tmp_path):
 
 def test_a_folder_may_be_shared(tmp_path):
     with files.lock_directory(tmp_path, shared=True), files.lock_directory(tmp_path, shared=True):
-        with pytest.raises(InputError, match="is at work here"):
+        with pytest.raises(InputError, match="is in use by "):
             with files.lock_directory(tmp_path):
                 pass
 
@@ -84,17 +84,17 @@ def test_a_folder_may_be_shared(tmp_path):
 HOLD = """import sys, time
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from facefold import files
-with files.locked(Path(sys.argv[2])):
+from facefold.utils.files import lock_directory
+with lock_directory(Path(sys.argv[2])):
     print("held", flush=True)
     time.sleep(60)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="the system does not tell who holds a lock")
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="the system does not report who holds a lock")
 def test_the_holder_is_named_and_its_lock_ends_with_it(tmp_path):
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(Path(files.__file__).parents[1]), str(tmp_path)], stdout=subprocess.PIPE
+        [sys.executable, "-c", HOLD, str(Path(files.__file__).parents[2]), str(tmp_path)], stdout=subprocess.PIPE
     )
     assert holder.stdout.readline() == b"held\n"
     with pytest.raises(InputError, match=f" is in use by process {holder.pid}"):
@@ -106,11 +106,11 @@ def test_the_holder_is_named_and_its_lock_ends_with_it(tmp_path):
         assert os.listdir(tmp_path) == []
 
 
-def test_what_is_not_as_it_was_sealed_is_named(tmp_path, capsys):
+def test_a_file_that_differs_from_its_checksum_is_named(tmp_path, capsys):
     path = tmp_path / "a.npy"
     assert not files.is_intact(path) and capsys.readouterr().out == ""
     path.write_bytes(b"12345")
-    assert not files.is_intact(path)  # never sealed
+    assert not files.is_intact(path)  # it has no checksum yet
     files.write_checksum(path)
     assert capsys.readouterr().out == f"{path} is not what was written (its checksum differs): it is computed again\n"
     assert files.is_intact(path) and capsys.readouterr().out == ""
@@ -118,7 +118,7 @@ def test_what_is_not_as_it_was_sealed_is_named(tmp_path, capsys):
     assert not files.is_intact(path)
 
 
-def test_a_disk_without_room_is_told_in_time(tmp_path, monkeypatch):
+def test_a_disk_without_room_is_reported_in_time(tmp_path, monkeypatch):
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: namedtuple("Usage", "total used free")(10e9, 8e9, 2e9))
     assert files.require_disk_space(tmp_path / "cache" / "deeper", 1.9e9, "the cache") == 2e9
     with pytest.raises(InputError) as caught:

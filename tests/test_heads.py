@@ -39,7 +39,8 @@ def test_no_head_is_no_layer():
     [
         (
             "average, dense",
-            "head has no layer 'dense'; there are: average, pool, flatten, norm, conv N, dense N, dropout P (P below 1)",
+            "head has no layer 'dense'; there are: average, pool, flatten, norm, conv N, dense N, "
+            "dropout P (P below 1)",
         ),
         ("average 3", "head has no layer 'average 3'"),
         ("dropout 1.0, average", "head has no layer 'dropout 1.0'"),

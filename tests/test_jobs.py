@@ -34,8 +34,8 @@ def fold(name: str, number: int) -> jobs.FoldJob:
 
 
 def test_a_recipe_with_frozen_stages_computes_their_views_before_its_folds():
-    wanted = [fold("lite0", 0), fold("lite0", 1), fold("demo_cnn", 0)]
-    ordered, after = jobs.order_jobs(wanted, 2)
+    folds = [fold("lite0", 0), fold("lite0", 1), fold("demo_cnn", 0)]
+    ordered, after = jobs.order_jobs(folds, 2)
     assert [str(job) for job in ordered] == [
         "lite0 frozen stages",
         "lite0 frozen stages",
@@ -44,7 +44,7 @@ def test_a_recipe_with_frozen_stages_computes_their_views_before_its_folds():
         "demo_cnn fold 0",
     ]
     assert [job.part for job in ordered[:2]] == [0, 1]
-    assert after == {wanted[0]: ordered[:2], wanted[1]: ordered[:2], wanted[2]: []}
+    assert after == {folds[0]: ordered[:2], folds[1]: ordered[:2], folds[2]: []}
 
 
 def test_no_more_processes_compute_views_than_there_are_views():
@@ -69,15 +69,15 @@ def root(tmp_path, monkeypatch, make_competition):
 def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
     split = load_folds(root)
     identity = Identity("tiny", recipes.load_recipe("tiny").hash, split.hash, load_images_hash(root), 0)
-    seen = []
+    written = []
     writer = SimpleNamespace(
-        add_scalar=lambda tag, value, step: seen.append((tag, step)), flush=lambda: None, close=lambda: None
+        add_scalar=lambda tag, value, step: written.append((tag, step)), flush=lambda: None, close=lambda: None
     )
-    monkeypatch.setattr(curves, "require_tensorboard", lambda: lambda place: seen.append(place) or writer)
-    wanted = [
+    monkeypatch.setattr(curves, "require_tensorboard", lambda: lambda directory: written.append(directory) or writer)
+    folds = [
         jobs.FoldJob(root, identity, NO_CORRECTIONS, number, None, 0, tensorboard=number == 0) for number in range(2)
     ]
-    ordered, _ = jobs.order_jobs(wanted, 2)
+    ordered, _ = jobs.order_jobs(folds, 2)
     for job in ordered[:2]:
         job.run(CPU, 0)
     kept = {path: path.stat().st_mtime_ns for path in (root / "cache" / "frozen" / "tiny").rglob("*.npy")}
@@ -90,14 +90,14 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
     ]
     sizes = [path.stat().st_size - 128 for path in kept]  # without the arrays' headers
     assert feature_cache_bytes(recipes.load_recipe("tiny"), 80, 20) == sum(sizes)
-    wanted[0].run(CPU, 0)
+    folds[0].run(CPU, 0)
     assert kept == {path: path.stat().st_mtime_ns for path in (root / "cache" / "frozen" / "tiny").rglob("*.npy")}
-    wanted[1].run(CPU, 0)
+    folds[1].run(CPU, 0)
     assert not (root / "cache" / "frozen" / "tiny").exists()
     member = join_folds(root, identity, split, load_competition(root).test["id"].tolist())
     assert len(member.oof) == len(split.table) and np.isfinite(member.oof).all()
-    assert seen[0] == str(root / "tensorboard" / "tiny" / "fold_0") and ("accuracy/validation", 1) in seen
-    assert [place for place in seen if isinstance(place, str)] == seen[:1]
+    assert written[0] == str(root / "tensorboard" / "tiny" / "fold_0") and ("accuracy/validation", 1) in written
+    assert [entry for entry in written if isinstance(entry, str)] == written[:1]
 
 
 def test_a_damaged_checkpoint_is_named_or_removed_by_force(root):

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from facefold.ensemble.label_issues import COLUMNS, find_label_issues, propose_corrections
 
-# Mean probability of 0 among a..e: (0.9 + 0.8 + 0.7 + 0.1 + 0.4) / 5 = 0.58; of 1 among f..j: (0.9 + 0.8 + 0.7 + 0.6 + 0.05) / 5 = 0.61.
-# e and i (0.6) reach neither. So 1 of 4 counted rows of each class seems to be of the other: 5 * 1 / 4 = 1.25, rounded 1, are wrong.
+# Mean probability of 0 among a..e: (0.9 + 0.8 + 0.7 + 0.1 + 0.4) / 5 = 0.58; of 1 among f..j: (0.9 + 0.8 + 0.7 + 0.6 +
+# 0.05) / 5 = 0.61. e and i (0.6) reach neither. So 1 of 4 counted rows of each class seems to be of the other: 5 * 1 /
+# 4 = 1.25, rounded 1, are wrong.
 TEN = pd.DataFrame(
     {
         "id": list("abcdefghij"),
@@ -30,8 +31,8 @@ def test_the_suspects_by_hand():
 
 
 def test_a_row_that_the_models_agree_with_is_no_suspect():
-    # The thresholds are 0.83 and 0.31: d and e (0.35) seem 1, so 2 of 5 labels 0 are wrong, but all rows are predicted 0.
-    # Label 1 has only j that is counted, as 1.
+    # The thresholds are 0.83 and 0.31: d and e (0.35) seem 1, so 2 of 5 labels 0 are wrong, but all rows are predicted
+    # 0. Label 1 has only j that is counted, as 1.
     rows = TEN.assign(prob=[0.05, 0.05, 0.05, 0.35, 0.35, 0.3, 0.3, 0.3, 0.3, 0.35])
     assert find_label_issues(rows).empty
 

@@ -28,8 +28,8 @@ def three(tmp_path_factory):
 @given(rows=st.lists(st.integers(0, 10), max_size=30))
 def test_any_rows_are_those_of_the_whole_array(three, rows):
     values, paths = three
-    got = NpyRows(paths)[np.array(rows, dtype=np.int64)]
-    assert got.dtype == np.int16 and got.shape == (len(rows), 3, 2) and np.array_equal(got, values[rows])
+    read = NpyRows(paths)[np.array(rows, dtype=np.int64)]
+    assert read.dtype == np.int16 and read.shape == (len(rows), 3, 2) and np.array_equal(read, values[rows])
 
 
 def test_it_looks_like_the_array(three):
@@ -56,28 +56,30 @@ def test_rows_that_are_not_there_are_refused(three):
         NpyRows(three[1])[np.array([True, False])]
 
 
-def test_rows_that_follow_one_another_are_fetched_in_one_piece(three, monkeypatch):
-    told = []
-    monkeypatch.setattr(os, "posix_fadvise", lambda handle, start, count, advice: told.append((start, count, advice)))
+def test_consecutive_rows_are_prefetched_by_one_call(three, monkeypatch):
+    advised = []
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda handle, start, count, advice: advised.append((start, count, advice))
+    )
     array = NpyRows(three[1])
     array.prefetch(np.array([2, 6, 3, 4, 5, 10]))
     offset, row = 128, 12  # bytes of a .npy header and of a row
-    assert told == [
+    assert advised == [
         (offset + 2 * row, 2 * row, os.POSIX_FADV_WILLNEED),
         (offset, 3 * row, os.POSIX_FADV_WILLNEED),
         (offset + row, row, os.POSIX_FADV_WILLNEED),
     ]
 
 
-def test_a_read_may_come_in_pieces(three, monkeypatch):
+def test_a_read_may_return_fewer_bytes_than_asked_for(three, monkeypatch):
     values, paths = three
-    whole = os.preadv
-    monkeypatch.setattr(npy.os, "preadv", lambda handle, rooms, place: whole(handle, [rooms[0][:5]], place))
+    preadv = os.preadv
+    monkeypatch.setattr(npy.os, "preadv", lambda handle, buffers, offset: preadv(handle, [buffers[0][:5]], offset))
     assert np.array_equal(NpyRows(paths)[:], values)
 
 
 @pytest.mark.parametrize(
-    "damage, said",
+    "damage, message",
     [
         (
             lambda path: path.write_bytes(path.read_bytes()[:-1]),
@@ -91,12 +93,12 @@ def test_a_read_may_come_in_pieces(three, monkeypatch):
     ],
     ids=["torn", "no array", "empty", "missing", "objects", "another width"],
 )
-def test_a_damaged_file_is_named(tmp_path, damage, said):
+def test_a_damaged_file_is_named(tmp_path, damage, message):
     paths = [tmp_path / "a.npy", tmp_path / "b.npy"]
     for path in paths:
         np.save(path, np.zeros((2, 3)))
     damage(paths[1])
-    with pytest.raises(InputError, match=re.escape(f"{paths[1]} {said}")):
+    with pytest.raises(InputError, match=re.escape(f"{paths[1]} {message}")):
         NpyRows(paths)
 
 

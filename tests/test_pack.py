@@ -1,4 +1,4 @@
-"""The upload folder for Kaggle, but for the whole job in it, which test_run_all.py runs."""
+"""The upload folder for Kaggle; test_run_all.py runs the whole job in it."""
 
 import json
 import subprocess
@@ -18,24 +18,26 @@ def test_the_metadata_name_one_data_set_and_a_notebook_without_internet(tmp_path
     pack.clear_upload(tmp_path / "out")
     pack.write_metadata(tmp_path / "out", "someone", "face-gender", gpu=False)
     dataset = json.loads((tmp_path / "out/dataset/dataset-metadata.json").read_text())
-    made = json.loads((tmp_path / "out/kernel/kernel-metadata.json").read_text())
-    assert dataset["id"] == made["id"] == "someone/facefold-face-gender" and made["dataset_sources"] == [dataset["id"]]
-    assert made["title"].replace(" ", "-") == "facefold-face-gender" and 6 <= len(dataset["title"]) <= 50
-    assert made["competition_sources"] == ["face-gender"] and made["code_file"] == "kernel.py"
-    assert made["enable_internet"] is made["enable_gpu"] is False and made["is_private"] is True
+    metadata = json.loads((tmp_path / "out/kernel/kernel-metadata.json").read_text())
+    assert dataset["id"] == metadata["id"] == "someone/facefold-face-gender" and metadata["dataset_sources"] == [
+        dataset["id"]
+    ]
+    assert metadata["title"].replace(" ", "-") == "facefold-face-gender" and 6 <= len(dataset["title"]) <= 50
+    assert metadata["competition_sources"] == ["face-gender"] and metadata["code_file"] == "kernel.py"
+    assert metadata["enable_internet"] is metadata["enable_gpu"] is False and metadata["is_private"] is True
 
 
 def test_a_long_name_is_cut_to_what_kaggle_takes(tmp_path):
     pack.clear_upload(tmp_path / "out")
     pack.write_metadata(tmp_path / "out", "someone", "a" * 40 + "-" + "b" * 40, gpu=True)
-    made = json.loads((tmp_path / "out/kernel/kernel-metadata.json").read_text())
-    assert made["id"] == "someone/facefold-" + "a" * 40 and made["enable_gpu"] is True
+    metadata = json.loads((tmp_path / "out/kernel/kernel-metadata.json").read_text())
+    assert metadata["id"] == "someone/facefold-" + "a" * 40 and metadata["enable_gpu"] is True
 
 
 @pytest.mark.parametrize(
     "user, slug, message", [("Some One", "face", "--user Some One: "), ("someone", "c/face", "--competition c/face: ")]
 )
-def test_names_that_are_none_are_refused(tmp_path, user, slug, message):
+def test_invalid_names_are_refused(tmp_path, user, slug, message):
     with pytest.raises(InputError, match=message + "it is the last part of its page's address"):
         pack.write_metadata(tmp_path, user, slug, gpu=False)
 
@@ -62,6 +64,7 @@ def test_the_folds_are_packed_without_their_readme(tmp_path):
     options = {"method": "auto", "weights": "auto", "recipes": ["a"], "leaks": []}
     pack.fill_upload(out, root, {"options": options, "members": []}, folds=2)
     assert [path.name for path in (out / "dataset" / "folds").iterdir()] == ["folds.csv"]
+    assert (out / "kernel" / "kernel.py").read_bytes() == Path(kernel.__file__).read_bytes()
 
 
 def test_the_kernel_and_the_folder_agree_on_the_mark():
@@ -69,7 +72,7 @@ def test_the_kernel_and_the_folder_agree_on_the_mark():
 
 
 @pytest.mark.parametrize(
-    "asked, options",
+    "options, arguments",
     [
         (
             {"method": "auto", "weights": "auto", "recipes": ["a", "b"], "leaks": []},
@@ -81,15 +84,15 @@ def test_the_kernel_and_the_folder_agree_on_the_mark():
         ),
     ],
 )
-def test_the_blend_is_asked_for_as_it_was(asked, options):
-    assert pack._options(asked) == options
+def test_the_packed_options_repeat_the_blend(options, arguments):
+    assert pack._options(options) == arguments
 
 
 def test_wheels_are_those_of_the_versions_here_for_the_notebooks_python(tmp_path, monkeypatch):
-    asked = []
+    commands = []
 
     def pip(command, **_):
-        asked.append(command)
+        commands.append(command)
         folder = Path(command[command.index("--dest") + 1])
         folder.mkdir(parents=True)
         (folder / "timm-1.whl").write_text("")
@@ -97,12 +100,10 @@ def test_wheels_are_those_of_the_versions_here_for_the_notebooks_python(tmp_path
 
     monkeypatch.setattr(subprocess, "run", pip)
     assert pack.fetch_wheels(tmp_path, "3.12") == ["timm-1.whl"]
-    assert (
-        asked[0][asked[0].index("--python-version") + 1] == "3.12"
-        and "--no-deps" in asked[0]
-        and "--only-binary=:all:" in asked[0]
-    )
-    assert f"timm=={version('timm')}" in asked[0] and not any(part.startswith("torch") for part in asked[0])
+    [command] = commands
+    assert command[command.index("--python-version") + 1] == "3.12"
+    assert "--no-deps" in command and "--only-binary=:all:" in command
+    assert f"timm=={version('timm')}" in command and not any(part.startswith("torch") for part in command)
 
 
 def test_no_index(tmp_path, monkeypatch):
@@ -121,7 +122,7 @@ def test_no_index(tmp_path, monkeypatch):
 
 
 def wheel(folder: Path) -> None:
-    """The smallest wheel there is: a package `tiny_stand_in` with a version."""
+    """Write a minimal wheel: a package `tiny_stand_in` with a version."""
     folder.mkdir(parents=True)
     with zipfile.ZipFile(folder / "tiny_stand_in-1.0-py3-none-any.whl", "w") as archive:
         archive.writestr("tiny_stand_in.py", "__version__ = '1.0'\n")
@@ -142,9 +143,9 @@ def test_what_the_image_lacks_comes_from_the_packed_wheels(tmp_path):
         SystemExit,
         match="this image cannot run it: no tiny-stand-in. Choose a newer image, or pack again with --python 3",
     ):
-        kernel.install(pack, tmp_path / "packages")
+        kernel.install_wheels(pack, tmp_path / "packages")
     wheel(pack / "wheels")
-    env = kernel.install(pack, tmp_path / "packages")
+    env = kernel.install_wheels(pack, tmp_path / "packages")
     assert env["PYTHONPATH"] == str(tmp_path / "packages")
     done = subprocess.run(
         [sys.executable, "-c", "import tiny_stand_in; print(tiny_stand_in.__file__)"],
@@ -160,7 +161,9 @@ def test_an_image_that_has_everything_is_left_alone(tmp_path):
     (pack / "src" / "facefold" / "utils").mkdir(parents=True)
     (pack / "src" / "facefold" / "utils" / "environment.py").write_bytes(Path(environment.__file__).read_bytes())
     (pack / "pyproject.toml").write_text("[project]\ndependencies = []\n")
-    assert "PYTHONPATH" not in kernel.install(pack, tmp_path / "packages") or not (tmp_path / "packages").exists()
+    assert (
+        "PYTHONPATH" not in kernel.install_wheels(pack, tmp_path / "packages") or not (tmp_path / "packages").exists()
+    )
 
 
 def test_the_kernel_says_what_it_looks_for(tmp_path, monkeypatch):
@@ -181,7 +184,10 @@ def test_the_submission_is_compared_with_the_packed_one(tmp_path):
     old, new = tmp_path / "old.csv", tmp_path / "new.csv"
     old.write_text("id,label\na,0\nb,1\nc,1\n")
     new.write_text("id,label\na,0\nb,0\nc,1\n")
-    assert kernel.compare(old, old, "torch 1").startswith("the same bytes as when it was packed (sha256 ")
-    assert kernel.compare(new, old, "torch 1") == "1 of 3 labels differ from those when it was packed (with torch 1)"
+    assert kernel.compare_submissions(old, old, "torch 1").startswith("the same bytes as when it was packed (sha256 ")
+    assert (
+        kernel.compare_submissions(new, old, "torch 1")
+        == "1 of 3 labels differ from those when it was packed (with torch 1)"
+    )
     new.write_text("id,label\na,0\n")
-    assert kernel.compare(new, old, "torch 1") == "of other test rows than when it was packed"
+    assert kernel.compare_submissions(new, old, "torch 1") == "of other test rows than when it was packed"

@@ -1,4 +1,4 @@
-"""The plan and the budget, on invented rates and on clocks that stand where the test puts them."""
+"""The plan and the budget, on invented rates and on clocks that the test sets."""
 
 import json
 from dataclasses import dataclass, replace
@@ -266,7 +266,7 @@ def test_a_budget_in_words():
     assert plan.format_budget_result(5400, 4000, []) == "budget 1 h 30 min: 1 h 07 min used"
     assert plan.format_budget_result(60, 70, ["cnn5", "lite1"]) == (
         "budget 60 s: 70 s used, 10 s too many; left out: cnn5, lite1. Without --budget, or with more, the same "
-        "command goes on with these"
+        "command continues with these"
     )
 
 
@@ -287,7 +287,7 @@ def jobs_of(name: str, count: int) -> list[Job]:
 
 
 class Case:
-    """Two recipes of two folds each, a hundred seconds a fold, one at a time; the guard asked as the engine asks it."""
+    """Two recipes of two folds each, a hundred seconds a fold, one at a time; the guard is called as by the workers."""
 
     def __init__(self, tmp_path, monkeypatch, until: float, complete: bool = False):
         self.now, self.complete, self.running = 1000.0, complete, []
@@ -389,11 +389,11 @@ def test_the_disk_has_room_for_the_cache_and_the_frozen_stages_or_nothing_begins
 
     def check(recipes, needed):
         monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.06 * needed))
-        found = plan.check_disk_space(tmp_path, tables, recipes)
+        line = plan.check_disk_space(tmp_path, tables, recipes)
         monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.04 * needed))
         with pytest.raises(InputError, match=r"MB are needed there for the cache and the frozen stages and \d+ MB are"):
             plan.check_disk_space(tmp_path, tables, recipes)
-        return found
+        return line
 
     assert check([plain], images) == "disk: 0 MB needed for the cache and the frozen stages, 0 MB free"
     check([first, second], images + of_first + of_second)

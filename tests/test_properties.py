@@ -1,4 +1,6 @@
-"""What holds for every input: the csv contract, folds, blends. The readers are fed with rubbish as by bench/fuzz.py, for seconds."""
+"""What holds for every input: the csv contract, folds, blends. The readers are fed with rubbish as by bench/fuzz.py,
+for seconds.
+"""
 
 import sys
 from pathlib import Path
@@ -68,13 +70,13 @@ def test_ids_of_any_script_come_back_as_they_were_written(tmp_path, ids):
     pd.DataFrame({"id": ids[2:], "label": labels}).to_csv(folder / "train.csv", index=False, lineterminator="\n")
     pd.DataFrame({"id": ids[:2]}).to_csv(folder / "test.csv", index=False, lineterminator="\n")
     pd.DataFrame({"id": ids[1::-1], "label": 0}).to_csv(folder / "sampleSubmit.csv", index=False, lineterminator="\n")
-    found = load_competition(tmp_path)
-    assert found.train["id"].tolist() == ids[2:] and found.train["label"].tolist() == labels
+    competition = load_competition(tmp_path)
+    assert competition.train["id"].tolist() == ids[2:] and competition.train["label"].tolist() == labels
     predicted = pd.DataFrame({"id": ids[:2], "label": [0, 1]})
     for order in (predicted, predicted[::-1]):
-        write_submission(found, order, tmp_path / "s.csv")
-        handed_in = pd.read_csv(tmp_path / "s.csv", dtype=str, keep_default_na=False)
-        assert handed_in.to_numpy().tolist() == [[ids[1], "1"], [ids[0], "0"]]
+        write_submission(competition, order, tmp_path / "s.csv")
+        submission = pd.read_csv(tmp_path / "s.csv", dtype=str, keep_default_na=False)
+        assert submission.to_numpy().tolist() == [[ids[1], "1"], [ids[0], "0"]]
 
 
 @settings(max_examples=12, deadline=None)
@@ -107,9 +109,9 @@ def case(seed: int, rows: int, count: int) -> tuple[np.ndarray, np.ndarray, np.n
 def test_weights_are_shares_of_one(seed, count):
     prob, labels, _ = case(seed, 100, count)
     for rule in (equal_weights, accuracy_weights, best_member_weights, log_loss_weights):
-        found = rule(prob, labels)
-        assert (found >= 0).all() and found.sum() > 0
-        blended = weighted_mean(prob, found)
+        weights = rule(prob, labels)
+        assert (weights >= 0).all() and weights.sum() > 0
+        blended = weighted_mean(prob, weights)
         assert (blended >= prob.min(axis=1) - 1e-9).all() and (
             blended <= prob.max(axis=1) + 1e-9
         ).all()  # a mean, so they count as shares

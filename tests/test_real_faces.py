@@ -23,11 +23,10 @@ def test_two_small_folds_tell_most_real_faces_apart(tmp_path):
         done = apart(step, tmp_path, *options)
         assert done.returncode == 0, done.stderr
     answers = pd.read_csv(SHARED / "competition-mini-solution.csv", dtype={"id": str}).set_index("id")["label"]
-    given = pd.read_csv(tmp_path / "submissions" / "submission.csv", dtype={"id": str}).set_index("id")["label"]
-    assert set(given.index) == set(answers.index)
-    hidden = (given == answers.reindex(given.index)).mean()
+    submission = pd.read_csv(tmp_path / "submissions" / "submission.csv", dtype={"id": str}).set_index("id")["label"]
+    assert set(submission.index) == set(answers.index)
+    hidden = (submission == answers.reindex(submission.index)).mean()
     oof = pd.read_csv(tmp_path / "submissions" / "oof_blend.csv")
     assert hidden > 0.78
-    assert (
-        abs(hidden - (oof["pred"] == oof["label"]).mean()) < 0.05
-    )  # three standard errors of 600 rows: OOF tells what the test will say
+    # Three standard errors of 600 rows: OOF predicts the test score.
+    assert abs(hidden - (oof["pred"] == oof["label"]).mean()) < 0.05

@@ -26,41 +26,12 @@ from facefold.runs import load_predictions
 from facefold.task import Target
 from facefold.training import workers
 from facefold.training.fold import FoldTask, train_fold
-from facefold.training.loss import MAELoss, make_loss, require_loss_settings
 from facefold.training.predict import predict_fold
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_csv
 
 AGE = Target("age")
 CPU = torch.device("cpu")
-
-
-def test_the_loss_is_the_absolute_error_in_standard_deviations():
-    aim = make_loss(AGE, recipes.parse_recipe("r", {}, "r.toml"), np.array([10.0, 30.0]))
-    assert aim == MAELoss(20.0, 10.0)
-    outputs = torch.tensor([1.0, -1.0])
-    assert float(aim.loss(outputs, torch.tensor([20.0, 20.0]))) == 1.0
-    assert aim.predicted(np.array([1.0, -0.5])).tolist() == [30, 15]
-    assert aim.scores(np.array([1.0, -0.5]), np.array([28.0, 15.0])) == (0.1, 1.0)
-    state = aim.state(
-        {"output.weight": np.array([[2.0]], np.float32), "output.bias": np.array([0.5], np.float32), "x": 1}
-    )
-    assert state["output.weight"].tolist() == [[20]] and state["output.bias"].tolist() == [25] and state["x"] == 1
-    with pytest.raises(InputError, match="^age is 7 in every training row, which leaves nothing to learn$"):
-        make_loss(AGE, recipes.parse_recipe("r", {}, "r.toml"), np.array([7.0, 7.0]))
-
-
-def test_label_smoothing_has_no_meaning_for_a_number():
-    with pytest.raises(
-        InputError,
-        match=re.escape(
-            "recipe lite0 has label_smoothing = 0.05, and age is a number, not a label: "
-            "take a recipe without it, e.g. lite0_age"
-        ),
-    ):
-        require_loss_settings(recipes.load_recipe("lite0"), AGE)
-    require_loss_settings(recipes.load_recipe("lite0_age"), AGE)
-    require_loss_settings(recipes.load_recipe("lite0"), Target())
 
 
 def test_a_net_learns_a_number_and_its_weights_predict_it_in_its_unit(tmp_path):
@@ -172,8 +143,8 @@ def test_of_one_recipe_there_is_nothing_to_choose():
 
 
 def test_the_baseline_is_the_median_of_the_other_folds():
-    got = _fold_medians(np.array([1.0, 2.0, 3.0, 10.0, 20.0, 40.0]), np.array([0, 0, 1, 1, 2, 2]))
-    assert got.tolist() == [15, 15, 11, 11, 2.5, 2.5]
+    medians = _fold_medians(np.array([1.0, 2.0, 3.0, 10.0, 20.0, 40.0]), np.array([0, 0, 1, 1, 2, 2]))
+    assert medians.tolist() == [15, 15, 11, 11, 2.5, 2.5]
 
 
 def test_weights_given_by_hand_are_used():
@@ -225,14 +196,14 @@ def test_methods_belong_to_labels_or_to_numbers_or_to_both():
 
 
 def test_bands_lie_between_round_numbers():
-    got = errors_by_band(pd.DataFrame({"label": [0.0, 9.0, 10.0, 100.0], "pred": [1.0, 9.0, 13.0, 99.0]}))
-    assert got["band"].tolist() == ["0 to 10", "10 to 20", "90 to 100"] and got["rows"].tolist() == [2, 1, 1]
-    assert got["mae"].tolist() == [0.5, 3, 1] and got["bias"].tolist() == [0.5, 3, -1]
+    bands = errors_by_band(pd.DataFrame({"label": [0.0, 9.0, 10.0, 100.0], "pred": [1.0, 9.0, 13.0, 99.0]}))
+    assert bands["band"].tolist() == ["0 to 10", "10 to 20", "90 to 100"] and bands["rows"].tolist() == [2, 1, 1]
+    assert bands["mae"].tolist() == [0.5, 3, 1] and bands["bias"].tolist() == [0.5, 3, -1]
 
 
 def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
-    """In one process, which spares the seconds that each one takes to start; test_run_all has them apart."""
-    monkeypatch.setattr(workers, "run_jobs", lambda jobs, devices, *rest: [job.run(CPU, 0) for job in jobs])
+    """Run it in one process, which saves the seconds of each start; test_run_all runs each step in its own."""
+    monkeypatch.setattr(workers, "run_jobs", lambda jobs, *_: [job.run(CPU, 0) for job in jobs])
     (tmp_path / "recipes").mkdir()
     for name, width in (("demo_cnn", 8), ("cnn5", 4)):
         text = f'backbone = "cnn5"\nsize = 32\nwidth = {width}\nbatch = 32\nepochs = 2\nema = 0.0\n'
@@ -251,35 +222,35 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
         ("report", ()),
     ]:
         call(name, tmp_path, "--target", "light", *options)
-    said = capsys.readouterr().out
-    place = tmp_path / "targets" / "light"
+    output = capsys.readouterr().out
+    target_root = tmp_path / "targets" / "light"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "cache",
         "competition",
         "recipes",
         "targets",
     ]  # nothing of the label's
-    identity = json.loads((place / "runs/cnn5/fold_1/run.json").read_text())
+    identity = json.loads((target_root / "runs/cnn5/fold_1/run.json").read_text())
     assert identity["target"] == "light" and set(identity["metrics"]) == {"mae"}
-    assert (place / "runs/cnn5/oof.csv").read_text().splitlines()[0] == "id,pred"
+    assert (target_root / "runs/cnn5/oof.csv").read_text().splitlines()[0] == "id,pred"
     assert re.search(
-        r"\ncnn5: OOF mean absolute error \d+\.\d+ \[.*\] on 60 rows, targets/light/runs/cnn5/oof.csv\n", said
+        r"\ncnn5: OOF mean absolute error \d+\.\d+ \[.*\] on 60 rows, targets/light/runs/cnn5/oof.csv\n", output
     )
     assert re.search(
         r"upload .*/light/submissions/submission.csv: nested mean absolute error \d+\.\d+ \[.*\] by mean; "
         r"learned weights do not beat the mean\n",
-        said,
+        output,
     )
-    submission = pd.read_csv(place / "submissions" / "submission.csv", dtype={"id": str})
+    submission = pd.read_csv(target_root / "submissions" / "submission.csv", dtype={"id": str})
     sample = pd.read_csv(folder / "sampleSubmit.csv", dtype={"id": str})
     assert submission.columns.tolist() == ["id", "light"] and submission["id"].tolist() == sample["id"].tolist()
-    facts = json.loads((place / "submissions" / "blend.json").read_text())
-    assert submission.equals(pd.read_csv(place / "submissions" / f"{facts['picked']}.csv", dtype={"id": str}))
-    text = (place / "report.html").read_text()
+    facts = json.loads((target_root / "submissions" / "blend.json").read_text())
+    assert submission.equals(pd.read_csv(target_root / "submissions" / f"{facts['picked']}.csv", dtype={"id": str}))
+    text = (target_root / "report.html").read_text()
     assert "Upload targets/light/submissions/submission.csv: nested mean absolute error " in text
     assert "python src/train.py --target light --recipe cnn5,demo_cnn" in text and 'alt=""' not in text
 
-    run = place / "runs/cnn5/fold_0/run.json"
+    run = target_root / "runs/cnn5/fold_0/run.json"
     run.write_text(run.read_text().replace('"target": "light"', '"target": "age"'))
     stale = (
         f"{run.parent} is stale: it was trained with another target. Move it away, or train over it with "
@@ -287,7 +258,7 @@ def test_the_whole_job_of_a_number(tmp_path, monkeypatch, capsys):
     )
     with pytest.raises(InputError, match=f"^{re.escape(stale)}$"):
         call("blend", tmp_path, "--target", "light")
-    (place / "runs/cnn5/fold_0/run.json").unlink()
+    (target_root / "runs/cnn5/fold_0/run.json").unlink()
     with pytest.raises(
         InputError,
         match=re.escape(

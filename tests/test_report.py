@@ -82,10 +82,10 @@ def test_every_number_is_in_one_of_at_most_twelve_bands(values):
 
 
 def test_reliability_bins_by_hand():
-    got = reliability_bins(np.array([0.02, 0.08, 0.55, 1.0]), np.array([0, 1, 1, 1]))
-    assert got["rows"].tolist() == [2, 1, 1] and got["share"].tolist() == [0.5, 1, 1]
-    assert got["mean"].tolist() == pytest.approx([0.05, 0.55, 1.0])
-    assert (got["low"] < got["share"]).all() and (got["share"] <= got["high"]).all()
+    bins = reliability_bins(np.array([0.02, 0.08, 0.55, 1.0]), np.array([0, 1, 1, 1]))
+    assert bins["rows"].tolist() == [2, 1, 1] and bins["share"].tolist() == [0.5, 1, 1]
+    assert bins["mean"].tolist() == pytest.approx([0.05, 0.55, 1.0])
+    assert (bins["low"] < bins["share"]).all() and (bins["share"] <= bins["high"]).all()
 
 
 def test_recalibration_learns_on_the_other_folds_and_mends_what_is_too_sure():
@@ -137,7 +137,7 @@ def test_neighbours_are_held_out_rows_of_the_same_fold(tmp_path):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory, make_competition) -> Path:
-    """The report of made-up runs on a drawn competition with meta.csv; of the methods only the quick ones."""
+    """Write the report of fabricated runs on a synthetic competition with meta.csv; only the quick methods run."""
     root = tmp_path_factory.mktemp("report")
     competition = make_competition(root, 160, 40, 32, 2)
     ids = [*competition.train["id"], *competition.test["id"]]
@@ -156,8 +156,8 @@ def test_the_page_says_what_is_asked_of_it(page):
     text = page.read_text()
     assert text.count("<h1>") == 1
     assert re.search(
-        r"<h1>Synthetic competition, not real data\. Upload submissions/submission\.csv: nested accuracy 0\.\d{4} \[.*\] "
-        r"by \w+\. No leak was used\.</h1>",
+        r"<h1>Synthetic competition, not real data\. Upload submissions/submission\.csv: nested accuracy "
+        r"0\.\d{4} \[.*\] by \w+\. No leak was used\.</h1>",
         text,
     )
     headings = re.findall(r'<h2 id="[^"]*">(.*?)</h2>', text)
@@ -178,42 +178,45 @@ def test_the_page_says_what_is_asked_of_it(page):
     assert re.search(
         r'aria-label="lite0 is right on \d+ rows that mobilenetv2 has wrong; mobilenetv2 is right on', text
     )
-    assert 'class="sets"' in text  # the drawn competition holds a picture with both labels
+    assert 'class="sets"' in text  # the synthetic competition holds a picture with both labels
     assert "python src/train.py --recipe lite0,mobilenetv2 --seed 5" in text and len(text) < 10e6
 
 
-SIZES = """[...document.querySelectorAll('figure img, figure svg')].filter(drawn => {
-    const box = drawn.getBoundingClientRect(), said = drawn.alt || drawn.getAttribute('aria-label');
-    return !(box.width > 40 && box.height > 40 && said && (drawn.tagName != 'IMG' || drawn.complete && drawn.naturalWidth > 40));
+SIZES = """[...document.querySelectorAll('figure img, figure svg')].filter(figure => {
+    const box = figure.getBoundingClientRect(), label = figure.alt || figure.getAttribute('aria-label');
+    const loaded = figure.tagName != 'IMG' || figure.complete && figure.naturalWidth > 40;
+    return !(box.width > 40 && box.height > 40 && label && loaded);
 }).length"""
 
 
 @pytest.mark.skipif(browser.find() is None, reason="no Chromium is installed (on Debian: apt install chromium)")
 def test_in_a_browser_all_of_it_is_drawn_on_a_phone_in_the_dark_and_on_paper(page, tmp_path):
-    with browser.Browser(tmp_path) as shown:
+    with browser.Browser(tmp_path) as session:
         for width, scheme in ((1280, "light"), (390, "dark")):
-            shown.show(width, 844, scheme)
-            shown.open(page.as_uri())
-            assert shown.evaluate("document.querySelectorAll('figure').length") > 60
-            assert shown.evaluate(SIZES) == 0, f"figures without their size at {width}"
-            assert shown.evaluate("document.documentElement.scrollWidth") <= width, "the page is wider than the window"
+            session.show(width, 844, scheme)
+            session.open(page.as_uri())
+            assert session.evaluate("document.querySelectorAll('figure').length") > 60
+            assert session.evaluate(SIZES) == 0, f"figures without their size at {width}"
+            assert session.evaluate("document.documentElement.scrollWidth") <= width, (
+                "the page is wider than the window"
+            )
             ink, paper = (PAGE[name][scheme == "dark"] for name in ("ink", "paper"))
             colour = "(part => getComputedStyle(part)[{!r}])(document.querySelector({!r}))"
-            for where, what, wanted in (
+            for selector, style, expected in (
                 ("body", "backgroundColor", paper),
                 ("figure svg g[style*='--ink']", "fill", ink),
             ):
-                rgb = f"rgb({', '.join(str(int(wanted[at : at + 2], 16)) for at in (1, 3, 5))})"
-                assert shown.evaluate(colour.format(what, where)) == rgb
-        shown.show(794, 1123, "dark", "print")  # A4
-        assert shown.evaluate("document.documentElement.scrollWidth") <= 794
-        assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-        assert shown.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
-        asked = {event["request"]["url"] for event in shown.told("Network.requestWillBeSent")}
-        assert {url for url in asked if not url.startswith("data:")} == {page.as_uri()}
+                rgb = f"rgb({', '.join(str(int(expected[at : at + 2], 16)) for at in (1, 3, 5))})"
+                assert session.evaluate(colour.format(style, selector)) == rgb
+        session.show(794, 1123, "dark", "print")  # A4
+        assert session.evaluate("document.documentElement.scrollWidth") <= 794
+        assert session.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert session.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+        urls = {event["request"]["url"] for event in session.parameters("Network.requestWillBeSent")}
+        assert {url for url in urls if not url.startswith("data:")} == {page.as_uri()}
         assert (
-            shown.told("Log.entryAdded")
-            == shown.told("Runtime.exceptionThrown")
-            == shown.told("Runtime.consoleAPICalled")
+            session.parameters("Log.entryAdded")
+            == session.parameters("Runtime.exceptionThrown")
+            == session.parameters("Runtime.consoleAPICalled")
             == []
         )

@@ -1,4 +1,4 @@
-"""The whole job on a tiny drawn competition, as a person runs it: in processes of its own, killed and resumed."""
+"""The whole job on a tiny synthetic competition, as a user runs it: in its own processes, killed and resumed."""
 
 import fcntl
 import hashlib
@@ -38,33 +38,34 @@ def submission(root: Path) -> str:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> tuple[Path, str]:
-    """The root of a whole job that nobody stopped, and what it said: made once for all processes of the tests, which read it."""
+    """Run a whole job that nobody stops, once for all processes of the tests; return its root and its output."""
     base = tmp_path_factory.getbasetemp()
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed"
     shared.mkdir(exist_ok=True)
     with open(shared / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (shared / "said").exists():
+        if not (shared / "output").exists():
             done = apart("run_all", tiny(shared / "root"), *FEW, "--budget", "20h")
             assert done.returncode == 0, done.stderr
-            (shared / "said").write_text(done.stdout)
-    return shared / "root", (shared / "said").read_text()
+            (shared / "output").write_text(done.stdout)
+    return shared / "root", (shared / "output").read_text()
 
 
 @pytest.fixture
 def whole(undisturbed, tmp_path) -> Path:
-    """A copy of that root to work in."""
+    """Copy that root, to work in the copy."""
     return shutil.copytree(undisturbed[0], tmp_path / "whole")
 
 
 def test_the_whole_job_ends_with_what_to_upload(undisturbed):
-    root, said = undisturbed
-    lines = said.strip().splitlines()
+    root, output = undisturbed
+    lines = output.strip().splitlines()
     assert re.search(
-        r"plan: 60 train and 20 test images, 2 folds, \d+ at a time on cpu\n  demo_cnn +2 folds to go, about .* each: a small",
-        said,
+        r"plan: 60 train and 20 test images, 2 folds, \d+ at a time on cpu\n"
+        r"  demo_cnn +2 folds to go, about .* each: a small",
+        output,
     )
-    assert "  budget 20 h 00 min, " in said and re.fullmatch(r"budget 20 h 00 min: .* used", lines[-4])
+    assert "  budget 20 h 00 min, " in output and re.fullmatch(r"budget 20 h 00 min: .* used", lines[-4])
     assert re.fullmatch(r"audit .*, split .*, train .*, blend .*, report .*", lines[-5])
     assert lines[-2].startswith("These images are synthetic")
     assert re.fullmatch(
@@ -96,7 +97,7 @@ def test_a_second_run_does_only_what_is_missing(whole):
 
 
 def stop_in_training(process: subprocess.Popen, root: Path, how: signal.Signals) -> str:
-    """Signal the process group once a first epoch is on disk; returns what was said on stderr."""
+    """Signal the process group once a first epoch is on disk; return its standard error."""
     wait_for_an_epoch(process, root)
     os.killpg(process.pid, how)
     return process.communicate(timeout=300)[1]
@@ -104,13 +105,13 @@ def stop_in_training(process: subprocess.Popen, root: Path, how: signal.Signals)
 
 def wait_for_an_epoch(process: subprocess.Popen, root: Path) -> None:
     deadline = time.monotonic() + 600
-    while not list(root.glob("runs/demo_cnn/fold_*/checkpoint.safetensors")):
+    while not list(root.glob("runs/demo_cnn/fold_*/checkpoint.pt")):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.02)
 
 
 def start(arguments: list[str]) -> subprocess.Popen:
-    """In a session of its own, where Ctrl-C counts: tests in a shell's background are started with it ignored."""
+    """Start it in its own session with Ctrl-C enabled: tests in a shell's background ignore it."""
     return subprocess.Popen(
         arguments,
         stdout=subprocess.PIPE,
@@ -121,17 +122,18 @@ def start(arguments: list[str]) -> subprocess.Popen:
     )
 
 
-def test_a_step_that_is_killed_alone_is_told(tmp_path):
+def test_a_step_that_is_killed_alone_is_reported(tmp_path):
     root = tiny(tmp_path)
     process = start(words("run_all", root, *FEW))
     try:
         os.kill(step_of(process, "audit.py", root), signal.SIGKILL)
-        _, said = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 137
-    assert said == (
-        "audit.py was killed (signal 9, often for want of memory); nothing is lost, the same command goes on where it ended\n"
+    assert errors == (
+        "audit.py was killed (signal 9, often for want of memory); nothing is lost, "
+        "the same command continues where it ended\n"
     )
 
 
@@ -141,20 +143,20 @@ def test_ctrl_c_while_a_step_imports_is_one_line(tmp_path):
     try:
         step_of(process, "split.py", root)
         os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 130
-    assert said == "\nrun_all.py: stopped; nothing is lost, the same command goes on where this one ended\n"
+    assert errors == "\nrun_all.py: stopped; nothing is lost, the same command continues where this one ended\n"
 
 
 def step_of(process: subprocess.Popen, name: str, root: Path) -> int:
-    """The process of this step of the job, as soon as it is there."""
+    """Wait for the process of this step of the job and return its id."""
     deadline = time.monotonic() + 120
-    while not (found := [int(pid.name) for pid in Path("/proc").glob("[0-9]*") if is_step(pid, name, root)]):
+    while not (pids := [int(pid.name) for pid in Path("/proc").glob("[0-9]*") if is_step(pid, name, root)]):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
-    return found[0]
+    return pids[0]
 
 
 def is_step(process: Path, name: str, root: Path) -> bool:
@@ -191,7 +193,7 @@ def test_killed_in_the_blend_and_run_again_it_ends_with_the_same_bytes(undisturb
 
 def test_the_kill_script_sees_what_was_lost(undisturbed, tmp_path):
     for name in (
-        "runs/demo_cnn/fold_0/checkpoint.safetensors",
+        "runs/demo_cnn/fold_0/checkpoint.pt",
         "submissions/.submission.csv.part",
         "cache/frozen/demo_cnn/left",
     ):
@@ -199,7 +201,7 @@ def test_the_kill_script_sees_what_was_lost(undisturbed, tmp_path):
         (tmp_path / name).touch()
     assert kill.litter(tmp_path) == [
         "cache/frozen/demo_cnn",
-        "runs/demo_cnn/fold_0/checkpoint.safetensors",
+        "runs/demo_cnn/fold_0/checkpoint.pt",
         "submissions/.submission.csv.part",
     ]
     assert kill.fault("term", 143, 0.5, f"\nrun_all.py: {kill.LINE}\n") == "" and kill.fault("kill", -9, 0.5, "") == ""
@@ -215,24 +217,10 @@ def test_the_kill_script_sees_what_was_lost(undisturbed, tmp_path):
 def test_a_stop_is_one_line_and_its_exit_code(tmp_path, how, code):
     root = tiny(tmp_path)
     process = start(words("run_all", root, *FEW))
-    said = stop_in_training(process, root, how)
+    errors = stop_in_training(process, root, how)
     assert process.returncode == code
-    assert said.split() == [
-        "run_all.py:",
-        "stopped;",
-        "nothing",
-        "is",
-        "lost,",
-        "the",
-        "same",
-        "command",
-        "goes",
-        "on",
-        "where",
-        "this",
-        "one",
-        "ended",
-    ]
+    line = "run_all.py: stopped; nothing is lost, the same command continues where this one ended"
+    assert errors.split() == line.split()
 
 
 @pytest.mark.parametrize(
@@ -282,8 +270,8 @@ def test_a_stale_run_is_refused_and_force_trains_over_it(whole):
     stale = run("train", whole, "--recipe", "demo_cnn", "--seed", "5")
     assert stale.returncode == 2
     assert stale.stderr == (
-        f"train.py: {whole}/runs/demo_cnn/fold_0 is stale: it was trained with another seed. Move it away, or train over it "
-        "with `train.py --recipe demo_cnn --force`.\n"
+        f"train.py: {whole}/runs/demo_cnn/fold_0 is stale: it was trained with another seed. Move it away, or train "
+        "over it with `train.py --recipe demo_cnn --force`.\n"
     )
     forced = apart("train", whole, "--recipe", "demo_cnn", "--seed", "5", "--fold", "0", "--force")
     assert forced.returncode == 0, forced.stderr
@@ -343,7 +331,7 @@ def test_a_job_that_is_killed_alone_takes_its_step_along(tmp_path):
 
 
 def offline(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
-    """Run without a network: in a network namespace with nothing in it where that is allowed, else with Python's connections cut off."""
+    """Run without a network: in an empty network namespace if that is allowed, else with Python's connections off."""
     env = os.environ.copy()
     cut = ["unshare", "-rn"]
     if not shutil.which("unshare") or subprocess.run([*cut, "true"], capture_output=True).returncode:

@@ -97,16 +97,15 @@ def test_a_stale_run_says_why(tmp_path, split, field, value, cause):
 
 def test_a_run_of_corrected_labels_is_another_run(tmp_path, split):
     leave(tmp_path, split, 0)
-    mended = Corrections({"0001": "relabel"})
-    identity = dataclasses.replace(IDENTITY, corrections=mended.hash)
-    assert is_fold_finished(tmp_path, IDENTITY, 0) and not is_fold_finished(
-        tmp_path, identity, 0
-    )  # they do not share a folder
+    corrections = Corrections({"0001": "relabel"})
+    identity = dataclasses.replace(IDENTITY, corrections=corrections.hash)
+    assert is_fold_finished(tmp_path, IDENTITY, 0)
+    assert not is_fold_finished(tmp_path, identity, 0)  # they do not share a folder
     for fold in (0, 1):
-        leave(tmp_path, split, fold, identity, corrections=mended)
+        leave(tmp_path, split, fold, identity, corrections=corrections)
     assert run_names(tmp_path) == ["cnn", "cnn+corrected"] and is_fold_finished(tmp_path, identity, 0)
     member = load_member(tmp_path, IDENTITY, "cnn+corrected", split, TEST_IDS)
-    assert member.name == "cnn+corrected" and shared_corrections([member]) == mended
+    assert member.name == "cnn+corrected" and shared_corrections([member]) == corrections
     assert load_member(tmp_path, None, "cnn+corrected", split, TEST_IDS).oof.equals(member.oof)
     with pytest.raises(
         InputError,
@@ -137,9 +136,11 @@ def test_a_run_from_before_there_were_corrections_had_none(tmp_path, split):
 
 @pytest.mark.parametrize("before, after", [("cnn", "cnn+corrected"), ("cnn+corrected", "cnn")])
 def test_a_run_under_the_other_name_is_refused(tmp_path, split, before, after):
-    mended = Corrections({"0001": "relabel"}) if before.endswith(CORRECTED_SUFFIX) else NO_CORRECTIONS
+    corrections = Corrections({"0001": "relabel"}) if before.endswith(CORRECTED_SUFFIX) else NO_CORRECTIONS
     for fold in (0, 1):
-        leave(tmp_path, split, fold, dataclasses.replace(IDENTITY, corrections=mended.hash), corrections=mended)
+        leave(
+            tmp_path, split, fold, dataclasses.replace(IDENTITY, corrections=corrections.hash), corrections=corrections
+        )
     (tmp_path / "runs" / before).rename(tmp_path / "runs" / after)
     for identity in (IDENTITY, None):
         with pytest.raises(InputError, match="it was trained with other corrections"):
@@ -147,20 +148,21 @@ def test_a_run_under_the_other_name_is_refused(tmp_path, split, before, after):
 
 
 def test_corrections_that_were_edited_in_a_run_are_refused(tmp_path, split):
-    mended = Corrections({"0001": "relabel"})
+    corrections = Corrections({"0001": "relabel"})
     for fold in (0, 1):
         leave(
             tmp_path,
             split,
             fold,
-            dataclasses.replace(IDENTITY, corrections=mended.hash),
+            dataclasses.replace(IDENTITY, corrections=corrections.hash),
             corrections=Corrections({"0001": "drop"}),
         )
     member = load_member(tmp_path, IDENTITY, "cnn+corrected", split, TEST_IDS)
     with pytest.raises(
         InputError,
         match=re.escape(
-            "runs/cnn+corrected: the corrections in a run.json were edited, or are of an earlier version; delete the folder and train it again"
+            "runs/cnn+corrected: the corrections in a run.json were edited, or are of an earlier version; delete the "
+            "folder and train it again"
         ),
     ):
         shared_corrections([member])
@@ -213,17 +215,16 @@ def test_no_edited_byte_of_a_run_json_goes_unseen(tmp_path, split):
     leave(tmp_path, split, 0)
     path = tmp_path / "runs/cnn/fold_0/run.json"
     whole, unseen = path.read_bytes(), []
-    for place in range(0, len(whole), 7):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+    for offset in range(0, len(whole), 7):
+        path.write_bytes(whole[:offset] + bytes([whole[offset] ^ 4]) + whole[offset + 1 :])
         try:
             if is_fold_finished(tmp_path, IDENTITY, 0) and read_json(path) != json.loads(whole):
-                unseen.append(place)
+                unseen.append(offset)
         except InputError:
             continue
-    seal = whole.index(b'"sha256"')
-    assert all(
-        seal <= place < seal + 8 for place in unseen
-    )  # its own name: then it says nothing, and the rest is as it was
+    # Only in the checksum's own name: without it nothing is checked, and the rest is unchanged.
+    checksum = whole.index(b'"sha256"')
+    assert all(checksum <= offset < checksum + 8 for offset in unseen)
 
 
 def test_a_run_json_of_another_recipe_is_refused(tmp_path, split):

@@ -22,22 +22,22 @@ def name_of(call: ast.Call) -> str:
 
 def unsafe(tree: ast.AST) -> list[str]:
     """What in a module could unpickle or run what a file says."""
-    found = []
+    unsafe = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names if alias.name.split(".")[0] in MODULES]
+            unsafe += [alias.name for alias in node.names if alias.name.split(".")[0] in MODULES]
         elif isinstance(node, ast.ImportFrom):
-            found += [node.module] if (node.module or "").split(".")[0] in MODULES else []
+            unsafe += [node.module] if (node.module or "").split(".")[0] in MODULES else []
         elif isinstance(node, ast.Call):
-            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
             name = name_of(node)
-            if name.endswith("torch.load") and given.get("weights_only") != "True" or name.endswith("torch.save"):
-                found.append(name)
-            if name in ("np.load", "numpy.load", "np.save", "numpy.save") and given.get("allow_pickle") != "False":
-                found.append(name)
+            if name.endswith("torch.load") and arguments.get("weights_only") != "True" or name.endswith("torch.save"):
+                unsafe.append(name)
+            if name in ("np.load", "numpy.load", "np.save", "numpy.save") and arguments.get("allow_pickle") != "False":
+                unsafe.append(name)
             if name in ("eval", "exec") or name.split(".")[-1] in ("read_pickle", "to_pickle"):
-                found.append(name)
-    return found
+                unsafe.append(name)
+    return unsafe
 
 
 def test_no_code_of_the_project_unpickles():

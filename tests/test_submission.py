@@ -106,8 +106,8 @@ def test_two_blends_write_one_after_the_other(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def said(monkeypatch, capsys):
-    """`said(submission, solution)`: what score.py prints."""
+def score_output(monkeypatch, capsys):
+    """`score_output(submission, solution)`: return what score.py prints."""
 
     def run(*arguments: Path) -> str:
         monkeypatch.setattr(sys, "argv", ["score.py", *map(str, arguments)])
@@ -117,12 +117,12 @@ def said(monkeypatch, capsys):
     return run
 
 
-def test_the_step_prints_accuracies_with_intervals(tmp_path, said):
+def test_the_step_prints_accuracies_with_intervals(tmp_path, score_output):
     solution = write(tmp_path, "solution.csv", "id,label\n" + "".join(f"{id},{int(id > 6)}\n" for id in range(1, 11)))
     submission = write(
         tmp_path, "submission.csv", "id,label\n" + "".join(f"{id},{int(id > 5)}\n" for id in range(1, 11))
     )
-    assert said(submission, solution).splitlines() == [
+    assert score_output(submission, solution).splitlines() == [
         "accuracy 0.9000 [0.5958, 0.9821], 9 of 10 right",
         "label 0  0.8333 [0.4365, 0.9699], 5 of 6 right",
         "label 1  1.0000 [0.5101, 1.0000], 4 of 4 right",
@@ -130,5 +130,5 @@ def test_the_step_prints_accuracies_with_intervals(tmp_path, said):
 
 
 @pytest.mark.skipif(not MINI.exists(), reason="../shared/competition-mini-solution.csv is not there")
-def test_the_answers_of_the_mini_competition_score_themselves(said):
-    assert said(MINI, MINI).startswith("accuracy 1.0000 [0.9936, 1.0000], 600 of 600 right")
+def test_the_answers_of_the_mini_competition_score_themselves(score_output):
+    assert score_output(MINI, MINI).startswith("accuracy 1.0000 [0.9936, 1.0000], 600 of 600 right")

@@ -1,4 +1,4 @@
-"""Handing in, with a stand-in for Kaggle's client on the PATH."""
+"""Submitting, with a stand-in for Kaggle's client on the PATH."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def csv(path: Path, *lines: str) -> None:
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """A competition of three test rows, and a blend of it as blend.py leaves one."""
+    """Write a competition of three test rows and the files that blend.py writes."""
     folder, out = tmp_path / "competition", tmp_path / "submissions"
     csv(folder / "train.csv", "id,label", "1,0", "2,1")
     csv(folder / "test.csv", "id", *IDS)
@@ -51,15 +51,15 @@ def root(tmp_path) -> Path:
     return tmp_path
 
 
-def client(root: Path, monkeypatch, says: str, code: int = 0) -> Path:
-    """A `kaggle` that writes down its arguments, says this and leaves with that code; returns where the arguments lie."""
-    script, asked = root / "bin" / "kaggle", root / "asked"
+def client(root: Path, monkeypatch, answer: str, code: int = 0) -> Path:
+    """Install a `kaggle` that records its arguments, prints `answer` and exits with `code`; return its record."""
+    script, arguments = root / "bin" / "kaggle", root / "arguments"
     script.parent.mkdir(exist_ok=True)
-    (root / "says").write_text(says)
-    script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > "{asked}"\ncat "{root}/says"\nexit {code}\n')
+    (root / "answer").write_text(answer)
+    script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > "{arguments}"\ncat "{root}/answer"\nexit {code}\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{script.parent}{os.pathsep}{os.environ['PATH']}")
-    return asked
+    return arguments
 
 
 def step(root: Path, monkeypatch, *options: str) -> None:
@@ -73,11 +73,11 @@ def refused(root: Path, monkeypatch, *options: str) -> str:
     return str(caught.value)
 
 
-def test_a_file_that_was_taken_is_a_line_of_the_log(root, monkeypatch, capsys):
-    asked = client(root, monkeypatch, "100%|###| 1.0k/1.0k [00:00<00:00]\nSuccessfully submitted to Face gender\n")
+def test_an_accepted_file_is_a_line_of_the_log(root, monkeypatch, capsys):
+    arguments = client(root, monkeypatch, "100%|###| 1.0k/1.0k [00:00<00:00]\nSuccessfully submitted to Face gender\n")
     step(root, monkeypatch, "-m", "a first, try", "--competition", "face-gender")
     path = root / "submissions" / "submission.csv"
-    assert asked.read_text().splitlines() == [
+    assert arguments.read_text().splitlines() == [
         "competitions",
         "submit",
         "-f",
@@ -95,37 +95,33 @@ def test_a_file_that_was_taken_is_a_line_of_the_log(root, monkeypatch, capsys):
     ]
 
 
-def hand_in(root: Path, monkeypatch) -> None:
+def submit_first(root: Path, monkeypatch) -> None:
     client(root, monkeypatch, "Successfully submitted to Face gender")
     step(root, monkeypatch, "-m", "first", "--competition", "face-gender")
 
 
-def test_the_public_score_goes_beside_the_honest_one(root, monkeypatch, capsys):
-    hand_in(root, monkeypatch)
+def test_the_public_score_is_logged_next_to_the_nested_one(root, monkeypatch, capsys):
+    submit_first(root, monkeypatch)
     step(root, monkeypatch, "--public", "0.9381")
     assert load_submission_log(root)[0].public == "0.9381"
     assert (
-        capsys.readouterr().out.splitlines()[-1] == "first: public score 0.9381, honest score 0.9395 [0.9359, 0.9429]"
+        capsys.readouterr().out.splitlines()[-1] == "first: public score 0.9381, nested score 0.9395 [0.9359, 0.9429]"
     )
 
 
-def test_the_same_file_is_not_handed_in_twice_and_the_competition_is_remembered(root, monkeypatch):
-    hand_in(root, monkeypatch)
-    said = refused(root, monkeypatch, "-m", "second")
-    assert (
-        said.startswith("this very file was handed in on 2")
-        and said.endswith("-m TEXT face-gender")
-        and len(load_submission_log(root)) == 1
-    )
-    asked = client(root, monkeypatch, "Successfully submitted")
+def test_the_same_file_is_not_submitted_twice_and_the_competition_is_remembered(root, monkeypatch):
+    submit_first(root, monkeypatch)
+    error = refused(root, monkeypatch, "-m", "second")
+    assert error.startswith("this very file was submitted on 2") and error.endswith("-m TEXT face-gender")
+    assert len(load_submission_log(root)) == 1
+    arguments = client(root, monkeypatch, "Successfully submitted")
     step(root, monkeypatch, "-m", "second", "--competition", "another")
-    assert asked.read_text().splitlines()[-1] == "another" and [
-        entry.competition for entry in load_submission_log(root)
-    ] == ["face-gender", "another"]
+    assert arguments.read_text().splitlines()[-1] == "another"
+    assert [entry.competition for entry in load_submission_log(root)] == ["face-gender", "another"]
 
 
 @pytest.mark.parametrize(
-    "says, code, reason",
+    "answer, code, hint",
     [
         (
             "Could not find kaggle.json. Make sure it's located in /root/.kaggle. Or use the environment method.",
@@ -156,21 +152,21 @@ def test_the_same_file_is_not_handed_in_twice_and_the_competition_is_remembered(
         ),
         ("Submission not allowed: The competition deadline has passed", 1, "the competition is closed"),
         (
-            "Could not find competition - please verify that you entered the correct competition ID and that the competition is still accepting "
-            "submissions.",
+            "Could not find competition - please verify that you entered the correct competition ID and that the "
+            "competition is still accepting submissions.",
             0,
             "there is no competition 'face-gender', or it is closed",
         ),
         ("HTTPSConnectionPool(host='www.kaggle.com'): Max retries exceeded", 1, "Kaggle could not be reached"),
-        ("Segmentation fault", 139, "this is no answer that is known here"),
-        ("Successfully submitted", 1, "this is no answer that is known here"),
+        ("Segmentation fault", 139, "its answer is not known here"),
+        ("Successfully submitted", 1, "its answer is not known here"),
     ],
 )
-def test_what_the_client_says_is_explained_and_not_logged(root, monkeypatch, says, code, reason):
-    client(root, monkeypatch, says, code)
-    said = refused(root, monkeypatch, "-m", "text", "--competition", "face-gender")
-    assert said.startswith(f"submission.csv was not handed in: {reason}")
-    assert said.endswith("Kaggle's client said:\n" + "\n".join(f"  {line}" for line in says.splitlines()))
+def test_the_clients_answer_is_explained_and_not_logged(root, monkeypatch, answer, code, hint):
+    client(root, monkeypatch, answer, code)
+    error = refused(root, monkeypatch, "-m", "text", "--competition", "face-gender")
+    assert error.startswith(f"submission.csv was not submitted: {hint}")
+    assert error.endswith("Kaggle's client answered:\n" + "\n".join(f"  {line}" for line in answer.splitlines()))
     assert load_submission_log(root) == []
 
 
@@ -185,10 +181,10 @@ def test_no_client(root, monkeypatch):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ((), "say what to do: -m TEXT hands the submission in, --public SCORE writes down the last one's public score"),
+        ((), "say what to do: -m TEXT submits, --public SCORE records the public score of the last submission"),
         (("-m", "text", "--public", "0.9"), "say what to do"),
         (("--public", "0.9"), "submissions/log.csv has no line yet"),
-        (("-m", "text"), "which competition? Say it once with --competition SLUG"),
+        (("-m", "text"), "which competition? Name it once with --competition SLUG"),
         (("-m", "text", "--competition", "-f"), "expected one argument"),
         (("-m", "text", "--competition", "https://www.kaggle.com/c/face"), "small letters, digits, dashes"),
     ],
@@ -200,7 +196,7 @@ def test_bad_usage(root, monkeypatch, options, message, capsys):
 
 
 def test_a_score_that_is_no_accuracy_is_refused(root, monkeypatch):
-    hand_in(root, monkeypatch)
+    submit_first(root, monkeypatch)
     assert (
         refused(root, monkeypatch, "--public", "93.8")
         == "--public 93.8: an accuracy is in 0 to 1, as on the leaderboard"
@@ -208,12 +204,12 @@ def test_a_score_that_is_no_accuracy_is_refused(root, monkeypatch):
 
 
 def test_an_edited_submission_is_refused_before_the_client_is_called(root, monkeypatch):
-    asked = client(root, monkeypatch, "Successfully submitted")
+    arguments = client(root, monkeypatch, "Successfully submitted")
     csv(root / "submissions" / "submission.csv", "id,label", "7,1")
     assert "is missing or not what the blend wrote (checksum differs)" in refused(
         root, monkeypatch, "-m", "t", "--competition", "c"
     )
-    assert not asked.exists()
+    assert not arguments.exists()
 
 
 def test_a_synthetic_competition_is_not_submitted(root, monkeypatch):
@@ -221,24 +217,27 @@ def test_a_synthetic_competition_is_not_submitted(root, monkeypatch):
     assert refused(root, monkeypatch, "-m", "t", "--competition", "c").startswith("this competition is synthetic")
 
 
-def checked(root: Path, *lines: str) -> str:
+def submission_problems(root: Path, *lines: str) -> str:
     csv(root / "s.csv", *lines)
     with pytest.raises(InputError) as caught:
         check_submission(load_competition(root), root / "s.csv")
-    head, *findings, way_out = str(caught.value).splitlines()
-    assert (
-        head == f"{root}/s.csv is not a valid submission:" and way_out == "Run `python src/blend.py`, which writes it."
-    )
-    return "\n".join(findings)
+    head, *problems, hint = str(caught.value).splitlines()
+    assert head == f"{root}/s.csv is not a valid submission:"
+    assert hint == "Run `python src/blend.py`, which writes it."
+    return "\n".join(problems)
 
 
-def test_all_that_is_wrong_with_a_submission_is_said_at_once(root):
-    assert checked(root, "id,label", "7,1", "42,0", "9,0.5") == (
-        f"  - {root}/s.csv, row 4: label '0.5' is not 0 or 1\n  - {root}/s.csv: id '0042' of sampleSubmit.csv is missing\n"
-        f"  - {root}/s.csv, row 3: id '42' is not in sampleSubmit.csv"
+def test_all_problems_of_a_submission_are_reported_at_once(root):
+    assert submission_problems(root, "id,label", "7,1", "42,0", "9,0.5") == (
+        f"  - {root}/s.csv, row 4: label '0.5' is not 0 or 1\n  - {root}/s.csv: id '0042' of sampleSubmit.csv is "
+        f"missing\n  - {root}/s.csv, row 3: id '42' is not in sampleSubmit.csv"
     )
-    assert checked(root, "id,label", "0042,0", "7,1", "9,1") == (
+    assert submission_problems(root, "id,label", "0042,0", "7,1", "9,1") == (
         f"  - {root}/s.csv: its rows are not in the order of sampleSubmit.csv"
     )
-    assert "id '7' appears twice, first in row 2" in checked(root, "id,label", "7,1", "7,1", "0042,0", "9,1")
-    assert "the header is 'id,prob', expected 'id,label'" in checked(root, "id,prob", "7,1", "0042,0", "9,1")
+    assert "id '7' appears twice, first in row 2" in submission_problems(
+        root, "id,label", "7,1", "7,1", "0042,0", "9,1"
+    )
+    assert "the header is 'id,prob', expected 'id,label'" in submission_problems(
+        root, "id,prob", "7,1", "0042,0", "9,1"
+    )

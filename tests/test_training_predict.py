@@ -54,7 +54,7 @@ def leave(root, settings: dict) -> FoldResult:
 @pytest.mark.parametrize("settings", [{**TINY, "epochs": 1}, FROZEN], ids=["cnn5", "frozen stages"])
 def test_the_same_bytes_as_in_training(tmp_path, settings):
     result = leave(tmp_path, settings)
-    [prediction] = predicted(tmp_path, images("te", 10)[0])
+    [prediction] = predict(tmp_path, images("te", 10)[0])
     assert (
         prediction.prob.tobytes() == result.test_prob.tobytes()
         and prediction.features[:].tobytes() == result.test_features[:].tobytes()
@@ -63,24 +63,24 @@ def test_the_same_bytes_as_in_training(tmp_path, settings):
     assert not list((tmp_path / "scratch").rglob("*"))
 
 
-def predicted(root, shown) -> list[FoldPrediction]:
+def predict(root, images) -> list[FoldPrediction]:
     run = read_json(fold_dir(root, "tiny", 0) / "run.json")
-    return list(predict_folds(root, "tiny", [run], shown, CPU, root / "scratch"))
+    return list(predict_folds(root, "tiny", [run], images, CPU, root / "scratch"))
 
 
 def test_other_images_get_other_answers(tmp_path):
-    result, shown = leave(tmp_path, {**TINY, "epochs": 1}), images("te", 10)[0]
-    [prediction] = predicted(tmp_path, dataclasses.replace(shown, pixels=shown.pixels // 2))
+    result, test_images = leave(tmp_path, {**TINY, "epochs": 1}), images("te", 10)[0]
+    [prediction] = predict(tmp_path, dataclasses.replace(test_images, pixels=test_images.pixels // 2))
     assert not (prediction.prob == result.test_prob).any()
 
 
-def test_where_the_recorded_format_is_not_to_be_had_another_is_taken(tmp_path, monkeypatch):
+def test_another_number_format_is_used_if_the_recorded_one_is_missing(tmp_path, monkeypatch):
     result = leave(tmp_path, {**TINY, "epochs": 1})
     directory = fold_dir(tmp_path, "tiny", 0)
     run = read_json(directory / "run.json")
     write_json(directory / "run.json", {**run, "inference": {"form": "bfloat16 channels_last fused"}})
     monkeypatch.setattr(precision, "_fast_half", lambda device: None)
-    [prediction] = predicted(tmp_path, images("te", 10)[0])
+    [prediction] = predict(tmp_path, images("te", 10)[0])
     assert (
         prediction.inference == "float32 channels_last fused" and abs(prediction.prob - result.test_prob).max() < 0.02
     )

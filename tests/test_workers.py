@@ -90,14 +90,14 @@ def test_no_process_sees_ctrl_c_not_even_the_first(tmp_path):
 
 def test_a_job_that_may_not_start_is_left_out_and_does_not_hold_up_those_that_wait_for_it(tmp_path):
     first, dropped, waits, last = (Touch(tmp_path, name) for name in ("first", "dropped", "waits", "last"))
-    asked = []
+    calls = []
 
     def may_start(job, running):
-        asked.append((job.name, [other.name for other in running]))
+        calls.append((job.name, [other.name for other in running]))
         return job is not dropped
 
     run_jobs([first, dropped, waits, last], [CPU], {waits: [dropped]}, may_start)
-    assert asked == [("first", []), ("dropped", []), ("waits", []), ("last", [])]
+    assert calls == [("first", []), ("dropped", []), ("waits", []), ("last", [])]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "last", "waits"]
 
 

@@ -1,7 +1,6 @@
-"""The library the steps are made of. Layers: data -> models -> training -> runs -> combine -> review, never back."""
+"""The library the steps are made of. The layers are those of import-linter's contract in pyproject.toml."""
 
 import os
 
-os.environ.setdefault(
-    "NO_ALBUMENTATIONS_UPDATE", "1"
-)  # albumentations asks the network for its version when it is imported first
+# At its first import albumentations asks the network for its version.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")

@@ -34,7 +34,7 @@ class Stopped(BaseException):
 
 
 class StepParser(argparse.ArgumentParser):
-    """Remembers the root that was asked for, or the target's folder in it, where `run_main` notes what the step cost."""
+    """Remember the root, or the target's folder in it, in which `run_main` records the cost of the step."""
 
     target_root: Path | None = None
 
@@ -64,7 +64,7 @@ def _folder(text: str) -> Path:
 
 
 def add_target_option(parser: argparse.ArgumentParser) -> None:
-    """Add --target to a step that works on one; all files of a target other than the label lie in a folder of its own."""
+    """Add --target to a step; all files of a target other than the label lie in a folder of its own."""
     parser.add_argument(
         "--target",
         type=Target,
@@ -167,7 +167,7 @@ def run_main(main: Callable[[], None]) -> None:
 
 @contextmanager
 def _signals_in_destructors() -> Iterator[None]:
-    """Raise a signal that arrives in a destructor, whose exceptions Python prints and forgets, once more a moment later."""
+    """Raise a signal again a moment later if it arrives in a destructor, whose exceptions Python only prints."""
 
     def again(lost) -> None:
         if not isinstance(lost.exc_value, (Stopped, KeyboardInterrupt)):

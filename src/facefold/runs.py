@@ -5,12 +5,12 @@
     runs/<recipe>/oof.csv     the folds' OOF joined: each train id exactly once
     runs/label_issues.csv     labels that are likely wrong, see ensemble/label_issues.py
 
-A recipe that learned from corrected labels has a folder of its own, runs/<recipe>+corrected/, so that before and after can
-be compared; its run.json holds the corrections. A run's name is its folder's: lite0, lite0+corrected. The runs of another
-target than the label lie under targets/<target>/, the `root` of the functions here (`Target.directory`).
+A recipe that learned from corrected labels has a folder of its own, runs/<recipe>+corrected/, so that before and after
+can be compared; its run.json holds the corrections. A run's name is its folder's: lite0, lite0+corrected. The runs of
+another target than the label lie under targets/<target>/, the `root` of the functions here (`Target.directory`).
 
-`run.json` is written last and holds the sha256 of every other file, so a fold is finished exactly when it has one, and a
-file that was torn or edited afterwards is found before it is used.
+`run.json` is written last and holds the sha256 of every other file, so a fold is finished exactly when it has one, and
+a file that was torn or edited afterwards is found before it is used.
 """
 
 import json
@@ -196,7 +196,7 @@ def remove_fold(directory: Path) -> None:
 
 
 def require_current(directory: Path, run: dict, identity: Identity) -> None:
-    """Raise `InputError` if what lies in `directory` (its run.json, or a checkpoint's identity) is of another identity."""
+    """Raise `InputError` if the run.json or checkpoint in `directory` has another identity."""
     causes = [cause for name, cause in _CAUSES.items() if _recorded(run, name) != getattr(identity, name)]
     if causes:
         raise InputError(
@@ -264,8 +264,8 @@ def shared_corrections(members: list[Member]) -> Corrections:
     }
     if len({one.hash for one in corrections.values()}) > 1:
         raise InputError(
-            f"{', '.join(corrections)} learned from different corrections, so there are no corrected labels to score all "
-            "by. Train them with one --corrections FILE, or name the recipes to blend with --recipes."
+            f"{', '.join(corrections)} learned from different corrections, so there are no corrected labels to score "
+            "all by. Train them with one --corrections FILE, or name the recipes to blend with --recipes."
         )
     return next(iter(corrections.values()), NO_CORRECTIONS)
 
@@ -338,8 +338,8 @@ def load_predictions(path: Path, target: Target = LABEL) -> pd.DataFrame:
         row = table.index[~valid][0]
         what = "a finite number" if target.regression else "a probability"
         raise InputError(
-            f"{path}, row {row + 2}: {column} {table[column][row]} is not {what}; delete the fold's folder and train it "
-            "again"
+            f"{path}, row {row + 2}: {column} {table[column][row]} is not {what}; delete the fold's folder and train "
+            "it again"
         )
     return table
 
@@ -350,7 +350,7 @@ def load_fold_features(root: Path, name: str, fold: int, part: str) -> np.ndarra
 
 
 def _load_column(path: Path, target: Target, expected: Collection[str], source: str) -> pd.Series:
-    """The predictions by id, which must be the `expected` ids, each once."""
+    """Load the predictions by id, which must be the `expected` ids, each once."""
     table = load_predictions(path, target)
     ids = table["id"]
     if ids.duplicated().any():
@@ -359,25 +359,25 @@ def _load_column(path: Path, target: Target, expected: Collection[str], source: 
         )
     if difference := set(ids) ^ set(expected):
         raise InputError(
-            f"{path}: its ids are not those of {source} ({len(difference)} differ, e.g. {sorted(difference)[0]}); delete "
-            "the fold's folder and train it again"
+            f"{path}: its ids are not those of {source} ({len(difference)} differ, e.g. {sorted(difference)[0]}); "
+            "delete the fold's folder and train it again"
         )
     return table.set_index("id")[target.column]
 
 
 def _recorded(run: dict, name: str) -> object:
-    """A part of the identity in run.json or a checkpoint; older ones have neither corrections nor other targets."""
+    """Return a field of the identity in run.json or a checkpoint; old ones have neither corrections nor targets."""
     return run.get(name, {"corrections": "", "target": LABEL.name}.get(name))
 
 
 def _options(name: str, target: Target) -> str:
-    """The options of train.py that train the run of this name."""
+    """Return the options of train.py that train the run of this name."""
     recipe = name.removesuffix(CORRECTED_SUFFIX)
     return f"--recipe {recipe}{target.option}" + (" --corrections FILE" if recipe != name else "")
 
 
 def _digest(run: dict) -> str:
-    """The sha256 of run.json without its own checksum."""
+    """Return the sha256 of run.json without its own checksum."""
     return sha256_text(json.dumps({name: value for name, value in run.items() if name != "sha256"}, sort_keys=True))
 
 

@@ -1,6 +1,6 @@
 """An upload folder for a Kaggle notebook that has no internet.
 
-dataset/  dataset-metadata.json, facefold_pack.json (how to blend; what it was made with), expected.csv (the submission),
+dataset/  dataset-metadata.json, facefold_pack.json (how to blend; the versions used), expected.csv (the submission),
           src/ and requirements.txt, folds/, runs/<run>/fold_<k>/ (weights, OOF, features; no test predictions), wheels/
 kernel/   kernel-metadata.json, kernel.py
 """
@@ -20,7 +20,7 @@ from facefold.utils.files import write_json
 
 MARK = "facefold_pack.json"
 PROJECT = Path(__file__).resolve().parents[3]
-# Small ones; torch and what is as large are the image's.
+# Small packages only: torch and others of its size come with the image.
 WHEELS = (
     "timm",
     "albumentations",
@@ -46,7 +46,7 @@ def clear_upload(out: Path) -> None:
 
 
 def fill_upload(out: Path, root: Path, facts: dict, folds: int) -> None:
-    """Put the source and what the blend `facts` (blend.json) was made of into an empty upload folder, and how to blend again."""
+    """Fill an empty upload folder: source, folds, runs and options of the blend that `facts` (blend.json) describes."""
     dataset, names = out / "dataset", [member["recipe"] for member in facts["members"]]
     made_with = f"Python {platform.python_version()}, torch {version('torch')}"
     write_json(dataset / MARK, {"blend": _options(facts["options"]), "made_with": made_with})
@@ -58,22 +58,22 @@ def fill_upload(out: Path, root: Path, facts: dict, folds: int) -> None:
             _copy(path, dataset / "folds" / path.name)
     for name in names:
         for fold in range(folds):
-            for kept in ("run.json", *(made for made in RESULT_FILES if "test" not in made)):
-                path = fold_dir(root, name, fold) / kept
+            for file in ("run.json", *(result for result in RESULT_FILES if "test" not in result)):
+                path = fold_dir(root, name, fold) / file
                 _copy(path, dataset / path.relative_to(root))
     _copy(root / "submissions" / "submission.csv", dataset / "expected.csv")
     _copy(Path(__file__).with_name("kernel.py"), out / "kernel" / "kernel.py")
 
 
 def write_metadata(out: Path, user: str, competition: str, gpu: bool) -> None:
-    """Write the two metadata files that Kaggle's client reads. `InputError` for names that Kaggle does not take."""
+    """Write the two metadata files that Kaggle's client reads. Raise `InputError` for names that Kaggle refuses."""
     for what, name in (("--user", user), ("--competition", competition)):
         if not re.fullmatch("[a-z0-9][a-z0-9-]*", name):
             raise InputError(
                 f"{what} {name}: it is the last part of its page's address: small letters, digits and dashes"
             )
     slug = f"facefold-{competition}"[:50].rstrip("-")
-    title = slug.replace("-", " ")  # Kaggle makes a kernel's slug of its title
+    title = slug.replace("-", " ")  # Kaggle derives a kernel's slug from its title
     write_json(
         out / "dataset" / "dataset-metadata.json",
         {
@@ -104,38 +104,23 @@ def write_metadata(out: Path, user: str, competition: str, gpu: bool) -> None:
 
 
 def fetch_wheels(out: Path, python: str) -> list[str]:
-    """Fetch `WHEELS` in the versions installed here, for the notebook's Python (3.11), into the data set; returns their names.
+    """Download `WHEELS`, in the versions installed here, for the notebook's Python into the data set; return the names.
 
-    Raises `InputError` where the package index cannot be reached or has no such wheel.
+    Raise `InputError` if the package index cannot be reached or has no such wheel.
     """
     if not re.fullmatch(r"3\.\d+", python):
         raise InputError(f"--python {python}: the notebook's version, such as 3.11")
     try:
-        wanted = [f"{name}=={version(name)}" for name in WHEELS]
+        requirements = [f"{name}=={version(name)}" for name in WHEELS]
     except PackageNotFoundError as error:
         raise InputError(
-            f"{error.name} is not installed here, so that its version is not known: pack in an environment made by "
-            "requirements.txt, or leave the wheels out with --no-wheels"
-        )
-    platforms = [part for name in PLATFORMS for part in ("--platform", name)]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--python-version",
-        python,
-        "--implementation",
-        "cp",
-        *platforms,
-        "--dest",
-        str(out / "dataset" / "wheels"),
-        *wanted,
-    ]
+            f"{error.name} is not installed here, so that its version is not known: pack in an environment with "
+            "requirements.txt installed, or leave the wheels out with --no-wheels"
+        ) from error
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--implementation", "cp"]
+    options += ["--python-version", python, "--dest", str(out / "dataset" / "wheels")]
+    options += [part for name in PLATFORMS for part in ("--platform", name)]
+    command = [sys.executable, "-m", "pip", "download", *options, *requirements]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise InputError(
@@ -145,17 +130,11 @@ def fetch_wheels(out: Path, python: str) -> list[str]:
     return sorted(path.name for path in (out / "dataset" / "wheels").iterdir())
 
 
-def _options(asked: dict) -> list[str]:
-    """The options with which blend.py blends as it did."""
-    flags = [f"--use-{name}" for name in asked["leaks"]]
-    return [
-        "--recipes",
-        ",".join(asked["recipes"]),
-        "--method",
-        asked["method"],
-        f"--weights={asked['weights']}",
-        *flags,
-    ]
+def _options(options: dict) -> list[str]:
+    """Return the arguments of blend.py for the `options` in blend.json."""
+    leaks = [f"--use-{name}" for name in options["leaks"]]
+    recipes = ",".join(options["recipes"])
+    return ["--recipes", recipes, "--method", options["method"], f"--weights={options['weights']}", *leaks]
 
 
 def _copy(source: Path, target: Path) -> None:

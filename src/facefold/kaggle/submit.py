@@ -1,7 +1,7 @@
-"""Handing a file in by Kaggle's own client, an executable that a person installs, and the log of what was handed in.
+"""Submit a file by Kaggle's own client, an executable that the user installs, and keep the log of submissions.
 
-submissions/log.csv   time (UTC), competition, sha256 of the file, message, honest score with its interval, public score;
-                      empty where not known
+submissions/log.csv   time (UTC), competition, sha256 of the file, message, nested score (column `honest`) with its
+                      interval, public score; empty if unknown
 """
 
 import re
@@ -17,14 +17,14 @@ from facefold.utils.files import read_csv, write_csv
 
 _COLUMNS = dict.fromkeys(("time", "competition", "sha256", "message", "honest", "low", "high", "public"), str)
 _INSTALL = "install Kaggle's client with `pip install kaggle`, or upload {path} in the browser"
-# What the client says (versions 1.5 to 1.8), in small letters, and what there is to do. The first that is found counts.
-_SAID = (
+# Parts of the client's answers (versions 1.5 to 1.8) in small letters, and a hint. The first match counts.
+_HINTS = (
     (
         ("could not find kaggle.json", "you must authenticate", "missing username", "missing key"),
-        "there is no token. Make one at https://www.kaggle.com/settings (API, Create New Token), and put the file where the client "
-        "looks for it, ~/.kaggle/kaggle.json, or set KAGGLE_USERNAME and KAGGLE_KEY",
+        "there is no token. Create one at https://www.kaggle.com/settings (API, Create New Token), and put the file "
+        "where the client looks for it, ~/.kaggle/kaggle.json, or set KAGGLE_USERNAME and KAGGLE_KEY",
     ),
-    (("401", "unauthorized"), "the token is not valid any more. Make a new one at https://www.kaggle.com/settings"),
+    (("401", "unauthorized"), "the token is not valid any more. Create a new one at https://www.kaggle.com/settings"),
     (
         ("accept the competition rules", "accept this competition's rules"),
         "the rules are not accepted. Do so, signed in, at https://www.kaggle.com/competitions/{slug}/rules",
@@ -40,18 +40,19 @@ _SAID = (
     (
         ("competitions.participate", "403", "forbidden"),
         "the account takes no part in '{slug}', or there is no such competition. Join it and accept the rules at "
-        "https://www.kaggle.com/competitions/{slug}/rules, or mend --competition: what follows /competitions/ in the address of its "
-        "page",
+        "https://www.kaggle.com/competitions/{slug}/rules, or fix --competition: what follows /competitions/ in the "
+        "address of its page",
     ),
     (
         ("could not find competition", "404", "not found"),
-        "there is no competition '{slug}', or it is closed. --competition takes what follows /competitions/ in the address of its "
-        "page",
+        "there is no competition '{slug}', or it is closed. --competition takes what follows /competitions/ in the "
+        "address of its page",
     ),
     (
         ("400", "bad request"),
-        "Kaggle refuses without a reason. It does so where the team has used its submissions of today, where the account has not "
-        "joined, and where the competition is closed: https://www.kaggle.com/competitions/{slug}/submissions shows which",
+        "Kaggle refuses without a reason. It does so where the team has used its submissions of today, where the "
+        "account has not joined, and where the competition is closed: "
+        "https://www.kaggle.com/competitions/{slug}/submissions shows which",
     ),
     (
         ("connectionerror", "max retries", "name resolution", "timed out", "proxy"),
@@ -63,7 +64,7 @@ _SENT = "successfully submitted"
 
 @dataclass(frozen=True)
 class LogEntry:
-    """A line of the log; the scores as text, empty where not known."""
+    """A line of the log; the scores are text, empty if unknown."""
 
     time: str
     competition: str
@@ -76,7 +77,7 @@ class LogEntry:
 
 
 def load_submission_log(root: Path) -> list[LogEntry]:
-    """What was handed in, the oldest first."""
+    """Load the log of submissions, the oldest first."""
     path = _log(root)
     return [LogEntry(*row) for row in read_csv(path, _COLUMNS).itertuples(index=False)] if path.exists() else []
 
@@ -86,7 +87,7 @@ def write_submission_log(root: Path, entries: list[LogEntry]) -> None:
 
 
 def submit_file(slug: str, path: Path, message: str) -> str:
-    """Hand the file in; what the client answered, one line. `InputError` in words a person can act on where it was not taken."""
+    """Submit a file and return the client's answer, one line. Raise `InputError` with a hint if Kaggle refuses it."""
     if not re.fullmatch("[a-z0-9][a-z0-9-]*", slug):
         raise InputError(
             f"--competition {slug}: it is what follows /competitions/ in the address of its page: "
@@ -102,18 +103,18 @@ def submit_file(slug: str, path: Path, message: str) -> str:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    said = [
+    answer = [
         line.strip() for line in re.split(r"[\r\n]+", done.stdout) if line.strip() and not re.search(r"\d+%\|", line)
     ]
-    if done.returncode == 0 and _SENT in done.stdout.lower():  # some versions tell of a failure and exit with 0
-        return next(line for line in said if _SENT in line.lower())
-    whole = done.stdout.lower()
-    reason = next(
-        (way_out.format(slug=slug) for marks, way_out in _SAID if any(mark in whole for mark in marks)),
-        "this is no answer that is known here",
+    output = done.stdout.lower()
+    if done.returncode == 0 and _SENT in output:  # some versions report a failure and exit with 0
+        return next(line for line in answer if _SENT in line.lower())
+    hint = next(
+        (hint.format(slug=slug) for marks, hint in _HINTS if any(mark in output for mark in marks)),
+        "its answer is not known here",
     )
-    answer = "\n".join(f"  {line}" for line in said[-8:]) or f"  nothing, and left with {done.returncode}"
-    raise InputError(f"{path.name} was not handed in: {reason}.\nKaggle's client said:\n{answer}")
+    lines = "\n".join(f"  {line}" for line in answer[-8:]) or f"  nothing, and exited with {done.returncode}"
+    raise InputError(f"{path.name} was not submitted: {hint}.\nKaggle's client answered:\n{lines}")
 
 
 def _log(root: Path) -> Path:

@@ -1,6 +1,6 @@
-"""Compare frozen backbones: a head of dropout and one output on the features of each, on one fold.
+"""The comparison of frozen backbones: a head of dropout and one output on each one's features, on one fold.
 
-    compare/<backbone>_<key>/history.csv   result.json    the key hashes all that decides the curves
+    compare/<backbone>_<key>/history.csv   result.json    the key hashes everything that decides the curves
     compare/comparison.csv   comparison.png               of the latest command
 
 A backbone that was compared before, under the same key, is not trained again.
@@ -27,16 +27,9 @@ CURVES = {"epoch": "int64", "lr": float, "train_loss": float, "valid_loss": floa
 
 
 def comparison_recipe(backbone: str, weights: str, size: int, epochs: int, pooled: bool) -> Recipe:
-    """Return the recipe of the article's comparison (Keras), with a frozen backbone.
+    """Return the recipe of the article's comparison (Keras): frozen backbone, flattened map, dropout 0.2, one output.
 
-    The feature map is flattened, with dropout 0.2 and one output, trained by Adam with a constant rate.
-
-    Args:
-        backbone: a name of timm.
-        weights: hub, package:<name>, or none for random weights.
-        size: pixels per side.
-        epochs: of the head.
-        pooled: take the pooling that timm gives the backbone instead of the whole map.
+    The optimiser is Adam with a constant rate. pooled: use timm's pooling of the backbone instead of the whole map.
     """
     settings = {
         "backbone": backbone,
@@ -53,13 +46,13 @@ def comparison_recipe(backbone: str, weights: str, size: int, epochs: int, poole
         "clip": 0.0,
         "tta": "none",
     }
-    # A recipe file may not freeze random weights; whoever looks at the structure alone may.
+    # A recipe file may not freeze random weights; a look at the structure alone may.
     return replace(parse_recipe(backbone, settings, f"--backbones {backbone}"), weights=weights)
 
 
 @dataclass(frozen=True)
 class CompareJob:
-    """Train the head of one backbone on one fold. images_hash: of the cached images."""
+    """Train the head of one backbone on one fold. images_hash: of the images in the caches."""
 
     root: Path
     recipe: Recipe
@@ -85,12 +78,11 @@ class CompareJob:
 
     @property
     def folder(self) -> Path:
-        return (
-            self.root / "compare" / f"{self.recipe.name}_{sha256_text(json.dumps(self.identity, sort_keys=True))[:8]}"
-        )
+        key = sha256_text(json.dumps(self.identity, sort_keys=True))[:8]
+        return self.root / "compare" / f"{self.recipe.name}_{key}"
 
     def run(self, device: torch.device, position: int) -> None:
-        """Leave `history.csv` and, last, `result.json`; a killed job continues at its epoch."""
+        """Train and write `history.csv` and, last, `result.json`; a killed job continues at its epoch."""
         with lock_directory(self.folder):
             if self.finished:
                 return
@@ -130,15 +122,15 @@ class CompareJob:
         return (self.folder / "result.json").exists()
 
     def history(self) -> pd.DataFrame:
-        """Return the curves, a row per epoch, with the columns of `CURVES`."""
+        """Load the learning curves: one row per epoch, columns `CURVES`."""
         return read_csv(self.folder / "history.csv", CURVES)
 
 
 def comparison_table(jobs: list[CompareJob]) -> pd.DataFrame:
-    """Return a row per backbone, in the order of `jobs`.
+    """Return one row per backbone, in the order of `jobs`.
 
-    It has the scores after the last epoch, the accuracy with its 95 % interval (Wilson); the best epoch (from 1) by
-    accuracy, which these rows chose; CPU seconds of the epochs without the frozen backbone; and the weights.
+    Scores are those after the last epoch, the accuracy with its 95 % interval (Wilson); the best epoch, counted from 1,
+    was chosen by accuracy on these rows. CPU seconds are those of the epochs, without the frozen backbone.
     """
     rows = []
     for job in jobs:

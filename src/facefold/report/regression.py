@@ -16,7 +16,7 @@ MAX_BANDS = 12
 
 
 def regression_sections(blend: Blend, target: Target) -> dict[str, Any]:
-    """Return all that regression.html.j2 needs beside what both reports share (see `src/report.py`)."""
+    """Return all that regression.html.j2 needs besides the parts that both reports share (see `src/report.py`)."""
     return {
         "target": target.name,
         "leaderboard": leaderboard_section(blend),

@@ -22,7 +22,7 @@ _ROC_POINTS = 200
 
 
 def label_sections(competition: Competition, folds: Folds, blend: Blend, members: list[Member]) -> dict[str, Any]:
-    """Return all that report.html.j2 needs beside what both reports share (see `src/report.py`)."""
+    """Return all that report.html.j2 needs besides the parts that both reports share (see `src/report.py`)."""
     judges = [member for member in members if not member.name.endswith(CORRECTED_SUFFIX)] or members
     mean_prob = np.mean([member.oof.to_numpy() for member in judges], axis=0)
     return {

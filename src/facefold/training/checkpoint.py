@@ -22,7 +22,8 @@ class CheckpointMeta:
 
     history: one row per finished epoch. scaler: state of the gradient scaler. weights_source: where the pretrained
     weights came from ({source, sha256}). precision: number format and device type. repeated_epoch: the epoch (from 0)
-    that was repeated because its loss was not finite. accumulate: parts of a batch. cpu_seconds: of the finished epochs.
+    that was repeated because its loss was not finite. accumulate: parts of a batch. cpu_seconds: of the finished
+    epochs.
     """
 
     history: list[dict] = field(default_factory=list)
@@ -36,7 +37,10 @@ class CheckpointMeta:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """identity: of the run, see `runs.Identity`. state: part (model, ema, best, optimizer) -> state dict, on the CPU."""
+    """The state of a run after an epoch; identity: see `runs.Identity`.
+
+    state: part (model, ema, best, optimizer) -> state dict, on the CPU.
+    """
 
     identity: dict
     meta: CheckpointMeta

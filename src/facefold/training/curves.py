@@ -1,4 +1,4 @@
-"""Learning curves as event files for TensorBoard, where a person asks for them and there is a package that writes them.
+"""Learning curves as event files for TensorBoard, if asked for and if a package that writes them is installed.
 
 tensorboard/<run>/fold_<k>/    under the root; look with `tensorboard --logdir ROOT/tensorboard`
 """
@@ -21,17 +21,17 @@ _TAGS = {
 
 
 def require_tensorboard() -> type:
-    """The class that writes event files; `InputError` where no package has it."""
+    """Return the class that writes event files; raise `InputError` if no package has it."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         try:
             from tensorboardX import SummaryWriter
-        except ImportError:
+        except ImportError as error:
             raise InputError(
                 "--tensorboard needs the package tensorboard or tensorboardX, and neither is there: "
                 "`pip install tensorboard`, or leave --tensorboard out"
-            )
+            ) from error
     return SummaryWriter
 
 
@@ -40,14 +40,14 @@ def curves_dir(root: Path, run: str, fold: int) -> Path:
 
 
 class Curves:
-    """The event file of a fold: made anew from the epochs that there are, then a row an epoch. None at all where `place` is None."""
+    """The event file of a fold: rewritten from the finished epochs, then a row per epoch. Without a directory, none."""
 
-    def __init__(self, place: Path | None, history: Iterable[Mapping]):
+    def __init__(self, directory: Path | None, history: Iterable[Mapping]):
         self._writer = None
-        if place is None:
+        if directory is None:
             return
-        shutil.rmtree(place, ignore_errors=True)  # of a run that was killed: its epochs come again from its checkpoint
-        self._writer = require_tensorboard()(str(place))
+        shutil.rmtree(directory, ignore_errors=True)  # of a killed run, whose checkpoint repeats its last epochs
+        self._writer = require_tensorboard()(str(directory))
         for row in history:
             self.add(row)
 
@@ -56,9 +56,8 @@ class Curves:
         if self._writer is None:
             return
         for name, tag in _TAGS.items():
-            if (
-                value := row.get(name)
-            ) is not None and value == value:  # a monitor that is not there is nan in history.csv
+            value = row.get(name)
+            if value is not None and value == value:  # history.csv has nan for a missing monitor
                 self._writer.add_scalar(tag, value, int(row["epoch"]) + 1)
         self._writer.flush()
 

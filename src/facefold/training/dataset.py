@@ -1,5 +1,5 @@
-"""What a network reads: cached images or the activations of its frozen stages, augmented by (seed, epoch, id), in batches
-whose order is drawn from (seed, epoch).
+"""What a network reads: cached images or the activations of its frozen stages, augmented by (seed, epoch, id), in
+batches whose order is drawn from (seed, epoch).
 """
 
 from collections.abc import Callable, Iterator
@@ -68,7 +68,7 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class AugmentedImages:
-    """`augmented(epoch, rows)`: images uint8 (N, side, side, 3) of these rows of the cache, changed by (seed, epoch, id).
+    """`augmented(epoch, rows)`: cached images uint8 (N, side, side, 3) of these rows, changed by (seed, epoch, id).
 
     side: the recipe's size in that epoch. `on_device`: whether they are augmented where `images` are, instead of on the
     CPU.

@@ -1,7 +1,7 @@
 """Train a recipe on one fold.
 
-Everything random is drawn from names (seed, fold, epoch, id), so a run that was killed and resumed at an epoch ends with
-the same bytes as one that was not.
+Everything random is drawn from names (seed, fold, epoch, id), so a run that was killed and resumed at an epoch ends
+with the same bytes as one that was not.
 """
 
 import time
@@ -43,9 +43,9 @@ LOWER_RATE = 0.1  # times the recipe's learning rate, from an epoch on whose los
 class FoldTask:
     """What one fold trains on.
 
-    train: id, label (the target's value), group; valid: id, label. seed and fold name the random draws. identity: of the
-    run, `runs.Identity` as a dict. feature_dir: the folder for the activations of frozen stages, shared by the run's
-    folds.
+    train: id, label (the target's value), group; valid: id, label. seed and fold name the random draws. identity: of
+    the run, `runs.Identity` as a dict. feature_dir: the folder for the activations of frozen stages, shared by the
+    run's folds.
     """
 
     recipe: Recipe
@@ -69,9 +69,9 @@ class FoldTask:
 class TrainedFold:
     """A fold after its last epoch.
 
-    model: the network whose weights predict. history: one row per epoch. meta: of the last checkpoint. epoch_images: how
-    many images an epoch trains on. train_images: their source; features: caches of frozen stages by split (train, test).
-    progress: the closed progress bar.
+    model: the network whose weights predict. history: one row per epoch. meta: of the last checkpoint. epoch_images:
+    how many images an epoch trains on. train_images: their source; features: caches of frozen stages by split (train,
+    test). progress: the closed progress bar.
     """
 
     model: Net
@@ -102,8 +102,8 @@ def train_fold(
 ) -> TrainedFold:
     """Train one fold, or continue from its checkpoint.
 
-    An epoch whose loss is not finite is repeated, once per fold, from the state before it and with `LOWER_RATE` times the
-    recipe's rate from then on. Raise `InputError` if it is not finite again, if weights cannot be loaded, or if the
+    An epoch whose loss is not finite is repeated, once per fold, from the state before it and with `LOWER_RATE` times
+    the recipe's rate from then on. Raise `InputError` if it is not finite again, if weights cannot be loaded, or if the
     checkpoint began in another number format, on another kind of device or with other weights.
 
     Args:
@@ -117,8 +117,8 @@ def train_fold(
         return FoldTrainer(task, device, position, loader_workers).train(events)
     except NonFiniteLoss as failure:
         print_progress(
-            f"{task}: {failure}, which is repeated from the state before it, with {LOWER_RATE:g} times the learning rate "
-            "from there on"
+            f"{task}: {failure}, which is repeated from the state before it, with {LOWER_RATE:g} times the learning "
+            "rate from there on"
         )
         trainer = FoldTrainer(task, device, position, loader_workers, repeated_epoch=failure.epoch)
     return trainer.train(events)
@@ -302,9 +302,9 @@ class FoldTrainer:
         if repeated is None:
             raise failure
         raise InputError(
-            f'{self.task}: {failure}. Lower lr in the recipe, or set precision = "float32"; the epochs before are kept in '
-            f"{self.task.checkpoint} (since epoch {repeated + 1} the rate was {LOWER_RATE:g} times the recipe's already, "
-            "for the same reason)"
+            f'{self.task}: {failure}. Lower lr in the recipe, or set precision = "float32"; the epochs before are kept '
+            f"in {self.task.checkpoint} (since epoch {repeated + 1} the rate was {LOWER_RATE:g} times the recipe's "
+            "already, for the same reason)"
         )
 
     def save(self, row: dict, cpu_seconds: float) -> None:
@@ -380,8 +380,8 @@ def open_feature_caches(
 def hold_out_monitor(train: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split training rows (id, label, group) into those to learn from and a stratified share to monitor.
 
-    Groups stay whole. Plateau and early stopping look at the monitor's rows and never at the fold's held-out ones, whose
-    score would no longer be honest.
+    Groups stay whole. Plateau and early stopping look at the monitor's rows and never at the fold's held-out ones,
+    whose score would then be biased.
     """
     if not share:
         return train, train.iloc[:0]

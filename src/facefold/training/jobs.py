@@ -67,8 +67,8 @@ class FeatureJob:
 class FoldJob:
     """Train one fold of a run and seal it.
 
-    loader_workers: processes that augment images. tensorboard: whether to write its learning curve as event files. waits:
-    whether to wait for another process that trains this fold, which is an `InputError` otherwise.
+    loader_workers: processes that augment images. tensorboard: whether to write its learning curve as event files.
+    waits: whether to wait for another process that trains this fold, which is an `InputError` otherwise.
     """
 
     root: Path
@@ -130,7 +130,7 @@ def _fold_task(
 def order_jobs(
     fold_jobs: list[FoldJob], parts: int
 ) -> tuple[list[FeatureJob | FoldJob], dict[FoldJob, list[FeatureJob]]]:
-    """Return all jobs in order, a recipe's feature jobs (`parts` of them at most) before its folds, and what waits for what."""
+    """Return all jobs in order, at most `parts` feature jobs of a recipe before its folds, and what each waits for."""
     jobs: list[FeatureJob | FoldJob] = []
     after: dict[FoldJob, list[FeatureJob]] = {}
     for name in dict.fromkeys(job.identity.name for job in fold_jobs):

@@ -1,4 +1,4 @@
-"""What run.json says of the machine."""
+"""Describe the machine for run.json."""
 
 import re
 import resource
@@ -13,7 +13,7 @@ _RECORDED = ("torch", "timm", "numpy", "albumentations", "opencv-python-headless
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Return the peak memory in MiB: the GPU's that torch allocated, or this process's resident (mapped pages of the cache included)."""
+    """Return the peak memory in MiB: the GPU's that torch allocated, or this process's resident with mapped pages."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     status = Path("/proc/self/status")
@@ -31,11 +31,11 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that shape a result; one that is installed under another name (opencv-python) is left out."""
-    found = {}
+    """Return the versions of the packages that shape a result, without those installed under another name."""
+    recorded = {}  # opencv-python instead of opencv-python-headless, for one, is left out
     for name in _RECORDED:
         try:
-            found[name] = version(name)
+            recorded[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return recorded

@@ -18,10 +18,10 @@ PREDICT_BATCH = 128
 def predict_rows(
     model: InferenceModel, views: list[InputFn], rows: np.ndarray, folder: Path
 ) -> tuple[np.ndarray, NpyRows]:
-    """Return outputs float64 (n,) and penultimate features float16 (n, F) of the images `rows` (n,), means over the views.
+    """Return outputs float64 (n,) and penultimate features float16 (n, F) of the rows (n,), means over the views.
 
-    The features lie in an unnamed file on the disk of `folder`, so that memory need not hold them. Raise `InputError` if
-    a value is not finite.
+    The features lie in an unnamed file on the disk of `folder`, so that memory need not hold them. Raise `InputError`
+    if a value is not finite.
     """
     outputs, file = [], tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
     for batch_outputs, batch_features in predict_batches(model, views, rows):

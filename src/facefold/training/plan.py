@@ -3,7 +3,7 @@
 A few batches of each recipe are timed before anything long begins: on the CPU in CPU seconds, so that other work on the
 machine does not change the plan, which assumes that each process that trains has a core to itself.
 
-A budget takes the recipes in the order given, each that fits after those before it. Where none does: three folds, if no
+A budget takes the recipes in their order, each that fits after those before it. Where none does: three folds, if no
 runs depend on the folds yet; then the first recipe that fits with fewer epochs. That is another recipe, `lite0@3`, with
 a hash of its own. Which of these ways loses least has not been measured.
 
@@ -249,8 +249,8 @@ def make_plan(workload: Workload, recipes: Sequence[Recipe], seconds: float, fix
     least = min(alternatives, key=lambda planned: workload.seconds([planned]))
     needed = format_duration(workload.seconds([least]) / (1 - RESERVE))
     raise InputError(
-        f"the budget is too small: {format_duration(max(seconds, 0))} of it are left after the audit, the split and timing "
-        f"the recipes, and the least there is to do, {least.recipe.name} in {fewest} folds"
+        f"the budget is too small: {format_duration(max(seconds, 0))} of it are left after the audit, the split and "
+        f"timing the recipes, and the least there is to do, {least.recipe.name} in {fewest} folds"
         f"{fixed_folds and f' ({fixed_folds})'}, takes {needed} with a reserve. Give more with --budget, or name "
         "smaller recipes with --recipes"
     )

@@ -60,8 +60,8 @@ class FoldResult:
 class FoldPrediction:
     """Predictions of one fold's model in the order of the images.
 
-    prob: float64 (n,), probability of label 1, or predicted value; features: float16 (n, F), penultimate. inference: how
-    they were computed, see `InferenceModel.name`.
+    prob: float64 (n,), probability of label 1, or predicted value; features: float16 (n, F), penultimate. inference:
+    how they were computed, see `InferenceModel.name`.
     """
 
     prob: np.ndarray
@@ -132,7 +132,7 @@ def _training_facts(task: FoldTask, trained: TrainedFold, device: torch.device) 
 
 
 def _views(recipe: Recipe, images: ImageSource, features: FeatureCache | None) -> list[InputFn]:
-    """The views to average over: the image, and its mirror image for flip TTA."""
+    """Return the views to average over: the image, and its mirror image for flip TTA."""
     names = ("plain", "mirror") if recipe.tta == "flip" else ("plain",)
     return [input_view(images, features, name) for name in names]
 
@@ -190,7 +190,7 @@ def predict_folds(
 def _inference_model(
     model: Net, run: dict, precision: Precision, half: Precision | None, example: torch.Tensor
 ) -> InferenceModel:
-    """The form of inference that run.json records, or the fastest one where this device lacks its number format."""
+    """Return the inference model that run.json records, or the fastest one if this device lacks its number format."""
     name = run["inference"]["form"]
     if name.startswith("float32") or (half and name.startswith(half.name)):
         return rebuild_inference_model(model, name, example)

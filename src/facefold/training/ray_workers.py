@@ -1,8 +1,8 @@
-"""The engine for many machines: each job is a Ray task, which the cluster places, and starts again where its process or machine dies.
+"""Run jobs on many machines: each job is a Ray task, which starts again if its process or machine dies.
 
-Every machine sees the root at the same path (NFS, Lustre, a persistent volume, a mounted bucket); one that does not is refused by
-name. A task reads and writes the root as a local process does, so on the CPU its files are those of the local engine, byte for
-byte, and a task that Ray starts again continues from the checkpoint in the root.
+Every machine sees the root at the same path (NFS, Lustre, a persistent volume, a mounted bucket); one that does not is
+refused by name. A task reads and writes the root as a local process does, so on the CPU its files are those of the
+local engine, byte for byte, and a task that Ray starts again continues from the checkpoint in the root.
 """
 
 import os
@@ -39,32 +39,35 @@ _SKIPPED = "skipped"
 
 
 def require_ray() -> Any:
-    """Return the package ray, set to be quiet; raise `InputError` where it is not installed."""
+    """Return the package ray, configured to be quiet; raise `InputError` if it is not installed."""
     for name in ("RAY_DEDUP_LOGS", "RAY_COLOR_PREFIX", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_USAGE_STATS_ENABLED"):
         os.environ.setdefault(name, "0")  # ray reads them when it is imported; epochs of two folds are no duplicates
     try:
         import ray
-    except ImportError:
+    except ImportError as error:
         raise InputError(
-            "--engine ray needs the package ray, which is not installed: `pip install -r requirements-cluster.txt`, on every "
-            "machine of the cluster"
-        )
+            "--engine ray needs the package ray, which is not installed: `pip install -r requirements-cluster.txt`, on "
+            "every machine of the cluster"
+        ) from error
     return ray
 
 
 class RayWorkers:
-    """A connection to a Ray cluster. devices: one per job that it can run at a time, as the job itself calls it: Ray shows
-    a task its own GPU alone.
+    """A connection to a Ray cluster; raises `InputError` if there is no such cluster or no GPU in it.
 
-    address: auto (the cluster this machine belongs to), host:port, or local (start one here for this step). device: auto (GPUs where
-    the cluster has any), cpu or cuda. Raises `InputError` where there is no such cluster or no GPU in it.
+    devices: one per job that it can run at a time, as the job sees it: Ray shows a task its own GPU alone.
+
+    Args:
+        address: auto (the cluster this machine belongs to), host:port, or local (start one here for this step).
+        device: auto (GPUs if the cluster has any), cpu or cuda.
     """
 
     def __init__(self, address: str, device: str):
         self._ray, self.patience = require_ray(), PATIENCE
         if address.startswith("ray://"):
             raise InputError(
-                f"--address {address}: run the step on a machine of the cluster (ray job submit, ray exec) with --address auto"
+                f"--address {address}: run the step on a machine of the cluster (ray job submit, ray exec) with "
+                "--address auto"
             )
         inherited = {name: os.environ[name] for name in (*ENVIRONMENT, QUIET_VARIABLE) if name in os.environ}
         handler = signal.getsignal(signal.SIGTERM)
@@ -83,9 +86,9 @@ class RayWorkers:
             )
         except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: of another version of ray or Python
             raise InputError(
-                f"--address {address}: {' '.join(str(error).split())[:300]}. Start a cluster with `ray start --head` here and "
-                "`ray start --address HOST:6379` on the others, or use --address local"
-            )
+                f"--address {address}: {' '.join(str(error).split())[:300]}. Start a cluster with `ray start --head` "
+                "here and `ray start --address HOST:6379` on the others, or use --address local"
+            ) from error
         finally:
             signal.signal(signal.SIGTERM, handler)  # ray sets its own
         machines = self._machines()
@@ -118,12 +121,12 @@ class RayWorkers:
         )
         with _marker(jobs[0].root) as marker:
             refs = self._submit(jobs, after, needs, marker)
-            failures, lacking, waiting = [], None, {ref.future(): job for job, ref in refs.items()}
+            failures, missing_since, waiting = [], None, {ref.future(): job for job, ref in refs.items()}
             try:
                 while waiting:  # not ray.wait, which swallows what a signal raises
                     for future in wait(waiting, _POLL, FIRST_COMPLETED).done:
                         failures += self._failure(waiting.pop(future), future)
-                    lacking = self._lacking([needs[job] for job in waiting.values()], lacking)
+                    missing_since = self._missing_since([needs[job] for job in waiting.values()], missing_since)
             except BaseException:
                 for ref in refs.values():
                     self._ray.cancel(ref, force=True)
@@ -132,7 +135,7 @@ class RayWorkers:
         raise_failures(failures)
 
     def _needs(self, jobs: Sequence[Job]) -> dict[Job, dict[str, float]]:
-        """Return what each job takes of its machine, by the names of Ray's resources."""
+        """Return each job's requirements by the names of Ray's resources."""
         workers = self.loader_workers * PROCESS_BYTES
         memory = {
             name: workers + (2 * PROCESS_BYTES if self._gpu else memory_bytes(load_recipe(name)))
@@ -154,7 +157,7 @@ class RayWorkers:
         needs: Mapping[Job, Mapping[str, float]],
         marker: Path,
     ) -> dict[Job, Any]:
-        """Submit a task per job and return their references; Ray begins one when those of the jobs it waits for are done."""
+        """Submit a task per job and return their references; Ray starts one when the jobs it waits for are done."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         ray, refs = self._ray, {}
@@ -176,70 +179,66 @@ class RayWorkers:
         return [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
 
     def _failure(self, job: Any, future: Future) -> list[Exception]:
-        """Return the failure of a job that ended, in a list that is empty where there is none to report."""
+        """Return the failure of a job that ended as a list, empty if there is none to report."""
         errors = self._ray.exceptions
         try:
             outcome = future.result()
             return [outcome] if isinstance(outcome, Exception) else []
         except errors.RayTaskError as error:
             if isinstance(error.cause, ModuleNotFoundError):
-                return [
-                    InputError(
-                        f"{job}: a machine of the cluster has {str(error.cause).lower()}; `pip install -r requirements.txt` there"
-                    )
-                ]
+                problem = f"a machine of the cluster has {str(error.cause).lower()}"
+                return [InputError(f"{job}: {problem}; `pip install -r requirements.txt` there")]
             if isinstance(error.cause, errors.RayError):
                 return []  # a job that it waits for died, which is reported for that one
             return [RuntimeError(f"{job} failed:\n{error}")]
         except errors.RayError as error:
             return [_died(job, f" ({str(error).splitlines()[0]})")]
 
-    def _lacking(self, needs: list[dict[str, float]], since: float | None) -> float | None:
-        """Return since when (`time.monotonic()`) there is no machine for one of these; None while there is one for each."""
+    def _missing_since(self, needs: list[dict[str, float]], since: float | None) -> float | None:
+        """Return since when (`time.monotonic()`) no machine fits one of `needs`; None while each has one."""
         machines = self._machines()
-        lacking = next(
-            (
-                need
-                for need in needs
-                if not any(all(have.get(name, 0) >= much for name, much in need.items()) for have in machines)
-            ),
-            None,
-        )
-        if lacking is None:
+
+        def fits(need: dict[str, float]) -> bool:
+            return any(all(have.get(name, 0) >= amount for name, amount in need.items()) for have in machines)
+
+        unmet = next((need for need in needs if not fits(need)), None)
+        if unmet is None:
             return None
-        wanted = ", ".join(
-            f"{much / 1e9:.1f} GB of memory" if name == "memory" else f"{much:g} {name}"
-            for name, much in lacking.items()
+        resources = ", ".join(
+            f"{amount / 1e9:.1f} GB of memory" if name == "memory" else f"{amount:g} {name}"
+            for name, amount in unmet.items()
         )
-        largest = max((have.get("memory", 0) for have in machines), default=0)
-        said = f"no machine of the cluster has {wanted} for one job (of {len(machines)}, the largest has {largest / 1e9:.1f} GB)"
+        largest = max((have.get("memory", 0) for have in machines), default=0) / 1e9
+        problem = f"no machine of the cluster has {resources} for one job"
+        problem += f" (of {len(machines)}, the largest has {largest:.1f} GB)"
         if since is None:
-            print_progress(f"ray: {said}; waiting {self.patience:.0f} s for one to join")
+            print_progress(f"ray: {problem}; waiting {self.patience:.0f} s for one to join")
         elif time.monotonic() - since >= self.patience:
             raise InputError(
-                f"{said}, and none joined in {self.patience:.0f} s. Add such a machine, or use a recipe with a smaller batch; "
-                "the same command goes on"
+                f"{problem}, and none joined in {self.patience:.0f} s. Add such a machine, or use a recipe with a "
+                "smaller batch; the same command continues"
             )
         return since or time.monotonic()
 
 
 def _gate() -> type:
-    """Return the class of an actor that every task asks before it begins. Ray sends a local class by value: its process needs no
-    torch.
+    """Return the class of an actor that every task asks before it starts.
+
+    Ray sends a local class by value, so the actor's process needs no torch.
     """
 
     class Gate:
         def __init__(self) -> None:
-            self._closed, self._begun = False, {}
+            self._closed, self._starts = False, {}
 
-        def begin(self, job: str) -> int | None:
-            """Return how often this job has begun by now; None where it may not, because another one failed."""
+        def start(self, job: str) -> int | None:
+            """Count the starts of this job and return them; None if it may not start, because another one failed."""
             if not self._closed:
-                self._begun[job] = self._begun.get(job, 0) + 1
-            return None if self._closed else self._begun[job]
+                self._starts[job] = self._starts.get(job, 0) + 1
+            return None if self._closed else self._starts[job]
 
         def close(self) -> None:
-            """Let no job begin from now on."""
+            """Let no job start from now on."""
             self._closed = True
 
     return Gate
@@ -247,7 +246,7 @@ def _gate() -> type:
 
 @contextmanager
 def _marker(root: Path) -> Iterator[Path]:
-    """Yield the path of a file that only a machine which sees the root sees; it is removed at the end."""
+    """Yield the path of a file under the root that tells whether a machine sees it; remove it at the end."""
     path = root / "cache" / f".ray_{uuid.uuid4().hex}"
     write_text(path, "")
     try:
@@ -268,24 +267,27 @@ def _attempt(
     versions: dict[str, str],
     *before: object,
 ) -> Exception | str | None:
-    """Run one task: do the job unless this machine is refused, or this job has died too often, or another one failed.
+    """Run one task: the job, unless this machine is refused, this job has died too often, or another one failed.
 
     Args:
-        marker: a file that is there where this machine sees the root.
+        job: the job to run.
+        device: its device as this machine calls it.
+        marker: a file that exists if this machine sees the root.
+        gate: the actor that `_gate` describes.
         versions: the versions of the driver.
-        before: what the tasks of the jobs that this one waits for returned.
+        before: the results of the tasks that this one waits for.
 
-    Returns: the failure, `_SKIPPED` for a job that did not begin because another one failed, or None.
+    Returns: the failure, `_SKIPPED` for a job that did not start because another one failed, or None.
     """
     import ray
 
-    if any(outcome is not None for outcome in before) or (begun := ray.get(gate.begin.remote(repr(job)))) is None:
+    if any(outcome is not None for outcome in before) or (starts := ray.get(gate.start.remote(repr(job)))) is None:
         return _SKIPPED
     failure: Exception | None = None
-    if begun > RETRIES + 1:  # ray does not count tasks that it ended for want of memory, and starts them without end
+    if starts > RETRIES + 1:  # ray does not count tasks that it killed for want of memory: it restarts them forever
         failure = _died(job)
     else:
-        if begun > 1:
+        if starts > 1:
             print_progress(f"{job} is started again: its process or its machine died")
         failure = _refusal(marker, versions) or run_guarded(job, device, 0)
     if failure is not None:
@@ -298,26 +300,27 @@ def _refusal(marker: Path, versions: Mapping[str, str]) -> InputError | None:
     import ray
 
     name, root = f"{socket.gethostname()} ({ray.util.get_node_ip_address()})", marker.parents[1]
-    others = [
-        f"{package} {found} instead of {versions.get(package)}"
-        for package, found in _versions().items()
-        if found != versions.get(package)
+    differences = [
+        f"{package} {installed} instead of {versions.get(package)}"
+        for package, installed in _versions().items()
+        if installed != versions.get(package)
     ]
-    if others:
+    if differences:
         return InputError(
-            f"the machine {name} of the cluster has {', '.join(others)}, which gives other bytes. Install the same there: "
-            "`pip install -r requirements.txt`"
+            f"the machine {name} of the cluster has {', '.join(differences)}, which gives other bytes. Install the "
+            "same there: `pip install -r requirements.txt`"
         )
     if not marker.exists():
         return InputError(
-            f"the machine {name} of the cluster does not see {root}. Mount that folder at the same path on every machine (NFS, "
-            "Lustre, a persistent volume, a mounted bucket), or take this one out of the cluster; the same command goes on"
+            f"the machine {name} of the cluster does not see {root}. Mount that folder at the same path on every "
+            "machine (NFS, Lustre, a persistent volume, a mounted bucket), or take this one out of the cluster; the "
+            "same command continues"
         )
     return None
 
 
 def _died(job: Any, why: str = "") -> InputError:
     return InputError(
-        f"{job} died {RETRIES + 1} times, with its process or its machine{why}; often for want of memory. The same command "
-        "goes on where it stood"
+        f"{job} died {RETRIES + 1} times, with its process or its machine{why}; often for want of memory. The same "
+        "command continues where it stopped"
     )

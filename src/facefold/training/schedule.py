@@ -8,8 +8,9 @@ from facefold.models.recipe import Recipe
 
 
 class Schedule:
-    """timm's cosine by step, or after a linear warm-up torch's plateau by epoch or the rate as it is. All are functions of the history
-    alone, so resuming replays it instead of saving a state. steps: of an epoch.
+    """timm's cosine per step, or after a linear warm-up torch's plateau per epoch or a constant rate.
+
+    All are functions of the history alone, so resuming replays it instead of saving a state. steps: per epoch.
     """
 
     def __init__(self, recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int):

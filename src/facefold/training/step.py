@@ -60,8 +60,8 @@ class TrainingStep:
             torch.cuda.empty_cache()
             report(
                 f"the GPU's memory does not hold {len(labels) * 2 // self.accumulate} rows: from now on a batch of "
-                f"{len(labels)} is trained in {self.accumulate} parts whose gradients are added up, the same step except "
-                "for batch norm, which sees one part at a time"
+                f"{len(labels)} is trained in {self.accumulate} parts whose gradients are added up, the same step "
+                "except for batch norm, which sees one part at a time"
             )
 
     def update(self, inputs: Tensor, labels: Tensor) -> Tensor:

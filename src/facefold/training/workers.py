@@ -26,7 +26,7 @@ class Job(Protocol):
 
 
 def select_devices(device: str, workers: int | None) -> list[torch.device]:
-    """Return one device per job at a time: each visible GPU, or `workers` one-thread CPU processes (default: one per core).
+    """Return one device per job at a time: each visible GPU, or `workers` CPU processes of one thread (default: cores).
 
     device: auto (CUDA if there is any), cpu or cuda. Raise `InputError` for a device that is missing.
     """
@@ -42,7 +42,7 @@ def select_devices(device: str, workers: int | None) -> list[torch.device]:
 
 
 class LocalWorkers:
-    """The workers of this machine. devices: see `select_devices`. loader_workers: processes that augment, per GPU job."""
+    """The workers of this machine on `devices`. loader_workers: processes that augment, per GPU job."""
 
     def __init__(self, device: str, workers: int | None):
         self.devices = select_devices(device, workers)
@@ -64,11 +64,11 @@ def run_jobs(
     after: Mapping[Job, Collection[Job]] | None = None,
     may_start: Callable[[Job, Collection[Job]], bool] | None = None,
 ) -> None:
-    """Run each job in the order of `jobs`, as many at a time as there are devices; the results do not depend on their number.
+    """Run the jobs in order, as many at a time as there are devices, on whose number the results do not depend.
 
-    A worker process takes one job after another, since its start costs seconds. One that dies (killed, often for want of
-    memory) is replaced, and its job is put at the end and started once more; if that dies again, the other jobs still
-    finish. After any other failure no further job starts; those running finish. The failures are raised together:
+    A worker process takes one job after another, since its start costs seconds. One that dies (killed, often for want
+    of memory) is replaced, and its job is put at the end and started once more; if that dies again, the other jobs
+    still finish. After any other failure no further job starts; those running finish. The failures are raised together:
     `InputError` if all of them are the user's to fix. A CPU worker has one thread: two processes are faster than two
     threads.
 
@@ -138,8 +138,9 @@ class _Queue:
         elif job in self._died or self.stopped:
             self.failures.append(
                 InputError(
-                    f"the process of {job} died with exit code {outcome.exitcode} (-9: killed, often for want of memory; "
-                    "then use --workers 1 or a recipe with a smaller batch); the same command continues where it stopped"
+                    f"the process of {job} died with exit code {outcome.exitcode} (-9: killed, often for want of "
+                    "memory; then use --workers 1 or a recipe with a smaller batch); the same command continues where "
+                    "it stopped"
                 )
             )
         else:

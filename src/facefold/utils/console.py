@@ -71,9 +71,9 @@ def parse_budget(text: str) -> float:
 class TerminalLock:
     """tqdm's lock for the bars of processes that share a terminal: one draws at a time.
 
-    It is a lock on the terminal's own file, which ends with its process, however that ends: a lock in shared memory would
-    leave the others waiting for a process that was killed. Without a terminal that can be opened it is a lock of this
-    process alone.
+    It is a lock on the terminal's own file, which ends with its process, however that ends: a lock in shared memory
+    would leave the others waiting for a process that was killed. Without a terminal that can be opened it is a lock of
+    this process alone.
     """
 
     def __init__(self) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 class InputError(Exception):
     """Something the user can fix: bad input, bad usage, a stale run.
 
-    The message says what is wrong, where (file, row) and what to do. A step prints it without a traceback and exits with
-    2; see `facefold.cli`.
+    The message says what is wrong, where (file, row) and what to do. A step prints it without a traceback and exits
+    with 2; see `facefold.cli`.
     """
 
     @classmethod

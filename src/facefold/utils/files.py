@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all (a temporary file in the same folder, fsync, `os.replace`), locks and checksums.
+"""Atomic writes (a temporary file in the same folder, fsync, `os.replace`), locks and checksums.
 
 pandas and numpy are imported where they are used: a step that only reads json and checksums starts without them.
 """
@@ -154,7 +154,7 @@ def read_json(path: Path) -> dict:
 
 
 def write_csv(path: Path, table: pd.DataFrame, float_format: str = "%.9g") -> None:
-    """Write a table with \\n line ends, no index, floats with 9 significant digits."""
+    r"""Write a table with \n line ends, no index, floats with 9 significant digits."""
     write_text(
         path, table.to_csv(index=False, lineterminator="\n", float_format=float_format, quoting=csv.QUOTE_MINIMAL)
     )

@@ -19,9 +19,9 @@ from facefold.utils.errors import InputError
 class NpyRows:
     """The arrays (n_i, ..) of one or more .npy files, one after another, as one (n, ..).
 
-    `array[rows]` is a copy of these rows, int (N,) or a slice; `array[row]` of one. shape, dtype and nbytes are those of
-    the whole. It travels to another process as its files' names. A part may be an open file instead of a path; such a
-    part does not travel. Raises `InputError` naming the file that is missing, torn, or unlike the first one.
+    `array[rows]` is a copy of these rows, int (N,) or a slice; `array[row]` of one. shape, dtype and nbytes are those
+    of the whole. It travels to another process as its files' names. A part may be an open file instead of a path; such
+    a part does not travel. Raises `InputError` naming the file that is missing, torn, or unlike the first one.
     """
 
     def __init__(self, parts: Sequence[Path | BinaryIO]):
@@ -30,7 +30,8 @@ class NpyRows:
         for part in self._parts:
             if (part.shape[1:], part.dtype) != (first.shape[1:], first.dtype):
                 raise InputError(
-                    f"{part.name} is no part of the same array as {first.name}; delete both and run the same command again"
+                    f"{part.name} is no part of the same array as {first.name}; delete both and run the same "
+                    "command again"
                 )
         self._starts = np.cumsum([0, *(part.shape[0] for part in self._parts)])
         self.shape = (int(self._starts[-1]), *first.shape[1:])

@@ -12,9 +12,9 @@ from multiprocessing.connection import wait
 
 STARTER = "FACEFOLD_STARTER"  # the process id of the job that started this step
 
-# Of a process that trains on the CPU, read when it starts. By torch: one thread, and big pages for its allocations, 1.09
-# times the speed. By glibc: keep the memory that each step frees for the next one instead of faulting it in again, 1.09
-# to 1.10 times. The last three have an effect on Linux only.
+# Of a process that trains on the CPU, read when it starts. By torch: one thread, and big pages for its allocations,
+# 1.09 times the speed. By glibc: keep the memory that each step frees for the next one instead of faulting it in again,
+# 1.09 to 1.10 times. The last three have an effect on Linux only.
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "THP_MEM_ALLOC_ENABLE": "1",
@@ -56,7 +56,7 @@ def process_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     try:
         with without_interrupt():
             for _ in range(workers):
-                pool.submit(int)  # a pool starts its processes when it is given work
+                pool.submit(int)  # a pool starts its processes with its first work
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
@@ -76,7 +76,7 @@ def end_with_parent() -> None:
 
 
 def end_with_starter() -> None:
-    """Stop this step as if by SIGTERM when the job that started it is gone; do nothing in a step that a user started."""
+    """Stop this step as if by SIGTERM when the job that started it ends; do nothing in a step that a user started."""
     starter = os.environ.get(STARTER)
     if starter is None:
         return

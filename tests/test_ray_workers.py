@@ -1,6 +1,5 @@
 """Folds as tasks of a Ray cluster of one machine on loopback."""
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -14,7 +13,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from facefold.cli import check_engine_options
 from facefold.data.audit import load_images_hash
 from facefold.data.cache import build_caches
 from facefold.data.corrections import NO_CORRECTIONS
@@ -31,14 +29,14 @@ pytest.importorskip("ray", reason="the package ray is not installed: pip install
 from ray.cluster_utils import Cluster  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-WANTED = [("lite0_96@1", 0), ("demo_cnn@15", 0), ("demo_cnn@15", 1)]
+FOLDS = [("lite0_96@1", 0), ("demo_cnn@15", 0), ("demo_cnn@15", 1)]
 CPU = torch.device("cpu")
 SRC = Path(__file__).resolve().parents[1] / "src"
 
 
 @pytest.fixture(scope="module")
 def address():
-    """The address of a cluster of one machine with two CPUs."""
+    """Start a cluster of one machine with two CPUs; return its address."""
     ray_workers.require_ray()
     started = Cluster(
         initialize_head=True,
@@ -55,39 +53,31 @@ def address():
 
 @pytest.fixture
 def cluster(address, monkeypatch):
-    """A function that connects to the cluster. A process runs several jobs, because starting one takes seconds."""
+    """Return a function that connects to the cluster, whose processes run several jobs, as starting one takes
+    seconds.
+    """
     monkeypatch.setattr(ray_workers, "CALLS", 0)
     return lambda: ray_workers.RayWorkers(address, "auto")
 
 
-def planned(root: Path, wanted=WANTED):
-    split, images = load_folds(root), load_images_hash(root)
-    return order_jobs(
-        [
-            FoldJob(
-                root,
-                Identity(name, load_recipe(name).hash, split.hash, images, 0),
-                NO_CORRECTIONS,
-                fold,
-                None,
-                0,
-                waits=True,
-            )
-            for name, fold in wanted
-        ],
-        1,
-    )
+def plan_jobs(root: Path, folds=FOLDS):
+    folds_hash, images_hash = load_folds(root).hash, load_images_hash(root)
+    jobs = []
+    for name, fold in folds:
+        identity = Identity(name, load_recipe(name).hash, folds_hash, images_hash, 0)
+        jobs.append(FoldJob(root, identity, NO_CORRECTIONS, fold, None, 0, waits=True))
+    return order_jobs(jobs, 1)
 
 
 def competition_in(make_competition, root: Path) -> Path:
     competition = make_competition(root, 60, 20, 96, 2)
-    for name in {name for name, _ in WANTED}:
+    for name in {name for name, _ in FOLDS}:
         build_caches(competition, load_recipe(name).size)
     return root
 
 
 def results(root: Path) -> dict[str, str]:
-    """The sha256 of all that folds leave except times, which are in run.json and history.csv."""
+    """Return the sha256 of all files of the folds but run.json and history.csv, which hold times."""
     return {
         path.relative_to(root).as_posix(): sha256_file(path)
         for path in sorted(root.glob("runs/*/fold_*/*"))
@@ -97,9 +87,9 @@ def results(root: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def local(make_competition, tmp_path_factory) -> dict[str, str]:
-    """What the folds are without Ray."""
+    """Train the folds without Ray; return their files' sha256."""
     root = competition_in(make_competition, tmp_path_factory.mktemp("local"))
-    for job in planned(root)[0]:
+    for job in plan_jobs(root)[0]:
         job.run(CPU, 0)
     return results(root)
 
@@ -110,7 +100,7 @@ def test_the_bytes_are_those_of_the_local_engine_even_where_a_process_dies(
     root = competition_in(make_competition, tmp_path)
 
     class DyingJob(FoldJob):
-        """Die by SIGKILL in the second epoch, the first time. A local class travels by value."""
+        """Die by SIGKILL in the second epoch, the first time. Ray sends a local class by value."""
 
         def run(self, device, position):
             from facefold.training import fold as fold_module
@@ -125,7 +115,7 @@ def test_the_bytes_are_those_of_the_local_engine_even_where_a_process_dies(
                 )
             FoldJob.run(self, device, position)
 
-    ordered, after = planned(root)
+    ordered, after = plan_jobs(root)
     dying = next(job for job in ordered if isinstance(job, FoldJob) and "demo_cnn" in str(job) and job.fold == 0)
     replacement = DyingJob(**{field.name: getattr(dying, field.name) for field in fields(dying)})
     ordered[ordered.index(dying)] = replacement
@@ -148,12 +138,12 @@ def test_a_job_that_was_stopped_goes_on_and_one_that_fails_is_reported(
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     process.terminate()
-    said = process.communicate(timeout=300)[1].strip().splitlines()
-    assert process.returncode == 143 and not list(root.rglob("run.json")) and "Traceback" not in "".join(said), said
-    assert said[-1] == "train.py: stopped; nothing is lost, the same command continues where this one ended"
+    errors = process.communicate(timeout=300)[1].strip().splitlines()
+    assert process.returncode == 143 and not list(root.rglob("run.json")) and "Traceback" not in "".join(errors), errors
+    assert errors[-1] == "train.py: stopped; nothing is lost, the same command continues where this one ended"
     capfd.readouterr()
 
-    [fold], _ = planned(root, WANTED[1:2])
+    [fold], _ = plan_jobs(root, FOLDS[1:2])
     bad = replace(fold, identity=replace(fold.identity, target="age"))
     with pytest.raises(InputError, match="there are no folds yet. Run `python src/split.py --target age`.$"):
         cluster().run([fold, bad], {bad: [fold]})
@@ -169,10 +159,11 @@ def test_a_machine_that_does_not_see_the_root_is_refused_by_name(make_competitio
     monkeypatch.setattr(ray_workers, "_marker", lambda root: unseen)
     with pytest.raises(
         InputError,
-        match=r"^the machine \S+ \([\d.]+\) of the cluster does not see \S+/elsewhere. Mount that folder at the same path on every "
-        r"machine \(NFS, Lustre, a persistent volume, a mounted bucket\), or take this one out of the cluster; the same command goes on$",
+        match=r"^the machine \S+ \([\d.]+\) of the cluster does not see \S+/elsewhere. Mount that folder at the same "
+        r"path on every machine \(NFS, Lustre, a persistent volume, a mounted bucket\), or take this one out of the "
+        r"cluster; the same command continues$",
     ):
-        cluster().run(planned(root, WANTED[1:2])[0], {})
+        cluster().run(plan_jobs(root, FOLDS[1:2])[0], {})
     assert not (root / "runs").exists()
 
 
@@ -182,13 +173,13 @@ def test_a_job_that_fits_on_no_machine_is_refused(make_competition, tmp_path, cl
     root = competition_in(make_competition, tmp_path)
     connected = cluster()
     connected.patience = 1.0
-    said = "no machine of the cluster has 1 CPU, 1000000.0 GB of memory for one job"
+    problem = "no machine of the cluster has 1 CPU, 1000000.0 GB of memory for one job"
     with pytest.raises(
         InputError,
-        match=f"^{said} .*, and none joined in 1 s. Add such a machine, or use a recipe with a smaller batch",
+        match=f"^{problem} .*, and none joined in 1 s. Add such a machine, or use a recipe with a smaller batch",
     ):
-        connected.run(planned(root, WANTED[1:])[0], {})
-    assert f"ray: {said}" in capsys.readouterr().out
+        connected.run(plan_jobs(root, FOLDS[1:])[0], {})
+    assert f"ray: {problem}" in capsys.readouterr().out
 
 
 def test_a_cluster_that_cannot_be_joined_is_named(address):
@@ -204,12 +195,12 @@ def test_a_cluster_that_cannot_be_joined_is_named(address):
 
 @pytest.fixture
 def gate(monkeypatch):
-    """The gate in this process, asked as an actor is; the references of ray are the values themselves."""
+    """Return the gate in this process, called as an actor is; Ray's references are the values themselves."""
     util = SimpleNamespace(get_node_ip_address=lambda: "10.0.0.7")
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda value: value, util=util))
     monkeypatch.setattr(ray_workers.socket, "gethostname", lambda: "worker")
-    opened = ray_workers._gate()()
-    return SimpleNamespace(begin=SimpleNamespace(remote=opened.begin), close=SimpleNamespace(remote=opened.close))
+    gate = ray_workers._gate()()
+    return SimpleNamespace(start=SimpleNamespace(remote=gate.start), close=SimpleNamespace(remote=gate.close))
 
 
 @dataclass(frozen=True)
@@ -229,17 +220,17 @@ class Touch:
 
 @pytest.fixture
 def attempt(gate, tmp_path):
-    """A function that runs a task for the job `Touch(path)`."""
+    """Return a function that runs a task for the job `Touch(path)`."""
     marker = tmp_path / "root" / "cache" / "marker"
     write_text(marker, "")
 
-    def attempted(job, *before, marker=marker, versions=None):
-        return ray_workers._attempt(Touch(job), CPU, marker, gate, versions or ray_workers._versions(), *before)
+    def run_task(path, *before, marker=marker, versions=None):
+        return ray_workers._attempt(Touch(path), CPU, marker, gate, versions or ray_workers._versions(), *before)
 
-    return attempted
+    return run_task
 
 
-def test_after_a_failure_nothing_begins(tmp_path, attempt):
+def test_after_a_failure_nothing_starts(tmp_path, attempt):
     first, waits, late = (str(tmp_path / name) for name in ("first", "waits", "late"))
     assert attempt(first, None) is None and Path(first).exists()
     assert attempt(waits, None, InputError("no")) == "skipped" and not Path(waits).exists()
@@ -257,7 +248,7 @@ def test_a_job_is_started_again_three_times(tmp_path, attempt, capsys):
     assert attempt(str(tmp_path / "late")) == "skipped"
 
 
-def test_on_a_machine_that_does_not_see_the_root_nothing_begins(tmp_path, attempt):
+def test_on_a_machine_that_does_not_see_the_root_nothing_starts(tmp_path, attempt):
     job = str(tmp_path / "job")
     failure = attempt(job, marker=tmp_path / "other" / "cache" / "marker")
     assert str(failure).startswith(f"the machine worker (10.0.0.7) of the cluster does not see {tmp_path}/other. Mount")
@@ -268,24 +259,6 @@ def test_a_machine_with_other_versions_is_refused(tmp_path, attempt):
     failure = attempt(str(tmp_path / "job"), versions={**ray_workers._versions(), "torch": "1.0"})
     assert isinstance(failure, InputError) and not (tmp_path / "job").exists()
     assert str(failure) == (
-        f"the machine worker (10.0.0.7) of the cluster has torch {ray_workers._versions()['torch']} instead of 1.0, which gives "
-        "other bytes. Install the same there: `pip install -r requirements.txt`"
+        f"the machine worker (10.0.0.7) of the cluster has torch {ray_workers._versions()['torch']} instead of 1.0, "
+        "which gives other bytes. Install the same there: `pip install -r requirements.txt`"
     )
-
-
-def test_options_of_one_machine_are_refused():
-    args = SimpleNamespace(engine="ray")
-    with pytest.raises(
-        InputError, match="^--engine ray: the cluster decides what runs side by side and when; leave --workers out$"
-    ):
-        check_engine_options(args, {"--workers": 2, "--budget": None})
-    check_engine_options(SimpleNamespace(engine="local"), {"--workers": 2})
-
-
-def test_without_the_package_ray_is_refused(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        InputError,
-        match="^--engine ray needs the package ray, which is not installed: `pip install -r requirements-cluster.txt`",
-    ):
-        check_engine_options(SimpleNamespace(engine="ray"), {})
