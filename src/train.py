@@ -153,6 +153,7 @@ def train_missing(
     missing = [
         FoldJob(
             root,
+            recipe,
             identity,
             corrections,
             fold,
@@ -161,7 +162,7 @@ def train_missing(
             args.tensorboard,
             waits=args.engine == "ray",
         )
-        for identity, numbers in unfinished.items()
+        for recipe, (identity, numbers) in zip(recipes, unfinished.items(), strict=True)
         for fold in numbers
     ]
     for job in missing:

@@ -224,7 +224,7 @@ def test_corrections_reach_training_rows_and_no_held_out_one(root, monkeypatch):
         "demo_cnn", load_recipe("demo_cnn").hash, split.hash, load_images_hash(root), 0, corrections.hash
     )
     with pytest.raises(KeyboardInterrupt):
-        jobs.FoldJob(root, identity, corrections, 1, None, 0).run(torch.device("cpu"), 0)
+        jobs.FoldJob(root, load_recipe(identity.recipe), identity, corrections, 1, None, 0).run(torch.device("cpu"), 0)
     task = seen[0]
     assert task.valid[["id", "label"]].reset_index(drop=True).equals(held)  # each row, each with its given label
     labels = task.train.set_index("id")["label"]

@@ -278,7 +278,10 @@ def test_a_budget_in_words():
 
 def jobs_of(name: str, count: int) -> list[FoldJob]:
     identity = Identity(name, "", "", "", 0)
-    return [FoldJob(Path("root"), identity, NO_CORRECTIONS, number, None, 0) for number in range(count)]
+    return [
+        FoldJob(Path("root"), recipes.load_recipe(name), identity, NO_CORRECTIONS, number, None, 0)
+        for number in range(count)
+    ]
 
 
 class Case:
