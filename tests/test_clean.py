@@ -260,20 +260,8 @@ def test_the_whole_job_passes_corrections_on(root, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             run_all.main()
         common = ["--root", str(root), "--target", "label"]
-        assert done["train"] == [
-            *common,
-            "--recipe",
-            names,
-            "--seed",
-            "0",
-            "--device",
-            "auto",
-            *trained,
-            "--engine",
-            "local",
-            "--address",
-            "auto",
-        ]
+        train = [*common, "--recipe", names, *trained, "--engine", "local", "--address", "auto", "--device", "auto"]
+        assert done["train"] == [*train, "--seed", "0"]
         assert done["blend"] == [*common, "--recipes", blended]
     assert re.search(r"  lite0\+corrected +0 folds to go, nothing to do\n", capsys.readouterr().out)
     path.write_text("id,action\n2,dropped\n")
