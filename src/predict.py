@@ -59,7 +59,7 @@ def predict_test_images(args: argparse.Namespace) -> None:
     from facefold.data.competition import load_competition
     from facefold.data.folds import load_folds
     from facefold.runs import parse_run_names, run_names
-    from facefold.training.predict import TestJob
+    from facefold.training.predict import PredictTestJob
     from facefold.training.workers import run_jobs, select_devices
 
     root = args.root.resolve()
@@ -67,7 +67,7 @@ def predict_test_images(args: argparse.Namespace) -> None:
         competition, folds = load_competition(root), load_folds(root)
         check_images(competition)
         names = parse_run_names(args.recipes) if args.recipes else run_names(root)
-        jobs = [TestJob(root, name, folds.k) for name in names]
+        jobs = [PredictTestJob(root, name, folds.k) for name in names]
         for size in {job.size for job in jobs}:
             open_cache(competition, "test", size)  # now, so that processes side by side do not
         run_jobs(jobs, select_devices(args.device, None))

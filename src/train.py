@@ -70,6 +70,8 @@ def main() -> None:
     parser.add_argument("--quiet", action="store_true", help="print the results alone: no bars, no line per epoch")
     args = parser.parse_args()
     check_engine_options(args, {"--workers": args.workers, "--budget": args.budget})
+    if args.workers is not None and args.workers < 1:
+        raise InputError(f"--workers {args.workers}: at least one")
     if args.quiet:
         be_quiet()
     if args.tensorboard:
@@ -153,6 +155,7 @@ def train_missing(
     missing = [
         FoldJob(
             root,
+            recipe,
             identity,
             corrections,
             fold,
@@ -161,7 +164,7 @@ def train_missing(
             args.tensorboard,
             waits=args.engine == "ray",
         )
-        for identity, numbers in unfinished.items()
+        for recipe, (identity, numbers) in zip(recipes, unfinished.items(), strict=True)
         for fold in numbers
     ]
     for job in missing:

@@ -62,7 +62,7 @@ def trained(tmp_path_factory) -> Path:
     for name in RECIPES:
         identity = Identity(name, recipes.load_recipe(name).hash, load_folds(root).hash, load_images_hash(root), 0)
         for fold in range(2):
-            FoldJob(root, identity, NO_CORRECTIONS, fold, None, 0).run(CPU, 0)
+            FoldJob(root, recipes.load_recipe(identity.recipe), identity, NO_CORRECTIONS, fold, None, 0).run(CPU, 0)
     call("blend", root, "--method", "mean")
     return root
 
@@ -191,7 +191,7 @@ def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, c
     folds = load_folds(root, AGE)
     identity = Identity("small", recipes.load_recipe("small").hash, folds.hash, load_images_hash(root), 0, target="age")
     for fold in range(2):
-        FoldJob(root, identity, NO_CORRECTIONS, fold, None, 0).run(CPU, 0)
+        FoldJob(root, recipes.load_recipe(identity.recipe), identity, NO_CORRECTIONS, fold, None, 0).run(CPU, 0)
     call("blend", root, "--target", "age")
     paths = [root / "competition" / "test" / f"{id}.jpg" for id in ("81", "90")]
     capsys.readouterr()

@@ -43,7 +43,7 @@ def test_the_commands_are_ours(command):
     known = set(
         re.findall(
             r'"(--[a-z-]+)"',
-            "".join((PROJECT / path).read_text() for path in ("src/run_all.py", "src/facefold/step.py")),
+            "".join((PROJECT / path).read_text() for path in ("src/run_all.py", "src/facefold/cli.py")),
         )
     )
     assert {option for option in options if option.startswith("--")} <= known and options[

@@ -30,7 +30,15 @@ epochs = 1
 
 
 def fold(name: str, number: int) -> jobs.FoldJob:
-    return jobs.FoldJob(Path("root"), Identity(name, "hash", "folds", "images", 0), NO_CORRECTIONS, number, None, 0)
+    return jobs.FoldJob(
+        Path("root"),
+        recipes.load_recipe(name),
+        Identity(name, "hash", "folds", "images", 0),
+        NO_CORRECTIONS,
+        number,
+        None,
+        0,
+    )
 
 
 def test_a_recipe_with_frozen_stages_computes_their_views_before_its_folds():
@@ -75,7 +83,17 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
     )
     monkeypatch.setattr(curves, "require_tensorboard", lambda: lambda directory: written.append(directory) or writer)
     folds = [
-        jobs.FoldJob(root, identity, NO_CORRECTIONS, number, None, 0, tensorboard=number == 0) for number in range(2)
+        jobs.FoldJob(
+            root,
+            recipes.load_recipe(identity.recipe),
+            identity,
+            NO_CORRECTIONS,
+            number,
+            None,
+            0,
+            tensorboard=number == 0,
+        )
+        for number in range(2)
     ]
     ordered, _ = jobs.order_jobs(folds, 2)
     for job in ordered[:2]:
@@ -113,7 +131,7 @@ def test_a_damaged_checkpoint_is_named_or_removed_by_force(root):
 def test_without_its_views_a_fold_computes_them_itself_to_the_same_bytes(root):
     split = load_folds(root)
     identity = Identity("tiny", recipes.load_recipe("tiny").hash, split.hash, load_images_hash(root), 0)
-    job = jobs.FoldJob(root, identity, NO_CORRECTIONS, 0, None, 0)
+    job = jobs.FoldJob(root, recipes.load_recipe(identity.recipe), identity, NO_CORRECTIONS, 0, None, 0)
     for view in jobs.order_jobs([job], 1)[0][:1]:
         view.run(CPU, 0)
     job.run(CPU, 0)
@@ -126,7 +144,9 @@ def test_without_its_views_a_fold_computes_them_itself_to_the_same_bytes(root):
 
 def test_a_feature_job_that_fails_starts_no_fold(tmp_path):
     identity = Identity("lite0", "hash", "folds", "images", 0)
-    ordered, after = jobs.order_jobs([jobs.FoldJob(tmp_path, identity, NO_CORRECTIONS, 0, None, 0)], 1)
+    ordered, after = jobs.order_jobs(
+        [jobs.FoldJob(tmp_path, recipes.load_recipe(identity.recipe), identity, NO_CORRECTIONS, 0, None, 0)], 1
+    )
     with pytest.raises(InputError, match="competition"):
         run_jobs(ordered, [CPU], after)
     assert not (tmp_path / "runs").exists()  # a fold's first act is to lock its folder there

@@ -1,7 +1,8 @@
 """The plan and the budget, on invented rates and on clocks that the test sets."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facefold.data.competition import load_competition
+from facefold.data.corrections import NO_CORRECTIONS
 from facefold.models import recipe as recipes
 from facefold.models.feature_cache import feature_cache_bytes
 from facefold.runs import Identity
 from facefold.training import plan
+from facefold.training.jobs import FoldJob
 from facefold.training.plan import BudgetGuard, Cost, Plan, Rates, RecipePlan, Workload
 from facefold.utils import files, processes
 from facefold.utils.console import parse_budget
@@ -273,17 +276,12 @@ def test_a_budget_in_words():
 # Keeping the budget
 
 
-@dataclass(frozen=True)
-class Job:
-    identity: Identity
-    number: int
-
-    def expected(self, cost: Cost) -> float:
-        return cost.fold
-
-
-def jobs_of(name: str, count: int) -> list[Job]:
-    return [Job(Identity(name, "", "", "", 0), number) for number in range(count)]
+def jobs_of(name: str, count: int) -> list[FoldJob]:
+    identity = Identity(name, "", "", "", 0)
+    return [
+        FoldJob(Path("root"), recipes.load_recipe(name), identity, NO_CORRECTIONS, number, None, 0)
+        for number in range(count)
+    ]
 
 
 class Case:

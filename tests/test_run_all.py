@@ -305,7 +305,7 @@ def test_a_step_that_fails_ends_the_job_with_its_sentence_and_exit_code(tmp_path
     assert (
         done.returncode == 2
         and done.stderr
-        == "audit.py: no.zip does not exist; --data takes the competition's zip, or the folder it was unpacked to\n"
+        == "audit.py: no.zip does not exist; use the zip as downloaded, or the folder it was unpacked to\n"
     )
 
 
@@ -314,7 +314,9 @@ def test_gpu_recipes_without_a_hub_are_a_clear_error(whole, tmp_path):
         "train", whole, "--recipe", "resnet50", "--fold", "0", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub")
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "recipe resnet50: the pretrained weights of resnet50.a1_in1k could not be had from timm's hub" in done.stderr
+    assert (
+        "recipe resnet50: the pretrained weights of resnet50.a1_in1k could not be loaded from timm's hub" in done.stderr
+    )
     assert not list(whole.glob("runs/resnet50/*/run.json"))
 
 

@@ -17,7 +17,7 @@ from facefold.runs import (
     write_predictions,
     write_weights,
 )
-from facefold.training.predict import FoldPrediction, FoldResult, TestJob, predict_folds, trained_recipe
+from facefold.training.predict import FoldPrediction, FoldResult, PredictTestJob, predict_folds, trained_recipe
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, sha256_file, write_json
 from tiny_fold import CPU, TINY, fit, images, make_task
@@ -101,7 +101,7 @@ def test_damaged_weights_and_runs_of_another_version_are_refused(tmp_path):
     weights = directory / WEIGHTS_FILE
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(InputError, match="weights.safetensors is not the file that training wrote"):
-        TestJob(tmp_path, "tiny", 1).run(CPU, 0)
+        PredictTestJob(tmp_path, "tiny", 1).run(CPU, 0)
     with pytest.raises(
         InputError, match="runs/tiny was trained by another version of this program; train it again to predict with it"
     ):

@@ -141,8 +141,8 @@ def load_run_corrections(run: dict) -> Corrections:
     corrections = Corrections(run.get("corrected", {}))
     if corrections.hash != _recorded(run, "corrections"):
         raise InputError(
-            f"runs/{run['recipe']}{CORRECTED_SUFFIX}: the corrections in a run.json were edited; delete the folder and "
-            "train it again"
+            f"runs/{run['recipe']}{CORRECTED_SUFFIX}: the corrections in a run.json were edited, or are of an earlier "
+            "version; delete the folder and train it again"
         )
     return corrections
 

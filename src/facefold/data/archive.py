@@ -1,6 +1,7 @@
 """List and read the files of a zip or folder, guarded against unsafe and damaged archives."""
 
 import calendar
+import errno
 import lzma
 import os
 import stat
@@ -88,7 +89,9 @@ def _zip_errors(name: str) -> Iterator[None]:
     """Turn whatever a damaged archive makes zipfile raise into an `InputError`."""
     try:
         yield
-    except _DAMAGED as error:
+    except (*_DAMAGED, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: an offset before the file's beginning
+            raise
         raise InputError(
             f"{name} is damaged, or packed in a way that is not known here ({error}); download it again"
         ) from error

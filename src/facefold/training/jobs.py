@@ -11,7 +11,7 @@ from facefold.data.competition import load_competition
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.folds import load_folds
 from facefold.models.feature_cache import view_names
-from facefold.models.recipe import load_recipe
+from facefold.models.recipe import Recipe
 from facefold.runs import (
     CHECKPOINT_FILE,
     Identity,
@@ -43,6 +43,7 @@ class FeatureJob:
     """Compute every `parts`-th view of the recipe's frozen stages' activations, from number `part` on."""
 
     root: Path
+    recipe: Recipe
     identity: Identity
     weights_dir: Path | None
     part: int
@@ -52,8 +53,8 @@ class FeatureJob:
         return f"{self.identity.recipe} frozen stages"
 
     def run(self, device: torch.device, position: int) -> None:
-        recipe = load_recipe(self.identity.recipe)
-        task = _fold_task(self.root, self.identity, 0, self.weights_dir)
+        recipe = self.recipe
+        task = _fold_task(self.root, recipe, self.identity, 0, self.weights_dir)
         model, source, precision = prepare_model(recipe, device, self.weights_dir, pretrained=True)
         features = open_feature_caches(task, model, source, precision, ImageSource(task.train_images, device))
         started, views = time.perf_counter(), view_names(recipe)[self.part :: self.parts]
@@ -72,6 +73,7 @@ class FoldJob:
     """
 
     root: Path
+    recipe: Recipe
     identity: Identity
     corrections: Corrections
     fold: int
@@ -93,7 +95,7 @@ class FoldJob:
             if is_fold_finished(target_root, self.identity, self.fold):
                 return
             reset_peak_memory(device)
-            task = _fold_task(self.root, self.identity, self.fold, self.weights_dir, self.corrections)
+            task = _fold_task(self.root, self.recipe, self.identity, self.fold, self.weights_dir, self.corrections)
             trained = train_fold(task, device, position, self.loader_workers, events)
             result = predict_fold(task, trained, device)
             write_weights(directory, result.state)
@@ -106,9 +108,14 @@ class FoldJob:
 
 
 def _fold_task(
-    root: Path, identity: Identity, fold: int, weights_dir: Path | None, corrections: Corrections = NO_CORRECTIONS
+    root: Path,
+    recipe: Recipe,
+    identity: Identity,
+    fold: int,
+    weights_dir: Path | None,
+    corrections: Corrections = NO_CORRECTIONS,
 ) -> FoldTask:
-    target, recipe = Target(identity.target), load_recipe(identity.recipe)
+    target = Target(identity.target)
     competition, folds = load_competition(root), load_folds(root, target)
     table, held_out = folds.table[["id", "label", "group"]], folds.table["fold"] == fold
     return FoldTask(
@@ -136,9 +143,11 @@ def order_jobs(
     for name in dict.fromkeys(job.identity.name for job in fold_jobs):
         folds = [job for job in fold_jobs if job.identity.name == name]
         first = folds[0]
-        recipe = load_recipe(first.identity.recipe)
+        recipe = first.recipe
         count = min(parts, len(view_names(recipe))) if recipe.has_frozen_stages else 0
-        features = [FeatureJob(first.root, first.identity, first.weights_dir, part, count) for part in range(count)]
+        features = [
+            FeatureJob(first.root, recipe, first.identity, first.weights_dir, part, count) for part in range(count)
+        ]
         jobs += [*features, *folds]
         after |= {job: features for job in folds}
     return jobs, after

@@ -142,9 +142,11 @@ def trained_recipe(name: str, folds: list[dict]) -> Recipe:
     try:
         return Recipe(**folds[0]["settings"])
     except (KeyError, TypeError) as error:
-        raise InputError(
-            f"runs/{name} was trained by another version of this program; train it again to predict with it"
-        ) from error
+        raise _other_version(name) from error
+
+
+def _other_version(name: str) -> InputError:
+    return InputError(f"runs/{name} was trained by another version of this program; train it again to predict with it")
 
 
 def predict_folds(
@@ -168,7 +170,10 @@ def predict_folds(
     try:
         for fold, run in enumerate(folds):
             state = {key: torch.from_numpy(value) for key, value in load_weights(root, name, fold).items()}
-            model.load_state_dict(state)
+            try:
+                model.load_state_dict(state)
+            except RuntimeError as error:
+                raise _other_version(name) from error
             if model.has_frozen_stages and features is None:  # frozen, so the same in every fold
                 features = FeatureCache(
                     feature_dir / "views",
@@ -207,7 +212,7 @@ def _is_regression(run: dict) -> bool:
 
 
 @dataclass(frozen=True)
-class TestJob:
+class PredictTestJob:
     """Predict the test images by the `folds` folds of the run `name`, in place of the test predictions there are."""
 
     root: Path

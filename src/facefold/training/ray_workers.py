@@ -20,7 +20,6 @@ from typing import Any
 import torch
 
 import facefold
-from facefold.models.recipe import load_recipe
 from facefold.training.machine import versions
 from facefold.training.plan import PROCESS_BYTES, memory_bytes
 from facefold.training.workers import Job, raise_failures, run_guarded
@@ -138,14 +137,14 @@ class RayWorkers:
         """Return each job's requirements by the names of Ray's resources."""
         workers = self.loader_workers * PROCESS_BYTES
         memory = {
-            name: workers + (2 * PROCESS_BYTES if self._gpu else memory_bytes(load_recipe(name)))
-            for name in {job.identity.recipe for job in jobs}
+            recipe: workers + (2 * PROCESS_BYTES if self._gpu else memory_bytes(recipe))
+            for recipe in {job.recipe for job in jobs}
         }
         return {
             job: {
                 **({"GPU": 1} if self._gpu else {}),
                 "CPU": 1 + self.loader_workers,
-                "memory": memory[job.identity.recipe],
+                "memory": memory[job.recipe],
             }
             for job in jobs
         }
