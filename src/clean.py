@@ -29,10 +29,17 @@ of a training row was judged by models that had trained on the rows that are hel
 labels, which is reported as well, is too high: predictions like the scored ones chose the corrections.
 """
 
+from __future__ import annotations
+
+import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from facefold.cli import build_parser, run_main
 from facefold.utils.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def main() -> None:
@@ -52,9 +59,8 @@ def main() -> None:
 
     from facefold.data.audit import load_images_hash
     from facefold.data.competition import load_competition
-    from facefold.data.corrections import write_corrections
     from facefold.data.folds import load_folds
-    from facefold.ensemble.label_issues import CONFLICT, find_label_issues, propose_corrections
+    from facefold.ensemble.label_issues import CONFLICT, find_label_issues
     from facefold.report.pages import MAX_ROWS, label_issues_page, nearest_neighbours
     from facefold.runs import (
         CORRECTED_SUFFIX,
@@ -95,20 +101,28 @@ def main() -> None:
         )
     print(f"look at {root / 'label_issues.html'}; all of them are in {label_issues_path(root)}")
     if args.write_corrections:
-        corrections = propose_corrections(issues, args.action or "drop", args.top, args.confidence or 0.0)
-        if corrections.empty:
-            raise InputError(
-                f"no suspect has confidence {args.confidence:g} or more; {args.write_corrections} is unchanged"
-            )
-        write_corrections(args.write_corrections, corrections, args.force)
-        counts = ", ".join(f"{count} {action}" for action, count in corrections["action"].value_counts().items())
-        print(
-            f"{args.write_corrections}: {counts}. Look through it, then `python src/train.py --recipe {names[0]} "
-            f"--corrections {args.write_corrections}`"
+        propose(args, issues, names[0])
+
+
+def propose(args: argparse.Namespace, issues: pd.DataFrame, recipe: str) -> None:
+    """Write the corrections that the options propose, and print what to do with them."""
+    from facefold.data.corrections import write_corrections
+    from facefold.ensemble.label_issues import propose_corrections
+
+    corrections = propose_corrections(issues, args.action or "drop", args.top, args.confidence or 0.0)
+    if corrections.empty:
+        raise InputError(
+            f"no suspect has confidence {args.confidence:g} or more; {args.write_corrections} is unchanged"
         )
+    write_corrections(args.write_corrections, corrections, args.force)
+    counts = ", ".join(f"{count} {action}" for action, count in corrections["action"].value_counts().items())
+    print(
+        f"{args.write_corrections}: {counts}. Look through it, then `python src/train.py --recipe {recipe} "
+        f"--corrections {args.write_corrections}`"
+    )
 
 
-def check_options(args) -> None:
+def check_options(args: argparse.Namespace) -> None:
     """Raise `InputError` for options that do not go together."""
     used = [name for name in ("top", "confidence", "action", "force") if getattr(args, name) not in (None, False)]
     if used and not args.write_corrections:
