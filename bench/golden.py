@@ -229,15 +229,15 @@ def key_of(name: str, mini: Path) -> str:
 
 def differences(before: dict[str, list[str]], after: dict[str, list[str]]) -> dict[str, str]:
     """Return what differs, by file. before, after: the digests of each file at the baseline and in the working tree."""
-    found = {}
+    changes = {}
     for name in sorted(before.keys() | after.keys()):
         if name not in before or name not in after:
-            found[name] = f"only {'in the working tree' if name in after else 'at the baseline'}"
+            changes[name] = f"only {'in the working tree' if name in after else 'at the baseline'}"
         elif before[name] != after[name]:
             lost, new = Counter(before[name]) - Counter(after[name]), Counter(after[name]) - Counter(before[name])
             arrays = f", {lost.total()} of {len(before[name])} arrays are gone, {new.total()} are new"
-            found[name] = "differs" + (arrays if name.endswith(".safetensors") else "")
-    return found
+            changes[name] = "differs" + (arrays if name.endswith(".safetensors") else "")
+    return changes
 
 
 def changed_lines(before: str, after: str) -> list[str]:
@@ -247,6 +247,7 @@ def changed_lines(before: str, after: str) -> list[str]:
 
 
 def git(*words: str) -> str:
+    """Run git in the project and return its output."""
     return subprocess.run(["git", "-C", PROJECT, *words], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
@@ -280,17 +281,17 @@ def compare(name: str, codes: tuple[Path, Path], folders: list[Path], mini: Path
     except JobFailed as failure:
         print(f"{name:12} failed {'in the working tree' if before else 'at the baseline'}: {failure}", flush=True)
         return (max(1, len(before["files"]) if before else 0),) * 2
-    found = differences(before["files"], after["files"])
+    changes = differences(before["files"], after["files"])
     missing = [file for file in COVERED.get(name, ()) if file not in before["files"]]
-    found |= dict.fromkeys(missing, "not written at the baseline, so this job does not test what it is for")
-    count = len(before["files"].keys() | after["files"].keys() | found.keys())
+    changes |= dict.fromkeys(missing, "not written at the baseline, so this job does not test what it is for")
+    count = len(before["files"].keys() | after["files"].keys() | changes.keys())
     times = f"{before['seconds']} s{' (kept)' if kept else ''} and {after['seconds']} s"
-    print(f"{name:12} {count:3} files, {f'{len(found)} differ' if found else 'all equal'}; {times}", flush=True)
-    for file, what in found.items():
+    print(f"{name:12} {count:3} files, {f'{len(changes)} differ' if changes else 'all equal'}; {times}", flush=True)
+    for file, what in changes.items():
         print(f"    {file}: {what}")
         if file.endswith("/leaderboard.csv") and what == "differs":
             print("\n".join(changed_lines(*((folder / file).read_text() for folder in folders))), flush=True)
-    return count, len(found)
+    return count, len(changes)
 
 
 def main() -> None:
