@@ -26,7 +26,7 @@ the predictions. So both sides run here.
 Where an option or a file gets another name, add it to `SPELLINGS`: of an option the first one that a side's `--help`
 mentions is used. --keep DIR keeps the finished roots in DIR and takes the baseline's results from there where commit,
 job, packages and machine are the same; several working trees may share DIR. The differing lines of a leaderboard are
-printed, because another wording is not another score. A side takes some 7 minutes of CPU time, half of them to start
+printed, because another wording is not another score. A side takes some 8 minutes of CPU time, half of them to start
 processes. Ends with `golden: N files, all equal` or `golden: N files, M differ`; exit code 0 or 1.
 """
 
