@@ -26,7 +26,7 @@ the predictions. So both sides run here.
 Where an option or a file gets another name, add it to `SPELLINGS`: of an option the first one that a side's `--help`
 mentions is used. --keep DIR keeps the finished roots in DIR and takes the baseline's results from there where commit,
 job, packages and machine are the same; several working trees may share DIR. The differing lines of a leaderboard are
-printed, because another wording is not another score. A side takes some 7 minutes of CPU time, half of them to start
+printed, because another wording is not another score. A side takes some 8 minutes of CPU time, half of them to start
 processes. Ends with `golden: N files, all equal` or `golden: N files, M differ`; exit code 0 or 1.
 """
 
@@ -201,8 +201,8 @@ def digests(path: Path) -> list[str]:
     return sorted(hashlib.sha256(text).hexdigest() for text in texts)
 
 
-def run_job(name: str, code: Path, folder: Path, key: str, mini: Path) -> dict:
-    """Run a job; `folder` appears once it is complete. Returns its record: key, seconds and files (digests by name)."""
+def run_job(name: str, code: Path, folder: Path, mini: Path) -> dict:
+    """Run a job; `folder` appears once it is complete. Returns its record: seconds and files (digests by name)."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part_", ignore_cleanup_errors=True) as part:
         work, started = Path(part), time.monotonic()
@@ -211,40 +211,33 @@ def run_job(name: str, code: Path, folder: Path, key: str, mini: Path) -> dict:
         for path in sorted({path for pattern in COMPARED for path in work.glob(pattern)}):
             name_parts = [OLDEST.get(part, part) for part in path.relative_to(work).parts]
             files["/".join(name_parts).removeprefix("root/")] = digests(path)
-        record = {"key": key, "seconds": round(time.monotonic() - started), "files": files}
+        record = {"seconds": round(time.monotonic() - started), "files": files}
         (work / "golden.json").write_text(json.dumps(record, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         work.rename(folder)
     return record
 
 
-def kept_record(folder: Path, key: str) -> dict | None:
-    """Return the record of a job that was kept in `folder`; None where there is none with that key."""
-    path = folder / "golden.json"
-    record = json.loads(path.read_text()) if path.is_file() else {"key": ""}
-    return record if record["key"] == key else None
-
-
 def key_of(name: str, mini: Path) -> str:
-    """Return a hash of everything but the commit that decides the results of a job."""
+    """Return the start of a hash of everything but the commit that decides the results of a job."""
     parts = [JOBS[name], repr((RECIPES, COMPARED)), sys.version, platform.node()]
     parts += digests(mini) if "MINI" in JOBS[name] else []
     parts += [inspect.getsource(part) for part in (write_competition, write_corrections, write_subset, digests)]
     parts += sorted(f"{package.name} {package.version}" for package in importlib.metadata.distributions())
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 def differences(before: dict[str, list[str]], after: dict[str, list[str]]) -> dict[str, str]:
     """Return what differs, by file. before, after: the digests of each file at the baseline and in the working tree."""
-    found = {}
+    changes = {}
     for name in sorted(before.keys() | after.keys()):
         if name not in before or name not in after:
-            found[name] = f"only {'in the working tree' if name in after else 'at the baseline'}"
+            changes[name] = f"only {'in the working tree' if name in after else 'at the baseline'}"
         elif before[name] != after[name]:
             lost, new = Counter(before[name]) - Counter(after[name]), Counter(after[name]) - Counter(before[name])
             arrays = f", {lost.total()} of {len(before[name])} arrays are gone, {new.total()} are new"
-            found[name] = "differs" + (arrays if name.endswith(".safetensors") else "")
-    return found
+            changes[name] = "differs" + (arrays if name.endswith(".safetensors") else "")
+    return changes
 
 
 def changed_lines(before: str, after: str) -> list[str]:
@@ -254,6 +247,7 @@ def changed_lines(before: str, after: str) -> list[str]:
 
 
 def git(*words: str) -> str:
+    """Run git in the project and return its output."""
     return subprocess.run(["git", "-C", PROJECT, *words], check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
 
 
@@ -279,25 +273,25 @@ def compare(name: str, codes: tuple[Path, Path], folders: list[Path], mini: Path
 
     Where a side fails, all files differ.
     """
-    key, before = key_of(name, mini), None
+    before, record = None, folders[0] / "golden.json"
     try:
-        kept = before = kept_record(folders[0], key)
-        before = kept or run_job(name, codes[0], folders[0], key, mini)
-        after = run_job(name, codes[1], folders[1], key, mini)
+        kept = before = json.loads(record.read_text()) if record.is_file() else None
+        before = kept or run_job(name, codes[0], folders[0], mini)
+        after = run_job(name, codes[1], folders[1], mini)
     except JobFailed as failure:
         print(f"{name:12} failed {'in the working tree' if before else 'at the baseline'}: {failure}", flush=True)
         return (max(1, len(before["files"]) if before else 0),) * 2
-    found = differences(before["files"], after["files"])
+    changes = differences(before["files"], after["files"])
     missing = [file for file in COVERED.get(name, ()) if file not in before["files"]]
-    found |= dict.fromkeys(missing, "not written at the baseline, so this job does not test what it is for")
-    count = len(before["files"].keys() | after["files"].keys() | found.keys())
+    changes |= dict.fromkeys(missing, "not written at the baseline, so this job does not test what it is for")
+    count = len(before["files"].keys() | after["files"].keys() | changes.keys())
     times = f"{before['seconds']} s{' (kept)' if kept else ''} and {after['seconds']} s"
-    print(f"{name:12} {count:3} files, {f'{len(found)} differ' if found else 'all equal'}; {times}", flush=True)
-    for file, what in found.items():
+    print(f"{name:12} {count:3} files, {f'{len(changes)} differ' if changes else 'all equal'}; {times}", flush=True)
+    for file, what in changes.items():
         print(f"    {file}: {what}")
         if file.endswith("/leaderboard.csv") and what == "differs":
             print("\n".join(changed_lines(*((folder / file).read_text() for folder in folders))), flush=True)
-    return count, len(found)
+    return count, len(changes)
 
 
 def main() -> None:
@@ -319,7 +313,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="golden_") as scratch, both_codes(commit, Path(scratch)) as codes:
         results = (args.keep or Path(scratch)).resolve()
         sides = [results / commit, results / f"tree{str(PROJECT).replace('/', '_')}"]
-        counts = [compare(name, codes, [side / name for side in sides], args.mini) for name in names]
+        folders = {name: f"{name}_{key_of(name, args.mini)}" for name in names}
+        counts = [compare(name, codes, [side / folders[name] for side in sides], args.mini) for name in names]
     compared, different = np.sum(counts, axis=0, dtype=int) if counts else (0, 0)
     print(f"golden: {compared} files, {f'{different} differ' if different else 'all equal'}")
     raise SystemExit(bool(different))

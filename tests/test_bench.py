@@ -180,9 +180,8 @@ def test_the_spelling_of_an_option_is_the_one_in_the_help():
         golden.spelling("--drawn", "[--data ZIP] [--drawn-faces] [--synthetic-data]")
 
 
-def test_a_kept_job_is_used_where_nothing_but_the_commit_decides_it(tmp_path, monkeypatch):
+def test_the_key_of_a_job_is_that_of_its_commands(tmp_path, monkeypatch):
     key = golden.key_of("leaks", tmp_path)
-    (tmp_path / "golden.json").write_text(f'{{"key": "{key}", "files": {{}}}}')
-    assert golden.kept_record(tmp_path, key) and not golden.kept_record(tmp_path / "absent", key)
+    assert golden.key_of("leaks", tmp_path / "another.zip") == key != golden.key_of("corrections", tmp_path)
     monkeypatch.setitem(golden.JOBS, "leaks", golden.JOBS["leaks"].replace("golden_head", "demo_cnn"))
-    assert not golden.kept_record(tmp_path, golden.key_of("leaks", tmp_path))
+    assert golden.key_of("leaks", tmp_path) != key
