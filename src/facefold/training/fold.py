@@ -116,12 +116,13 @@ def train_fold(
     try:
         return FoldTrainer(task, device, position, loader_workers).train(events)
     except NonFiniteLoss as failure:
+        repeated_epoch = failure.epoch
         print_progress(
             f"{task}: {failure}, which is repeated from the state before it, with {LOWER_RATE:g} times the learning "
             "rate from there on"
         )
-        trainer = FoldTrainer(task, device, position, loader_workers, repeated_epoch=failure.epoch)
-    return trainer.train(events)
+    # Outside of the handler, where the memory of the first trainer is free again.
+    return FoldTrainer(task, device, position, loader_workers, repeated_epoch).train(events)
 
 
 class FoldTrainer:
