@@ -122,6 +122,8 @@ def test_all_wrong_keys_and_types_are_named_at_once():
         ),
         ({"augmenter": "batch", "augment": "none"}, 'augmenter has nothing to do: augment = "none"'),
         ({"momentum": 0.8}, 'momentum belongs to optimizer = "sgd" only'),
+        ({"momentum": 0.9}, 'momentum belongs to optimizer = "sgd" only'),  # the default, but written out
+        ({"stop_on": "loss"}, "stop_on belongs to early_stopping only"),
         ({"backbone": "resnet18", "freeze_backbone": True}, "freezing stages that were never trained"),
         (
             {"backbone": "resnet18", "weights": "hub", "freeze_backbone": True, "freeze_stages": 1},

@@ -176,7 +176,7 @@ def parse_recipe(name: str, settings: dict, file_name: str) -> Recipe:
             values[key] = types[key](value)
     if not problems:
         recipe = Recipe(name, **values)
-        problems = [*_invalid_settings(recipe), *_misplaced_settings(recipe), *_conflicts(recipe)]
+        problems = [*_invalid_settings(recipe), *_misplaced_settings(recipe, settings), *_conflicts(recipe)]
     if problems:
         raise InputError.of(f"{file_name} is not a recipe:", problems)
     return recipe
@@ -204,8 +204,12 @@ def _invalid_settings(recipe: Recipe) -> Iterator[str]:
             yield str(error)
 
 
-def _misplaced_settings(recipe: Recipe) -> Iterator[str]:
-    """Yield settings that would silently do nothing, as what they belong to is not used."""
+def _misplaced_settings(recipe: Recipe, settings: dict) -> Iterator[str]:
+    """Yield settings that would silently do nothing, as what they belong to is not used.
+
+    One that is written out is refused even if it has its default value, except the values that switch it off.
+    """
+    off = {"views": 0, "monitor": 0, "frozen_precision": "float32"}
     plateau = recipe.schedule == "plateau"
     for key, applies, owner in (
         ("width", recipe.backbone in OWN_BACKBONES, "cnn3 and cnn5"),
@@ -217,7 +221,7 @@ def _misplaced_settings(recipe: Recipe) -> Iterator[str]:
         ("plateau_patience", plateau, 'schedule = "plateau"'),
         ("monitor", plateau or recipe.early_stopping > 0, 'early_stopping or schedule = "plateau"'),
     ):
-        if not applies and getattr(recipe, key) != getattr(Recipe, key):
+        if not applies and key in settings and settings[key] != off.get(key):
             yield f"{key} belongs to {owner} only"
 
 
