@@ -33,7 +33,7 @@ def test_any_damaged_byte_is_found(tmp_path):
     path = tmp_path / "c.pt"
     save_checkpoint(path, {}, META, STATE)
     whole = path.read_bytes()
-    for position in range(0, len(whole), 7):
+    for position in range(len(whole)):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
         with pytest.raises(InputError, match="c.pt is damaged .*; delete it, and that fold starts again"):
             load_checkpoint(path)
