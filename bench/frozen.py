@@ -116,10 +116,10 @@ def train_folds(
         building += time.process_time() - begun
         return made
 
-    anew = nullcontext() if cached else mock.patch.object(fold_module, "open_feature_caches", lambda *_: {})
+    uncached = nullcontext() if cached else mock.patch.object(fold_module, "open_feature_caches", lambda *_: {})
     with (
         tempfile.TemporaryDirectory() as place,
-        anew,
+        uncached,
         mock.patch.object(fold_module, "prepare_model", timed),
         redirect_stdout(io.StringIO()),
     ):

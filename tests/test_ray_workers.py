@@ -37,7 +37,7 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 @pytest.fixture(scope="module")
 def address():
     """Start a cluster of one machine with two CPUs; return its address."""
-    ray_workers.require_ray()
+    ray_workers.import_ray()
     started = Cluster(
         initialize_head=True,
         head_node_args={

@@ -37,17 +37,12 @@ _CANCEL_TIMEOUT = 10.0  # seconds for tasks to end when the step is stopped
 _SKIPPED = "skipped"
 
 
-def require_ray() -> Any:
-    """Return the package ray, configured to be quiet; raise `InputError` if it is not installed."""
+def import_ray() -> Any:
+    """Return the package ray, configured to be quiet; `cli.check_engine_options` checks that it is installed."""
     for name in ("RAY_DEDUP_LOGS", "RAY_COLOR_PREFIX", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_USAGE_STATS_ENABLED"):
         os.environ.setdefault(name, "0")  # ray reads them when it is imported; epochs of two folds are no duplicates
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError(
-            "--engine ray needs the package ray, which is not installed: `pip install -r requirements-cluster.txt`, on "
-            "every machine of the cluster"
-        ) from error
+    import ray
+
     return ray
 
 
@@ -62,7 +57,7 @@ class RayWorkers:
     """
 
     def __init__(self, address: str, device: str):
-        self._ray, self.patience = require_ray(), PATIENCE
+        self._ray, self.patience = import_ray(), PATIENCE
         if address.startswith("ray://"):
             raise InputError(
                 f"--address {address}: run the step on a machine of the cluster (ray job submit, ray exec) with "
