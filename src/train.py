@@ -139,11 +139,12 @@ def train_missing(
 ) -> dict[str, float]:
     """Train the unfinished folds; return the runs that a budget left out, and how many seconds too long each takes."""
     from facefold.data.cache import build_caches
+    from facefold.models.feature_cache import check_disk_space
     from facefold.models.pretrained import require_weights
     from facefold.runs import is_run_complete, joined_oof_path
     from facefold.training.jobs import FoldJob, order_jobs, require_usable_checkpoint
     from facefold.training.loss import require_loss_settings
-    from facefold.training.plan import BudgetGuard, check_disk_space
+    from facefold.training.plan import BudgetGuard
     from facefold.training.ray_workers import RayWorkers
     from facefold.training.workers import LocalWorkers
 

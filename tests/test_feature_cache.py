@@ -5,6 +5,7 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ import torch
 from torch import nn
 
 from facefold.data.cache import ImageCache
+from facefold.data.competition import load_competition
 from facefold.models import inference
 from facefold.models.build import build_model
-from facefold.models.feature_cache import FeatureCache, feature_dir, view_names
+from facefold.models.feature_cache import FeatureCache, check_disk_space, feature_cache_bytes, feature_dir, view_names
 from facefold.models.precision import Precision, frozen_precision
 from facefold.models.recipe import Recipe, parse_recipe
 from facefold.training.dataset import AugmentedImages, ImageSource
+from facefold.utils import files
 from facefold.utils.errors import InputError
 from facefold.utils.files import lock_directory, write_checksum, write_npy
 
@@ -219,3 +222,35 @@ def test_what_float16_cannot_hold_is_refused_and_leaves_nothing(tmp_path):
     ):
         cache.view("plain")
     assert not list(cache.folder.glob("*.npy")) and not list(cache.folder.glob(".*.part"))
+
+
+def test_the_disk_has_room_for_the_cache_and_the_frozen_stages_or_nothing_begins(
+    make_competition, tmp_path, monkeypatch
+):
+    make_competition(tmp_path, 80, 20, 32, 2)
+    tables = load_competition(tmp_path)
+    first, plain, second = (
+        parse_recipe(name, settings, "r.toml")
+        for name, settings in (
+            ("a", SETTINGS),
+            ("b", {"size": 32, "width": 4, "batch": 16, "epochs": 4}),
+            ("c", {**SETTINGS, "epochs": 2}),
+        )
+    )
+    images, of_first, of_second = (80 + 20) * 32 * 32 * 3, *(feature_cache_bytes(r, 80, 20) for r in (first, second))
+    assert of_first > of_second > 0 == feature_cache_bytes(plain, 80, 20)
+
+    def check(recipes, needed):
+        monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.06 * needed))
+        line = check_disk_space(tmp_path, tables, recipes)
+        monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.04 * needed))
+        with pytest.raises(InputError, match=r"MB are needed there for the cache and the frozen stages and \d+ MB are"):
+            check_disk_space(tmp_path, tables, recipes)
+        return line
+
+    assert check([plain], images) == "disk: 0 MB needed for the cache and the frozen stages, 0 MB free"
+    check([first, second], images + of_first + of_second)
+    check([first, plain, second], images + of_first)  # those of the first are gone when the third begins
+    kept = tmp_path / "cache" / "frozen" / "a" / "key" / "train_plain.npy"
+    files.write_bytes(kept, bytes(1000))
+    check([first, plain, second], images + of_first - 1000)

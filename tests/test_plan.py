@@ -10,15 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facefold.data.competition import load_competition
 from facefold.data.corrections import NO_CORRECTIONS
 from facefold.models import recipe as recipes
-from facefold.models.feature_cache import feature_cache_bytes
 from facefold.runs import Identity
 from facefold.training import plan
 from facefold.training.jobs import FoldJob
 from facefold.training.plan import BudgetGuard, Cost, Plan, Rates, RecipePlan, Workload
-from facefold.utils import files, processes
+from facefold.utils import processes
 from facefold.utils.console import parse_budget
 from facefold.utils.errors import InputError
 
@@ -368,44 +366,3 @@ def test_a_budget_of_other_runs_is_refused(tmp_path):
     assert json.loads(path.read_text())["until"] == 2000 - 15 - 2
     with pytest.raises(InputError, match="does not say what lite1 costs: it was written for other runs"):
         BudgetGuard(path, jobs_of("lite1", 1), 1, lambda: False)
-
-
-# Disk and memory
-
-
-def test_the_disk_has_room_for_the_cache_and_the_frozen_stages_or_nothing_begins(
-    make_competition, tmp_path, monkeypatch
-):
-    make_competition(tmp_path, 80, 20, 32, 2)
-    tables = load_competition(tmp_path)
-    first, plain, second = (
-        recipes.parse_recipe(name, settings, "r.toml")
-        for name, settings in (("a", FROZEN), ("b", TINY), ("c", {**FROZEN, "epochs": 2}))
-    )
-    images, of_first, of_second = (80 + 20) * 32 * 32 * 3, *(feature_cache_bytes(r, 80, 20) for r in (first, second))
-    assert of_first > of_second > 0 == feature_cache_bytes(plain, 80, 20)
-
-    def check(recipes, needed):
-        monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.06 * needed))
-        line = plan.check_disk_space(tmp_path, tables, recipes)
-        monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1.04 * needed))
-        with pytest.raises(InputError, match=r"MB are needed there for the cache and the frozen stages and \d+ MB are"):
-            plan.check_disk_space(tmp_path, tables, recipes)
-        return line
-
-    assert check([plain], images) == "disk: 0 MB needed for the cache and the frozen stages, 0 MB free"
-    check([first, second], images + of_first + of_second)
-    check([first, plain, second], images + of_first)  # those of the first are gone when the third begins
-    kept = tmp_path / "cache" / "frozen" / "a" / "key" / "train_plain.npy"
-    files.write_bytes(kept, bytes(1000))
-    check([first, plain, second], images + of_first - 1000)
-
-
-def test_memory_grows_with_the_batch_and_what_is_learned():
-    small, large, frozen_part = (
-        plan.memory_bytes(recipes.parse_recipe("r", settings, "r.toml"))
-        for settings in (TINY, {**TINY, "batch": 64}, {**FROZEN, "weights": "hub"})
-    )
-    assert plan.PROCESS_BYTES < small < large
-    whole = {name: value for name, value in FROZEN.items() if name != "freeze_stages"}
-    assert frozen_part < plan.memory_bytes(recipes.parse_recipe("r", {**whole, "weights": "hub"}, "r.toml"))

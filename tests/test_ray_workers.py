@@ -168,7 +168,7 @@ def test_a_machine_that_does_not_see_the_root_is_refused_by_name(make_competitio
 
 
 def test_a_job_that_fits_on_no_machine_is_refused(make_competition, tmp_path, cluster, monkeypatch, capsys):
-    monkeypatch.setattr(ray_workers, "memory_bytes", lambda recipe: 10**15)
+    monkeypatch.setattr(ray_workers, "estimate_training_memory", lambda recipe: 10**15)
     monkeypatch.setattr(ray_workers, "_POLL", 0.1)
     root = competition_in(make_competition, tmp_path)
     connected = cluster()

@@ -10,8 +10,9 @@ read; they are removed when the run's current ones are computed.
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import albumentations
@@ -21,7 +22,8 @@ import timm
 import torch
 
 from facefold.augment.policies import policy_settings
-from facefold.data.cache import ImageCache
+from facefold.data.cache import ImageCache, missing_cache_bytes
+from facefold.data.competition import Competition
 from facefold.models.build import FrozenStages, build_model
 from facefold.models.inference import fuse_frozen_stages
 from facefold.models.precision import Precision
@@ -29,6 +31,7 @@ from facefold.models.recipe import Recipe
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
     atomic_path,
+    format_bytes,
     is_intact,
     lock_directory,
     npy_header,
@@ -178,3 +181,18 @@ def feature_cache_bytes(recipe: Recipe, train_rows: int, test_rows: int) -> int:
 
 def _epoch_view_name(epoch: int, views: int) -> str:
     return f"epoch_{epoch % views if views else epoch}"
+
+
+def check_disk_space(target_root: Path, competition: Competition, recipes: Sequence[Recipe]) -> str:
+    """Check that the disk has room for the cache and the frozen stages of `recipes`; return what it found, in words.
+
+    Weights and predictions are small next to these. What the frozen stages of a recipe left may still be there while
+    those of the next one are computed. Raise `InputError` if there is too little room.
+    """
+    sizes = [feature_cache_bytes(recipe, len(competition.train), len(competition.test)) for recipe in recipes]
+    most = max(first + second for first, second in pairwise([0, *sizes]))
+    present = sum(path.stat().st_size for path in (target_root / "cache" / "frozen").rglob("*.npy"))
+    images = sum(missing_cache_bytes(competition, size) for size in {recipe.size for recipe in recipes})
+    needed, what = images + max(0, most - present), "the cache and the frozen stages"
+    free = require_disk_space(target_root, needed, what)
+    return f"disk: {format_bytes(needed)} needed for {what}, {format_bytes(free)} free"

@@ -1,4 +1,4 @@
-"""Describe the machine for run.json."""
+"""Memory and package versions of the process that trains."""
 
 import re
 import resource
@@ -8,7 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from facefold.models.build import build_model
+from facefold.models.recipe import Recipe
+
+PROCESS_BYTES = 1 << 30  # memory of a process that has imported torch, timm and albumentations, and of what it read
 _RECORDED = ("torch", "timm", "numpy", "albumentations", "opencv-python-headless", "scikit-learn")
 
 
@@ -39,3 +44,25 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return recorded
+
+
+def estimate_training_memory(recipe: Recipe) -> int:
+    """Estimate the bytes of memory that a process needs to train the recipe on the CPU.
+
+    Twice what autograd keeps of a batch in float32 (by a forward pass of two images), for gradients are as large; the
+    weights, their gradients, moments and EMA.
+    """
+    net, _ = build_model(recipe, pretrained=False)
+    state = {value.data_ptr(): value.nbytes for value in net.state_dict().values()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.data_ptr()] = tensor.nbytes
+        return tensor
+
+    images = torch.zeros(2, recipe.size, recipe.size, 3, dtype=torch.uint8)
+    inputs = net.frozen_stages.eval()(images).permute(0, 2, 3, 1).detach() if net.has_frozen_stages else images
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        net.train().forward_inputs(inputs)
+    activations = sum(size for pointer, size in kept.items() if pointer not in state)
+    return PROCESS_BYTES + activations * recipe.batch + 5 * sum(state.values())

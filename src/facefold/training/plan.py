@@ -1,4 +1,4 @@
-"""The plan of a job and the budget that it keeps: what is trained, how long it takes, whether the disk has room.
+"""The plan of a job and the budget that it keeps: what is trained and how long it takes.
 
 A few batches of each recipe are timed before anything long begins: on the CPU in CPU seconds, so that other work on the
 machine does not change the plan, which assumes that each process that trains has a core to itself.
@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass, field, replace
-from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
@@ -26,10 +25,8 @@ from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
-from facefold.data.cache import ImageCache, estimate_cache_seconds, missing_cache_bytes
+from facefold.data.cache import ImageCache, estimate_cache_seconds
 from facefold.data.competition import Competition
-from facefold.models.build import build_model
-from facefold.models.feature_cache import feature_cache_bytes
 from facefold.models.inference import InferenceModel, fuse_frozen_stages
 from facefold.models.precision import frozen_precision
 from facefold.models.recipe import Recipe, load_recipe
@@ -40,13 +37,12 @@ from facefold.training.loss import BinaryLoss
 from facefold.training.step import TrainingStep
 from facefold.utils.console import format_duration
 from facefold.utils.errors import InputError
-from facefold.utils.files import format_bytes, read_json, require_disk_space, write_json
+from facefold.utils.files import read_json, write_json
 from facefold.utils.processes import process_pool, set_environment
 
 TIMED_BATCHES, TIMED_SECONDS = 3, 0.5  # for each rate, at least
 RESERVE = 0.1  # share of the time left that is kept for errors of the estimate
 FEW_FOLDS = 3
-PROCESS_BYTES = 1 << 30  # memory of a process that has imported torch, timm and albumentations, and of what it read
 
 
 @dataclass(frozen=True)
@@ -372,40 +368,3 @@ class BudgetGuard:
 
 def _expected_seconds(job: FeatureJob | FoldJob, cost: Cost) -> float:
     return cost.fold if isinstance(job, FoldJob) else cost.shared / job.parts
-
-
-def check_disk_space(target_root: Path, competition: Competition, recipes: Sequence[Recipe]) -> str:
-    """Check that the disk has room for the cache and the frozen stages of `recipes`; return what it found, in words.
-
-    Weights and predictions are small next to these. What the frozen stages of a recipe left may still be there while
-    those of the next one are computed. Raise `InputError` if there is too little room.
-    """
-    sizes = [feature_cache_bytes(recipe, len(competition.train), len(competition.test)) for recipe in recipes]
-    most = max(first + second for first, second in pairwise([0, *sizes]))
-    present = sum(path.stat().st_size for path in (target_root / "cache" / "frozen").rglob("*.npy"))
-    images = sum(missing_cache_bytes(competition, size) for size in {recipe.size for recipe in recipes})
-    needed, what = images + max(0, most - present), "the cache and the frozen stages"
-    free = require_disk_space(target_root, needed, what)
-    return f"disk: {format_bytes(needed)} needed for {what}, {format_bytes(free)} free"
-
-
-def memory_bytes(recipe: Recipe) -> int:
-    """Estimate the memory that a process needs to train the recipe on the CPU.
-
-    Twice what autograd keeps of a batch in float32 (by a forward pass of two images), for gradients are as large; the
-    weights, their gradients, moments and EMA.
-    """
-    net, _ = build_model(recipe, pretrained=False)
-    state = {value.data_ptr(): value.nbytes for value in net.state_dict().values()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.data_ptr()] = tensor.nbytes
-        return tensor
-
-    images = torch.zeros(2, recipe.size, recipe.size, 3, dtype=torch.uint8)
-    inputs = net.frozen_stages.eval()(images).permute(0, 2, 3, 1).detach() if net.has_frozen_stages else images
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        net.train().forward_inputs(inputs)
-    activations = sum(size for pointer, size in kept.items() if pointer not in state)
-    return PROCESS_BYTES + activations * recipe.batch + 5 * sum(state.values())

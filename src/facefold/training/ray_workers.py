@@ -20,8 +20,7 @@ from typing import Any
 import torch
 
 import facefold
-from facefold.training.machine import versions
-from facefold.training.plan import PROCESS_BYTES, memory_bytes
+from facefold.training.machine import PROCESS_BYTES, estimate_training_memory, versions
 from facefold.training.workers import Job, raise_failures, run_guarded
 from facefold.utils.console import QUIET_VARIABLE, print_progress
 from facefold.utils.errors import InputError
@@ -132,7 +131,7 @@ class RayWorkers:
         """Return each job's requirements by the names of Ray's resources."""
         workers = self.loader_workers * PROCESS_BYTES
         memory = {
-            recipe: workers + (2 * PROCESS_BYTES if self._gpu else memory_bytes(recipe))
+            recipe: workers + (2 * PROCESS_BYTES if self._gpu else estimate_training_memory(recipe))
             for recipe in {job.recipe for job in jobs}
         }
         return {

