@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 import kill  # noqa: E402
 
 FEW = ("--recipes", "demo_cnn", "--folds", "2")
+STOPPED = "\nrun_all.py: stopped; nothing is lost, the same command continues where this one ended\n"
 
 
 def tiny(root: Path) -> Path:
@@ -96,13 +97,6 @@ def test_a_second_run_does_only_what_is_missing(whole):
     assert submission(whole) == old
 
 
-def stop_in_training(process: subprocess.Popen, root: Path, how: signal.Signals) -> str:
-    """Signal the process group once a first epoch is on disk; return its standard error."""
-    wait_for_an_epoch(process, root)
-    os.killpg(process.pid, how)
-    return process.communicate(timeout=300)[1]
-
-
 def wait_for_an_epoch(process: subprocess.Popen, root: Path) -> None:
     deadline = time.monotonic() + 600
     while not list(root.glob("runs/demo_cnn/fold_*/checkpoint.pt")):
@@ -137,17 +131,17 @@ def test_a_step_that_is_killed_alone_is_reported(tmp_path):
     )
 
 
-def test_ctrl_c_while_a_step_imports_is_one_line(tmp_path):
+@pytest.mark.parametrize("how, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_while_a_step_imports_is_one_line_and_its_exit_code(tmp_path, how, code):
     root = tiny(tmp_path)
     process = start(words("run_all", root, *FEW))
     try:
-        step_of(process, "split.py", root)
-        os.killpg(process.pid, signal.SIGINT)
+        step_of(process, "split.py" if how is signal.SIGINT else "audit.py", root)
+        os.killpg(process.pid, how)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130
-    assert errors == "\nrun_all.py: stopped; nothing is lost, the same command continues where this one ended\n"
+    assert process.returncode == code and errors == STOPPED
 
 
 def step_of(process: subprocess.Popen, name: str, root: Path) -> int:
@@ -167,27 +161,44 @@ def is_step(process: Path, name: str, root: Path) -> bool:
     return len(arguments) > 1 and arguments[1].endswith(f"/{name}") and str(root) in arguments
 
 
-def test_killed_in_training_and_run_again_it_ends_with_the_same_bytes(undisturbed, tmp_path):
+def test_killed_in_training_its_workers_end_and_run_again_it_ends_with_the_same_bytes(undisturbed, whole):
+    shutil.rmtree(whole / "runs")
+    process = start(words("train", whole, "--recipe", "demo_cnn"))
+    wait_for_an_epoch(process, whole)
+    process.kill()
+    process.wait()
+    wait_for_the_end_of_its_group(process)
+    assert not list(whole.glob("runs/*/*/run.json"))
+    assert run("train", whole, "--recipe", "demo_cnn").returncode == 0
+    assert kill.results(whole) == kill.results(undisturbed[0]) and kill.litter(whole) == []
+
+
+def wait_for_the_end_of_its_group(process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while subprocess.run(["pgrep", "-g", str(process.pid)], stdout=subprocess.DEVNULL).returncode == 0:
+        assert time.monotonic() < deadline, "a process outlived the one that started it"
+        time.sleep(0.1)
+
+
+def test_a_job_that_is_killed_alone_takes_its_step_along(tmp_path):
     root = tiny(tmp_path)
     process = start(words("run_all", root, *FEW))
-    stop_in_training(process, root, signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL and not list(root.glob("runs/*/*/run.json"))
-    again = apart("run_all", root, *FEW, "--quiet")
-    assert again.returncode == 0 and again.stderr == ""
-    assert re.fullmatch(rf"upload {root}/submissions/submission\.csv: nested accuracy .*\n", again.stdout)
-    assert kill.results(root) == kill.results(undisturbed[0]) and kill.litter(root) == []
+    step_of(process, "audit.py", root)
+    process.kill()
+    process.wait()
+    wait_for_the_end_of_its_group(process)
 
 
 def test_killed_in_the_blend_and_run_again_it_ends_with_the_same_bytes(undisturbed, whole):
     shutil.rmtree(whole / "submissions")
-    process = start(words("run_all", whole, *FEW))
+    process = start(words("blend", whole))
     deadline = time.monotonic() + 120
     while not list((whole / "submissions").glob("*")):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.001)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    assert apart("run_all", whole, *FEW).returncode == 0
+    assert run("blend", whole).returncode == 0
     assert kill.results(whole) == kill.results(undisturbed[0]) and kill.litter(whole) == []
 
 
@@ -213,14 +224,17 @@ def test_the_kill_script_sees_what_was_lost(undisturbed, tmp_path):
     )
 
 
-@pytest.mark.parametrize("how, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stop_is_one_line_and_its_exit_code(tmp_path, how, code):
+def test_ctrl_c_in_training_is_one_line_and_the_same_command_ends_with_the_same_bytes(undisturbed, tmp_path):
     root = tiny(tmp_path)
     process = start(words("run_all", root, *FEW))
-    errors = stop_in_training(process, root, how)
-    assert process.returncode == code
-    line = "run_all.py: stopped; nothing is lost, the same command continues where this one ended"
-    assert errors.split() == line.split()
+    wait_for_an_epoch(process, root)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130 and errors == STOPPED
+    again = apart("run_all", root, *FEW, "--quiet")
+    assert again.returncode == 0 and again.stderr == ""
+    assert re.fullmatch(rf"upload {root}/submissions/submission\.csv: nested accuracy .*\n", again.stdout)
+    assert kill.results(root) == kill.results(undisturbed[0]) and kill.litter(root) == []
 
 
 @pytest.mark.parametrize(
@@ -261,7 +275,7 @@ def test_one_process_at_a_time_gives_the_same_bytes(undisturbed, tmp_path):
         ("train", ("--recipe", "demo_cnn", "--workers", "1")),
         ("blend", ("--weights", "auto")),
     ]:
-        done = apart(name, root, *options)
+        done = run(name, root, *options)
         assert done.returncode == 0, done.stderr
     assert submission(root) == submission(undisturbed[0])
 
@@ -273,7 +287,7 @@ def test_a_stale_run_is_refused_and_force_trains_over_it(whole):
         f"train.py: {whole}/runs/demo_cnn/fold_0 is stale: it was trained with another seed. Move it away, or train "
         "over it with `train.py --recipe demo_cnn --force`.\n"
     )
-    forced = apart("train", whole, "--recipe", "demo_cnn", "--seed", "5", "--fold", "0", "--force")
+    forced = run("train", whole, "--recipe", "demo_cnn", "--seed", "5", "--fold", "0", "--force")
     assert forced.returncode == 0, forced.stderr
     assert '"seed": 5' in (whole / "runs/demo_cnn/fold_0/run.json").read_text()
 
@@ -318,18 +332,6 @@ def test_gpu_recipes_without_a_hub_are_a_clear_error(whole, tmp_path):
         "recipe resnet50: the pretrained weights of resnet50.a1_in1k could not be loaded from timm's hub" in done.stderr
     )
     assert not list(whole.glob("runs/resnet50/*/run.json"))
-
-
-def test_a_job_that_is_killed_alone_takes_its_step_along(tmp_path):
-    root = tiny(tmp_path)
-    process = start(words("run_all", root, *FEW))
-    wait_for_an_epoch(process, root)
-    process.kill()
-    process.wait()
-    deadline = time.monotonic() + 120
-    while subprocess.run(["pgrep", "-g", str(process.pid)], stdout=subprocess.DEVNULL).returncode == 0:
-        assert time.monotonic() < deadline, "a step outlived its job"
-        time.sleep(0.1)
 
 
 def offline(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
