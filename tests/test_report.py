@@ -102,17 +102,12 @@ def test_recalibration_learns_on_the_other_folds_and_mends_what_is_too_sure():
     assert np.corrcoef(turned[fold == 1], calibrated[fold == 1])[0, 1] < -0.99
 
 
-def test_the_most_wrong_come_first(monkeypatch):
-    monkeypatch.setattr(galleries, "_photo", lambda competition, split, id, caption: (split, id, caption))
+def test_the_most_wrong_come_first():
     rows = pd.DataFrame(
         {"id": ["a", "b", "c", "d"], "label": [0, 1, 1, 0], "prob": [0.7, 0.1, 0.9, 0.9], "pred": [1, 0, 1, 1]}
     )
-    photos = galleries.most_wrong(None, rows)
-    assert [id for _, id, _ in photos] == ["b", "d", "a"]
-    assert photos[0] == ("train", "b", "label 1\npredicted 0\np = 0.100")
-    photos = galleries.most_doubtful(None, rows[["id", "prob", "pred"]])
-    assert [id for _, id, _ in photos] == ["a", "b", "c", "d"]
-    assert photos[0] == ("test", "a", "predicted 1\np = 0.700")
+    assert galleries.most_wrong(rows)["id"].tolist() == ["b", "d", "a"]
+    assert galleries.most_doubtful(rows[["id", "prob", "pred"]])["id"].tolist() == ["a", "b", "c", "d"]
 
 
 def test_neighbours_are_held_out_rows_of_the_same_fold(tmp_path):
@@ -177,6 +172,11 @@ def test_the_page_says_what_is_asked_of_it(page):
     assert "<th>age</th>" in text and "<td>90-99</td>" in text and "<td>blue</td>" in text
     assert re.search(
         r'aria-label="lite0 is right on \d+ rows that mobilenetv2 has wrong; mobilenetv2 is right on', text
+    )
+    assert re.search(
+        r'alt="train image \d+: label [01], predicted [01], p = 0\.\d{3}" src="[^"]*"><figcaption>\d+\n'
+        r"label [01]\npredicted [01]\np = 0\.\d{3}</figcaption>",
+        text,
     )
     assert 'class="sets"' in text  # the synthetic competition holds a picture with both labels
     assert "python src/train.py --recipe lite0,mobilenetv2 --seed 5" in text and len(text) < 10e6

@@ -8,7 +8,6 @@ marker and line as well.
 
 import base64
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -45,19 +44,9 @@ TEMPLATES = Environment(
 TEMPLATES.globals["palette"] = PAGE | SERIES
 
 
-@dataclass(frozen=True)
-class Photo:
-    """An image inlined in a page. source: data URI; alt: what it is, in words; caption: its line breaks are kept."""
-
-    source: str
-    alt: str
-    caption: str
-
-
-def load_photo(path: Path, pixels: int, alt: str, caption: str) -> Photo:
-    """Return the image `path` as a photo of `pixels` a side."""
-    jpeg = base64.b64encode(encode_thumbnail(path, pixels)).decode("ascii")
-    return Photo(f"data:image/jpeg;base64,{jpeg}", alt, caption)
+def inline_thumbnail(path: Path, pixels: int) -> str:
+    """Return the image `path`, `pixels` a side, as a data URI."""
+    return f"data:image/jpeg;base64,{base64.b64encode(encode_thumbnail(path, pixels)).decode('ascii')}"
 
 
 def render_page(template: str, **data) -> str:
@@ -78,3 +67,6 @@ def inline_svg(svg: bytes, alt: str) -> Markup:
     tag, rest = text.split(">", 1)
     tag = re.sub(r' (?:width|height)="[^"]*"', "", tag)
     return Markup(f'{tag} role="img" aria-label="{escape(alt)}">{rest.strip()}')
+
+
+TEMPLATES.filters.update(inline_svg=inline_svg, inline_thumbnail=inline_thumbnail)

@@ -1,6 +1,5 @@
 """How the blend came about: time and memory, the commands, and the options and hashes of everything that went in."""
 
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -12,33 +11,31 @@ from facefold.runs import CORRECTED_SUFFIX, Member
 from facefold.task import Target
 
 
-def costs(members: list[Member], steps: dict[str, dict]) -> dict[str, Any]:
-    """Return time and memory of the recipes, by their run.json, and of the steps (see `load_timings`)."""
-    return {
-        "recipes": [
-            {
-                "recipe": member.name,
-                "seconds": _aggregate(member, "seconds", sum),
-                "cpu_seconds": _aggregate(member, "cpu_seconds", sum),
-                "images_per_second": _aggregate(member, "images_per_second", np.mean),
-                "peak_memory_mb": _aggregate(member, "peak_memory_mb", max),
-                "device": _aggregate(member, "device", _list_values, "{}"),
-                "precision": _aggregate(member, "precision", _list_values, "{}"),
-            }
-            for member in members
-        ],
-        "steps": steps,
-    }
-
-
-def _aggregate(member: Member, key: str, aggregate: Callable, spec: str = "{:,.0f}") -> str:
-    """Return a value of run.json over the folds as text, "-" if none has it."""
-    values = [run[key] for run in member.runs if run.get(key) is not None]
-    return spec.format(aggregate(values)) if values else "-"
-
-
 def _list_values(values: list[str]) -> str:
     return ", ".join(sorted(set(values)))
+
+
+_NUMBER = "{:,.0f}"
+_COSTS = {  # key of run.json: what to tell of all folds, and its format
+    "seconds": (sum, _NUMBER),
+    "cpu_seconds": (sum, _NUMBER),
+    "images_per_second": (np.mean, _NUMBER),
+    "peak_memory_mb": (max, _NUMBER),
+    "device": (_list_values, "{}"),
+    "precision": (_list_values, "{}"),
+}
+
+
+def costs(members: list[Member]) -> list[dict[str, str]]:
+    """Return time and memory of the recipes as text, by the run.json of their folds; "-" for what none has."""
+    rows = []
+    for member in members:
+        row = {"recipe": member.name}
+        for key, (aggregate, spec) in _COSTS.items():
+            values = [run[key] for run in member.runs if run.get(key) is not None]
+            row[key] = spec.format(aggregate(values)) if values else "-"
+        rows.append(row)
+    return rows
 
 
 def origin(facts: dict, folds: Folds, members: list[Member]) -> dict[str, Any]:
