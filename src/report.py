@@ -27,9 +27,8 @@ def main() -> None:
     from facefold.ensemble.members import load_blended_members
     from facefold.report import figures
     from facefold.report.html import render_page
-    from facefold.report.regression import regression_sections
     from facefold.report.reproducibility import costs, origin
-    from facefold.report.sections import label_sections
+    from facefold.report.sections import label_sections, regression_sections
     from facefold.runs import load_history
     from facefold.utils.files import lock_directory, write_text
 

@@ -21,7 +21,7 @@ from facefold.ensemble.selection import cross_predict
 from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.models import recipe as recipes
 from facefold.models.build import build_model
-from facefold.report.regression import errors_by_band
+from facefold.report.sections import errors_by_band
 from facefold.runs import load_predictions
 from facefold.task import Target
 from facefold.training import workers

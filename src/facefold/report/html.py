@@ -10,7 +10,7 @@ import base64
 import re
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
 from facefold.data.images import encode_thumbnail
@@ -36,7 +36,7 @@ COLOURS = tuple(light for light, _ in SERIES.values())
 INK, FAINT, PAPER = (PAGE[name][0] for name in ("ink", "faint", "paper"))
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
+    autoescape=select_autoescape(["html.j2"]),
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -50,7 +50,7 @@ def inline_thumbnail(path: Path, pixels: int) -> str:
 
 
 def render_page(template: str, **data) -> str:
-    """Return the HTML of a template of this folder; text in `data` is escaped, a name it lacks is an error."""
+    """Return a template of this folder with `data`, which HTML escapes; a name it lacks is an error."""
     return TEMPLATES.get_template(template).render(data)
 
 

@@ -1,21 +1,24 @@
-"""The numbers of the report on a blend of labels; report.html.j2 draws them and lays them out."""
+"""The numbers of both reports; report.html.j2 (labels) and regression.html.j2 draw them and lay them out."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import confusion_matrix, roc_curve
 
 from facefold.data.competition import Competition
 from facefold.data.folds import Folds
 from facefold.ensemble.blend import Blend
-from facefold.ensemble.metrics import auc_interval, decide, wilson_interval
+from facefold.ensemble.metrics import auc_interval, decide, score_errors, wilson_interval
 from facefold.report.calibration import calibration_section, doubtful_section
 from facefold.report.galleries import photo_galleries
 from facefold.report.groups import accuracy_by_column, align_meta, band_edges, parse_numbers
 from facefold.runs import CORRECTED_SUFFIX, Member
+from facefold.task import Target
 
+MAX_BANDS = 12  # of the values of a regression
 _ROC_POINTS = 200
 
 
@@ -118,3 +121,25 @@ def correct_by_recipe(blend: Blend, members: Sequence[Member]) -> pd.DataFrame:
     """Return bool (n, recipes): whether a recipe predicts a train id correctly, in the order of the blend's rows."""
     labels = blend.oof.set_index("id")["label"]
     return pd.DataFrame({member.name: decide(member.oof.reindex(labels.index)) == labels for member in members})
+
+
+def regression_sections(blend: Blend, target: Target) -> dict[str, Any]:
+    """Return all that regression.html.j2 needs besides the parts that both reports share (see `src/report.py`)."""
+    return {
+        "target": target.name,
+        "oof": blend.oof,
+        "errors_by_band": errors_by_band(blend.oof),
+        "errors_by_fold": [(k, score_errors(rows["pred"], rows["label"])) for k, rows in blend.oof.groupby("fold")],
+        "correlation": np.corrcoef(blend.oof["label"], blend.oof["pred"])[0, 1],
+    }
+
+
+def errors_by_band(oof: pd.DataFrame) -> pd.DataFrame:
+    """Return errors of oof (label, pred) by bands of the value between round numbers: band (text), and `Errors`."""
+    values, pred = oof["label"].to_numpy(), oof["pred"].to_numpy()
+    edges = MaxNLocator(MAX_BANDS, steps=[1, 2, 5, 10]).tick_values(values.min(), values.max())
+    band = np.minimum(np.searchsorted(edges, values, side="right") - 1, len(edges) - 2)  # the last edge is inside
+    return pd.DataFrame(
+        {"band": f"{edges[k]:g} to {edges[k + 1]:g}", **vars(score_errors(pred[band == k], values[band == k]))}
+        for k in np.unique(band)
+    )
