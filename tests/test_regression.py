@@ -159,8 +159,8 @@ def test_no_method_sees_the_rows_that_score_it():
     data = (Rows(matrix.prob, np.zeros(200)), matrix.labels, matrix.fold)
     changed = matrix.labels.copy()
     changed[matrix.fold == 2] = 999.0
-    for method in blend_methods(AGE, "auto"):
-        before, after = cross_predict(method, *data), cross_predict(method, data[0], changed, matrix.fold)
+    for fit in blend_methods(AGE, "auto").values():
+        before, after = cross_predict(fit, *data), cross_predict(fit, data[0], changed, matrix.fold)
         assert np.array_equal(before[matrix.fold == 2], after[matrix.fold == 2])
 
 

@@ -14,8 +14,9 @@ import browser
 from command import call
 from facefold.data.folds import make_folds
 from facefold.ensemble import methods
+from facefold.ensemble.calibration import CALIBRATION_C, cross_fitted
 from facefold.report import galleries
-from facefold.report.calibration import recalibrate, reliability_bins
+from facefold.report.calibration import reliability_bins
 from facefold.report.groups import MAX_GROUPS, accuracy_by_column, band_edges, group_column, parse_numbers
 from facefold.report.html import PAGE
 from facefold.report.pages import nearest_neighbours
@@ -92,10 +93,9 @@ def test_recalibration_learns_on_the_other_folds_and_mends_what_is_too_sure():
     rng = np.random.default_rng(0)
     logit = rng.normal(0, 1.5, 4000)
     labels, fold = (rng.random(4000) < 1 / (1 + np.exp(-logit))).astype(int), np.arange(4000) % 2
-    sure = 1 / (1 + np.exp(-3 * logit))
-    calibrated = recalibrate(sure, labels, fold)
+    calibrated = cross_fitted(3 * logit[:, None], labels, fold, CALIBRATION_C)
     assert np.abs(calibrated - 1 / (1 + np.exp(-logit))).max() < 0.05
-    turned = recalibrate(sure, np.where(fold == 0, 1 - labels, labels), fold)
+    turned = cross_fitted(3 * logit[:, None], np.where(fold == 0, 1 - labels, labels), fold, CALIBRATION_C)
     assert (
         np.corrcoef(turned[fold == 0], calibrated[fold == 0])[0, 1] > 0.99
     )  # the labels of the other fold are as they were
@@ -139,7 +139,7 @@ def page(tmp_path_factory, make_competition) -> Path:
     rows = [f"{id},{number % 97},{('red', 'blue', '')[number % 3]}\n" for number, id in enumerate(ids)]
     (root / "competition" / "meta.csv").write_text("id,age,hair\n" + "".join(rows))
     fabricate(root, {"lite0": 1.0, "mobilenetv2": 1.4})
-    quick = tuple(method for method in methods.METHODS if method.name in ("best_single", "mean", "second_pass"))
+    quick = {name: methods.METHODS[name] for name in ("mean", "best_single", "second_pass")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(methods, "METHODS", quick)
         for step in ("blend", "report"):

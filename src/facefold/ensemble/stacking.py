@@ -22,7 +22,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from threadpoolctl import threadpool_limits
 
-from facefold.ensemble.calibration import fit_logistic
+from facefold.ensemble.calibration import cross_fitted, fit_logistic
 from facefold.ensemble.members import Fitted, OofMatrix, Rows
 from facefold.ensemble.metrics import logit
 
@@ -65,15 +65,6 @@ def fit_feature_stackers(matrix: OofMatrix, features: FeatureLoader) -> Stacked:
             oof[rows] = cross_fitted(oof_x, labels, split_inner_folds(labels, matrix.group[rows]))
             test.append(fit_logistic(oof_x, labels).predict(test_x))
     return Stacked(np.round(oof, 6), np.round(np.mean(test, axis=0), 6))
-
-
-def cross_fitted(x: np.ndarray, labels: np.ndarray, inner_fold: np.ndarray) -> np.ndarray:
-    """Return probabilities (n,): each inner fold of x (n, f) is predicted by a logistic regression on the others."""
-    prob = np.empty(len(labels))
-    for k in np.unique(inner_fold):
-        held_out = inner_fold == k
-        prob[held_out] = fit_logistic(x[~held_out], labels[~held_out]).predict(x[held_out])
-    return prob
 
 
 def split_inner_folds(labels: np.ndarray, group: np.ndarray) -> np.ndarray:

@@ -6,20 +6,11 @@ import numpy as np
 import pandas as pd
 
 from facefold.ensemble.blend import Blend
-from facefold.ensemble.calibration import fit_logistic
+from facefold.ensemble.calibration import CALIBRATION_C, cross_fitted
 from facefold.ensemble.metrics import logit, score_predictions, wilson_interval
 
 BINS = 10
 DEFAULT_BAND = (0.3, 0.7)  # doubtful rows are counted in it if the second pass found no band
-
-
-def recalibrate(prob: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Return probabilities (n,) of label 1 after Platt's calibration (1999), cross-fitted over the folds (n,)."""
-    calibrated, x = np.empty(len(prob)), logit(prob)[:, None]
-    for k in np.unique(fold):
-        rest = fold != k
-        calibrated[~rest] = fit_logistic(x[rest], labels[rest], c=100.0).predict(x[~rest])
-    return calibrated
 
 
 def reliability_bins(prob: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
@@ -36,7 +27,8 @@ def reliability_bins(prob: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
 def calibration_section(oof: pd.DataFrame) -> dict[str, Any]:
     """Return scores and bins of the blend's oof (prob, label, fold), as it is and calibrated."""
     prob, labels, fold = (oof[name].to_numpy() for name in ("prob", "label", "fold"))
-    both = (prob, recalibrate(prob, labels, fold))
+    calibrated = cross_fitted(logit(prob)[:, None], labels, fold, CALIBRATION_C)  # Platt (1999)
+    both = (prob, calibrated)
     return {
         "scores": [score_predictions(each, labels) for each in both],
         "bins": [reliability_bins(each, labels) for each in both],

@@ -9,10 +9,9 @@ import math
 import numpy as np
 import pandas as pd
 
-from facefold.ensemble.metrics import wilson_interval
+from facefold.ensemble.metrics import score_decisions
 
 MAX_GROUPS = 12  # bands of a number; other columns with more values than this are left out
-_COLUMNS = ["group", "rows", "accuracy", "low", "high", "label_0", "label_1"]
 
 
 def parse_numbers(column: pd.Series) -> np.ndarray | None:
@@ -63,10 +62,9 @@ def group_accuracy(group: pd.Series, oof: pd.DataFrame) -> pd.DataFrame:
     oof = oof.assign(group=group, correct=oof["label"] == oof["pred"])
     table = []
     for name, rows in oof.groupby("group", observed=True):
-        correct = int(rows["correct"].sum())
-        by_label = [rows.loc[rows["label"] == label, "correct"].mean() for label in (0, 1)]
-        table.append((name, len(rows), correct / len(rows), *wilson_interval(correct, len(rows)), *by_label))
-    return pd.DataFrame(table, columns=_COLUMNS)
+        by_label = {f"label_{label}": rows.loc[rows["label"] == label, "correct"].mean() for label in (0, 1)}
+        table.append({"group": name, "rows": len(rows), **score_decisions(rows["correct"]), **by_label})
+    return pd.DataFrame(table)
 
 
 def align_meta(meta: pd.DataFrame | None, oof: pd.DataFrame) -> pd.DataFrame:

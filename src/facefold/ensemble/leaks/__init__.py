@@ -33,7 +33,7 @@ def unused_leaks(facts: dict) -> list[str]:
 
 def announce_leaks(facts: dict) -> str:
     """Return the first line of everything that shows the blend; empty if no leak was used."""
-    return " ".join(leak.announce(leak_facts) for leak, leak_facts in used_leaks(facts))
+    return " ".join(leak.announcement.format(**leak_facts) for leak, leak_facts in used_leaks(facts))
 
 
 def describe_leaks(facts: dict) -> list[str]:
