@@ -27,7 +27,7 @@ def main() -> None:
     from facefold.ensemble.members import load_blended_members
     from facefold.report import figures
     from facefold.report.html import render_page
-    from facefold.report.reproducibility import costs, origin
+    from facefold.report.reproducibility import origin
     from facefold.report.sections import label_sections, regression_sections
     from facefold.runs import load_history
     from facefold.utils.files import lock_directory, write_text
@@ -58,7 +58,8 @@ def main() -> None:
         "picked": ((board["name"] == blend.facts["picked"]) & (board["kind"] == "method")).idxmax(),
         "leaks": describe_leaks(blend.facts),
         "histories": histories,
-        "costs": costs(members),
+        "folds": folds,
+        "members": members,
         "steps": steps,
         "origin": origin(blend.facts, folds, members),
     }

@@ -122,7 +122,13 @@ def make_blend(
         "notes": {name: fit.notes for name, fit in fitted.items() if fit.notes},
         "second_pass": second_pass_report(nested["second_pass"], *data) if metric.decides else None,
         "leaks": leak_facts,
-        "corrections": None if corrected is None else _corrections_facts(corrections, scores.nested, corrected),
+        "corrections": None
+        if corrected is None
+        else {
+            "hash": corrections.hash,
+            "changes": str(corrections),
+            "score": score_corrected(scores.nested, corrected),
+        },
         "score": asdict(metric.score(scores.nested, matrix.labels)),
         "picked_score": asdict(metric.score(nested[choice.name], matrix.labels)),
         "gain_over_best_single": asdict(metric.compare(scores.nested, nested["best_single"], matrix.labels)),
@@ -228,7 +234,3 @@ def _threshold_reason(threshold: float, gain: AccuracyGain | None) -> str:
         f" It decides for label 1 from {threshold:g} on, which gains {100 * gain.gain:.2f} points over 0.5 "
         f"(p = {gain.p:.2g}); the probabilities written are shifted so that this is 0.5."
     )
-
-
-def _corrections_facts(corrections: Corrections, nested: np.ndarray, corrected: np.ndarray) -> dict:
-    return {"hash": corrections.hash, "changes": str(corrections), "score": score_corrected(nested, corrected)}

@@ -1,9 +1,7 @@
-"""How the blend came about: time and memory, the commands, and the options and hashes of everything that went in."""
+"""How the blend came about: the commands, and the versions and settings of everything that went in."""
 
 from dataclasses import fields
 from typing import Any
-
-import numpy as np
 
 from facefold.data.folds import Folds, grouping_key
 from facefold.models.recipe import Recipe
@@ -11,49 +9,11 @@ from facefold.runs import CORRECTED_SUFFIX, Member
 from facefold.task import Target
 
 
-def _list_values(values: list[str]) -> str:
-    return ", ".join(sorted(set(values)))
-
-
-_NUMBER = "{:,.0f}"
-_COSTS = {  # key of run.json: what to tell of all folds, and its format
-    "seconds": (sum, _NUMBER),
-    "cpu_seconds": (sum, _NUMBER),
-    "images_per_second": (np.mean, _NUMBER),
-    "peak_memory_mb": (max, _NUMBER),
-    "device": (_list_values, "{}"),
-    "precision": (_list_values, "{}"),
-}
-
-
-def costs(members: list[Member]) -> list[dict[str, str]]:
-    """Return time and memory of the recipes as text, by the run.json of their folds; "-" for what none has."""
-    rows = []
-    for member in members:
-        row = {"recipe": member.name}
-        for key, (aggregate, spec) in _COSTS.items():
-            values = [run[key] for run in member.runs if run.get(key) is not None]
-            row[key] = spec.format(aggregate(values)) if values else "-"
-        rows.append(row)
-    return rows
-
-
 def origin(facts: dict, folds: Folds, members: list[Member]) -> dict[str, Any]:
-    """Return the commands, and the hashes, versions and settings of everything that went in; facts: blend.json."""
-    corrected = any(name.endswith(CORRECTED_SUFFIX) for name in facts["options"]["recipes"])
-    hashes = [
-        ("submission.csv", facts["files"]["submission.csv"]),
-        ("train.csv and meta.csv" if Target(facts["target"]).regression else "train.csv", folds.train_sha256),
-        ("folds.csv", folds.hash),
-        ("images", facts["images_hash"]),
-        *((f"recipe {member['recipe']}, seed {member['seed']}", member["recipe_hash"]) for member in facts["members"]),
-    ]
-    if corrected:
-        hashes.append(("corrections (FILE; each run.json has them as corrected)", facts["corrections"]["hash"]))
+    """Return the commands, and the versions and settings of everything that went in; facts: blend.json."""
     runs = [run for member in members for run in member.runs]
     return {
         "commands": "\n".join(_commands(facts, folds)),
-        "hashes": hashes,
         "versions": sorted({pair for run in runs for pair in run.get("versions", {}).items()}),
         "settings": {
             member.name: _changed_settings(member.runs[0]["settings"])

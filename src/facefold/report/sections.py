@@ -29,8 +29,7 @@ def label_sections(competition: Competition, folds: Folds, blend: Blend, members
     correct = correct_by_recipe(blend, members)
     return {
         "competition": competition,
-        "recipes": len(members),
-        "folds": sum(len(member.runs) for member in members),
+        "fold_models": len(members) * folds.k,
         "oof": blend.oof,
         "test": blend.test,
         **fold_section(blend, correct),
