@@ -33,7 +33,7 @@ def random_case(seed: int, rows: int = 120, members: int = 4) -> tuple[Rows, np.
 def test_every_row_is_predicted_by_the_other_folds():
     class Memory:
         def __call__(self, rows, labels, fold):
-            assert len(rows) == len(labels) == len(fold) and len(set(fold)) == 2
+            assert len(rows.prob) == len(labels) == len(fold) and len(set(fold)) == 2
             self.seen = set(rows.prob[:, 0])
             return self
 

@@ -19,7 +19,8 @@ import pandas as pd
 
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.ensemble.leaderboard import Entry, leaderboard_columns, make_leaderboard
-from facefold.ensemble.leaks import BlendScores, Leak, used_leaks
+from facefold.ensemble.leaks import used_leaks
+from facefold.ensemble.leaks.base import BlendScores, Leak
 from facefold.ensemble.members import OofMatrix, Rows, cross_fit, cross_predict
 from facefold.ensemble.methods import blend_methods, candidate_methods, member_weights
 from facefold.ensemble.metrics import (

@@ -30,9 +30,6 @@ class Rows:
     def __getitem__(self, mask: np.ndarray) -> "Rows":
         return Rows(self.prob[mask], self.stacked[mask])
 
-    def __len__(self) -> int:
-        return len(self.prob)
-
 
 @dataclass(frozen=True)
 class Fitted:

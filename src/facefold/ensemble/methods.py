@@ -5,7 +5,6 @@ first: it learns nothing from the labels, while the best recipe is chosen by the
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 
@@ -101,12 +100,10 @@ def blend_methods(target: Target, rule: str | np.ndarray) -> dict[str, Fit]:
     rule: auto (learned), equal, accuracy, or fixed weights float64 (m,).
     """
     methods = REGRESSION_METHODS if target.regression else METHODS
-    if isinstance(rule, np.ndarray):
-        learn = partial(_fixed_weights, rule)
-    elif rule == "auto":
+    if isinstance(rule, str) and rule == "auto":
         return methods
-    else:
-        learn = {"equal": equal_weights, "accuracy": accuracy_weights}[rule]
+    rules = {"equal": equal_weights, "accuracy": accuracy_weights}
+    learn = rules[rule] if isinstance(rule, str) else lambda prob, labels: rule
     by_rule = {name: weighted(learn, combine) for name, combine in WEIGHTED.items()}
     return {name: by_rule.get(name, fit) for name, fit in methods.items()}
 
@@ -129,10 +126,6 @@ def candidate_methods(target: Target, method: str, rule: str | np.ndarray, membe
     else:
         return blend_methods(target, rule)
     return {name: fit for name, fit in blend_methods(target, rule).items() if name in names}
-
-
-def _fixed_weights(weights: np.ndarray, prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return weights
 
 
 def member_weights(names: list[str], fitted: Fitted) -> dict[str, float]:

@@ -33,7 +33,7 @@ class SecondPassFit:
 
     def doubtful(self, rows: Rows) -> np.ndarray:
         """Return bool (n,): the rows that the specialist decides."""
-        return _doubtful(first_pass(rows), self.half_width)
+        return np.abs(first_pass(rows) - 0.5) < self.half_width
 
     def predict(self, rows: Rows) -> np.ndarray:
         prob, doubtful = first_pass(rows), self.doubtful(rows)
@@ -62,13 +62,9 @@ def first_pass(rows: Rows) -> np.ndarray:
 
 
 def _fit(rows: Rows, labels: np.ndarray, fold: np.ndarray, half_width: float) -> SecondPassFit:
-    doubtful = _doubtful(first_pass(rows), half_width)
+    doubtful = SecondPassFit(half_width, None).doubtful(rows)
     specialist = fit_logistic(_inputs(rows[doubtful]), labels[doubtful]) if doubtful.any() else None
     return SecondPassFit(half_width, specialist)
-
-
-def _doubtful(prob: np.ndarray, half_width: float) -> np.ndarray:
-    return np.abs(prob - 0.5) < half_width
 
 
 def _inputs(rows: Rows) -> np.ndarray:

@@ -1,19 +1,9 @@
 """The leaks that a person may choose to use, and the words about those that a blend used, by its facts (blend.json)."""
 
-from facefold.ensemble.leaks.base import BlendScores, Leak, LeakResult
+from facefold.ensemble.leaks.base import Leak
 from facefold.ensemble.leaks.duplicates import DuplicateLeak
 from facefold.ensemble.leaks.order import OrderLeak
 
-__all__ = [
-    "LEAKS",
-    "BlendScores",
-    "Leak",
-    "LeakResult",
-    "announce_leaks",
-    "describe_leaks",
-    "unused_leaks",
-    "used_leaks",
-]
 LEAKS: dict[str, type[Leak]] = {leak.name: leak for leak in (OrderLeak, DuplicateLeak)}  # in the order of use
 
 
