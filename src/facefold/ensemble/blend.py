@@ -212,11 +212,10 @@ def load_blend(root: Path, target: Target = LABEL) -> Blend:
                 f"{directory / name} is missing or not what the blend wrote (checksum differs). {command} again."
             )
     metric = target_metric(target)
-    number: type | str = "int64" if metric.decides else float
-    predicted = {"prob": float, "pred": number} if metric.decides else {"pred": number}
+    predicted = {"prob": float, "pred": "int64"} if metric.decides else {"pred": float}
     return Blend(
         read_csv(directory / "leaderboard.csv", leaderboard_columns(metric, bool(facts["corrections"]))),
-        read_csv(directory / "oof_blend.csv", {"id": str, "label": number, **predicted, "fold": "int64"}),
+        read_csv(directory / "oof_blend.csv", {"id": str, "label": predicted["pred"], **predicted, "fold": "int64"}),
         read_csv(directory / "test_blend.csv", {"id": str, **predicted}),
         {},
         facts,

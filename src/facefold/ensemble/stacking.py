@@ -86,7 +86,7 @@ def _principal_components(oof: np.ndarray, test: np.ndarray) -> tuple[np.ndarray
     varied = spread > 1e-6
     count = min(COMPONENTS, len(oof) // ROWS_PER_COMPONENT, int(varied.sum()))
     if count == 0:
-        return np.empty((len(oof), 0)), np.empty((len(test), 0))
+        return oof[:, :0], test[:, :0]
     mean, spread = oof[:, varied].mean(axis=0, dtype=np.float64), spread[varied]
     oof, test = (
         np.clip((features[:, varied] - mean) / spread, -MAX_DEVIATIONS, MAX_DEVIATIONS) for features in (oof, test)

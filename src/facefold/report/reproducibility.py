@@ -13,7 +13,7 @@ def origin(facts: dict, folds: Folds, members: list[Member]) -> dict[str, Any]:
     """Return the commands, and the versions and settings of everything that went in; facts: blend.json."""
     runs = [run for member in members for run in member.runs]
     return {
-        "commands": "\n".join(_commands(facts, folds)),
+        "commands": _commands(facts, folds),
         "versions": sorted({pair for run in runs for pair in run.get("versions", {}).items()}),
         "settings": {
             member.name: _changed_settings(member.runs[0]["settings"])

@@ -11,7 +11,7 @@ from sklearn.metrics import confusion_matrix, roc_curve
 from facefold.data.competition import Competition
 from facefold.data.folds import Folds
 from facefold.ensemble.blend import Blend
-from facefold.ensemble.metrics import auc_interval, decide, score_errors, wilson_interval
+from facefold.ensemble.metrics import auc_interval, decide, score_decisions, score_errors
 from facefold.report.calibration import calibration_section, doubtful_section
 from facefold.report.galleries import photo_galleries
 from facefold.report.groups import accuracy_by_column, align_meta, band_edges, parse_numbers
@@ -51,8 +51,8 @@ def fold_section(blend: Blend, correct: pd.DataFrame) -> dict[str, Any]:
     """Return the accuracy of the recipes and of the blend by fold; correct: of `correct_by_recipe`."""
     oof = blend.oof.set_index("id")
     groups = correct.assign(blend=oof["pred"] == oof["label"]).groupby(oof["fold"])
-    intervals = [wilson_interval(int(right.sum()), len(right)) for _, right in groups["blend"]]
-    return {"fold_accuracy": groups.mean(), "fold_rows": groups.size(), "fold_intervals": intervals}
+    scores = [score_decisions(right) for _, right in groups["blend"]]
+    return {"fold_accuracy": groups.mean(), "fold_rows": groups.size(), "fold_scores": scores}
 
 
 def error_section(blend: Blend, members: list[Member]) -> dict[str, Any]:
