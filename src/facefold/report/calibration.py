@@ -44,6 +44,7 @@ def doubtful_section(blend: Blend) -> dict[str, Any]:
     correct = int((train["pred"] == train["label"]).sum())
     return {
         "band": band,
+        "edges": np.linspace(0, 1, 41),
         "default": default,
         "train": len(train),
         "test": len(test),

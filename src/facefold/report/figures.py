@@ -235,31 +235,29 @@ def draw_reliability(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
 
 
 @_drawing
-def draw_probabilities(prob: np.ndarray, labels: np.ndarray, band: tuple[float, float]) -> Figure:
-    """Draw histograms of the probabilities (n,) by label (n,), logarithmically; the doubtful band is shaded."""
+def draw_histogram(
+    values: np.ndarray, labels: np.ndarray, edges: np.ndarray, xlabel: str, band: tuple[float, float] | None = None
+) -> Figure:
+    """Draw histograms of numbers by label; around a doubtful band, which is shaded, logarithmically.
+
+    Args:
+        values: The numbers (n,).
+        labels: 0 or 1 (n,).
+        edges: Of the bins.
+        xlabel: What the numbers are.
+        band: The doubtful ones.
+    """
     figure, axes = _new_figure(3.4)
-    axes.axvspan(*band, color=COLOURS[4], alpha=0.22, linewidth=0, label="doubtful band")
-    _plot_histograms(axes, prob, labels, np.linspace(0, 1, 41))
-    axes.set_yscale("log")
-    axes.set(xlim=(0, 1), xlabel="probability of label 1", ylabel="rows")
-    figure.legend(loc="outside upper center", ncols=3)
-    return figure
-
-
-@_drawing
-def draw_histogram(values: np.ndarray, labels: np.ndarray, edges: np.ndarray, xlabel: str) -> Figure:
-    """Draw histograms of the numbers (n,) by label (n,), in bins between `edges`."""
-    figure, axes = _new_figure(3.4)
-    _plot_histograms(axes, values, labels, edges)
-    axes.set(xlabel=xlabel, ylabel="rows")
-    figure.legend(loc="outside upper center", ncols=2)
-    return figure
-
-
-def _plot_histograms(axes: Axes, values: np.ndarray, labels: np.ndarray, edges: np.ndarray) -> None:
+    if band is not None:
+        axes.axvspan(*band, color=COLOURS[4], alpha=0.22, linewidth=0, label="doubtful band")
     for label in (0, 1):
         line = {"color": COLOURS[label], "linewidth": 1.5, "linestyle": LINES[label]}
         axes.hist(values[labels == label], bins=edges, histtype="step", label=f"label {label}", **line)
+    if band is not None:
+        axes.set(yscale="log", xlim=(edges[0], edges[-1]))
+    axes.set(xlabel=xlabel, ylabel="rows")
+    figure.legend(loc="outside upper center", ncols=2 if band is None else 3)
+    return figure
 
 
 @_drawing

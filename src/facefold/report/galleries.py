@@ -13,24 +13,19 @@ from facefold.ensemble.blend import Blend
 from facefold.ensemble.label_issues import CONFIDENT, CONFLICT, find_label_issues
 
 PHOTOS = 20  # per gallery
-_MAX_GROUPS = 12  # of the same picture
-_PHOTOS_PER_GROUP = 4
 
 
 def photo_galleries(competition: Competition, blend: Blend, rows: pd.DataFrame) -> dict[str, Any]:
     """Return the rows of all galleries; rows: id, label, group and out-of-fold prob of the train rows."""
     issues = find_label_issues(rows)
     confident, conflicts = (issues[issues["kind"] == kind] for kind in (CONFIDENT, CONFLICT))
-    groups = [group.sort_values("id").head(_PHOTOS_PER_GROUP) for _, group in conflicts.groupby("group", sort=False)]
     return {
         "labels": random_labels(competition.train),
         "wrong": most_wrong(blend.oof),
         "doubtful": most_doubtful(blend.test),
         "predictions": random_predictions(blend.test),
-        "suspects": len(confident),
-        "suspect_rows": confident.head(PHOTOS),
-        "conflicts": len(groups),
-        "conflict_groups": groups[:_MAX_GROUPS],
+        "suspects": confident,
+        "conflicts": [group.sort_values("id") for _, group in conflicts.groupby("group", sort=False)],
     }
 
 

@@ -5,7 +5,7 @@ computes what it gains on rows whose labels take no part. All of them sort by th
 changes nothing. The models are in `decoders.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -14,14 +14,14 @@ from facefold.data.competition import Competition
 from facefold.data.leaks import OrderEvidence, label_order_evidence, order_by_id
 from facefold.ensemble.calibration import CALIBRATION_C, fit_logistic
 from facefold.ensemble.leaks.base import BlendScores, Leak, LeakResult
-from facefold.ensemble.leaks.decoders import Chain, Posterior, align_posterior, fit_chain, hmm_posterior
+from facefold.ensemble.leaks.decoders import align_posterior, fit_chain, hmm_posterior
 from facefold.ensemble.members import OofMatrix
 from facefold.ensemble.metrics import Gain, compare_accuracy, decide, logit
 from facefold.ensemble.selection import Choice, choose_method
 from facefold.utils.errors import InputError
 
 PLAIN = "no_order"
-DECODERS: dict[str, Callable[[np.ndarray, np.ndarray, Chain], Posterior]] = {  # from simple to complicated
+DECODERS = {  # from simple to complicated
     "hmm": hmm_posterior,
     "align": align_posterior,
 }
@@ -60,8 +60,7 @@ class OrderLeak(Leak):
         return cls()
 
     def require(self, matrix: OofMatrix) -> dict:
-        evidence = label_order_evidence(matrix.ids, matrix.labels)
-        _require_order(evidence, "the train labels")
+        evidence = _require_order(matrix.ids, matrix.labels, "the train labels")
         order_by_id(matrix.test_ids)
         return {"correlation": evidence.correlation, "chance": evidence.chance}
 
@@ -111,8 +110,8 @@ def decode_order(
         test_ids: (t,).
         test_prob: float64 (t,), computed like `oof_prob`.
     """
-    _require_order(label_order_evidence(train_ids, labels), "the train labels")
-    _require_order(label_order_evidence(test_ids, decide(test_prob)), "the predicted test labels")
+    _require_order(train_ids, labels, "the train labels")
+    _require_order(test_ids, decide(test_prob), "the predicted test labels")
     train, test = order_by_id(train_ids), order_by_id(test_ids)
     ordered = np.asarray(labels)[train]
     calibrated = _calibrated(np.asarray(oof_prob)[train], ordered, np.asarray(test_prob)[test])
@@ -148,7 +147,7 @@ def score_decoders(
         test_rows: The number of test rows.
         seed: Of the split.
     """
-    _require_order(label_order_evidence(ids, labels), "the train labels")
+    _require_order(ids, labels, "the train labels")
     labels, oof_prob, rows = np.asarray(labels), np.asarray(oof_prob, dtype=np.float64), len(ids)
     parts = min(MAX_PARTS, max(2, round((rows + test_rows) / test_rows)))
     order = order_by_id(ids)
@@ -172,13 +171,16 @@ def score_decoders(
     return DecoderScores(prob, gains, choose_method(prob, labels), nested, parts)
 
 
-def _require_order(evidence: OrderEvidence, what: str) -> None:
+def _require_order(ids: Sequence[str], labels: np.ndarray, what: str) -> OrderEvidence:
+    """Return the evidence that labels (n,), in words `what`, are in the order of ids (n,); `InputError` without any."""
+    evidence = label_order_evidence(ids, labels)
     if not evidence.shows:
         raise InputError(
             f"{what} show no order: neighbours by id correlate by {evidence.correlation:.3f}, and chance alone "
             f"gives 0 +- {evidence.chance:.3f} with {evidence.rows} rows. The order of the ids cannot help; "
             "leave it out."
         )
+    return evidence
 
 
 def _calibrated(prob: np.ndarray, labels: np.ndarray, other: np.ndarray) -> np.ndarray:
