@@ -42,17 +42,7 @@ def audit(args: argparse.Namespace) -> None:
     from facefold.data.layout import install_competition
     from facefold.data.leaks import find_cues, labels_of_duplicates
     from facefold.data.synthetic import is_synthetic, write_synthetic_competition
-    from facefold.report.audit_text import (
-        describe_actions,
-        describe_broken_images,
-        describe_contents,
-        describe_cues,
-        describe_duplicate_labels,
-        describe_images_without_row,
-        describe_near_duplicates,
-        groups_with_both_labels,
-        list_leaks,
-    )
+    from facefold.report.audit_text import audit_page, list_leaks
 
     start, target = time.monotonic(), args.root / "competition"
     if args.data is not None:
@@ -66,17 +56,8 @@ def audit(args: argparse.Namespace) -> None:
     thumbnails, groups = load_thumbnails(competition), find_duplicates(competition, images)
     answers = labels_of_duplicates(groups, competition.train.set_index("id")["label"])
     cues, broken = find_cues(competition, images, thumbnails.headers), find_broken_images(thumbnails)
-    leaks, mixed = list_leaks(answers, cues), groups_with_both_labels(competition, groups)
-    page = [
-        *describe_contents(competition, images),
-        *describe_near_duplicates(competition, groups, mixed),
-        *describe_duplicate_labels(competition, answers),
-        *describe_cues(cues),
-        *describe_broken_images(broken),
-        *describe_images_without_row(images_without_row(competition)),
-        *describe_actions(leaks, mixed, broken),
-    ]
-    print("\n".join(page))
+    print(audit_page(competition, images, groups, answers, cues, broken, images_without_row(competition)), end="")
+    leaks = list_leaks(answers, cues)
     if args.strict and leaks:
         raise InputError.of(
             "--strict: something other than the pixels gives labels away:",

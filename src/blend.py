@@ -95,7 +95,7 @@ def main() -> None:
             "Train another recipe, or leave --method out."
         )
     if leaks:
-        print(" ".join(leak.announce(leak.require(matrix)) for leak in leaks))
+        print(" ".join(leak.announcement.format(**leak.require(matrix)) for leak in leaks))
     rule, absent = parse_weights(args.weights, matrix.names)
     if absent:
         print(f"weight 0, because --weights does not name them: {', '.join(absent)}")

@@ -25,10 +25,10 @@ def main() -> None:
     from facefold.ensemble.leaderboard import format_headline
     from facefold.ensemble.leaks import announce_leaks, describe_leaks
     from facefold.ensemble.members import load_blended_members
+    from facefold.report import figures
     from facefold.report.html import render_page
-    from facefold.report.regression import regression_sections
-    from facefold.report.reproducibility import costs, origin
-    from facefold.report.sections import label_sections, learning_curves
+    from facefold.report.reproducibility import origin
+    from facefold.report.sections import label_sections, regression_sections
     from facefold.runs import load_history
     from facefold.utils.files import lock_directory, write_text
 
@@ -43,17 +43,27 @@ def main() -> None:
     title = f"Upload {target.folder}submissions/submission.csv: {format_headline(blend.facts)}"
     if target.regression:
         template, data = "regression.html.j2", regression_sections(blend, target)
-        curves = learning_curves(histories, "valid_mae", "mean absolute error")
     else:
         template, data = "report.html.j2", label_sections(competition, folds, blend, members)
-        curves = learning_curves(histories)
         leaks = announce_leaks(blend.facts)
         title = f"{leaks} {title}" if leaks else f"{title}. No leak was used."
     if is_synthetic(root):
         title = f"Synthetic competition, not real data. {title}"
-    shared = {"title": title, "facts": blend.facts, "curves": curves, "cost": costs(members, steps)}
-    leak_texts = describe_leaks(blend.facts)
-    page = render_page(template, **data, **shared, leaks=leak_texts, origin=origin(blend.facts, folds, members))
+    board = blend.leaderboard
+    shared = {
+        "title": title,
+        "facts": blend.facts,
+        "figures": figures,
+        "leaderboard": board,
+        "picked": ((board["name"] == blend.facts["picked"]) & (board["kind"] == "method")).idxmax(),
+        "leaks": describe_leaks(blend.facts),
+        "histories": histories,
+        "folds": folds,
+        "members": members,
+        "steps": steps,
+        "origin": origin(blend.facts, folds, members),
+    }
+    page = render_page(template, **data, **shared)
     with lock_directory(target_root / "submissions", wait=True):
         write_text(target_root / "report.html", page)
     print(f"wrote {target_root / 'report.html'} ({len(page.encode()) / 1e6:.1f} MB)")

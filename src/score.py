@@ -34,11 +34,11 @@ def main() -> None:
 
 def format_accuracy(rows: pd.DataFrame) -> str:
     """Return `0.9345 [0.9278, 0.9406], 5,334 of 5,708 right` of rows with label and pred."""
-    from facefold.ensemble.metrics import wilson_interval
+    from facefold.ensemble.metrics import score_decisions
 
-    correct = int((rows["label"] == rows["pred"]).sum())
-    low, high = wilson_interval(correct, len(rows))
-    return f"{correct / len(rows):.4f} [{low:.4f}, {high:.4f}], {correct:,} of {len(rows):,} right"
+    correct = rows["label"] == rows["pred"]
+    score = "{accuracy:.4f} [{low:.4f}, {high:.4f}]".format(**score_decisions(correct))
+    return f"{score}, {correct.sum():,} of {len(rows):,} right"
 
 
 if __name__ == "__main__":

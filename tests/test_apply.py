@@ -25,9 +25,10 @@ from facefold.ensemble.methods import METHODS, member_weights
 from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.models import recipe as recipes
 from facefold.report.pages import format_prediction
-from facefold.runs import Identity, Member, load_fold_features, load_member
+from facefold.runs import Identity, fold_dir, load_fold_features, load_member
 from facefold.task import Target
 from facefold.training.jobs import FoldJob
+from facefold.training.predict import FoldPrediction, predict_folds
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, sha256_file, write_json
 
@@ -77,11 +78,18 @@ def remembered(monkeypatch) -> list[str]:
     """Replace the models by their test predictions of training; return the list of predicted runs."""
     names = []
 
-    def recall(directory: Path, member: Member, *_) -> list[tuple[np.ndarray, np.ndarray]]:
-        names.append(member.name)
-        return [(member.test[k].to_numpy(), load_fold_features(directory, member.name, k, "test")) for k in member.test]
+    def recall(directory: Path, name: str, runs: list[dict], *_) -> list[FoldPrediction]:
+        names.append(name)
+        return [
+            FoldPrediction(
+                pd.read_csv(fold_dir(directory, name, k) / "test.csv")["prob"].to_numpy(),
+                load_fold_features(directory, name, k, "test"),
+                "remembered",
+            )
+            for k in range(len(runs))
+        ]
 
-    monkeypatch.setattr(apply_module, "predict_by_fold", recall)
+    monkeypatch.setattr(apply_module, "predict_folds", recall)
     return names
 
 
@@ -108,24 +116,25 @@ def test_features_are_those_of_each_fold(root, tmp_path):
     ids = competition.test["id"].tolist()
     member = load_member(root, None, "frozen", load_folds(root), ids)
     images = ImageCache(ids, np.stack([decode_image(competition.image_path("test", id), 32) for id in ids]))
-    for k, (_, features) in enumerate(apply_module.predict_by_fold(root, member, images, CPU, tmp_path / "views")):
-        np.testing.assert_allclose(features, load_fold_features(root, "frozen", k, "test"), atol=1e-3)
+    predictions = predict_folds(root, "frozen", member.runs, images, CPU, tmp_path / "views")
+    for k, prediction in enumerate(predictions):
+        np.testing.assert_allclose(prediction.features, load_fold_features(root, "frozen", k, "test"), atol=1e-3)
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
-def test_every_method_decides_as_for_the_test_rows(root, tmp_path, remembered, method):
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_decides_as_for_the_test_rows(root, tmp_path, remembered, name):
     blend = apply_module.load_blend_model(root)
     matrix, learned = blend.matrix, {}
-    if method.name not in apply_module.FEATURE_METHODS:
-        fitted = method.fit(Rows(matrix.prob, np.full(80, np.nan)), matrix.labels, matrix.fold)
+    if name not in apply_module.FEATURE_METHODS:
+        fitted = METHODS[name](Rows(matrix.prob, np.full(80, np.nan)), matrix.labels, matrix.fold)
         learned = member_weights(matrix.names, fitted)
-    blend = replace(blend, method=method, facts={**blend.facts, "weights": learned})
+    blend = replace(blend, fit=METHODS[name], facts={**blend.facts, "picked": name, "weights": learned})
     competition = load_competition(root)
     scores = apply_module.predict_images(
         blend, [competition.image_path("test", id) for id in competition.test["id"]], CPU, tmp_path
     )
-    assert ((scores >= 0.5) == pd.read_csv(root / "submissions" / f"{method.name}.csv")["label"]).all()
-    if method.name == "stack_features":
+    assert ((scores >= 0.5) == pd.read_csv(root / "submissions" / f"{name}.csv")["label"]).all()
+    if name == "stack_features":
         expected = fit_feature_stackers(matrix, lambda *part: load_features(root, matrix.names, *part)).test
         np.testing.assert_array_equal(scores, expected)
 

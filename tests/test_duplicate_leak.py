@@ -8,7 +8,8 @@ import pytest
 
 from facefold.ensemble.blend import make_blend
 from facefold.ensemble.leaderboard import format_headline
-from facefold.ensemble.leaks import BlendScores, announce_leaks, describe_leaks, unused_leaks
+from facefold.ensemble.leaks import announce_leaks, describe_leaks, unused_leaks
+from facefold.ensemble.leaks.base import BlendScores
 from facefold.ensemble.leaks.duplicates import DuplicateLeak, _with_answers
 from facefold.ensemble.members import OofMatrix
 from facefold.ensemble.metrics import decide

@@ -25,7 +25,9 @@ DRAWINGS = {
         {"blend": (np.array([0, 0.1, 1]), np.array([0, 0.9, 1])), "a": (np.array([0, 1]), np.array([0, 1]))}
     ),
     "reliability": lambda: figures.draw_reliability(BINS, BINS[:1]),
-    "probabilities": lambda: figures.draw_probabilities(np.array([0.0, 0.4, 1.0]), np.array([0, 0, 1]), (0.3, 0.7)),
+    "probabilities": lambda: figures.draw_histogram(
+        np.array([0.0, 0.4, 1.0]), np.array([0, 0, 1]), np.linspace(0, 1, 41), "probability of label 1", (0.3, 0.7)
+    ),
     "balance": lambda: figures.draw_balance({"train": (5, 3), "test": (0, 0)}),
     "histogram": lambda: figures.draw_histogram(
         np.array([1.0, 2.0, 5.0]), np.array([0, 1, 0]), np.array([0, 5, 10]), "age"

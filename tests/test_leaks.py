@@ -17,7 +17,7 @@ from facefold.data.competition import load_competition
 from facefold.data.layout import install_competition
 from facefold.data.leaks import Cue, cue_auc, find_cues, labels_of_duplicates
 from facefold.data.synthetic import write_synthetic_competition
-from facefold.report.audit_text import describe_cues, list_leaks
+from facefold.report.audit_text import audit_page, list_leaks
 from facefold.utils.files import write_csv
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -137,13 +137,26 @@ def test_a_test_id_like_a_train_id_takes_no_label_from_it():
     assert labels_of_duplicates(groups, pd.Series({"1": 1}))[["zeros", "ones"]].to_numpy().tolist() == [[0, 0], [0, 0]]
 
 
-def test_the_page_of_a_cue():
+def test_the_page_of_a_cue(clean):
     cues = [
         Cue("order of the ids", "correlation", 0.9754, 0, 0.0073),
         Cue("file size", "AUC", 0.511, 0.5, 0.0084),
         Cue("file time", "AUC", 0.5, 0.5, 0.0084),
     ]
-    assert describe_cues(cues) == [
+    competition = load_competition(clean)
+    images = check_images(competition)
+    groups = images[["split", "id"]].assign(group=images["sha256"])
+    answers = labels_of_duplicates(groups, competition.train.set_index("id")["label"])
+    broken = pd.DataFrame({"split": "test", "id": [f"<{number}>" for number in range(12)], "why": "dark"})
+    page = audit_page(competition, images, groups, answers, cues, broken, list("abcd")).splitlines()
+    start = next(number for number, line in enumerate(page) if line.startswith("cues"))
+    assert page[start + 3].startswith("broken      12 images may be broken, the worst first: test/<0> (dark), test/<1>")
+    assert page[start + 3].endswith(", test/<9> (dark), and 2 more")
+    assert page[start + 4] == "no row      4 images have no row in the csv and are not used: a, b, c, .."
+    assert page[start + 5].startswith("to do       leaks say nothing") and page[-1].startswith(
+        f"{'':12}look at the broken"
+    )
+    assert page[start : start + 3] == [
         "cues        order of the ids  correlation  0.975   chance 0 +- 0.007   LEAK",
         "            file size         AUC          0.511   chance 0.5 +- 0.008   "
         "more than chance, no more than harmless traits of images give",

@@ -165,8 +165,10 @@ def test_the_order_of_the_rows_changes_nothing(name):
 def test_scores_pick_align_and_take_rows_in_any_order():
     ids, labels, oof, *_ = competition(rows=2400, skill=0.8)
     result = score_decoders(ids, labels, oof, test_rows=600)
-    assert result.picked == "align" and result.parts == 4
-    assert result.why.startswith("align is the simplest method that no other beats by a real margin on the same rows")
+    assert result.choice.name == "align" and result.parts == 4
+    assert result.choice.why.startswith(
+        "align is the simplest method that no other beats by a real margin on the same rows"
+    )
     assert np.array_equal(result.prob["no_order"], oof)
     accuracy = {name: (decide(decoded) == labels).mean() for name, decoded in result.prob.items()}
     assert accuracy["align"] > accuracy["hmm"] > accuracy["no_order"]
@@ -191,7 +193,7 @@ def test_a_rows_own_label_has_no_part_in_its_score():
 def test_a_classifier_that_knows_everything_is_left_alone():
     ids, labels, *_ = competition(rows=400)
     result = score_decoders(ids, labels, np.where(labels == 1, 0.999, 0.001), test_rows=100)
-    assert result.picked == "no_order"
+    assert result.choice.name == "no_order"
     assert np.array_equal(result.nested, result.prob["no_order"])
 
 

@@ -67,10 +67,6 @@ def test_the_folds_are_packed_without_their_readme(tmp_path):
     assert (out / "kernel" / "kernel.py").read_bytes() == Path(kernel.__file__).read_bytes()
 
 
-def test_the_kernel_and_the_folder_agree_on_the_mark():
-    assert kernel.MARK == pack.MARK
-
-
 @pytest.mark.parametrize(
     "options, arguments",
     [

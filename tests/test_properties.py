@@ -125,12 +125,12 @@ def test_the_order_of_rows_changes_no_decision(seed):
     prob, labels, fold = case(seed, 120, 3)
     order = np.random.default_rng(seed).permutation(len(labels))
     rows, shuffled = Rows(prob, prob[:, 0]), Rows(prob[order], prob[order, 0])
-    for method in METHODS:
-        if method.name not in ("greedy", "second_pass"):
-            one = method.fit(rows, labels, fold).predict(rows)
-            other = method.fit(shuffled, labels[order], fold[order]).predict(rows)
+    for name, fit in METHODS.items():
+        if name not in ("greedy", "second_pass"):
+            one = fit(rows, labels, fold).predict(rows)
+            other = fit(shuffled, labels[order], fold[order]).predict(rows)
             clear = np.abs(one - 0.5) > 1e-3
-            assert (decide(one) == decide(other))[clear].all(), method.name
+            assert (decide(one) == decide(other))[clear].all(), name
 
 
 @settings(max_examples=40, deadline=None)

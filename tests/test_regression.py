@@ -21,7 +21,7 @@ from facefold.ensemble.selection import cross_predict
 from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.models import recipe as recipes
 from facefold.models.build import build_model
-from facefold.report.regression import errors_by_band
+from facefold.report.sections import errors_by_band
 from facefold.runs import load_predictions
 from facefold.task import Target
 from facefold.training import workers
@@ -159,8 +159,8 @@ def test_no_method_sees_the_rows_that_score_it():
     data = (Rows(matrix.prob, np.zeros(200)), matrix.labels, matrix.fold)
     changed = matrix.labels.copy()
     changed[matrix.fold == 2] = 999.0
-    for method in blend_methods(AGE, "auto"):
-        before, after = cross_predict(method, *data), cross_predict(method, data[0], changed, matrix.fold)
+    for fit in blend_methods(AGE, "auto").values():
+        before, after = cross_predict(fit, *data), cross_predict(fit, data[0], changed, matrix.fold)
         assert np.array_equal(before[matrix.fold == 2], after[matrix.fold == 2])
 
 

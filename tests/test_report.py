@@ -14,8 +14,9 @@ import browser
 from command import call
 from facefold.data.folds import make_folds
 from facefold.ensemble import methods
+from facefold.ensemble.calibration import CALIBRATION_C, cross_fitted
 from facefold.report import galleries
-from facefold.report.calibration import recalibrate, reliability_bins
+from facefold.report.calibration import reliability_bins
 from facefold.report.groups import MAX_GROUPS, accuracy_by_column, band_edges, group_column, parse_numbers
 from facefold.report.html import PAGE
 from facefold.report.pages import nearest_neighbours
@@ -92,27 +93,21 @@ def test_recalibration_learns_on_the_other_folds_and_mends_what_is_too_sure():
     rng = np.random.default_rng(0)
     logit = rng.normal(0, 1.5, 4000)
     labels, fold = (rng.random(4000) < 1 / (1 + np.exp(-logit))).astype(int), np.arange(4000) % 2
-    sure = 1 / (1 + np.exp(-3 * logit))
-    calibrated = recalibrate(sure, labels, fold)
+    calibrated = cross_fitted(3 * logit[:, None], labels, fold, CALIBRATION_C)
     assert np.abs(calibrated - 1 / (1 + np.exp(-logit))).max() < 0.05
-    turned = recalibrate(sure, np.where(fold == 0, 1 - labels, labels), fold)
+    turned = cross_fitted(3 * logit[:, None], np.where(fold == 0, 1 - labels, labels), fold, CALIBRATION_C)
     assert (
         np.corrcoef(turned[fold == 0], calibrated[fold == 0])[0, 1] > 0.99
     )  # the labels of the other fold are as they were
     assert np.corrcoef(turned[fold == 1], calibrated[fold == 1])[0, 1] < -0.99
 
 
-def test_the_most_wrong_come_first(monkeypatch):
-    monkeypatch.setattr(galleries, "_photo", lambda competition, split, id, caption: (split, id, caption))
+def test_the_most_wrong_come_first():
     rows = pd.DataFrame(
         {"id": ["a", "b", "c", "d"], "label": [0, 1, 1, 0], "prob": [0.7, 0.1, 0.9, 0.9], "pred": [1, 0, 1, 1]}
     )
-    photos = galleries.most_wrong(None, rows)
-    assert [id for _, id, _ in photos] == ["b", "d", "a"]
-    assert photos[0] == ("train", "b", "label 1\npredicted 0\np = 0.100")
-    photos = galleries.most_doubtful(None, rows[["id", "prob", "pred"]])
-    assert [id for _, id, _ in photos] == ["a", "b", "c", "d"]
-    assert photos[0] == ("test", "a", "predicted 1\np = 0.700")
+    assert galleries.most_wrong(rows)["id"].tolist() == ["b", "d", "a"]
+    assert galleries.most_doubtful(rows[["id", "prob", "pred"]])["id"].tolist() == ["a", "b", "c", "d"]
 
 
 def test_neighbours_are_held_out_rows_of_the_same_fold(tmp_path):
@@ -144,7 +139,7 @@ def page(tmp_path_factory, make_competition) -> Path:
     rows = [f"{id},{number % 97},{('red', 'blue', '')[number % 3]}\n" for number, id in enumerate(ids)]
     (root / "competition" / "meta.csv").write_text("id,age,hair\n" + "".join(rows))
     fabricate(root, {"lite0": 1.0, "mobilenetv2": 1.4})
-    quick = tuple(method for method in methods.METHODS if method.name in ("best_single", "mean", "second_pass"))
+    quick = {name: methods.METHODS[name] for name in ("mean", "best_single", "second_pass")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(methods, "METHODS", quick)
         for step in ("blend", "report"):
@@ -177,6 +172,11 @@ def test_the_page_says_what_is_asked_of_it(page):
     assert "<th>age</th>" in text and "<td>90-99</td>" in text and "<td>blue</td>" in text
     assert re.search(
         r'aria-label="lite0 is right on \d+ rows that mobilenetv2 has wrong; mobilenetv2 is right on', text
+    )
+    assert re.search(
+        r'alt="train image \d+: label [01], predicted [01], p = 0\.\d{3}" src="[^"]*"><figcaption>\d+\n'
+        r"label [01]\npredicted [01]\np = 0\.\d{3}</figcaption>",
+        text,
     )
     assert 'class="sets"' in text  # the synthetic competition holds a picture with both labels
     assert "python src/train.py --recipe lite0,mobilenetv2 --seed 5" in text and len(text) < 10e6

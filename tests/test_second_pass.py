@@ -5,12 +5,9 @@ import pytest
 
 from facefold.ensemble.blend import second_pass_report
 from facefold.ensemble.members import Rows
-from facefold.ensemble.methods import Method
 from facefold.ensemble.metrics import decide
 from facefold.ensemble.second_pass import SecondPassFit, first_pass, fit_second_pass
 from facefold.ensemble.selection import cross_predict
-
-METHOD = Method("second_pass", fit_second_pass)
 
 
 def case(informed: bool, seed: int = 0, rows: int = 4000) -> tuple[Rows, np.ndarray, np.ndarray]:
@@ -26,7 +23,7 @@ def case(informed: bool, seed: int = 0, rows: int = 4000) -> tuple[Rows, np.ndar
 
 def test_the_specialist_takes_the_doubtful_rows_and_leaves_the_others():
     rows, labels, fold = case(informed=True)
-    scores = cross_predict(METHOD, rows, labels, fold)
+    scores = cross_predict(fit_second_pass, rows, labels, fold)
     easy = np.arange(len(labels)) % 4 != 0
     assert (scores[easy] == first_pass(rows)[easy]).all()
     assert (decide(scores) == labels)[~easy].mean() == pytest.approx(0.9, abs=0.03)
@@ -51,7 +48,7 @@ def test_a_specialist_that_knows_nothing_gains_nothing():
     gains = []
     for seed in range(10):
         rows, labels, fold = case(informed=False, seed=seed, rows=1000)
-        scores = cross_predict(METHOD, rows, labels, fold)
+        scores = cross_predict(fit_second_pass, rows, labels, fold)
         gains.append((decide(scores) == labels).mean() - (decide(first_pass(rows)) == labels).mean())
     assert abs(np.mean(gains)) < 3 * np.std(gains, ddof=1) / np.sqrt(10)
 

@@ -1,7 +1,6 @@
 """Nested scores: rows never judge what they taught, and a choice is judged as a whole."""
 
 import re
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -21,8 +20,6 @@ from facefold.ensemble.selection import (
 from facefold.task import LABEL
 from facefold.utils.errors import InputError
 
-BY_NAME = {method.name: method for method in METHODS}
-
 
 def random_case(seed: int, rows: int = 120, members: int = 4) -> tuple[Rows, np.ndarray, np.ndarray]:
     """Rows that know nothing of their labels; the folds have equal shares of the labels, as `make_folds` gives them."""
@@ -34,12 +31,9 @@ def random_case(seed: int, rows: int = 120, members: int = 4) -> tuple[Rows, np.
 
 
 def test_every_row_is_predicted_by_the_other_folds():
-    @dataclass
     class Memory:
-        name: str = "memory"
-
-        def fit(self, rows, labels, fold):
-            assert len(rows) == len(labels) == len(fold) and len(set(fold)) == 2
+        def __call__(self, rows, labels, fold):
+            assert len(rows.prob) == len(labels) == len(fold) and len(set(fold)) == 2
             self.seen = set(rows.prob[:, 0])
             return self
 
@@ -63,17 +57,16 @@ def test_random_labels_score_half_nested_and_more_when_not(name, draws, monkeypa
     nested, flattered = [], []
     for seed in range(draws):
         rows, labels, fold = random_case(seed)
-        nested.append((decide(cross_predict(BY_NAME[name], rows, labels, fold)) == labels).mean())
-        flattered.append((decide(BY_NAME[name].fit(rows, labels, fold).predict(rows)) == labels).mean())
+        nested.append((decide(cross_predict(METHODS[name], rows, labels, fold)) == labels).mean())
+        flattered.append((decide(METHODS[name](rows, labels, fold).predict(rows)) == labels).mean())
     error = np.std(nested, ddof=1) / np.sqrt(draws)
     assert abs(np.mean(nested) - 0.5) < 3 * error
     assert name not in FLATTERED or np.mean(flattered) > 0.52
 
 
 def test_the_choice_itself_is_nested():
-    quick = [
-        BY_NAME[name] for name in ("best_single", "mean", "majority", "weighted_mean", "weighted_votes", "stack_probs")
-    ]
+    names = ("best_single", "mean", "majority", "weighted_mean", "weighted_votes", "stack_probs")
+    quick = {name: METHODS[name] for name in names}
     scores = []
     for seed in range(25):
         rows, labels, fold = random_case(seed, rows=80, members=3)
@@ -92,9 +85,9 @@ def test_every_method_takes_few_members_and_odd_rows(members):
     rng = np.random.default_rng(0)
     prob = rng.integers(0, 2, (30, members)).astype(float)  # sure of everything, ties everywhere
     labels, fold = np.arange(30) % 2, np.arange(30) // 10
-    for method in METHODS:
-        scores = cross_predict(method, Rows(prob, prob[:, 0]), labels, fold)
-        assert ((scores >= 0) & (scores <= 1)).all(), method.name
+    for name, fit in METHODS.items():
+        scores = cross_predict(fit, Rows(prob, prob[:, 0]), labels, fold)
+        assert ((scores >= 0) & (scores <= 1)).all(), name
 
 
 def test_best_threshold_by_hand():
@@ -144,7 +137,7 @@ def test_a_method_asked_for_is_not_explained_away():
 
 def test_candidates_obey_the_person():
     def names(*args):
-        return [method.name for method in candidate_methods(LABEL, *args, members=2)]
+        return list(candidate_methods(LABEL, *args, members=2))
 
     assert names("auto", "auto") == [
         "mean",
@@ -162,7 +155,7 @@ def test_candidates_obey_the_person():
     ]
     assert names("auto", np.array([1.0, 2])) == ["weighted_mean", "weighted_votes"]
     assert names("mean", "equal") == ["mean"] and names("weighted_mean", "accuracy") == ["weighted_mean"]
-    assert [method.name for method in candidate_methods(LABEL, "auto", "auto", members=1)] == names("auto", "auto")[1:]
+    assert list(candidate_methods(LABEL, "auto", "auto", members=1)) == names("auto", "auto")[1:]
     message = (
         "--method majority has no weights to set; leave --weights out, or take --method weighted_mean or weighted_votes"
     )
@@ -172,14 +165,14 @@ def test_candidates_obey_the_person():
 
 def test_equal_weights_make_the_weighted_methods_plain():
     rows, labels, fold = random_case(3)
-    fixed = {method.name: cross_predict(method, rows, labels, fold) for method in blend_methods(LABEL, "equal")}
+    fixed = {name: cross_predict(fit, rows, labels, fold) for name, fit in blend_methods(LABEL, "equal").items()}
     assert (fixed["weighted_mean"] == fixed["mean"]).all() and (fixed["weighted_votes"] == fixed["majority"]).all()
 
 
 def test_weights_by_accuracy_and_by_hand():
     prob = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.9]])
     data = Rows(prob, prob[:, 0]), np.array([1, 1, 1, 0]), np.array([0, 1, 0, 1])
-    by_accuracy = {m.name: m.fit(*data).weights.tolist() for m in blend_methods(LABEL, "accuracy")}
+    by_accuracy = {name: fit(*data).weights.tolist() for name, fit in blend_methods(LABEL, "accuracy").items()}
     assert by_accuracy["weighted_votes"] == [0.75, 0.25] and by_accuracy["mean"] == [1, 1]
-    by_hand = {m.name: m.fit(*data).weights.tolist() for m in blend_methods(LABEL, np.array([3.0, 1]))}
+    by_hand = {name: fit(*data).weights.tolist() for name, fit in blend_methods(LABEL, np.array([3.0, 1])).items()}
     assert by_hand["weighted_mean"] == [3, 1]

@@ -16,8 +16,8 @@ from facefold.data.competition import load_competition
 from facefold.data.folds import load_folds
 from facefold.data.images import decode_image
 from facefold.ensemble.blend import load_blend
-from facefold.ensemble.members import Fitted, OofMatrix, Rows, join_members, load_blended_members, load_features
-from facefold.ensemble.methods import Method, blend_methods, member_weights
+from facefold.ensemble.members import Fit, Fitted, OofMatrix, Rows, join_members, load_blended_members, load_features
+from facefold.ensemble.methods import blend_methods, member_weights
 from facefold.ensemble.selection import shift_scores
 from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.ensemble.weights import parse_weights
@@ -25,7 +25,6 @@ from facefold.runs import Member
 from facefold.task import LABEL, Target
 from facefold.training.predict import predict_folds, trained_recipe
 from facefold.utils.errors import InputError
-from facefold.utils.npy import NpyRows
 
 FEATURE_METHODS = ("stack_features", "second_pass")  # the methods that use features
 
@@ -39,14 +38,14 @@ class BlendModel:
         facts: The content of blend.json.
         members: In the order of the matrix's columns.
         matrix: Of the members.
-        method: The chosen one.
+        fit: The chosen method.
     """
 
     directory: Path
     facts: dict
     members: list[Member]
     matrix: OofMatrix
-    method: Method
+    fit: Fit
 
 
 def blended_targets(root: Path) -> list[Target]:
@@ -61,8 +60,8 @@ def load_blend_model(root: Path, target: Target = LABEL) -> BlendModel:
     members = load_blended_members(root, facts, folds, test_ids)
     matrix = join_members(members, folds, test_ids)
     rule, _ = parse_weights(facts["options"]["weights"], matrix.names)
-    method = next(method for method in blend_methods(target, rule) if method.name == facts["picked"])
-    return BlendModel(target.directory(root), facts, members, matrix, method)
+    fit = blend_methods(target, rule)[facts["picked"]]
+    return BlendModel(target.directory(root), facts, members, matrix, fit)
 
 
 def predict_images(blend: BlendModel, paths: Sequence[Path], device: torch.device, scratch: Path) -> np.ndarray:
@@ -79,7 +78,7 @@ def predict_images(blend: BlendModel, paths: Sequence[Path], device: torch.devic
         scratch: An empty folder for the outputs of frozen stages.
     """
     matrix, skipped = blend.matrix, np.zeros(len(blend.members), bool)
-    uses_features = blend.method.name in FEATURE_METHODS
+    uses_features = blend.facts["picked"] in FEATURE_METHODS
     if not uses_features:
         fitted, stacked = _fit(blend, np.full(len(matrix.ids), np.nan)), np.full(len(paths), np.nan)
         if len(fitted.weights):  # the models of a member with weight 0 need not run
@@ -97,7 +96,7 @@ def predict_images(blend: BlendModel, paths: Sequence[Path], device: torch.devic
         fitted, stacked = _fit(blend, stackers.oof), stackers.test
     scores = shift_scores(fitted.predict(Rows(prob.mean(axis=0), stacked)), blend.facts["threshold"])
     if not np.isfinite(scores).all():
-        raise ValueError(f"the blend {blend.method.name} predicts scores that are not finite")
+        raise ValueError(f"the blend {blend.facts['picked']} predicts scores that are not finite")
     return scores
 
 
@@ -113,36 +112,20 @@ def _predict_members(
         size = trained_recipe(member.name, member.runs).size
         if size not in images:
             images[size] = ImageCache(names, np.stack([decode_image(path, size) for path in paths]))
-        by_fold = predict_by_fold(blend.directory, member, images[size], device, scratch / member.name)
-        for k, (fold_prob, fold_features) in enumerate(by_fold):
-            prob[k, :, j] = fold_prob
-            features[k].append(fold_features[:])
+        by_fold = predict_folds(blend.directory, member.name, member.runs, images[size], device, scratch / member.name)
+        for k, prediction in enumerate(by_fold):
+            prob[k, :, j] = prediction.prob
+            features[k].append(prediction.features[:])
     return prob, features
 
 
 def _fit(blend: BlendModel, stacked: np.ndarray) -> Fitted:
     """Fit the method on the out-of-fold rows (`Rows`). `InputError` if the weights differ from those of blend.json."""
     matrix = blend.matrix
-    fitted = blend.method.fit(Rows(matrix.prob, stacked), matrix.labels, matrix.fold)
+    fitted = blend.fit(Rows(matrix.prob, stacked), matrix.labels, matrix.fold)
     if member_weights(matrix.names, fitted) != blend.facts["weights"]:
         raise InputError(
             f"the blend does not come out as in {matrix.target.folder}submissions/blend.json. "
             f"Run `python src/blend.py{matrix.target.option}` again."
         )
     return fitted
-
-
-def predict_by_fold(
-    directory: Path, member: Member, images: ImageCache, device: torch.device, scratch: Path
-) -> list[tuple[np.ndarray, NpyRows]]:
-    """Predict n images by the model of each fold: scores or values, float64 (n,), and features, float16 (n, F).
-
-    Args:
-        directory: That holds runs/.
-        member: Whose models.
-        images: In the size of its recipe.
-        device: Where the models run.
-        scratch: A folder for nothing else; its content is removed.
-    """
-    predictions = predict_folds(directory, member.name, member.runs, images, device, scratch)
-    return [(prediction.prob, prediction.features) for prediction in predictions]

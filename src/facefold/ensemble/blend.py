@@ -19,23 +19,22 @@ import pandas as pd
 
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.ensemble.leaderboard import Entry, leaderboard_columns, make_leaderboard
-from facefold.ensemble.leaks import BlendScores, Leak, used_leaks
-from facefold.ensemble.members import OofMatrix, Rows
-from facefold.ensemble.methods import Method, blend_methods, candidate_methods, member_weights
+from facefold.ensemble.leaks import used_leaks
+from facefold.ensemble.leaks.base import BlendScores, Leak
+from facefold.ensemble.members import OofMatrix, Rows, cross_fit, cross_predict
+from facefold.ensemble.methods import blend_methods, candidate_methods, member_weights
 from facefold.ensemble.metrics import (
     AccuracyGain,
     Metric,
     compare_accuracy,
     decide,
     score_corrected,
+    score_decisions,
     target_metric,
-    wilson_interval,
 )
 from facefold.ensemble.second_pass import first_pass, fit_second_pass
 from facefold.ensemble.selection import (
     choose_method,
-    cross_fit,
-    cross_predict,
     nested_predict,
     nested_threshold,
     shift_scores,
@@ -93,12 +92,12 @@ def make_blend(
     """
     metric, data = target_metric(matrix.target), (Rows(matrix.prob, stacked.oof), matrix.labels, matrix.fold)
     candidates = candidate_methods(matrix.target, method, rule, len(matrix.names))
-    methods = {each.name: each for each in blend_methods(matrix.target, rule)}
-    nested = {name: cross_predict(each, *data) for name, each in methods.items()}
-    choice = choose_method({each.name: nested[each.name] for each in candidates}, matrix.labels, metric)
+    methods = blend_methods(matrix.target, rule)
+    nested = {name: cross_predict(fit, *data) for name, fit in methods.items()}
+    choice = choose_method({name: nested[name] for name in candidates}, matrix.labels, metric)
     threshold, threshold_gain = nested_threshold(nested[choice.name], *data[1:]) if metric.decides else (0.5, None)
 
-    fitted = {name: each.fit(*data) for name, each in methods.items()}
+    fitted = {name: fit(*data) for name, fit in methods.items()}
     weights = {name: member_weights(matrix.names, fit) for name, fit in fitted.items()}
     test = {name: fit.predict(Rows(matrix.test_prob, stacked.test)) for name, fit in fitted.items()}
     test[choice.name] = shift_scores(test[choice.name], threshold)
@@ -124,7 +123,13 @@ def make_blend(
         "notes": {name: fit.notes for name, fit in fitted.items() if fit.notes},
         "second_pass": second_pass_report(nested["second_pass"], *data) if metric.decides else None,
         "leaks": leak_facts,
-        "corrections": None if corrected is None else _corrections_facts(corrections, scores.nested, corrected),
+        "corrections": None
+        if corrected is None
+        else {
+            "hash": corrections.hash,
+            "changes": str(corrections),
+            "score": score_corrected(scores.nested, corrected),
+        },
         "score": asdict(metric.score(scores.nested, matrix.labels)),
         "picked_score": asdict(metric.score(nested[choice.name], matrix.labels)),
         "gain_over_best_single": asdict(metric.compare(scores.nested, nested["best_single"], matrix.labels)),
@@ -174,19 +179,18 @@ def second_pass_report(after: np.ndarray, rows: Rows, labels: np.ndarray, fold: 
         fold: int (n,). A row is doubtful if the fit on the other folds says so.
     """
     doubtful = np.zeros(len(labels), bool)
-    for held_out, fitted in cross_fit(Method("second_pass", fit_second_pass), rows, labels, fold):
+    for held_out, fitted in cross_fit(fit_second_pass, rows, labels, fold):
         doubtful[held_out] = fitted.doubtful(rows[held_out])
     count, before = int(doubtful.sum()), first_pass(rows)
     if count == 0:
         return {"rows": 0}
-
-    def accuracy(prob: np.ndarray) -> dict:
-        correct = int((decide(prob) == labels)[doubtful].sum())
-        low, high = wilson_interval(correct, count)
-        return {"accuracy": correct / count, "low": low, "high": high}
-
-    gain = compare_accuracy(after[doubtful], before[doubtful], labels[doubtful])
-    return {"rows": count, "before": accuracy(before), "after": accuracy(after), "gain": asdict(gain)}
+    before, after, labels = before[doubtful], after[doubtful], labels[doubtful]
+    return {
+        "rows": count,
+        "before": score_decisions(decide(before) == labels),
+        "after": score_decisions(decide(after) == labels),
+        "gain": asdict(compare_accuracy(after, before, labels)),
+    }
 
 
 def submitted_name(facts: dict) -> str:
@@ -208,11 +212,10 @@ def load_blend(root: Path, target: Target = LABEL) -> Blend:
                 f"{directory / name} is missing or not what the blend wrote (checksum differs). {command} again."
             )
     metric = target_metric(target)
-    number: type | str = "int64" if metric.decides else float
-    predicted = {"prob": float, "pred": number} if metric.decides else {"pred": number}
+    predicted = {"prob": float, "pred": "int64"} if metric.decides else {"pred": float}
     return Blend(
         read_csv(directory / "leaderboard.csv", leaderboard_columns(metric, bool(facts["corrections"]))),
-        read_csv(directory / "oof_blend.csv", {"id": str, "label": number, **predicted, "fold": "int64"}),
+        read_csv(directory / "oof_blend.csv", {"id": str, "label": predicted["pred"], **predicted, "fold": "int64"}),
         read_csv(directory / "test_blend.csv", {"id": str, **predicted}),
         {},
         facts,
@@ -231,7 +234,3 @@ def _threshold_reason(threshold: float, gain: AccuracyGain | None) -> str:
         f" It decides for label 1 from {threshold:g} on, which gains {100 * gain.gain:.2f} points over 0.5 "
         f"(p = {gain.p:.2g}); the probabilities written are shifted so that this is 0.5."
     )
-
-
-def _corrections_facts(corrections: Corrections, nested: np.ndarray, corrected: np.ndarray) -> dict:
-    return {"hash": corrections.hash, "changes": str(corrections), "score": score_corrected(nested, corrected)}

@@ -8,8 +8,9 @@ from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
 
 from facefold.ensemble.members import Fitted, Rows, inner_folds
-from facefold.ensemble.metrics import log_loss, logit, row_losses
+from facefold.ensemble.metrics import log_loss, logit
 
+CALIBRATION_C = 100.0  # inverse strength of a calibration's ridge, which a few dozen rows feel and more do not
 KINDS = ("none", "temperature", "platt")  # from simple to complicated
 
 
@@ -44,6 +45,25 @@ def fit_logistic(x: np.ndarray, labels: np.ndarray, c: float = 1.0, intercept: b
     with config_context(assume_finite=True, skip_parameter_validation=True):  # thousands of small fits, mostly checks
         model.fit(x, labels)
     return LogisticModel(np.round(model.coef_[0], 6).astype(np.float64), round(float(np.ravel(model.intercept_)[0]), 6))
+
+
+def cross_fitted(
+    x: np.ndarray, labels: np.ndarray, fold: np.ndarray, c: float = 1.0, intercept: bool = True
+) -> np.ndarray:
+    """Return probabilities (n,): each fold of x (n, f) is predicted by a logistic regression on the others.
+
+    Args:
+        x: float64 (n, f).
+        labels: int (n,) of 0 and 1.
+        fold: int (n,).
+        c: As for `fit_logistic`.
+        intercept: As for `fit_logistic`.
+    """
+    prob = np.empty(len(labels))
+    for k in np.unique(fold):
+        held_out = fold == k
+        prob[held_out] = fit_logistic(x[~held_out], labels[~held_out], c, intercept).predict(x[held_out])
+    return prob
 
 
 def fit_rank_mean(rows: Rows, labels: np.ndarray, fold: np.ndarray) -> Fitted:
@@ -89,16 +109,11 @@ def fit_calibrated_mean(rows: Rows, labels: np.ndarray, fold: np.ndarray) -> Fit
 def _calibrate(prob: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> tuple[str, float, float]:
     """Return the kind, slope and shift that suit prob (n,) to labels (n,)."""
     x = logit(prob)[:, None]
-
-    def fit(kind: str, mask: np.ndarray) -> LogisticModel:
-        return fit_logistic(x[mask], labels[mask], c=100.0, intercept=kind == "platt")
-
     losses = {"none": log_loss(prob, labels)}
     for kind in KINDS[1:]:
-        by_fold = [row_losses(fit(kind, fold != k).predict(x[fold == k]), labels[fold == k]) for k in np.unique(fold)]
-        losses[kind] = float(np.concatenate(by_fold).mean())
+        losses[kind] = log_loss(cross_fitted(x, labels, fold, CALIBRATION_C, kind == "platt"), labels)
     chosen = min(KINDS, key=lambda kind: round(losses[kind], 9))
     if chosen == "none":
         return chosen, 1.0, 0.0
-    model = fit(chosen, np.ones(len(x), bool))
+    model = fit_logistic(x, labels, CALIBRATION_C, chosen == "platt")
     return chosen, float(model.coef[0]), model.shift

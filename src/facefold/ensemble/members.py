@@ -1,6 +1,6 @@
 """The members of a blend as one matrix with ids: out-of-fold rows to learn from, test rows to predict."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,9 +29,6 @@ class Rows:
 
     def __getitem__(self, mask: np.ndarray) -> "Rows":
         return Rows(self.prob[mask], self.stacked[mask])
-
-    def __len__(self) -> int:
-        return len(self.prob)
 
 
 @dataclass(frozen=True)
@@ -78,6 +75,27 @@ class OofMatrix:
     def test_prob(self) -> np.ndarray:
         """float64 (t, m), the mean over each member's fold models."""
         return self.fold_test_prob.mean(axis=0)
+
+
+Fit = Callable[[Rows, np.ndarray, np.ndarray], Fitted]  # learns from n rows, labels or values (n,) and fold (n,)
+
+
+def cross_fit(fit: Fit, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> Iterator[tuple[np.ndarray, Fitted]]:
+    """Yield for each fold the mask (n,) of its rows, and what `fit` learns from the rows of all other folds."""
+    for k in np.unique(fold):
+        rest = fold != k
+        yield fold == k, fit(rows[rest], labels[rest], fold[rest])
+
+
+def cross_predict(fit: Fit, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
+    """Return scores (n,): the rows of each fold are predicted by what `fit` learns from the rows of all other folds.
+
+    labels (n,), fold (n,) int with at least two values.
+    """
+    scores = np.empty(len(labels))
+    for held_out, fitted in cross_fit(fit, rows, labels, fold):
+        scores[held_out] = fitted.predict(rows[held_out])
+    return scores
 
 
 def join_members(members: list[Member], folds: Folds, test_ids: list[str]) -> OofMatrix:

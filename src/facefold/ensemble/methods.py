@@ -5,14 +5,12 @@ first: it learns nothing from the labels, while the best recipe is chosen by the
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from facefold.ensemble.calibration import fit_calibrated_mean, fit_rank_mean
 from facefold.ensemble.greedy import search_greedy_weights
-from facefold.ensemble.members import Fitted, Rows
+from facefold.ensemble.members import Fit, Fitted, Rows
 from facefold.ensemble.second_pass import fit_second_pass
 from facefold.ensemble.stacking import fit_ridge, fit_stack_features, fit_stack_probs
 from facefold.ensemble.votes import search_votes, vote_share
@@ -29,20 +27,7 @@ from facefold.ensemble.weights import (
 from facefold.task import Target
 from facefold.utils.errors import InputError
 
-Fit = Callable[[Rows, np.ndarray, np.ndarray], Fitted]
 Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method of blending.
-
-    fit(rows, labels, fold): learns from n rows and labels (n,) of 0 and 1, or values; inner choices are made over fold
-    (n,).
-    """
-
-    name: str
-    fit: Fit
 
 
 def weighted(learn: Rule, combine: Rule) -> Fit:
@@ -55,28 +40,27 @@ def weighted(learn: Rule, combine: Rule) -> Fit:
     return fit
 
 
-METHODS = (
-    Method("mean", weighted(equal_weights, weighted_mean)),
-    Method("best_single", weighted(best_member_weights, weighted_mean)),
-    Method("majority", weighted(equal_weights, vote_share)),
-    Method("logit_mean", weighted(equal_weights, weighted_logit_mean)),
-    Method("rank_mean", fit_rank_mean),
-    Method("calibrated_mean", fit_calibrated_mean),
-    Method("weighted_mean", weighted(log_loss_weights, weighted_mean)),
-    Method("weighted_votes", weighted(search_votes, vote_share)),
-    Method("greedy", weighted(search_greedy_weights, weighted_mean)),
-    Method("stack_probs", fit_stack_probs),
-    Method("stack_features", fit_stack_features),
-    Method("second_pass", fit_second_pass),
-)
-REGRESSION_METHODS = (
-    Method("mean", weighted(equal_weights, weighted_mean)),
-    Method("best_single", weighted(least_error_weights, weighted_mean)),
-    Method("weighted_mean", weighted(squared_error_weights, weighted_mean)),
-    Method("ridge", fit_ridge),
-)
-METHOD_NAMES = tuple(method.name for method in METHODS)
-REGRESSION_METHOD_NAMES = tuple(method.name for method in REGRESSION_METHODS)
+METHODS: dict[str, Fit] = {
+    "mean": weighted(equal_weights, weighted_mean),
+    "best_single": weighted(best_member_weights, weighted_mean),
+    "majority": weighted(equal_weights, vote_share),
+    "logit_mean": weighted(equal_weights, weighted_logit_mean),
+    "rank_mean": fit_rank_mean,
+    "calibrated_mean": fit_calibrated_mean,
+    "weighted_mean": weighted(log_loss_weights, weighted_mean),
+    "weighted_votes": weighted(search_votes, vote_share),
+    "greedy": weighted(search_greedy_weights, weighted_mean),
+    "stack_probs": fit_stack_probs,
+    "stack_features": fit_stack_features,
+    "second_pass": fit_second_pass,
+}
+REGRESSION_METHODS: dict[str, Fit] = {
+    "mean": weighted(equal_weights, weighted_mean),
+    "best_single": weighted(least_error_weights, weighted_mean),
+    "weighted_mean": weighted(squared_error_weights, weighted_mean),
+    "ridge": fit_ridge,
+}
+METHOD_NAMES, REGRESSION_METHOD_NAMES = tuple(METHODS), tuple(REGRESSION_METHODS)
 WEIGHTED = {"weighted_mean": weighted_mean, "weighted_votes": vote_share}  # the methods that --weights is for
 
 
@@ -110,26 +94,22 @@ def check_options(target: Target, method: str, rule: str, leaks: Sequence[str]) 
         )
 
 
-def blend_methods(target: Target, rule: str | np.ndarray) -> list[Method]:
-    """Return all methods for `target`; those of `WEIGHTED` get their weights by `rule`.
+def blend_methods(target: Target, rule: str | np.ndarray) -> dict[str, Fit]:
+    """Return all methods for `target` by name; those of `WEIGHTED` get their weights by `rule`.
 
     rule: auto (learned), equal, accuracy, or fixed weights float64 (m,).
     """
-    methods = list(REGRESSION_METHODS if target.regression else METHODS)
-    if isinstance(rule, np.ndarray):
-        learn = partial(_fixed_weights, rule)
-    elif rule == "auto":
+    methods = REGRESSION_METHODS if target.regression else METHODS
+    if isinstance(rule, str) and rule == "auto":
         return methods
-    else:
-        learn = {"equal": equal_weights, "accuracy": accuracy_weights}[rule]
-    return [
-        Method(method.name, weighted(learn, WEIGHTED[method.name])) if method.name in WEIGHTED else method
-        for method in methods
-    ]
+    rules = {"equal": equal_weights, "accuracy": accuracy_weights}
+    learn = rules[rule] if isinstance(rule, str) else lambda prob, labels: rule
+    by_rule = {name: weighted(learn, combine) for name, combine in WEIGHTED.items()}
+    return {name: by_rule.get(name, fit) for name, fit in methods.items()}
 
 
-def candidate_methods(target: Target, method: str, rule: str | np.ndarray, members: int) -> list[Method]:
-    """Return the methods that may be submitted, from simple to complicated.
+def candidate_methods(target: Target, method: str, rule: str | np.ndarray, members: int) -> dict[str, Fit]:
+    """Return the methods that may be submitted by name, from simple to complicated.
 
     Args:
         target: What is predicted.
@@ -145,11 +125,7 @@ def candidate_methods(target: Target, method: str, rule: str | np.ndarray, membe
         names = {"best_single"} if target.regression else set(METHOD_NAMES) - {"mean"}
     else:
         return blend_methods(target, rule)
-    return [candidate for candidate in blend_methods(target, rule) if candidate.name in names]
-
-
-def _fixed_weights(weights: np.ndarray, prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    return weights
+    return {name: fit for name, fit in blend_methods(target, rule).items() if name in names}
 
 
 def member_weights(names: list[str], fitted: Fitted) -> dict[str, float]:

@@ -87,6 +87,13 @@ def wilson_interval(correct: int, rows: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def score_decisions(correct: np.ndarray) -> dict[str, float]:
+    """Return accuracy, low and high (95 %) of n > 0 rows; correct: bool (n,), whether a row is predicted correctly."""
+    right, rows = int(correct.sum()), len(correct)
+    low, high = wilson_interval(right, rows)
+    return {"accuracy": right / rows, "low": low, "high": high}
+
+
 def logit(prob: np.ndarray) -> np.ndarray:
     """Return log(p / (1 - p)) of prob clipped to [1e-7, 1 - 1e-7], float64 of the same shape."""
     prob = np.clip(prob, TINY, 1 - TINY)
@@ -155,12 +162,11 @@ def calibration_interval(
 
 def score_predictions(prob: np.ndarray, labels: np.ndarray) -> Scores:
     """Score prob (n,) in 0..1 against labels (n,) of 0 and 1; auc is nan if only one class occurs."""
-    correct, losses = int((decide(prob) == labels).sum()), row_losses(prob, labels)
+    losses = row_losses(prob, labels)
     loss, half = float(losses.mean()), Z95 * float(losses.std()) / math.sqrt(len(labels))
     return Scores(
         len(labels),
-        correct / len(labels),
-        *wilson_interval(correct, len(labels)),
+        *score_decisions(decide(prob) == labels).values(),
         loss,
         max(0.0, loss - half),
         loss + half,
@@ -176,9 +182,7 @@ def score_corrected(prob: np.ndarray, corrected: np.ndarray) -> dict:
     disagreed with it counts as correct by construction.
     """
     kept = corrected != DROPPED
-    rows, correct = int(kept.sum()), int((decide(prob) == corrected)[kept].sum())
-    low, high = wilson_interval(correct, rows)
-    return {"rows": rows, "accuracy": correct / rows, "low": low, "high": high}
+    return {"rows": int(kept.sum()), **score_decisions((decide(prob) == corrected)[kept])}
 
 
 def score_errors(pred: np.ndarray, values: np.ndarray) -> ErrorScores:

@@ -1,11 +1,12 @@
 """A second pass over the rows that the mean is unsure of: a specialist decides them, the others stay as they are."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from facefold.ensemble.calibration import LogisticModel, fit_logistic
-from facefold.ensemble.members import Rows, inner_folds
+from facefold.ensemble.members import Rows, cross_predict, inner_folds
 from facefold.ensemble.metrics import decide, logit
 
 HALF_WIDTHS = (0.0, 0.05, 0.1, 0.2, 0.3)  # of the band around 0.5; with 0 no row is doubtful
@@ -32,7 +33,7 @@ class SecondPassFit:
 
     def doubtful(self, rows: Rows) -> np.ndarray:
         """Return bool (n,): the rows that the specialist decides."""
-        return _doubtful(first_pass(rows), self.half_width)
+        return np.abs(first_pass(rows) - 0.5) < self.half_width
 
     def predict(self, rows: Rows) -> np.ndarray:
         prob, doubtful = first_pass(rows), self.doubtful(rows)
@@ -50,8 +51,9 @@ def fit_second_pass(rows: Rows, labels: np.ndarray, fold: np.ndarray) -> SecondP
     specialist; equal ones go to the narrower, and no band at all is a candidate.
     """
     inner = inner_folds(fold)
-    correct = {width: _cross_fitted_correct(rows, labels, inner, width) for width in HALF_WIDTHS}
-    return _fit(rows, labels, max(HALF_WIDTHS, key=lambda width: (correct[width], -width)))
+    scores = {width: cross_predict(partial(_fit, half_width=width), rows, labels, inner) for width in HALF_WIDTHS}
+    correct = {width: (decide(scores[width]) == labels).sum() for width in HALF_WIDTHS}
+    return _fit(rows, labels, inner, max(HALF_WIDTHS, key=lambda width: (correct[width], -width)))
 
 
 def first_pass(rows: Rows) -> np.ndarray:
@@ -59,23 +61,10 @@ def first_pass(rows: Rows) -> np.ndarray:
     return rows.prob.mean(axis=1)
 
 
-def _fit(rows: Rows, labels: np.ndarray, half_width: float) -> SecondPassFit:
-    doubtful = _doubtful(first_pass(rows), half_width)
+def _fit(rows: Rows, labels: np.ndarray, fold: np.ndarray, half_width: float) -> SecondPassFit:
+    doubtful = SecondPassFit(half_width, None).doubtful(rows)
     specialist = fit_logistic(_inputs(rows[doubtful]), labels[doubtful]) if doubtful.any() else None
     return SecondPassFit(half_width, specialist)
-
-
-def _cross_fitted_correct(rows: Rows, labels: np.ndarray, fold: np.ndarray, half_width: float) -> int:
-    correct = 0
-    for k in np.unique(fold):
-        rest, held_out = fold != k, fold == k
-        fitted = _fit(rows[rest], labels[rest], half_width)
-        correct += int((decide(fitted.predict(rows[held_out])) == labels[held_out]).sum())
-    return correct
-
-
-def _doubtful(prob: np.ndarray, half_width: float) -> np.ndarray:
-    return np.abs(prob - 0.5) < half_width
 
 
 def _inputs(rows: Rows) -> np.ndarray:

@@ -8,14 +8,13 @@ every model would have to be trained again for every pair of folds; this is the 
 alone, and for no row on its own label.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit
 
-from facefold.ensemble.members import Fitted, Rows, inner_folds
-from facefold.ensemble.methods import Method
+from facefold.ensemble.members import Fit, Rows, cross_predict, inner_folds
 from facefold.ensemble.metrics import ACCURACY, AccuracyGain, Gain, Metric, compare_accuracy, logit
 
 SIGNIFICANT = 0.05  # two-sided p below which a paired gain counts
@@ -27,24 +26,6 @@ class Choice:
 
     name: str
     why: str
-
-
-def cross_fit(method: Method, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> Iterator[tuple[np.ndarray, Fitted]]:
-    """Yield for each fold the mask (n,) of its rows, and `method` fitted on the rows of all other folds."""
-    for k in np.unique(fold):
-        rest = fold != k
-        yield fold == k, method.fit(rows[rest], labels[rest], fold[rest])
-
-
-def cross_predict(method: Method, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Return scores (n,): the rows of each fold are predicted by `method` fitted on the rows of all other folds.
-
-    labels (n,), fold (n,) int with at least two values.
-    """
-    scores = np.empty(len(labels))
-    for held_out, fitted in cross_fit(method, rows, labels, fold):
-        scores[held_out] = fitted.predict(rows[held_out])
-    return scores
 
 
 def choose_method(nested: dict[str, np.ndarray], labels: np.ndarray, metric: Metric = ACCURACY) -> Choice:
@@ -75,14 +56,14 @@ def choose_method(nested: dict[str, np.ndarray], labels: np.ndarray, metric: Met
 
 
 def nested_predict(
-    methods: Sequence[Method], rows: Rows, labels: np.ndarray, fold: np.ndarray, metric: Metric = ACCURACY
+    methods: Mapping[str, Fit], rows: Rows, labels: np.ndarray, fold: np.ndarray, metric: Metric = ACCURACY
 ) -> np.ndarray:
     """Return scores (n,) of the whole procedure: choose a method, fit it, set its threshold.
 
     The rows of each fold are predicted by what the other folds choose.
 
     Args:
-        methods: The candidates, from simple to complicated.
+        methods: The candidates by name, from simple to complicated.
         rows: The n rows.
         labels: Labels or values (n,).
         fold: int (n,) with at least two values.
@@ -92,11 +73,10 @@ def nested_predict(
     for k in np.unique(fold):
         rest, held_out = fold != k, fold == k
         inner = inner_folds(fold[rest])
-        nested = {method.name: cross_predict(method, rows[rest], labels[rest], inner) for method in methods}
+        nested = {name: cross_predict(fit, rows[rest], labels[rest], inner) for name, fit in methods.items()}
         name = choose_method(nested, labels[rest], metric).name
-        chosen = next(method for method in methods if method.name == name)
         threshold = nested_threshold(nested[name], labels[rest], inner)[0] if metric.decides else 0.5
-        fitted = chosen.fit(rows[rest], labels[rest], fold[rest])
+        fitted = methods[name](rows[rest], labels[rest], fold[rest])
         scores[held_out] = shift_scores(fitted.predict(rows[held_out]), threshold)
     return scores
 

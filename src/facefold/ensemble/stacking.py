@@ -22,7 +22,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from threadpoolctl import threadpool_limits
 
-from facefold.ensemble.calibration import fit_logistic
+from facefold.ensemble.calibration import cross_fitted, fit_logistic
 from facefold.ensemble.members import Fitted, OofMatrix, Rows
 from facefold.ensemble.metrics import logit
 
@@ -67,15 +67,6 @@ def fit_feature_stackers(matrix: OofMatrix, features: FeatureLoader) -> Stacked:
     return Stacked(np.round(oof, 6), np.round(np.mean(test, axis=0), 6))
 
 
-def cross_fitted(x: np.ndarray, labels: np.ndarray, inner_fold: np.ndarray) -> np.ndarray:
-    """Return probabilities (n,): each inner fold of x (n, f) is predicted by a logistic regression on the others."""
-    prob = np.empty(len(labels))
-    for k in np.unique(inner_fold):
-        held_out = inner_fold == k
-        prob[held_out] = fit_logistic(x[~held_out], labels[~held_out]).predict(x[held_out])
-    return prob
-
-
 def split_inner_folds(labels: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Return one of `INNER_FOLDS` for each row, int64 (n,): equal shares of the labels, a group (n,) never divided."""
     names, first, member = np.unique(group, return_index=True, return_inverse=True)
@@ -95,7 +86,7 @@ def _principal_components(oof: np.ndarray, test: np.ndarray) -> tuple[np.ndarray
     varied = spread > 1e-6
     count = min(COMPONENTS, len(oof) // ROWS_PER_COMPONENT, int(varied.sum()))
     if count == 0:
-        return np.empty((len(oof), 0)), np.empty((len(test), 0))
+        return oof[:, :0], test[:, :0]
     mean, spread = oof[:, varied].mean(axis=0, dtype=np.float64), spread[varied]
     oof, test = (
         np.clip((features[:, varied] - mean) / spread, -MAX_DEVIATIONS, MAX_DEVIATIONS) for features in (oof, test)

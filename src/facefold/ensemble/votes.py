@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 from itertools import combinations
-from math import gcd, lcm
+from math import lcm
 
 import numpy as np
 
@@ -31,9 +31,8 @@ def integer_votes(weights: np.ndarray) -> np.ndarray:
     scale = lcm(*(weight.denominator for weight in exact))
     if scale > 10**9:  # many members of odd proportions: six decimals instead
         exact, scale = [Fraction(round(weight * 10**6), 10**6) for weight in relative.tolist()], 10**6
-    numbers = [int(weight * scale) for weight in exact]
-    common = gcd(*numbers)
-    return np.array([number // common for number in numbers], dtype=np.int64)
+    numbers = np.array([int(weight * scale) for weight in exact], dtype=np.int64)
+    return numbers // np.gcd.reduce(numbers)
 
 
 def search_votes(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -14,11 +14,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from facefold.data.competition import README
+from facefold.kaggle.kernel import MARK
 from facefold.runs import RESULT_FILES, fold_dir
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_json
 
-MARK = "facefold_pack.json"
 PROJECT = Path(__file__).resolve().parents[3]
 # Small packages only: torch and others of its size come with the image.
 WHEELS = (

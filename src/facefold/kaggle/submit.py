@@ -7,7 +7,7 @@ submissions/log.csv   time (UTC), competition, sha256 of the file, message, nest
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +15,6 @@ import pandas as pd
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_csv, write_csv
 
-_COLUMNS = dict.fromkeys(("time", "competition", "sha256", "message", "honest", "low", "high", "public"), str)
 _INSTALL = "install Kaggle's client with `pip install kaggle`, or upload {path} in the browser"
 # Parts of the client's answers (versions 1.5 to 1.8) in small letters, and a hint. The first match counts.
 _HINTS = (
@@ -74,6 +73,9 @@ class LogEntry:
     low: str = ""
     high: str = ""
     public: str = ""
+
+
+_COLUMNS = dict.fromkeys((field.name for field in fields(LogEntry)), str)
 
 
 def load_submission_log(root: Path) -> list[LogEntry]:

@@ -6,22 +6,11 @@ import numpy as np
 import pandas as pd
 
 from facefold.ensemble.blend import Blend
-from facefold.ensemble.calibration import fit_logistic
-from facefold.ensemble.metrics import decide, logit, score_predictions, wilson_interval
-from facefold.report import figures
-from facefold.report.html import inline_svg
+from facefold.ensemble.calibration import CALIBRATION_C, cross_fitted
+from facefold.ensemble.metrics import logit, score_predictions, wilson_interval
 
 BINS = 10
 DEFAULT_BAND = (0.3, 0.7)  # doubtful rows are counted in it if the second pass found no band
-
-
-def recalibrate(prob: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Return probabilities (n,) of label 1 after Platt's calibration (1999), cross-fitted over the folds (n,)."""
-    calibrated, x = np.empty(len(prob)), logit(prob)[:, None]
-    for k in np.unique(fold):
-        rest = fold != k
-        calibrated[~rest] = fit_logistic(x[rest], labels[rest], c=100.0).predict(x[~rest])
-    return calibrated
 
 
 def reliability_bins(prob: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
@@ -36,38 +25,29 @@ def reliability_bins(prob: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
 
 
 def calibration_section(oof: pd.DataFrame) -> dict[str, Any]:
-    """Return scores and a reliability diagram of the blend's oof (prob, label, fold), as it is and calibrated."""
+    """Return scores and bins of the blend's oof (prob, label, fold), as it is and calibrated."""
     prob, labels, fold = (oof[name].to_numpy() for name in ("prob", "label", "fold"))
-    calibrated = recalibrate(prob, labels, fold)
-    before, after = score_predictions(prob, labels), score_predictions(calibrated, labels)
-    svg = figures.draw_reliability(reliability_bins(prob, labels), reliability_bins(calibrated, labels))
-    alt = f"Reliability diagram; calibration error as it is {before.ece:.4f}, calibrated {after.ece:.4f}"
-    return {"before": before, "after": after, "reliability_svg": inline_svg(svg, alt)}
+    calibrated = cross_fitted(logit(prob)[:, None], labels, fold, CALIBRATION_C)  # Platt (1999)
+    both = (prob, calibrated)
+    return {
+        "scores": [score_predictions(each, labels) for each in both],
+        "bins": [reliability_bins(each, labels) for each in both],
+    }
 
 
 def doubtful_section(blend: Blend) -> dict[str, Any]:
-    """Return how many rows lie in the doubtful band, how many of the train rows are correct, and a histogram."""
+    """Return how many rows lie in the doubtful band, and how many of the train rows are correct."""
     low, high = blend.facts["notes"].get("second_pass", {}).get("band", (0.5, 0.5))
     default = low >= high
     band = DEFAULT_BAND if default else (low, high)
-    prob, labels = (blend.oof[name].to_numpy() for name in ("prob", "label"))
-    inside = blend.oof["prob"].between(*band).to_numpy()
-    train, test = int(inside.sum()), int(blend.test["prob"].between(*band).sum())
-    correct = int((decide(prob) == labels)[inside].sum())
-    low, high = wilson_interval(correct, train)
-    alt = (
-        f"Histogram of the blend's probabilities by label. {train:,} of {len(prob):,} train rows and {test:,} of "
-        f"{len(blend.test):,} test rows are between {band[0]:g} and {band[1]:g}"
-    )
+    train, test = (table[table["prob"].between(*band)] for table in (blend.oof, blend.test))
+    correct = int((train["pred"] == train["label"]).sum())
     return {
         "band": band,
+        "edges": np.linspace(0, 1, 41),
         "default": default,
-        "train": train,
-        "train_rows": len(prob),
-        "test": test,
-        "test_rows": len(blend.test),
+        "train": len(train),
+        "test": len(test),
         "correct": correct,
-        "low": low,
-        "high": high,
-        "svg": inline_svg(figures.draw_probabilities(prob, labels, band), alt),
+        "interval": wilson_interval(correct, len(train)),
     }

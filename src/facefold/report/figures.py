@@ -41,24 +41,20 @@ _STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 8.5,
 }
-_NO_GRID = {"axes.grid": False}
 _DIAGONAL = {"color": COLOURS[5], "linewidth": 0.8, "linestyle": LINES[2]}
 
 
-def _drawing(**style) -> Callable:
-    """Return a decorator: draw in the report's style (and `style`), and return the figure as SVG bytes."""
+def _drawing(draw: Callable[..., Figure]) -> Callable[..., bytes]:
+    """Decorate `draw`: draw in the report's style, and return the figure as SVG bytes."""
 
-    def decorate(draw: Callable[..., Figure]) -> Callable[..., bytes]:
-        @wraps(draw)
-        def as_svg(*args, **kwargs) -> bytes:
-            buffer = io.BytesIO()
-            with matplotlib.rc_context({**_STYLE, **style}):
-                draw(*args, **kwargs).savefig(buffer, format="svg", facecolor="none", metadata={"Date": None})
-            return buffer.getvalue()
+    @wraps(draw)
+    def as_svg(*args, **kwargs) -> bytes:
+        buffer = io.BytesIO()
+        with matplotlib.rc_context(_STYLE):
+            draw(*args, **kwargs).savefig(buffer, format="svg", facecolor="none", metadata={"Date": None})
+        return buffer.getvalue()
 
-        return as_svg
-
-    return decorate
+    return as_svg
 
 
 def _new_figure(height: float) -> tuple[Figure, Axes]:
@@ -66,7 +62,7 @@ def _new_figure(height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-@_drawing()
+@_drawing
 def draw_intervals(
     names: Sequence[str],
     table: pd.DataFrame,
@@ -93,13 +89,12 @@ def draw_intervals(
             spread = np.maximum([(values - low)[own], (high - values)[own]], 0)
             axes.errorbar(values[own], rows[own], xerr=spread, fmt=marker, color=colour, markersize=4.5, capsize=2.5)
     axes.set_yticks(rows, names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel(xlabel)
+    axes.set(xlabel=xlabel, ylim=(len(names) - 0.5, -0.5))
     return figure
 
 
-@_drawing()
+@_drawing
 def draw_learning_curves(
     histories: Sequence[pd.DataFrame], column: str = "valid_acc", ylabel: str = "validation accuracy"
 ) -> Figure:
@@ -135,26 +130,25 @@ def _plot_histories(figure: Figure, histories: Mapping[str, pd.DataFrame], colum
         losses.plot(epoch, history["valid_loss"], **line)
         metric.plot(epoch, history[column], label=name, **line)
     losses.set_ylabel("loss (train dashed)")
-    metric.set_ylabel(ylabel)
-    metric.set_xlabel("epoch")
+    metric.set(xlabel="epoch", ylabel=ylabel)
     metric.xaxis.set_major_locator(MaxNLocator(8, integer=True))
 
 
-@_drawing(**_NO_GRID)
+@_drawing
 def draw_density(values: np.ndarray, pred: np.ndarray, name: str) -> Figure:
     """Draw how many rows have a value and a prediction, both (n,), logarithmically; a line where they are equal."""
     low, high = min(values.min(), pred.min()), max(values.max(), pred.max())
     counts, _, _ = np.histogram2d(pred, values, bins=60, range=[(low, high)] * 2)
     figure, axes = _new_figure(WIDTH)
+    axes.grid(False)
     shades = np.log1p(np.ma.masked_equal(counts, 0))
     axes.imshow(shades, origin="lower", extent=(low, high, low, high), cmap="Blues", vmin=-1)
     axes.plot([low, high], [low, high], color=COLOURS[1], linewidth=1)
-    axes.set_xlabel(f"actual {name}")
-    axes.set_ylabel(f"predicted {name}")
+    axes.set(xlabel=f"actual {name}", ylabel=f"predicted {name}")
     return figure
 
 
-@_drawing(**_NO_GRID)
+@_drawing
 def draw_confusion(counts: np.ndarray) -> Figure:
     """Draw counts int (2, 2) by label and prediction, with the share of each label's rows."""
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -162,7 +156,7 @@ def draw_confusion(counts: np.ndarray) -> Figure:
     return _draw_cells(shares, texts, ["0", "1"], "prediction", "label", 12)
 
 
-@_drawing(**_NO_GRID)
+@_drawing
 def draw_agreement(names: Sequence[str], fixes: np.ndarray) -> Figure:
     """Draw int (m, m): the rows that the recipe of each line has right and the recipe of each column wrong."""
     shares = fixes / max(fixes.max(), 1)
@@ -175,6 +169,7 @@ def _draw_cells(
 ) -> Figure:
     """Draw a square of cells, darker for a larger share; a cell without text is left out."""
     figure, axes = _new_figure(max(3.0, 1.0 + 0.42 * len(names)))
+    axes.grid(False)
     for row, column in np.ndindex(shares.shape):
         if texts[row][column]:
             style = {"facecolor": COLOURS[0], "alpha": 0.06 + 0.44 * shares[row, column], "linewidth": 0}
@@ -187,7 +182,7 @@ def _draw_cells(
     return figure
 
 
-@_drawing()
+@_drawing
 def draw_fold_accuracy(accuracy: pd.DataFrame) -> Figure:
     """Draw a line per column of accuracy (k folds, recipes); the last column, the blend, is thick."""
     figure, axes = _new_figure(3.2)
@@ -195,14 +190,12 @@ def draw_fold_accuracy(accuracy: pd.DataFrame) -> Figure:
         last = i == len(accuracy.columns) - 1
         line = {"color": INK, "linewidth": 2.6} if last else {"color": COLOURS[i % len(COLOURS)], "linewidth": 1.2}
         axes.plot(accuracy.index, accuracy[name], marker=MARKERS[i % len(MARKERS)], markersize=4.5, label=name, **line)
-    axes.set_xticks(accuracy.index)
-    axes.set_xlabel("fold")
-    axes.set_ylabel("accuracy")
+    axes.set(xticks=accuracy.index, xlabel="fold", ylabel="accuracy")
     figure.legend(loc="outside upper center", ncols=3, columnspacing=1)
     return figure
 
 
-@_drawing()
+@_drawing
 def draw_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     """Draw ROC curves: name -> (false positive rate, true positive rate), both (n,).
 
@@ -211,12 +204,9 @@ def draw_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     figure, axes = _new_figure(4.0)
     corner = axes.inset_axes((0.42, 0.14, 0.55, 0.55), facecolor=PAPER)
     for i, (name, (false_positive, true_positive)) in reversed(list(enumerate(curves.items()))):
-        style = {
-            "color": INK if i == 0 else COLOURS[(i - 1) % len(COLOURS)],
-            "linewidth": 2.2 if i == 0 else 1.2,
-            "linestyle": LINES[0 if i == 0 else i % len(LINES)],
-            "zorder": 3 if i == 0 else 2,
-        }
+        style = {"color": COLOURS[(i - 1) % len(COLOURS)], "linewidth": 1.2, "linestyle": LINES[i % len(LINES)]}
+        if i == 0:
+            style |= {"color": INK, "linewidth": 2.2, "zorder": 3}
         axes.plot(false_positive, true_positive, label=name, **style)
         corner.plot(false_positive, true_positive, **style)
     axes.plot([0, 1], [0, 1], **_DIAGONAL)
@@ -229,7 +219,7 @@ def draw_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     return figure
 
 
-@_drawing()
+@_drawing
 def draw_reliability(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
     """Draw the share of label 1 against the mean probability; tables mean, share, low, high, a row per bin."""
     figure, axes = _new_figure(4.0)
@@ -244,38 +234,38 @@ def draw_reliability(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
     return figure
 
 
-@_drawing()
-def draw_probabilities(prob: np.ndarray, labels: np.ndarray, band: tuple[float, float]) -> Figure:
-    """Draw histograms of the probabilities (n,) by label (n,), logarithmically; the doubtful band is shaded."""
+@_drawing
+def draw_histogram(
+    values: np.ndarray, labels: np.ndarray, edges: np.ndarray, xlabel: str, band: tuple[float, float] | None = None
+) -> Figure:
+    """Draw histograms of numbers by label; around a doubtful band, which is shaded, logarithmically.
+
+    Args:
+        values: The numbers (n,).
+        labels: 0 or 1 (n,).
+        edges: Of the bins.
+        xlabel: What the numbers are.
+        band: The doubtful ones.
+    """
     figure, axes = _new_figure(3.4)
-    axes.axvspan(*band, color=COLOURS[4], alpha=0.22, linewidth=0, label="doubtful band")
-    _plot_histograms(axes, prob, labels, np.linspace(0, 1, 41))
-    axes.set_yscale("log")
-    axes.set(xlim=(0, 1), xlabel="probability of label 1", ylabel="rows")
-    figure.legend(loc="outside upper center", ncols=3)
-    return figure
-
-
-@_drawing()
-def draw_histogram(values: np.ndarray, labels: np.ndarray, edges: np.ndarray, xlabel: str) -> Figure:
-    """Draw histograms of the numbers (n,) by label (n,), in bins between `edges`."""
-    figure, axes = _new_figure(3.4)
-    _plot_histograms(axes, values, labels, edges)
-    axes.set(xlabel=xlabel, ylabel="rows")
-    figure.legend(loc="outside upper center", ncols=2)
-    return figure
-
-
-def _plot_histograms(axes: Axes, values: np.ndarray, labels: np.ndarray, edges: np.ndarray) -> None:
+    if band is not None:
+        axes.axvspan(*band, color=COLOURS[4], alpha=0.22, linewidth=0, label="doubtful band")
     for label in (0, 1):
         line = {"color": COLOURS[label], "linewidth": 1.5, "linestyle": LINES[label]}
         axes.hist(values[labels == label], bins=edges, histtype="step", label=f"label {label}", **line)
+    if band is not None:
+        axes.set(yscale="log", xlim=(edges[0], edges[-1]))
+    axes.set(xlabel=xlabel, ylabel="rows")
+    figure.legend(loc="outside upper center", ncols=2 if band is None else 3)
+    return figure
 
 
-@_drawing(**{**_NO_GRID, "axes.spines.left": False, "axes.spines.bottom": False})
+@_drawing
 def draw_balance(shares: Mapping[str, tuple[int, int]]) -> Figure:
     """Draw a bar per name with the shares of its rows (of label 0, of label 1)."""
     figure, axes = _new_figure(0.7 + 0.5 * len(shares))
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
     for row, counts in enumerate(shares.values()):
         start, rows = 0.0, max(sum(counts), 1)
         for label, count in enumerate(counts):
@@ -284,14 +274,13 @@ def draw_balance(shares: Mapping[str, tuple[int, int]]) -> Figure:
             axes.text(start + 0.02, row, f"{count:,} ({100 * count / rows:.1f} %)", va="center", fontsize=9)
             start += count / rows
     axes.set_yticks(range(len(shares)), shares)
-    axes.set(xlim=(0, 1), ylim=(len(shares) - 0.5, -0.5))
-    axes.set_xticks([])
+    axes.set(xlim=(0, 1), ylim=(len(shares) - 0.5, -0.5), xticks=[])
     axes.tick_params(length=0)
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
-@_drawing()
+@_drawing
 def draw_violins(values: np.ndarray, groups: np.ndarray, names: Sequence[str], ylabel: str) -> Figure:
     """Draw a violin and a box (quartiles, whiskers of 1.5 box lengths) of values (n,) for each group 0, 1, .. (n,)."""
     figure, axes = _new_figure(3.4)
@@ -304,6 +293,5 @@ def draw_violins(values: np.ndarray, groups: np.ndarray, names: Sequence[str], y
         median = {"color": INK, "linewidth": 1.6}
         axes.boxplot(own, positions=[group], widths=0.2, showfliers=False, medianprops=median, **lines)
     axes.set_xticks(range(len(names)), names)
-    axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.set_ylabel(ylabel)
+    axes.set(xlim=(-0.6, len(names) - 0.4), ylabel=ylabel)
     return figure

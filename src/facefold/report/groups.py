@@ -5,18 +5,13 @@ careful, not why.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from facefold.ensemble.blend import Blend
-from facefold.ensemble.metrics import wilson_interval
-from facefold.report import figures
-from facefold.report.html import inline_svg
+from facefold.ensemble.metrics import score_decisions
 
 MAX_GROUPS = 12  # bands of a number; other columns with more values than this are left out
-_COLUMNS = ["group", "rows", "accuracy", "low", "high", "label_0", "label_1"]
 
 
 def parse_numbers(column: pd.Series) -> np.ndarray | None:
@@ -67,32 +62,17 @@ def group_accuracy(group: pd.Series, oof: pd.DataFrame) -> pd.DataFrame:
     oof = oof.assign(group=group, correct=oof["label"] == oof["pred"])
     table = []
     for name, rows in oof.groupby("group", observed=True):
-        correct = int(rows["correct"].sum())
-        by_label = [rows.loc[rows["label"] == label, "correct"].mean() for label in (0, 1)]
-        table.append((name, len(rows), correct / len(rows), *wilson_interval(correct, len(rows)), *by_label))
-    return pd.DataFrame(table, columns=_COLUMNS)
+        by_label = {f"label_{label}": rows.loc[rows["label"] == label, "correct"].mean() for label in (0, 1)}
+        table.append({"group": name, "rows": len(rows), **score_decisions(rows["correct"]), **by_label})
+    return pd.DataFrame(table)
+
+
+def align_meta(meta: pd.DataFrame | None, oof: pd.DataFrame) -> pd.DataFrame:
+    """Return meta.csv by id in the order of `oof`, blank where it lacks a row; no columns without meta.csv."""
+    return pd.DataFrame() if meta is None else meta.set_index("id").reindex(oof["id"]).fillna("")
 
 
 def accuracy_by_column(meta: pd.DataFrame | None, oof: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Return `group_accuracy` of each column of meta.csv that makes groups, by its name; empty without meta.csv."""
-    if meta is None:
-        return {}
-    meta = meta.set_index("id").reindex(oof["id"]).fillna("")
-    groups = {name: group_column(meta[name]) for name in meta}
+    groups = {name: group_column(column) for name, column in align_meta(meta, oof).items()}
     return {name: group_accuracy(group, oof) for name, group in groups.items() if group is not None}
-
-
-def group_sections(meta: pd.DataFrame | None, blend: Blend) -> list[dict[str, Any]]:
-    """Return rows and drawing of each column of meta.csv that makes groups."""
-    sections = []
-    for column, table in accuracy_by_column(meta, blend.oof).items():
-        rows = list(table.itertuples())
-        svg = figures.draw_intervals(
-            [f"{row.group}  (n = {row.rows:,})" for row in rows],
-            table[["accuracy", "low", "high"]],
-            xlabel="accuracy",
-            reference=blend.facts["score"]["accuracy"],
-        )
-        values = ", ".join(f"{row.group} {row.accuracy:.3f} on {row.rows} rows" for row in rows)
-        sections.append({"column": column, "rows": rows, "svg": inline_svg(svg, f"Accuracy by {column}: {values}")})
-    return sections

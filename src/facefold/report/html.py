@@ -8,10 +8,9 @@ marker and line as well.
 
 import base64
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup, escape
 
 from facefold.data.images import encode_thumbnail
@@ -37,7 +36,7 @@ COLOURS = tuple(light for light, _ in SERIES.values())
 INK, FAINT, PAPER = (PAGE[name][0] for name in ("ink", "faint", "paper"))
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
-    autoescape=True,
+    autoescape=select_autoescape(["html.j2"]),
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
@@ -45,23 +44,13 @@ TEMPLATES = Environment(
 TEMPLATES.globals["palette"] = PAGE | SERIES
 
 
-@dataclass(frozen=True)
-class Photo:
-    """An image inlined in a page. source: data URI; alt: what it is, in words; caption: its line breaks are kept."""
-
-    source: str
-    alt: str
-    caption: str
-
-
-def load_photo(path: Path, pixels: int, alt: str, caption: str) -> Photo:
-    """Return the image `path` as a photo of `pixels` a side."""
-    jpeg = base64.b64encode(encode_thumbnail(path, pixels)).decode("ascii")
-    return Photo(f"data:image/jpeg;base64,{jpeg}", alt, caption)
+def inline_thumbnail(path: Path, pixels: int) -> str:
+    """Return the image `path`, `pixels` a side, as a data URI."""
+    return f"data:image/jpeg;base64,{base64.b64encode(encode_thumbnail(path, pixels)).decode('ascii')}"
 
 
 def render_page(template: str, **data) -> str:
-    """Return the HTML of a template of this folder; text in `data` is escaped, a name it lacks is an error."""
+    """Return a template of this folder with `data`, which HTML escapes; a name it lacks is an error."""
     return TEMPLATES.get_template(template).render(data)
 
 
@@ -78,3 +67,6 @@ def inline_svg(svg: bytes, alt: str) -> Markup:
     tag, rest = text.split(">", 1)
     tag = re.sub(r' (?:width|height)="[^"]*"', "", tag)
     return Markup(f'{tag} role="img" aria-label="{escape(alt)}">{rest.strip()}')
+
+
+TEMPLATES.filters.update(inline_svg=inline_svg, inline_thumbnail=inline_thumbnail)

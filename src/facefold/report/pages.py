@@ -14,11 +14,10 @@ from threadpoolctl import threadpool_limits
 from facefold.data.competition import Competition
 from facefold.data.folds import Folds
 from facefold.ensemble.members import load_features
-from facefold.report.html import Photo, load_photo, render_page
+from facefold.report.html import render_page
 
 MAX_ROWS = 200  # on a page, which stays below 10 MB
 NEIGHBOURS = 5
-_LARGE, _SMALL, _FACE = 96, 64, 128  # pixels of an issue, of its neighbours, of a new face
 
 
 def nearest_neighbours(root: Path, recipes: list[str], folds: Folds, ids: list[str]) -> pd.DataFrame:
@@ -57,26 +56,16 @@ def _normalise(features: np.ndarray) -> np.ndarray:
 
 def label_issues_page(competition: Competition, issues: pd.DataFrame, neighbours: pd.DataFrame, title: str) -> str:
     """Return the HTML of the first `MAX_ROWS` of `issues` (see `find_label_issues`) with their nearest neighbours."""
-
-    def photo(id: str, pixels: int, caption: str) -> Photo:
-        return load_photo(competition.image_path("train", id), pixels, f"train image {id}", caption)
-
-    by_id, rows = dict(list(neighbours.groupby("id"))), []
-    for row in issues.head(MAX_ROWS).itertuples():
-        nearest = by_id[row.id].itertuples() if row.id in by_id else ()
-        photos = [photo(other.neighbour, _SMALL, f"label {other.label}") for other in nearest]
-        rows.append((row, photo(row.id, _LARGE, f"id {row.id}"), photos))
-    return render_page("label_issues.html.j2", title=title, rows=rows, total=len(issues))
+    rows, by_id = issues.head(MAX_ROWS), dict(list(neighbours.groupby("id")))
+    data = {"competition": competition, "rows": rows, "neighbours": by_id, "total": len(issues)}
+    return render_page("label_issues.html.j2", title=title, **data)
 
 
 def predictions_page(table: pd.DataFrame, images: Sequence[Path], title: str) -> str:
     """Return the HTML of the first `MAX_ROWS` rows of `table` (file, face, prob, label, ..); images: one per row."""
     faces = [
-        (
-            load_photo(path, _FACE, f"face {row['face']} of {row['file']}", f"label {row['label']}"),
-            f"{row['file']}, face {row['face']}: {format_prediction(row)}.",
-        )
-        for (_, row), path in zip(table.head(MAX_ROWS).iterrows(), images, strict=False)
+        (path, row, format_prediction(row))
+        for path, (_, row) in zip(images, table.head(MAX_ROWS).iterrows(), strict=False)
     ]
     return render_page("predictions.html.j2", title=title, faces=faces, total=len(table))
 

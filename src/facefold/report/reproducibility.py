@@ -1,10 +1,7 @@
-"""How the blend came about: time and memory, the commands, and the options and hashes of everything that went in."""
+"""How the blend came about: the commands, and the versions and settings of everything that went in."""
 
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
-
-import numpy as np
 
 from facefold.data.folds import Folds, grouping_key
 from facefold.models.recipe import Recipe
@@ -12,51 +9,11 @@ from facefold.runs import CORRECTED_SUFFIX, Member
 from facefold.task import Target
 
 
-def costs(members: list[Member], steps: dict[str, dict]) -> dict[str, Any]:
-    """Return time and memory of the recipes, by their run.json, and of the steps (see `load_timings`)."""
-    return {
-        "recipes": [
-            {
-                "recipe": member.name,
-                "seconds": _aggregate(member, "seconds", sum),
-                "cpu_seconds": _aggregate(member, "cpu_seconds", sum),
-                "images_per_second": _aggregate(member, "images_per_second", np.mean),
-                "peak_memory_mb": _aggregate(member, "peak_memory_mb", max),
-                "device": _aggregate(member, "device", _list_values, "{}"),
-                "precision": _aggregate(member, "precision", _list_values, "{}"),
-            }
-            for member in members
-        ],
-        "steps": steps,
-    }
-
-
-def _aggregate(member: Member, key: str, aggregate: Callable, spec: str = "{:,.0f}") -> str:
-    """Return a value of run.json over the folds as text, "-" if none has it."""
-    values = [run[key] for run in member.runs if run.get(key) is not None]
-    return spec.format(aggregate(values)) if values else "-"
-
-
-def _list_values(values: list[str]) -> str:
-    return ", ".join(sorted(set(values)))
-
-
 def origin(facts: dict, folds: Folds, members: list[Member]) -> dict[str, Any]:
-    """Return the commands, and the hashes, versions and settings of everything that went in; facts: blend.json."""
-    corrected = any(name.endswith(CORRECTED_SUFFIX) for name in facts["options"]["recipes"])
-    hashes = [
-        ("submission.csv", facts["files"]["submission.csv"]),
-        ("train.csv and meta.csv" if Target(facts["target"]).regression else "train.csv", folds.train_sha256),
-        ("folds.csv", folds.hash),
-        ("images", facts["images_hash"]),
-        *((f"recipe {member['recipe']}, seed {member['seed']}", member["recipe_hash"]) for member in facts["members"]),
-    ]
-    if corrected:
-        hashes.append(("corrections (FILE; each run.json has them as corrected)", facts["corrections"]["hash"]))
+    """Return the commands, and the versions and settings of everything that went in; facts: blend.json."""
     runs = [run for member in members for run in member.runs]
     return {
-        "commands": "\n".join(_commands(facts, folds)),
-        "hashes": hashes,
+        "commands": _commands(facts, folds),
         "versions": sorted({pair for run in runs for pair in run.get("versions", {}).items()}),
         "settings": {
             member.name: _changed_settings(member.runs[0]["settings"])

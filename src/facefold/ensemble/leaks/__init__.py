@@ -1,19 +1,9 @@
 """The leaks that a person may choose to use, and the words about those that a blend used, by its facts (blend.json)."""
 
-from facefold.ensemble.leaks.base import BlendScores, Leak, LeakResult
+from facefold.ensemble.leaks.base import Leak
 from facefold.ensemble.leaks.duplicates import DuplicateLeak
 from facefold.ensemble.leaks.order import OrderLeak
 
-__all__ = [
-    "LEAKS",
-    "BlendScores",
-    "Leak",
-    "LeakResult",
-    "announce_leaks",
-    "describe_leaks",
-    "unused_leaks",
-    "used_leaks",
-]
 LEAKS: dict[str, type[Leak]] = {leak.name: leak for leak in (OrderLeak, DuplicateLeak)}  # in the order of use
 
 
@@ -33,7 +23,7 @@ def unused_leaks(facts: dict) -> list[str]:
 
 def announce_leaks(facts: dict) -> str:
     """Return the first line of everything that shows the blend; empty if no leak was used."""
-    return " ".join(leak.announce(leak_facts) for leak, leak_facts in used_leaks(facts))
+    return " ".join(leak.announcement.format(**leak_facts) for leak, leak_facts in used_leaks(facts))
 
 
 def describe_leaks(facts: dict) -> list[str]:

@@ -40,11 +40,13 @@ class Leak(ABC):
     """One leak of a competition. The texts are formatted with the facts of `apply`.
 
     name: of the option --use-<name>, of submissions/<name>.csv and in blend.json; kind: of its rows in the leaderboard.
-    headline: what follows the chosen method; unused: what to say if it gains nothing.
+    announcement: the first line of everything that shows a blend with this leak, by the facts of `require`; headline:
+    what follows the chosen method; unused: what to say if it gains nothing.
     """
 
     name: ClassVar[str]
     kind: ClassVar[str]
+    announcement: ClassVar[str]
     headline: ClassVar[str]
     unused: ClassVar[str]
 
@@ -60,11 +62,6 @@ class Leak(ABC):
     @abstractmethod
     def apply(self, matrix: OofMatrix, scores: BlendScores) -> LeakResult:
         """Use the leak after scoring it on train rows whose labels have no part in their own score."""
-
-    @staticmethod
-    @abstractmethod
-    def announce(facts: dict) -> str:
-        """Return the first line of everything that shows a blend with this leak, by the facts of `require`."""
 
     @staticmethod
     @abstractmethod

@@ -37,6 +37,10 @@ class DuplicateLeak(Leak):
 
     name = DUPLICATES
     kind = "near-duplicates"
+    announcement = (
+        "THE LABELS OF DUPLICATES WERE USED: {answered:,} of {test_rows:,} test images show a "
+        "picture of train and take its label, a leak of this competition that tells nothing about new images."
+    )
     headline = ", near-duplicates of train images by their labels"
     unused = "the labels of duplicates gain nothing by a real margin: they are not in the submission after all"
 
@@ -106,13 +110,6 @@ class DuplicateLeak(Leak):
     def _answers(self, ids: Sequence[str], labels: np.ndarray, split: str, rows: Sequence[str]) -> np.ndarray:
         """Return the label of most duplicates of each row, int (len(rows),), -1 for none; otherwise as `_labels`."""
         return self._labels(ids, labels, split, rows)["answer"].to_numpy()
-
-    @staticmethod
-    def announce(facts: dict) -> str:
-        return (
-            f"THE LABELS OF DUPLICATES WERE USED: {facts['answered']:,} of {facts['test_rows']:,} test images show a "
-            "picture of train and take its label, a leak of this competition that tells nothing about new images."
-        )
 
     @staticmethod
     def describe(facts: dict) -> str:

@@ -5,28 +5,27 @@ computes what it gains on rows whose labels take no part. All of them sort by th
 changes nothing. The models are in `decoders.py`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from facefold.data.competition import Competition
 from facefold.data.leaks import OrderEvidence, label_order_evidence, order_by_id
-from facefold.ensemble.calibration import fit_logistic
+from facefold.ensemble.calibration import CALIBRATION_C, fit_logistic
 from facefold.ensemble.leaks.base import BlendScores, Leak, LeakResult
-from facefold.ensemble.leaks.decoders import Chain, Posterior, align_posterior, fit_chain, hmm_posterior
+from facefold.ensemble.leaks.decoders import align_posterior, fit_chain, hmm_posterior
 from facefold.ensemble.members import OofMatrix
 from facefold.ensemble.metrics import Gain, compare_accuracy, decide, logit
-from facefold.ensemble.selection import choose_method
+from facefold.ensemble.selection import Choice, choose_method
 from facefold.utils.errors import InputError
 
 PLAIN = "no_order"
-DECODERS: dict[str, Callable[[np.ndarray, np.ndarray, Chain], Posterior]] = {  # from simple to complicated
+DECODERS = {  # from simple to complicated
     "hmm": hmm_posterior,
     "align": align_posterior,
 }
 MAX_PARTS = 10
-CALIBRATION_C = 100.0  # inverse strength of the calibration's ridge, which a few dozen rows feel and more do not
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,13 @@ class DecoderScores:
     """What the order gains on train rows that are treated as test rows.
 
     prob: probabilities of label 1 (n,) by decoder, and as before under `no_order`; gains: of each decoder over
-    no_order; picked: the simplest that no other beats by a significant paired gain, and why in a sentence; nested:
-    (n,), each part by what would be picked on the other parts; parts: how many there are.
+    no_order; choice: the simplest that no other beats by a significant paired gain; nested: (n,), each part by what
+    would be chosen on the other parts; parts: how many there are.
     """
 
     prob: dict[str, np.ndarray]
     gains: dict[str, Gain]
-    picked: str
-    why: str
+    choice: Choice
     nested: np.ndarray
     parts: int
 
@@ -49,6 +47,11 @@ class DecoderScores:
 class OrderLeak(Leak):
     name = "order"
     kind = "id order"
+    announcement = (
+        "THE ORDER OF THE IDS WAS USED: neighbours by id share their label "
+        "(correlation {correlation:.3f}, chance 0 +- {chance:.3f}), a leak of this "
+        "competition's numbering that tells nothing about new images."
+    )
     headline = ", read by the order of the ids ({picked})"
     unused = "no decoder gains by a real margin: the order of the ids is not in the submission after all"
 
@@ -57,33 +60,25 @@ class OrderLeak(Leak):
         return cls()
 
     def require(self, matrix: OofMatrix) -> dict:
-        evidence = label_order_evidence(matrix.ids, matrix.labels)
-        _require_order(evidence, "the train labels")
+        evidence = _require_order(matrix.ids, matrix.labels, "the train labels")
         order_by_id(matrix.test_ids)
         return {"correlation": evidence.correlation, "chance": evidence.chance}
 
     def apply(self, matrix: OofMatrix, scores: BlendScores) -> LeakResult:
         scored = score_decoders(matrix.ids, matrix.labels, scores.nested, len(matrix.test_ids))
+        picked = scored.choice.name
         facts = {
             **self.require(matrix),
-            "used": scored.picked != PLAIN,
-            "picked": scored.picked,
-            "why": scored.why,
+            "used": picked != PLAIN,
+            "picked": picked,
+            "why": scored.choice.why,
             "parts": scored.parts,
             "gains": {name: asdict(gain) for name, gain in scored.gains.items()},
         }
         if facts["used"]:
-            test = decode_order(scored.picked, matrix.ids, matrix.labels, scores.oof, matrix.test_ids, scores.test)
+            test = decode_order(picked, matrix.ids, matrix.labels, scores.oof, matrix.test_ids, scores.test)
             scores = replace(scores, nested=scored.nested, test=test)
         return LeakResult(scores, {f"order_{name}": scored.prob[name] for name in DECODERS}, facts)
-
-    @staticmethod
-    def announce(facts: dict) -> str:
-        return (
-            "THE ORDER OF THE IDS WAS USED: neighbours by id share their label "
-            f"(correlation {facts['correlation']:.3f}, chance 0 +- {facts['chance']:.3f}), a leak of this "
-            "competition's numbering that tells nothing about new images."
-        )
 
     @staticmethod
     def describe(facts: dict) -> str:
@@ -115,8 +110,8 @@ def decode_order(
         test_ids: (t,).
         test_prob: float64 (t,), computed like `oof_prob`.
     """
-    _require_order(label_order_evidence(train_ids, labels), "the train labels")
-    _require_order(label_order_evidence(test_ids, decide(test_prob)), "the predicted test labels")
+    _require_order(train_ids, labels, "the train labels")
+    _require_order(test_ids, decide(test_prob), "the predicted test labels")
     train, test = order_by_id(train_ids), order_by_id(test_ids)
     ordered = np.asarray(labels)[train]
     calibrated = _calibrated(np.asarray(oof_prob)[train], ordered, np.asarray(test_prob)[test])
@@ -152,7 +147,7 @@ def score_decoders(
         test_rows: The number of test rows.
         seed: Of the split.
     """
-    _require_order(label_order_evidence(ids, labels), "the train labels")
+    _require_order(ids, labels, "the train labels")
     labels, oof_prob, rows = np.asarray(labels), np.asarray(oof_prob, dtype=np.float64), len(ids)
     parts = min(MAX_PARTS, max(2, round((rows + test_rows) / test_rows)))
     order = order_by_id(ids)
@@ -172,18 +167,20 @@ def score_decoders(
     for held_out, rest in splits:
         best = choose_method({name: decoded[rest] for name, decoded in prob.items()}, labels[rest]).name
         nested[held_out] = prob[best][held_out]
-    choice = choose_method(prob, labels)
     gains = {name: compare_accuracy(prob[name], prob[PLAIN], labels) for name in DECODERS}
-    return DecoderScores(prob, gains, choice.name, choice.why, nested, parts)
+    return DecoderScores(prob, gains, choose_method(prob, labels), nested, parts)
 
 
-def _require_order(evidence: OrderEvidence, what: str) -> None:
+def _require_order(ids: Sequence[str], labels: np.ndarray, what: str) -> OrderEvidence:
+    """Return the evidence that labels (n,), in words `what`, are in the order of ids (n,); `InputError` without any."""
+    evidence = label_order_evidence(ids, labels)
     if not evidence.shows:
         raise InputError(
             f"{what} show no order: neighbours by id correlate by {evidence.correlation:.3f}, and chance alone "
             f"gives 0 +- {evidence.chance:.3f} with {evidence.rows} rows. The order of the ids cannot help; "
             "leave it out."
         )
+    return evidence
 
 
 def _calibrated(prob: np.ndarray, labels: np.ndarray, other: np.ndarray) -> np.ndarray:
