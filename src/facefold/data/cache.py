@@ -5,6 +5,7 @@ cache/<split>_<size>px_<images hash>_<shard>.npy   uint8 (n, size, size, 3) RGB,
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +17,11 @@ from facefold.data.competition import SPLITS, Competition
 from facefold.data.images import decode_image, map_images
 from facefold.utils.console import no_bar
 from facefold.utils.files import (
-    atomic_path,
     checksum_path,
     is_intact,
     lock_directory,
-    npy_header,
     require_disk_space,
-    write_checksum,
+    write_npy_blocks,
 )
 from facefold.utils.npy import NpyRows
 from facefold.utils.processes import core_count
@@ -111,13 +110,12 @@ def _build(competition: Competition, split: str, size: int) -> None:
                 old.unlink()  # damaged, or of images that have changed since, or of a process that was killed
         rows = sum(len(ids) for _, ids in missing)
         require_disk_space(folder, rows * _image_bytes(size), f"the {split} images at {size} pixels")
+
+        def decode(ids: list[str]) -> Iterator[np.ndarray]:
+            for pixels in map_images(lambda id: decode_image(competition.image_path(split, id), size), ids):
+                bar.update()
+                yield pixels[None]
+
         with tqdm(total=rows, desc=f"cache {split} {size} px", disable=no_bar()) as bar:
             for path, ids in missing:
-                paths = [competition.image_path(split, id) for id in ids]
-                with atomic_path(path) as temporary, open(temporary, "wb") as out:
-                    npy_header(out, np.dtype(np.uint8), (len(ids), size, size, 3))
-                    for pixels in map_images(lambda path: decode_image(path, size), paths):
-                        out.write(pixels.tobytes())
-                        bar.update()
-                    out.flush()
-                    write_checksum(path, temporary)
+                write_npy_blocks(path, len(ids), decode(ids))

@@ -13,13 +13,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from facefold.data.archive import Member, open_archive, open_zip
 from facefold.data.competition import README, SPLITS, SYNTHETIC_MARKER, is_empty
 from facefold.data.csv_file import MAX_CSV_BYTES
 from facefold.data.images import MAX_BYTES
-from facefold.utils.console import no_bar
+from facefold.utils.console import progress_bar
 from facefold.utils.errors import InputError
 from facefold.utils.files import require_disk_space, write_bytes
 
@@ -55,8 +53,8 @@ def install_competition(source: Path, root: Path) -> bool:
             with staged_competition(root) as staged:
                 with _open_images(members, staged) as images:
                     require_disk_space(root, sum(member.size for member in images.values()), "the images")
-                    files, quiet = {**csv_files, **images}, len(images) < 1000 or no_bar()
-                    for name, member in tqdm(files.items(), desc="unpacking", unit="file", disable=quiet):
+                    files = {**csv_files, **images}
+                    for name, member in progress_bar(files.items(), len(files), "unpacking", "file"):
                         member.copy(staged / name)
                 if synthetic:
                     _remove_results(root)

@@ -6,20 +6,19 @@ gender: 0 male, 1 female; race: 0 White, 1 Black, 2 Asian, 3 Indian, 4 other
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
-from tqdm import tqdm
 
 from facefold.data.archive import open_archive
 from facefold.data.competition import is_empty
 from facefold.data.layout import staged_competition
-from facefold.utils.console import no_bar
+from facefold.utils.console import progress_bar
 from facefold.utils.errors import InputError
-from facefold.utils.files import sha256_file, sha256_text, write_csv
+from facefold.utils.files import csv_text, sha256_file, sha256_text, write_csv
 from facefold.utils.seeding import seed_of
 
 OLDEST = 116
@@ -28,8 +27,7 @@ _NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_\d+ ?(\.jpg(?:\.chip\.jpg)?)", re.
 _MTIME = 946_684_800  # 2000-01-01 UTC, of all images: the times of the files may say who was collected when
 
 
-@dataclass(frozen=True)
-class UtkfaceImport:
+class UtkfaceImport(NamedTuple):
     """The result of an import.
 
     train, test: id, label, age, race. malformed: names that were left out. repeated: files whose name is in another
@@ -79,8 +77,7 @@ def install_utkface(source: Path, root: Path, test_size: int, seed: int) -> Utkf
             _require_same_solution(root, test)
             member_of = {member.path: member for member in members}
             with staged_competition(root) as staged:
-                quiet = len(table) < 1000 or no_bar()
-                for row in tqdm(table.itertuples(), total=len(table), desc="unpacking", unit="img", disable=quiet):
+                for row in progress_bar(table.itertuples(), len(table), "unpacking"):
                     path = staged / row.split / f"{row.id}.jpg"
                     member_of[row.path].copy(path)
                     os.utime(path, (_MTIME, _MTIME))
@@ -164,4 +161,4 @@ def _require_same_solution(root: Path, test: pd.DataFrame) -> None:
 
 
 def _csv_sha256(table: pd.DataFrame) -> str:
-    return sha256_text(table.to_csv(index=False, lineterminator="\n"))
+    return sha256_text(csv_text(table))

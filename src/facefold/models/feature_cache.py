@@ -10,7 +10,7 @@ read; they are removed when the run's current ones are computed.
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +28,11 @@ from facefold.models.precision import Precision
 from facefold.models.recipe import Recipe
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
-    atomic_path,
     is_intact,
     lock_directory,
-    npy_header,
     require_disk_space,
     sha256_text,
-    write_checksum,
+    write_npy_blocks,
 )
 from facefold.utils.npy import NpyRows
 
@@ -131,7 +129,8 @@ class FeatureCache:
                 shutil.rmtree(folder, ignore_errors=True)
         rows = np.arange(len(self.images.ids))
         stages = fuse_frozen_stages(self.frozen_stages, self._load_images("plain", rows[:CHUNK]), self.precision)
-        with atomic_path(path) as temporary, open(temporary, "wb") as out, torch.inference_mode():
+
+        def compute() -> Iterator[np.ndarray]:
             for start in range(0, len(rows), CHUNK):
                 activations = stages(self._load_images(name, rows[start : start + CHUNK]))
                 values = activations.permute(0, 2, 3, 1).half().cpu().numpy()
@@ -143,10 +142,10 @@ class FeatureCache:
                 if start == 0:
                     size = len(rows) * values[0].nbytes
                     require_disk_space(path.parent, size, f"the view {name} of the frozen stages")
-                    npy_header(out, values.dtype, (len(rows), *values.shape[1:]))
-                out.write(np.ascontiguousarray(values).tobytes())
-            out.flush()
-            write_checksum(path, temporary)
+                yield values
+
+        with torch.inference_mode():
+            write_npy_blocks(path, len(rows), compute())
 
     def _load_images(self, name: str, rows: np.ndarray) -> torch.Tensor:
         if name.startswith("epoch_"):
