@@ -24,6 +24,7 @@ from facefold.utils.files import (
     lock_directory,
     read_csv,
     read_json,
+    remove_files,
     sha256_file,
     sha256_text,
     write_checksum,
@@ -207,8 +208,7 @@ def _inspect(path: Path) -> ImageFacts | str:
 
 
 def _write_thumbnails(competition: Competition, table: Path, pixels: Path) -> None:
-    for old in [*table.parent.glob("thumbnails_*"), *table.parent.glob(".thumbnails_*.part")]:
-        old.unlink()  # of images that have changed since, or of a process that was killed
+    remove_files(table.parent, "thumbnails_*")  # of images that have changed since
     rows = [(split, id) for split in SPLITS for id in competition.ids(split)]
     thumbnails = map_images(lambda row: read_thumbnail(competition.image_path(*row), THUMBNAIL_SIDE), rows)
     headers = []

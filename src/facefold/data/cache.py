@@ -17,9 +17,9 @@ from facefold.data.competition import SPLITS, Competition
 from facefold.data.images import decode_image, map_images
 from facefold.utils.console import no_bar
 from facefold.utils.files import (
-    checksum_path,
     is_intact,
     lock_directory,
+    remove_files,
     require_disk_space,
     write_npy_blocks,
 )
@@ -104,10 +104,7 @@ def _build(competition: Competition, split: str, size: int) -> None:
         if not missing:
             return
         folder, intact = competition.root / "cache", {path for path, _ in shards} - {path for path, _ in missing}
-        kept = intact | {checksum_path(path) for path in intact}
-        for old in [*folder.glob(f"{split}_{size}px_*"), *folder.glob(f".{split}_{size}px_*.part")]:
-            if old not in kept:
-                old.unlink()  # damaged, or of images that have changed since, or of a process that was killed
+        remove_files(folder, f"{split}_{size}px_*", intact)  # damaged, or of images that have changed since
         rows = sum(len(ids) for _, ids in missing)
         require_disk_space(folder, rows * _image_bytes(size), f"the {split} images at {size} pixels")
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -99,6 +99,14 @@ def is_intact(path: Path) -> bool:
         return True
     print(f"{path} is not what was written (its checksum differs): it is computed again", flush=True)
     return False
+
+
+def remove_files(folder: Path, pattern: str, keep: Collection[Path] = ()) -> None:
+    """Remove the files of that name except `keep` and their checksums, and what a killed process left of one."""
+    kept = {*keep, *map(checksum_path, keep)}
+    for path in [*folder.glob(pattern), *folder.glob(f".{pattern}.part")]:
+        if path not in kept:
+            path.unlink()
 
 
 def checksum_path(path: Path) -> Path:
