@@ -189,7 +189,9 @@ def _shift_hue(planes: Tensor, shift: Tensor) -> None:
     red, green, blue = planes.unbind(1)  # (m, H, W)
     low, high = planes.amin(1, keepdim=True), planes.amax(1, keepdim=True)
     middle = (red + green + blue)[:, None] - low - high
-    ahead = planes.roll(-1, 1) - planes.roll(1, 1)
+    ahead = torch.empty_like(planes)
+    for channel, (after, before) in enumerate(((green, blue), (blue, red), (red, green))):
+        torch.sub(after, before, out=ahead[:, channel])
     ahead.sign_().mul_((high - low) * shift)
     torch.clamp(planes.mul_(2).sub_(middle).sub_(ahead), low, high, out=planes)
 
