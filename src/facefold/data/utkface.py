@@ -74,7 +74,9 @@ def install_utkface(source: Path, root: Path, test_size: int, seed: int) -> Utkf
         }
         new = not _is_installed(root, tables["train.csv"])
         if new:
-            _require_same_solution(root, test)
+            solution = solution_path(root)
+            if solution.exists() and sha256_file(solution) != sha256_text(csv_text(test)):
+                raise InputError(f"{solution} holds other answers; move it away, or choose another folder with --root")
             member_of = {member.path: member for member in members}
             with staged_competition(root) as staged:
                 for row in progress_bar(table.itertuples(), len(table), "unpacking"):
@@ -83,7 +85,7 @@ def install_utkface(source: Path, root: Path, test_size: int, seed: int) -> Utkf
                     os.utime(path, (_MTIME, _MTIME))
                 for name, rows in tables.items():
                     write_csv(staged / name, rows)
-                write_csv(solution_path(root), test)  # before competition/ is there: a killed import never lacks it
+                write_csv(solution, test)  # before competition/ is there: a killed import never lacks it
     return UtkfaceImport(train, test, malformed, repeated, new)
 
 
@@ -149,16 +151,6 @@ def _is_installed(root: Path, train: pd.DataFrame) -> bool:
     target = root / "competition"
     if is_empty(target):
         return False
-    if (target / "train.csv").is_file() and sha256_file(target / "train.csv") == _csv_sha256(train):
+    if (target / "train.csv").is_file() and sha256_file(target / "train.csv") == sha256_text(csv_text(train)):
         return True
     raise InputError(f"{target} holds another competition and is left as it is; choose another folder with --root")
-
-
-def _require_same_solution(root: Path, test: pd.DataFrame) -> None:
-    path = solution_path(root)
-    if path.exists() and sha256_file(path) != _csv_sha256(test):
-        raise InputError(f"{path} holds other answers; move it away, or choose another folder with --root")
-
-
-def _csv_sha256(table: pd.DataFrame) -> str:
-    return sha256_text(csv_text(table))

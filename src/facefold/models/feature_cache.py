@@ -37,7 +37,6 @@ from facefold.utils.files import (
 from facefold.utils.npy import NpyRows
 
 CHUNK = 64  # rows per forward pass: always the same ones, since a convolution's last bits depend on its batch
-AugmentFn = Callable[[int, np.ndarray], torch.Tensor]
 
 
 def feature_dir(
@@ -96,7 +95,7 @@ class FeatureCache:
     frozen_stages: FrozenStages
     device: torch.device
     precision: Precision
-    augmented: AugmentFn | None = None
+    augmented: Callable[[int, np.ndarray], torch.Tensor] | None = None
     views: int = 0
 
     def epoch_view(self, epoch: int) -> NpyRows:
@@ -108,20 +107,17 @@ class FeatureCache:
 
         A missing view is computed now, or waited for if another process computes it.
         """
-        path = self._path(name)
+        path = self.folder / f"{self.split}_{name}.npy"
         if not path.exists():
             self.compute_view(name)
         return NpyRows([path])
 
     def compute_view(self, name: str) -> None:
         """Compute a view unless its file is intact, by its checksum: a job may have been killed."""
-        path = self._path(name)
+        path = self.folder / f"{self.split}_{name}.npy"
         with lock_directory(path.with_suffix(".lock"), wait=True):
             if not is_intact(path):
                 self._write_view(name, path)
-
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{self.split}_{name}.npy"
 
     def _write_view(self, name: str, path: Path) -> None:
         for folder in self.folder.parent.glob("*"):

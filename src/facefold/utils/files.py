@@ -156,9 +156,9 @@ def read_json(path: Path) -> dict:
     return value
 
 
-def write_csv(path: Path, table: pd.DataFrame, float_format: str = "%.9g") -> None:
+def write_csv(path: Path, table: pd.DataFrame) -> None:
     r"""Write a table with \n line ends, no index, floats with 9 significant digits."""
-    write_text(path, csv_text(table, float_format))
+    write_text(path, csv_text(table, "%.9g"))
 
 
 def csv_text(table: pd.DataFrame, float_format: str | None = None) -> str:
