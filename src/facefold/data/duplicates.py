@@ -67,9 +67,10 @@ def group_pictures(grey: np.ndarray | NpyRows, identical: np.ndarray) -> np.ndar
     rows = first[np.concatenate([grey[first[block]].std(axis=(1, 2)) >= FLAT for block in _blocks(first)])]
     prints = compute_fingerprints(grey, rows)
     for pairs in candidate_pairs(prints.plain, prints.mirrored):
-        pairs = pairs[group[rows[pairs[:, 0]]] != group[rows[pairs[:, 1]]]]
+        left, right = group[rows[pairs[:, :2]]].T
+        pairs = pairs[left != right]
         pairs = pairs[prints.may_match(pairs)]
-        left, right = rows[pairs[:, 0]], rows[pairs[:, 1]]
+        left, right = rows[pairs[:, :2]].T
         same = same_picture(grey, left, right, pairs[:, 2])
         group = _join_groups(group, left[same], right[same])
     return group
