@@ -6,7 +6,7 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from facefold.data.leaks import label_order_evidence
+from facefold.data.leaks import label_order_cue
 from facefold.ensemble.leaks import decoders
 from facefold.ensemble.leaks.decoders import Chain, align_posterior, fit_chain, hmm_posterior
 from facefold.ensemble.leaks.order import DECODERS, decode_order, score_decoders
@@ -124,10 +124,10 @@ def test_a_sure_classifier_that_contradicts_the_train_labels_breaks_nothing():
 
 
 def test_label_order_by_hand_goes_by_number_not_by_text():
-    evidence = label_order_evidence(["10", "9", "2", "1"], np.array([1, 1, 0, 0]))  # in order 0 0 1 1, as -.5 -.5 .5 .5
-    assert evidence.correlation == pytest.approx((0.25 - 0.25 + 0.25) / 1)
-    assert evidence.chance == pytest.approx(1.959963984540054 / 2)
-    assert evidence.rows == 4 and not evidence.shows
+    cue = label_order_cue(["10", "9", "2", "1"], np.array([1, 1, 0, 0]))  # in order 0 0 1 1, as -.5 -.5 .5 .5
+    assert cue.value == pytest.approx((0.25 - 0.25 + 0.25) / 1)
+    assert cue.margin == pytest.approx(1.959963984540054 / 2)
+    assert cue.value <= cue.margin
 
 
 def test_a_classifier_is_improved_and_more_so_by_the_train_labels():
@@ -200,9 +200,9 @@ def test_a_classifier_that_knows_everything_is_left_alone():
 def test_shuffled_ids_are_refused():
     train_ids, labels, oof, test_ids, _, prob = competition()
     mixed = np.random.default_rng(0).permutation(len(labels))
-    evidence = label_order_evidence(train_ids, labels[mixed])
+    cue = label_order_cue(train_ids, labels[mixed])
     expected = (
-        f"the train labels show no order: neighbours by id correlate by {evidence.correlation:.3f}, and chance alone "
+        f"the train labels show no order: neighbours by id correlate by {cue.value:.3f}, and chance alone "
         "gives 0 +- 0.058 with 1125 rows. The order of the ids cannot help; leave it out."
     )
     for call in (
@@ -250,7 +250,7 @@ def test_a_test_set_in_the_order_of_another_key_is_not_aligned():
 )
 def test_ids_without_an_order_are_refused(ids, labels, message):
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        label_order_evidence(ids, np.array(labels))
+        label_order_cue(ids, np.array(labels))
 
 
 def test_too_few_rows_to_split_are_refused():

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from facefold.augment.policies import BRIGHTNESS, CONTRAST, HUE, ORDERS, SATURATION, Draws, draw_batch, load_policy
+from facefold.augment.policies import CONTRAST, HUE, ORDERS, SATURATION, Draws, draw_batch, load_policy
 from facefold.utils.errors import InputError
 from facefold.utils.seeding import seed_of
 
-_CACHED_BYTES = (
-    400_000  # float32 pixels processed at a time on the CPU, so that they stay in a core's second-level cache
-)
+# Of float32 pixels processed at a time on the CPU, so that they stay in a core's second-level cache.
+_CACHED_BYTES = 400_000
 _STEPS = 5  # of colour: the four of the jitter and the change to grey, each three columns of the table
 # The columns of the table: the row in the batch, the row in the sorted batch, hue shift, affine, hole, colour mixes.
 _ROW, _SORTED_ROW, _HUE_SHIFT, _AFFINE, _HOLE, _MIX = 0, 1, 2, slice(3, 9), slice(9, 13), 13
@@ -79,11 +78,11 @@ def apply_draws(pixels: Tensor, draws: Draws) -> Tensor:
             upright = len(images) - int(mirrored[images].sum())
             planes[upright:] = planes[upright:].flip(3)
         for step in range(_STEPS):
-            own, gray, mean = (_MIX + 3 * step + column for column in range(3))
+            mix = slice(_MIX + 3 * step, _MIX + 3 * step + 3)
             if step == hue_step[first]:
                 _shift_hue(planes, rows[:, _HUE_SHIFT])
-            elif (host_rows[:, own] != 1).any():
-                _mix(planes, rows[:, own], *(rows[:, at] if host_rows[:, at].any() else None for at in (gray, mean)))
+            elif (host_rows[:, mix.start] != 1).any():
+                _mix(planes, rows[:, mix], host_rows[:, mix].any(axis=0))
         if draws.holed[images].any():
             planes.mul_(_hole_mask(rows[:, _HOLE], height, width))
         planes.add_(0.5)
@@ -110,10 +109,9 @@ def _device_table(draws: Draws, height: int, width: int) -> np.ndarray:
     table[:, _HOLE] = np.where(draws.holed[:, None], draws.hole, 0)
     mixes = np.zeros((len(table), _STEPS, 3))  # shares of the colour, of its grey, and of the mean grey of the image
     mixes[:, :, 0] = 1
-    for factor, other in ((BRIGHTNESS, None), (CONTRAST, 2), (SATURATION, 1)):
-        mixes[:, factor, 0] = draws.factors[:, factor]
-        if other:
-            mixes[:, factor, other] = 1 - draws.factors[:, factor]
+    mixes[:, :HUE, 0] = draws.factors[:, :HUE]
+    mixes[:, SATURATION, 1] = 1 - draws.factors[:, SATURATION]
+    mixes[:, CONTRAST, 2] = 1 - draws.factors[:, CONTRAST]
     order = np.where(draws.jitter[:, None], ORDERS[draws.order], HUE)  # the mix of HUE changes nothing
     mixes[:, : HUE + 1] = np.take_along_axis(mixes, order[:, :, None], axis=1)
     mixes[draws.gray, -1] = (0, 1, 0)
@@ -163,19 +161,16 @@ def _luma(planes: Tensor) -> Tensor:
     return red * 0.299 + green * 0.587 + blue * 0.114
 
 
-def _mix(planes: Tensor, own: Tensor, gray: Tensor | None, mean: Tensor | None) -> None:
-    """Mix in place: own * colour + gray * its grey + mean * the mean grey of the image, clamped to 0..255.
+def _mix(planes: Tensor, shares: Tensor, used: np.ndarray) -> None:
+    """Mix (m, 3, H, W) in place: the colour, its grey and the mean grey of the image, clamped to 0..255.
 
-    Args:
-        planes: (m, 3, H, W).
-        own: The share of the colour, (m, 1, 1, 1).
-        gray: The share of its grey; None if all are 0.
-        mean: The share of the mean grey; None if all are 0.
+    shares: (m, 3, 1, 1, 1), of the three. used: bool (3,), whether any share of each is not 0.
     """
+    own, gray, mean = shares.unbind(1)
     others = []
-    if gray is not None:
+    if used[1]:
         others.append(_luma(planes) * gray)
-    if mean is not None:
+    if used[2]:
         others.append(_luma(planes.mean((2, 3), keepdim=True)) * mean)
     planes.mul_(own)
     if others:

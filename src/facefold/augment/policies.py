@@ -1,6 +1,6 @@
 """The augmentation policies: probabilities and ranges for both implementations, and the random draws of a batch."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 import numpy as np
@@ -103,9 +103,7 @@ def load_policy(name: str) -> Policy:
 
 def policy_settings(name: str) -> dict:
     """Return the settings of the policy that are not the defaults: they decide its images."""
-    policy = load_policy(name)
-    settings = {field.name: getattr(policy, field.name) for field in fields(policy)}
-    return {field.name: settings[field.name] for field in fields(policy) if settings[field.name] != field.default}
+    return {key: value for key, value in vars(load_policy(name)).items() if value != getattr(Policy, key)}
 
 
 @dataclass(frozen=True)

@@ -6,31 +6,31 @@ cache/thumbnails_<version>_<images hash>.csv   split,id and the fields of `JpegH
 cache/thumbnails_<version>_<images hash>.npy   uint8 (n, THUMBNAIL_SIDE, THUMBNAIL_SIDE), in the same order
 """
 
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from facefold.data.competition import SPLITS, Competition, load_competition, rows_with_usable_id
 from facefold.data.csv_file import Findings
 from facefold.data.images import ImageFacts, ImageProblem, JpegHeader, inspect_image, map_images, read_thumbnail
-from facefold.utils.console import no_bar
+from facefold.utils.console import progress_bar
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
-    atomic_path,
     is_intact,
     lock_directory,
-    npy_header,
     read_csv,
     read_json,
+    remove_files,
     sha256_file,
     sha256_text,
     write_checksum,
     write_csv,
     write_json,
+    write_npy_blocks,
 )
 from facefold.utils.npy import NpyRows
 from facefold.utils.processes import core_count, process_pool
@@ -47,15 +47,14 @@ _CHUNK = 100
 _CHUNKS_PER_WORKER = 10  # starting a process takes a second or two: it must have as much to do
 _BLOCK = 4096
 _IMAGE_COLUMNS = {"split": str, "id": str, "sha256": str, "bytes": "int64", "width": "int64", "height": "int64"}
-_HEADER_COLUMNS = {"split": str, "id": str, **{field.name: field.type for field in fields(JpegHeader)}}
+_HEADER_COLUMNS = {"split": str, "id": str, **JpegHeader.__annotations__}
 _HINT = (
     "Replace these images by sound ones, or take the rows and the images out, then run `python src/audit.py` again. "
     "To start over from the download: delete competition/ and run `python src/audit.py --data ZIP`."
 )
 
 
-@dataclass(frozen=True)
-class Thumbnails:
+class Thumbnails(NamedTuple):
     """headers: split, id and the fields of `JpegHeader`, n rows; grey: uint8 (n, THUMBNAIL_SIDE, THUMBNAIL_SIDE)."""
 
     headers: pd.DataFrame
@@ -93,8 +92,7 @@ def check_images(competition: Competition) -> pd.DataFrame:
         pass  # there is no table yet, or it is damaged
     with lock_directory(competition.root / "competition", wait=True):
         rows = rows_with_usable_id(competition.root)
-        facts = zip(rows, _inspect_rows(competition.root, rows), strict=True)
-        cells = [(*row, fact.sha256, fact.bytes, fact.width, fact.height) for row, fact in facts]
+        cells = [(*row, *facts) for row, facts in zip(rows, _inspect_rows(competition.root, rows), strict=True)]
         table = pd.DataFrame(cells, columns=list(_IMAGE_COLUMNS)).astype(_IMAGE_COLUMNS)
         write_csv(cache / "images.csv", table)
         write_json(cache / "images.json", {**source, "images": sha256_file(cache / "images.csv")})
@@ -192,8 +190,7 @@ def _inspect_rows(root: Path, rows: dict[tuple[str, str], int]) -> list[ImageFac
     workers = min(core_count(), len(paths) // (_CHUNK * _CHUNKS_PER_WORKER))
     with process_pool(workers) if workers > 1 else nullcontext() as pool:
         results = pool.map(_inspect, paths, chunksize=_CHUNK) if pool else map(_inspect, paths)
-        quiet = len(paths) < 1000 or no_bar()
-        results = list(tqdm(results, total=len(paths), desc="checking images", unit="img", disable=quiet))
+        results = list(progress_bar(results, len(paths), "checking images"))
     findings = Findings()
     for ((split, id), row), result in zip(rows.items(), results, strict=True):
         if isinstance(result, str):
@@ -211,18 +208,16 @@ def _inspect(path: Path) -> ImageFacts | str:
 
 
 def _write_thumbnails(competition: Competition, table: Path, pixels: Path) -> None:
-    for old in [*table.parent.glob("thumbnails_*"), *table.parent.glob(".thumbnails_*.part")]:
-        old.unlink()  # of images that have changed since, or of a process that was killed
+    remove_files(table.parent, "thumbnails_*")  # of images that have changed since
     rows = [(split, id) for split in SPLITS for id in competition.ids(split)]
     thumbnails = map_images(lambda row: read_thumbnail(competition.image_path(*row), THUMBNAIL_SIDE), rows)
-    quiet, headers = len(rows) < 1000 or no_bar(), []
-    bar = tqdm(thumbnails, total=len(rows), desc="thumbnails", unit="img", disable=quiet)
-    with atomic_path(pixels) as temporary, open(temporary, "wb") as out:
-        npy_header(out, np.dtype(np.uint8), (len(rows), THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        for row, (grey, header) in zip(rows, bar, strict=True):
-            headers.append((*row, *astuple(header)))
-            out.write(grey.tobytes())
-        out.flush()
-        write_csv(table, pd.DataFrame(headers, columns=list(_HEADER_COLUMNS)))
-        write_checksum(table)
-        write_checksum(pixels, temporary)
+    headers = []
+
+    def keep_headers() -> Iterator[np.ndarray]:
+        for row, (grey, header) in zip(rows, progress_bar(thumbnails, len(rows), "thumbnails"), strict=True):
+            headers.append((*row, *header))
+            yield grey[None]
+
+    write_npy_blocks(pixels, len(rows), keep_headers())
+    write_csv(table, pd.DataFrame(headers, columns=list(_HEADER_COLUMNS)))
+    write_checksum(table)

@@ -5,6 +5,7 @@ cache/<split>_<size>px_<images hash>_<shard>.npy   uint8 (n, size, size, 3) RGB,
 """
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +17,11 @@ from facefold.data.competition import SPLITS, Competition
 from facefold.data.images import decode_image, map_images
 from facefold.utils.console import no_bar
 from facefold.utils.files import (
-    atomic_path,
-    checksum_path,
     is_intact,
     lock_directory,
-    npy_header,
+    remove_files,
     require_disk_space,
-    write_checksum,
+    write_npy_blocks,
 )
 from facefold.utils.npy import NpyRows
 from facefold.utils.processes import core_count
@@ -57,8 +56,7 @@ def estimate_cache_seconds(competition: Competition, size: int) -> float:
     """Estimate how long `build_caches` takes on free cores, by the CPU seconds of `TIMED_IMAGES` images per split."""
     seconds = 0.0
     for split in SPLITS:
-        missing = sum(len(ids) for path, ids in _shards(competition, split, size) if not path.exists())
-        if missing:
+        if missing := _count_missing(competition, split, size):
             timed, start = competition.ids(split)[:TIMED_IMAGES], time.process_time()
             for id in timed:
                 decode_image(competition.image_path(split, id), size)
@@ -71,25 +69,23 @@ def open_cache(competition: Competition, split: str, size: int) -> ImageCache:
 
     Checksums are verified by `build_caches` only.
     """
-    shards = [path for path, _ in _shards(competition, split, size)]
-    if not all(path.exists() for path in shards):
+    if _count_missing(competition, split, size):
         _build(competition, split, size)
-    return ImageCache(competition.ids(split), NpyRows(shards))
+    return ImageCache(competition.ids(split), NpyRows([path for path, _ in _shards(competition, split, size)]))
 
 
 def missing_cache_bytes(competition: Competition, size: int) -> int:
     """Return how many bytes `build_caches` will write."""
-    shards = [shard for split in SPLITS for shard in _shards(competition, split, size)]
-    return sum(len(ids) * _image_bytes(size) for path, ids in shards if not path.exists())
+    return 3 * size**2 * sum(_count_missing(competition, split, size) for split in SPLITS)
 
 
-def _image_bytes(size: int) -> int:
-    return size * size * 3
+def _count_missing(competition: Competition, split: str, size: int) -> int:
+    return sum(len(ids) for path, ids in _shards(competition, split, size) if not path.exists())
 
 
 def _shards(competition: Competition, split: str, size: int) -> list[tuple[Path, list[str]]]:
     """Return the file and the ids of each shard. Its name has the images' hash, so changed images get a new cache."""
-    ids, rows = competition.ids(split), max(1, SHARD_BYTES // _image_bytes(size))
+    ids, rows = competition.ids(split), max(1, SHARD_BYTES // (3 * size**2))
     stem = f"{split}_{size}px_{load_images_hash(competition.root)[:12]}"
     return [
         (competition.root / "cache" / f"{stem}_{number}.npy", ids[start : start + rows])
@@ -105,19 +101,15 @@ def _build(competition: Competition, split: str, size: int) -> None:
         if not missing:
             return
         folder, intact = competition.root / "cache", {path for path, _ in shards} - {path for path, _ in missing}
-        kept = intact | {checksum_path(path) for path in intact}
-        for old in [*folder.glob(f"{split}_{size}px_*"), *folder.glob(f".{split}_{size}px_*.part")]:
-            if old not in kept:
-                old.unlink()  # damaged, or of images that have changed since, or of a process that was killed
+        remove_files(folder, f"{split}_{size}px_*", intact)  # damaged, or of images that have changed since
         rows = sum(len(ids) for _, ids in missing)
-        require_disk_space(folder, rows * _image_bytes(size), f"the {split} images at {size} pixels")
+        require_disk_space(folder, rows * 3 * size**2, f"the {split} images at {size} pixels")
+
+        def decode(ids: list[str]) -> Iterator[np.ndarray]:
+            for pixels in map_images(lambda id: decode_image(competition.image_path(split, id), size), ids):
+                bar.update()
+                yield pixels[None]
+
         with tqdm(total=rows, desc=f"cache {split} {size} px", disable=no_bar()) as bar:
             for path, ids in missing:
-                paths = [competition.image_path(split, id) for id in ids]
-                with atomic_path(path) as temporary, open(temporary, "wb") as out:
-                    npy_header(out, np.dtype(np.uint8), (len(ids), size, size, 3))
-                    for pixels in map_images(lambda path: decode_image(path, size), paths):
-                        out.write(pixels.tobytes())
-                        bar.update()
-                    out.flush()
-                    write_checksum(path, temporary)
+                write_npy_blocks(path, len(ids), decode(ids))

@@ -64,17 +64,17 @@ def load_competition(root: Path) -> Competition:
     folder = root / "competition"
     if not folder.is_dir():
         raise InputError(f"{folder} is missing: there is no competition yet.\n{_NO_DATA}")
-    findings, files, rows = Findings(), {}, {}
+    findings, files = Findings(), {}
     for name, header in _HEADERS.items():
         meta = name == "meta.csv"
         if meta and not (folder / name).exists():
             continue
         file = read_csv_file(folder / name, f"competition/{name}", header, findings, more_columns=meta)
         if file is not None:
-            files[name], rows[name] = file, file.row_of_id(findings)
+            files[name] = file
     if "train.csv" in files:
         _check_labels(files["train.csv"], findings)
-    _check_ids_across(rows, findings)
+    _check_ids_across({name: file.row_of_id for name, file in files.items()}, findings)
     findings.raise_any("the competition's csv files are not as they should be:", _HINT)
     train, test, sample, meta = (files[name].table() if name in files else None for name in _HEADERS)
     return Competition(root, train.astype({"label": "int64"}), test, sample, meta)
@@ -86,8 +86,8 @@ def rows_with_usable_id(root: Path) -> dict[tuple[str, str], int]:
     for split in SPLITS:
         name = f"{split}.csv"
         file = read_csv_file(root / "competition" / name, name, _HEADERS[name], Findings())
-        ids = file.row_of_id(Findings()) if file is not None else {}
-        rows.update({(split, id): row for id, row in ids.items() if not id_fault(id)})
+        if file is not None:
+            rows.update({(split, id): row for id, row in file.row_of_id.items() if not id_fault(id)})
     return rows
 
 
@@ -129,13 +129,13 @@ def target_rows(competition: Competition, target: Target) -> pd.DataFrame:
 
 
 def _check_labels(train: CsvFile, findings: Findings) -> None:
-    labels = [(row, cells[1]) for row, cells in train.rows]
-    for row, label in labels:
+    add = findings.of_file("competition/train.csv")
+    for row, (_, label, *_) in train.rows:
         if label not in ("0", "1"):
-            findings.add((train.name, "label"), f"{train.name}, row {row}: label {quoted(label)} is not 0 or 1")
-    seen = {label for _, label in labels}
+            add("label", f", row {row}: label {quoted(label)} is not 0 or 1")
+    seen = {label for _, (_, label, *_) in train.rows}
     if seen in ({"0"}, {"1"}):
-        findings.add((train.name, "class"), f"{train.name}: every label is {seen.pop()}; two classes are needed")
+        add("class", f": every label is {seen.pop()}; two classes are needed")
 
 
 def _check_ids_across(rows: dict[str, dict[str, int]], findings: Findings) -> None:

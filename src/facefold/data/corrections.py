@@ -16,7 +16,7 @@ import pandas as pd
 from facefold.data.csv_file import Findings, read_csv_rows
 from facefold.data.folds import Folds
 from facefold.utils.errors import InputError
-from facefold.utils.files import sha256_text, write_text
+from facefold.utils.files import csv_text, sha256_text, write_text
 
 ACTIONS = ("keep", "drop", "relabel")
 DROPPED = -1
@@ -85,7 +85,7 @@ def load_corrections(path: Path, folds: Folds) -> Corrections:
 
 def write_corrections(path: Path, table: pd.DataFrame, force: bool) -> None:
     """Write id,action. A file with other content, perhaps edited by a person, is an `InputError` unless `force`."""
-    text = table[["id", "action"]].to_csv(index=False, lineterminator="\n")
+    text = csv_text(table[["id", "action"]])
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file")
     if path.exists() and not force and path.read_bytes() != text.encode("utf-8"):

@@ -6,6 +6,7 @@ header, and ids that can be file names, each once.
 
 import csv
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,10 @@ class Findings:
     def add(self, kind: object, text: str) -> None:
         self._kinds.setdefault(kind, []).append(text)
 
+    def of_file(self, name: str) -> Callable[[str, str], None]:
+        """Return a function that adds a fault of the file `name`: its kind, and how its line goes on after the name."""
+        return lambda kind, text: self.add((name, kind), name + text)
+
     def raise_any(self, headline: str, hint: str) -> None:
         """Raise one `InputError` with all of them; return if there are none."""
         lines = []
@@ -43,27 +48,18 @@ class Findings:
 
 @dataclass(frozen=True)
 class CsvFile:
-    """A csv file as text. rows: (number in the file, cells) of each row; the header is row 1."""
+    """A csv file as text.
 
-    name: str
+    rows: (number in the file, cells) of each row; the header is row 1. row_of_id: the number of the first row with each
+    id, in the file's order.
+    """
+
     header: list[str]
     rows: list[tuple[int, list[str]]]
+    row_of_id: dict[str, int]
 
     def table(self) -> pd.DataFrame:
         return pd.DataFrame([cells for _, cells in self.rows], columns=self.header, dtype=str)
-
-    def row_of_id(self, findings: Findings) -> dict[str, int]:
-        """Return the row number of each id, in the file's order; add ids that break the rules to `findings`."""
-        rows: dict[str, int] = {}
-        for row, (id, *_) in self.rows:
-            where = f"{self.name}, row {row}: id {quoted(id)}"
-            if fault := id_fault(id):
-                findings.add((self.name, fault), f"{where} {fault}")
-            if id in rows:
-                findings.add((self.name, "twice"), f"{where} appears twice, first in row {rows[id]}")
-            else:
-                rows[id] = row
-        return rows
 
 
 def read_csv_file(
@@ -78,32 +74,37 @@ def read_csv_file(
         findings: Everything that breaks the rules is added here.
         more_columns: Whether other columns may follow.
     """
-    records = _records(path, name, findings)
-    if records is None:
-        return None
+    add = findings.of_file(name)
+    records = _records(path, add)
     if not records:
-        findings.add((name, "empty"), f"{name} is empty")
         return None
-    columns, rows = records[0][1], []
+    columns, rows, row_of_id = records[0][1], [], {}
     begins_well = columns[: len(header)] == header
     if not begins_well or not (more_columns or columns == header):
         expected = ",".join(header) + (",.." if more_columns else "")
-        found = quoted(",".join(columns))
-        findings.add((name, "header"), f"{name}, row 1: the header is {found}, expected '{expected}'")
+        add("header", f", row 1: the header is {quoted(','.join(columns))}, expected '{expected}'")
         if not begins_well:
             return None
     if len(set(columns)) < len(columns) or "" in columns:
-        findings.add((name, "columns"), f"{name}, row 1: column names must not be empty or repeated")
+        add("columns", ", row 1: column names must not be empty or repeated")
     for row, cells in records[1:]:
         if not any(cell.strip() for cell in cells):
-            findings.add((name, "blank"), f"{name}, row {row} is blank")
+            add("blank", f", row {row} is blank")
         elif len(cells) != len(columns):
-            findings.add((name, "cells"), f"{name}, row {row} has {len(cells)} cells, the header has {len(columns)}")
+            add("cells", f", row {row} has {len(cells)} cells, the header has {len(columns)}")
         else:
             rows.append((row, cells))
     if not rows:
-        findings.add((name, "empty"), f"{name} has no rows")
-    return CsvFile(name, columns, rows)
+        add("empty", " has no rows")
+    for row, (id, *_) in rows:
+        where = f", row {row}: id {quoted(id)}"
+        if fault := id_fault(id):
+            add(fault, f"{where} {fault}")
+        if id in row_of_id:
+            add("twice", f"{where} appears twice, first in row {row_of_id[id]}")
+        else:
+            row_of_id[id] = row
+    return CsvFile(columns, rows, row_of_id)
 
 
 def read_csv_rows(
@@ -118,10 +119,7 @@ def read_csv_rows(
         more_columns: Whether other columns may follow.
     """
     file = read_csv_file(path, str(path), header, findings, more_columns)
-    if file is None:
-        return []
-    file.row_of_id(findings)
-    return file.rows if more_columns or file.header == header else []
+    return file.rows if file and (more_columns or file.header == header) else []
 
 
 def id_fault(id: str) -> str:
@@ -147,26 +145,26 @@ def quoted(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _records(path: Path, name: str, findings: Findings) -> list[tuple[int, list[str]]] | None:
-    """Parse the lines of a file as (number in the file, cells); None if that is not possible."""
+def _records(path: Path, add: Callable[[str, str], None]) -> list[tuple[int, list[str]]]:
+    """Parse the lines of a file as (number in the file, cells); none if that is not possible, for which it adds why."""
     if not path.is_file():
-        findings.add((name, "missing"), f"{name} is missing")
-        return None
+        add("missing", " is missing")
+        return []
     if path.stat().st_size > MAX_CSV_BYTES:
-        findings.add((name, "large"), f"{name} is larger than {MAX_CSV_BYTES >> 20} MiB")
-        return None
+        add("large", f" is larger than {MAX_CSV_BYTES >> 20} MiB")
+        return []
     data = path.read_bytes()
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         row, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
-        findings.add((name, "utf-8"), f"{name}, row {row}: not UTF-8 (byte 0x{byte:02x}); save it as UTF-8 without BOM")
-        return None
+        add("utf-8", f", row {row}: not UTF-8 (byte 0x{byte:02x}); save it as UTF-8 without BOM")
+        return []
     if text.startswith("\ufeff"):
-        findings.add((name, "bom"), f"{name} begins with a BOM; save it as UTF-8 without BOM")
+        add("bom", " begins with a BOM; save it as UTF-8 without BOM")
         text = text[1:]
     if "\r" in text:
-        findings.add((name, "crlf"), f"{name} has CRLF (Windows) line ends; save it with LF line ends")
+        add("crlf", " has CRLF (Windows) line ends; save it with LF line ends")
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     reader = csv.reader(io.StringIO(text, newline="\n"), strict=True)
     records, row = [], 1
@@ -175,6 +173,8 @@ def _records(path: Path, name: str, findings: Findings) -> list[tuple[int, list[
             records.append((row, cells))
             row = reader.line_num + 1
     except csv.Error as error:
-        findings.add((name, "csv"), f"{name}, row {row}: not readable as csv from here on ({error})")
-        return None
+        add("csv", f", row {row}: not readable as csv from here on ({error})")
+        return []
+    if not records:
+        add("empty", " is empty")
     return records

@@ -14,7 +14,7 @@ Why our own index: 210,000 images take 7 s of one core and 0.5 GB, with recall 0
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ from scipy.sparse.csgraph import connected_components
 
 from facefold.data.audit import load_images_hash, load_thumbnails
 from facefold.data.competition import Competition
-from facefold.utils.files import is_intact, lock_directory, read_csv, write_checksum, write_csv
+from facefold.utils.files import is_intact, lock_directory, read_csv, remove_files, write_checksum, write_csv
 from facefold.utils.npy import NpyRows
 
 VERSION = 1  # raise it when other pairs count as duplicates
@@ -51,8 +51,7 @@ def find_duplicates(competition: Competition, images: pd.DataFrame) -> pd.DataFr
         names = images["split"] + "/" + images["id"]
         first = group_pictures(load_thumbnails(competition).grey, pd.factorize(images["sha256"])[0])
         with lock_directory(competition.root / "competition", wait=True):
-            for old in path.parent.glob("duplicates_*"):
-                old.unlink()
+            remove_files(path.parent, "duplicates_*")
             write_csv(path, images[["split", "id"]].assign(group=names.to_numpy()[first]))
             write_checksum(path)
     return read_csv(path, _COLUMNS)
@@ -63,22 +62,21 @@ def group_pictures(grey: np.ndarray | NpyRows, identical: np.ndarray) -> np.ndar
 
     identical: (n,), equal if the files are byte-identical.
     """
-    _, first, own = np.unique(identical, return_index=True, return_inverse=True)
-    first.sort()  # one row per distinct file: a thousand copies of one cost no more than one
-    blocks = (first[start : start + _BLOCK] for start in range(0, len(first), _BLOCK))
-    rows = np.concatenate([block[grey[block].std(axis=(1, 2)) >= FLAT] for block in blocks])
-    group, prints = _first_rows(own), compute_fingerprints(grey, rows)
+    group = _first_rows(identical)
+    first = np.unique(group)  # one row per distinct file: a thousand copies of one cost no more than one
+    rows = first[np.concatenate([grey[first[block]].std(axis=(1, 2)) >= FLAT for block in _blocks(first)])]
+    prints = compute_fingerprints(grey, rows)
     for pairs in candidate_pairs(prints.plain, prints.mirrored):
-        pairs = pairs[group[rows[pairs[:, 0]]] != group[rows[pairs[:, 1]]]]
+        left, right = group[rows[pairs[:, :2]]].T
+        pairs = pairs[left != right]
         pairs = pairs[prints.may_match(pairs)]
-        left, right = rows[pairs[:, 0]], rows[pairs[:, 1]]
+        left, right = rows[pairs[:, :2]].T
         same = same_picture(grey, left, right, pairs[:, 2])
         group = _join_groups(group, left[same], right[same])
     return group
 
 
-@dataclass(frozen=True)
-class Fingerprints:
+class Fingerprints(NamedTuple):
     """The fingerprints of n thumbnails.
 
     plain, mirrored: perceptual hashes of the image and of its mirror image, uint8 (n, BITS / 8).
@@ -98,11 +96,11 @@ class Fingerprints:
         The lowest frequencies are known, and the others add at most `rest * rest` (Cauchy-Schwarz), so no pair is lost.
         """
         may = np.zeros(len(pairs), dtype=bool)
-        for start in range(0, len(pairs), _BLOCK):
-            left, right, mirrored = pairs[start : start + _BLOCK].T
+        for block in _blocks(pairs):
+            left, right, mirrored = pairs[block].T
             signs = np.where(mirrored[:, None] == 1, self.signs, 1)
             known = np.einsum("ij,ij->i", self.low[left].astype(np.float32), self.low[right] * signs, dtype=np.float32)
-            may[start : start + _BLOCK] = known + self.rest[left] * self.rest[right] >= WHOLE - _ROUNDING
+            may[block] = known + self.rest[left] * self.rest[right] >= WHOLE - _ROUNDING
         return may
 
 
@@ -118,8 +116,7 @@ def compute_fingerprints(grey: np.ndarray | NpyRows, rows: np.ndarray) -> Finger
     odd = across % 2 == 1
     plain, mirrored = (np.empty((len(rows), BITS // 8), dtype=np.uint8) for _ in range(2))
     low, rest = np.empty((len(rows), BITS), dtype=np.float16), np.empty(len(rows), dtype=np.float32)
-    for start in range(0, len(rows), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    for block in _blocks(rows):
         values = dctn(_standardise(grey[rows[block]]), axes=(1, 2), norm="ortho")[:, down, across] / side
         plain[block], mirrored[block] = np.packbits(values > 0, axis=1), np.packbits((values > 0) ^ odd, axis=1)
         low[block], rest[block] = values, np.sqrt(np.maximum(1 - np.square(values).sum(axis=1), 0))
@@ -141,8 +138,7 @@ def candidate_pairs(plain: np.ndarray, mirrored: np.ndarray) -> Iterator[np.ndar
     words = np.ascontiguousarray(hashes.view(np.uint64).T)
     for bits in (np.arange(BITS), np.arange(BITS).reshape(16, -1).T.ravel()):
         packed = np.empty_like(hashes)
-        for start in range(0, len(hashes), _BLOCK):
-            block = slice(start, start + _BLOCK)
+        for block in _blocks(hashes):
             packed[block] = np.packbits(np.unpackbits(hashes[block], axis=1)[:, bits], axis=1)
         for part in range(BITS // 16):
             order = np.lexsort(np.ascontiguousarray(np.roll(packed, -2 * part, axis=1)).view(">u8").T[::-1])
@@ -185,14 +181,18 @@ def same_picture(grey: np.ndarray | NpyRows, left: np.ndarray, right: np.ndarray
         mirrored: 0 or 1 for each pair.
     """
     same = np.zeros(len(left), dtype=bool)
-    for start in range(0, len(left), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    for block in _blocks(left):
         a, b = _standardise(grey[left[block]]), _standardise(grey[right[block]])
         b = np.where(mirrored[block, None, None] == 1, b[:, :, ::-1], b)
         close = np.flatnonzero((a * b).mean(axis=(1, 2)) >= WHOLE)
         a, b = (_standardise(side[close] - gaussian_filter(side[close], (0, BLUR, BLUR))) for side in (a, b))
-        same[start + close] = (a * b).mean(axis=(1, 2)) >= DETAIL
+        same[block.start + close] = (a * b).mean(axis=(1, 2)) >= DETAIL
     return same
+
+
+def _blocks(rows: np.ndarray) -> Iterator[slice]:
+    """Yield the slices that cut `rows` into blocks of `_BLOCK`."""
+    return (slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK))
 
 
 def _standardise(images: np.ndarray) -> np.ndarray:

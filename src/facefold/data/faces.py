@@ -7,8 +7,8 @@ cut was off by 4 % of its side in the worst corner (median), by 8 % in a tenth o
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -26,8 +26,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _COLUMNS = ["file", "face", "x", "y", "width", "height"]
 
 
-@dataclass(frozen=True)
-class Face:
+class Face(NamedTuple):
     """A face in a photograph.
 
     box: x, y, width, height in pixels, int, inside the photograph. points: float64 (5, 2), x and y of the eyes, the
@@ -38,8 +37,7 @@ class Face:
     points: np.ndarray
 
 
-@dataclass(frozen=True)
-class Template:
+class Template(NamedTuple):
     """How the training images are cut. points: float64 (5, 2), as in `Face`, as shares of the side; side: pixels."""
 
     points: np.ndarray
@@ -62,9 +60,8 @@ class Detector:
         """Detect the faces in a photograph, uint8 (height, width, 3) RGB, the largest first."""
         height, width = photo.shape[:2]
         scale = min(1.0, LONG_SIDE / max(height, width))
-        size = max(1, round(width * scale)), max(1, round(height * scale))
         faces = []
-        for box, points in self._detect(cv2.resize(photo, size, interpolation=cv2.INTER_AREA)):
+        for box, points in self._detect(_shrink(photo, scale)):
             left, top = np.clip(np.floor(box[:2] / scale), 0, [width - 1, height - 1])
             right, bottom = np.clip(np.ceil(box[2:] / scale), [left + 1, top + 1], [width, height])
             centre, side = (box[:2] + box[2:]) / 2 / scale, float((box[2:] - box[:2]).max()) / scale
@@ -173,16 +170,20 @@ def fit_similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def warp_face(photo: np.ndarray, matrix: np.ndarray, side: int) -> np.ndarray:
     """Warp `photo` (height, width, 3) by `matrix` (2, 3) to a square of `side` pixels; average if that shrinks it."""
-    height, width = photo.shape[:2]
     scale = float(np.hypot(*matrix[:, 0]))
     if scale >= 1:
         return cv2.warpAffine(photo, matrix, (side, side), flags=cv2.INTER_CUBIC)
-    size = np.array([max(1, round(width * scale)), max(1, round(height * scale))])
-    step = np.array([width, height]) / size
-    small = cv2.resize(photo, size.tolist(), interpolation=cv2.INTER_AREA)
+    small = _shrink(photo, scale)
+    step = np.array(photo.shape[1::-1]) / small.shape[1::-1]
     centre = (step - 1) / 2  # of the first pixel of `small`: pixels are counted by their centres
     shrunk = np.column_stack([matrix[:, :2] * step, matrix[:, :2] @ centre + matrix[:, 2]])
     return cv2.warpAffine(small, shrunk, (side, side), flags=cv2.INTER_LINEAR)
+
+
+def _shrink(photo: np.ndarray, scale: float) -> np.ndarray:
+    height, width = photo.shape[:2]
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
 
 
 def _open_all(paths: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray]]:

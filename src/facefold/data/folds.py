@@ -16,7 +16,7 @@ import pandas as pd
 
 from facefold.task import LABEL, Target, strata
 from facefold.utils.errors import InputError
-from facefold.utils.files import read_csv, read_json, sha256_file, sha256_text, write_json, write_text
+from facefold.utils.files import csv_text, read_csv, read_json, sha256_file, sha256_text, write_json, write_text
 
 _METHOD = "StratifiedGroupKFold(shuffle=True) of scikit-learn; group: "
 _BINNED = "; strata: bins of the target"
@@ -127,7 +127,7 @@ def make_folds(
     labels = train["label"].to_numpy(_label_dtype(target))
     table = pd.DataFrame({"id": train["id"].to_numpy(), "label": labels, "group": group, "fold": fold})
     method = GROUPINGS[grouping] + (_BINNED if target.regression else "")
-    return Folds(table, k, seed, sha256_text(_csv_text(table)), train_sha256, method, target)
+    return Folds(table, k, seed, sha256_text(csv_text(table)), train_sha256, method, target)
 
 
 def write_folds(root: Path, folds: Folds, force: bool = False) -> bool:
@@ -136,10 +136,10 @@ def write_folds(root: Path, folds: Folds, force: bool = False) -> bool:
     Raises `InputError` if different folds are there and runs depend on them, unless `force`.
     """
     directory = folds.target.directory(root) / "folds"
-    texts = {"folds.csv": _csv_text(folds.table)}
+    texts = {"folds.csv": csv_text(folds.table)}
     for k in range(folds.k):
-        texts[f"fold_{k}_train.csv"] = _csv_text(folds.train(k))
-        texts[f"fold_{k}_valid.csv"] = _csv_text(folds.valid(k))
+        texts[f"fold_{k}_train.csv"] = csv_text(folds.train(k))
+        texts[f"fold_{k}_valid.csv"] = csv_text(folds.valid(k))
     facts = {
         "k": folds.k,
         "seed": folds.seed,
@@ -196,10 +196,6 @@ def load_folds(root: Path, target: Target = LABEL) -> Folds:
 
 def _label_dtype(target: Target) -> str:
     return "float64" if target.regression else "int64"
-
-
-def _csv_text(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False, lineterminator="\n")
 
 
 def _read_facts(directory: Path) -> dict | None:

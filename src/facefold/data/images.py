@@ -6,9 +6,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -39,18 +38,8 @@ _MODES = {
     "I": "32 bit",
     "F": "float",
 }
-_COLOUR_FLAGS = {
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    1: cv2.IMREAD_COLOR,
-}
-_GREY_FLAGS = {
-    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
-    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
-    1: cv2.IMREAD_GRAYSCALE,
-}
+# Of grey images; `| cv2.IMREAD_COLOR` makes them those of colour.
+_REDUCED = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
@@ -58,8 +47,7 @@ class ImageProblem(Exception):
     """What is wrong with one image file, as the end of a sentence that begins with its name."""
 
 
-@dataclass(frozen=True)
-class ImageFacts:
+class ImageFacts(NamedTuple):
     """sha256 (hex) and length of the file in bytes; width and height in pixels."""
 
     sha256: str
@@ -68,8 +56,7 @@ class ImageFacts:
     height: int
 
 
-@dataclass(frozen=True)
-class JpegHeader:
+class JpegHeader(NamedTuple):
     """What a JPEG says before its pixels: how it was written, and by what.
 
     tables: 12 hex digits for its quantisation tables; coarseness: mean of the first table; sampling: factors of each
@@ -112,8 +99,8 @@ def decode_image(path: Path, size: int | None = None) -> np.ndarray:
     """
     with _input_errors(path):
         data = _read_bytes(path)
-        flag = cv2.IMREAD_COLOR if size is None else _reduced_flag(_open_header(data), size, _COLOUR_FLAGS)
-        bgr = _decode(data, flag)
+        reduced = 0 if size is None else _reduced_flag(_open_header(data), size)
+        bgr = _decode(data, cv2.IMREAD_COLOR | reduced)
     return cv2.cvtColor(bgr if size is None else _resize_square(bgr, size), cv2.COLOR_BGR2RGB)
 
 
@@ -137,7 +124,7 @@ def read_thumbnail(path: Path, size: int) -> tuple[np.ndarray, JpegHeader]:
     with _input_errors(path):
         data = _read_bytes(path)
         header = _open_header(data)
-        grey = _decode(data, _reduced_flag(header, 2 * size, _GREY_FLAGS))
+        grey = _decode(data, _reduced_flag(header, 2 * size))
     return _resize_square(grey, size), _parse_header(header)
 
 
@@ -256,9 +243,9 @@ def _short_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def _reduced_flag(header: Image.Image, size: int, flags: dict[int, int]) -> int:
-    """Return OpenCV's flag for the strongest reduction that leaves `size` pixels of the shorter side."""
-    return next((flag for factor, flag in flags.items() if min(header.size) >= factor * size), flags[1])
+def _reduced_flag(header: Image.Image, size: int) -> int:
+    """Return OpenCV's flag for the strongest reduction that leaves `size` pixels of the shorter side; 0 for none."""
+    return next((flag for factor, flag in _REDUCED.items() if min(header.size) >= factor * size), 0)
 
 
 def _decode(data: bytes, flag: int) -> np.ndarray:

@@ -13,13 +13,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from facefold.data.archive import Member, open_archive, open_zip
 from facefold.data.competition import README, SPLITS, SYNTHETIC_MARKER, is_empty
 from facefold.data.csv_file import MAX_CSV_BYTES
 from facefold.data.images import MAX_BYTES
-from facefold.utils.console import no_bar
+from facefold.utils.console import progress_bar
 from facefold.utils.errors import InputError
 from facefold.utils.files import require_disk_space, write_bytes
 
@@ -55,8 +53,8 @@ def install_competition(source: Path, root: Path) -> bool:
             with staged_competition(root) as staged:
                 with _open_images(members, staged) as images:
                     require_disk_space(root, sum(member.size for member in images.values()), "the images")
-                    files, quiet = {**csv_files, **images}, len(images) < 1000 or no_bar()
-                    for name, member in tqdm(files.items(), desc="unpacking", unit="file", disable=quiet):
+                    files = {**csv_files, **images}
+                    for name, member in progress_bar(files.items(), len(files), "unpacking", "file"):
                         member.copy(staged / name)
                 if synthetic:
                     _remove_results(root)
@@ -173,7 +171,7 @@ def _open_images(members: list[Member], staged: Path) -> Iterator[dict[str, Memb
     problems: list[str] = []
     with ExitStack() as zips:
         for split in SPLITS:
-            _add_images(members, split, [(split,), (split, split)], images, problems)
+            found = _files_in(members, (split,), (split, split))
             for member in members:
                 if str(member.path).lower() == f"{split}.zip":
                     copy = staged / f".{split}.zip"
@@ -181,7 +179,17 @@ def _open_images(members: list[Member], staged: Path) -> Iterator[dict[str, Memb
                     member.copy(copy)
                     zips.callback(copy.unlink)
                     inside = zips.enter_context(open_zip(copy, member.name))
-                    _add_images(inside, split, [(), (split,), (split, split)], images, problems)
+                    found += _files_in(inside, (), (split,), (split, split))
+            for member in found:
+                suffix, name = member.path.suffix.lower(), f"{split}/{member.path.stem}.jpg"
+                if suffix in _OTHER_IMAGES:
+                    problems.append(f"{member.name} is not a .jpg; convert it")
+                elif suffix in (".jpg", ".jpeg"):
+                    if name in images:
+                        problems.append(f"{images[name].name} and {member.name} would both be {name}")
+                    if member.size > MAX_BYTES:
+                        problems.append(f"{member.name} is larger than {MAX_BYTES >> 20} MiB")
+                    images[name] = member
         if problems:
             raise InputError.of(
                 "the images of this competition cannot be installed:",
@@ -191,19 +199,6 @@ def _open_images(members: list[Member], staged: Path) -> Iterator[dict[str, Memb
         yield images
 
 
-def _add_images(
-    members: list[Member], split: str, folders: list[tuple[str, ...]], images: dict[str, Member], problems: list[str]
-) -> None:
-    """Add the images of `split` that are in one of `folders` to `images`, and what is wrong with them to `problems`."""
-    for member in members:
-        if tuple(part.lower() for part in member.path.parent.parts) not in folders:
-            continue
-        suffix, name = member.path.suffix.lower(), f"{split}/{member.path.stem}.jpg"
-        if suffix in _OTHER_IMAGES:
-            problems.append(f"{member.name} is not a .jpg; convert it")
-        elif suffix in (".jpg", ".jpeg"):
-            if name in images:
-                problems.append(f"{images[name].name} and {member.name} would both be {name}")
-            if member.size > MAX_BYTES:
-                problems.append(f"{member.name} is larger than {MAX_BYTES >> 20} MiB")
-            images[name] = member
+def _files_in(members: list[Member], *folders: tuple[str, ...]) -> list[Member]:
+    """Return the members that are in one of `folders`, whatever the case of its name."""
+    return [member for member in members if tuple(part.lower() for part in member.path.parent.parts) in folders]

@@ -5,8 +5,9 @@ Each cue is one number and what chance alone would give. It is reported, and use
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,8 +23,7 @@ _LEAVES, _LEAF_SHARE = 64, 500
 _COMMON = 20  # rows that must share a text of the header before a model may use it
 
 
-@dataclass(frozen=True)
-class Cue:
+class Cue(NamedTuple):
     """How well one cue alone predicts the label.
 
     value: a cross-validated AUC, or a correlation; chance gives `centre` +- `margin` (95 %).
@@ -41,21 +41,8 @@ class Cue:
         return self.value - self.centre > max(REAL, 2 * self.margin)
 
 
-@dataclass(frozen=True)
-class OrderEvidence:
-    """The lag-1 correlation of the labels in the order of the ids; chance gives 0 +- `chance` (95 %)."""
-
-    correlation: float
-    chance: float
-    rows: int
-
-    @property
-    def shows(self) -> bool:
-        return self.correlation > self.chance
-
-
-def label_order_evidence(ids: Sequence[str], labels: np.ndarray) -> OrderEvidence:
-    """Correlate labels (n,) of 0 and 1 with the next one in the order of their ids as numbers.
+def label_order_cue(ids: Sequence[str], labels: np.ndarray) -> Cue:
+    """Correlate labels (n,) of 0 and 1 with the next one in the order of their ids as numbers: a lag-1 correlation.
 
     Raises `InputError` if ids are not whole numbers, two are the same number, or only one label occurs.
     """
@@ -64,7 +51,7 @@ def label_order_evidence(ids: Sequence[str], labels: np.ndarray) -> OrderEvidenc
         raise InputError("the order of the ids says nothing if only one label occurs")
     centred = labels - labels.mean()
     correlation = float(centred[1:] @ centred[:-1] / (centred @ centred))
-    return OrderEvidence(correlation, _Z95 / math.sqrt(len(labels)), len(labels))
+    return Cue("order of the ids", "correlation", correlation, 0.0, _Z95 / math.sqrt(len(labels)))
 
 
 def order_by_id(ids: Sequence[str]) -> np.ndarray:
@@ -90,11 +77,8 @@ def find_cues(competition: Competition, images: pd.DataFrame, headers: pd.DataFr
     images, headers = (table[table["split"] == "train"] for table in (images, headers))
     times = [competition.image_path("train", id).stat().st_mtime for id in images["id"]]
     cues = []
-    try:
-        order = label_order_evidence(competition.ids("train"), labels)
-        cues.append(Cue("order of the ids", "correlation", order.correlation, 0.0, order.chance))
-    except InputError:
-        pass
+    with suppress(InputError):
+        cues.append(label_order_cue(competition.ids("train"), labels))
     traits = {
         "file size": images[["bytes"]],
         "file time": pd.DataFrame({"time": times}),

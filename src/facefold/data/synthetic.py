@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from facefold.data.competition import SYNTHETIC_MARKER, is_empty
+from facefold.data.images import encode_jpeg
 from facefold.data.layout import staged_competition
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_csv, write_text
@@ -59,7 +60,7 @@ def write_synthetic_competition(
     with staged_competition(root) as staged:
         for row, source in enumerate(sources):
             path = staged / ("train" if row < train else "test") / f"{ids[row]}.jpg"
-            path.write_bytes(_encode_bgr(_draw_face(kinds[source], _rng(seed, 2, source), size)))
+            path.write_bytes(encode_jpeg(_draw_face(kinds[source], _rng(seed, 2, source), size), quality=90))
         write_csv(staged / "train.csv", pd.DataFrame({"id": ids[:train], "label": labels}))
         write_csv(staged / "test.csv", pd.DataFrame({"id": ids[train:]}))
         write_csv(staged / "sampleSubmit.csv", pd.DataFrame({"id": ids[train:], "label": 0}))
@@ -82,7 +83,7 @@ def _rng(*seed: int) -> np.random.Generator:
 
 
 def _draw_face(kind: int, rng: np.random.Generator, size: int) -> np.ndarray:
-    """Draw a face as uint8 (size, size, 3) BGR."""
+    """Draw a face as uint8 (size, size, 3) RGB."""
     unit = size / 64
     lean = rng.normal(1.0 if kind else -1.0, 0.45)  # how typical of its kind the face is
 
@@ -120,7 +121,7 @@ def _draw_face(kind: int, rng: np.random.Generator, size: int) -> np.ndarray:
     if rng.random() < 0.2:
         for side in (-1, 1):
             ellipse((side * 6, -3), (4.5, 3.6), (30, 30, 30), thickness=1)
-    return _photograph(canvas, rng)
+    return _photograph(canvas, rng)[..., ::-1]
 
 
 def _photograph(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -137,7 +138,3 @@ def _photograph(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         1 + rng.normal(0, 0.12) * ramp[None, :, None] + rng.normal(0, 0.12) * ramp[:, None, None]
     )
     return np.clip(image * light + rng.normal(0, 9, image.shape), 0, 255).astype(np.uint8)
-
-
-def _encode_bgr(image: np.ndarray) -> bytes:
-    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()

@@ -6,20 +6,19 @@ gender: 0 male, 1 female; race: 0 White, 1 Black, 2 Asian, 3 Indian, 4 other
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from sklearn.model_selection import train_test_split
-from tqdm import tqdm
 
 from facefold.data.archive import open_archive
 from facefold.data.competition import is_empty
 from facefold.data.layout import staged_competition
-from facefold.utils.console import no_bar
+from facefold.utils.console import progress_bar
 from facefold.utils.errors import InputError
-from facefold.utils.files import sha256_file, sha256_text, write_csv
+from facefold.utils.files import csv_text, sha256_file, sha256_text, write_csv
 from facefold.utils.seeding import seed_of
 
 OLDEST = 116
@@ -28,8 +27,7 @@ _NAME = re.compile(r"(\d{1,3})_([01])_([0-4])_\d+ ?(\.jpg(?:\.chip\.jpg)?)", re.
 _MTIME = 946_684_800  # 2000-01-01 UTC, of all images: the times of the files may say who was collected when
 
 
-@dataclass(frozen=True)
-class UtkfaceImport:
+class UtkfaceImport(NamedTuple):
     """The result of an import.
 
     train, test: id, label, age, race. malformed: names that were left out. repeated: files whose name is in another
@@ -76,17 +74,18 @@ def install_utkface(source: Path, root: Path, test_size: int, seed: int) -> Utkf
         }
         new = not _is_installed(root, tables["train.csv"])
         if new:
-            _require_same_solution(root, test)
+            solution = solution_path(root)
+            if solution.exists() and sha256_file(solution) != sha256_text(csv_text(test)):
+                raise InputError(f"{solution} holds other answers; move it away, or choose another folder with --root")
             member_of = {member.path: member for member in members}
             with staged_competition(root) as staged:
-                quiet = len(table) < 1000 or no_bar()
-                for row in tqdm(table.itertuples(), total=len(table), desc="unpacking", unit="img", disable=quiet):
+                for row in progress_bar(table.itertuples(), len(table), "unpacking"):
                     path = staged / row.split / f"{row.id}.jpg"
                     member_of[row.path].copy(path)
                     os.utime(path, (_MTIME, _MTIME))
                 for name, rows in tables.items():
                     write_csv(staged / name, rows)
-                write_csv(solution_path(root), test)  # before competition/ is there: a killed import never lacks it
+                write_csv(solution, test)  # before competition/ is there: a killed import never lacks it
     return UtkfaceImport(train, test, malformed, repeated, new)
 
 
@@ -152,16 +151,6 @@ def _is_installed(root: Path, train: pd.DataFrame) -> bool:
     target = root / "competition"
     if is_empty(target):
         return False
-    if (target / "train.csv").is_file() and sha256_file(target / "train.csv") == _csv_sha256(train):
+    if (target / "train.csv").is_file() and sha256_file(target / "train.csv") == sha256_text(csv_text(train)):
         return True
     raise InputError(f"{target} holds another competition and is left as it is; choose another folder with --root")
-
-
-def _require_same_solution(root: Path, test: pd.DataFrame) -> None:
-    path = solution_path(root)
-    if path.exists() and sha256_file(path) != _csv_sha256(test):
-        raise InputError(f"{path} holds other answers; move it away, or choose another folder with --root")
-
-
-def _csv_sha256(table: pd.DataFrame) -> str:
-    return sha256_text(table.to_csv(index=False, lineterminator="\n"))

@@ -47,11 +47,9 @@ class Net(nn.Module):
     Each forward method returns logits float32 (N,) and penultimate features float32 (N, F).
     """
 
-    def __init__(
-        self, backbone: nn.Module, features: int, dropout: float, mean: tuple, std: tuple, stages: list[nn.Module]
-    ):
+    def __init__(self, frozen_stages: FrozenStages, backbone: nn.Module, features: int, dropout: float):
         super().__init__()
-        self.frozen_stages = FrozenStages(mean, std, stages)
+        self.frozen_stages = frozen_stages
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(features, 1)
@@ -116,10 +114,8 @@ def build_model(recipe: Recipe, weights_dir: Path | None = None, pretrained: boo
     """
     if recipe.backbone in CNNS:
         backbone = CNNS[recipe.backbone](recipe.width, recipe.size, recipe.dropout)
-        net = Net(
-            backbone, backbone.num_features, recipe.dropout, IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD, stages=[]
-        )
-        return net, {"source": "none"}
+        normalisation = FrozenStages(IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD, [])
+        return Net(normalisation, backbone, backbone.num_features, recipe.dropout), {"source": "none"}
     model, source = build_backbone(recipe, weights_dir, pretrained=pretrained)
     for size in sorted({recipe.size_in(epoch) for epoch in range(recipe.epochs)}):
         example_output(model, size)  # raises if the backbone does not accept it
@@ -136,4 +132,4 @@ def build_model(recipe: Recipe, weights_dir: Path | None = None, pretrained: boo
     features = example_output(nn.Sequential(*stages, backbone), recipe.size).shape[1]
     mean = model.pretrained_cfg.get("mean", IMAGENET_DEFAULT_MEAN)
     std = model.pretrained_cfg.get("std", IMAGENET_DEFAULT_STD)
-    return Net(backbone, features, recipe.dropout, mean, std, stages), source
+    return Net(FrozenStages(mean, std, stages), backbone, features, recipe.dropout), source

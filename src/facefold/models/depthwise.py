@@ -32,7 +32,7 @@ class _Depthwise(torch.autograd.Function):
         grad = grad.contiguous(memory_format=torch.channels_last)
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
-            grad_x = _gradients(grad, x, weight, ctx.stride, ctx.padding, [True, False, False])[0]
+            grad_x, *_ = _gradients(grad, x, weight, ctx.stride, ctx.padding, of_input=True)
         if ctx.needs_input_grad[1]:
             grad_weight = weight_gradient(grad, x, weight, ctx.stride, ctx.padding)
         return grad_x, grad_weight, None, None
@@ -51,7 +51,7 @@ def weight_gradient(
         padding: Of the convolution, (rows, columns).
     """
     if max(weight.shape[2:]) <= TILE:
-        return _gradients(grad, x, weight, stride, padding, [False, True, False])[1]
+        return _gradients(grad, x, weight, stride, padding)[1]
     (kh, kw), (ph, pw), (oh, ow) = weight.shape[2:], padding, grad.shape[2:]
     # Channels last, so that the copy of a tile's window has long runs.
     padded = pad(x.permute(0, 2, 3, 1), (0, 0, pw, pw, ph, ph))
@@ -60,7 +60,7 @@ def weight_gradient(
     for i in _tile_starts(kh):
         for j in _tile_starts(kw):
             window = padded[:, i : i + height, j : j + width].contiguous().permute(0, 3, 1, 2)
-            gradient = _gradients(grad, window, tile, stride, (0, 0), [False, True, False])[1]
+            gradient = _gradients(grad, window, tile, stride, (0, 0))[1]
             total[:, :, i : i + TILE, j : j + TILE] = gradient
     return total
 
@@ -71,8 +71,9 @@ def _tile_starts(taps: int) -> list[int]:
 
 
 def _gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], mask: list[bool]
+    grad: Tensor, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], of_input: bool = False
 ) -> tuple[Tensor, ...]:
+    mask = [of_input, not of_input, False]
     return torch.ops.aten.convolution_backward(
         grad, x, weight, None, stride, padding, (1, 1), False, (0, 0), len(weight), mask
     )

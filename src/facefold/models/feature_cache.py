@@ -10,7 +10,7 @@ read; they are removed when the run's current ones are computed.
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,19 +30,16 @@ from facefold.models.precision import Precision
 from facefold.models.recipe import Recipe
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
-    atomic_path,
     format_bytes,
     is_intact,
     lock_directory,
-    npy_header,
     require_disk_space,
     sha256_text,
-    write_checksum,
+    write_npy_blocks,
 )
 from facefold.utils.npy import NpyRows
 
 CHUNK = 64  # rows per forward pass: always the same ones, since a convolution's last bits depend on its batch
-AugmentFn = Callable[[int, np.ndarray], torch.Tensor]
 
 
 def feature_dir(
@@ -101,7 +98,7 @@ class FeatureCache:
     frozen_stages: FrozenStages
     device: torch.device
     precision: Precision
-    augmented: AugmentFn | None = None
+    augmented: Callable[[int, np.ndarray], torch.Tensor] | None = None
     views: int = 0
 
     def epoch_view(self, epoch: int) -> NpyRows:
@@ -113,20 +110,17 @@ class FeatureCache:
 
         A missing view is computed now, or waited for if another process computes it.
         """
-        path = self._path(name)
+        path = self.folder / f"{self.split}_{name}.npy"
         if not path.exists():
             self.compute_view(name)
         return NpyRows([path])
 
     def compute_view(self, name: str) -> None:
         """Compute a view unless its file is intact, by its checksum: a job may have been killed."""
-        path = self._path(name)
+        path = self.folder / f"{self.split}_{name}.npy"
         with lock_directory(path.with_suffix(".lock"), wait=True):
             if not is_intact(path):
                 self._write_view(name, path)
-
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{self.split}_{name}.npy"
 
     def _write_view(self, name: str, path: Path) -> None:
         for folder in self.folder.parent.glob("*"):
@@ -134,7 +128,8 @@ class FeatureCache:
                 shutil.rmtree(folder, ignore_errors=True)
         rows = np.arange(len(self.images.ids))
         stages = fuse_frozen_stages(self.frozen_stages, self._load_images("plain", rows[:CHUNK]), self.precision)
-        with atomic_path(path) as temporary, open(temporary, "wb") as out, torch.inference_mode():
+
+        def compute() -> Iterator[np.ndarray]:
             for start in range(0, len(rows), CHUNK):
                 activations = stages(self._load_images(name, rows[start : start + CHUNK]))
                 values = activations.permute(0, 2, 3, 1).half().cpu().numpy()
@@ -146,10 +141,10 @@ class FeatureCache:
                 if start == 0:
                     size = len(rows) * values[0].nbytes
                     require_disk_space(path.parent, size, f"the view {name} of the frozen stages")
-                    npy_header(out, values.dtype, (len(rows), *values.shape[1:]))
-                out.write(np.ascontiguousarray(values).tobytes())
-            out.flush()
-            write_checksum(path, temporary)
+                yield values
+
+        with torch.inference_mode():
+            write_npy_blocks(path, len(rows), compute())
 
     def _load_images(self, name: str, rows: np.ndarray) -> torch.Tensor:
         if name.startswith("epoch_"):

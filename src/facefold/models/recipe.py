@@ -100,9 +100,9 @@ class Recipe:
         A new setting thus leaves the runs of recipes without it valid. In return a default must never change.
         """
         settings = {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name not in ("about", "name") and getattr(self, field.name) != field.default
+            key: value
+            for key, value in asdict(self).items()
+            if key not in ("about", "name") and value != getattr(Recipe, key)
         }
         return sha256_text(json.dumps(settings, sort_keys=True))
 

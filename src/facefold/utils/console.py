@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
@@ -39,6 +40,20 @@ def is_quiet() -> bool:
 def no_bar() -> bool | None:
     """Return tqdm's `disable`: True if it is to be quiet, else None, which shows a bar on a terminal only."""
     return True if is_quiet() else None
+
+
+def progress_bar(items: Iterable, total: int, desc: str, unit: str = "img") -> tqdm:
+    """Return `items` with a bar, which fewer than 1,000 do not need.
+
+    Args:
+        items: What is iterated over.
+        total: Their number.
+        desc: What the bar is called.
+        unit: What one of them is.
+    """
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, desc=desc, unit=unit, disable=total < 1000 or no_bar())
 
 
 def print_progress(line: str, bar: tqdm | None = None) -> None:

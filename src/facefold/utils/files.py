@@ -5,13 +5,12 @@ pandas and numpy are imported where they are used: a step that only reads json a
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -102,6 +101,14 @@ def is_intact(path: Path) -> bool:
     return False
 
 
+def remove_files(folder: Path, pattern: str, keep: Collection[Path] = ()) -> None:
+    """Remove the files of that name except `keep` and their checksums, and what a killed process left of one."""
+    kept = {*keep, *map(checksum_path, keep)}
+    for path in [*folder.glob(pattern), *folder.glob(f".{pattern}.part")]:
+        if path not in kept:
+            path.unlink()
+
+
 def checksum_path(path: Path) -> Path:
     """Return the path of the file with the checksum of `path`."""
     return path.with_name(f"{path.name}.sha256")
@@ -142,50 +149,59 @@ def write_json(path: Path, value: object) -> None:
 
 def read_json(path: Path) -> dict:
     """Read a json object. Raise `InputError` with the file's name if it is missing or torn."""
-    try:
+    with input_errors(path, "not readable as json"):
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise _damaged(path, f"not readable as json ({error})") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} should hold one json object; delete it and run the step that writes it again")
     return value
 
 
-def write_csv(path: Path, table: pd.DataFrame, float_format: str = "%.9g") -> None:
+def write_csv(path: Path, table: pd.DataFrame) -> None:
     r"""Write a table with \n line ends, no index, floats with 9 significant digits."""
-    write_text(
-        path, table.to_csv(index=False, lineterminator="\n", float_format=float_format, quoting=csv.QUOTE_MINIMAL)
-    )
+    write_text(path, csv_text(table, "%.9g"))
+
+
+def csv_text(table: pd.DataFrame, float_format: str | None = None) -> str:
+    r"""Return a table as csv with \n line ends and no index; floats in full unless `float_format` shortens them."""
+    return table.to_csv(index=False, lineterminator="\n", float_format=float_format)
 
 
 def read_csv(path: Path, columns: dict[str, type]) -> pd.DataFrame:
     """Read one of our own tables: exactly these columns, ids kept as text. Raise `InputError` with the file's name."""
     import pandas as pd
 
-    try:
+    with input_errors(path):
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
         if list(table.columns) != list(columns):
             raise ValueError(f"columns {','.join(table.columns)}, expected {','.join(columns)}")
         if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus fields for an index
             raise ValueError("rows with more fields than the header")
         return table.astype(columns)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
-    except (ValueError, UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise _damaged(path, f"damaged ({error})") from error
 
 
 def write_npy(path: Path, array: np.ndarray | NpyRows) -> None:
-    import numpy as np
+    rows = max(1, _CHUNK * len(array) // max(1, array.nbytes))
+    blocks = (array[start : start + rows] for start in range(0, max(1, len(array)), rows))
+    write_npy_blocks(path, len(array), blocks, checksum=False)
 
+
+def write_npy_blocks(path: Path, rows: int, blocks: Iterable[np.ndarray], checksum: bool = True) -> None:
+    """Write an array of `rows` rows that comes in blocks of rows, at least one.
+
+    Args:
+        path: The .npy file.
+        rows: The rows of all blocks together.
+        blocks: The blocks, of one dtype and shape apart from their number of rows.
+        checksum: Whether to write its checksum as well, before the file is there.
+    """
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
-        npy_header(handle, array.dtype, array.shape)
-        rows = max(1, _CHUNK * len(array) // max(1, array.nbytes))
-        for start in range(0, len(array), rows):
-            # numpy's own writing does not report a full disk
-            handle.write(np.ascontiguousarray(array[start : start + rows]).tobytes())
+        for number, block in enumerate(blocks):
+            if number == 0:
+                npy_header(handle, block.dtype, (rows, *block.shape[1:]))
+            handle.write(block.tobytes())  # numpy's own writing does not report a full disk
+        handle.flush()
+        if checksum:
+            write_checksum(path, temporary)
 
 
 def npy_header(handle: BinaryIO, dtype: np.dtype, shape: tuple[int, ...]) -> None:
@@ -203,16 +219,19 @@ def read_npy(path: Path) -> np.ndarray:
     """Read an array. Raise `InputError` with the file's name if it is missing or damaged."""
     import numpy as np
 
-    try:
+    with input_errors(path):
         return np.load(path, allow_pickle=False)
+
+
+@contextmanager
+def input_errors(name: Path | str, what: str = "damaged") -> Iterator[None]:
+    """Turn what a missing or damaged file makes a reader raise into an `InputError` with the file's name."""
+    try:
+        yield
     except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
+        raise InputError(f"{name} is missing") from None
     except (ValueError, EOFError) as error:
-        raise _damaged(path, f"damaged ({error})") from error
-
-
-def _damaged(path: Path, what: str) -> InputError:
-    return InputError(f"{path} is {what}; delete it and run the step that writes it again")
+        raise InputError(f"{name} is {what} ({error}); delete it and run the step that writes it again") from error
 
 
 def sha256_file(path: Path) -> str:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from facefold.utils.errors import InputError
+from facefold.utils.files import input_errors
 
 
 class NpyRows:
@@ -38,7 +39,7 @@ class NpyRows:
         self.dtype = first.dtype
 
     def __reduce__(self) -> tuple:
-        return NpyRows, ([part.path for part in self._parts],)
+        return NpyRows, ([part.source for part in self._parts],)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -56,7 +57,7 @@ class NpyRows:
         rows = np.arange(len(self))[rows] if isinstance(rows, slice) else np.asarray(rows)
         if len(rows) and rows.dtype.kind not in "iu":
             raise TypeError(f"rows by their numbers, not {rows.dtype}")
-        if len(rows) and not (rows.min() >= 0 and rows.max() < len(self)):
+        if len(rows) and not 0 <= rows.min() <= rows.max() < len(self):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
         values = np.empty((len(rows), *self.shape[1:]), self.dtype)
         buffer = memoryview(values.reshape(-1).view(np.uint8))
@@ -88,10 +89,10 @@ class NpyRows:
 
 class _Part:
     def __init__(self, source: Path | BinaryIO):
-        self.path = source if isinstance(source, Path) else None
-        self.name = str(source if self.path else getattr(source, "name", "an open file"))
-        try:
-            self.file = open(source, "rb") if self.path else source  # noqa: SIM115
+        is_path = isinstance(source, Path)
+        self.source, self.name = source, str(source if is_path else source.name)
+        with input_errors(self.name):
+            self.file = open(source, "rb") if is_path else source  # noqa: SIM115
             self.file.seek(0)
             version = np.lib.format.read_magic(self.file)
             if version != (1, 0):
@@ -99,14 +100,10 @@ class _Part:
             self.shape, _, self.dtype = np.lib.format.read_array_header_1_0(self.file)
             if self.dtype.hasobject:
                 raise ValueError("it holds no numbers")
-        except FileNotFoundError:
-            raise InputError(f"{self.name} is missing") from None
-        except (ValueError, EOFError) as error:
-            raise self._damaged(error) from error
-        self.offset = self.file.tell()
-        self.row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
-        if os.fstat(self.file.fileno()).st_size != self.offset + self.shape[0] * self.row_bytes:
-            raise self._damaged("its size is not what its header says")
+            self.offset = self.file.tell()
+            self.row_bytes = int(np.prod(self.shape[1:])) * self.dtype.itemsize
+            if os.fstat(self.file.fileno()).st_size != self.offset + self.shape[0] * self.row_bytes:
+                raise ValueError("its size is not what its header says")
 
     def read_into(self, buffer: memoryview, start: int) -> None:
         """Fill `buffer` with what the file holds from row `start` on."""
@@ -114,8 +111,6 @@ class _Part:
         while len(buffer):
             count = os.preadv(self.file.fileno(), [buffer], offset)
             if not count:
-                raise self._damaged("it ends too early")
+                with input_errors(self.name):
+                    raise EOFError("it ends too early")
             buffer, offset = buffer[count:], offset + count
-
-    def _damaged(self, why: object) -> InputError:
-        return InputError(f"{self.name} is damaged ({why}); delete it and run the step that writes it again")

@@ -1,6 +1,6 @@
 """Labels from the order of the ids, if ids were numbered in the order of a hidden key such as sorted file names.
 
-`label_order_evidence` measures whether the train ids show such an order, `decode_order` uses it, and `score_decoders`
+`label_order_cue` measures whether the train ids show such an order, `decode_order` uses it, and `score_decoders`
 computes what it gains on rows whose labels take no part. All of them sort by the ids as numbers: the order of the rows
 changes nothing. The models are in `decoders.py`.
 """
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from facefold.data.competition import Competition
-from facefold.data.leaks import OrderEvidence, label_order_evidence, order_by_id
+from facefold.data.leaks import Cue, label_order_cue, order_by_id
 from facefold.ensemble.calibration import CALIBRATION_C, fit_logistic
 from facefold.ensemble.leaks.base import BlendScores, Leak, LeakResult
 from facefold.ensemble.leaks.decoders import align_posterior, fit_chain, hmm_posterior
@@ -60,9 +60,9 @@ class OrderLeak(Leak):
         return cls()
 
     def require(self, matrix: OofMatrix) -> dict:
-        evidence = _require_order(matrix.ids, matrix.labels, "the train labels")
+        cue = _require_order(matrix.ids, matrix.labels, "the train labels")
         order_by_id(matrix.test_ids)
-        return {"correlation": evidence.correlation, "chance": evidence.chance}
+        return {"correlation": cue.value, "chance": cue.margin}
 
     def apply(self, matrix: OofMatrix, scores: BlendScores) -> LeakResult:
         scored = score_decoders(matrix.ids, matrix.labels, scores.nested, len(matrix.test_ids))
@@ -171,16 +171,16 @@ def score_decoders(
     return DecoderScores(prob, gains, choose_method(prob, labels), nested, parts)
 
 
-def _require_order(ids: Sequence[str], labels: np.ndarray, what: str) -> OrderEvidence:
+def _require_order(ids: Sequence[str], labels: np.ndarray, what: str) -> Cue:
     """Return the evidence that labels (n,), in words `what`, are in the order of ids (n,); `InputError` without any."""
-    evidence = label_order_evidence(ids, labels)
-    if not evidence.shows:
+    cue = label_order_cue(ids, labels)
+    if cue.value <= cue.margin:
         raise InputError(
-            f"{what} show no order: neighbours by id correlate by {evidence.correlation:.3f}, and chance alone "
-            f"gives 0 +- {evidence.chance:.3f} with {evidence.rows} rows. The order of the ids cannot help; "
+            f"{what} show no order: neighbours by id correlate by {cue.value:.3f}, and chance alone "
+            f"gives 0 +- {cue.margin:.3f} with {len(labels)} rows. The order of the ids cannot help; "
             "leave it out."
         )
-    return evidence
+    return cue
 
 
 def _calibrated(prob: np.ndarray, labels: np.ndarray, other: np.ndarray) -> np.ndarray:
