@@ -106,7 +106,7 @@ def measure_growth(like: np.ndarray, rows: int) -> None:
     indices, begun = np.arange(len(grey)), time.process_time()
     prints = compute_fingerprints(grey, indices)
     hashed = time.process_time()
-    candidates = candidate_pairs(prints.plain, prints.mirrored)
+    candidates = candidate_pairs(prints.hashes, prints.mirrored)
     pairs = np.concatenate([chunk[prints.may_match(chunk)] for chunk in candidates])
     paired = time.process_time()
     same_picture(grey, *pairs.T)

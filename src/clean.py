@@ -111,9 +111,8 @@ def propose(args: argparse.Namespace, issues: pd.DataFrame, recipe: str) -> None
 
     corrections = propose_corrections(issues, args.action or "drop", args.top, args.confidence or 0.0)
     if corrections.empty:
-        raise InputError(
-            f"no suspect has confidence {args.confidence:g} or more; {args.write_corrections} is unchanged"
-        )
+        found = "there are no suspects" if issues.empty else f"no suspect has confidence {args.confidence:g} or more"
+        raise InputError(f"{found}; {args.write_corrections} is unchanged")
     write_corrections(args.write_corrections, corrections, args.force)
     counts = ", ".join(f"{count} {action}" for action, count in corrections["action"].value_counts().items())
     print(

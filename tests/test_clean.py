@@ -4,6 +4,7 @@ import importlib
 import re
 import shutil
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,17 @@ import pandas as pd
 import pytest
 import torch
 
+import clean
 from command import apart, call, refused, run
 from facefold.data.audit import load_images_hash
 from facefold.data.competition import load_competition
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.folds import load_folds
+from facefold.ensemble.label_issues import COLUMNS
 from facefold.models.recipe import load_recipe
 from facefold.runs import Identity, fold_dir, load_predictions, run_names, seal_fold, write_history, write_predictions
 from facefold.training import jobs
+from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, write_text
 
 ODD = ["50", "90", "140", "200"]  # the rows that the fabricated models are sure about, against their label
@@ -154,6 +158,13 @@ def test_options_that_do_not_go_together(root):
     assert (
         refused("clean", root) == "there are no runs to judge labels by. Run `python src/train.py --recipe NAME` first."
     )
+
+
+def test_without_suspects_nothing_is_proposed(tmp_path):
+    path = tmp_path / "corrections.csv"
+    args = Namespace(action=None, top=5, confidence=None, write_corrections=path, force=False)
+    with pytest.raises(InputError, match=f"^there are no suspects; {path} is unchanged$"):
+        clean.propose(args, pd.DataFrame(columns=COLUMNS), "cnn5")
 
 
 def test_before_and_after_stand_in_one_leaderboard(root):

@@ -31,16 +31,16 @@ DOTS = np.array([[60, 62], [138, 62], [98, 102], [66, 138], [130, 138]], dtype=f
 
 
 def picker(pixels: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """The dots of the one face there is, or nothing; as CenterFace answers: boxes (n, 5) and points (n, 10)."""
-    points = []
+    """The dots of the one face there is, or nothing; as CenterFace answers: boxes (n, 5) and landmarks (n, 10)."""
+    landmarks = []
     for colour in COLOURS:
         rows, columns = np.nonzero(np.abs(pixels.astype(int) - colour).sum(axis=2) < 120)
         if not len(rows):
             return np.empty((0, 5)), np.empty((0, 10))
-        points.append([columns.mean(), rows.mean()])
-    points = np.array(points)
-    centre, half = points.mean(axis=0), np.ptp(points, axis=0).max()
-    return np.array([[*(centre - half), *(centre + half), 0.9]]), points.reshape(1, 10)
+        landmarks.append([columns.mean(), rows.mean()])
+    landmarks = np.array(landmarks)
+    centre, half = landmarks.mean(axis=0), np.ptp(landmarks, axis=0).max()
+    return np.array([[*(centre - half), *(centre + half), 0.9]]), landmarks.reshape(1, 10)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def save(path: Path, pixels: np.ndarray) -> Path:
 def test_a_face_is_cut_as_the_training_images_are(detector, tmp_path, scale, angle):
     template = detector.measure_template([save(tmp_path / "1.jpg", crop())])
     assert template.side == 200
-    np.testing.assert_allclose(200 * template.points, DOTS, atol=0.7)
+    np.testing.assert_allclose(200 * template.landmarks, DOTS, atol=0.7)
     [face] = detector.detect(photo(scale, angle, 420, 330))
     cut = cut_face(photo(scale, angle, 420, 330), face, template)
     assert cut.shape == (200, 200, 3)
@@ -159,10 +159,10 @@ def test_the_real_detector_finds_a_real_face():
         Path(pytest.importorskip("matplotlib").get_data_path()) / "sample_data" / "grace_hopper.jpg"
     )
     [face] = Detector().detect(portrait)
-    eyes = face.points[:2]
+    eyes = face.landmarks[:2]
     assert 200 < eyes[0, 0] < 260 < eyes[1, 0] < 340 and (eyes[:, 1] > 180).all() and (eyes[:, 1] < 220).all()
     template = Template(np.array([[0.3, 0.31], [0.69, 0.31], [0.49, 0.51], [0.33, 0.69], [0.65, 0.69]]), 200)
     again = Detector().detect(
         cv2.copyMakeBorder(cut_face(portrait, face, template), 100, 100, 100, 100, cv2.BORDER_CONSTANT)
     )
-    np.testing.assert_allclose(again[0].points - 100, 200 * template.points, atol=12)
+    np.testing.assert_allclose(again[0].landmarks - 100, 200 * template.landmarks, atol=12)

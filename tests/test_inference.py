@@ -6,12 +6,12 @@ from facefold.models import inference
 from facefold.models.build import FrozenStages, Net, build_model
 from facefold.models.depthwise import replace_depthwise
 from facefold.models.inference import (
-    BOUND,
+    MAX_DIFFERENCE,
     InferenceModel,
-    fastest_inference_model,
     fuse_batch_norm,
     fuse_frozen_stages,
     rebuild_inference_model,
+    select_inference_model,
 )
 from facefold.models.precision import Precision
 from facefold.models.recipe import load_recipe, parse_recipe
@@ -67,16 +67,16 @@ def test_a_norm_that_does_not_follow_a_convolution_stays():
 
 def test_half_precision_is_used_if_it_agrees():
     net, images = build_trained("demo_cnn")
-    model = fastest_inference_model(net, HALF, images)
-    assert model.name == "bfloat16 channels_last fused" and 0 < model.difference <= BOUND and not model.refused
+    model = select_inference_model(net, HALF, images)
+    assert model.name == "bfloat16 channels_last fused" and 0 < model.difference <= MAX_DIFFERENCE and not model.refused
     logits, features = model(images)
     assert logits.dtype is features.dtype is torch.float32
 
 
 def test_what_does_not_agree_is_refused_with_its_difference(monkeypatch):
     net, images = build_trained("demo_cnn")
-    monkeypatch.setattr(inference, "BOUND", 1e-6)
-    model = fastest_inference_model(net, HALF, images)
+    monkeypatch.setattr(inference, "MAX_DIFFERENCE", 1e-6)
+    model = select_inference_model(net, HALF, images)
     assert model.name == "float32 channels_last" or model.difference <= 1e-6
     refused = model.refused[0]
     assert refused.startswith("bfloat16 channels_last fused inference differs from float32 by a probability of ")
@@ -85,7 +85,7 @@ def test_what_does_not_agree_is_refused_with_its_difference(monkeypatch):
 
 def test_without_half_precision_float32_is_fused():
     net, images = build_trained("demo_cnn")
-    assert fastest_inference_model(net, None, images).name == "float32 channels_last fused"
+    assert select_inference_model(net, None, images).name == "float32 channels_last fused"
 
 
 def test_an_inference_model_is_rebuilt_from_its_name():
@@ -96,7 +96,7 @@ def test_an_inference_model_is_rebuilt_from_its_name():
         ("bfloat16 channels_last fused", "bfloat16 channels_last fused"),
     ):
         assert rebuild_inference_model(net, name, images).name == rebuilt
-    model = fastest_inference_model(net, HALF, images)
+    model = select_inference_model(net, HALF, images)
     again = rebuild_inference_model(net, model.name, images)
     assert all(torch.equal(one, other) for one, other in zip(model(images), again(images), strict=True))
 

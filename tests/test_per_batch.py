@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
 from facefold.augment import per_batch
-from facefold.augment.per_batch import BatchAugment, apply_draws
-from facefold.augment.policies import ORDERS, POLICIES, Draws, draw_batch
+from facefold.augment.per_batch import BatchAugment, apply_params
+from facefold.augment.policies import ORDERS, POLICIES, AugmentParams, sample_params
 from facefold.utils.errors import InputError
 
 SEEDS = np.arange(4000)
@@ -32,9 +32,9 @@ def smooth(count: int, size: int = 64) -> torch.Tensor:
     )
 
 
-def no_draws(count: int = 1, **changed: object) -> Draws:
-    """Draws that change nothing except `changed`, one value for all images."""
-    draws = {
+def identity_params(count: int = 1, **changed: object) -> AugmentParams:
+    """AugmentParams that change nothing except `changed`, one value for all images."""
+    params = {
         "flip": False,
         "affine": False,
         "scale": (1.0, 1.0),
@@ -44,10 +44,10 @@ def no_draws(count: int = 1, **changed: object) -> Draws:
         "factors": (1.0, 1.0, 1.0, 0.0),
         "order": 0,
         "gray": False,
-        "holed": False,
+        "erased": False,
         "hole": (0, 0, 0, 0),
     }
-    return Draws(**{name: np.array([value] * count) for name, value in {**draws, **changed}.items()})
+    return AugmentParams(**{name: np.array([value] * count) for name, value in {**params, **changed}.items()})
 
 
 def ids(count: int) -> list[str]:
@@ -133,32 +133,32 @@ def test_ids_must_be_as_many_as_images():
 
 def test_a_flip_is_a_flip_with_and_without_an_affine():
     pixels = noise(2)
-    assert torch.equal(apply_draws(pixels, no_draws(2, flip=True)), pixels.flip(2))
-    assert torch.equal(apply_draws(pixels, no_draws(2, flip=True, affine=True)), pixels.flip(2))
+    assert torch.equal(apply_params(pixels, identity_params(2, flip=True)), pixels.flip(2))
+    assert torch.equal(apply_params(pixels, identity_params(2, flip=True, affine=True)), pixels.flip(2))
 
 
 @pytest.mark.parametrize("x,y", [(2, 0), (0, -3), (-1, 4)])
 def test_whole_pixels_of_translation_are_a_shifted_slice_of_the_mirrored_image(x, y):
     pixels = noise(1)
     wide = np.pad(pixels[0].numpy(), ((5, 5), (5, 5), (0, 0)), mode="reflect")  # numpy's word for reflect-101
-    augmented = apply_draws(pixels, no_draws(affine=True, translate=(float(x), float(y))))
+    augmented = apply_params(pixels, identity_params(affine=True, translate=(float(x), float(y))))
     assert np.array_equal(augmented[0].numpy(), wide[5 - y : 14 - y, 5 - x : 12 - x])
 
 
 def test_the_flip_comes_before_the_translation():
     pixels = noise(1)
-    augmented = apply_draws(pixels, no_draws(flip=True, affine=True, translate=(2.0, 0.0)))
+    augmented = apply_params(pixels, identity_params(flip=True, affine=True, translate=(2.0, 0.0)))
     assert torch.equal(augmented[:, :, 2:], pixels.flip(2)[:, :, :-2])
 
 
 def test_a_quarter_turn_is_counter_clockwise():
     pixels = noise(1, 8, 8)
-    assert torch.equal(apply_draws(pixels, no_draws(affine=True, rotate=90.0)), torch.rot90(pixels, 1, (1, 2)))
+    assert torch.equal(apply_params(pixels, identity_params(affine=True, rotate=90.0)), torch.rot90(pixels, 1, (1, 2)))
 
 
 def test_twice_the_width_reads_half_as_far_from_the_middle():
     pixels = torch.tensor([10, 20, 40, 80, 160], dtype=torch.uint8)[None, None, :, None].expand(1, 2, 5, 3)
-    augmented = apply_draws(pixels, no_draws(affine=True, scale=(2.0, 1.0)))
+    augmented = apply_params(pixels, identity_params(affine=True, scale=(2.0, 1.0)))
     assert augmented[0, 0, :, 0].tolist() == [20, 30, 40, 60, 80]
 
 
@@ -181,13 +181,15 @@ def one(red: int, green: int, blue: int) -> torch.Tensor:
     ],
 )
 def test_colour_factors(factors, expected):
-    assert apply_draws(one(100, 50, 240), no_draws(jitter=True, factors=factors))[0, 0, 0].tolist() == list(expected)
+    assert apply_params(one(100, 50, 240), identity_params(jitter=True, factors=factors))[0, 0, 0].tolist() == list(
+        expected
+    )
 
 
 def test_contrast_goes_by_the_mean_of_the_image_and_saturation_by_the_pixel():
     pixels = torch.tensor([[[[0, 0, 0], [200, 200, 200]]] * 2], dtype=torch.uint8)
-    contrast = apply_draws(pixels, no_draws(jitter=True, factors=(1.0, 0.5, 1.0, 0.0)))
-    saturation = apply_draws(pixels, no_draws(jitter=True, factors=(1.0, 1.0, 0.5, 0.0)))
+    contrast = apply_params(pixels, identity_params(jitter=True, factors=(1.0, 0.5, 1.0, 0.0)))
+    saturation = apply_params(pixels, identity_params(jitter=True, factors=(1.0, 1.0, 0.5, 0.0)))
     assert contrast[0, 0, :, 0].tolist() == [50, 150] and torch.equal(saturation, pixels)
 
 
@@ -195,7 +197,9 @@ def test_the_order_of_the_jitter_counts_as_every_step_is_cut_to_255():
     brighter_first, contrast_first = (ORDERS.tolist().index(order) for order in ([0, 1, 2, 3], [1, 0, 2, 3]))
     pixels = torch.tensor([[[[100] * 3, [240] * 3]] * 2], dtype=torch.uint8)
     first, second = (
-        apply_draws(pixels, no_draws(jitter=True, factors=(1.2, 0.5, 1.0, 0.0), order=order))[0, 0, :, 0].tolist()
+        apply_params(pixels, identity_params(jitter=True, factors=(1.2, 0.5, 1.0, 0.0), order=order))[
+            0, 0, :, 0
+        ].tolist()
         for order in (brighter_first, contrast_first)
     )
     assert first == [154, 221]  # 120, 255; about their mean 187.5: 153.75, 221.25
@@ -203,37 +207,39 @@ def test_the_order_of_the_jitter_counts_as_every_step_is_cut_to_255():
 
 
 def test_grey_is_the_weighted_mean():
-    assert apply_draws(one(100, 50, 240), no_draws(gray=True))[0, 0, 0].tolist() == [87] * 3  # 29.9 + 29.35 + 27.36
+    assert (
+        apply_params(one(100, 50, 240), identity_params(gray=True))[0, 0, 0].tolist() == [87] * 3
+    )  # 29.9 + 29.35 + 27.36
 
 
 def test_a_hole_is_black_inside_its_edges_alone():
     pixels = noise(1) | 1
-    augmented = apply_draws(pixels, no_draws(holed=True, hole=(2, 1, 5, 4)))
+    augmented = apply_params(pixels, identity_params(erased=True, hole=(2, 1, 5, 4)))
     assert (augmented == 0).all(3).nonzero()[:, 1:].tolist() == [[y, x] for y in (1, 2, 3) for x in (2, 3, 4)]
     augmented[:, 1:4, 2:5] = pixels[:, 1:4, 2:5]
     assert torch.equal(augmented, pixels)
 
 
-# Against albumentations: the same pixels of the same draws, and draws of the same distribution
+# Against albumentations: the same pixels of the same params, and params of the same distribution
 
 
 def test_an_affine_is_albumentations():
-    pixels, draws = smooth(60), draw_batch(STANDARD, SEEDS[:60], 64, 64)
-    draws = Draws(
+    pixels, params = smooth(60), sample_params(STANDARD, SEEDS[:60], 64, 64)
+    params = AugmentParams(
         **{
-            **vars(no_draws(60)),
+            **vars(identity_params(60)),
             "affine": np.ones(60, bool),
-            "scale": draws.scale,
-            "rotate": draws.rotate,
-            "translate": draws.translate,
+            "scale": params.scale,
+            "rotate": params.rotate,
+            "translate": params.translate,
         }
     )
-    for row, augmented in enumerate(apply_draws(pixels, draws).numpy()):
+    for row, augmented in enumerate(apply_params(pixels, params).numpy()):
         matrix = geometric.create_affine_transformation_matrix(
-            dict(zip("xy", draws.translate[row], strict=True)),
+            dict(zip("xy", params.translate[row], strict=True)),
             {"x": 0, "y": 0},
-            dict(zip("xy", draws.scale[row], strict=True)),
-            draws.rotate[row],
+            dict(zip("xy", params.scale[row], strict=True)),
+            params.rotate[row],
             geometric.center((64, 64)),
         )
         theirs = geometric.warp_affine(
@@ -244,30 +250,32 @@ def test_an_affine_is_albumentations():
 
 
 def test_a_jitter_is_albumentations_but_for_whole_levels():
-    pixels, draws = smooth(60), draw_batch(STANDARD, SEEDS[:60], 64, 64)
-    draws = Draws(**{**vars(no_draws(60)), "jitter": np.ones(60, bool), "factors": draws.factors, "order": draws.order})
-    for row, augmented in enumerate(apply_draws(pixels, draws).numpy()):
-        factors = dict(zip(("brightness", "contrast", "saturation", "hue"), draws.factors[row], strict=True))
-        theirs = JITTER.apply(pixels[row].numpy(), **factors, order=ORDERS[draws.order[row]])
+    pixels, params = smooth(60), sample_params(STANDARD, SEEDS[:60], 64, 64)
+    params = AugmentParams(
+        **{**vars(identity_params(60)), "jitter": np.ones(60, bool), "factors": params.factors, "order": params.order}
+    )
+    for row, augmented in enumerate(apply_params(pixels, params).numpy()):
+        factors = dict(zip(("brightness", "contrast", "saturation", "hue"), params.factors[row], strict=True))
+        theirs = JITTER.apply(pixels[row].numpy(), **factors, order=ORDERS[params.order[row]])
         difference = np.abs(augmented.astype(int) - theirs)
         assert difference.mean() < 2 and difference.max() <= 12
 
 
 def test_grey_is_albumentations():
     pixels = smooth(8)
-    ours = apply_draws(pixels, no_draws(8, gray=True)).numpy().astype(int)
+    ours = apply_params(pixels, identity_params(8, gray=True)).numpy().astype(int)
     theirs = np.stack([A.ToGray(p=1)(image=image)["image"] for image in pixels.numpy()])
     assert np.abs(ours - theirs).max() <= 1
 
 
 def draw_numbers() -> dict[str, np.ndarray]:
-    draws = draw_batch(STANDARD, SEEDS, 64, 48)
+    params = sample_params(STANDARD, SEEDS, 64, 48)
     return {
-        **{f"scale {side}": draws.scale[:, at] for at, side in enumerate("xy")},
-        "rotate": draws.rotate,
-        **{f"translate {side}": draws.translate[:, at] for at, side in enumerate("xy")},
-        **{name: draws.factors[:, at] for at, name in enumerate(("brightness", "contrast", "saturation", "hue"))},
-        **{name: draws.hole[:, at] for at, name in enumerate(("left", "top", "right", "bottom"))},
+        **{f"scale {side}": params.scale[:, at] for at, side in enumerate("xy")},
+        "rotate": params.rotate,
+        **{f"translate {side}": params.translate[:, at] for at, side in enumerate("xy")},
+        **{name: params.factors[:, at] for at, name in enumerate(("brightness", "contrast", "saturation", "hue"))},
+        **{name: params.hole[:, at] for at, name in enumerate(("left", "top", "right", "bottom"))},
     }
 
 
@@ -305,39 +313,39 @@ def test_numbers_are_drawn_as_albumentations_draws_them():
 
 
 def test_holes_lie_inside_the_image():
-    left, top, right, bottom = draw_batch(STANDARD, SEEDS, 64, 48).hole.T
+    left, top, right, bottom = sample_params(STANDARD, SEEDS, 64, 48).hole.T
     assert (left >= 0).all() and (top >= 0).all() and (right <= 48).all() and (bottom <= 64).all()
     assert set(right - left) == set(range(4, 15)) and set(bottom - top) == set(range(6, 20))
 
 
 @pytest.mark.parametrize(
-    "name,probability", [("flip", 0.5), ("affine", 0.9), ("jitter", 0.7), ("gray", 0.1), ("holed", 0.25)]
+    "name,probability", [("flip", 0.5), ("affine", 0.9), ("jitter", 0.7), ("gray", 0.1), ("erased", 0.25)]
 )
 def test_operations_are_as_frequent_as_the_policy_says(name, probability):
-    share = getattr(draw_batch(STANDARD, SEEDS, 64, 48), name).mean()
+    share = getattr(sample_params(STANDARD, SEEDS, 64, 48), name).mean()
     assert share == pytest.approx(probability, abs=4 * np.sqrt(probability * (1 - probability) / len(SEEDS)))
 
 
 def test_all_orders_are_equally_frequent():
-    counts = np.bincount(draw_batch(STANDARD, SEEDS, 64, 48).order, minlength=24)
+    counts = np.bincount(sample_params(STANDARD, SEEDS, 64, 48).order, minlength=24)
     assert ((counts - 4000 / 24) ** 2 / (4000 / 24)).sum() < 52.6  # chi square of 23 degrees of freedom: 1 in 2,500
 
 
 def test_draws_are_independent():
-    draws = draw_batch(STANDARD, SEEDS, 64, 48)
+    params = sample_params(STANDARD, SEEDS, 64, 48)
     columns = np.column_stack(
         [
-            draws.flip,
-            draws.affine,
-            draws.scale,
-            draws.rotate,
-            draws.translate,
-            draws.jitter,
-            draws.factors,
-            draws.order,
-            draws.gray,
-            draws.holed,
-            draws.hole[:, :2],
+            params.flip,
+            params.affine,
+            params.scale,
+            params.rotate,
+            params.translate,
+            params.jitter,
+            params.factors,
+            params.order,
+            params.gray,
+            params.erased,
+            params.hole[:, :2],
         ]
     )
     correlation = np.corrcoef(columns.T) - np.eye(columns.shape[1])

@@ -8,7 +8,7 @@ import pytest
 from facefold.augment.per_image import ImageAugment
 from facefold.augment.policies import POLICIES
 from facefold.utils.errors import InputError
-from facefold.utils.seeding import seed_of
+from facefold.utils.seeding import derive_seed
 
 
 def image(seed: int = 0) -> np.ndarray:
@@ -98,7 +98,7 @@ def test_policies_are_these_of_albumentations_to_the_bit():
     }.items():
         augment, reference = ImageAugment(policy, 5), A.Compose(transforms)
         for row in range(40):
-            reference.set_random_seed(seed_of(5, "augment", 1, str(row)))
+            reference.set_random_seed(derive_seed(5, "augment", 1, str(row)))
             assert np.array_equal(augment(image(row), 1, str(row)), reference(image=image(row))["image"])
 
 
@@ -110,5 +110,5 @@ def test_unknown_policy_lists_those_there_are():
 
 
 def test_seeds_of_joined_parts_differ():
-    assert seed_of("a", "bc") != seed_of("ab", "c")
-    assert seed_of(1, 2) == seed_of("1", "2") < 2**32
+    assert derive_seed("a", "bc") != derive_seed("ab", "c")
+    assert derive_seed(1, 2) == derive_seed("1", "2") < 2**32

@@ -161,8 +161,8 @@ def test_corrections_that_were_edited_in_a_run_are_refused(tmp_path, split):
     with pytest.raises(
         InputError,
         match=re.escape(
-            "runs/cnn+corrected: the corrections in a run.json were edited, or are of an earlier version; delete the "
-            "folder and train it again"
+            "runs/cnn+corrected: the corrections in a run.json were edited, or come from an earlier version of this "
+            "program; delete the folder and train it again"
         ),
     ):
         shared_corrections([member])

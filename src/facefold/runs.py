@@ -137,12 +137,12 @@ def current_identity(name: str, folds: Folds, images_hash: str) -> Identity:
 
 
 def load_run_corrections(run: dict) -> Corrections:
-    """Return the corrections that a run learned from. Raise `InputError` if they are not those of its identity."""
+    """Return the corrections that a run learned from. Raise `InputError` if their hash is not the recorded one."""
     corrections = Corrections(run.get("corrected", {}))
     if corrections.hash != _recorded(run, "corrections"):
         raise InputError(
-            f"runs/{run['recipe']}{CORRECTED_SUFFIX}: the corrections in a run.json were edited, or are of an earlier "
-            "version; delete the folder and train it again"
+            f"runs/{run['recipe']}{CORRECTED_SUFFIX}: the corrections in a run.json were edited, or come from an "
+            "earlier version of this program; delete the folder and train it again"
         )
     return corrections
 

@@ -1,4 +1,4 @@
-"""Augment a whole batch on its device by the policies of policies.py, drawn as albumentations draws them.
+"""Augment a whole batch on its device by the policies of policies.py, drawn as albumentations params them.
 
 The result of image `id` in epoch `e` depends on (seed, e, id) alone. Everything is drawn on the CPU and sent as one
 small table, so the CPU never waits for a GPU. The images differ from those of per_image.py by the random numbers, and
@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from facefold.augment.policies import CONTRAST, HUE, ORDERS, SATURATION, Draws, draw_batch, load_policy
+from facefold.augment.policies import CONTRAST, HUE, ORDERS, SATURATION, AugmentParams, load_policy, sample_params
 from facefold.utils.errors import InputError
-from facefold.utils.seeding import seed_of
+from facefold.utils.seeding import derive_seed
 
 # Of float32 pixels processed at a time on the CPU, so that they stay in a core's second-level cache.
 _CACHED_BYTES = 400_000
@@ -47,19 +47,19 @@ class BatchAugment:
     def __call__(self, pixels: Tensor, epoch: int, ids: Sequence[str]) -> Tensor:
         if len(ids) != len(pixels):
             raise ValueError(f"{len(pixels)} images and {len(ids)} ids")
-        seeds = np.array([seed_of(self._seed, "augment", epoch, id) for id in ids], dtype=np.uint64)
-        return apply_draws(pixels, draw_batch(self._policy, seeds, *pixels.shape[1:3]))
+        seeds = np.array([derive_seed(self._seed, "augment", epoch, id) for id in ids], dtype=np.uint64)
+        return apply_params(pixels, sample_params(self._policy, seeds, *pixels.shape[1:3]))
 
 
-def apply_draws(pixels: Tensor, draws: Draws) -> Tensor:
-    """Augment image i of uint8 (n, H, W, 3) by row i of `draws`; a new tensor, on the same device."""
+def apply_params(pixels: Tensor, params: AugmentParams) -> Tensor:
+    """Augment image i of uint8 (n, H, W, 3) by row i of `params`; a new tensor, on the same device."""
     count, height, width, _ = pixels.shape
-    hue_step = np.where(draws.jitter, (ORDERS == HUE).argmax(1)[draws.order], _STEPS)  # _STEPS: none
-    changed = draws.flip | draws.affine | draws.jitter | draws.gray | draws.holed
-    group = np.where(changed, 2 * hue_step + draws.affine, -1)  # images of a group take the same steps
-    mirrored = draws.flip & ~draws.affine
-    sort = np.lexsort((draws.order, mirrored, group))
-    host_table = _device_table(draws, height, width)[sort]
+    hue_step = np.where(params.jitter, (ORDERS == HUE).argmax(1)[params.order], _STEPS)  # _STEPS: none
+    changed = params.flip | params.affine | params.jitter | params.gray | params.erased
+    group = np.where(changed, 2 * hue_step + params.affine, -1)  # images of a group take the same steps
+    mirrored = params.flip & ~params.affine
+    sort = np.lexsort((params.order, mirrored, group))
+    host_table = _device_table(params, height, width)[sort]
     host_table[:, _ROW], host_table[sort, _SORTED_ROW] = sort, np.arange(count)
     table = torch.from_numpy(host_table)
     if pixels.device.type == "cuda":
@@ -71,7 +71,7 @@ def apply_draws(pixels: Tensor, draws: Draws) -> Tensor:
     for start, stop in _chunks(group[sort], most):
         chunk, images, first = slice(start, stop), sort[start:stop], sort[start]
         rows, host_rows = table[chunk, :, None, None, None], host_table[chunk]  # (m, columns, 1, 1, 1), (m, columns)
-        if draws.affine[first]:
+        if params.affine[first]:
             planes = _warp(work[chunk], points_x[chunk] + points_y[chunk])  # float32 (m, 3, H, W)
         else:
             planes = work[chunk].permute(0, 3, 1, 2).contiguous().float()
@@ -83,7 +83,7 @@ def apply_draws(pixels: Tensor, draws: Draws) -> Tensor:
                 _shift_hue(planes, rows[:, _HUE_SHIFT])
             elif (host_rows[:, mix.start] != 1).any():
                 _mix(planes, rows[:, mix], host_rows[:, mix].any(axis=0))
-        if draws.holed[images].any():
+        if params.erased[images].any():
             planes.mul_(_hole_mask(rows[:, _HOLE], height, width))
         planes.add_(0.5)
         for channel in range(3):  # all channels at once take twice as long
@@ -100,37 +100,37 @@ def _chunks(group: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
         start = end
 
 
-def _device_table(draws: Draws, height: int, width: int) -> np.ndarray:
+def _device_table(params: AugmentParams, height: int, width: int) -> np.ndarray:
     """Return all that the device needs, float32 (n, columns), without the first two columns."""
-    table = np.zeros((len(draws.flip), _COLUMNS), dtype=np.float32)
+    table = np.zeros((len(params.flip), _COLUMNS), dtype=np.float32)
     # In sixths of the circle; OpenCV counts 180 hues and albumentations rounds down.
-    table[:, _HUE_SHIFT] = np.floor(180 * draws.factors[:, HUE]) / 30
-    table[:, _AFFINE] = _inverse_affine(draws, height, width)
-    table[:, _HOLE] = np.where(draws.holed[:, None], draws.hole, 0)
+    table[:, _HUE_SHIFT] = np.floor(180 * params.factors[:, HUE]) / 30
+    table[:, _AFFINE] = _inverse_affine(params, height, width)
+    table[:, _HOLE] = np.where(params.erased[:, None], params.hole, 0)
     mixes = np.zeros((len(table), _STEPS, 3))  # shares of the colour, of its grey, and of the mean grey of the image
     mixes[:, :, 0] = 1
-    mixes[:, :HUE, 0] = draws.factors[:, :HUE]
-    mixes[:, SATURATION, 1] = 1 - draws.factors[:, SATURATION]
-    mixes[:, CONTRAST, 2] = 1 - draws.factors[:, CONTRAST]
-    order = np.where(draws.jitter[:, None], ORDERS[draws.order], HUE)  # the mix of HUE changes nothing
+    mixes[:, :HUE, 0] = params.factors[:, :HUE]
+    mixes[:, SATURATION, 1] = 1 - params.factors[:, SATURATION]
+    mixes[:, CONTRAST, 2] = 1 - params.factors[:, CONTRAST]
+    order = np.where(params.jitter[:, None], ORDERS[params.order], HUE)  # the mix of HUE changes nothing
     mixes[:, : HUE + 1] = np.take_along_axis(mixes, order[:, :, None], axis=1)
-    mixes[draws.gray, -1] = (0, 1, 0)
+    mixes[params.gray, -1] = (0, 1, 0)
     table[:, _MIX:] = mixes.reshape(-1, 3 * _STEPS)
     return table
 
 
-def _inverse_affine(draws: Draws, height: int, width: int) -> np.ndarray:
+def _inverse_affine(params: AugmentParams, height: int, width: int) -> np.ndarray:
     """Return a to f, float64 (n, 6): the pixel at (x, y) comes from x' = ax + by + c and y' = dx + ey + f.
 
     All are from -1 to 1 between the centres of the outermost pixels. Forward it is flip, scale, rotate, then translate,
     about the centre of the image.
     """
     half = np.array([width - 1, height - 1]) / 2
-    angle = np.deg2rad(draws.rotate)
+    angle = np.deg2rad(params.rotate)
     rotation = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], axis=1).reshape(-1, 2, 2)
-    signs = np.stack([np.where(draws.flip, -1, 1), np.ones(len(angle))], axis=1)
-    linear = rotation * (signs / draws.scale)[:, :, None]
-    shift = -np.einsum("nij,nj->ni", linear, draws.translate)
+    signs = np.stack([np.where(params.flip, -1, 1), np.ones(len(angle))], axis=1)
+    linear = rotation * (signs / params.scale)[:, :, None]
+    shift = -np.einsum("nij,nj->ni", linear, params.translate)
     return np.concatenate([linear * half / half[:, None], (shift / half)[:, :, None]], axis=2).reshape(-1, 6)
 
 

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 
 from facefold.augment.policies import Policy, load_policy
-from facefold.utils.seeding import seed_of
+from facefold.utils.seeding import derive_seed
 
 cv2.setNumThreads(0)  # folds train in parallel one-thread processes; OpenCV's threads would compete for the cores
 
@@ -18,7 +18,7 @@ class ImageAugment:
         self._transform = A.Compose(_transforms(load_policy(policy)))
 
     def __call__(self, image: np.ndarray, epoch: int, id: str) -> np.ndarray:
-        self._transform.set_random_seed(seed_of(self._seed, "augment", epoch, id))
+        self._transform.set_random_seed(derive_seed(self._seed, "augment", epoch, id))
         return self._transform(image=image)["image"]
 
 

@@ -1,4 +1,4 @@
-"""The augmentation policies: probabilities and ranges for both implementations, and the random draws of a batch."""
+"""The augmentation policies: probabilities and ranges for both implementations, and the random samples of a batch."""
 
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -48,6 +48,8 @@ class Policy:
         """Whether it has an operation that per_batch.py does not have."""
         return any((self.upside_p, self.crop_p, self.shift_p, self.distort_p, self.noise_p, self.salt_p))
 
+
+SAMPLED_NUMBERS = 19  # per image, by `sample_params`
 
 _STANDARD = Policy(
     flip_p=0.5,
@@ -107,10 +109,10 @@ def policy_settings(name: str) -> dict:
 
 
 @dataclass(frozen=True)
-class Draws:
-    """The random draws of n images. The numbers of a row count only if its operation was drawn.
+class AugmentParams:
+    """The random samples of n images. The numbers of a row count only if its operation was drawn.
 
-    flip, affine, jitter, gray, holed: bool (n,). scale, translate: float64 (n, 2), of x and y, the latter in whole
+    flip, affine, jitter, gray, erased: bool (n,). scale, translate: float64 (n, 2), of x and y, the latter in whole
     pixels. rotate: float64 (n,), degrees. factors: float64 (n, 4), a column each of `BRIGHTNESS` to `HUE`. order: int64
     (n,), a row of `ORDERS`. hole: int64 (n, 4), left, top, right, bottom, the last two not inside.
     """
@@ -124,11 +126,11 @@ class Draws:
     factors: np.ndarray
     order: np.ndarray
     gray: np.ndarray
-    holed: np.ndarray
+    erased: np.ndarray
     hole: np.ndarray
 
 
-def draw_batch(policy: Policy, seeds: np.ndarray, height: int, width: int) -> Draws:
+def sample_params(policy: Policy, seeds: np.ndarray, height: int, width: int) -> AugmentParams:
     """Draw for images of height x width pixels, each from its own seed (uint64 (n,)) alone.
 
     Args:
@@ -137,31 +139,31 @@ def draw_batch(policy: Policy, seeds: np.ndarray, height: int, width: int) -> Dr
         height: In pixels.
         width: In pixels.
     """
-    draws = iter(_uniform(seeds, 19).T)
+    samples = iter(_uniform(seeds, SAMPLED_NUMBERS).T)
     sides = np.array([width, height])
 
     def occurs(probability: float) -> np.ndarray:
-        return next(draws) < probability
+        return next(samples) < probability
 
     def uniform(low: float, high: float) -> np.ndarray:
-        return low + (high - low) * next(draws)
+        return low + (high - low) * next(samples)
 
-    def uniform_sides(low: float, high: float) -> np.ndarray:
+    def uniform_xy(low: float, high: float) -> np.ndarray:
         return np.stack([uniform(low, high), uniform(low, high)], axis=1)
 
-    # The order of these lines is the order of the draws: to change it changes all augmented images.
+    # The lines sample in this order: reordering them changes every augmented image.
     flip, affine = occurs(policy.flip_p), occurs(policy.affine_p)
-    scale, rotate = uniform_sides(*policy.scale), uniform(*policy.rotate)
-    translate = np.trunc(uniform_sides(*policy.translate) * sides)
+    scale, rotate = uniform_xy(*policy.scale), uniform(*policy.rotate)
+    translate = np.trunc(uniform_xy(*policy.translate) * sides)
     jitter = occurs(policy.jitter_p)
     ranges = (policy.brightness, policy.contrast, policy.saturation, policy.hue)
     factors = np.stack([uniform(*limits) for limits in ranges], axis=1)
-    order = (next(draws) * len(ORDERS)).astype(np.int64)
-    gray, holed = occurs(policy.gray_p), occurs(policy.hole_p)
-    size = (uniform_sides(*policy.hole) * sides).astype(np.int64)
-    corner = (uniform_sides(0, 1) * (sides - size + 1)).astype(np.int64)
+    order = (next(samples) * len(ORDERS)).astype(np.int64)
+    gray, erased = occurs(policy.gray_p), occurs(policy.hole_p)
+    size = (uniform_xy(*policy.hole) * sides).astype(np.int64)
+    corner = (uniform_xy(0, 1) * (sides - size + 1)).astype(np.int64)
     hole = np.hstack([corner, corner + size])
-    return Draws(flip, affine, scale, rotate, translate, jitter, factors, order, gray, holed, hole)
+    return AugmentParams(flip, affine, scale, rotate, translate, jitter, factors, order, gray, erased, hole)
 
 
 def _uniform(seeds: np.ndarray, count: int) -> np.ndarray:

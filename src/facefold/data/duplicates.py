@@ -66,7 +66,7 @@ def group_pictures(grey: np.ndarray | NpyRows, identical: np.ndarray) -> np.ndar
     first = np.unique(group)  # one row per distinct file: a thousand copies of one cost no more than one
     rows = first[np.concatenate([grey[first[block]].std(axis=(1, 2)) >= FLAT for block in _blocks(first)])]
     prints = compute_fingerprints(grey, rows)
-    for pairs in candidate_pairs(prints.plain, prints.mirrored):
+    for pairs in candidate_pairs(prints.hashes, prints.mirrored):
         left, right = group[rows[pairs[:, :2]]].T
         pairs = pairs[left != right]
         pairs = pairs[prints.may_match(pairs)]
@@ -79,48 +79,56 @@ def group_pictures(grey: np.ndarray | NpyRows, identical: np.ndarray) -> np.ndar
 class Fingerprints(NamedTuple):
     """The fingerprints of n thumbnails.
 
-    plain, mirrored: perceptual hashes of the image and of its mirror image, uint8 (n, BITS / 8).
-    low: float16 (n, BITS), the lowest frequencies of an image of unit energy; rest: float32 (n,), the norm of the rest.
+    hashes, mirrored: perceptual hashes of the image and of its mirror image, uint8 (n, BITS / 8).
+    coefficients: float16 (n, BITS), those of the lowest frequencies of an image of unit energy.
+    residual_norms: float32 (n,), the norm of the other coefficients.
     signs: (BITS,), -1 for the frequencies that a mirror negates, else 1.
     """
 
-    plain: np.ndarray
+    hashes: np.ndarray
     mirrored: np.ndarray
-    low: np.ndarray
-    rest: np.ndarray
+    coefficients: np.ndarray
+    residual_norms: np.ndarray
     signs: np.ndarray
 
     def may_match(self, pairs: np.ndarray) -> np.ndarray:
         """Return whether the images of each pair (p, 3), as of `candidate_pairs`, may correlate by `WHOLE`: bool (p,).
 
-        The lowest frequencies are known, and the others add at most `rest * rest` (Cauchy-Schwarz), so no pair is lost.
+        The lowest frequencies are known, and the others add at most the product of the residual norms
+        (Cauchy-Schwarz), so no pair is lost.
         """
         may = np.zeros(len(pairs), dtype=bool)
         for block in _blocks(pairs):
             left, right, mirrored = pairs[block].T
             signs = np.where(mirrored[:, None] == 1, self.signs, 1)
-            known = np.einsum("ij,ij->i", self.low[left].astype(np.float32), self.low[right] * signs, dtype=np.float32)
-            may[block] = known + self.rest[left] * self.rest[right] >= WHOLE - _ROUNDING
+            known = np.einsum(
+                "ij,ij->i",
+                self.coefficients[left].astype(np.float32),
+                self.coefficients[right] * signs,
+                dtype=np.float32,
+            )
+            may[block] = known + self.residual_norms[left] * self.residual_norms[right] >= WHOLE - _ROUNDING
         return may
 
 
 def compute_fingerprints(grey: np.ndarray | NpyRows, rows: np.ndarray) -> Fingerprints:
     """Compute the fingerprints of the thumbnails `rows`.
 
-    A bit is the sign of one of the lowest frequencies of the cosine transform, without the mean light; a mirror negates
-    every second horizontal frequency. Light and contrast change no sign, JPEG and scaling only signs of values near 0.
+    A perceptual hash: a bit is the sign of one of the lowest coefficients of the cosine transform, without the constant
+    one. Mirroring flips the sign of odd horizontal frequencies. Brightness and contrast change no sign, JPEG and
+    resizing only those of coefficients near 0.
     """
     side = grey.shape[1]
     lowest = sorted((down + across, down, across) for down in range(side) for across in range(side))[1 : BITS + 1]
     down, across = np.array(lowest)[:, 1:].T
     odd = across % 2 == 1
-    plain, mirrored = (np.empty((len(rows), BITS // 8), dtype=np.uint8) for _ in range(2))
-    low, rest = np.empty((len(rows), BITS), dtype=np.float16), np.empty(len(rows), dtype=np.float32)
+    hashes, mirrored = (np.empty((len(rows), BITS // 8), dtype=np.uint8) for _ in range(2))
+    coefficients, residual_norms = np.empty((len(rows), BITS), dtype=np.float16), np.empty(len(rows), dtype=np.float32)
     for block in _blocks(rows):
         values = dctn(_standardise(grey[rows[block]]), axes=(1, 2), norm="ortho")[:, down, across] / side
-        plain[block], mirrored[block] = np.packbits(values > 0, axis=1), np.packbits((values > 0) ^ odd, axis=1)
-        low[block], rest[block] = values, np.sqrt(np.maximum(1 - np.square(values).sum(axis=1), 0))
-    return Fingerprints(plain, mirrored, low, rest, np.where(odd, -1, 1).astype(np.float16))
+        hashes[block], mirrored[block] = np.packbits(values > 0, axis=1), np.packbits((values > 0) ^ odd, axis=1)
+        coefficients[block], residual_norms[block] = values, np.sqrt(np.maximum(1 - np.square(values).sum(axis=1), 0))
+    return Fingerprints(hashes, mirrored, coefficients, residual_norms, np.where(odd, -1, 1).astype(np.float16))
 
 
 def candidate_pairs(plain: np.ndarray, mirrored: np.ndarray) -> Iterator[np.ndarray]:
@@ -128,10 +136,11 @@ def candidate_pairs(plain: np.ndarray, mirrored: np.ndarray) -> Iterator[np.ndar
 
     A pair may come more than once. plain, mirrored: the hashes of `Fingerprints`, uint8 (n, BITS / 8).
 
-    The bits are divided into parts of 16, in two ways. For each part the hashes are sorted with it in front (Charikar
-    2002; Manku, Jain and Das Sarma 2007), and each is compared with the next `NEIGHBOURS` ones that have the same part.
-    Hashes that differ in 7 bits or fewer always share a part, most others that are near do too. If more than
-    `NEIGHBOURS` hashes share one, the nearest in the order of the other bits are compared; groups join the rest.
+    The bits are divided into parts of 16, in two ways. For each part the hashes are sorted with it as the leading key
+    (Charikar 2002; Manku, Jain and Das Sarma 2007), and each is compared with the next `NEIGHBOURS` ones that have
+    the same part. Hashes that differ in 7 bits or fewer always share a part; so do most other near ones. If more than
+    `NEIGHBOURS` hashes share one, only the nearest in the order of the other bits are compared; pairs missed here are
+    connected through the other members of their group.
     """
     rows = len(plain)
     hashes = np.concatenate([plain, mirrored])

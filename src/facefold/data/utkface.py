@@ -19,7 +19,7 @@ from facefold.data.layout import staged_competition
 from facefold.utils.console import progress_bar
 from facefold.utils.errors import InputError
 from facefold.utils.files import csv_text, sha256_file, sha256_text, write_csv
-from facefold.utils.seeding import seed_of
+from facefold.utils.seeding import derive_seed
 
 OLDEST = 116
 # A few names of UTKFace have a blank after the date, which is not used; the three facts before it are complete.
@@ -142,7 +142,7 @@ def split_faces(faces: pd.DataFrame, test_size: int, seed: int) -> pd.DataFrame:
     _, test = train_test_split(np.arange(rows), test_size=test_size, stratify=faces["label"], random_state=seed)
     split = np.full(rows, "train", dtype=object)
     split[test] = "test"
-    number = np.random.default_rng(seed_of(seed, "ids")).permutation(rows) + 1
+    number = np.random.default_rng(derive_seed(seed, "ids")).permutation(rows) + 1
     return faces.assign(split=split, id=number.astype(str)).iloc[np.argsort(number)].reset_index(drop=True)
 
 

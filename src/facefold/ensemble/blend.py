@@ -105,7 +105,7 @@ def make_blend(
     scores = BlendScores(nested_predict(candidates, *data, metric), oof, test[choice.name])
 
     procedure = {method: scores.nested} if len(candidates) > 1 or threshold != 0.5 else {}
-    entries, leak_facts = _entries(matrix, nested, weights, procedure), {}
+    entries, leak_facts = _leaderboard_entries(matrix, nested, weights, procedure), {}
     for leak in leaks:
         result = leak.apply(matrix, scores)
         entries += [Entry(name, leak.kind, values, {}) for name, values in result.candidates.items()]
@@ -138,10 +138,13 @@ def make_blend(
     return Blend(leaderboard, *_prediction_tables(matrix, metric, scores, test), facts)
 
 
-def _entries(
+def _leaderboard_entries(
     matrix: OofMatrix, nested: dict[str, np.ndarray], weights: dict[str, dict], procedure: dict[str, np.ndarray]
 ) -> list[Entry]:
-    """Return all entries but those of leaks; nested, weights: by method; procedure: the whole one, by its name."""
+    """Return all entries but those of leaks.
+
+    nested, weights: by method. procedure: the nested scores of the choice of a method, by its name; empty without one.
+    """
     entries = [Entry(name, "recipe", matrix.prob[:, j], {}) for j, name in enumerate(matrix.names)]
     entries += [Entry(name, "method", scores, weights[name]) for name, scores in nested.items()]
     entries += [Entry(name, "procedure", scores, {}) for name, scores in procedure.items()]

@@ -178,7 +178,7 @@ def score_predictions(prob: np.ndarray, labels: np.ndarray) -> Scores:
 def score_corrected(prob: np.ndarray, corrected: np.ndarray) -> dict:
     """Return rows (without dropped ones), accuracy, low and high of prob (n,) against `Corrections.labels` (n,).
 
-    This flatters if predictions like these suggested the corrections: a row that was flipped because the models
+    This flatters if predictions like these suggested the corrections: a row that was relabelled because the models
     disagreed with it counts as correct by construction.
     """
     kept = corrected != DROPPED
@@ -196,14 +196,15 @@ def score_errors(pred: np.ndarray, values: np.ndarray) -> ErrorScores:
 def compare_accuracy(a: np.ndarray, b: np.ndarray, labels: np.ndarray) -> AccuracyGain:
     """Compare the decisions of the scores a and b, both (n,), row by row.
 
-    The interval is that of Agresti and Min (2005): Wald's with half a row added to each cell.
+    The interval is that of Agresti and Min (2005): Wald's with half a row added to each cell; p is McNemar's exact
+    one.
     """
     correct_a, correct_b = decide(a) == labels, decide(b) == labels
     wins, losses, rows = int((correct_a & ~correct_b).sum()), int((~correct_a & correct_b).sum()), len(labels)
-    middle = (wins - losses) / (rows + 2)
-    half = Z95 * math.sqrt(max(0.0, (wins + losses + 1) / (rows + 2) - middle * middle) / (rows + 2))
+    center = (wins - losses) / (rows + 2)
+    margin = Z95 * math.sqrt(max(0.0, (wins + losses + 1) / (rows + 2) - center * center) / (rows + 2))
     p = float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
-    return AccuracyGain((wins - losses) / rows, middle - half, middle + half, p, wins, losses)
+    return AccuracyGain((wins - losses) / rows, center - margin, center + margin, p, wins, losses)
 
 
 def compare_errors(a: np.ndarray, b: np.ndarray, values: np.ndarray) -> Gain:

@@ -15,7 +15,7 @@ from facefold.models.cnn import CNNS
 from facefold.models.heads import build_head, parse_head
 from facefold.models.pretrained import build_backbone
 from facefold.models.recipe import Recipe
-from facefold.models.stages import FeatureMaps, example_output, freeze_backbone, freeze_first_stages
+from facefold.models.stages import FeatureMaps, example_output, freeze_backbone, split_frozen_stages
 
 _FROZEN_PREFIX = "frozen_stages."
 
@@ -126,7 +126,7 @@ def build_model(recipe: Recipe, weights_dir: Path | None = None, pretrained: boo
     else:
         backbone = FeatureMaps(model, recipe.size) if layers else model
         head_input = example_output(backbone, recipe.size)
-        stages = freeze_first_stages(backbone, model, recipe) if recipe.freeze_stages else []
+        stages = split_frozen_stages(backbone, model, recipe) if recipe.freeze_stages else []
         if layers:
             backbone = nn.Sequential(backbone, *build_head(layers, head_input))
     features = example_output(nn.Sequential(*stages, backbone), recipe.size).shape[1]

@@ -11,7 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from facefold.models.build import FrozenStages, Net
 from facefold.models.precision import Precision
 
-BOUND = 0.02  # largest difference of a probability from float32 on the rows that are checked
+MAX_DIFFERENCE = 0.02  # largest difference of a probability from float32 on the rows that are checked
 STAGES_BOUND = 0.05  # largest RMS difference of frozen stages' activations from float32, relative to their RMS
 
 
@@ -74,36 +74,37 @@ def fuse_batch_norm(model: nn.Module, example: Tensor) -> nn.Module:
     return model
 
 
-def fastest_inference_model(
+def select_inference_model(
     net: Net,
     half: Precision | None,
     inputs: Tensor,
-    read: Callable[[Tensor], Tensor] = Tensor.sigmoid,
-    difference: str = "a probability of {:.3f}",
+    postprocess: Callable[[Tensor], Tensor] = Tensor.sigmoid,
+    difference_format: str = "a probability of {:.3f}",
 ) -> InferenceModel:
-    """Return the fastest inference model of `net` that agrees with float32 within `BOUND` on `inputs`.
+    """Return the first inference model of `net` that agrees with float32 within `MAX_DIFFERENCE` on `inputs`.
 
-    Tried in this order: half precision with batch norms fused, float32 with them fused, plain float32.
+    Tried in this order, from fast to slow: half precision with batch norms fused, float32 with them fused, plain
+    float32.
 
     Args:
         net: The trained network.
         half: The format from `half_precision`; None to try float32 only.
         inputs: A few dozen rows of what `Net.forward_inputs` takes.
-        read: Maps outputs (N,) to what is compared, such as probabilities.
-        difference: How a line in `refused` states the largest difference.
+        postprocess: Maps outputs (N,) to what is compared, such as probabilities.
+        difference_format: How a line in `refused` states the largest difference.
     """
     plain = Precision(torch.float32, net.channels_last)
     reference = InferenceModel(net.eval().forward_inputs, plain)
-    forward, expected = fuse_batch_norm(net, inputs[:2]).forward_inputs, read(reference(inputs)[0])
+    forward, expected = fuse_batch_norm(net, inputs[:2]).forward_inputs, postprocess(reference(inputs)[0])
     refused: list[str] = []
     for precision in (half, plain) if half else (plain,):
         model = InferenceModel(forward, precision, fused=True)
-        largest = float((read(model(inputs)[0]) - expected).abs().max())
-        if largest <= BOUND:
+        largest = float((postprocess(model(inputs)[0]) - expected).abs().max())
+        if largest <= MAX_DIFFERENCE:
             return replace(model, difference=largest, refused=tuple(refused))
         refused.append(
-            f"{model.name} inference differs from float32 by {difference.format(largest)} (bound {BOUND:g}); "
-            "it is not used"
+            f"{model.name} inference differs from float32 by {difference_format.format(largest)} "
+            f"(bound {MAX_DIFFERENCE:g}); it is not used"
         )
     return replace(reference, refused=tuple(refused))
 

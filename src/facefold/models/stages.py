@@ -74,11 +74,12 @@ def freeze_backbone(model: nn.Module, layers: list[Layer], size: int) -> tuple[l
     return frozen, layers
 
 
-def freeze_first_stages(backbone: nn.Module, model: nn.Module, recipe: Recipe) -> list[nn.Module]:
+def split_frozen_stages(backbone: nn.Module, model: nn.Module, recipe: Recipe) -> list[nn.Module]:
     """Take the stem and the first `freeze_stages` stages out of `model` and return them; `nn.Identity` replaces them.
 
-    `backbone` runs `model`: it is `model` itself, or its `FeatureMaps`. Stages follow the order in which timm's models
-    list their modules. Raises `InputError` for a backbone that is not a chain of stages: its output would change.
+    `backbone` is the module to call: `model` itself, or the `FeatureMaps` around it. Stages follow the order in
+    which timm's models list their modules. Raise `InputError` for a backbone that is not a chain of stages: without
+    some of them its output would change.
     """
     stages = _list_stages(model)
     if len(stages) <= recipe.freeze_stages + 1:

@@ -19,7 +19,7 @@ from facefold.data.cache import ImageCache
 from facefold.models.feature_cache import FeatureCache
 from facefold.models.recipe import Recipe
 from facefold.utils.npy import NpyRows
-from facefold.utils.seeding import seed_of
+from facefold.utils.seeding import derive_seed
 
 InputFn = Callable[[np.ndarray], Tensor]
 COPY_CHUNK = 1024  # images sent to a GPU at a time when it is to hold them all
@@ -138,7 +138,7 @@ class EpochSampler(Sampler[tuple[int, np.ndarray]]):
         return self._rows // self._batch
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        draw = np.random.default_rng(seed_of(self._seed, self.epoch))
+        draw = np.random.default_rng(derive_seed(self._seed, self.epoch))
         order = self._blocks(draw) if self._window else draw.permutation(self._rows)
         prefetched = 0
         for start in range(0, len(self) * self._batch, self._batch):

@@ -34,7 +34,7 @@ from facefold.training.schedule import Schedule
 from facefold.training.step import TrainingStep
 from facefold.utils.console import no_bar, print_progress
 from facefold.utils.errors import InputError
-from facefold.utils.seeding import seed_of
+from facefold.utils.seeding import derive_seed
 
 LOWER_RATE = 0.1  # times the recipe's learning rate, from an epoch on whose loss was not finite
 
@@ -143,7 +143,7 @@ class FoldTrainer:
             self.meta.repeated_epoch = repeated_epoch
         lower = self.meta.repeated_epoch is not None
         self.recipe = recipe = replace(task.recipe, lr=LOWER_RATE * task.recipe.lr) if lower else task.recipe
-        torch.manual_seed(seed_of(task.seed, task.fold, "init"))
+        torch.manual_seed(derive_seed(task.seed, task.fold, "init"))
         self.model, source, self.precision = prepare_model(
             recipe, device, task.weights_dir, pretrained=not self.history or recipe.has_frozen_stages
         )
@@ -159,14 +159,14 @@ class FoldTrainer:
         self.ema = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision.dtype is torch.float16)
 
-        train, self.monitor = hold_out_monitor(task.train, recipe.monitor, seed_of(task.seed, task.fold, "monitor"))
+        train, self.monitor = hold_out_monitor(task.train, recipe.monitor, derive_seed(task.seed, task.fold, "monitor"))
         self.loss_fn = make_loss(task.target, recipe, train["label"].to_numpy())
         self.images = ImageSource(task.train_images, device)
         self.features = open_feature_caches(task, self.model, self.meta.weights_source, self.precision, self.images)
         augmented = AugmentedImages(self.images, recipe, task.seed)
         dataset = TrainDataset(train, task.train_images, augmented, self.features.get("train"))
         self.batch = min(recipe.batch, len(train))
-        order_seed = seed_of(task.seed, task.fold, "order")
+        order_seed = derive_seed(task.seed, task.fold, "order")
         self.batches, self.sampler = train_batches(dataset, recipe, self.batch, order_seed, device, loader_workers)
         self.schedule = Schedule(recipe, self.optimizer, len(self.batches))
         self.training_step = TrainingStep(
@@ -260,7 +260,7 @@ class FoldTrainer:
 
     def train_epoch(self, epoch: int) -> float:
         """Train on every batch of the epoch; return the mean loss."""
-        torch.manual_seed(seed_of(self.task.seed, self.task.fold, "epoch", epoch))  # dropout and stochastic depth
+        torch.manual_seed(derive_seed(self.task.seed, self.task.fold, "epoch", epoch))  # dropout and stochastic depth
         self.sampler.epoch = epoch
         self.model.train()
         total = torch.zeros((), device=self.device)

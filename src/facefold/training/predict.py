@@ -21,13 +21,14 @@ from facefold.data.cache import ImageCache, open_cache
 from facefold.data.competition import load_competition
 from facefold.models.build import Net
 from facefold.models.feature_cache import FeatureCache
-from facefold.models.inference import BOUND, InferenceModel, fastest_inference_model, rebuild_inference_model
+from facefold.models.inference import MAX_DIFFERENCE, InferenceModel, rebuild_inference_model, select_inference_model
 from facefold.models.precision import Precision, frozen_precision, half_precision
 from facefold.models.recipe import Recipe
 from facefold.runs import WEIGHTS_FILE, fold_dir, load_weights, replace_test_predictions
 from facefold.task import LABEL, Target
 from facefold.training.dataset import ImageSource, InputFn, input_view, shuffle_mode
 from facefold.training.fold import FoldTask, TrainedFold, prepare_model
+from facefold.training.loss import MAELoss
 from facefold.training.machine import peak_memory_mb, versions
 from facefold.training.outputs import predict_rows
 from facefold.utils.console import print_progress
@@ -79,7 +80,7 @@ def predict_fold(task: FoldTask, trained: TrainedFold, device: torch.device) -> 
     test_rows = np.arange(len(task.test_images.ids))
     half = half_precision(task.recipe, trained.precision, device)
     example = train_views[0](valid_rows[:CHECKED_ROWS])
-    model = fastest_inference_model(trained.model, half, example, loss_fn.comparable, loss_fn.difference)
+    model = select_inference_model(trained.model, half, example, loss_fn.comparable, loss_fn.difference)
     for line in model.refused:
         print_progress(f"{task}: {line}", trained.progress)
     try:
@@ -94,7 +95,7 @@ def predict_fold(task: FoldTask, trained: TrainedFold, device: torch.device) -> 
             "form": model.name,
             "difference": model.difference,
             "rows": min(CHECKED_ROWS, len(valid_rows)),
-            "bound": BOUND,
+            "bound": MAX_DIFFERENCE,
         },
         "seconds": round(predict_seconds + sum(row["seconds"] for row in trained.history), 3),
         "cpu_seconds": round(trained.meta.cpu_seconds + time.process_time() - cpu_started, 3),
@@ -199,12 +200,14 @@ def _inference_model(
     name = run["inference"]["form"]
     if name.startswith("float32") or (half and name.startswith(half.name)):
         return rebuild_inference_model(model, name, example)
-    unit = run.get("standardised")
+    scaling = run.get("standardised")
 
     def standardise(outputs: torch.Tensor) -> torch.Tensor:
-        return (outputs - unit["mean"]) / unit["std"]
+        return (outputs - scaling["mean"]) / scaling["std"]
 
-    return fastest_inference_model(model, half, example, standardise if unit else torch.Tensor.sigmoid)
+    if scaling:
+        return select_inference_model(model, half, example, standardise, MAELoss.difference)
+    return select_inference_model(model, half, example)
 
 
 def _is_regression(run: dict) -> bool:

@@ -116,16 +116,16 @@ class _Queue:
 
     def __init__(self, jobs: Sequence[Job], after: Mapping[Job, Collection[Job]], may_start: Callable | None):
         self.waiting, self.failures, self.stopped = list(jobs), [], False
-        self._after, self._may_start, self._died = after, may_start, []
+        self._dependencies, self._may_start, self._restarted = after, may_start, []
 
     def next(self, running: list[Job]) -> Job | None:
-        """Take the first job that waits for none of those unfinished, None if there is none now."""
+        """Remove and return the first job that may start now, its dependencies being finished; None without one."""
         for job in list(self.waiting):
             unfinished = [*self.waiting, *running]
-            if any(other in unfinished for other in self._after.get(job, ())):
+            if any(other in unfinished for other in self._dependencies.get(job, ())):
                 continue
             self.waiting.remove(job)
-            restarting = [other for other in self._died if other in self.waiting]
+            restarting = [other for other in self._restarted if other in self.waiting]
             if self._may_start is None or self._may_start(job, [*running, *restarting]):
                 return job
         return None
@@ -135,7 +135,7 @@ class _Queue:
         if not isinstance(outcome, _Died):
             self.failures += [outcome] if outcome is not None else []
             self.stopped = self.stopped or outcome is not None
-        elif job in self._died or self.stopped:
+        elif job in self._restarted or self.stopped:
             self.failures.append(
                 InputError(
                     f"the process of {job} died with exit code {outcome.exitcode} (-9: killed, often for want of "
@@ -145,7 +145,7 @@ class _Queue:
             )
         else:
             print(f"the process of {job} died with exit code {outcome.exitcode}; it is started once more", flush=True)
-            self._died.append(job)
+            self._restarted.append(job)
             self.waiting.append(job)
 
 
@@ -178,16 +178,16 @@ class _Pool:
 
     def _new_worker(self, position: int) -> _Worker:
         device, context = self._devices[position], multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
+        parent_end, child_end = context.Pipe()
         process = context.Process(
             target=_work,
-            args=(theirs, device, position),
+            args=(child_end, device, position),
             daemon=device.type == "cpu",  # a daemon may start no processes
         )
-        worker = self._workers[position] = _Worker(process, ours)
+        worker = self._workers[position] = _Worker(process, parent_end)
         with without_interrupt():
             process.start()
-        theirs.close()
+        child_end.close()
         return worker
 
     def wait(self) -> list[tuple[Job, Exception | _Died | None]]:

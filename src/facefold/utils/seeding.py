@@ -3,7 +3,7 @@
 import hashlib
 
 
-def seed_of(*parts: object) -> int:
-    """Return an unsigned 32 bit seed from any parts, e.g. `seed_of(seed, epoch, id)`; equal parts give equal seeds."""
+def derive_seed(*parts: object) -> int:
+    """Derive an unsigned 32-bit seed from any parts, such as `derive_seed(seed, epoch, id)`; equal parts, same seed."""
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=4).digest(), "little")

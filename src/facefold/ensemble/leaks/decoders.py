@@ -133,7 +133,7 @@ class _Lattice:
         n, t = self.n, self.t = len(train), len(test)
         half = int(np.ceil(BAND_DEVIATIONS * np.sqrt(n * t / (n + t)) / 2)) + EXTRA_ROWS
         self.width = 2 * half + 1
-        self.low = np.arange(n + t + 1) * t // (n + t) - half  # the first column at each step
+        self.band_start = np.arange(n + t + 1) * t // (n + t) - half  # the first column at each step
         pad = ((0, 0), (self.width, self.width))
         self.test = np.pad((test * np.arange(t, 0, -1)[:, None]).T, pad)
         self.train = np.pad((train * np.arange(n, 0, -1)[:, None])[::-1].T, pad)  # backwards: i falls as j grows
@@ -173,25 +173,25 @@ class _Lattice:
         return state / state.sum(axis=1, keepdims=True), evidence
 
     def _first_test(self, k: int) -> int:
-        return self.width + self.low[k] - 1
+        return self.width + self.band_start[k] - 1
 
     def _emissions(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return views (2, width): the train row and the test row that may lead to each column of step k."""
-        train, test = self.width + self.n - k + self.low[k], self._first_test(k)
+        train, test = self.width + self.n - k + self.band_start[k], self._first_test(k)
         return self.train[:, train : train + self.width], self.test[:, test : test + self.width]
 
     def _forward_step(self, forward: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the band of step k from that of step k - 1: (2, width) reached by a train row, and by a test row."""
+        """Step forward from k - 1 to k: (2, width) reached by a train row, and by a test row."""
         train, test = self._emissions(k)
         padded = np.zeros((2, self.width + 2))
         padded[:, 1:-1] = self.transition.T @ forward
-        shift = 1 + self.low[k] - self.low[k - 1]
+        shift = 1 + self.band_start[k] - self.band_start[k - 1]
         return padded[:, shift : shift + self.width] * train, padded[:, shift - 1 : shift - 1 + self.width] * test
 
     def _backward_step(self, backward: np.ndarray, k: int) -> np.ndarray:
-        """Return the band of step k - 1 from that of step k: the likelihood of all later rows, up to a factor."""
+        """Step backward from k to k - 1: (2, width), the likelihood of all later rows, up to a factor."""
         train, test = self._emissions(k)
-        shift = 1 + self.low[k] - self.low[k - 1]
+        shift = 1 + self.band_start[k] - self.band_start[k - 1]
         padded = np.zeros((2, self.width + 2))
         padded[:, shift : shift + self.width] = backward * train
         padded[:, shift - 1 : shift - 1 + self.width] += backward * test
