@@ -123,19 +123,17 @@ def make_blend(
         "notes": {name: fit.notes for name, fit in fitted.items() if fit.notes},
         "second_pass": second_pass_report(nested["second_pass"], *data) if metric.decides else None,
         "leaks": leak_facts,
-        "corrections": None
-        if corrected is None
-        else {
-            "hash": corrections.hash,
-            "changes": str(corrections),
-            "score": score_corrected(scores.nested, corrected),
-        },
+        "corrections": None if corrected is None else _corrections_facts(corrections, scores.nested, corrected),
         "score": asdict(metric.score(scores.nested, matrix.labels)),
         "picked_score": asdict(metric.score(nested[choice.name], matrix.labels)),
         "gain_over_best_single": asdict(metric.compare(scores.nested, nested["best_single"], matrix.labels)),
     }
     leaderboard = make_leaderboard(entries, matrix.labels, nested["best_single"], metric, corrected)
     return Blend(leaderboard, *_prediction_tables(matrix, metric, scores, test), facts)
+
+
+def _corrections_facts(corrections: Corrections, nested: np.ndarray, corrected: np.ndarray) -> dict:
+    return {"hash": corrections.hash, "changes": str(corrections), "score": score_corrected(nested, corrected)}
 
 
 def _leaderboard_entries(
