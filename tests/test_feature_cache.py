@@ -154,7 +154,7 @@ def test_half_precision_is_used_only_if_it_nearly_agrees(tmp_path, monkeypatch, 
     difference = np.array(half.view("plain"), np.float32) - exact
     assert 0 < np.square(difference).mean() ** 0.5 < 0.02 * np.square(exact).mean() ** 0.5
     assert capsys.readouterr().out == ""
-    monkeypatch.setattr(inference, "STAGES_BOUND", 1e-6)
+    monkeypatch.setattr(inference, "MAX_STAGES_DIFFERENCE", 1e-6)
     refused = dataclasses.replace(half, folder=tmp_path / "f" / "exact").view("plain")
     assert np.array_equal(np.array(refused, np.float32), exact)
     assert "float32 is used" in capsys.readouterr().out

@@ -44,7 +44,7 @@ def identity_params(count: int = 1, **changed: object) -> AugmentParams:
         "factors": (1.0, 1.0, 1.0, 0.0),
         "order": 0,
         "gray": False,
-        "erased": False,
+        "erase": False,
         "hole": (0, 0, 0, 0),
     }
     return AugmentParams(**{name: np.array([value] * count) for name, value in {**params, **changed}.items()})
@@ -214,13 +214,13 @@ def test_grey_is_the_weighted_mean():
 
 def test_a_hole_is_black_inside_its_edges_alone():
     pixels = noise(1) | 1
-    augmented = apply_params(pixels, identity_params(erased=True, hole=(2, 1, 5, 4)))
+    augmented = apply_params(pixels, identity_params(erase=True, hole=(2, 1, 5, 4)))
     assert (augmented == 0).all(3).nonzero()[:, 1:].tolist() == [[y, x] for y in (1, 2, 3) for x in (2, 3, 4)]
     augmented[:, 1:4, 2:5] = pixels[:, 1:4, 2:5]
     assert torch.equal(augmented, pixels)
 
 
-# Against albumentations: the same pixels of the same params, and params of the same distribution
+# Against albumentations: the same pixels by the same parameters, and parameters of the same distribution
 
 
 def test_an_affine_is_albumentations():
@@ -319,7 +319,7 @@ def test_holes_lie_inside_the_image():
 
 
 @pytest.mark.parametrize(
-    "name,probability", [("flip", 0.5), ("affine", 0.9), ("jitter", 0.7), ("gray", 0.1), ("erased", 0.25)]
+    "name,probability", [("flip", 0.5), ("affine", 0.9), ("jitter", 0.7), ("gray", 0.1), ("erase", 0.25)]
 )
 def test_operations_are_as_frequent_as_the_policy_says(name, probability):
     share = getattr(sample_params(STANDARD, SEEDS, 64, 48), name).mean()
@@ -344,7 +344,7 @@ def test_draws_are_independent():
             params.factors,
             params.order,
             params.gray,
-            params.erased,
+            params.erase,
             params.hole[:, :2],
         ]
     )

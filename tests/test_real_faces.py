@@ -34,5 +34,5 @@ def test_two_small_folds_tell_most_real_faces_apart(tmp_path):
     hidden = (submission == answers.reindex(submission.index)).mean()
     oof = pd.read_csv(tmp_path / "submissions" / "oof_blend.csv")
     assert hidden > 0.7
-    # Three standard errors of 600 rows: OOF predicts the test score.
-    assert abs(hidden - (oof["pred"] == oof["label"]).mean()) < 0.05
+    # OOF predicts the test score: three standard errors of the difference, of 1,000 and 600 rows.
+    assert abs(hidden - (oof["pred"] == oof["label"]).mean()) < 0.07

@@ -89,7 +89,7 @@ def test_reliability_bins_by_hand():
     assert (bins["low"] < bins["share"]).all() and (bins["share"] <= bins["high"]).all()
 
 
-def test_recalibration_learns_on_the_other_folds_and_mends_what_is_too_sure():
+def test_recalibration_learns_on_the_other_folds_and_corrects_what_is_too_sure():
     rng = np.random.default_rng(0)
     logit = rng.normal(0, 1.5, 4000)
     labels, fold = (rng.random(4000) < 1 / (1 + np.exp(-logit))).astype(int), np.arange(4000) % 2
@@ -176,6 +176,11 @@ def test_the_page_says_what_is_asked_of_it(page):
     assert re.search(
         r'alt="train image \d+: label [01], predicted [01], p = 0\.\d{3}" src="[^"]*"><figcaption>\d+\n'
         r"label [01]\npredicted [01]\np = 0\.\d{3}</figcaption>",
+        text,
+    )
+    assert re.search(
+        r'alt="test image \d+: predicted [01], p = 0\.\d{3}" src="[^"]*"><figcaption>\d+\n'
+        r"predicted [01]\np = 0\.\d{3}</figcaption>",
         text,
     )
     assert 'class="sets"' in text  # the synthetic competition holds a picture with both labels

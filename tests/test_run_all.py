@@ -97,9 +97,10 @@ def test_a_second_run_does_only_what_is_missing(whole):
     assert submission(whole) == old
 
 
-def wait_for_an_epoch(process: subprocess.Popen, root: Path) -> None:
+def wait_for_an_epoch(process: subprocess.Popen, root: Path, since: float = 0.0) -> None:
+    """Wait for a checkpoint that was written after `since`, in seconds of `time.time`."""
     deadline = time.monotonic() + 600
-    while not list(root.glob("runs/demo_cnn/fold_*/checkpoint.pt")):
+    while not any(path.stat().st_mtime > since for path in root.glob("runs/demo_cnn/fold_*/checkpoint.pt")):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.02)
 
@@ -161,13 +162,17 @@ def is_step(process: Path, name: str, root: Path) -> bool:
     return len(arguments) > 1 and arguments[1].endswith(f"/{name}") and str(root) in arguments
 
 
-def test_killed_in_training_its_workers_end_and_run_again_it_ends_with_the_same_bytes(undisturbed, whole):
+def test_stopped_and_killed_in_training_its_workers_end_and_run_again_it_ends_with_the_same_bytes(undisturbed, whole):
     shutil.rmtree(whole / "runs")
-    process = start(words("train", whole, "--recipe", "demo_cnn"))
-    wait_for_an_epoch(process, whole)
-    process.kill()
-    process.wait()
-    wait_for_the_end_of_its_group(process)
+    for how, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
+        started = time.time()
+        process = start(words("train", whole, "--recipe", "demo_cnn"))
+        wait_for_an_epoch(process, whole, started)
+        process.send_signal(how)
+        _, errors = process.communicate(timeout=60)
+        wait_for_the_end_of_its_group(process)
+        assert process.returncode == code
+        assert errors == (STOPPED.replace("run_all", "train") if how is signal.SIGTERM else "")
     assert not list(whole.glob("runs/*/*/run.json"))
     assert run("train", whole, "--recipe", "demo_cnn").returncode == 0
     assert kill.results(whole) == kill.results(undisturbed[0]) and kill.litter(whole) == []

@@ -1,4 +1,4 @@
-"""Augment a whole batch on its device by the policies of policies.py, drawn as albumentations params them.
+"""Augment a whole batch on its device by the policies of policies.py, drawn as albumentations draws them.
 
 The result of image `id` in epoch `e` depends on (seed, e, id) alone. Everything is drawn on the CPU and sent as one
 small table, so the CPU never waits for a GPU. The images differ from those of per_image.py by the random numbers, and
@@ -21,7 +21,7 @@ from facefold.augment.policies import CONTRAST, HUE, ORDERS, SATURATION, Augment
 from facefold.utils.errors import InputError
 from facefold.utils.seeding import derive_seed
 
-# Of float32 pixels processed at a time on the CPU, so that they stay in a core's second-level cache.
+# Bytes of float32 pixels processed at a time on the CPU, so that they stay in a core's second-level cache.
 _CACHED_BYTES = 400_000
 _STEPS = 5  # of colour: the four of the jitter and the change to grey, each three columns of the table
 # The columns of the table: the row in the batch, the row in the sorted batch, hue shift, affine, hole, colour mixes.
@@ -55,7 +55,7 @@ def apply_params(pixels: Tensor, params: AugmentParams) -> Tensor:
     """Augment image i of uint8 (n, H, W, 3) by row i of `params`; a new tensor, on the same device."""
     count, height, width, _ = pixels.shape
     hue_step = np.where(params.jitter, (ORDERS == HUE).argmax(1)[params.order], _STEPS)  # _STEPS: none
-    changed = params.flip | params.affine | params.jitter | params.gray | params.erased
+    changed = params.flip | params.affine | params.jitter | params.gray | params.erase
     group = np.where(changed, 2 * hue_step + params.affine, -1)  # images of a group take the same steps
     mirrored = params.flip & ~params.affine
     sort = np.lexsort((params.order, mirrored, group))
@@ -83,7 +83,7 @@ def apply_params(pixels: Tensor, params: AugmentParams) -> Tensor:
                 _shift_hue(planes, rows[:, _HUE_SHIFT])
             elif (host_rows[:, mix.start] != 1).any():
                 _mix(planes, rows[:, mix], host_rows[:, mix].any(axis=0))
-        if params.erased[images].any():
+        if params.erase[images].any():
             planes.mul_(_hole_mask(rows[:, _HOLE], height, width))
         planes.add_(0.5)
         for channel in range(3):  # all channels at once take twice as long
@@ -106,7 +106,7 @@ def _device_table(params: AugmentParams, height: int, width: int) -> np.ndarray:
     # In sixths of the circle; OpenCV counts 180 hues and albumentations rounds down.
     table[:, _HUE_SHIFT] = np.floor(180 * params.factors[:, HUE]) / 30
     table[:, _AFFINE] = _inverse_affine(params, height, width)
-    table[:, _HOLE] = np.where(params.erased[:, None], params.hole, 0)
+    table[:, _HOLE] = np.where(params.erase[:, None], params.hole, 0)
     mixes = np.zeros((len(table), _STEPS, 3))  # shares of the colour, of its grey, and of the mean grey of the image
     mixes[:, :, 0] = 1
     mixes[:, :HUE, 0] = params.factors[:, :HUE]

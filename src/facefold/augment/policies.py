@@ -1,4 +1,4 @@
-"""The augmentation policies: probabilities and ranges for both implementations, and the random samples of a batch."""
+"""The augmentation policies: probabilities and ranges for both implementations, and a batch's random parameters."""
 
 from dataclasses import dataclass, replace
 from itertools import permutations
@@ -48,8 +48,6 @@ class Policy:
         """Whether it has an operation that per_batch.py does not have."""
         return any((self.upside_p, self.crop_p, self.shift_p, self.distort_p, self.noise_p, self.salt_p))
 
-
-SAMPLED_NUMBERS = 19  # per image, by `sample_params`
 
 _STANDARD = Policy(
     flip_p=0.5,
@@ -110,9 +108,9 @@ def policy_settings(name: str) -> dict:
 
 @dataclass(frozen=True)
 class AugmentParams:
-    """The random samples of n images. The numbers of a row count only if its operation was drawn.
+    """The random parameters of n images. The numbers of a row count only if its operation was drawn.
 
-    flip, affine, jitter, gray, erased: bool (n,). scale, translate: float64 (n, 2), of x and y, the latter in whole
+    flip, affine, jitter, gray, erase: bool (n,). scale, translate: float64 (n, 2), of x and y, the latter in whole
     pixels. rotate: float64 (n,), degrees. factors: float64 (n, 4), a column each of `BRIGHTNESS` to `HUE`. order: int64
     (n,), a row of `ORDERS`. hole: int64 (n, 4), left, top, right, bottom, the last two not inside.
     """
@@ -126,8 +124,11 @@ class AugmentParams:
     factors: np.ndarray
     order: np.ndarray
     gray: np.ndarray
-    erased: np.ndarray
+    erase: np.ndarray
     hole: np.ndarray
+
+
+_SAMPLED_NUMBERS = 19  # per image
 
 
 def sample_params(policy: Policy, seeds: np.ndarray, height: int, width: int) -> AugmentParams:
@@ -139,7 +140,7 @@ def sample_params(policy: Policy, seeds: np.ndarray, height: int, width: int) ->
         height: In pixels.
         width: In pixels.
     """
-    samples = iter(_uniform(seeds, SAMPLED_NUMBERS).T)
+    samples = iter(_uniform(seeds, _SAMPLED_NUMBERS).T)
     sides = np.array([width, height])
 
     def occurs(probability: float) -> np.ndarray:
@@ -159,11 +160,11 @@ def sample_params(policy: Policy, seeds: np.ndarray, height: int, width: int) ->
     ranges = (policy.brightness, policy.contrast, policy.saturation, policy.hue)
     factors = np.stack([uniform(*limits) for limits in ranges], axis=1)
     order = (next(samples) * len(ORDERS)).astype(np.int64)
-    gray, erased = occurs(policy.gray_p), occurs(policy.hole_p)
+    gray, erase = occurs(policy.gray_p), occurs(policy.hole_p)
     size = (uniform_xy(*policy.hole) * sides).astype(np.int64)
     corner = (uniform_xy(0, 1) * (sides - size + 1)).astype(np.int64)
     hole = np.hstack([corner, corner + size])
-    return AugmentParams(flip, affine, scale, rotate, translate, jitter, factors, order, gray, erased, hole)
+    return AugmentParams(flip, affine, scale, rotate, translate, jitter, factors, order, gray, erase, hole)
 
 
 def _uniform(seeds: np.ndarray, count: int) -> np.ndarray:

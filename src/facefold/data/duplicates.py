@@ -131,10 +131,10 @@ def compute_fingerprints(grey: np.ndarray | NpyRows, rows: np.ndarray) -> Finger
     return Fingerprints(hashes, mirrored, coefficients, residual_norms, np.where(odd, -1, 1).astype(np.float16))
 
 
-def candidate_pairs(plain: np.ndarray, mirrored: np.ndarray) -> Iterator[np.ndarray]:
+def candidate_pairs(hashes: np.ndarray, mirrored: np.ndarray) -> Iterator[np.ndarray]:
     """Yield pairs that may show the same picture, int64 (p, 3): row, later row, 1 if one is to be mirrored.
 
-    A pair may come more than once. plain, mirrored: the hashes of `Fingerprints`, uint8 (n, BITS / 8).
+    A pair may come more than once. hashes, mirrored: those of `Fingerprints`, uint8 (n, BITS / 8).
 
     The bits are divided into parts of 16, in two ways. For each part the hashes are sorted with it as the leading key
     (Charikar 2002; Manku, Jain and Das Sarma 2007), and each is compared with the next `NEIGHBOURS` ones that have
@@ -142,13 +142,13 @@ def candidate_pairs(plain: np.ndarray, mirrored: np.ndarray) -> Iterator[np.ndar
     `NEIGHBOURS` hashes share one, only the nearest in the order of the other bits are compared; pairs missed here are
     connected through the other members of their group.
     """
-    rows = len(plain)
-    hashes = np.concatenate([plain, mirrored])
-    words = np.ascontiguousarray(hashes.view(np.uint64).T)
+    rows = len(hashes)
+    both = np.concatenate([hashes, mirrored])
+    words = np.ascontiguousarray(both.view(np.uint64).T)
     for bits in (np.arange(BITS), np.arange(BITS).reshape(16, -1).T.ravel()):
-        packed = np.empty_like(hashes)
-        for block in _blocks(hashes):
-            packed[block] = np.packbits(np.unpackbits(hashes[block], axis=1)[:, bits], axis=1)
+        packed = np.empty_like(both)
+        for block in _blocks(both):
+            packed[block] = np.packbits(np.unpackbits(both[block], axis=1)[:, bits], axis=1)
         for part in range(BITS // 16):
             order = np.lexsort(np.ascontiguousarray(np.roll(packed, -2 * part, axis=1)).view(">u8").T[::-1])
             yield from _neighbours(words, order, packed.view(np.uint16)[order, part], rows)

@@ -196,8 +196,8 @@ def score_errors(pred: np.ndarray, values: np.ndarray) -> ErrorScores:
 def compare_accuracy(a: np.ndarray, b: np.ndarray, labels: np.ndarray) -> AccuracyGain:
     """Compare the decisions of the scores a and b, both (n,), row by row.
 
-    The interval is that of Agresti and Min (2005): Wald's with half a row added to each cell; p is McNemar's exact
-    one.
+    The interval is that of Agresti and Min (2005): Wald's with half a row added to each cell; p is that of
+    McNemar's exact test.
     """
     correct_a, correct_b = decide(a) == labels, decide(b) == labels
     wins, losses, rows = int((correct_a & ~correct_b).sum()), int((~correct_a & correct_b).sum()), len(labels)

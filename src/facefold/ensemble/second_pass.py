@@ -61,7 +61,8 @@ def first_pass(rows: Rows) -> np.ndarray:
     return rows.prob.mean(axis=1)
 
 
-def _fit(rows: Rows, labels: np.ndarray, fold: np.ndarray, half_width: float) -> SecondPassFit:
+def _fit(rows: Rows, labels: np.ndarray, _fold: np.ndarray, half_width: float) -> SecondPassFit:
+    """Fit the specialist of a band: a `Fit` that needs no folds."""
     doubtful = SecondPassFit(half_width, None).doubtful(rows)
     specialist = fit_logistic(_inputs(rows[doubtful]), labels[doubtful]) if doubtful.any() else None
     return SecondPassFit(half_width, specialist)

@@ -12,7 +12,7 @@ from facefold.models.build import FrozenStages, Net
 from facefold.models.precision import Precision
 
 MAX_DIFFERENCE = 0.02  # largest difference of a probability from float32 on the rows that are checked
-STAGES_BOUND = 0.05  # largest RMS difference of frozen stages' activations from float32, relative to their RMS
+MAX_STAGES_DIFFERENCE = 0.05  # largest RMS difference of frozen stages' activations from float32, relative to their RMS
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def fuse_frozen_stages(stages: FrozenStages, images: Tensor, precision: Precisio
     """Return the frozen stages with batch norms fused, in `precision` if that agrees with float32.
 
     `images` uint8 (N, H, W, 3), a few dozen, are compared: fusing may change no more than rounding, half precision at
-    most `STAGES_BOUND`. What differs more is not used.
+    most `MAX_STAGES_DIFFERENCE`. What differs more is not used.
     """
     fused = fuse_batch_norm(stages, images[:2])
     with torch.inference_mode():
@@ -137,11 +137,11 @@ def fuse_frozen_stages(stages: FrozenStages, images: Tensor, precision: Precisio
             return fused
         model = InferenceModel(fused, precision)
         difference = float((model(images).float() - expected).square().mean().sqrt() / expected.square().mean().sqrt())
-    if difference <= STAGES_BOUND:  # not where it is nan
+    if difference <= MAX_STAGES_DIFFERENCE:  # not where it is nan
         return model
     print(
         f"the frozen stages in {precision.name} differ from float32 by {difference:.3f} of their RMS "
-        f"(bound {STAGES_BOUND:g}); float32 is used",
+        f"(bound {MAX_STAGES_DIFFERENCE:g}); float32 is used",
         flush=True,
     )
     return fused

@@ -1,4 +1,4 @@
-"""Render the pages from the Jinja2 templates next to this file: one file each, without script or network.
+"""Render the pages, and the audit's text, from the Jinja2 templates next to this file: pages without script or network.
 
 A drawing is made in the light colours of the palette; `inline_svg` replaces each by the page's variable, so that it
 follows the page into the dark scheme. The colours were searched for series that stand out from the paper and that
@@ -50,7 +50,7 @@ def inline_thumbnail(path: Path, pixels: int) -> str:
 
 
 def render_page(template: str, **data) -> str:
-    """Return a template of this folder with `data`, which HTML escapes; a name it lacks is an error."""
+    """Render a template of this folder; `data` is escaped in .html.j2 only, and a name that it lacks is an error."""
     return TEMPLATES.get_template(template).render(data)
 
 

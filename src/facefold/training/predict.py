@@ -185,7 +185,9 @@ def predict_folds(
                     frozen_precision(recipe, precision, device),
                 )
             views = _views(recipe, source, features)
-            inference = _inference_model(model, run, precision, half, views[0](rows[:CHECKED_ROWS]))
+            inference = _inference_model(model, run, half, views[0](rows[:CHECKED_ROWS]))
+            for line in inference.refused:
+                print_progress(f"{name} fold {fold}: {line}")
             outputs, fold_features = predict_rows(inference, views, rows, scratch)
             prob = outputs if _is_regression(run) else torch.from_numpy(outputs).sigmoid().numpy()
             yield FoldPrediction(prob, fold_features, inference.name)
@@ -193,9 +195,7 @@ def predict_folds(
         shutil.rmtree(feature_dir, ignore_errors=True)
 
 
-def _inference_model(
-    model: Net, run: dict, precision: Precision, half: Precision | None, example: torch.Tensor
-) -> InferenceModel:
+def _inference_model(model: Net, run: dict, half: Precision | None, example: torch.Tensor) -> InferenceModel:
     """Return the inference model that run.json records, or the fastest one if this device lacks its number format."""
     name = run["inference"]["form"]
     if name.startswith("float32") or (half and name.startswith(half.name)):

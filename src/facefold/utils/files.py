@@ -102,7 +102,7 @@ def is_intact(path: Path) -> bool:
 
 
 def remove_files(folder: Path, pattern: str, keep: Collection[Path] = ()) -> None:
-    """Remove the files of that name except `keep` and their checksums, and what a killed process left of one."""
+    """Remove the files that match `pattern`, but not `keep` and their checksums, and what a killed process left."""
     kept = {*keep, *map(checksum_path, keep)}
     for path in [*folder.glob(pattern), *folder.glob(f".{pattern}.part")]:
         if path not in kept:

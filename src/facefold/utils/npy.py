@@ -108,9 +108,9 @@ class _Part:
     def read_into(self, buffer: memoryview, start: int) -> None:
         """Fill `buffer` with what the file holds from row `start` on."""
         offset = self.offset + start * self.row_bytes
-        while len(buffer):
-            count = os.preadv(self.file.fileno(), [buffer], offset)
-            if not count:
-                with input_errors(self.name):
+        with input_errors(self.name):
+            while len(buffer):
+                count = os.preadv(self.file.fileno(), [buffer], offset)
+                if not count:
                     raise EOFError("it ends too early")
-            buffer, offset = buffer[count:], offset + count
+                buffer, offset = buffer[count:], offset + count
