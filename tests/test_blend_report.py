@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import cv2
@@ -23,15 +24,16 @@ from facefold.utils.files import write_text
 MEMBERS = {"lite0": 1.0, "cnn5": 1.4, "lite1": 1.2}  # recipe: noise
 
 
-def fabricate(root: Path, members: dict[str, float]) -> None:
-    """Write runs of `members` on a synthetic competition; each has noise of its own."""
+def fabricate(root: Path, members: dict[str, float], wrong: Collection[str] = ()) -> None:
+    """Write runs of `members` on a synthetic competition; each has noise of its own, and the ids `wrong` wrong."""
     competition, folds = load_competition(root), load_folds(root)
     for number, (name, noise) in enumerate(members.items()):
         rng = np.random.default_rng(number)
         identity = Identity(name, load_recipe(name).hash, folds.hash, load_images_hash(root), seed=5)
         for k in range(folds.k):
             directory, valid = fold_dir(root, name, k), folds.valid(k)
-            logit = (2 * valid["label"] - 1) * 1.5 + noise * rng.normal(size=len(valid))
+            truth = np.where(valid["id"].isin(wrong), 1 - valid["label"], valid["label"])
+            logit = (2 * truth - 1) * 1.5 + noise * rng.normal(size=len(valid))
             prob = {
                 "oof": (valid["id"], 1 / (1 + np.exp(-logit))),
                 "test": (competition.test["id"], rng.random(len(competition.test))),

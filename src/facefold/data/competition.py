@@ -103,7 +103,7 @@ def target_rows(competition: Competition, target: Target) -> pd.DataFrame:
     if competition.meta is None:
         raise InputError(f"--target {target.name}: competition/meta.csv (id,{target.name},..) is missing. {hint}")
     columns = [name for name in competition.meta.columns if name != "id"]
-    if target.name not in columns or Path(target.name).name != target.name or target.name.startswith("."):
+    if target.name not in columns or id_fault(target.name):
         raise InputError(
             f"--target {target.name}: competition/meta.csv has no such column that can name a folder; it has "
             f"{', '.join(columns) or 'none but id'}"
