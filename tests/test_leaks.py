@@ -115,7 +115,8 @@ def test_noise_is_no_leak(seed):
 
 
 @pytest.mark.parametrize(
-    "value, margin, leaking", [(0.59, 0.01, False), (0.61, 0.01, True), (0.61, 0.06, False), (0.3, 0.01, True), (0.41, 0.01, False)]
+    "value, margin, leaking",
+    [(0.59, 0.01, False), (0.61, 0.01, True), (0.61, 0.06, False), (0.3, 0.01, True), (0.41, 0.01, False)],
 )
 def test_a_leak_is_large_and_beyond_chance(value, margin, leaking):
     assert Cue("x", "AUC", value, 0.5, margin).leaks == leaking

@@ -168,7 +168,11 @@ def test_none_one_and_all_rows_wrong_and_a_fold_without_a_class(tmp_path, make_c
 
 
 def test_numbers_that_bands_cannot_tell_apart_make_none():
-    for numbers in ([1e17 + n for n in range(20)], [n * 1e-320 for n in range(20)], [n * 1e307 for n in range(-17, 17)]):
+    for numbers in (
+        [1e17 + n for n in range(20)],
+        [n * 1e-320 for n in range(20)],
+        [n * 1e307 for n in range(-17, 17)],
+    ):
         assert parse_numbers(pd.Series(map(str, numbers))) is None
     stamps = pd.Series([str(1_700_000_000_000 + 86_400_000 * day) for day in range(20)])
     assert group_column(stamps).value_counts().sum() == 20

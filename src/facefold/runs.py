@@ -201,8 +201,8 @@ def require_current(directory: Path, run: dict, identity: Identity) -> None:
     if causes:
         stem = identity.recipe.partition("@")[0]
         both = (
-            f" To have both seeds, copy src/recipes/{stem}.toml under another name and train that recipe with the other "
-            "seed: blend.py takes both."
+            f" To have both seeds, copy src/recipes/{stem}.toml under another name and train that recipe with the "
+            "other seed: blend.py takes both."
         )
         raise InputError(
             f"{directory} is stale: it was trained with {' and '.join(causes)}. Move it away, or train over it with "

@@ -128,6 +128,30 @@ def target_rows(competition: Competition, target: Target) -> pd.DataFrame:
     return pd.DataFrame({"id": competition.train["id"], "label": np.array(values)})
 
 
+def describe_sample(competition: Competition) -> str:
+    """Say what a competition wants in place of labels, by the first value of its sample that is no label; else ''."""
+    for row, text in enumerate(competition.sample["label"], start=2):
+        value = _number(text)
+        if text.strip() and value not in (0, 1):
+            wanted = "probabilities" if 0 < value < 1 else "something other than labels"
+            where = f"competition/sampleSubmit.csv, row {row}"
+            return f"{where}: {quoted(text)} is neither 0 nor 1: the competition wants {wanted}"
+    return ""
+
+
+def require_label_sample(competition: Competition, target: Target, labels: bool) -> None:
+    """Raise `InputError` if the sample has no labels, unless a person asks for `labels` all the same.
+
+    A regression has no labels to ask for.
+    """
+    if target.regression and labels:
+        raise InputError(f"--labels is for labels; with{target.option} leave it out")
+    if not (target.regression or labels) and (wanted := describe_sample(competition)):
+        raise InputError(
+            f"{wanted}, and blend.py writes labels 0 and 1 only. To have these all the same, use --labels."
+        )
+
+
 def _check_labels(train: CsvFile, findings: Findings) -> None:
     add = findings.of_file("competition/train.csv")
     for row, (_, label, *_) in train.rows:

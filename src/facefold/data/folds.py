@@ -93,9 +93,9 @@ def describe_large_group(folds: Folds, identical: pd.Series) -> str:
     if folds.grouping != "bytes" and identical.value_counts().max() <= share:
         options = f"`--groups bytes` (together stays what has the same bytes) or {options}"
     return (
-        f"note: {rows:,} of {len(group):,} rows show the picture of train/{name}.jpg or nearly so, and a group is never "
-        f"divided: the folds are unequal, for one of {folds.k} should have {share:,.0f} rows. Look at it: if it stands "
-        f"for images that are missing, take these rows out; to divide them, use {options}."
+        f"note: {rows:,} of {len(group):,} rows show the picture of train/{name}.jpg or nearly so, and a group is "
+        f"never divided: the folds are unequal, for one of {folds.k} should have {share:,.0f} rows. Look at it: if it "
+        f"stands for images that are missing, take these rows out; to divide them, use {options}."
     )
 
 
