@@ -43,7 +43,7 @@ _MODES = {
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _ORIENTATION = 0x0112  # the EXIF tag: 1 is upright, 2 to 8 are turned or mirrored
 # The next JPEG marker, in a header or in the data of a scan: 00 and FF are no marker, 01 and D0 to D7 end nothing.
-_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
 # Of grey images; `| cv2.IMREAD_COLOR` makes them those of colour.
 _REDUCED = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
 Item, Result = TypeVar("Item"), TypeVar("Result")
