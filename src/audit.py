@@ -8,8 +8,8 @@
 Writes train.csv, test.csv, sampleSubmit.csv, train/<id>.jpg and test/<id>.jpg to competition/ under --root, opens every
 image, and prints a page on what is there: rows, the balance of the labels, sizes; identical files and near-duplicates
 (the same picture re-encoded, resized, brighter or mirrored) inside train, inside test and across; whether the order of
-the ids, the file's size or time, the image's size or the JPEG header predict the label; images that may be broken; and
-what to do.
+the ids, the file's size or time, the image's size or the JPEG header predict the label; images that may be broken; what
+the sample asks for, if that is no label; and what to do.
 
 Everything that breaks the rules is listed at once, by file, row and rule, and the exit code is 2; with --strict also if
 something other than the pixels gives labels away. Results are kept in cache/, so a second run takes seconds. meta.csv

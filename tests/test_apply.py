@@ -17,14 +17,14 @@ from facefold.data.cache import ImageCache
 from facefold.data.competition import load_competition
 from facefold.data.corrections import NO_CORRECTIONS
 from facefold.data.folds import group_rows, load_folds, make_folds, write_folds
-from facefold.data.images import ImageProblem, decode_image, open_photograph
+from facefold.data.images import ImageProblem, decode_image, open_image
 from facefold.data.synthetic import write_synthetic_competition
 from facefold.ensemble import apply as apply_module
 from facefold.ensemble.members import Rows, load_features
 from facefold.ensemble.methods import METHODS, member_weights
 from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.models import recipe as recipes
-from facefold.report.pages import format_prediction
+from facefold.report.pages import column_name, format_prediction
 from facefold.runs import Identity, fold_dir, load_fold_features, load_member
 from facefold.task import Target
 from facefold.training.jobs import FoldJob
@@ -218,9 +218,43 @@ def test_photographs_are_turned_and_made_rgb(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: to be seen, it is turned by a quarter
     Image.fromarray(ramp).save(tmp_path / "turned.jpg", exif=exif)
-    assert open_photograph(tmp_path / "turned.jpg").shape == (40, 20, 3)
+    assert open_image(tmp_path / "turned.jpg").shape == (40, 20, 3)
     Image.fromarray(ramp).convert("RGBA").save(tmp_path / "alpha.png")
-    np.testing.assert_array_equal(open_photograph(tmp_path / "alpha.png"), ramp)
+    np.testing.assert_array_equal(open_image(tmp_path / "alpha.png"), ramp)
     Image.fromarray(ramp[:4]).save(tmp_path / "flat.png")
     with pytest.raises(ImageProblem, match="is 40 x 4: smaller than 8 pixels a side"):
-        open_photograph(tmp_path / "flat.png")
+        open_image(tmp_path / "flat.png")
+
+
+def test_a_turned_picture_is_predicted_as_it_is_seen(root, tmp_path, capsys):
+    upright = Image.open(root / "competition" / "test" / "81.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.save(tmp_path / "upright.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "sideways.png")
+    pictures = [tmp_path / f"{name}.png" for name in ("upright", "turned", "sideways")]
+    call("predict", root, "--no-detect", "--out", tmp_path / "p.csv", *pictures)
+    upright_prob, turned_prob, sideways_prob = pd.read_csv(tmp_path / "p.csv")["prob"]
+    assert turned_prob == pytest.approx(upright_prob, abs=1e-6) and abs(sideways_prob - upright_prob) > 1e-4
+
+
+def test_what_is_no_image_is_named_with_what_to_do(root, tmp_path):
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(InputError) as caught:
+        call("predict", root, "--no-detect", tmp_path)
+    assert str(caught.value).splitlines()[1:] == [
+        f"  - {tmp_path / 'a.heic'} is no image of a kind that Pillow reads",
+        "Leave them out, or convert them to JPEG.",
+    ]
+
+
+def test_a_target_never_takes_the_column_of_something_else():
+    columns = ["file", "face", "x", "y", "width", "height", "prob", "label"]
+    assert [column_name(name, columns) for name in ("age", "height", "prob", "file")] == [
+        "age",
+        "target_height",
+        "target_prob",
+        "target_file",
+    ]
+    assert column_name("height", [*columns, "target_height"]) == "target_target_height"

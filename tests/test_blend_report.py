@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import cv2
@@ -23,15 +24,16 @@ from facefold.utils.files import write_text
 MEMBERS = {"lite0": 1.0, "cnn5": 1.4, "lite1": 1.2}  # recipe: noise
 
 
-def fabricate(root: Path, members: dict[str, float]) -> None:
-    """Write runs of `members` on a synthetic competition; each has noise of its own."""
+def fabricate(root: Path, members: dict[str, float], wrong: Collection[str] = ()) -> None:
+    """Write runs of `members` on a synthetic competition; each has noise of its own, and the ids `wrong` wrong."""
     competition, folds = load_competition(root), load_folds(root)
     for number, (name, noise) in enumerate(members.items()):
         rng = np.random.default_rng(number)
         identity = Identity(name, load_recipe(name).hash, folds.hash, load_images_hash(root), seed=5)
         for k in range(folds.k):
             directory, valid = fold_dir(root, name, k), folds.valid(k)
-            logit = (2 * valid["label"] - 1) * 1.5 + noise * rng.normal(size=len(valid))
+            truth = np.where(valid["id"].isin(wrong), 1 - valid["label"], valid["label"])
+            logit = (2 * truth - 1) * 1.5 + noise * rng.normal(size=len(valid))
             prob = {
                 "oof": (valid["id"], 1 / (1 + np.exp(-logit))),
                 "test": (competition.test["id"], rng.random(len(competition.test))),
@@ -150,6 +152,25 @@ def test_weights_by_hand_are_used_and_absent_ones_said(root):
         "lite0": 3,
         "lite1": 0,
     }
+
+
+def test_a_sample_of_probabilities_gets_labels_only_if_they_are_asked_for(root):
+    assert run("blend", root, "--method", "mean").returncode == 0
+    labels = content(root)
+    sample = root / "competition" / "sampleSubmit.csv"
+    sample.write_text(sample.read_text().replace(",0\n", ",0.5\n"))
+    page = run("audit", root).stdout.splitlines()
+    wants = "competition/sampleSubmit.csv, row 2: '0.5' is neither 0 nor 1: the competition wants probabilities"
+    assert f"sample      {wants}; blend.py writes labels 0 and 1 only, with --labels" in page
+    assert refused("blend", root) == (
+        f"{wants}, and blend.py writes labels 0 and 1 only. To have these all the same, use --labels."
+    )
+    assert content(root) == labels
+    assert run("blend", root, "--method", "mean", "--labels").returncode == 0
+    assert content(root)["submission.csv"] == labels["submission.csv"]
+    assert json.loads(content(root)["blend.json"])["options"]["labels"] is True
+    assert run("report", root).returncode == 0
+    assert "--method mean --weights &#39;auto&#39; --labels</pre>" in (root / "report.html").read_text()
 
 
 def test_one_recipe_is_its_own_submission(root):

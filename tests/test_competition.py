@@ -6,7 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from facefold.data.competition import Competition, load_competition, target_rows
+from facefold.data.competition import (
+    Competition,
+    describe_sample,
+    load_competition,
+    require_label_sample,
+    target_rows,
+)
 from facefold.task import LABEL, Target
 from facefold.utils.errors import InputError
 
@@ -213,3 +219,40 @@ def test_a_column_cannot_leave_the_root(tmp_path):
         InputError, match=re.escape("--target ../age: competition/meta.csv has no such column that can name")
     ):
         target_rows(with_meta(tmp_path, meta), Target("../age"))
+
+
+@pytest.mark.parametrize(
+    ("sample", "wanted"),
+    [
+        ("4,0\n3,1", ""),
+        ("4,0.0\n3,1.0", ""),
+        ("4,\n3,", ""),
+        ("4,0\n3,0.5", "row 3: '0.5' is neither 0 nor 1: the competition wants probabilities"),
+        ("4,0.123\n3,0", "row 2: '0.123' is neither 0 nor 1: the competition wants probabilities"),
+        ("4,male\n3,male", "row 2: 'male' is neither 0 nor 1: the competition wants something other than labels"),
+        ("4,2\n3,0", "row 2: '2' is neither 0 nor 1: the competition wants something other than labels"),
+    ],
+)
+def test_the_sample_says_what_a_competition_wants(tmp_path, sample, wanted):
+    competition = load_competition(put(tmp_path, sample=f"id,label\n{sample}\n"))
+    text = describe_sample(competition)
+    assert text == (wanted and f"competition/sampleSubmit.csv, {wanted}")
+    require_label_sample(competition, LABEL, labels=True)
+    require_label_sample(competition, AGE, labels=False)  # the sample says nothing about a column of meta.csv
+    if not wanted:
+        require_label_sample(competition, LABEL, labels=False)
+    else:
+        with pytest.raises(InputError) as caught:
+            require_label_sample(competition, LABEL, labels=False)
+        assert str(caught.value) == (
+            f"{text}, and blend.py writes labels 0 and 1 only. To have these all the same, use --labels."
+        )
+    with pytest.raises(InputError, match="^--labels is for labels; with --target age leave it out$"):
+        require_label_sample(competition, AGE, labels=True)
+
+
+@pytest.mark.parametrize("name", ["a/b", ".hidden", " age", "a" * 300])
+def test_a_target_whose_name_is_no_folder_is_refused(tmp_path, name):
+    competition = load_competition(put(tmp_path, meta=f"id,{name}\n1,3\n2,4\n"))
+    with pytest.raises(InputError, match="has no such column that can name a folder"):
+        target_rows(competition, Target(name))

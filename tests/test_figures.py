@@ -33,6 +33,10 @@ DRAWINGS = {
         np.array([1.0, 2.0, 5.0]), np.array([0, 1, 0]), np.array([0, 5, 10]), "age"
     ),
     "violins": lambda: figures.draw_violins(np.array([1.0, 2.0, 5.0]), np.array([0, 1, 0]), ["a", "b"], "age"),
+    "dollars": lambda: figures.draw_intervals(["$a_$", "$^$"], INTERVALS, xlabel="accuracy"),
+    "dollar_name": lambda: figures.draw_violins(np.array([1.0, 2.0]), np.array([0, 1]), ["a", "b"], "$^$"),
+    "dollar_values": lambda: figures.draw_histogram(np.ones(2), np.array([0, 1]), np.array([0, 2]), "a$b_$"),
+    "dollar_target": lambda: figures.draw_density(np.arange(3.0), np.zeros(3), "$^$"),
     "one_label": lambda: figures.draw_confusion(np.array([[5, 1], [0, 0]])),
     "fold_accuracy": lambda: figures.draw_fold_accuracy(pd.DataFrame({"a": [0.8, 0.9], "blend": [0.85, 0.95]})),
 }

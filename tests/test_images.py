@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps, features
 
-from facefold.data.images import ImageFacts, ImageProblem, decode_image, inspect_image
+from facefold.data.images import ImageFacts, ImageProblem, decode_image, inspect_image, open_image
 from facefold.utils.errors import InputError
 
 
@@ -111,6 +111,36 @@ def test_a_picture_of_endless_scans_is_refused_before_they_are_read(tmp_path):
     assert rule_of(tmp_path, data[:-2] + last * 1000 + b"\xff\xd9") == "has more than 200 scans; save it again"
 
 
+BEHIND = {
+    "a film that looks like a scan": b"video\xff\xdavideo",
+    "a film that looks like many": b"\xff\xda\0\x02" * 300,
+    "a second image": encoded(picture(64, 48)),
+    "a second image that is cut": encoded(picture(64, 48))[:300],
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
+def test_what_follows_the_end_of_a_sound_image_is_not_looked_at(tmp_path, behind):
+    for sound in (encoded(picture(mode="L")), encoded(picture(), progressive=True, restart_marker_blocks=2)):
+        (tmp_path / "1.jpg").write_bytes(sound + behind)
+        (tmp_path / "2.jpg").write_bytes(sound)
+        assert inspect_image(tmp_path / "1.jpg").width == 40
+        np.testing.assert_array_equal(decode_image(tmp_path / "1.jpg"), decode_image(tmp_path / "2.jpg"))
+
+
+def test_a_phones_second_image_is_fine(tmp_path):
+    picture().save(tmp_path / "1.jpg", "MPO", save_all=True, append_images=[picture(64, 48)])
+    assert Image.open(tmp_path / "1.jpg").format == "MPO" and inspect_image(tmp_path / "1.jpg").width == 40
+    assert decode_image(tmp_path / "1.jpg").shape == (30, 40, 3)
+
+
+def test_an_image_that_is_cut_is_truncated_whatever_follows(tmp_path):
+    sound = encoded(picture(200, 200), quality=95)
+    assert rule_of(tmp_path, sound[:-200] + encoded(picture())) == "is truncated"
+    with pytest.raises(ImageProblem, match="^is truncated$"):
+        open_image(tmp_path / "1.jpg")
+
+
 def test_missing_and_folder(tmp_path):
     with pytest.raises(ImageProblem, match="^is missing$"):
         inspect_image(tmp_path / "1.jpg")
@@ -159,5 +189,61 @@ def test_grey_becomes_three_channels_and_any_shape_a_square(tmp_path):
 @pytest.mark.parametrize("data", [b"", b"nothing", b"\xff\xd8\xff\xd9"])
 def test_decode_of_no_image_names_the_file(tmp_path, data, size):
     (tmp_path / "1.jpg").write_bytes(data)
-    with pytest.raises(InputError, match="1.jpg (is empty|cannot be decoded)"):
+    with pytest.raises(InputError, match="1.jpg (is empty|is no image|is truncated|cannot be decoded)"):
         decode_image(tmp_path / "1.jpg", size)
+
+
+def ramp16() -> np.ndarray:
+    return (np.linspace(0, 65535, 40)[None, :] * np.ones((30, 1))).astype(np.uint16)
+
+
+GREY16 = np.repeat((ramp16() >> 8).astype(np.uint8)[..., None], 3, axis=2)
+CONVERSIONS = {  # what open_image says of its conversions: image, format, expected pixels
+    "palette": (picture(mode="P"), "PNG", np.asarray(picture(mode="P").convert("RGB"))),
+    "transparency is left out": (picture(mode="RGBA"), "PNG", np.asarray(picture())),
+    "grey": (picture(mode="L"), "BMP", np.asarray(picture(mode="L").convert("RGB"))),
+    "1 bit": (picture(mode="1"), "PNG", np.asarray(picture(mode="1").convert("RGB"))),
+    "16 bit png": (Image.fromarray(ramp16()), "PNG", GREY16),
+    "16 bit tiff": (Image.fromarray(ramp16()), "TIFF", GREY16),
+    "16 bit pgm": (Image.fromarray(ramp16()), "PPM", GREY16),
+    "CMYK": (picture(mode="CMYK"), "TIFF", np.asarray(picture(mode="CMYK").convert("RGB"))),
+    "ppm": (picture(), "PPM", np.asarray(picture())),
+}
+
+
+@pytest.mark.parametrize("image, format, expected", CONVERSIONS.values(), ids=CONVERSIONS)
+def test_each_conversion_is_the_stated_one(tmp_path, image, format, expected):
+    image.save(tmp_path / "picture", format)
+    np.testing.assert_array_equal(open_image(tmp_path / "picture"), expected)
+    small = cv2.resize(expected, (20, 20), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(open_image(tmp_path / "picture", 20), small)
+
+
+@pytest.mark.parametrize("size", [None, 12])
+@pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
+def test_a_picture_is_turned_at_every_size(tmp_path, size, orientation):
+    (tmp_path / "turned.jpg").write_bytes(turned(orientation))
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "turned.jpg")))
+    if size:
+        expected = cv2.resize(expected, (size, size), interpolation=cv2.INTER_AREA)
+    difference = np.abs(open_image(tmp_path / "turned.jpg", size).astype(int) - expected.astype(int))
+    assert difference.mean() < 2  # an upright one is halved by its decoder
+
+
+@pytest.mark.parametrize("format", ["JPEG2000", "AVIF"])
+def test_what_pillow_reads_is_read(tmp_path, format):
+    if not features.check({"JPEG2000": "jpg_2000", "AVIF": "avif"}[format]):
+        pytest.skip(f"this Pillow does not read {format}")
+    picture().save(tmp_path / "picture", format)
+    assert np.abs(open_image(tmp_path / "picture").astype(int) - np.asarray(picture()).astype(int)).mean() < 4
+
+
+def test_pictures_that_cannot_be_converted_say_why(tmp_path):
+    for mode, kind in (("I", "32 bit"), ("F", "float")):
+        picture().convert("L").convert(mode).save(tmp_path / "1.tif")
+        with pytest.raises(ImageProblem) as caught:
+            open_image(tmp_path / "1.tif")
+        assert str(caught.value) == f"is {kind}, of which it is not known what is white; save it with 8 bit"
+    picture().save(tmp_path / "1.eps")
+    with pytest.raises(ImageProblem, match="^is PostScript, a program to run$"):
+        open_image(tmp_path / "1.eps")

@@ -15,7 +15,7 @@ from command import run
 from facefold.data.audit import check_images, load_thumbnails
 from facefold.data.competition import load_competition
 from facefold.data.layout import install_competition
-from facefold.data.leaks import Cue, cue_auc, find_cues, labels_of_duplicates
+from facefold.data.leaks import Cue, cue_auc, find_cues, label_order_cue, labels_of_duplicates
 from facefold.data.synthetic import write_synthetic_competition
 from facefold.report.audit_text import audit_page, list_leaks
 from facefold.utils.files import write_csv
@@ -115,10 +115,27 @@ def test_noise_is_no_leak(seed):
 
 
 @pytest.mark.parametrize(
-    "value, margin, leaking", [(0.59, 0.01, False), (0.61, 0.01, True), (0.61, 0.06, False), (0.3, 0.01, False)]
+    "value, margin, leaking",
+    [(0.59, 0.01, False), (0.61, 0.01, True), (0.61, 0.06, False), (0.3, 0.01, True), (0.41, 0.01, False)],
 )
 def test_a_leak_is_large_and_beyond_chance(value, margin, leaking):
     assert Cue("x", "AUC", value, 0.5, margin).leaks == leaking
+
+
+def test_labels_that_alternate_are_a_leak(clean):
+    cue = label_order_cue([str(number) for number in range(1, 401)], np.arange(400) % 2)
+    assert cue.leaks and cue.value == pytest.approx(-1, abs=0.01)
+    assert list_leaks(pd.DataFrame({"split": ["test"], "zeros": [0], "ones": [0]}), [cue]) == [
+        f"the order of the ids alone predicts the label (correlation {cue.value:.3f}, chance 0 +- 0.098)"
+    ]
+    competition = load_competition(clean)
+    images = check_images(competition)
+    groups = images[["split", "id"]].assign(group=images["sha256"])
+    answers = labels_of_duplicates(groups, competition.train.set_index("id")["label"])
+    cues = [cue, Cue("file size", "AUC", 0.46, 0.5, 0.02), Cue("file time", "AUC", 0.49, 0.5, 0.02)]
+    page = audit_page(competition, images, groups, answers, cues, pd.DataFrame({"split": [], "id": []}), [])
+    ends = [line.split("   ")[-1] for line in page.splitlines() if "chance 0" in line]
+    assert ends == ["LEAK", "more than chance, no more than harmless traits of images give", "chance"]
 
 
 def test_labels_of_duplicates_by_hand():

@@ -78,6 +78,10 @@ def test_the_folds_are_packed_without_their_readme(tmp_path):
             {"method": "majority", "weights": "a=2,b=1", "recipes": ["a", "b"], "leaks": ["order", "duplicates"]},
             ["--recipes", "a,b", "--method", "majority", "--weights=a=2,b=1", "--use-order", "--use-duplicates"],
         ),
+        (
+            {"method": "mean", "weights": "auto", "recipes": ["a"], "leaks": ["order"], "labels": True},
+            ["--recipes", "a", "--method", "mean", "--weights=auto", "--use-order", "--labels"],
+        ),
     ],
 )
 def test_the_packed_options_repeat_the_blend(options, arguments):

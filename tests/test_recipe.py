@@ -170,6 +170,17 @@ def test_unknown_recipe_lists_those_there_are():
         load_recipe("lite9")
 
 
+@pytest.mark.parametrize("name", ["blend", "lite0+corrected"])
+def test_a_recipe_has_no_name_that_means_something_else(tmp_path, monkeypatch, name):
+    monkeypatch.setattr("facefold.models.recipe.RECIPES_DIR", tmp_path)
+    (tmp_path / f"{name}.toml").write_text("size = 32\n")
+    with pytest.raises(InputError) as caught:
+        load_recipe(name)
+    assert str(caught.value) == (
+        f"{tmp_path / name}.toml: the report calls the blend so, and + marks corrected runs; give it another name"
+    )
+
+
 def test_a_list_of_recipes_as_a_person_writes_it():
     assert [recipe.name for recipe in load_recipes("lite1, lite0,lite1,")] == ["lite1", "lite0"]
     with pytest.raises(InputError, match="',' names no recipe; there are: "):

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,20 @@ from hypothesis import strategies as st
 
 import browser
 from command import call
-from facefold.data.folds import make_folds
+from facefold.data.folds import load_folds, make_folds, write_folds
 from facefold.ensemble import methods
+from facefold.ensemble.blend import Blend
 from facefold.ensemble.calibration import CALIBRATION_C, cross_fitted
+from facefold.ensemble.metrics import score_errors
 from facefold.report import galleries
 from facefold.report.calibration import reliability_bins
 from facefold.report.groups import MAX_GROUPS, accuracy_by_column, band_edges, group_column, parse_numbers
-from facefold.report.html import PAGE
+from facefold.report.html import PAGE, TEMPLATES
 from facefold.report.pages import nearest_neighbours
+from facefold.report.sections import regression_sections
 from facefold.runs import fold_dir, write_predictions
+from facefold.task import Target
+from facefold.utils.files import csv_text, sha256_text
 from test_blend_report import fabricate
 
 
@@ -107,6 +113,7 @@ def test_the_most_wrong_come_first():
         {"id": ["a", "b", "c", "d"], "label": [0, 1, 1, 0], "prob": [0.7, 0.1, 0.9, 0.9], "pred": [1, 0, 1, 1]}
     )
     assert galleries.most_wrong(rows)["id"].tolist() == ["b", "d", "a"]
+    assert galleries.most_wrong(rows.iloc[2:3]).empty and galleries.most_wrong(rows.iloc[:1])["id"].tolist() == ["a"]
     assert galleries.most_doubtful(rows[["id", "prob", "pred"]])["id"].tolist() == ["a", "b", "c", "d"]
 
 
@@ -128,6 +135,58 @@ def test_neighbours_are_held_out_rows_of_the_same_fold(tmp_path):
         own.index[6],
     }
     assert near["label"].tolist() == own.loc[near["neighbour"]].tolist()
+
+
+META = "id,hair,one row,one known,blank,stamp,$items^$ _\n"
+
+
+@pytest.mark.parametrize("wrong, class_in_all_folds", [(0, True), (1, False), (60, True), (60, False)])
+def test_none_one_and_all_rows_wrong_and_a_fold_without_a_class(tmp_path, make_competition, wrong, class_in_all_folds):
+    competition = make_competition(tmp_path, 60, 10, 16, 3)
+    if not class_in_all_folds:
+        folds = load_folds(tmp_path)
+        table = folds.table.assign(fold=np.where(folds.table["label"] == 1, np.arange(60) % 2, np.arange(60) % 3))
+        write_folds(tmp_path, replace(folds, table=table, hash=sha256_text(csv_text(table))))
+    rows = [
+        f"{id},{('red', 'blue', '')[n % 3]},{'odd' if n == 7 else 'rest'},{'x' if n == 5 else ''},,{10**17 + n},"
+        f"{('$a_$', 'b$_$')[n % 2]}\n"
+        for n, id in enumerate([*competition.ids("train"), *competition.ids("test")])
+    ]
+    (tmp_path / "competition" / "meta.csv").write_text(META + "".join(rows))
+    fabricate(tmp_path, {"lite0": 0.0, "mobilenetv2": 0.3}, competition.ids("train")[:wrong])
+    quick = {name: methods.METHODS[name] for name in ("mean", "best_single", "second_pass")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "METHODS", quick)
+        for step in ("blend", "report", "clean"):
+            call(step, tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    count = int(re.search(r"<dt>train rows wrong</dt><dd>(\d+)<small>of 60</small></dd>", text)[1])
+    assert (count == wrong if wrong < 60 else count >= 20) and "nan" not in text  # a threshold saves some of all
+    shown = re.search(r"<h3>The most wrong</h3>(.*?)<h3>", text, flags=re.DOTALL)[1]
+    assert shown.count('alt="train image ') == min(count, galleries.PHOTOS) and ("<p>None.</p>" in shown) == (not wrong)
+    assert "<tr><td>odd</td>" in text and "<th>one known</th>" not in text and "<th>stamp</th>" not in text
+
+
+def test_numbers_that_bands_cannot_tell_apart_make_none():
+    for numbers in (
+        [1e17 + n for n in range(20)],
+        [n * 1e-320 for n in range(20)],
+        [n * 1e307 for n in range(-17, 17)],
+    ):
+        assert parse_numbers(pd.Series(map(str, numbers))) is None
+    stamps = pd.Series([str(1_700_000_000_000 + 86_400_000 * day) for day in range(20)])
+    assert group_column(stamps).value_counts().sum() == 20
+
+
+def test_one_prediction_for_all_rows_has_no_correlation_and_one_row_no_interval():
+    oof = pd.DataFrame({"id": list("abc"), "label": [1.0, 2.0, 9.0], "pred": [3.0] * 3, "fold": [0, 0, 1]})
+    blend = Blend(pd.DataFrame(), oof, oof, {}, {})
+    assert regression_sections(blend, Target("age"))["correlation"] is None
+    moving = replace(blend, oof=oof.assign(pred=oof["label"]))
+    assert regression_sections(moving, Target("age"))["correlation"] == pytest.approx(1)
+    macro = TEMPLATES.get_template("macros.html.j2").module.error_columns
+    one, two = (score_errors(np.full(rows, 3.0), np.array([1.0, 2.0])[:rows]) for rows in (1, 2))
+    assert '<td class="number">-</td>' in macro(one) and '<td class="number">-</td>' not in macro(two)
 
 
 @pytest.fixture(scope="module")

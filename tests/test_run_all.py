@@ -285,12 +285,25 @@ def test_one_process_at_a_time_gives_the_same_bytes(undisturbed, tmp_path):
     assert submission(root) == submission(undisturbed[0])
 
 
+def test_a_sample_of_probabilities_ends_the_job_before_it_trains(tmp_path):
+    sample = tiny(tmp_path) / "competition" / "sampleSubmit.csv"
+    sample.write_text(sample.read_text().replace(",0\n", ",0.5\n"))
+    done = run("run_all", tmp_path, *FEW)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "run_all.py: competition/sampleSubmit.csv, row 2: '0.5' is neither 0 nor 1: the competition wants "
+        "probabilities, and blend.py writes labels 0 and 1 only. To have these all the same, use --labels.\n",
+    )
+    assert not (tmp_path / "folds").exists()
+
+
 def test_a_stale_run_is_refused_and_force_trains_over_it(whole):
     stale = run("train", whole, "--recipe", "demo_cnn", "--seed", "5")
     assert stale.returncode == 2
     assert stale.stderr == (
         f"train.py: {whole}/runs/demo_cnn/fold_0 is stale: it was trained with another seed. Move it away, or train "
-        "over it with `train.py --recipe demo_cnn --force`.\n"
+        "over it with `train.py --recipe demo_cnn --force`. To have both seeds, copy src/recipes/demo_cnn.toml under "
+        "another name and train that recipe with the other seed: blend.py takes both.\n"
     )
     forced = run("train", whole, "--recipe", "demo_cnn", "--seed", "5", "--fold", "0", "--force")
     assert forced.returncode == 0, forced.stderr

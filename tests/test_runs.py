@@ -95,6 +95,20 @@ def test_a_stale_run_says_why(tmp_path, split, field, value, cause):
         is_fold_finished(tmp_path, dataclasses.replace(IDENTITY, **{field: value}), 0)
 
 
+def test_a_run_of_another_seed_says_how_to_have_both(tmp_path, split):
+    leave(tmp_path, split, 0)
+    both = (
+        "To have both seeds, copy src/recipes/cnn.toml under another name and train that recipe with the other seed: "
+        "blend.py takes both."
+    )
+    with pytest.raises(InputError) as caught:
+        is_fold_finished(tmp_path, dataclasses.replace(IDENTITY, seed=1), 0)
+    assert str(caught.value).endswith(f"`train.py --recipe cnn --force`. {both}")
+    with pytest.raises(InputError) as caught:
+        is_fold_finished(tmp_path, dataclasses.replace(IDENTITY, seed=1, folds_hash="x"), 0)
+    assert both not in str(caught.value)  # a copy would have other folds as well
+
+
 def test_a_run_of_corrected_labels_is_another_run(tmp_path, split):
     leave(tmp_path, split, 0)
     corrections = Corrections({"0001": "relabel"})

@@ -199,9 +199,15 @@ def require_current(directory: Path, run: dict, identity: Identity) -> None:
     """Raise `InputError` if the run.json or checkpoint in `directory` has another identity."""
     causes = [cause for name, cause in _CAUSES.items() if _recorded(run, name) != getattr(identity, name)]
     if causes:
+        stem = identity.recipe.partition("@")[0]
+        both = (
+            f" To have both seeds, copy src/recipes/{stem}.toml under another name and train that recipe with the "
+            "other seed: blend.py takes both."
+        )
         raise InputError(
             f"{directory} is stale: it was trained with {' and '.join(causes)}. Move it away, or train over it with "
             f"`train.py {_options(directory.parent.name, Target(identity.target))} --force`."
+            + (both if causes == [_CAUSES["seed"]] else "")
         )
 
 

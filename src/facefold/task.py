@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +37,7 @@ class Target:
     @property
     def option(self) -> str:
         """The option that selects it in a step, with a leading blank."""
-        return f" --target {self.name}" if self.regression else ""
+        return f" --target {shlex.quote(self.name)}" if self.regression else ""
 
     @property
     def column(self) -> str:

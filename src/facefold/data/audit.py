@@ -35,7 +35,7 @@ from facefold.utils.files import (
 from facefold.utils.npy import NpyRows
 from facefold.utils.processes import core_count, process_pool
 
-RULES = 1  # raise it when inspect_image changes its rules, so that all images are checked again
+RULES = 2  # raise it when inspect_image changes its rules, so that all images are checked again
 THUMBNAIL_VERSION = 1  # raise it when read_thumbnail changes what it returns
 # Pixels. At this size copies of a 200 pixel face in other JPEG quality, size or light correlate by 0.97 or more.
 THUMBNAIL_SIDE = 32

@@ -103,7 +103,7 @@ def target_rows(competition: Competition, target: Target) -> pd.DataFrame:
     if competition.meta is None:
         raise InputError(f"--target {target.name}: competition/meta.csv (id,{target.name},..) is missing. {hint}")
     columns = [name for name in competition.meta.columns if name != "id"]
-    if target.name not in columns or Path(target.name).name != target.name or target.name.startswith("."):
+    if target.name not in columns or id_fault(target.name):
         raise InputError(
             f"--target {target.name}: competition/meta.csv has no such column that can name a folder; it has "
             f"{', '.join(columns) or 'none but id'}"
@@ -126,6 +126,30 @@ def target_rows(competition: Competition, target: Target) -> pd.DataFrame:
             f"--target {target.name}: it is {values[0]:g} in every train row, which leaves nothing to learn"
         )
     return pd.DataFrame({"id": competition.train["id"], "label": np.array(values)})
+
+
+def describe_sample(competition: Competition) -> str:
+    """Say what a competition wants in place of labels, by the first value of its sample that is no label; else ''."""
+    for row, text in enumerate(competition.sample["label"], start=2):
+        value = _number(text)
+        if text.strip() and value not in (0, 1):
+            wanted = "probabilities" if 0 < value < 1 else "something other than labels"
+            where = f"competition/sampleSubmit.csv, row {row}"
+            return f"{where}: {quoted(text)} is neither 0 nor 1: the competition wants {wanted}"
+    return ""
+
+
+def require_label_sample(competition: Competition, target: Target, labels: bool) -> None:
+    """Raise `InputError` if the sample has no labels, unless a person asks for `labels` all the same.
+
+    A regression has no labels to ask for.
+    """
+    if target.regression and labels:
+        raise InputError(f"--labels is for labels; with{target.option} leave it out")
+    if not (target.regression or labels) and (wanted := describe_sample(competition)):
+        raise InputError(
+            f"{wanted}, and blend.py writes labels 0 and 1 only. To have these all the same, use --labels."
+        )
 
 
 def _check_labels(train: CsvFile, findings: Findings) -> None:

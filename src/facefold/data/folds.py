@@ -20,7 +20,11 @@ from facefold.utils.files import csv_text, read_csv, read_json, sha256_file, sha
 
 _METHOD = "StratifiedGroupKFold(shuffle=True) of scikit-learn; group: "
 _BINNED = "; strata: bins of the target"
-GROUPINGS = {"bytes": _METHOD + "byte-identical images", "near": _METHOD + "near-duplicate images"}
+GROUPINGS = {
+    "bytes": _METHOD + "byte-identical images",
+    "near": _METHOD + "near-duplicate images",
+    "none": _METHOD + "each image by itself",
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,25 @@ def count_divided_groups(table: pd.DataFrame, groups: pd.Series) -> int:
     return int((table.groupby(groups.loc[table["id"]].to_numpy())["fold"].nunique() > 1).sum())
 
 
+def describe_large_group(folds: Folds, identical: pd.Series) -> str:
+    """Say which picture has more rows than a fold should have, and what to do; empty if none has.
+
+    identical: the group of each train id (the index) by the bytes of its image.
+    """
+    group, share = folds.table["group"], len(folds.table) / folds.k
+    name, rows = group.mode()[0], int(group.value_counts().max())
+    if rows <= share:
+        return ""
+    options = "`--groups none` (every row by itself: rows of one picture then judge models that have seen it)"
+    if folds.grouping != "bytes" and identical.value_counts().max() <= share:
+        options = f"`--groups bytes` (together stays what has the same bytes) or {options}"
+    return (
+        f"note: {rows:,} of {len(group):,} rows show the picture of train/{name}.jpg or nearly so, and a group is "
+        f"never divided: the folds are unequal, for one of {folds.k} should have {share:,.0f} rows. Look at it: if it "
+        f"stands for images that are missing, take these rows out; to divide them, use {options}."
+    )
+
+
 def make_folds(
     train: pd.DataFrame,
     groups: pd.Series,
@@ -112,7 +135,7 @@ def make_folds(
             kind = f"{target.name} {least:g} to {most:g}" if target.regression else f"label {label}"
             raise InputError(
                 f"{kind} has {len(rows)} rows with {images} different images, too few for {k} folds; "
-                "choose fewer with --folds"
+                "choose fewer with --folds" + (", or divide equal images with --groups none" if len(rows) >= k else "")
             )
     from sklearn.model_selection import StratifiedGroupKFold  # slow to import, and only needed for new folds
 
@@ -122,7 +145,8 @@ def make_folds(
         fold[valid] = number
     if any(len(np.unique(stratum[fold == number])) < len(np.unique(stratum)) for number in range(k)):
         raise InputError(
-            f"{k} folds cannot all hold every class, so many images are identical; choose fewer with --folds"
+            f"{k} folds cannot all hold every class, so many images are identical; choose fewer with --folds, or "
+            "divide equal images with --groups none"
         )
     labels = train["label"].to_numpy(_label_dtype(target))
     table = pd.DataFrame({"id": train["id"].to_numpy(), "label": labels, "group": group, "fold": fold})

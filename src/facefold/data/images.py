@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ MAX_SCANS = 200  # of a progressive JPEG; ten are usual, and 30 bytes of a scan 
 _TOO_LARGE = f"larger than {MAX_SIDE} pixels a side or {MAX_PIXELS // 1_000_000} megapixels"
 _CHUNK = 256  # images decoded ahead: bounds the memory, and how long a stop takes
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")  # the message names them; nothing else is parsed
+_JPEGS = ("JPEG", "MPO")  # MPO: a phone's JPEG with a second image behind it
 _MODES = {
     "CMYK": "CMYK",
     "P": "palette",
@@ -38,6 +40,10 @@ _MODES = {
     "I": "32 bit",
     "F": "float",
 }
+_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
+_ORIENTATION = 0x0112  # the EXIF tag: 1 is upright, 2 to 8 are turned or mirrored
+# The next JPEG marker, in a header or in the data of a scan: 00 and FF are no marker, 01 and D0 to D7 end nothing.
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])")
 # Of grey images; `| cv2.IMREAD_COLOR` makes them those of colour.
 _REDUCED = {8: cv2.IMREAD_REDUCED_GRAYSCALE_8, 4: cv2.IMREAD_REDUCED_GRAYSCALE_4, 2: cv2.IMREAD_REDUCED_GRAYSCALE_2}
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -90,29 +96,32 @@ def inspect_image(path: Path) -> ImageFacts:
     return ImageFacts(hashlib.sha256(data).hexdigest(), len(data), width, height)
 
 
-def decode_image(path: Path, size: int | None = None) -> np.ndarray:
-    """Decode a JPEG to uint8 RGB: (size, size, 3), or (height, width, 3) for `size=None`.
+def open_image(path: Path, size: int | None = None) -> np.ndarray:
+    """Decode any image that Pillow reads to uint8 RGB: (size, size, 3), or (height, width, 3) for `size=None`.
 
-    If the shorter side is at least twice `size`, the JPEG decoder itself halves (quarters, ..) the image in the DCT
-    domain, which is several times faster; the rest is averaged down, or interpolated up, to a square.
-    Raises `InputError` if the file is missing or not an image.
-    """
-    with _input_errors(path):
-        data = _read_bytes(path)
-        reduced = 0 if size is None else _reduced_flag(_open_header(data), size)
-        bgr = _decode(data, cv2.IMREAD_COLOR | reduced)
-    return cv2.cvtColor(bgr if size is None else _resize_square(bgr, size), cv2.COLOR_BGR2RGB)
-
-
-def open_photograph(path: Path) -> np.ndarray:
-    """Decode any file that Pillow reads, turned by its EXIF orientation, to uint8 RGB (height, width, 3).
-
+    Every step sees an image as this function returns it: turned upright by its EXIF orientation; grey and palette as
+    RGB; 16-bit grey by its high byte; CMYK by Pillow's formula, without a colour profile; transparency left out; the
+    first frame of several. If the shorter side of an upright RGB or grey JPEG is at least twice `size`, the JPEG
+    decoder itself halves (quarters, ..) the image in the DCT domain, which is several times faster; the rest is
+    averaged down, or interpolated up, to a square.
     Raises `ImageProblem` if that fails, or if it is larger or smaller than an image of a competition may be.
     """
     data = _read_bytes(path)
     with _pillow_errors("is no image of a kind that Pillow reads"), Image.open(io.BytesIO(data)) as image:
         _check_size(*image.size)
-        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        if image.format in _JPEGS:
+            _check_end(data)
+        if image.format in _JPEGS and image.mode in ("RGB", "L") and not _is_turned(image):
+            bgr = _decode(data, cv2.IMREAD_COLOR | (0 if size is None else _reduced_flag(image, size)))
+        else:
+            bgr = cv2.cvtColor(_convert(image), cv2.COLOR_RGB2BGR)
+    return cv2.cvtColor(bgr if size is None else _resize_square(bgr, size), cv2.COLOR_BGR2RGB)
+
+
+def decode_image(path: Path, size: int | None = None) -> np.ndarray:
+    """Decode an image of the competition as `open_image` does; raise `InputError` if it is missing or unusable."""
+    with _input_errors(path):
+        return open_image(path, size)
 
 
 def read_thumbnail(path: Path, size: int) -> tuple[np.ndarray, JpegHeader]:
@@ -191,12 +200,12 @@ def _read_bytes(path: Path) -> bytes:
 def _check_header(image: ImageFile.ImageFile) -> None:
     """Check what the header alone says: it comes first, so that a decompression bomb is never decoded."""
     mode = _MODES.get(image.mode, image.mode)
-    if image.format not in ("JPEG", "MPO"):  # MPO: a phone's JPEG with a second image behind it
+    if image.format not in _JPEGS:
         raise ImageProblem(f"is a {image.format} file ({mode}), not a JPEG; renaming does not convert it")
     if image.mode not in ("RGB", "L"):
         raise ImageProblem(f"is {mode}, not RGB or grey")
     _check_size(*image.size)
-    if image.getexif().get(0x0112) in range(2, 9):
+    if _is_turned(image):
         raise ImageProblem("is rotated by its EXIF orientation; save it upright, without the tag")
 
 
@@ -207,13 +216,46 @@ def _check_size(width: int, height: int) -> None:
         raise ImageProblem(f"is {width} x {height}: smaller than {MIN_SIDE} pixels a side")
 
 
+def _is_turned(image: Image.Image) -> bool:
+    return image.getexif().get(_ORIENTATION) in range(2, 9)
+
+
 def _check_pixels(image: ImageFile.ImageFile, data: bytes) -> None:
-    if data.count(b"\xff\xda") > MAX_SCANS:
-        raise ImageProblem(f"has more than {MAX_SCANS} scans; save it again")
+    _check_end(data)
     image.draft(image.mode, (image.width // 8, image.height // 8))  # reads all bits, computes an eighth of the pixels
     image.load()
-    if data.find(b"\xff\xd9", data.rfind(b"\xff\xda")) < 0:  # no end-of-image marker after the last scan
-        raise ImageProblem("is truncated")
+
+
+def _check_end(data: bytes) -> None:
+    """Check that a JPEG has an end, and at most `MAX_SCANS` scans before it.
+
+    What follows its own end, such as the film or the second image that a phone appends, is not looked at.
+    """
+    scans, position = 0, 2
+    while marker := _MARKER.search(data, position):
+        position, code = marker.end(), marker[1]
+        if code == b"\xd9":
+            return
+        if code == b"\xd8":  # another image begins before the end of this one
+            break
+        scans += code == b"\xda"
+        if scans > MAX_SCANS:
+            raise ImageProblem(f"has more than {MAX_SCANS} scans; save it again")
+        position += max(2, int.from_bytes(data[position : position + 2], "big"))
+    raise ImageProblem("is truncated")
+
+
+def _convert(image: ImageFile.ImageFile) -> np.ndarray:
+    """Return the pixels as `open_image` does, uint8 RGB (height, width, 3), whatever the mode and the orientation."""
+    if image.format == "EPS":
+        raise ImageProblem("is PostScript, a program to run")
+    sixteen = image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    image = ImageOps.exif_transpose(image)
+    if sixteen:
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ImageProblem(f"is {_MODES[image.mode]}, of which it is not known what is white; save it with 8 bit")
+    return np.asarray(image.convert("RGB"))
 
 
 def _open_header(data: bytes) -> Image.Image:

@@ -36,9 +36,14 @@ class Cue(NamedTuple):
     margin: float
 
     @property
+    def distance(self) -> float:
+        """How far the value is from chance, on either side: what is wrong more often than chance gives labels away."""
+        return abs(self.value - self.centre)
+
+    @property
     def leaks(self) -> bool:
         """Whether it predicts the label better than a harmless trait of the images would."""
-        return self.value - self.centre > max(REAL, 2 * self.margin)
+        return self.distance > max(REAL, 2 * self.margin)
 
 
 def label_order_cue(ids: Sequence[str], labels: np.ndarray) -> Cue:

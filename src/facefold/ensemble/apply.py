@@ -14,7 +14,7 @@ import torch
 from facefold.data.cache import ImageCache
 from facefold.data.competition import load_competition
 from facefold.data.folds import load_folds
-from facefold.data.images import decode_image
+from facefold.data.images import ImageProblem, open_image
 from facefold.ensemble.blend import load_blend
 from facefold.ensemble.members import Fit, Fitted, OofMatrix, Rows, join_members, load_blended_members, load_features
 from facefold.ensemble.methods import blend_methods, member_weights
@@ -111,12 +111,19 @@ def _predict_members(
         member = blend.members[j]
         size = trained_recipe(member.name, member.runs).size
         if size not in images:
-            images[size] = ImageCache(names, np.stack([decode_image(path, size) for path in paths]))
+            images[size] = ImageCache(names, np.stack([_open(path, size) for path in paths]))
         by_fold = predict_folds(blend.directory, member.name, member.runs, images[size], device, scratch / member.name)
         for k, prediction in enumerate(by_fold):
             prob[k, :, j] = prediction.prob
             features[k].append(prediction.features[:])
     return prob, features
+
+
+def _open(path: Path, size: int) -> np.ndarray:
+    try:
+        return open_image(path, size)
+    except ImageProblem as problem:
+        raise InputError(f"{path} {problem}. Leave it out, or convert it to JPEG.") from None
 
 
 def _fit(blend: BlendModel, stacked: np.ndarray) -> Fitted:

@@ -132,9 +132,9 @@ def fetch_wheels(out: Path, python: str) -> list[str]:
 
 def _options(options: dict) -> list[str]:
     """Return the arguments of blend.py for the `options` in blend.json."""
-    leaks = [f"--use-{name}" for name in options["leaks"]]
+    flags = [f"--use-{name}" for name in options["leaks"]] + (["--labels"] if options.get("labels") else [])
     recipes = ",".join(options["recipes"])
-    return ["--recipes", recipes, "--method", options["method"], f"--weights={options['weights']}", *leaks]
+    return ["--recipes", recipes, "--method", options["method"], f"--weights={options['weights']}", *flags]
 
 
 def _copy(source: Path, target: Path) -> None:

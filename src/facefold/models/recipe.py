@@ -137,6 +137,8 @@ def load_recipe(name: str) -> Recipe:
     path = RECIPES_DIR / f"{stem}.toml"
     if stem not in recipe_names():
         raise InputError(f"there is no recipe '{stem}'; there are: {', '.join(recipe_names())}")
+    if stem == "blend" or "+" in stem:
+        raise InputError(f"{path}: the report calls the blend so, and + marks corrected runs; give it another name")
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from facefold.data.competition import Competition
+from facefold.data.competition import Competition, describe_sample
 from facefold.data.leaks import Cue
 from facefold.report.html import render_page
 
@@ -34,6 +34,7 @@ def audit_page(
         "train": competition.train,
         "test": competition.test,
         "meta": competition.meta,
+        "sample": describe_sample(competition),
         "images": images,
         "identical": _count_groups(competition, images, "sha256"),
         "near": _count_groups(competition, groups, "group"),

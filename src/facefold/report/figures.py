@@ -62,6 +62,11 @@ def _new_figure(height: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
+def _literal(text: str) -> str:
+    """Return a person's text so that matplotlib draws it as it is: between two dollars it would read mathematics."""
+    return text.replace("$", r"\$")
+
+
 @_drawing
 def draw_intervals(
     names: Sequence[str],
@@ -88,7 +93,7 @@ def draw_intervals(
         if own.any():
             spread = np.maximum([(values - low)[own], (high - values)[own]], 0)
             axes.errorbar(values[own], rows[own], xerr=spread, fmt=marker, color=colour, markersize=4.5, capsize=2.5)
-    axes.set_yticks(rows, names)
+    axes.set_yticks(rows, [_literal(name) for name in names])
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set(xlabel=xlabel, ylim=(len(names) - 0.5, -0.5))
     return figure
@@ -144,7 +149,7 @@ def draw_density(values: np.ndarray, pred: np.ndarray, name: str) -> Figure:
     shades = np.log1p(np.ma.masked_equal(counts, 0))
     axes.imshow(shades, origin="lower", extent=(low, high, low, high), cmap="Blues", vmin=-1)
     axes.plot([low, high], [low, high], color=COLOURS[1], linewidth=1)
-    axes.set(xlabel=f"actual {name}", ylabel=f"predicted {name}")
+    axes.set(xlabel=f"actual {_literal(name)}", ylabel=f"predicted {_literal(name)}")
     return figure
 
 
@@ -255,7 +260,7 @@ def draw_histogram(
         axes.hist(values[labels == label], bins=edges, histtype="step", label=f"label {label}", **line)
     if band is not None:
         axes.set(yscale="log", xlim=(edges[0], edges[-1]))
-    axes.set(xlabel=xlabel, ylabel="rows")
+    axes.set(xlabel=_literal(xlabel), ylabel="rows")
     figure.legend(loc="outside upper center", ncols=2 if band is None else 3)
     return figure
 
@@ -293,5 +298,5 @@ def draw_violins(values: np.ndarray, groups: np.ndarray, names: Sequence[str], y
         median = {"color": INK, "linewidth": 1.6}
         axes.boxplot(own, positions=[group], widths=0.2, showfliers=False, medianprops=median, **lines)
     axes.set_xticks(range(len(names)), names)
-    axes.set(xlim=(-0.6, len(names) - 0.4), ylabel=ylabel)
+    axes.set(xlim=(-0.6, len(names) - 0.4), ylabel=_literal(ylabel))
     return figure

@@ -40,8 +40,8 @@ def random_labels(train: pd.DataFrame) -> list[pd.DataFrame]:
 
 def most_wrong(oof: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of oof (id, label, prob, pred) with the most confident wrong predictions."""
-    rows = oof[oof["label"] != oof["pred"]].assign(error=(oof["prob"] - oof["label"]).abs())
-    return rows.sort_values(["error", "id"], ascending=[False, True]).head(PHOTOS)
+    wrong = oof.assign(error=(oof["prob"] - oof["label"]).abs())[oof["label"] != oof["pred"]]
+    return wrong.sort_values(["error", "id"], ascending=[False, True]).head(PHOTOS)
 
 
 def most_doubtful(test: pd.DataFrame) -> pd.DataFrame:

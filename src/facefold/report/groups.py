@@ -15,11 +15,17 @@ MAX_GROUPS = 12  # bands of a number; other columns with more values than this a
 
 
 def parse_numbers(column: pd.Series) -> np.ndarray | None:
-    """Return float64 (n,), nan where the text is blank, for a column of numbers with many values; else None."""
+    """Return float64 (n,), nan where the text is blank, for a column of numbers with many values; else None.
+
+    None as well where the numbers are so large or so near each other that the edges of bands would not differ.
+    """
     blank = column.str.strip() == ""
     numbers = pd.to_numeric(column.where(~blank), errors="coerce").to_numpy(np.float64)
-    finite = np.isfinite(numbers)
-    return numbers if (finite | blank).all() and len(np.unique(numbers[finite])) > MAX_GROUPS else None
+    known = numbers[np.isfinite(numbers)]
+    if not (np.isfinite(numbers) | blank).all() or len(np.unique(known)) <= MAX_GROUPS:
+        return None
+    half_spread = known.max() / 2 - known.min() / 2  # in halves: the whole may be more than a number can be
+    return numbers if max(1e-9 * np.abs(known).max(), 1e-300) < half_spread < 1e300 else None
 
 
 def band_edges(numbers: np.ndarray, most: int = MAX_GROUPS) -> np.ndarray:
@@ -64,7 +70,7 @@ def group_accuracy(group: pd.Series, oof: pd.DataFrame) -> pd.DataFrame:
     for name, rows in oof.groupby("group", observed=True):
         by_label = {f"label_{label}": rows.loc[rows["label"] == label, "correct"].mean() for label in (0, 1)}
         table.append({"group": name, "rows": len(rows), **score_decisions(rows["correct"]), **by_label})
-    return pd.DataFrame(table)
+    return pd.DataFrame(table, columns=["group", "rows", "accuracy", "low", "high", "label_0", "label_1"])
 
 
 def align_meta(meta: pd.DataFrame | None, oof: pd.DataFrame) -> pd.DataFrame:

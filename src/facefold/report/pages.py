@@ -70,6 +70,13 @@ def predictions_page(table: pd.DataFrame, images: Sequence[Path], title: str) ->
     return render_page("predictions.html.j2", title=title, faces=faces, total=len(table))
 
 
+def column_name(target: str, columns: Sequence[str]) -> str:
+    """Return the column of a target in predictions.csv: its name, after `target_` if one of `columns` has that name."""
+    while target in columns:
+        target = f"target_{target}"
+    return target
+
+
 def format_prediction(row: pd.Series) -> str:
     """Return `label 1 with 0.973, label 0 with 0.027, age 31.4`: the likelier label first, then other columns."""
     labels = sorted([(row["prob"], 1), (1 - row["prob"], 0)], reverse=True)

@@ -39,7 +39,9 @@ def _commands(facts: dict, folds: Folds) -> list[str]:
             if names
         ),
         f"python src/blend.py{target} --recipes {','.join(options['recipes'])} --method {options['method']} "
-        f"--weights '{options['weights']}'" + "".join(f" --use-{name}" for name in options["leaks"]),
+        f"--weights '{options['weights']}'"
+        + "".join(f" --use-{name}" for name in options["leaks"])
+        + (" --labels" if options.get("labels") else ""),
     ]
 
 

@@ -124,12 +124,13 @@ def correct_by_recipe(blend: Blend, members: Sequence[Member]) -> pd.DataFrame:
 
 def regression_sections(blend: Blend, target: Target) -> dict[str, Any]:
     """Return all that regression.html.j2 needs besides the parts that both reports share (see `src/report.py`)."""
+    values, pred = blend.oof["label"], blend.oof["pred"]
     return {
         "target": target.name,
         "oof": blend.oof,
         "errors_by_band": errors_by_band(blend.oof),
         "errors_by_fold": [(k, score_errors(rows["pred"], rows["label"])) for k, rows in blend.oof.groupby("fold")],
-        "correlation": np.corrcoef(blend.oof["label"], blend.oof["pred"])[0, 1],
+        "correlation": np.corrcoef(values, pred)[0, 1] if pred.nunique() > 1 else None,  # one prediction has none
     }
 
 

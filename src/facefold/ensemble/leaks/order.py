@@ -172,8 +172,18 @@ def score_decoders(
 
 
 def _require_order(ids: Sequence[str], labels: np.ndarray, what: str) -> Cue:
-    """Return the evidence that labels (n,), in words `what`, are in the order of ids (n,); `InputError` without any."""
+    """Return the evidence that labels (n,), in words `what`, are in the order of ids (n,); `InputError` without any.
+
+    Labels that alternate are refused as well: how a random split shuffles them is another model than sections of one
+    label, which is what the decoders know.
+    """
     cue = label_order_cue(ids, labels)
+    if cue.value < -cue.margin:
+        raise InputError(
+            f"{what} alternate: neighbours by id correlate by {cue.value:.3f}, and chance alone gives 0 +- "
+            f"{cue.margin:.3f} with {len(labels)} rows. That is a leak, but one that the decoders cannot use: they "
+            "look for neighbours of the same label. Leave the order of the ids out."
+        )
     if cue.value <= cue.margin:
         raise InputError(
             f"{what} show no order: neighbours by id correlate by {cue.value:.3f}, and chance alone "
