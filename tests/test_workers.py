@@ -142,10 +142,27 @@ def test_a_killed_process_is_replaced_and_its_job_started_once_more(tmp_path, ca
 
 
 def test_one_that_dies_twice_is_reported_and_the_others_finish(tmp_path):
-    message = "the process of twice died with exit code -9 (-9: killed, often for want of memory"
+    message = "the process of twice died with exit code -9 (killed, often for want of memory; then use --workers 1"
     with pytest.raises(InputError, match=re.escape(message)):
         run_jobs([Die(tmp_path, "twice", 2), Die(tmp_path, "well", 0)], [CPU])
     assert (tmp_path / "twice").read_text() == "++" and (tmp_path / "well").read_text() == "+"
+
+
+@dataclass(frozen=True)
+class Exit:
+    def run(self, _device, _position):
+        os._exit(3)
+
+    def __str__(self):
+        return "the fold"
+
+
+def test_only_a_killed_process_is_said_to_want_memory():
+    with pytest.raises(InputError) as caught:
+        run_jobs([Exit()], [CPU])
+    assert str(caught.value) == (
+        "the process of the fold died with exit code 3; the same command continues where it stopped"
+    )
 
 
 def test_devices():
