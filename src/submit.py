@@ -17,6 +17,7 @@ again until you have looked and said what came of it.
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,6 +85,8 @@ def upload(root: Path, log: list[LogEntry], args: argparse.Namespace) -> None:
             "which competition? Name it once with --competition SLUG: "
             "what follows /competitions/ in the address of its page"
         )
+    if re.search("[\r\n\ud800-\udfff]", args.message):  # the last: what Python makes of bytes that are not UTF-8
+        raise InputError(f"-m {args.message!r}: a line of text is needed, in UTF-8")
     if is_synthetic(root):
         raise InputError("this competition is synthetic: there is nowhere to submit to")
     competition, blend, path = load_competition(root), load_blend(root), root / "submissions" / "submission.csv"

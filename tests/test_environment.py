@@ -59,7 +59,7 @@ def elsewhere(tmp_path):
     return project
 
 
-@pytest.mark.parametrize("shell", [["sh"], ["bash"], []])
+@pytest.mark.parametrize("shell", [["sh"], ["bash"], ["bash", "--posix"], []])
 def test_the_script_runs_by_any_shell_and_by_a_link(elsewhere, tmp_path, shell):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "run_all").symlink_to("../the project/run_all.sh")

@@ -279,6 +279,15 @@ def test_bad_usage(root, monkeypatch, options, message, capsys):
     assert message in f"{caught.value}{capsys.readouterr().err}"
 
 
+@pytest.mark.parametrize("message", ["caf\udce9", "two\nlines"])
+def test_a_message_that_the_log_cannot_hold_is_refused_before_the_upload(root, monkeypatch, message):
+    arguments = client(root, monkeypatch, "Successfully submitted")
+    assert refused(root, monkeypatch, "-m", message, "--competition", "c") == (
+        f"-m {message!r}: a line of text is needed, in UTF-8"
+    )
+    assert not arguments.exists() and load_submission_log(root) == []
+
+
 def test_a_score_that_is_no_accuracy_is_refused(root, monkeypatch):
     submit_first(root, monkeypatch)
     assert (

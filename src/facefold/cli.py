@@ -1,6 +1,7 @@
 """What every step shares: the option --root, the exit codes, how an error reaches a person, and what the step cost.
 
-Exit codes: 0 done, 2 bad input or usage, 130/143 stopped by a signal, 1 a fault of ours (with its traceback).
+Exit codes: 0 done, 2 bad input or usage or a file that the disk refuses, 130/143 stopped by a signal, 1 a fault of ours
+(with its traceback).
 
 Nothing heavy is imported here, nor by a step before its arguments are known: `--help` and errors in arguments answer at
 once. Steps import what they work with inside their functions.
