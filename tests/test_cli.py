@@ -223,7 +223,7 @@ def test_without_a_folder_for_temporary_files_the_cache_takes_them(tmp_path, no_
     with pytest.raises(FileNotFoundError):
         tempfile.gettempdir()
     assert refused("split", tmp_path) != ""
-    assert tempfile.gettempdir() == os.environ["TMPDIR"] == str(tmp_path / "cache" / "tmp")
+    assert tempfile.gettempdir() == os.environ["TMPDIR"] == str(tmp_path / "cache" / ".tmp")
 
 
 @pytest.mark.parametrize("home", ["/nowhere", None])
@@ -238,9 +238,9 @@ def test_without_a_home_matplotlib_keeps_its_cache_in_the_root(tmp_path, monkeyp
             os.path, "expanduser", lambda path: path
         )  # what Python answers for a user it has no name of
     refused("split", tmp_path)
-    assert os.environ["MPLCONFIGDIR"] == str(tmp_path / "cache" / "matplotlib")
+    assert os.environ["MPLCONFIGDIR"] == str(tmp_path / "cache" / ".matplotlib")
     refused("split", tmp_path / "other")
-    assert os.environ["MPLCONFIGDIR"] == str(tmp_path / "cache" / "matplotlib")  # what is set stays
+    assert os.environ["MPLCONFIGDIR"] == str(tmp_path / "cache" / ".matplotlib")  # what is set stays
 
 
 def test_a_step_in_a_thread_has_no_handler_and_no_traceback(tmp_path):

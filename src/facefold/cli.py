@@ -59,15 +59,18 @@ class StepParser(argparse.ArgumentParser):
 
 
 def _use_writable_folders(root: Path) -> None:
-    """Keep temporary files and matplotlib's cache in root/cache where the system's own folders cannot be written."""
+    """Keep temporary files and matplotlib's cache in root/cache where the system's own folders cannot be written.
+
+    They are hidden there, as they are no results of a step.
+    """
     try:
         tempfile.gettempdir()
     except FileNotFoundError:
-        folder = root / "cache" / "tmp"
+        folder = root / "cache" / ".tmp"
         folder.mkdir(parents=True, exist_ok=True)
         os.environ["TMPDIR"] = str(folder.resolve())
     if not os.access(os.path.expanduser("~"), os.W_OK):
-        os.environ.setdefault("MPLCONFIGDIR", str((root / "cache" / "matplotlib").resolve()))
+        os.environ.setdefault("MPLCONFIGDIR", str((root / "cache" / ".matplotlib").resolve()))
 
 
 def build_parser(doc: str) -> StepParser:
