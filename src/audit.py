@@ -18,16 +18,15 @@ something other than the pixels gives labels away. Results are kept in cache/, s
 
 import argparse
 import time
-from pathlib import Path
 
-from facefold.cli import build_parser, hold_root, run_main
+from facefold.cli import build_parser, hold_root, path_argument, run_main
 from facefold.utils.errors import InputError
 
 
 def main() -> None:
     parser = build_parser(__doc__)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--data", type=Path, metavar="ZIP|DIR", help="the competition to install")
+    source.add_argument("--data", type=path_argument, metavar="ZIP|DIR", help="the competition to install")
     source.add_argument("--synthetic", action="store_true", help="install a small synthetic competition")
     parser.add_argument("--strict", action="store_true", help="exit with 2 if labels leak")
     args = parser.parse_args()

@@ -32,10 +32,9 @@ labels, which is reported as well, is too high: predictions like the scored ones
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facefold.cli import build_parser, run_main
+from facefold.cli import build_parser, path_argument, run_main
 from facefold.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,7 +45,10 @@ def main() -> None:
     parser = build_parser(__doc__)
     parser.add_argument("--recipes", metavar="A,B", help="use their OOF (default: all runs without corrections)")
     parser.add_argument(
-        "--write-corrections", type=Path, metavar="FILE", help="propose corrections, with --top or --confidence"
+        "--write-corrections",
+        type=path_argument,
+        metavar="FILE",
+        help="propose corrections, with --top or --confidence",
     )
     parser.add_argument("--top", type=int, metavar="N", help="correct the first N suspects")
     parser.add_argument("--confidence", type=float, metavar="C", help="correct suspects of at least this confidence")

@@ -17,10 +17,9 @@ backbones are skipped; kill it at any time, the same command continues.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facefold.cli import add_device_option, build_parser, hold_root, run_main
+from facefold.cli import add_device_option, add_seed_option, build_parser, hold_root, path_argument, run_main
 from facefold.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,9 +42,12 @@ def main() -> None:
         help="hub (default), package:<name> or none: one for all, or one each",
     )
     parser.add_argument(
-        "--weights-dir", type=Path, metavar="DIR", help="for hub: take them from DIR/<timm name>.safetensors or .pth"
+        "--weights-dir",
+        type=path_argument,
+        metavar="DIR",
+        help="for hub: take them from DIR/<timm name>.safetensors or .pth",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of everything random in training (default: 0)")
+    add_seed_option(parser, "of everything random in training (default: 0)")
     add_device_option(parser)
     parser.add_argument(
         "--workers", type=int, metavar="N", help="backbones side by side (default: one per core, or per GPU)"

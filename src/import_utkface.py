@@ -14,20 +14,16 @@ have the same share of each label as all rows. Near-duplicates may be in train a
 competition: `python src/audit.py` names them. An existing competition is never overwritten.
 """
 
-from pathlib import Path
-
-from facefold.cli import build_parser, hold_root, run_main
+from facefold.cli import add_seed_option, build_parser, hold_root, path_argument, run_main
 
 
 def main() -> None:
     parser = build_parser(__doc__)
-    parser.add_argument("source", type=Path, metavar="ZIP|DIR", help="UTKFace as downloaded")
+    parser.add_argument("source", type=path_argument, metavar="ZIP|DIR", help="UTKFace as downloaded")
     parser.add_argument(
         "--test-size", type=int, default=5708, metavar="N", help="faces to hold out for the test (default: 5708)"
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, help="another seed gives other ids and another test set (default: 0)"
-    )
+    add_seed_option(parser, "another seed gives other ids and another test set (default: 0)")
     args = parser.parse_args()
 
     from facefold.data.utkface import install_utkface, solution_path

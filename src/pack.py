@@ -11,9 +11,7 @@ same, byte for byte. To try it here: python DIR/kernel/kernel.py INPUT OUTPUT, w
 below INPUT.
 """
 
-from pathlib import Path
-
-from facefold.cli import build_parser, run_main
+from facefold.cli import build_parser, path_argument, run_main
 from facefold.utils.errors import InputError
 
 
@@ -21,7 +19,7 @@ def main() -> None:
     parser = build_parser(__doc__)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=path_argument,
         required=True,
         metavar="DIR",
         help="the upload folder: a new one, or an earlier one to replace",

@@ -30,7 +30,7 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from facefold.cli import add_device_option, build_parser, hold_root, run_main
+from facefold.cli import add_device_option, build_parser, hold_root, path_argument, run_main
 from facefold.utils.errors import InputError
 
 PRINTED = 20
@@ -38,8 +38,10 @@ PRINTED = 20
 
 def main() -> None:
     parser = build_parser(__doc__)
-    parser.add_argument("pictures", type=Path, nargs="*", metavar="PHOTO|DIR", help="photographs, or folders of them")
-    parser.add_argument("--out", type=Path, metavar="FILE.csv", help="default: predictions.csv under --root")
+    parser.add_argument(
+        "pictures", type=path_argument, nargs="*", metavar="PHOTO|DIR", help="photographs, or folders of them"
+    )
+    parser.add_argument("--out", type=path_argument, metavar="FILE.csv", help="default: predictions.csv under --root")
     parser.add_argument("--show", action="store_true", help="write a page with the faces as well, next to the csv")
     parser.add_argument("--no-detect", action="store_true", help="the pictures are cut as the training images are")
     parser.add_argument("--test", action="store_true", help="predict the competition's test images again")

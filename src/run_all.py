@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,10 +26,12 @@ from typing import TYPE_CHECKING, TextIO
 from facefold.cli import (
     add_device_option,
     add_engine_options,
+    add_seed_option,
     add_target_option,
     build_parser,
     check_engine_options,
     hold_root,
+    path_argument,
     recipe_list,
     run_main,
     run_step,
@@ -48,7 +49,7 @@ PROFILE_NAMES = ("articles", "cpu", "demo", "gpu", "regression")
 def main() -> None:
     parser = build_parser(__doc__)
     parser.add_argument(
-        "--data", type=Path, metavar="ZIP|DIR", help="the competition: Kaggle's zip as downloaded, or a folder"
+        "--data", type=path_argument, metavar="ZIP|DIR", help="the competition: Kaggle's zip as downloaded, or a folder"
     )
     parser.add_argument(
         "--profile",
@@ -57,15 +58,13 @@ def main() -> None:
     )
     parser.add_argument("--recipes", metavar="A,B", help=f"instead of the profile's: any of {recipe_list()}")
     parser.add_argument("--folds", type=int, metavar="K", help="default: as many as there are, else 5")
-    parser.add_argument(
-        "--seed", type=int, help="of the folds and of training (default: that of existing folds, else 0)"
-    )
+    add_seed_option(parser, "of the folds and of training (default: that of existing folds, else 0)", default=None)
     add_device_option(parser)
     parser.add_argument(
-        "--weights-dir", type=Path, metavar="DIR", help="pretrained weights as local files, see train.py"
+        "--weights-dir", type=path_argument, metavar="DIR", help="pretrained weights as local files, see train.py"
     )
     parser.add_argument(
-        "--corrections", type=Path, metavar="FILE", help="training rows to drop or relabel, see clean.py"
+        "--corrections", type=path_argument, metavar="FILE", help="training rows to drop or relabel, see clean.py"
     )
     parser.add_argument(
         "--labels", action="store_true", help="submit 0 and 1 though the sample asks for something else"
@@ -79,8 +78,8 @@ def main() -> None:
     check_engine_options(args, {"--budget": args.budget})
     job = Job(args, parse_budget(args.budget) if args.budget else math.inf)
     args.root.mkdir(parents=True, exist_ok=True)
-    with hold_root(args.root, alone=True):
-        job.run(silence() if args.quiet else sys.stdout)
+    with hold_root(args.root, alone=True), silence(args.quiet) as stdout:
+        job.run(stdout)
 
 
 @dataclass
@@ -89,7 +88,7 @@ class Job:
 
     args: argparse.Namespace
     budget: float
-    started: float = field(default_factory=time.time)
+    started: float = field(default_factory=time.monotonic)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -185,7 +184,7 @@ class Job:
         workload = measure_workload(load_competition(self.root), recipes, folds.k, devices, folds_left)
         fixed_folds = "as there are runs on them" if run_names(self.target_root) else ""
         fixed_folds = "as --folds says" if args.folds else fixed_folds
-        used = time.time() - self.started
+        used = time.monotonic() - self.started
         plan = make_plan(workload, recipes, self.budget - used, fixed_folds)
         elsewhere = "" if args.engine == "local" else " of this machine; the folds go to the Ray cluster"
         print("\n" + format_plan(plan, workload, suffix, elsewhere))
@@ -212,7 +211,7 @@ class Job:
         if self.args.budget:
             planned = [planned.recipe.name + suffix for planned in [*plan.recipes, *plan.left_out]]
             left_out = [name for name in planned if name not in complete]
-            print(format_budget_result(self.budget, time.time() - self.started, left_out))
+            print(format_budget_result(self.budget, time.monotonic() - self.started, left_out))
 
     def summarise(self, stdout: TextIO) -> None:
         """Print what to read and what to upload."""

@@ -9,10 +9,9 @@ not used.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facefold.cli import build_parser, run_main
+from facefold.cli import build_parser, path_argument, run_main
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
 
 def main() -> None:
     parser = build_parser(__doc__)
-    parser.add_argument("submission", type=Path, metavar="SUBMISSION", help="id,label as submitted")
-    parser.add_argument("solution", type=Path, metavar="SOLUTION", help="id,label,.. as they should be")
+    parser.add_argument("submission", type=path_argument, metavar="SUBMISSION", help="id,label as submitted")
+    parser.add_argument("solution", type=path_argument, metavar="SOLUTION", help="id,label,.. as they should be")
     args = parser.parse_args()
 
     from facefold.ensemble.submission import load_answers

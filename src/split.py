@@ -17,7 +17,7 @@ depend on the existing ones, are refused unless --force is used; these runs are 
 
 import argparse
 
-from facefold.cli import add_target_option, build_parser, hold_root, run_main
+from facefold.cli import add_seed_option, add_target_option, build_parser, hold_root, run_main
 from facefold.utils.errors import InputError
 
 GROUPING_NAMES = ("bytes", "near", "none")
@@ -26,9 +26,7 @@ GROUPING_NAMES = ("bytes", "near", "none")
 def main() -> None:
     parser = build_parser(__doc__)
     parser.add_argument("--folds", type=int, metavar="K", help="how many (default: as the existing folds, else 5)")
-    parser.add_argument(
-        "--seed", type=int, help="another seed gives other folds (default: as the existing ones, else 0)"
-    )
+    add_seed_option(parser, "another seed gives other folds (default: as the existing ones, else 0)", default=None)
     parser.add_argument(
         "--groups",
         choices=GROUPING_NAMES,

@@ -24,14 +24,16 @@ from typing import TYPE_CHECKING
 from facefold.cli import (
     add_device_option,
     add_engine_options,
+    add_seed_option,
     add_target_option,
     build_parser,
     check_engine_options,
     hold_root,
+    path_argument,
     recipe_list,
     run_main,
 )
-from facefold.utils.console import be_quiet, format_duration, print_progress
+from facefold.utils.console import format_duration, print_progress, quiet
 from facefold.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,24 +48,30 @@ def main() -> None:
     parser = build_parser(__doc__)
     parser.add_argument("--recipe", "--recipes", required=True, metavar="NAME[,NAME]", help=f"any of {recipe_list()}")
     parser.add_argument("--fold", default="all", metavar="K|all", help="one fold, several as 0,2, or all (default)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random in training (default: 0)")
+    add_seed_option(parser, "of everything random in training (default: 0)")
     add_device_option(parser)
     parser.add_argument(
         "--workers", type=int, metavar="N", help="folds side by side (default: one per core, or per GPU)"
     )
     parser.add_argument(
         "--weights-dir",
-        type=Path,
+        type=path_argument,
         metavar="DIR",
         help="take pretrained weights from DIR/<timm name>.safetensors or .pth",
     )
     parser.add_argument("--force", action="store_true", help="train over runs that are stale or damaged")
     parser.add_argument(
-        "--corrections", type=Path, metavar="FILE", help="id,action: training rows to drop or relabel, see clean.py"
+        "--corrections",
+        type=path_argument,
+        metavar="FILE",
+        help="id,action: training rows to drop or relabel, see clean.py",
     )
     add_target_option(parser)
     parser.add_argument(
-        "--budget", type=Path, metavar="FILE", help="start no fold of a run that would end too late, see run_all.py"
+        "--budget",
+        type=path_argument,
+        metavar="FILE",
+        help="start no fold of a run that would end too late, see run_all.py",
     )
     parser.add_argument("--tensorboard", action="store_true", help="learning curves as event files, into tensorboard/")
     add_engine_options(parser)
@@ -72,13 +80,11 @@ def main() -> None:
     check_engine_options(args, {"--workers": args.workers, "--budget": args.budget})
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers}: at least one")
-    if args.quiet:
-        be_quiet()
     if args.tensorboard:
         from facefold.training.curves import require_tensorboard
 
         require_tensorboard()
-    with hold_root(args.root):
+    with quiet(args.quiet), hold_root(args.root):
         train(args)
 
 

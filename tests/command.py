@@ -3,7 +3,6 @@
 import importlib
 import io
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -57,13 +56,11 @@ def refused(name: str, root: Path, *options: object) -> str:
 
 def run(name: str, root: Path, *options: object) -> CompletedProcess:
     """Run a step in this process; return its exit code and output. Other errors are raised, warnings go to pytest."""
-    code, handler = 0, signal.getsignal(signal.SIGTERM)
+    code = 0
     out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
     with _main(name, root, options) as main, redirect_stdout(out), redirect_stderr(err):
         try:
             run_main(main)
         except SystemExit as exit:
             code = exit.code
-        finally:
-            signal.signal(signal.SIGTERM, handler)
     return CompletedProcess([name, *options], code, *(stream.buffer.getvalue().decode() for stream in (out, err)))

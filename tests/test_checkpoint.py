@@ -52,3 +52,10 @@ def test_code_in_a_checkpoint_is_refused(tmp_path):
     save_checkpoint(path, {"recipe": Code()}, META, {})
     with pytest.raises(InputError, match="c.pt is damaged"):
         load_checkpoint(path)
+
+
+def test_a_checkpoint_that_the_disk_does_not_read_is_not_called_damaged(tmp_path):
+    (tmp_path / "checkpoint.pt").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        load_checkpoint(tmp_path / "checkpoint.pt")
+    assert caught.value.filename == str(tmp_path / "checkpoint.pt")

@@ -1,8 +1,14 @@
 """What every step shares: it starts without heavy imports, and answers arguments with exit code 2."""
 
+import argparse
+import errno
 import importlib.util
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from argparse import Namespace
 from pathlib import Path
 
@@ -11,12 +17,14 @@ import pytest
 import blend
 import run_all
 import split
-from facefold.cli import check_engine_options
+from command import call, refused, run
+from facefold.cli import add_seed_option, check_engine_options, path_argument
 from facefold.data.folds import GROUPINGS
 from facefold.ensemble.leaks import LEAKS
 from facefold.ensemble.methods import METHOD_NAMES, REGRESSION_METHOD_NAMES
 from facefold.models.recipe import PROFILES
-from facefold.utils.errors import InputError
+from facefold.utils.errors import InputError, disk_error_advice
+from facefold.utils.files import write_text
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 STEPS = sorted(path.stem for path in SRC.glob("*.py"))
@@ -81,3 +89,180 @@ def test_the_engine_ray_without_its_package_is_refused(monkeypatch):
         match="^--engine ray needs the package ray, which is not installed: `pip install -r requirements-cluster.txt`",
     ):
         check_engine_options(Namespace(engine="ray"), {})
+
+
+SEEDED = [
+    ("split",),
+    ("train", "--recipe", "cnn3"),
+    ("run_all",),
+    ("import_utkface", "x"),
+    ("compare", "--backbones", "x"),
+]
+
+
+@pytest.mark.parametrize("step, options", [(step, options) for step, *options in SEEDED])
+@pytest.mark.parametrize("seed", ["4294967296", "-1", "1.5", "\u0663", ""])
+def test_a_seed_has_one_rule_in_all_steps(tmp_path, capsys, step, options, seed):
+    with pytest.raises(SystemExit) as caught:
+        call(step, tmp_path, *options, f"--seed={seed}")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.endswith(
+        f"error: argument --seed: {seed}: a seed is a whole number from 0 to 4294967295\n"
+    )
+
+
+def test_the_largest_seed_is_one():
+    parser = argparse.ArgumentParser()
+    add_seed_option(parser, "")
+    assert parser.parse_args(["--seed", "4294967295"]).seed == 2**32 - 1 and parser.parse_args([]).seed == 0
+
+
+URL = "is a URL; a path on this machine is needed (download it, or mount the bucket: docs/cluster.md)"
+WINDOWS = r"is a path of Windows; this runs in Linux (WSL2), where C:\data is called /mnt/c/data"
+
+
+@pytest.mark.parametrize(
+    "path, problem",
+    [
+        ("http://host/root", f"http://host/root {URL}"),
+        ("s3://bucket", f"s3://bucket {URL}"),
+        (r"C:\faces", rf"C:\faces {WINDOWS}"),
+        ("d:/faces", f"d:/faces {WINDOWS}"),
+        (r"\\host\faces", rf"\\host\faces {WINDOWS}"),
+        ("~/faces", "~/faces: the shell does not replace a ~ in quotes; leave the quotes out, or write $HOME"),
+    ],
+)
+@pytest.mark.parametrize("step, option", [("split", "--root"), ("audit", "--data"), ("predict", "--out")])
+def test_a_path_that_is_none_here_is_named(tmp_path, capsys, path, problem, step, option):
+    with pytest.raises(SystemExit) as caught:
+        call(step, tmp_path, option, path)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.endswith(f"error: argument {option}: {problem}\n")
+
+
+def test_paths_that_look_like_another_kind_are_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("~faces").mkdir()
+    assert [path_argument(text) for text in ("~faces", "a:b", "c/d")] == [Path("~faces"), Path("a:b"), Path("c/d")]
+
+
+@pytest.mark.parametrize("name", ["", "cache", "runs", "folds", "submissions", "competition", "targets/age/runs"])
+@pytest.mark.parametrize("kind", ["file", "link to nothing"])
+def test_a_file_where_a_folder_should_be_is_one_line(tmp_path, name, kind):
+    path = tmp_path / "root" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "file":
+        path.write_text("mine")
+    else:
+        path.symlink_to("nowhere")
+    done = run("split", tmp_path / "root", *(["--target", "age"] if "age" in name else []))
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"split.py: {path} has to be a folder, and is a file or a link to nothing; move it away, or choose another "
+        "--root\n",
+    )
+    assert kind == "link to nothing" or path.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "code, path, line",
+    [
+        (errno.ENOTDIR, "a/b", "Not a directory: a/b; a file is where a folder should be; move it away"),
+        (errno.EEXIST, "a", "File exists: a; a file is where a folder should be; move it away"),
+        (
+            errno.EISDIR,
+            "a",
+            "Is a directory: a; a folder is where a file should be; move it away, or name another file",
+        ),
+        (errno.ENAMETOOLONG, "a", "File name too long: a; choose a --root with a shorter path, or a shorter name"),
+        (errno.EIO, None, "Input/output error: writing; the disk reports a fault; check it"),
+        (errno.ESTALE, None, "Stale file handle: writing; the network disk has lost it; check the mount"),
+        (errno.ELOOP, "a", "Too many levels of symbolic links: a; a link leads back to itself; remove it"),
+        (errno.EMFILE, "a", "Too many open files: a; raise the limit on open files (ulimit -n)"),
+        (errno.ENOENT, b"caf\xe9", "No such file or directory: caf\\udce9; check it"),
+    ],
+)
+def test_an_error_of_the_disk_is_one_line(tmp_path, monkeypatch, code, path, line):
+    monkeypatch.setattr(split, "split", lambda _: (_ for _ in ()).throw(OSError(code, os.strerror(code), path)))
+    done = run("split", tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"split.py: {line}, then run the same command again: nothing is lost\n",
+    )
+
+
+def test_a_rename_that_fails_names_its_target(tmp_path):
+    (tmp_path / "out.csv").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_text(tmp_path / "out.csv", "text")
+    assert disk_error_advice(caught.value).startswith(f"Is a directory: {tmp_path}/out.csv; a folder is where")
+
+
+def test_an_error_without_a_file_keeps_its_traceback(tmp_path, monkeypatch):
+    monkeypatch.setattr(split, "split", lambda _: (_ for _ in ()).throw(OSError(errno.ECONNREFUSED, "refused")))
+    with pytest.raises(OSError, match="refused"):
+        run("split", tmp_path)
+
+
+@pytest.fixture
+def no_temporary_folder(monkeypatch):
+    """Make every folder for temporary files unusable, as in a read-only container."""
+    for name in ("TMPDIR", "MPLCONFIGDIR"):
+        monkeypatch.setenv(name, "/nowhere")  # so that it is put back
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    candidates = tempfile._candidate_tempdir_list
+    monkeypatch.setattr(
+        tempfile,
+        "_candidate_tempdir_list",
+        lambda: [path for path in candidates() if path == os.environ.get("TMPDIR")],
+    )
+
+
+def test_without_a_folder_for_temporary_files_the_cache_takes_them(tmp_path, no_temporary_folder):
+    with pytest.raises(FileNotFoundError):
+        tempfile.gettempdir()
+    assert refused("split", tmp_path) != ""
+    assert tempfile.gettempdir() == os.environ["TMPDIR"] == str(tmp_path / "cache" / ".tmp")
+
+
+@pytest.mark.parametrize("home", ["/nowhere", None])
+def test_without_a_home_matplotlib_keeps_its_cache_in_the_root(tmp_path, monkeypatch, home):
+    monkeypatch.setenv("MPLCONFIGDIR", "/nowhere")
+    monkeypatch.delenv("MPLCONFIGDIR")
+    if home:
+        monkeypatch.setenv("HOME", home)
+    else:
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr(
+            os.path, "expanduser", lambda path: path
+        )  # what Python answers for a user it has no name of
+    refused("split", tmp_path)
+    assert os.environ["MPLCONFIGDIR"] == str(tmp_path / "cache" / ".matplotlib")
+    refused("split", tmp_path / "other")
+    assert os.environ["MPLCONFIGDIR"] == str(tmp_path / "cache" / ".matplotlib")  # what is set stays
+
+
+def test_a_step_in_a_thread_has_no_handler_and_no_traceback(tmp_path):
+    done = []
+    thread = threading.Thread(target=lambda: done.append(run("split", tmp_path)))
+    thread.start()
+    thread.join()
+    assert done[0].returncode == 2 and done[0].stderr.startswith(f"split.py: {tmp_path}/competition")
+
+
+def test_a_step_leaves_the_handler_of_sigterm(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    run("split", tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_quiet_step_leaves_the_output_of_a_notebook(tmp_path):
+    stdout = sys.stdout
+    assert refused("run_all", tmp_path, "--quiet", "--recipes", "no_such") != ""
+    assert sys.stdout is stdout
+
+
+def test_a_step_without_a_standard_error_ends_with_its_code(tmp_path):
+    command = f'"{sys.executable}" "{SRC}/split.py" --root "{tmp_path}" 2>&-'
+    assert subprocess.run(["bash", "-c", command], capture_output=True).returncode == 2

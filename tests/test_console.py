@@ -1,5 +1,6 @@
 """What a step prints while it works: nothing if quiet, plain lines without a terminal, bars that take turns on one."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from facefold.utils.console import QUIET_VARIABLE, TerminalLock, be_quiet, is_quiet, no_bar, print_progress, silence
+from facefold.utils import console
+from facefold.utils.console import QUIET_VARIABLE, TerminalLock, is_quiet, no_bar, print_progress, quiet, silence
+from facefold.utils.errors import InputError
 
 SRC = Path(__file__).resolve().parents[1] / "src"
 
@@ -22,17 +25,50 @@ def loud(monkeypatch):
 def test_lines_are_printed_unless_quiet(capsys):
     print_progress("epoch 1")
     assert no_bar() is None
-    be_quiet()
-    print_progress("epoch 2")
-    assert no_bar() is True and capsys.readouterr().out == "epoch 1\n"
+    with quiet():
+        print_progress("epoch 2")
+        assert no_bar() is True
+    with quiet(False):
+        print_progress("epoch 3")
+    assert capsys.readouterr().out == "epoch 1\nepoch 3\n"
 
 
-def test_silence_keeps_the_previous_output_and_nothing_else(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdout", sys.stdout)  # put back at the end
-    out = silence()
-    print("the plan")
-    print("upload it", file=out)
-    assert is_quiet() and capsys.readouterr().out == "upload it\n"
+def test_silence_keeps_the_previous_output_and_nothing_else(capsys):
+    with silence() as out:
+        print("the plan")
+        print("upload it", file=out)
+        assert is_quiet()
+    assert capsys.readouterr().out == "upload it\n"
+
+
+@pytest.mark.parametrize("before", [None, "0", "1"])
+def test_a_notebook_is_as_loud_after_a_quiet_step_as_before(capsys, monkeypatch, before):
+    monkeypatch.delenv(QUIET_VARIABLE)
+    if before is not None:
+        monkeypatch.setenv(QUIET_VARIABLE, before)
+    stdout = sys.stdout
+    with pytest.raises(InputError), silence():
+        raise InputError("the step fails")
+    assert sys.stdout is stdout and os.environ.get(QUIET_VARIABLE) == before
+    with silence(False):
+        print("not quiet")
+    assert capsys.readouterr().out == "not quiet\n"
+
+
+def test_without_a_standard_error_the_turns_are_a_lock_of_this_process(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    with TerminalLock() as turns:
+        assert turns._terminal is None
+
+
+def test_bars_are_drawn_where_the_terminal_has_no_locks(monkeypatch):
+    ours, theirs = os.openpty()
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(os, "ttyname", lambda _, name=os.ttyname(theirs): name)
+    monkeypatch.setattr(console.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks")))
+    with TerminalLock() as turns:
+        assert turns._terminal is not None
+    os.close(turns._terminal), os.close(theirs), os.close(ours)
 
 
 DRAWING = """

@@ -1,7 +1,10 @@
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+
+import pytest
 
 from facefold.utils import environment
 
@@ -42,3 +45,45 @@ def test_the_pins_satisfy_the_floors():
 def test_every_line_of_the_setup_is_valid_bash():
     for script in ("run_all.sh", "run_tests.sh", "src/setup.sh", ".ci/run"):
         assert subprocess.run(["bash", "-n", str(PROJECT / script)]).returncode == 0
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Copy the scripts, with stand-ins for the environment and the job, which says how it was called."""
+    project = tmp_path / "the project"
+    (project / "src").mkdir(parents=True)
+    shutil.copy(PROJECT / "run_all.sh", project)
+    (project / "src" / "setup.sh").write_text(
+        'project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)\nset_up() { PYTHON=echo; }\n'
+    )
+    return project
+
+
+@pytest.mark.parametrize("shell", [["sh"], ["bash"], ["bash", "--posix"], []])
+def test_the_script_runs_by_any_shell_and_by_a_link(elsewhere, tmp_path, shell):
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "run_all").symlink_to("../the project/run_all.sh")
+    for script in (elsewhere / "run_all.sh", tmp_path / "bin" / "run_all"):
+        done = subprocess.run([*shell, script, "--root", "a b"], capture_output=True, text=True)
+        assert (done.stdout, done.stderr) == (f"{elsewhere}/src/run_all.py --root a b\n", "")
+
+
+@pytest.mark.skipif(not (PROJECT / ".git").exists(), reason="not a clone")
+def test_scripts_keep_the_line_ends_that_bash_reads():
+    done = subprocess.run(
+        [
+            "git",
+            "-C",
+            PROJECT,
+            "check-attr",
+            "eol",
+            "--",
+            "run_all.sh",
+            "src/setup.sh",
+            "docs/cluster/slurm.sh",
+            ".ci/run",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and all(line.endswith(": eol: lf") for line in done.stdout.splitlines())

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from facefold.utils import files
+from facefold.utils import files, lock_files
 from facefold.utils.errors import InputError
 
 
@@ -155,3 +155,114 @@ def test_a_failed_write_names_its_file_and_keeps_the_old_one(tmp_path, write, re
         write(tmp_path / "a")
     assert caught.value.errno == errno.EFBIG and caught.value.filename == str(tmp_path / "a")
     assert (tmp_path / "a").read_text() == "old" and os.listdir(tmp_path) == ["a"]
+
+
+def test_a_name_that_is_not_utf8_is_written_as_it_is_on_the_disk(tmp_path):
+    files.write_csv(tmp_path / "a.csv", pd.DataFrame({"file": [os.fsdecode(b"caf\xe9.jpg")], "prob": [0.5]}))
+    assert (tmp_path / "a.csv").read_bytes() == b"file,prob\ncaf\xe9.jpg,0.5\n"
+
+
+def test_a_disk_that_refuses_permissions_is_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "chmod", lambda *_: (_ for _ in ()).throw(PermissionError(errno.EPERM, "not permitted")))
+    files.write_text(tmp_path / "a", "text")
+    assert (tmp_path / "a").read_text() == "text" and os.listdir(tmp_path) == ["a"]
+
+
+@pytest.fixture(params=[errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def no_locks(request, monkeypatch):
+    """Make flock fail as on a disk that has no locks."""
+    monkeypatch.setattr(files.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(request.param, "no locks")))
+    monkeypatch.setenv("FACEFOLD_LOCK_FILES", "so that it is gone afterwards")
+    monkeypatch.delenv("FACEFOLD_LOCK_FILES")
+
+
+def lock_file(folder: Path, kind: str, pid: int, host: str) -> Path:
+    path = folder / f".lock-{kind}-{pid}-{host}"
+    path.touch()
+    return path
+
+
+HOST = os.uname().nodename
+
+
+def test_where_locks_do_not_work_a_file_holds_the_folder(tmp_path, no_locks, capsys):
+    with files.lock_directory(tmp_path / "a"):
+        assert os.listdir(tmp_path / "a") == [f".lock-alone-{os.getpid()}-{HOST}"]
+        with files.lock_directory(tmp_path / "b", shared=True):
+            assert os.listdir(tmp_path / "b") == [f".lock-shared-{os.getpid()}-{HOST}"]
+    assert os.listdir(tmp_path / "a") == os.listdir(tmp_path / "b") == []
+    assert capsys.readouterr().out == (
+        f"{tmp_path}/a: locks do not work on this disk; files named .lock-* say who works there\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "kind, shared, free",
+    [("alone", False, False), ("alone", True, False), ("shared", False, False), ("shared", True, True)],
+)
+@pytest.mark.parametrize("pid, host", [(os.getppid(), HOST), (1, "another-host")])
+def test_a_folder_held_by_a_file_is_refused(tmp_path, no_locks, kind, shared, free, pid, host):
+    theirs = lock_file(tmp_path, kind, pid, host)
+    if free:
+        with files.lock_directory(tmp_path, shared=shared):
+            assert len(os.listdir(tmp_path)) == 2
+    else:
+        with pytest.raises(InputError) as caught:
+            with files.lock_directory(tmp_path, shared=shared):
+                pass
+        assert str(caught.value) == (
+            f"{tmp_path} is in use by process {pid} on {host}; wait for it, or end it, then run the same command "
+            f"again. If it has ended already, delete {theirs}"
+        )
+    assert os.listdir(tmp_path) == [theirs.name]
+
+
+def test_a_file_of_an_ended_process_holds_nothing(tmp_path, no_locks):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    lock_file(tmp_path, "alone", ended.pid, HOST)
+    lock_file(tmp_path, "shared", os.getpid(), HOST)  # of an earlier process of this id, as in a container
+    (tmp_path / ".lock-of-the-user").touch()
+    with files.lock_directory(tmp_path):
+        assert f".lock-alone-{os.getpid()}-{HOST}" in os.listdir(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".lock-of-the-user", f".lock-shared-{os.getpid()}-{HOST}"]
+
+
+def test_of_two_that_lock_at_once_not_both_go_on(tmp_path, no_locks, monkeypatch):
+    touch = Path.touch
+
+    def other_first(path):
+        touch(tmp_path / f".lock-alone-1-{HOST}")  # between the look and the file
+        touch(path)
+
+    monkeypatch.setattr(Path, "touch", other_first)
+    with pytest.raises(InputError, match=" is in use by process 1 on "):
+        with files.lock_directory(tmp_path):
+            pass
+    assert os.listdir(tmp_path) == [f".lock-alone-1-{HOST}"]
+
+
+def test_a_file_of_another_host_is_waited_for(tmp_path, no_locks, monkeypatch, capsys):
+    theirs, waits = lock_file(tmp_path, "alone", 7, "elsewhere"), []
+
+    def sleep(seconds):
+        waits.append(seconds)
+        if len(waits) == 3:
+            theirs.unlink()
+
+    monkeypatch.setattr(lock_files.time, "sleep", sleep)
+    with files.lock_directory(tmp_path, wait=True):
+        assert len(waits) == 3
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"{tmp_path} is in use by process 7 on elsewhere, which is waited for; if it has ended already, delete {theirs}"
+    ]
+
+
+def test_another_error_of_a_lock_names_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        files.fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error"))
+    )
+    with pytest.raises(OSError) as caught:
+        with files.lock_directory(tmp_path):
+            pass
+    assert (caught.value.errno, caught.value.filename) == (errno.EIO, str(tmp_path))

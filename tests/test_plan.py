@@ -288,9 +288,10 @@ class Case:
     def __init__(self, tmp_path, monkeypatch, until: float, complete: bool = False):
         self.now, self.complete, self.running = 1000.0, complete, []
         self.jobs = jobs_of("lite0", 2) + jobs_of("cnn5", 2)
-        monkeypatch.setattr(plan, "time", SimpleNamespace(time=lambda: self.now))
+        monkeypatch.setattr(plan, "time", SimpleNamespace(monotonic=lambda: self.now))
         path = tmp_path / "budget.json"
-        path.write_text(json.dumps({"until": until, "runs": {name: {"shared": 0.0, "fold": 100.0} for name in NAMES}}))
+        runs = {name: {"shared": 0.0, "fold": 100.0} for name in NAMES}
+        path.write_text(json.dumps({"until": until, "boot": plan._boot(), "runs": runs}))
         self.guard = BudgetGuard(path, self.jobs, 1, lambda: self.complete)
 
     def begin(self, number: int) -> bool:
@@ -366,3 +367,27 @@ def test_a_budget_of_other_runs_is_refused(tmp_path):
     assert json.loads(path.read_text())["until"] == 2000 - 15 - 2
     with pytest.raises(InputError, match="does not say what lite1 costs: it was written for other runs"):
         BudgetGuard(path, jobs_of("lite1", 1), 1, lambda: False)
+
+
+def test_a_budget_of_before_the_machine_was_started_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "_boot", lambda: "one start")
+    path = plan.write_budget(tmp_path, 2000.0, workload(), plan.make_plan(workload(), RECIPES, float("inf"), ""), "")
+    BudgetGuard(path, [], 1, lambda: False)
+    monkeypatch.setattr(plan, "_boot", lambda: "another")
+    with pytest.raises(InputError) as caught:
+        BudgetGuard(path, [], 1, lambda: False)
+    assert str(caught.value) == (
+        f"{path} is of before this machine was started, or of another one, and its clock means nothing here; run "
+        "run_all.py with its --budget again, or leave --budget out"
+    )
+
+
+def test_setting_the_clock_does_not_change_a_budget(tmp_path, monkeypatch):
+    job = Case(tmp_path, monkeypatch, until=1200)
+    plan.time.time = lambda: 1e12  # the clock on the wall, set far ahead meanwhile
+    assert job.begin(0)
+
+
+@pytest.mark.skipif(not Path("/proc/sys/kernel/random/boot_id").exists(), reason="the system does not name its starts")
+def test_a_start_of_the_machine_has_one_name():
+    assert len(plan._boot()) == 36 and plan._boot() == plan._boot()

@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from facefold.ensemble.blend import SEALED
 from facefold.ensemble.leaderboard import leaderboard_columns
 from facefold.ensemble.metrics import ACCURACY
 from facefold.ensemble.submission import check_submission
-from facefold.kaggle.submit import load_submission_log
+from facefold.kaggle.submit import LogEntry, load_submission_log, write_submission_log
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_file
 
@@ -158,8 +159,6 @@ def test_the_same_file_is_not_submitted_twice_and_the_competition_is_remembered(
             "there is no competition 'face-gender', or it is closed",
         ),
         ("HTTPSConnectionPool(host='www.kaggle.com'): Max retries exceeded", 1, "Kaggle could not be reached"),
-        ("Segmentation fault", 139, "its answer is not known here"),
-        ("Successfully submitted", 1, "its answer is not known here"),
     ],
 )
 def test_the_clients_answer_is_explained_and_not_logged(root, monkeypatch, answer, code, hint):
@@ -167,6 +166,91 @@ def test_the_clients_answer_is_explained_and_not_logged(root, monkeypatch, answe
     error = refused(root, monkeypatch, "-m", "text", "--competition", "face-gender")
     assert error.startswith(f"submission.csv was not submitted: {hint}")
     assert error.endswith("Kaggle's client answered:\n" + "\n".join(f"  {line}" for line in answer.splitlines()))
+    assert load_submission_log(root) == []
+
+
+SETTLE = (
+    "Look whether it is in https://www.kaggle.com/competitions/face-gender/submissions; then say so: python "
+    "src/submit.py --outcome accepted, or --outcome refused, after which it can be submitted again"
+)
+
+
+@pytest.mark.parametrize(
+    "answer, code",
+    [
+        ("Segmentation fault", 139),
+        ("Successfully submitted", 1),
+        ("HTTPSConnectionPool(host='www.kaggle.com'): Read timed out. (read timeout=60)", 1),
+    ],
+)
+def test_an_answer_that_is_not_understood_leaves_the_outcome_unknown(root, monkeypatch, answer, code):
+    arguments = client(root, monkeypatch, answer, code)
+    assert refused(root, monkeypatch, "-m", "text", "--competition", "face-gender") == (
+        f"submission.csv: it is not known whether Kaggle has it. Kaggle's client answered:\n  {answer}\n{SETTLE}"
+    )
+    [entry] = load_submission_log(root)
+    assert entry.outcome == "unknown"
+    arguments.unlink()
+    for options in (("-m", "again"), ("--public", "0.9")):
+        assert refused(root, monkeypatch, *options) == (
+            f"whether Kaggle has the submission of {entry.time} (text) is not known: its answer is missing. {SETTLE}"
+        )
+    assert load_submission_log(root) == [entry] and not arguments.exists()  # nothing was uploaded again
+
+
+def test_an_answer_that_is_not_utf8_is_understood(root, monkeypatch, capsys):
+    client(root, monkeypatch, "")
+    (root / "answer").write_bytes(b"100%|\xe2\x96| 1.0k\r\nSuccessfully submitted to caf\xe9\n")
+    step(root, monkeypatch, "-m", "text", "--competition", "face-gender")
+    assert [entry.outcome for entry in load_submission_log(root)] == ["accepted"]
+    assert "Successfully submitted to caf\N{REPLACEMENT CHARACTER}\n" in capsys.readouterr().out
+
+
+def test_a_step_that_is_ended_while_it_uploads_leaves_its_line(root, monkeypatch):
+    monkeypatch.setattr("facefold.kaggle.submit.shutil.which", lambda _: "kaggle")
+    monkeypatch.setattr(
+        "facefold.kaggle.submit.subprocess.run", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        step(root, monkeypatch, "-m", "text", "--competition", "face-gender")
+    [entry] = load_submission_log(root)
+    assert (entry.outcome, entry.message, entry.sha256) == (
+        "unknown",
+        "text",
+        sha256_file(root / "submissions" / "submission.csv"),
+    )
+
+
+@pytest.mark.parametrize(
+    "outcome, left, line",
+    [
+        ("accepted", ["first", "second"], "second: accepted, kept in submissions/log.csv\n"),
+        ("refused", ["first"], "second: refused, removed from submissions/log.csv\n"),
+    ],
+)
+def test_the_user_says_what_came_of_an_unknown_submission(root, monkeypatch, capsys, outcome, left, line):
+    first = LogEntry("2026-01-01 00:00:00", "face-gender", "0" * 64, "first", "0.9", "0.8", "1.0")
+    write_submission_log(root, [first, replace(first, message="second", outcome="unknown")])
+    step(root, monkeypatch, "--outcome", outcome)
+    assert [(entry.message, entry.outcome) for entry in load_submission_log(root)] == [(m, "accepted") for m in left]
+    assert capsys.readouterr().out == line
+    assert refused(root, monkeypatch, "--outcome", outcome) == (
+        f"--outcome {outcome}: submissions/log.csv has no submission whose outcome is unknown"
+    )
+
+
+def test_a_log_without_outcomes_is_read(root):
+    csv(root / "submissions" / "log.csv", "time,competition,sha256,message,honest,low,high,public", "t,c,s,m,1,2,3,4")
+    assert load_submission_log(root) == [LogEntry("t", "c", "s", "m", "1", "2", "3", "4", "accepted")]
+
+
+def test_a_client_that_cannot_be_started(root, monkeypatch):
+    client(root, monkeypatch, "")
+    (root / "bin" / "kaggle").write_bytes(b"\x7fELF of another machine")
+    assert refused(root, monkeypatch, "-m", "text", "--competition", "face-gender") == (
+        f"{root}/bin/kaggle cannot be started (Exec format error): install Kaggle's client with `pip install kaggle`, "
+        f"or upload {root}/submissions/submission.csv in the browser"
+    )
     assert load_submission_log(root) == []
 
 
@@ -193,6 +277,15 @@ def test_bad_usage(root, monkeypatch, options, message, capsys):
     with pytest.raises((InputError, SystemExit)) as caught:
         step(root, monkeypatch, *options)
     assert message in f"{caught.value}{capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("message", ["caf\udce9", "two\nlines"])
+def test_a_message_that_the_log_cannot_hold_is_refused_before_the_upload(root, monkeypatch, message):
+    arguments = client(root, monkeypatch, "Successfully submitted")
+    assert refused(root, monkeypatch, "-m", message, "--competition", "c") == (
+        f"-m {message!r}: a line of text is needed, in UTF-8"
+    )
+    assert not arguments.exists() and load_submission_log(root) == []
 
 
 def test_a_score_that_is_no_accuracy_is_refused(root, monkeypatch):

@@ -1,5 +1,6 @@
 """UTKFace becomes a competition: what the names say and no more, ids that say nothing, answers kept apart."""
 
+import os
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -102,16 +103,15 @@ def test_answers_that_are_there_are_kept(source, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("test_size", "seed", "message"),
+    ("test_size", "message"),
     [
-        (1, 0, "--test-size 1: there are 20 faces here, so it is 2 to 16; --test-size 5 holds out a quarter"),
-        (17, 0, "--test-size 17: there are 20 faces here, so it is 2 to 16; --test-size 5 holds out a quarter"),
-        (6, -1, "--seed -1: a seed is a whole number from 0 on"),
+        (1, "--test-size 1: there are 20 faces here, so it is 2 to 16; --test-size 5 holds out a quarter"),
+        (17, "--test-size 17: there are 20 faces here, so it is 2 to 16; --test-size 5 holds out a quarter"),
     ],
 )
-def test_sizes_and_seeds_that_cannot_be(source, tmp_path, test_size, seed, message):
+def test_sizes_that_cannot_be(source, tmp_path, test_size, message):
     with pytest.raises(InputError) as error:
-        install_utkface(source, tmp_path, test_size, seed)
+        install_utkface(source, tmp_path, test_size, 0)
     assert str(error.value) == message
 
 
@@ -124,6 +124,16 @@ def test_a_zip_whose_member_leaves_the_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="is not a complete zip"):
         install_utkface(tmp_path / "torn.zip", tmp_path / "root", 2, 0)
     assert not (tmp_path / "root").exists() and not list(tmp_path.glob("*.jpg"))
+
+
+def test_names_that_are_not_utf8(source, tmp_path):
+    strange = os.fsdecode(b"caf\xe9.jpg")
+    (source / "UTKFace" / strange).write_bytes(jpeg(98))
+    (source / os.fsdecode(b"f\xe9vrier")).mkdir()
+    (source / os.fsdecode(b"f\xe9vrier") / name(20)).write_bytes(jpeg(20))
+    done = run("import_utkface", tmp_path / "root", source, "--test-size", 6)
+    assert done.returncode == 0 and "  - UTKFace/caf\\udce9.jpg\n" in done.stdout
+    assert len(pd.read_csv(tmp_path / "root" / "competition" / "train.csv")) == 15
 
 
 @pytest.mark.parametrize(

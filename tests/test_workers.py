@@ -1,5 +1,6 @@
 """Workers: one long-lived process per device, replaced when it dies."""
 
+import errno
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from facefold.training.workers import run_jobs, select_devices
+from facefold.training.workers import run_guarded, run_jobs, select_devices
 from facefold.utils.errors import InputError
 from facefold.utils.processes import core_count
 
@@ -142,10 +143,47 @@ def test_a_killed_process_is_replaced_and_its_job_started_once_more(tmp_path, ca
 
 
 def test_one_that_dies_twice_is_reported_and_the_others_finish(tmp_path):
-    message = "the process of twice died with exit code -9 (-9: killed, often for want of memory"
+    message = "the process of twice died with exit code -9 (killed, often for want of memory; then use --workers 1"
     with pytest.raises(InputError, match=re.escape(message)):
         run_jobs([Die(tmp_path, "twice", 2), Die(tmp_path, "well", 0)], [CPU])
     assert (tmp_path / "twice").read_text() == "++" and (tmp_path / "well").read_text() == "+"
+
+
+@dataclass(frozen=True)
+class Refused:
+    code: int
+    path: str | None
+
+    def run(self, _device, _position):
+        raise OSError(self.code, "refused", self.path)
+
+    def __str__(self):
+        return "the fold"
+
+
+def test_a_file_that_the_disk_refuses_is_the_users_to_fix():
+    failure = run_guarded(Refused(errno.ENOENT, "a.npy"), CPU, 0)
+    assert isinstance(failure, InputError) and str(failure) == (
+        "the fold: refused: a.npy; check it, then run the same command again: nothing is lost"
+    )
+    assert isinstance(run_guarded(Refused(errno.ECONNREFUSED, None), CPU, 0), RuntimeError)
+
+
+@dataclass(frozen=True)
+class Exit:
+    def run(self, _device, _position):
+        os._exit(3)
+
+    def __str__(self):
+        return "the fold"
+
+
+def test_only_a_killed_process_is_said_to_want_memory():
+    with pytest.raises(InputError) as caught:
+        run_jobs([Exit()], [CPU])
+    assert str(caught.value) == (
+        "the process of the fold died with exit code 3; the same command continues where it stopped"
+    )
 
 
 def test_devices():

@@ -1,6 +1,7 @@
 """What every step shares: the option --root, the exit codes, how an error reaches a person, and what the step cost.
 
-Exit codes: 0 done, 2 bad input or usage, 130/143 stopped by a signal, 1 a fault of ours (with its traceback).
+Exit codes: 0 done, 2 bad input or usage or a file that the disk refuses, 130/143 stopped by a signal, 1 a fault of ours
+(with its traceback).
 
 Nothing heavy is imported here, nor by a step before its arguments are known: `--help` and errors in arguments answer at
 once. Steps import what they work with inside their functions.
@@ -10,10 +11,13 @@ import argparse
 import importlib.util
 import io
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,9 +27,10 @@ from facefold.task import LABEL, Target
 from facefold.utils.console import is_quiet
 from facefold.utils.errors import InputError, disk_error_advice
 from facefold.utils.files import lock_directory, read_json, write_json
-from facefold.utils.processes import STARTER, end_with_starter, without_interrupt
+from facefold.utils.processes import STARTER, end_with_starter, open_standard_streams, without_interrupt
 
 PROJECT = Path(__file__).resolve().parents[2]
+_FOLDERS = ("competition", "folds", "runs", "submissions", "cache")
 _TIMED = ("audit", "split", "train", "blend")  # the report's own time is not known when it is written
 
 
@@ -34,14 +39,38 @@ class Stopped(BaseException):
 
 
 class StepParser(argparse.ArgumentParser):
-    """Remember the root, or the target's folder in it, in which `run_main` records the cost of the step."""
+    """Check the folders, and remember the root or the target's folder, in which `run_main` records the step's cost."""
 
     target_root: Path | None = None
 
     def parse_args(self, *args, **kwargs):
         parsed = super().parse_args(*args, **kwargs)
-        StepParser.target_root = getattr(parsed, "target", LABEL).directory(parsed.root)
+        target_root = getattr(parsed, "target", LABEL).directory(parsed.root)
+        for base in (parsed.root, target_root):
+            for folder in (base, *(base / name for name in _FOLDERS)):
+                if os.path.lexists(folder) and not folder.is_dir():
+                    raise InputError(
+                        f"{folder} has to be a folder, and is a file or a link to nothing; move it away, or choose "
+                        "another --root"
+                    )
+        _use_writable_folders(parsed.root)
+        StepParser.target_root = target_root
         return parsed
+
+
+def _use_writable_folders(root: Path) -> None:
+    """Keep temporary files and matplotlib's cache in root/cache where the system's own folders cannot be written.
+
+    They are hidden there, as they are no results of a step.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        folder = root / "cache" / ".tmp"
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ["TMPDIR"] = str(folder.resolve())
+    if not os.access(os.path.expanduser("~"), os.W_OK):
+        os.environ.setdefault("MPLCONFIGDIR", str((root / "cache" / ".matplotlib").resolve()))
 
 
 def build_parser(doc: str) -> StepParser:
@@ -49,7 +78,7 @@ def build_parser(doc: str) -> StepParser:
     parser = StepParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--root",
-        type=_folder,
+        type=path_argument,
         default=PROJECT,
         metavar="DIR",
         help="the folder of competition/, folds/, runs/, submissions/ and cache/ (default: the project)",
@@ -57,10 +86,32 @@ def build_parser(doc: str) -> StepParser:
     return parser
 
 
-def _folder(text: str) -> Path:
+def path_argument(text: str) -> Path:
+    """Return the path that an option names. Refuse what is none on this machine, for the type of an argument."""
     if "://" in text:
-        raise argparse.ArgumentTypeError(f"{text} is a URL; --root takes a folder (mount the bucket: docs/cluster.md)")
+        raise argparse.ArgumentTypeError(
+            f"{text} is a URL; a path on this machine is needed (download it, or mount the bucket: docs/cluster.md)"
+        )
+    if re.match(r"[A-Za-z]:[\\/]|\\\\", text):
+        raise argparse.ArgumentTypeError(
+            rf"{text} is a path of Windows; this runs in Linux (WSL2), where C:\data is called /mnt/c/data"
+        )
+    if text.startswith("~") and not os.path.lexists(text):
+        raise argparse.ArgumentTypeError(
+            f"{text}: the shell does not replace a ~ in quotes; leave the quotes out, or write $HOME"
+        )
     return Path(text)
+
+
+def add_seed_option(parser: argparse.ArgumentParser, help: str, default: int | None = 0) -> None:
+    """Add --seed, by one rule for all steps: what numpy and scikit-learn take, 32 bits."""
+    parser.add_argument("--seed", type=_seed, default=default, help=help)
+
+
+def _seed(text: str) -> int:
+    if not re.fullmatch("[0-9]+", text) or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text}: a seed is a whole number from 0 to {2**32 - 1}")
+    return int(text)
 
 
 def add_target_option(parser: argparse.ArgumentParser) -> None:
@@ -131,12 +182,7 @@ def hold_root(root: Path, alone: bool = False) -> Iterator[None]:
 
 def run_main(main: Callable[[], None]) -> None:
     """Run a step's `main` and exit with the documented exit codes."""
-
-    def on_sigterm(_signum, _frame):
-        raise Stopped
-
-    signal.signal(signal.SIGTERM, on_sigterm)
-    end_with_starter()
+    open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a notebook's is not
             stream.reconfigure(errors="backslashreplace")  # the name of a file may not be UTF-8
@@ -144,7 +190,8 @@ def run_main(main: Callable[[], None]) -> None:
     started = time.perf_counter()
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        with _signals_in_destructors():
+        with _stop_at_sigterm(), _signals_in_destructors():
+            end_with_starter()
             main()
             _write_cost(name.removesuffix(".py"), time.perf_counter() - started)
     except InputError as error:
@@ -163,6 +210,23 @@ def run_main(main: Callable[[], None]) -> None:
             raise
         print(f"{name}: {disk_error_advice(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+@contextmanager
+def _stop_at_sigterm() -> Iterator[None]:
+    """Raise `Stopped` at SIGTERM. Not in a notebook's thread: Python allows handlers in the main one alone."""
+
+    def on_sigterm(_signum, _frame):
+        raise Stopped
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

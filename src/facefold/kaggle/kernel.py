@@ -35,7 +35,7 @@ def install_wheels(pack: Path, target: Path) -> dict[str, str]:
     """Return the steps' environment variables; install the packed wheels into `target` if the image lacks packages."""
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     check = [sys.executable, str(pack / "src" / "facefold" / "utils" / "environment.py")]
-    missing = subprocess.run(check, env=env, stdout=subprocess.PIPE, text=True)
+    missing = subprocess.run(check, env=env, stdout=subprocess.PIPE, encoding="utf-8", errors="replace")
     if not missing.returncode:
         return env
     wheels = sorted(map(str, (pack / "wheels").glob("*.whl")))
@@ -44,7 +44,7 @@ def install_wheels(pack: Path, target: Path) -> dict[str, str]:
         options = ("--quiet", "--disable-pip-version-check", "--no-index", "--no-deps", "--target", str(target))
         subprocess.run([sys.executable, "-m", "pip", "install", *options, *wheels], check=True)
         env["PYTHONPATH"] = str(target)
-        missing = subprocess.run(check, env=env, stdout=subprocess.PIPE, text=True)
+        missing = subprocess.run(check, env=env, stdout=subprocess.PIPE, encoding="utf-8", errors="replace")
     if missing.returncode:
         raise SystemExit(
             f"this image cannot run it: {missing.stdout.strip()}. Choose a newer image, or pack again with --python "

@@ -121,7 +121,7 @@ def fetch_wheels(out: Path, python: str) -> list[str]:
     options += ["--python-version", python, "--dest", str(out / "dataset" / "wheels")]
     options += [part for name in PLATFORMS for part in ("--platform", name)]
     command = [sys.executable, "-m", "pip", "download", *options, *requirements]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace")
     if done.returncode:
         raise InputError(
             f"the wheels could not be fetched: {(done.stdout.strip().splitlines() or ['pip said nothing'])[-1]}\n"

@@ -1,19 +1,20 @@
 """Submit a file by Kaggle's own client, an executable that the user installs, and keep the log of submissions.
 
 submissions/log.csv   time (UTC), competition, sha256 of the file, message, nested score (column `honest`) with its
-                      interval, public score; empty if unknown
+                      interval, public score (empty if unknown), outcome: accepted, or unknown until Kaggle's answer
+                      is there
 """
 
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
 
 from facefold.utils.errors import InputError
-from facefold.utils.files import read_csv, write_csv
+from facefold.utils.files import input_errors, read_csv, write_csv
 
 _INSTALL = "install Kaggle's client with `pip install kaggle`, or upload {path} in the browser"
 # Parts of the client's answers (versions 1.5 to 1.8) in small letters, and a hint. The first match counts.
@@ -54,16 +55,21 @@ _HINTS = (
         "https://www.kaggle.com/competitions/{slug}/submissions shows which",
     ),
     (
-        ("connectionerror", "max retries", "name resolution", "timed out", "proxy"),
+        ("connectionerror", "max retries", "name resolution", "proxy"),
         "Kaggle could not be reached. Check the network",
     ),
 )
 _SENT = "successfully submitted"
+ACCEPTED, UNKNOWN = "accepted", "unknown"
+
+
+class UnknownOutcome(InputError):
+    """The client's answer does not say whether Kaggle has the file."""
 
 
 @dataclass(frozen=True)
 class LogEntry:
-    """A line of the log; the scores are text, empty if unknown."""
+    """A line of the log; the scores are text, empty if unknown. outcome: `ACCEPTED` or `UNKNOWN`."""
 
     time: str
     competition: str
@@ -73,23 +79,61 @@ class LogEntry:
     low: str = ""
     high: str = ""
     public: str = ""
+    outcome: str = ACCEPTED
 
 
 _COLUMNS = dict.fromkeys((field.name for field in fields(LogEntry)), str)
 
 
 def load_submission_log(root: Path) -> list[LogEntry]:
-    """Load the log of submissions, the oldest first."""
-    path = _log(root)
-    return [LogEntry(*row) for row in read_csv(path, _COLUMNS).itertuples(index=False)] if path.exists() else []
+    """Load the log of submissions, the oldest first. A log without `outcome` is an older one: all were accepted."""
+    path, columns = _log(root), dict(_COLUMNS)
+    if not path.exists():
+        return []
+    with input_errors(path):
+        if not path.read_text(encoding="utf-8").partition("\n")[0].endswith(",outcome"):
+            del columns["outcome"]
+    return [LogEntry(*row) for row in read_csv(path, columns).itertuples(index=False)]
 
 
 def write_submission_log(root: Path, entries: list[LogEntry]) -> None:
     write_csv(_log(root), pd.DataFrame(entries, columns=list(_COLUMNS)))
 
 
+def require_known_outcome(log: list[LogEntry]) -> None:
+    """Raise `InputError` if the last upload was cut short, so that it is not known whether Kaggle has it."""
+    if log and log[-1].outcome == UNKNOWN:
+        raise InputError(
+            f"whether Kaggle has the submission of {log[-1].time} ({log[-1].message}) is not known: its answer is "
+            f"missing. {_how_to_settle(log[-1].competition)}"
+        )
+
+
+def record_outcome(root: Path, log: list[LogEntry], outcome: str) -> str:
+    """Record what came of the last submission, whose outcome is unknown; return a line that says so."""
+    if not log or log[-1].outcome != UNKNOWN:
+        raise InputError(f"--outcome {outcome}: submissions/log.csv has no submission whose outcome is unknown")
+    settled = [replace(log[-1], outcome=ACCEPTED)] if outcome == ACCEPTED else []
+    write_submission_log(root, [*log[:-1], *settled])
+    return f"{log[-1].message}: {outcome}, {'kept in' if settled else 'removed from'} submissions/log.csv"
+
+
+def record_public_score(root: Path, log: list[LogEntry], public: float) -> str:
+    """Record the public score of the last submission; return a line that says so."""
+    if not log:
+        raise InputError("submissions/log.csv has no line yet: nothing was submitted by this program")
+    if not 0 <= public <= 1:
+        raise InputError(f"--public {public:g}: an accuracy is in 0 to 1, as on the leaderboard")
+    write_submission_log(root, [*log[:-1], replace(log[-1], public=f"{public:g}")])
+    nested = f"nested score {log[-1].honest} [{log[-1].low}, {log[-1].high}]"
+    return f"{log[-1].message}: public score {public:g}, {nested}"
+
+
 def submit_file(slug: str, path: Path, message: str) -> str:
-    """Submit a file and return the client's answer, one line. Raise `InputError` with a hint if Kaggle refuses it."""
+    """Submit a file and return the client's answer, one line.
+
+    Raise `InputError` with a hint if Kaggle refuses it, and `UnknownOutcome` if the answer is not understood.
+    """
     if not re.fullmatch("[a-z0-9][a-z0-9-]*", slug):
         raise InputError(
             f"--competition {slug}: it is what follows /competitions/ in the address of its page: "
@@ -98,25 +142,37 @@ def submit_file(slug: str, path: Path, message: str) -> str:
     client = shutil.which("kaggle")
     if client is None:
         raise InputError(f"there is no `kaggle` on the PATH: {_INSTALL.format(path=path)}")
-    done = subprocess.run(
-        [client, "competitions", "submit", "-f", str(path), f"--message={message}", slug],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    try:
+        done = subprocess.run(
+            [client, "competitions", "submit", "-f", str(path), f"--message={message}", slug],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",  # an answer that is not UTF-8 comes after the upload as well
+        )
+    except OSError as error:
+        raise InputError(f"{client} cannot be started ({error.strerror}): {_INSTALL.format(path=path)}") from None
     answer = [
         line.strip() for line in re.split(r"[\r\n]+", done.stdout) if line.strip() and not re.search(r"\d+%\|", line)
     ]
     output = done.stdout.lower()
     if done.returncode == 0 and _SENT in output:  # some versions report a failure and exit with 0
         return next(line for line in answer if _SENT in line.lower())
-    hint = next(
-        (hint.format(slug=slug) for marks, hint in _HINTS if any(mark in output for mark in marks)),
-        "its answer is not known here",
-    )
     lines = "\n".join(f"  {line}" for line in answer[-8:]) or f"  nothing, and exited with {done.returncode}"
-    raise InputError(f"{path.name} was not submitted: {hint}.\nKaggle's client answered:\n{lines}")
+    lines = f"Kaggle's client answered:\n{lines}"
+    for marks, hint in _HINTS:
+        if any(mark in output for mark in marks):
+            raise InputError(f"{path.name} was not submitted: {hint.format(slug=slug)}.\n{lines}")
+    raise UnknownOutcome(f"{path.name}: it is not known whether Kaggle has it. {lines}\n{_how_to_settle(slug)}")
+
+
+def _how_to_settle(slug: str) -> str:
+    """Return what to do about a submission whose outcome is unknown."""
+    return (
+        f"Look whether it is in https://www.kaggle.com/competitions/{slug}/submissions; then say so: python "
+        "src/submit.py --outcome accepted, or --outcome refused, after which it can be submitted again"
+    )
 
 
 def _log(root: Path) -> Path:

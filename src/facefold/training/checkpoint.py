@@ -61,13 +61,13 @@ def load_checkpoint(path: Path) -> Checkpoint | None:
     """Load a checkpoint, None where there is none. Raise `InputError` if any byte of the file is damaged."""
     if not path.exists():
         return None
+    digest, _, content = path.read_bytes().partition(b"\n")
     try:
-        digest, _, content = path.read_bytes().partition(b"\n")
         if digest != hashlib.sha256(content).hexdigest().encode():
             raise ValueError("its checksum differs")
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         meta = {field.name: loaded["meta"][field.name] for field in fields(CheckpointMeta)}
         state = {name: value for name, value in loaded.items() if name not in ("identity", "meta")}
         return Checkpoint(loaded["identity"], CheckpointMeta(**meta), state)
-    except (OSError, ValueError, KeyError, UnpicklingError, RuntimeError) as error:
+    except (ValueError, KeyError, UnpicklingError, RuntimeError) as error:
         raise InputError(f"{path} is damaged ({error}); delete it, and that fold starts again") from error

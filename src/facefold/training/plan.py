@@ -310,11 +310,22 @@ def format_budget_result(budget: float, used: float, left_out: Sequence[str]) ->
 
 
 def write_budget(target_root: Path, deadline: float, workload: Workload, plan: Plan, suffix: str) -> Path:
-    """Write what `BudgetGuard` reads, for a job that has to end at `deadline` (`time.time()`); return the file."""
+    """Write what `BudgetGuard` reads, for a job that has to end at `deadline` (`time.monotonic()`); return the file."""
     path = target_root / "cache" / "budget.json"
     costs = {planned.recipe.name + suffix: asdict(planned.cost) for planned in plan.recipes}
-    write_json(path, {"until": deadline - closing_seconds(workload.rows, len(plan.recipes)), "runs": costs})
+    until = deadline - closing_seconds(workload.rows, len(plan.recipes))
+    write_json(path, {"until": until, "boot": _boot(), "runs": costs})
     return path
+
+
+def _boot() -> str:
+    """Return what names this start of the machine, on Linux; empty elsewhere.
+
+    `time.monotonic()` counts from there, for all processes (on macOS as well): unlike the clock on the wall nobody sets
+    it, but after another start, or on another machine, its values mean nothing.
+    """
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else ""
 
 
 class BudgetGuard:
@@ -330,6 +341,11 @@ class BudgetGuard:
     ):
         """Read what `write_budget` wrote to `path`, for these jobs in order, of which `devices` run at a time."""
         budget = read_json(path)
+        if budget.get("boot") != _boot():
+            raise InputError(
+                f"{path} is of before this machine was started, or of another one, and its clock means nothing here; "
+                "run run_all.py with its --budget again, or leave --budget out"
+            )
         costs = {name: Cost(**cost) for name, cost in budget["runs"].items()}
         if unplanned := sorted({job.identity.name for job in jobs} - set(costs)):
             raise InputError(
@@ -344,7 +360,7 @@ class BudgetGuard:
 
     def __call__(self, job: FeatureJob | FoldJob, running: Collection[FeatureJob | FoldJob]) -> bool:
         """Decide whether `job` may start while these are `running`."""
-        now, name = time.time(), job.identity.name
+        now, name = time.monotonic(), job.identity.name
         if self._begun.pop(job, None) is not None:  # its process died: its time says nothing, and it has to run again
             self._waiting.append(job)
         for done in [begun for begun in self._begun if begun not in running]:

@@ -2,6 +2,7 @@
 
 import gc
 import multiprocessing
+import signal
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -136,11 +137,16 @@ class _Queue:
             self.failures += [outcome] if outcome is not None else []
             self.stopped = self.stopped or outcome is not None
         elif job in self._restarted or self.stopped:
+            killed = outcome.exitcode == -signal.SIGKILL
+            cause = (
+                " (killed, often for want of memory; then use --workers 1 or a recipe with a smaller batch)"
+                if killed
+                else ""
+            )
             self.failures.append(
                 InputError(
-                    f"the process of {job} died with exit code {outcome.exitcode} (-9: killed, often for want of "
-                    "memory; then use --workers 1 or a recipe with a smaller batch); the same command continues where "
-                    "it stopped"
+                    f"the process of {job} died with exit code {outcome.exitcode}{cause}; the same command continues "
+                    "where it stopped"
                 )
             )
         else:

@@ -8,8 +8,8 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import TYPE_CHECKING, TextIO
 
 from facefold.utils.errors import InputError
@@ -21,16 +21,27 @@ QUIET_VARIABLE = "FACEFOLD_QUIET"  # in the environment, so that the processes a
 _ERASE = "\r\x1b[2K"  # the terminal's line, which may show the bar of another process
 
 
-def be_quiet() -> None:
-    """Show no bar and no progress from now on, here and in processes started from here."""
-    os.environ[QUIET_VARIABLE] = "1"
+@contextmanager
+def quiet(on: bool = True) -> Iterator[None]:
+    """Show no bar and no progress in the block if `on`, here and in processes started from here."""
+    before = os.environ.get(QUIET_VARIABLE)
+    if on:
+        os.environ[QUIET_VARIABLE] = "1"
+    try:
+        yield
+    finally:  # a notebook goes on
+        if on and before is None:
+            del os.environ[QUIET_VARIABLE]
+        elif on:
+            os.environ[QUIET_VARIABLE] = before
 
 
-def silence() -> TextIO:
-    """Be quiet and print nothing at all from now on; return the previous standard output."""
-    be_quiet()
-    stdout, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115
-    return stdout
+@contextmanager
+def silence(on: bool = True) -> Iterator[TextIO]:
+    """Be quiet and print nothing at all in the block if `on`; yield the standard output of before."""
+    stdout = sys.stdout
+    with quiet(on), open(os.devnull, "w") as nothing, redirect_stdout(nothing if on else stdout):
+        yield stdout
 
 
 def is_quiet() -> bool:
@@ -93,7 +104,7 @@ class TerminalLock:
 
     def __init__(self) -> None:
         self._threads, self._depth, self._terminal = threading.RLock(), 0, None
-        if not sys.stderr.isatty():
+        if sys.stderr is None or not sys.stderr.isatty():
             return
         with suppress(OSError):  # in a container, or as another user, the terminal's file may be out of reach
             self._terminal = os.open(os.ttyname(sys.stderr.fileno()), os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
@@ -102,13 +113,15 @@ class TerminalLock:
         self._threads.acquire()
         self._depth += 1
         if self._depth == 1 and self._terminal is not None:
-            fcntl.flock(self._terminal, fcntl.LOCK_EX)
+            with suppress(OSError):  # where locks do not work, bars may overlap
+                fcntl.flock(self._terminal, fcntl.LOCK_EX)
         return True
 
     def release(self) -> None:
         self._depth -= 1
         if self._depth == 0 and self._terminal is not None:
-            fcntl.flock(self._terminal, fcntl.LOCK_UN)
+            with suppress(OSError):
+                fcntl.flock(self._terminal, fcntl.LOCK_UN)
         self._threads.release()
 
     def __enter__(self) -> TerminalLock:

@@ -23,6 +23,8 @@ class InputError(Exception):
         return cls("\n".join(lines))
 
 
+_FILE_FOR_FOLDER = "a file is where a folder should be; move it away"
+_FOLDER_FOR_FILE = "a folder is where a file should be; move it away, or name another file"
 _ADVICE = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",
@@ -30,12 +32,27 @@ _ADVICE = {
     errno.EACCES: "change the permissions, or choose another --root",
     errno.EPERM: "change the permissions, or choose another --root",
     errno.EROFS: "choose a --root that can be written",
+    errno.EEXIST: _FILE_FOR_FOLDER,
+    errno.ENOTDIR: _FILE_FOR_FOLDER,
+    errno.EISDIR: _FOLDER_FOR_FILE,
+    errno.ENAMETOOLONG: "choose a --root with a shorter path, or a shorter name",
+    errno.ELOOP: "a link leads back to itself; remove it",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.EIO: "the disk reports a fault; check it",
+    errno.ESTALE: "the network disk has lost it; check the mount",
 }
 
 
 def disk_error_advice(error: OSError) -> str:
-    """Return what to do about a full or locked disk; empty for another error."""
-    if error.errno not in _ADVICE:
+    """Return what to do about an error of the disk, or about a file or folder; empty for another one.
+
+    An error with the name of a file is one of the user's disk: what our own code opens is either in the root or named
+    on the command line.
+    """
+    path = error.filename2 or error.filename  # the second is the target of a rename
+    if error.errno not in _ADVICE and path is None:
         return ""
-    where = error.filename or "writing"
-    return f"{error.strerror}: {where}; {_ADVICE[error.errno]}, then run the same command again: nothing is lost"
+    where, advice = path or "writing", _ADVICE.get(error.errno, "check it")
+    if isinstance(where, bytes):
+        where = where.decode("utf-8", "surrogateescape")
+    return f"{error.strerror}: {where}; {advice}, then run the same command again: nothing is lost"

@@ -11,11 +11,12 @@ import json
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from facefold.utils.errors import InputError
+from facefold.utils.lock_files import NO_LOCKS, hold_lock_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +41,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with open(temporary, "rb+") as handle:
             os.fsync(handle.fileno())
-        os.chmod(temporary, 0o666 & ~_UMASK)  # safetensors writes files that only their owner may read
+        with suppress(OSError):  # a mounted bucket may refuse it; the file is as good
+            os.chmod(temporary, 0o666 & ~_UMASK)  # safetensors writes files that only their owner may read
         os.replace(temporary, path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -54,20 +56,31 @@ def lock_directory(directory: Path, wait: bool = False, shared: bool = False) ->
     """Hold `directory` (created if missing) for this process alone, or with others that share it.
 
     The lock ends with the process, however it ends. If another process holds it: wait until it is free if `wait`, else
-    raise an `InputError` with that process's id.
+    raise an `InputError` with that process's id. On a disk without locks a file takes its place, see `lock_files`.
     """
     directory.mkdir(parents=True, exist_ok=True)
     handle = os.open(directory, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise InputError(
-                f"{directory} is in use by {_holders(handle)}; wait for it, or end it, then run the same command again"
-            ) from None
-        yield
+        with nullcontext() if _flock(handle, directory, wait, shared) else hold_lock_file(directory, wait, shared):
+            yield
     finally:
         os.close(handle)
+
+
+def _flock(handle: int, directory: Path, wait: bool, shared: bool) -> bool:
+    """Lock the open folder; return False if its disk has no locks, and raise `InputError` if another process has it."""
+    try:
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        raise InputError(
+            f"{directory} is in use by {_holders(handle)}; wait for it, or end it, then run the same command again"
+        ) from None
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return False
+        error.filename = str(directory)
+        raise
+    return True
 
 
 def _holders(handle: int) -> str:
@@ -140,7 +153,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_bytes(path, text.encode("utf-8"))
+    """Write a text as UTF-8; in the name of a file that is none, the bytes that it has on the disk."""
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))
 
 
 def write_json(path: Path, value: object) -> None:

@@ -1,14 +1,17 @@
 """What processes share: the number of cores, and that no process outlives the one that started it."""
 
+import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import wait
+from pathlib import Path, PurePosixPath
 
 STARTER = "FACEFOLD_STARTER"  # the process id of the job that started this step
 
@@ -30,8 +33,48 @@ def set_environment() -> None:
 
 
 def core_count() -> int:
-    """Return the number of cores this process may use, at least 1."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores this process may use, at least 1: by its affinity, and by a container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *map(math.ceil, cpu_quotas())]))
+
+
+def cpu_quotas(
+    own_groups: Path = Path("/proc/self/cgroup"), hierarchy: Path = Path("/sys/fs/cgroup")
+) -> Iterator[float]:
+    """Yield the cores that each control group of this process and each of its parents grants (Linux, cgroup v1 and v2).
+
+    A container may see its own group as the top of the hierarchy, so groups that are not there are passed over.
+    """
+    lines = own_groups.read_text().splitlines() if own_groups.exists() else []
+    for controllers, path in (line.split(":", 2)[1:] for line in lines):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = hierarchy / "cpu" if controllers else hierarchy  # a line without controllers is of version 2
+        for group in (PurePosixPath(path), *PurePosixPath(path).parents):
+            folder = top / group.relative_to("/")
+            with suppress(OSError, ValueError):  # no such group, or "max": no quota
+                quota, period = (
+                    [(folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")]
+                    if controllers
+                    else (folder / "cpu.max").read_text().split()
+                )
+                if int(quota) > 0:
+                    yield int(quota) / int(period)
+
+
+def open_standard_streams() -> None:
+    """Open those of standard input, output and error that the shell has closed (`2>&-`) on /dev/null.
+
+    Otherwise the next file that is opened gets the number, and what a worker's process writes to it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+            os.set_inheritable(null, True)
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(number, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
 
 
 @contextmanager
