@@ -35,6 +35,7 @@ from facefold.utils.files import (
     read_npy,
     sha256_file,
     sha256_text,
+    staged_files,
     write_bytes,
     write_csv,
     write_json,
@@ -276,10 +277,11 @@ def replace_test_predictions(
     """Replace the test predictions of a sealed fold by those of the images with this hash; see `write_predictions`."""
     run = read_json(directory / "run.json")
     _require_unedited(directory, run)
-    write_predictions(directory, "test", ids, prob, features)
-    checksums = {name: sha256_file(directory / name) for name in ("test.csv", "features_test.npy")}
-    run = {**run, "images_hash": images_hash, "files": {**run["files"], **checksums}}
-    write_json(directory / "run.json", {**run, "sha256": _digest(run)})
+    with staged_files(directory, "run.json") as staged:
+        write_predictions(staged, "test", ids, prob, features)
+        checksums = {path.name: sha256_file(path) for path in sorted(staged.iterdir())}
+        run = {**run, "images_hash": images_hash, "files": {**run["files"], **checksums}}
+        write_json(staged / "run.json", {**run, "sha256": _digest(run)})
 
 
 def join_folds(root: Path, identity: Identity, folds: Folds, test_ids: list[str]) -> Member:

@@ -8,6 +8,7 @@
 The folds of another target than the label are in targets/<target>/folds/; `label` is the target's value there.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,18 @@ import pandas as pd
 
 from facefold.task import LABEL, Target, strata
 from facefold.utils.errors import InputError
-from facefold.utils.files import csv_text, read_csv, read_json, sha256_file, sha256_text, write_json, write_text
+from facefold.utils.files import (
+    csv_text,
+    read_csv,
+    read_json,
+    sha256_file,
+    sha256_text,
+    staged_files,
+    write_json,
+    write_text,
+)
 
+_FOLD_FILE = re.compile(r"fold_\d+_(train|valid)\.csv")
 _METHOD = "StratifiedGroupKFold(shuffle=True) of scikit-learn; group: "
 _BINNED = "; strata: bins of the target"
 GROUPINGS = {"bytes": _METHOD + "byte-identical images", "near": _METHOD + "near-duplicate images"}
@@ -157,12 +168,11 @@ def write_folds(root: Path, folds: Folds, force: bool = False) -> bool:
             "Split with the same --folds, --seed and --groups as before, choose another --root, "
             "or replace them with --force, after which these runs are stale."
         )
-    for name, text in texts.items():
-        write_text(directory / name, text)
-    write_json(directory / "folds.json", facts)
-    for path in directory.glob("fold_*_*.csv"):
-        if path.name not in texts:
-            path.unlink()
+    others = {path.name for path in directory.glob("fold_*.csv") if _FOLD_FILE.fullmatch(path.name)} - set(texts)
+    with staged_files(directory, "folds.json", obsolete=others) as staged:
+        for name, text in texts.items():
+            write_text(staged / name, text)
+        write_json(staged / "folds.json", facts)
     return True
 
 
