@@ -46,6 +46,7 @@ def split(args: argparse.Namespace) -> None:
     from facefold.data.competition import target_rows
     from facefold.data.duplicates import find_duplicates
     from facefold.data.folds import count_divided_groups, group_rows, load_folds, make_folds, write_folds
+    from facefold.runs import run_names
 
     competition, images = audit_competition(args.root)
     rows = target_rows(competition, args.target)
@@ -62,7 +63,7 @@ def split(args: argparse.Namespace) -> None:
         grouping = grouping or "near"
         groups = near if grouping == "near" else group_rows(images)
         folds = make_folds(rows, groups, k, seed, args.target.sha256(args.root), grouping, args.target)
-        new = write_folds(args.root, folds, force=args.force)
+        new = write_folds(args.root, folds, args.force, run_names(args.target.directory(args.root)))
     directory = args.target.directory(args.root) / "folds"
     print(f"{k} folds, seed {seed}, {'written to' if new else 'already in'} {directory}")
     print(

@@ -14,6 +14,7 @@ a file that was torn or edited afterwards is found before it is used.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
@@ -25,7 +26,7 @@ from safetensors.numpy import load_file, save
 
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.folds import Folds
-from facefold.models.recipe import load_recipe, load_recipes
+from facefold.models.recipe import load_recipe, load_recipes, recipe_names
 from facefold.task import LABEL, Target
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
@@ -121,7 +122,22 @@ def remove_feature_caches(root: Path, identity: Identity, k: int) -> None:
 
 def run_names(root: Path) -> list[str]:
     """Return the sorted names of the runs that have left something under runs/."""
-    return sorted(path.name for path in (root / "runs").glob("*") if any(path.glob("fold_*")))
+    return sorted(path.name for path in (root / "runs").glob("*") if _holds_run(path))
+
+
+def _holds_run(folder: Path) -> bool:
+    """Return whether a folder has folds of the run of its name: a copy of a run, or another program's folder, has none.
+
+    Folds that are not sealed do not name their run; then a recipe must have that name.
+    """
+    folds = [path for path in sorted(folder.glob("fold_*")) if re.fullmatch(r"fold_\d+", path.name) and path.is_dir()]
+    for fold in folds:
+        try:
+            run = read_json(fold / "run.json")
+        except InputError:
+            continue
+        return f"{run.get('recipe')}{CORRECTED_SUFFIX if _recorded(run, 'corrections') else ''}" == folder.name
+    return bool(folds) and folder.name.removesuffix(CORRECTED_SUFFIX).partition("@")[0] in recipe_names()
 
 
 def parse_run_names(text: str) -> list[str]:
@@ -191,9 +207,13 @@ def find_unfinished_folds(root: Path, identity: Identity, numbers: Collection[in
 
 
 def remove_fold(directory: Path) -> None:
-    """Remove what a fold left, unless another process trains it."""
+    """Remove the files of a fold, unless another process trains it; the folder stays if it holds others."""
     with lock_directory(directory):
-        shutil.rmtree(directory)
+        for name in ("run.json", CHECKPOINT_FILE, *RESULT_FILES):  # run.json first: it says that the fold is finished
+            for path in (directory / name, directory / f".{name}.part"):
+                path.unlink(missing_ok=True)
+        if not any(directory.iterdir()):
+            directory.rmdir()
 
 
 def require_current(directory: Path, run: dict, identity: Identity) -> None:

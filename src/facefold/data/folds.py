@@ -9,6 +9,7 @@ The folds of another target than the label are in targets/<target>/folds/; `labe
 """
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,10 +142,16 @@ def make_folds(
     return Folds(table, k, seed, sha256_text(csv_text(table)), train_sha256, method, target)
 
 
-def write_folds(root: Path, folds: Folds, force: bool = False) -> bool:
+def write_folds(root: Path, folds: Folds, force: bool = False, runs: Collection[str] = ()) -> bool:
     """Write folds/ of the folds' target; return False if these folds are there already.
 
     Raises `InputError` if different folds are there and runs depend on them, unless `force`.
+
+    Args:
+        root: The folder that holds folds/, or targets/.
+        folds: The folds.
+        force: Whether to replace folds that runs depend on.
+        runs: The names of all runs of the target.
     """
     directory = folds.target.directory(root) / "folds"
     texts = {"folds.csv": csv_text(folds.table)}
@@ -161,10 +168,9 @@ def write_folds(root: Path, folds: Folds, force: bool = False) -> bool:
     old = _read_facts(directory)
     if old == facts and not _changed_files(directory, facts):
         return False
-    depending = sorted({path.parent.name for path in (directory.parent / "runs").glob("*/fold_*")})
-    if depending and not force and _are_different(directory, old, folds.hash):
+    if runs and not force and _are_different(directory, old, folds.hash):
         raise InputError(
-            f"{directory} holds other folds, and runs depend on them ({', '.join(depending)}); nothing was changed. "
+            f"{directory} holds other folds, and runs depend on them ({', '.join(runs)}); nothing was changed. "
             "Split with the same --folds, --seed and --groups as before, choose another --root, "
             "or replace them with --force, after which these runs are stale."
         )
