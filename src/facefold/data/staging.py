@@ -61,7 +61,7 @@ def _require_mark(folder: Path) -> None:
     if not os.path.lexists(folder):
         return
     mark = folder / MARK
-    if folder.is_symlink() or not mark.is_file() or mark.read_text(encoding="utf-8").split("\n")[0] != folder.name:
+    if folder.is_symlink() or not mark.is_file() or mark.read_bytes().split(b"\n")[0] != folder.name.encode():
         raise InputError(
             f"{folder} was not written by this program, which needs the name while it installs a competition; rename "
             "it, then run the same command again. Nothing was changed."
