@@ -11,6 +11,10 @@ image, and prints a page on what is there: rows, the balance of the labels, size
 the ids, the file's size or time, the image's size or the JPEG header predict the label; images that may be broken; what
 the sample asks for, if that is no label; and what to do.
 
+A synthetic competition is replaced, and its results are removed. So is one that the audit refused, once its source is
+repaired; of the same csv files only the images that were repaired are taken. Nothing that you put there is removed: it
+is refused by name.
+
 Everything that breaks the rules is listed at once, by file, row and rule, and the exit code is 2; with --strict also if
 something other than the pixels gives labels away. Results are kept in cache/, so a second run takes seconds. meta.csv
 (id, then anything: age, ..) may be next to train.csv; no model is trained on it.

@@ -42,7 +42,14 @@ def main() -> None:
     from facefold.data.folds import load_folds
     from facefold.ensemble.blend import load_blend
     from facefold.ensemble.members import load_blended_members
-    from facefold.kaggle.pack import clear_upload, fetch_wheels, fill_upload, write_metadata
+    from facefold.kaggle.pack import (
+        fetch_wheels,
+        fill_upload,
+        require_names,
+        require_wheels,
+        staged_upload,
+        write_metadata,
+    )
     from facefold.kaggle.submit import load_submission_log
 
     root, out = args.root.resolve(), args.out.resolve()
@@ -52,14 +59,17 @@ def main() -> None:
         raise InputError(
             "which competition? Name it with --competition SLUG: what follows /competitions/ in the address of its page"
         )
+    require_names(args.user, slug)
+    if not args.no_wheels:
+        require_wheels(args.python)
     competition, folds, blend = load_competition(root), load_folds(root), load_blend(root)
     test_ids = competition.test["id"].tolist()
     members = load_blended_members(root, blend.facts, folds, test_ids)
-    clear_upload(out)
     gpu = any(run["device"].startswith("cuda") for member in members for run in member.runs)
-    write_metadata(out, args.user, slug, gpu)
-    fill_upload(out, root, blend.facts, folds.k)
-    wheels = [] if args.no_wheels else fetch_wheels(out, args.python)
+    with staged_upload(out) as staged:
+        write_metadata(staged, args.user, slug, gpu)
+        fill_upload(staged, root, blend.facts, folds.k)
+        wheels = [] if args.no_wheels else fetch_wheels(staged, args.python)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     names = ", ".join(member.name for member in members)
     print(f"packed {names} and {len(wheels)} wheels into {out} ({size / 1e6:.0f} MB); now:")

@@ -55,6 +55,7 @@ def split(args: argparse.Namespace) -> None:
         make_folds,
         write_folds,
     )
+    from facefold.runs import run_names
 
     competition, images = audit_competition(args.root)
     rows = target_rows(competition, args.target)
@@ -72,7 +73,7 @@ def split(args: argparse.Namespace) -> None:
         grouping = grouping or "near"
         groups = {"near": near, "bytes": identical, "none": alone}[grouping]
         folds = make_folds(rows, groups, k, seed, args.target.sha256(args.root), grouping, args.target)
-        new = write_folds(args.root, folds, force=args.force)
+        new = write_folds(args.root, folds, args.force, run_names(args.target.directory(args.root)))
     directory = args.target.directory(args.root) / "folds"
     print(f"{k} folds, seed {seed}, {'written to' if new else 'already in'} {directory}")
     print(

@@ -101,6 +101,12 @@ def on_test_images(root: Path, scratch: Path, ids: list[str] | None = None) -> n
     )
 
 
+def test_a_copy_of_a_targets_folder_is_no_target(tmp_path):
+    for name in ("age", "age backup", ".ipynb_checkpoints"):
+        write_json(tmp_path / "targets" / name / "submissions" / "blend.json", {"target": "age"})
+    assert apply_module.blended_targets(tmp_path) == [AGE]
+
+
 def test_a_test_image_gets_its_probability_in_runs(root, tmp_path):
     folds, ids = load_folds(root), load_competition(root).test["id"].tolist()
     loaded = [load_member(root, None, name, folds, ids) for name in RECIPES]

@@ -112,6 +112,49 @@ def test_all_unsound_images_are_listed_at_once(competition):
     assert not (competition.root / "cache").exists()
 
 
+def test_the_nearest_file_of_a_missing_image_is_named_and_what_no_row_uses_counted(competition):
+    folder = competition.root / "competition"
+    (folder / "train" / "0").mkdir()
+    for id, near in (("02", "train/02.jpg.jpg"), ("7", "train/0/7.png")):
+        competition.image_path("train", id).rename(folder / near)
+    (folder / "notes.txt").write_text("")
+    with pytest.raises(InputError) as caught:
+        check_images(competition)
+    lines = str(caught.value).split("\n")
+    assert lines[1:4] == [
+        "  - competition/train/02.jpg (train.csv, row 2) is missing; the nearest file is competition/train/02.jpg.jpg",
+        "  - competition/train/7.jpg (train.csv, row 4) is missing; the nearest file is competition/train/0/7.png",
+        f"Images and zips in {folder} that are not train/<id>.jpg or test/<id>.jpg of any row, and were left out: 2 "
+        "('train/0/7.png', 'train/02.jpg.jpg').",
+    ]
+
+
+def test_an_image_that_is_a_pipe_does_not_hang_the_audit(competition):
+    competition.image_path("train", "02").unlink()
+    os.mkfifo(competition.image_path("train", "02"))
+    with pytest.raises(InputError, match=re.escape("(train.csv, row 2) is a folder, pipe or device, not a file")):
+        check_images(competition)
+
+
+def test_a_name_in_another_unicode_form_is_checked_and_no_image_without_row(competition):
+    write_text(competition.root / "competition" / "test.csv", "id\ncaf\u00e9\n4\n")
+    write_text(competition.root / "competition" / "sampleSubmit.csv", "id,label\ncaf\u00e9,0\n4,0\n")
+    path = competition.image_path("test", "3")
+    path.rename(path.with_name("cafe\u0301.jpg"))
+    competition = load_competition(competition.root)
+    assert check_images(competition)["id"].tolist()[3:] == ["caf\u00e9", "4"]
+    assert images_without_row(competition) == []
+
+
+def test_files_of_a_person_in_the_cache_stay(competition):
+    check_images(competition)
+    for name in ("thumbnails_of_mine.csv", "thumbnails_1_0123456789ab.csv"):
+        write_text(competition.root / "cache" / name, "")
+    load_thumbnails(competition)
+    assert (competition.root / "cache" / "thumbnails_of_mine.csv").exists()
+    assert not (competition.root / "cache" / "thumbnails_1_0123456789ab.csv").exists()
+
+
 def test_findings_in_csv_files_and_images_come_together(competition):
     write_text(competition.root / "competition" / "train.csv", "id,label\n02,0\n1,x\n\n../7,0\n7,0\n7,0\n8,1\n")
     competition.image_path("train", "7").write_bytes(b"")

@@ -1,9 +1,12 @@
 """blend.py and report.py as a person runs them, on fabricated runs."""
 
 import json
+import os
 import re
+import resource
 import shutil
 from collections.abc import Collection
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -11,14 +14,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from command import apart, refused, run
+from command import apart, call, refused, run
 from facefold.cli import load_step_costs
 from facefold.data.audit import check_images, load_images_hash
 from facefold.data.competition import load_competition
 from facefold.data.folds import load_folds
+from facefold.ensemble.blend import load_blend
 from facefold.ensemble.methods import METHOD_NAMES
+from facefold.models import pretrained
 from facefold.models.recipe import load_recipe
 from facefold.runs import Identity, fold_dir, seal_fold, write_history, write_predictions
+from facefold.utils.errors import InputError
 from facefold.utils.files import write_text
 
 MEMBERS = {"lite0": 1.0, "cnn5": 1.4, "lite1": 1.2}  # recipe: noise
@@ -72,6 +78,85 @@ def root(finished_runs, tmp_path) -> Path:
 
 def content(root: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((root / "submissions").iterdir())}
+
+
+@contextmanager
+def file_size_limit(size: int):
+    """Let no file be larger than `size` bytes, as `ulimit -f` does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_blend_that_finds_no_room_leaves_the_former_one_whole(root):
+    assert run("blend", root).returncode == 0
+    before = content(root)
+    with file_size_limit(1024):
+        done = run("blend", root, "--method", "majority")
+    assert done.returncode == 2 and "File too large" in done.stderr and "nothing is lost" in done.stderr
+    assert content(root) == before
+    assert load_blend(root).facts["picked"] == "mean"
+
+
+def test_a_blend_that_is_killed_between_two_files_is_not_read(root, monkeypatch):
+    assert run("blend", root).returncode == 0
+    before, replace = content(root), os.replace
+
+    def killed(source, target):
+        if Path(target) == root / "submissions" / "blend.json":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        call("blend", root, "--method", "majority")
+    monkeypatch.undo()
+    assert content(root)["blend.json"] == before["blend.json"]
+    with pytest.raises(InputError, match="is missing or not what the blend wrote"):
+        load_blend(root)
+    assert run("blend", root, "--method", "majority").returncode == 0
+    assert load_blend(root).facts["picked"] == "majority" and set(content(root)) == set(before)
+
+
+def test_the_submission_of_a_method_may_be_removed_but_not_changed(root):
+    assert run("blend", root).returncode == 0
+    (root / "submissions" / "greedy.csv").unlink()
+    load_blend(root)
+    write_text(root / "submissions" / "majority.csv", "id,label\n")
+    with pytest.raises(InputError, match="majority.csv is missing or not what the blend wrote"):
+        load_blend(root)
+
+
+def test_foreign_files_and_copies_change_nothing(root):
+    for folder in ("folds", "runs", "submissions"):
+        (root / folder / ".ipynb_checkpoints").mkdir(parents=True)
+        (root / folder / ".DS_Store").write_text("")
+        (root / folder / "backup").mkdir()
+    assert run("blend", root).returncode == 0
+    before = {name: text for name, text in content_of_files(root).items() if name.endswith(".csv")}
+    shutil.copytree(root / "runs" / "lite0", root / "runs" / "lite0 backup")
+    shutil.copytree(root / "submissions", root / "submissions" / "copy")
+    for step in ("blend", "report", "clean"):
+        done = run(step, root)
+        assert done.returncode == 0, done.stderr
+    assert {name: text for name, text in content_of_files(root).items() if name.endswith(".csv")} == before
+
+
+def content_of_files(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (root / "submissions").iterdir() if path.is_file()}
+
+
+def test_a_fold_that_cannot_be_trained_again_is_not_removed_by_force(root, monkeypatch):
+    def no_weights(*_):
+        raise InputError("the weights are not there")
+
+    monkeypatch.setattr(pretrained, "require_weights", no_weights)
+    before = {path: path.read_bytes() for path in (root / "runs").rglob("*") if path.is_file()}
+    assert refused("train", root, "--recipe", "lite0", "--seed", "6", "--force") == "the weights are not there"
+    assert {path: path.read_bytes() for path in (root / "runs").rglob("*") if path.is_file()} == before
 
 
 def test_blend_and_report(root):

@@ -52,6 +52,31 @@ def test_a_good_competition_keeps_its_ids_as_text(tmp_path):
     assert competition.image_path("test", "3") == tmp_path / "competition" / "test" / "3.jpg"
 
 
+def test_a_bom_and_crlf_are_read_as_without(tmp_path):
+    plain = {"train": 'id,label\n1,0\n"a,b",1\n', "test": "id\n3\n4\n", "sample": "id,label\n4,0\n3,0\n"}
+    plain["meta"] = 'id,note\n1,"two\nlines"\n'
+    (tmp_path / "plain").mkdir()
+    expected = load_competition(put(tmp_path / "plain", **plain))
+    served = {name: "\ufeff" + text.replace("\n", "\r\n") for name, text in plain.items()}
+    competition = load_competition(put(tmp_path, **served))
+    for name in ("train", "test", "sample", "meta"):
+        pd.testing.assert_frame_equal(getattr(competition, name), getattr(expected, name))
+
+
+def test_a_name_on_disk_in_another_unicode_form_is_the_image(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    competition = load_competition(put(tmp_path, train=f"id,label\n{composed},0\n{decomposed}x,1\n"))
+    folder = tmp_path / "competition" / "train"
+    folder.mkdir()
+    for name in (f"{decomposed}.jpg", f"{composed}x.jpg"):
+        (folder / name).write_bytes(b"x")
+    assert competition.image_path("train", composed) == folder / f"{decomposed}.jpg"
+    assert competition.image_path("train", f"{decomposed}x") == folder / f"{composed}x.jpg"
+    (folder / f"{composed}.jpg").write_bytes(b"x")
+    assert competition.image_path("train", composed) == folder / f"{composed}.jpg"
+    assert competition.image_path("train", "\u00e8") == folder / "\u00e8.jpg"
+
+
 def test_meta_is_optional(tmp_path):
     assert load_competition(put(tmp_path)).meta is None
 
@@ -71,8 +96,6 @@ def test_everything_wrong_is_listed_at_once(tmp_path):
         meta="id,age\n77,3\n",
     )
     assert findings(tmp_path) == [
-        "competition/train.csv begins with a BOM; save it as UTF-8 without BOM",
-        "competition/train.csv has CRLF (Windows) line ends; save it with LF line ends",
         "competition/train.csv, row 4 is blank",
         "competition/train.csv, row 8 has 1 cells, the header has 2",
         "competition/train.csv, row 3: id '1' appears twice, first in row 2",
@@ -100,7 +123,7 @@ def test_everything_wrong_is_listed_at_once(tmp_path):
         ("id, label\n1,0\n", "competition/train.csv, row 1: the header is 'id, label', expected 'id,label'"),
         (
             b"id,label\n1,0\n\xe9,1\n",
-            "competition/train.csv, row 3: not UTF-8 (byte 0xe9); save it as UTF-8 without BOM",
+            "competition/train.csv, row 3: not UTF-8 (byte 0xe9); save it as UTF-8",
         ),
         ("id,label\n1,0\n2,0\n", "competition/train.csv: every label is 0; two classes are needed"),
         ("id,label\n1,0\n2,1\n\n", "competition/train.csv, row 4 is blank"),

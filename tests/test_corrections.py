@@ -60,7 +60,6 @@ def test_the_hash_is_that_of_what_is_changed(tmp_path, folds):
         (
             "id,action\r\n1,Drop\r\n",
             [
-                "{path} has CRLF (Windows) line ends; save it with LF line ends",
                 "{path}, row 2: id '1' is not in train.csv",
                 "{path}, row 2: action 'Drop' is none of keep, drop, relabel",
             ],

@@ -37,7 +37,8 @@ class Writer:
     instances: list["Writer"] = []
 
     def __init__(self, directory: str):
-        Path(directory).mkdir(parents=True)  # refuses a folder that was not cleared
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        (Path(directory) / "events.out.tfevents.1.host").open("x").close()  # refuses a folder that was not cleared
         self.scalars, self.closed = [], False
         Writer.instances.append(self)
 
@@ -62,10 +63,12 @@ def test_a_fold_has_one_event_file_from_its_first_epoch_on(package, tmp_path):
     directory = curves.curves_dir(tmp_path, "lite0+corrected", 2)
     assert directory == tmp_path / "tensorboard" / "lite0+corrected" / "fold_2"
     killed = curves.Curves(directory, HISTORY[:1])
+    (directory / "notes.txt").write_text("mine")
     killed.add(HISTORY[1])  # an epoch without a checkpoint: it is repeated
     resumed = curves.Curves(directory, HISTORY[:1])
     resumed.add(HISTORY[1])
     resumed.close()
+    assert (directory / "notes.txt").read_text() == "mine"
     assert len(Writer.instances) == 2 and Writer.instances[1].closed
     assert Writer.instances[1].scalars == [
         ("loss/train", 0.6, 1),

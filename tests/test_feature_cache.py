@@ -189,11 +189,12 @@ def test_whatever_decides_a_value_is_in_the_key(tmp_path):
 
 
 def test_activations_of_another_key_are_removed(tmp_path):
-    old = tmp_path / "frozen" / "f" / "old"
-    old.mkdir(parents=True)
-    cache = dataclasses.replace(make_cache(tmp_path), folder=tmp_path / "frozen" / "f" / "new")
-    cache.view("plain")
-    assert not old.exists() and cache.folder.exists()
+    run = tmp_path / "frozen" / "f"
+    for name in ("0" * 16, "notes"):
+        (run / name).mkdir(parents=True)
+    make = dataclasses.replace(make_cache(tmp_path), folder=run / ("1" * 16))
+    make.view("plain")
+    assert sorted(path.name for path in run.iterdir()) == ["1" * 16, "notes"]
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no limit on file sizes here")

@@ -26,6 +26,58 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     assert target.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
 
 
+def put(folder: Path, content: str) -> None:
+    """Write three files that belong together."""
+    for name in ("a.csv", "b.csv", "c.json"):
+        files.write_text(folder / name, content)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted(folder.iterdir())}
+
+
+def test_staged_files_take_the_place_of_the_others_together_and_obsolete_ones_go(tmp_path):
+    put(tmp_path, "old")
+    (tmp_path / "order.csv").write_text("old")
+    (tmp_path / "notes.txt").write_text("mine")
+    with files.staged_files(tmp_path, "c.json", obsolete=["order.csv", "never.csv"]) as staged:
+        put(staged, "new")
+    assert contents(tmp_path) == {"a.csv": "new", "b.csv": "new", "c.json": "new", "notes.txt": "mine"}
+
+
+def test_staged_files_that_cannot_be_written_change_nothing(tmp_path):
+    put(tmp_path, "old")
+    with pytest.raises(OSError, match="full"), files.staged_files(tmp_path, "c.json", obsolete=["a.csv"]) as staged:
+        files.write_text(staged / "a.csv", "new")
+        raise OSError("full")
+    assert contents(tmp_path) == {"a.csv": "old", "b.csv": "old", "c.json": "old"}
+
+
+def test_the_last_of_the_staged_files_is_the_old_one_until_all_others_are_new(tmp_path, monkeypatch):
+    put(tmp_path, "old")
+    seen, replace = [], os.replace
+
+    def watch(source, target):
+        if Path(target).parent == tmp_path:
+            seen.append((Path(target).name, (tmp_path / "c.json").read_text(), (tmp_path / "order.csv").exists()))
+        replace(source, target)
+
+    (tmp_path / "order.csv").write_text("old")
+    monkeypatch.setattr(os, "replace", watch)
+    with files.staged_files(tmp_path, "c.json", obsolete=["order.csv"]) as staged:
+        put(staged, "new")
+    assert sorted(seen[:2]) == [("a.csv", "old", True), ("b.csv", "old", True)]
+    assert seen[2:] == [("c.json", "old", False)]
+
+
+def test_what_a_killed_process_staged_is_no_part_of_the_next_files(tmp_path):
+    (tmp_path / ".staged.part").mkdir()
+    (tmp_path / ".staged.part" / "z.csv").write_text("of a killed one")
+    with files.staged_files(tmp_path, "c.json") as staged:
+        put(staged, "new")
+    assert sorted(contents(tmp_path)) == ["a.csv", "b.csv", "c.json"]
+
+
 def test_csv_comes_back_with_ids_as_text_and_nine_digits(tmp_path):
     table = pd.DataFrame({"id": ["0042", "NA"], "prob": [0.123456789123, 1.0]})
     files.write_csv(tmp_path / "a.csv", table)

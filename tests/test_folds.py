@@ -1,5 +1,6 @@
 """Folds have equal shares of the labels, never divide a group, and are frozen: edited or stale ones are refused."""
 
+import errno
 import re
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from facefold.data import folds as folds_module
 from facefold.data.competition import load_competition, target_rows
 from facefold.data.folds import count_divided_groups, group_rows, load_folds, make_folds, write_folds
 from facefold.data.synthetic import write_synthetic_competition
@@ -36,10 +38,6 @@ def root(tmp_path):
 def five_folds(root, k=5, seed=0):
     train = rows([0, 1] * 10)
     return make_folds(train, own_groups(train), k, seed, sha256_file(root / "competition" / "train.csv"))
-
-
-def start_run(root):
-    (root / "runs" / "lite0" / "fold_0").mkdir(parents=True)
 
 
 def test_groups_are_named_by_their_first_id():
@@ -147,9 +145,8 @@ def test_written_folds_are_read_back(root):
 
 def test_the_same_folds_again_do_nothing(root):
     write_folds(root, five_folds(root))
-    start_run(root)
     before = (root / "folds" / "folds.json").stat().st_mtime_ns
-    assert not write_folds(root, five_folds(root))
+    assert not write_folds(root, five_folds(root), runs=["lite0"])
     assert (root / "folds" / "folds.json").stat().st_mtime_ns == before
 
 
@@ -167,21 +164,41 @@ def test_other_folds_replace_these_while_nothing_depends_on_them(root):
     ]
 
 
+def test_new_folds_leave_the_files_of_a_person(root):
+    write_folds(root, five_folds(root))
+    (root / "folds" / "fold_0_train_backup.csv").write_text("mine")
+    assert write_folds(root, five_folds(root, k=2))
+    assert (root / "folds" / "fold_0_train_backup.csv").read_text() == "mine"
+    assert not (root / "folds" / "fold_2_train.csv").exists()
+
+
+def test_new_folds_that_find_no_room_leave_the_others_whole(root, monkeypatch):
+    write_folds(root, five_folds(root))
+    before = {path.name: path.read_bytes() for path in (root / "folds").iterdir()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(folds_module, "write_json", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_folds(root, five_folds(root, k=2))
+    assert {path.name: path.read_bytes() for path in (root / "folds").iterdir()} == before
+    assert load_folds(root).k == 5
+
+
 def test_folds_that_runs_depend_on_are_replaced_by_force_alone(root):
     write_folds(root, five_folds(root))
-    start_run(root)
-    with pytest.raises(InputError, match=r"runs depend on them \(lite0\); nothing was changed"):
-        write_folds(root, five_folds(root, seed=1))
+    with pytest.raises(InputError, match=r"runs depend on them \(cnn5, lite0\); nothing was changed"):
+        write_folds(root, five_folds(root, seed=1), runs=["cnn5", "lite0"])
     assert load_folds(root).seed == 0
-    assert write_folds(root, five_folds(root, seed=1), force=True)
+    assert write_folds(root, five_folds(root, seed=1), force=True, runs=["lite0"])
     assert load_folds(root).seed == 1
 
 
 def test_lost_or_edited_files_of_the_same_folds_are_written_again_though_runs_depend_on_them(root):
     write_folds(root, five_folds(root))
-    start_run(root)
     (root / "folds" / "fold_1_train.csv").unlink()
-    assert write_folds(root, five_folds(root))
+    assert write_folds(root, five_folds(root), runs=["lite0"])
     assert load_folds(root).k == 5
 
 

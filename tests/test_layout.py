@@ -1,7 +1,9 @@
 """Known layouts are installed as competition/; what is there is never damaged; a synthetic one is replaced."""
 
+import errno
 import os
 import shutil
+import time
 import zipfile
 from collections import namedtuple
 
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archives import COMPLETE, CSV, write_folder, write_zip, zip_bytes
+from facefold.data.audit import audit_competition
 from facefold.data.layout import install_competition
 from facefold.data.synthetic import is_synthetic, write_synthetic_competition
 from facefold.utils.errors import InputError
@@ -19,15 +22,21 @@ def installed_files(root):
     """The files in competition/, {path: bytes}; nothing else may be in the root."""
     assert [path.name for path in root.iterdir()] == ["competition"]
     folder = root / "competition"
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert files.pop(".facefold").startswith(b"competition\n")
+    return files
 
 
-def refusal(source, root):
-    """The text of the refusal, after which the root is as it was."""
-    before = sorted(root.rglob("*")) if root.exists() else []
+def refusal(source, root, changes="nothing"):
+    """The text of the refusal, after which the root is as it was, but for the folder `changes`."""
+
+    def content():
+        return {path: path.is_file() and path.read_bytes() for path in root.rglob("*") if changes not in str(path)}
+
+    before = content()
     with pytest.raises(InputError) as caught:
         install_competition(source, root)
-    assert (sorted(root.rglob("*")) if root.exists() else []) == before
+    assert content() == before
     return str(caught.value)
 
 
@@ -86,8 +95,15 @@ def test_meta_is_installed_also_later(tmp_path):
     assert not install_competition(write_zip(tmp_path, with_meta), root)
     assert installed_files(root) == with_meta
     assert not install_competition(write_zip(tmp_path, COMPLETE), root)
-    assert "not the same: meta.csv" in refusal(write_zip(tmp_path, {**COMPLETE, "meta.csv": b"id\n1\n"}), root)
     assert installed_files(root) == with_meta
+
+
+def test_another_meta_is_another_competition(tmp_path):
+    source, root = write_real_competition(tmp_path / "real"), tmp_path / "root"
+    (source / "meta.csv").write_text("id,age\n1,3\n")
+    install_competition(source, root)
+    (source / "meta.csv").write_text("id,age\n1,4\n")
+    assert "not the same: meta.csv" in refusal(source, root, "cache")
 
 
 def test_the_same_again_does_nothing_and_fixed_images_stay(tmp_path):
@@ -102,8 +118,10 @@ def test_the_same_again_does_nothing_and_fixed_images_stay(tmp_path):
 
 def test_another_competition_is_refused(tmp_path):
     root = tmp_path / "root"
-    install_competition(write_zip(tmp_path, COMPLETE), root)
-    text = refusal(write_zip(tmp_path, {**COMPLETE, "train.csv": b"id,label\n1,1\n2,0\n"}), root)
+    install_competition(write_real_competition(tmp_path / "real"), root)
+    assert not audit_competition(root)[1].empty  # accepted
+    (tmp_path / "real" / "competition" / "train.csv").write_text("id,label\n1,1\n2,0\n")
+    text = refusal(tmp_path / "real" / "competition", root)
     assert text.startswith(f"{root / 'competition'} holds another competition; not the same: train.csv. Choose another")
 
 
@@ -112,12 +130,13 @@ def test_what_a_killed_run_left_and_an_empty_folder_are_no_obstacle(tmp_path):
     (root / "competition").mkdir(parents=True)
     (root / "competition.part" / "train").mkdir(parents=True)
     (root / "competition.part" / "train" / "9.jpg").write_bytes(b"half")
+    (root / "competition.part" / ".facefold").write_text("competition.part\n\n")
     install_competition(write_zip(tmp_path, COMPLETE), root)
     assert installed_files(root) == COMPLETE
 
 
 def test_bad_csv_and_missing_files_are_left_to_the_audit(tmp_path):
-    bad = {"train.csv": b"\xef\xbb\xbfid,label\r\n1,x\r\n", "train/1.jpg": b""}
+    bad = {"train.csv": b"\xef\xbb\xbfid,label\r\n1,x\r\n7,1\r\n", "train/1.jpg": b""}
     assert install_competition(write_zip(tmp_path, bad), tmp_path / "root")
     assert installed_files(tmp_path / "root") == bad
 
@@ -151,10 +170,52 @@ def test_zips_that_cannot_be_installed(tmp_path, members, message):
     assert message in text and "\x1b" not in text
 
 
-def test_folders_that_cannot_be_installed(tmp_path):
+@pytest.mark.parametrize("name", ["train/9.jpg", "train.csv", "train.zip", "test", "train/train"])
+def test_a_link_that_an_image_or_csv_needs_is_refused_by_name(tmp_path, name):
     source = write_folder(tmp_path, COMPLETE)
-    (source / "train" / "9.jpg").symlink_to("/etc/passwd")
-    assert f"{source}/train/9.jpg is a symbolic link" in refusal(source, tmp_path / "root")
+    if (source / name).exists():
+        (source / name).rename(tmp_path / "elsewhere")
+    (source / name).symlink_to(tmp_path / "elsewhere" if name.endswith(".csv") else "/etc")
+    expected = f"{source}/{name} is a symbolic link; use real files and folders only"
+    assert expected in refusal(source, tmp_path / "root")
+
+
+def test_links_and_pipes_that_nothing_needs_are_ignored(tmp_path):
+    source = write_folder(tmp_path, {**COMPLETE, "venv/bin/activate": b"x"})
+    (source / "venv" / "bin" / "python").symlink_to("/usr/bin/python3")
+    (source / "train" / "latest").symlink_to("1.jpg")
+    os.mkfifo(source / "log")
+    assert install_competition(source, tmp_path / "root")
+    assert installed_files(tmp_path / "root") == COMPLETE
+
+
+def test_a_pipe_in_place_of_an_image_is_refused(tmp_path):
+    source = write_folder(tmp_path, COMPLETE)
+    os.mkfifo(source / "train" / "9.jpg")
+    assert f"{source}/train/9.jpg is no regular file" in refusal(source, tmp_path / "root")
+
+
+def test_a_folder_of_images_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    source, scandir = write_folder(tmp_path, COMPLETE), os.scandir
+
+    def refuse_train(path):
+        if str(path) == str(source / "train"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse_train)
+    text = refusal(source, tmp_path / "root")
+    assert f"  - {source}/train cannot be read (Permission denied); change its permissions\n" in text
+
+
+def test_a_linked_folder_that_hides_the_competition_is_named(tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "gender").symlink_to(tmp_path)
+    text = refusal(tmp_path / "source", tmp_path / "root")
+    assert text.endswith(f"; {tmp_path}/source/gender is a symbolic link; use real files and folders only")
+
+
+def test_other_sources_that_cannot_be_installed(tmp_path):
     assert "does not exist; use the zip" in refusal(tmp_path / "none", tmp_path / "root")
 
 
@@ -163,6 +224,49 @@ def test_a_name_that_is_not_utf_8_is_installed(tmp_path):
     (source / "train" / os.fsdecode(b"\xe9.jpg")).write_bytes(b"x")
     assert install_competition(source, tmp_path / "root")  # an image without a row: the audit names it
     assert (tmp_path / "root" / "competition" / "train" / os.fsdecode(b"\xe9.jpg")).exists()
+
+
+NEAR = {
+    "double suffix": ("train/1.jpg.jpg", "train/1.jpg.jpg"),
+    "folder of a class": ("train/0/1.jpg", "train/0/1.jpg"),
+    "one folder": ("images/1.jpg", "images/1.jpg"),
+    "folder of the split": ("train_images/1.jpg", "train_images/1.jpg"),
+    "another suffix": ("train_images/1.PNG", "train_images/1.PNG"),
+    "a JPEG by another suffix": ("train/1.jfif", "train/1.jfif"),
+}
+
+
+@pytest.mark.parametrize("kind", NEAR)
+def test_the_nearest_file_of_a_missing_image_is_named(tmp_path, kind):
+    member, nearest = NEAR[kind]
+    files = {name: content for name, content in COMPLETE.items() if name != "train/1.jpg"}
+    source = write_zip(tmp_path, {**files, member: b"one", "other/9.jpg": b"x"})
+    left_out = ", ".join(repr(name) for name in sorted([member, "other/9.jpg"]))
+    assert refusal(source, tmp_path / "root") == (
+        f"{source} has the images of these rows elsewhere, or as other files (1 are missing):\n"
+        f"  - train/1.jpg (train.csv, row 2) is missing; the nearest file is {nearest}\n"
+        f"Images and zips in {source} that are not train/<id>.jpg or test/<id>.jpg of any row, and were left out: 2 "
+        f"({left_out}).\n"
+        "Move them to train/ and test/, rename them to <id>.jpg, then run the same command again. Nothing was "
+        "installed."
+    )
+
+
+def test_the_nearest_file_may_be_in_a_zip_inside(tmp_path):
+    inner = zip_bytes({"images/1.jpg": b"one", "images/2.jpg": b"two"})
+    text = refusal(write_zip(tmp_path, {**CSV, "test/3.jpg": b"x", "train.zip": inner}), tmp_path / "root")
+    assert "train/2.jpg (train.csv, row 3) is missing; the nearest file is train.zip/images/2.jpg\n" in text
+
+
+def test_a_name_in_two_unicode_forms_is_one_image(tmp_path):
+    composed, decomposed = "caf\u00e9.jpg", "cafe\u0301.jpg"
+    csv = {**CSV, "train.csv": "id,label\n1,0\ncaf\u00e9,1\n".encode()}
+    files = {**csv, "train/1.jpg": b"one", "test/3.jpg": b"three"}
+    assert install_competition(write_zip(tmp_path, {**files, f"train/{decomposed}": b"x"}), tmp_path / "root")
+    text = refusal(
+        write_zip(tmp_path, {**files, f"train/{decomposed}": b"x", f"train/{composed}": b"y"}), tmp_path / "other"
+    )
+    assert f"c.zip/train/{decomposed} and c.zip/train/{composed} would both be train/{composed}" in text
 
 
 def test_a_full_disk_is_an_error_before_it_is_full(tmp_path, monkeypatch):
@@ -188,9 +292,9 @@ def test_damage_of_any_kind_is_refused_or_harmless(tmp_path_factory, changes):
     assert "train.csv" in installed_files(folder / "root")
 
 
-def write_real_competition(root):
+def write_real_competition(root, seed=0):
     """Write a competition that is not marked as synthetic; return its folder."""
-    write_synthetic_competition(root, train=24, test=10, size=32)
+    write_synthetic_competition(root, train=24, test=10, size=32, seed=seed)
     (root / "competition" / "SYNTHETIC.txt").unlink()
     return root / "competition"
 
@@ -221,12 +325,153 @@ def test_the_readme_of_a_folder_is_no_competition_and_stays(tmp_path):
     assert [path.name for name in ("folds", "submissions") for path in (root / name).iterdir()] == ["README.md"] * 2
 
 
+@pytest.mark.parametrize("name", ["competition.old", "competition.part"])
+def test_a_folder_that_a_person_moved_to_a_name_of_ours_is_refused(tmp_path, name):
+    root, source = tmp_path / "root", write_real_competition(tmp_path / "real")
+    install_competition(source, root)
+    (root / "competition").rename(root / name)
+    for install in (lambda: refusal(source, root), lambda: write_error(root)):
+        assert install().startswith(f"{root / name} was not written by this program, which needs the name while")
+
+
+def write_error(root):
+    with pytest.raises(InputError) as caught:
+        write_synthetic_competition(root, train=20, test=10, size=32)
+    return str(caught.value)
+
+
+def test_what_a_kill_left_of_a_replaced_competition_is_removed(tmp_path):
+    root, source = tmp_path / "root", write_real_competition(tmp_path / "real")
+    (root / "competition.old" / "train").mkdir(parents=True)
+    (root / "competition.old" / ".facefold").write_text("competition.old\n\n")
+    assert install_competition(source, root)
+    assert [path.name for path in root.iterdir()] == ["competition"]
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "train/notes.txt", "raw/1.jpg", "train/raw/1.jpg"])
+def test_a_file_of_a_person_in_a_synthetic_competition_is_refused(tmp_path, name):
+    root, source = tmp_path / "root", write_real_competition(tmp_path / "real")
+    write_synthetic_competition(root, train=20, test=10, size=32)
+    (root / "competition" / name).parent.mkdir(exist_ok=True)
+    (root / "competition" / name).write_text("mine")
+    named = root / "competition" / (name.removesuffix("/1.jpg"))
+    for text in (refusal(source, root), write_error_of_another(root)):
+        assert text == (
+            f"{root / 'competition'} is to be replaced, and holds files that are no part of a competition:\n"
+            f"  - {named}\nMove them away, then run the same command again. Nothing was changed."
+        )
+
+
+def write_error_of_another(root):
+    with pytest.raises(InputError) as caught:
+        write_synthetic_competition(root, train=20, test=10, size=40)
+    return str(caught.value)
+
+
+def test_hidden_files_are_no_competition_and_stay(tmp_path):
+    root, source = tmp_path / "root", write_real_competition(tmp_path / "real")
+    (root / "competition" / ".ipynb_checkpoints").mkdir(parents=True)
+    for name in (".DS_Store", ".ipynb_checkpoints/notes.ipynb"):
+        (root / "competition" / name).write_text("mine")
+    assert install_competition(source, root)
+    assert (root / "competition" / ".ipynb_checkpoints" / "notes.ipynb").read_text() == "mine"
+    assert (root / "competition" / ".DS_Store").read_text() == "mine"
+
+
+def test_foreign_results_are_refused_by_name_before_anything_is_removed(tmp_path):
+    root, source = tmp_path / "root", write_real_competition(tmp_path / "real")
+    foreign = ["cache/pip/http/1", "runs/detect/train/weights.pt", "targets/model.tgt", "tensorboard/exp/events.out"]
+    for name in foreign:
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_text("mine")
+    write_synthetic_competition(root, train=20, test=10, size=32)
+    assert refusal(source, root) == (
+        f"{root} holds files that no step wrote, in folders that are removed with the synthetic competition:\n"
+        + "".join(f"  - {root / name}\n" for name in foreign)
+        + "Move them away, or choose another folder with --root. Nothing was changed."
+    )
+    assert is_synthetic(root)
+
+
 def test_a_source_inside_what_would_be_removed_is_refused(tmp_path):
     write_synthetic_competition(tmp_path, train=20, test=10, size=32)
     source = write_real_competition(tmp_path / "cache")
     with pytest.raises(InputError, match="which is removed with the synthetic competition; move it out first"):
         install_competition(source, tmp_path)
     assert is_synthetic(tmp_path) and source.exists()
+
+
+def sound(root):
+    """Whether the audit accepts the competition."""
+    try:
+        audit_competition(root)
+    except InputError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("name, content", [("train.csv", b"id,label\n1,x\n"), ("test.csv", b"id\n25\n99\n")])
+def test_a_refused_competition_does_not_keep_its_place(tmp_path, name, content):
+    root, source = tmp_path / "root", write_real_competition(tmp_path / "real")
+    repaired = (source / name).read_bytes()
+    (source / name).write_bytes(content)
+    assert install_competition(source, root) and not sound(root)
+    (source / name).write_bytes(repaired)
+    assert install_competition(source, root) and sound(root)
+    (source / name).write_bytes(content)
+    assert f"holds another competition; not the same: {name}." in refusal(source, root)
+
+
+def test_what_a_person_changed_in_a_refused_competition_keeps_its_place(tmp_path):
+    root, source = tmp_path / "root", write_real_competition(tmp_path / "real")
+    (source / "train" / "2.jpg").write_bytes(b"broken")
+    install_competition(source, root)
+    time.sleep(0.02)  # the clock of a file system ticks that slowly
+    path = root / "competition" / "train.csv"
+    path.write_text(path.read_text().replace("2,1\n", "").replace("2,0\n", ""))
+    assert "holds another competition; not the same: train.csv." in refusal(source, root, "cache")
+
+
+def test_a_competition_once_accepted_keeps_its_place(tmp_path):
+    root, source = tmp_path / "root", write_real_competition(tmp_path / "real")
+    assert install_competition(source, root) and sound(root)
+    (root / "competition" / "train" / "1.jpg").unlink()
+    other = write_real_competition(tmp_path / "other", seed=1)
+    assert "holds another competition; not the same: train.csv." in refusal(other, root)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_repaired_image_replaces_the_installed_one(tmp_path, zipped, capsys):
+    root, folder = tmp_path / "root", write_real_competition(tmp_path / "real")
+    repaired = (folder / "train" / "2.jpg").read_bytes()
+
+    def source():
+        files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.[cj]*")}
+        return write_zip(tmp_path, files) if zipped else folder
+
+    (folder / "train" / "2.jpg").write_bytes(repaired[:-200])
+    install_competition(source(), root)
+    assert not sound(root)
+    (folder / "train" / "2.jpg").write_bytes(repaired)
+    assert not install_competition(source(), root) and sound(root)
+    assert capsys.readouterr().out.splitlines() == [
+        f"{root / 'competition'}: images taken from the source, where they differ: 1 (train/2.jpg)"
+    ]
+    assert not install_competition(source(), root) and not capsys.readouterr().out
+
+
+def test_an_image_that_a_person_repaired_in_place_stays(tmp_path, capsys):
+    root, source = tmp_path / "root", write_real_competition(tmp_path / "real")
+    install_competition(source, root)
+    time.sleep(0.02)
+    path = root / "competition" / "train" / "2.jpg"
+    path.write_bytes((source / "train" / "3.jpg").read_bytes())
+    for _ in range(2):
+        assert not install_competition(source, root)
+        assert capsys.readouterr().out.splitlines() == [
+            f"{root / 'competition'}: images kept, as they were changed here: 1 (train/2.jpg)"
+        ]
+    assert path.read_bytes() == (source / "train" / "3.jpg").read_bytes()
 
 
 def test_files_keep_their_times(tmp_path):

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from command import refused
 from facefold.kaggle import kernel, pack
 from facefold.utils import environment
 from facefold.utils.errors import InputError
 
 
 def test_the_metadata_name_one_data_set_and_a_notebook_without_internet(tmp_path):
-    pack.clear_upload(tmp_path / "out")
-    pack.write_metadata(tmp_path / "out", "someone", "face-gender", gpu=False)
+    with pack.staged_upload(tmp_path / "out") as staged:
+        pack.write_metadata(staged, "someone", "face-gender", gpu=False)
     dataset = json.loads((tmp_path / "out/dataset/dataset-metadata.json").read_text())
     metadata = json.loads((tmp_path / "out/kernel/kernel-metadata.json").read_text())
     assert dataset["id"] == metadata["id"] == "someone/facefold-face-gender" and metadata["dataset_sources"] == [
@@ -28,8 +29,8 @@ def test_the_metadata_name_one_data_set_and_a_notebook_without_internet(tmp_path
 
 
 def test_a_long_name_is_cut_to_what_kaggle_takes(tmp_path):
-    pack.clear_upload(tmp_path / "out")
-    pack.write_metadata(tmp_path / "out", "someone", "a" * 40 + "-" + "b" * 40, gpu=True)
+    with pack.staged_upload(tmp_path / "out") as staged:
+        pack.write_metadata(staged, "someone", "a" * 40 + "-" + "b" * 40, gpu=True)
     metadata = json.loads((tmp_path / "out/kernel/kernel-metadata.json").read_text())
     assert metadata["id"] == "someone/facefold-" + "a" * 40 and metadata["enable_gpu"] is True
 
@@ -37,33 +38,98 @@ def test_a_long_name_is_cut_to_what_kaggle_takes(tmp_path):
 @pytest.mark.parametrize(
     "user, slug, message", [("Some One", "face", "--user Some One: "), ("someone", "c/face", "--competition c/face: ")]
 )
-def test_invalid_names_are_refused(tmp_path, user, slug, message):
+def test_invalid_names_are_refused(user, slug, message):
     with pytest.raises(InputError, match=message + "it is the last part of its page's address"):
-        pack.write_metadata(tmp_path, user, slug, gpu=False)
+        pack.require_names(user, slug)
+
+
+def upload(out: Path) -> str:
+    """The text of the refusal to replace `out`; empty if it was replaced."""
+    try:
+        with pack.staged_upload(out) as staged:
+            (staged / "dataset" / "expected.csv").write_text("new")
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
 def test_only_an_earlier_upload_folder_is_replaced(tmp_path):
-    (tmp_path / "thesis.doc").write_text("mine")
-    with pytest.raises(InputError, match="is there and is no upload folder of this program: choose another --out"):
-        pack.clear_upload(tmp_path)
-    assert (tmp_path / "thesis.doc").exists()
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    assert upload(mine) == ""  # it was empty
+    (mine / "dataset" / "wheels").mkdir()
+    (mine / "dataset" / "wheels" / "old.whl").write_text("of before")
+    assert upload(mine) == "" and files(mine) == ["dataset/expected.csv", f"dataset/{pack.MARK}"]
+    (mine / "dataset" / pack.MARK).unlink()
+    assert upload(mine) == f"{mine} is there and is no upload folder of this program: choose another --out"
+    assert files(mine) == ["dataset/expected.csv"]
+
+
+@pytest.mark.parametrize("name", ["thesis.doc", "dataset/notes.txt", "kernel/mine.ipynb"])
+def test_a_file_of_a_person_in_an_upload_folder_is_refused_by_name(tmp_path, name):
     out = tmp_path / "out"
-    pack.clear_upload(out)
-    (out / "dataset" / pack.MARK).write_text("{}")
-    (out / "dataset" / "old").write_text("of before")
-    pack.clear_upload(out)
-    assert sorted(path.name for path in out.rglob("*")) == ["dataset", "kernel"]
+    assert upload(out) == ""
+    (out / name).write_text("mine")
+    assert upload(out) == (
+        f"{out} is an upload folder of this program and holds {out / name}, which is none of its files: move it away, "
+        "or choose another --out"
+    )
+    assert (out / name).exists()
 
 
-def test_the_folds_are_packed_without_their_readme(tmp_path):
+def test_an_upload_that_fails_leaves_the_former_one_whole(tmp_path):
+    out = tmp_path / "out"
+    assert upload(out) == ""
+    with pytest.raises(OSError, match="no room"), pack.staged_upload(out) as staged:
+        (staged / "dataset" / "expected.csv").write_text("half")
+        raise OSError("no room")
+    assert (out / "dataset" / "expected.csv").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == [
+        "out"
+    ]
+
+
+def test_what_a_killed_run_left_is_no_obstacle_but_a_folder_of_a_person_is(tmp_path):
+    part = tmp_path / "out.part"
+    (part / "dataset").mkdir(parents=True)
+    (part / "dataset" / "thesis.doc").write_text("mine")
+    assert upload(tmp_path / "out").startswith(f"{part} is there and is no upload folder of this program")
+    (part / "dataset" / "thesis.doc").rename(part / "dataset" / pack.MARK)
+    assert upload(tmp_path / "out") == "" and not part.exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--user", "My Name"], "--user My Name: it is the last"),
+        (["--python", "11"], "--python 11: the notebook's vers"),
+    ],
+)
+def test_wrong_options_leave_the_upload_folder_as_it_is(tmp_path, options, message):
+    out = tmp_path / "out"
+    assert upload(out) == ""
+    before = files(out)
+    (tmp_path / "root").mkdir()
+    command = ["--out", out, "--competition", "face", *(["--user", "me"] if "--user" not in options else []), *options]
+    assert refused("pack", tmp_path / "root", *command).startswith(message)
+    assert files(out) == before
+
+
+def test_the_folds_that_folds_json_names_are_packed_and_nothing_else(tmp_path):
     out, root = tmp_path / "out", tmp_path / "root"
-    pack.clear_upload(out)
-    for name in ("folds/README.md", "folds/folds.csv", "submissions/submission.csv"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(name)
+    for name in ("README.md", "folds.csv", ".DS_Store", ".ipynb_checkpoints/x", "backup/folds.csv", "notes.txt"):
+        (root / "folds" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "folds" / name).write_text(name)
+    (root / "folds" / "folds.json").write_text('{"files": {"folds.csv": ""}}')
+    (root / "submissions").mkdir()
+    (root / "submissions" / "submission.csv").write_text("")
     options = {"method": "auto", "weights": "auto", "recipes": ["a"], "leaks": []}
-    pack.fill_upload(out, root, {"options": options, "members": []}, folds=2)
-    assert [path.name for path in (out / "dataset" / "folds").iterdir()] == ["folds.csv"]
+    with pack.staged_upload(out) as staged:
+        pack.fill_upload(staged, root, {"options": options, "members": []}, folds=2)
+    assert files(out / "dataset" / "folds") == ["folds.csv", "folds.json"]
     assert (out / "kernel" / "kernel.py").read_bytes() == Path(kernel.__file__).read_bytes()
 
 
@@ -118,7 +184,7 @@ def test_no_index(tmp_path, monkeypatch):
     ):
         pack.fetch_wheels(tmp_path, "3.11")
     with pytest.raises(InputError, match="--python 11: the notebook's version, such as 3.11"):
-        pack.fetch_wheels(tmp_path, "11")
+        pack.require_wheels("11")
 
 
 def wheel(folder: Path) -> None:

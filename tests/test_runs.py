@@ -1,11 +1,14 @@
 import dataclasses
+import errno
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from facefold import runs as runs_module
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.folds import make_folds
 from facefold.runs import (
@@ -19,6 +22,8 @@ from facefold.runs import (
     load_fold_features,
     load_member,
     parse_run_names,
+    remove_fold,
+    replace_test_predictions,
     run_names,
     seal_fold,
     shared_corrections,
@@ -61,6 +66,47 @@ def test_folds_are_joined_by_id(tmp_path, split):
     assert run_names(tmp_path) == ["cnn"] and is_fold_sealed(tmp_path, "cnn", 1)
     assert join_folds(tmp_path, IDENTITY, split, TEST_IDS).oof.equals(member.oof)
     assert (tmp_path / "runs/cnn/oof.csv").read_text().splitlines()[0] == "id,prob"
+
+
+def test_folders_of_other_names_and_foreign_files_in_runs_are_no_runs(tmp_path, split):
+    for fold in (0, 1):
+        leave(tmp_path, split, fold)
+    runs = tmp_path / "runs"
+    shutil.copytree(runs / "cnn", runs / "cnn backup")
+    shutil.copytree(runs / "cnn", runs / "cnn5")  # the name of a recipe, and what is in it is of another one
+    (runs / "cnn" / "fold_0 backup").mkdir()
+    (runs / "demo_cnn" / "fold_1").mkdir(parents=True)  # not finished
+    (runs / "exp1" / "fold_0").mkdir(parents=True)
+    (runs / "lite0" / "folds").mkdir(parents=True)
+    (runs / ".ipynb_checkpoints" / "fold_0").mkdir(parents=True)
+    (runs / ".DS_Store").write_text("")
+    (runs / "lite0" / "fold_0").write_text("")
+    assert run_names(tmp_path) == ["cnn", "demo_cnn"]
+
+
+def test_a_removed_fold_leaves_the_files_of_a_person(tmp_path, split):
+    leave(tmp_path, split, 0)
+    leave(tmp_path, split, 1)
+    (fold_dir(tmp_path, "cnn", 0) / "notes.txt").write_text("mine")
+    for fold in (0, 1):
+        remove_fold(fold_dir(tmp_path, "cnn", fold))
+    assert [path.name for path in fold_dir(tmp_path, "cnn", 0).iterdir()] == ["notes.txt"]
+    assert not fold_dir(tmp_path, "cnn", 1).exists()
+
+
+def test_new_test_predictions_that_find_no_room_leave_the_fold_whole(tmp_path, split, monkeypatch):
+    leave(tmp_path, split, 0)
+    directory = fold_dir(tmp_path, "cnn", 0)
+    before = {path.name: path.read_bytes() for path in directory.iterdir()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs_module, "write_npy", full)
+    with pytest.raises(OSError, match="No space left"):
+        replace_test_predictions(directory, TEST_IDS, np.array([0.5, 0.5]), np.ones((2, 3)), "images")
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+    assert is_fold_finished(tmp_path, IDENTITY, 0)
 
 
 def test_an_unfinished_fold_is_named(tmp_path, split):

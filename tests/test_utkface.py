@@ -79,7 +79,7 @@ def test_all_images_have_one_time_and_zip_and_folder_give_the_same_bytes(source,
     for root in ("a", "b"):
         assert len({path.stat().st_mtime for path in (tmp_path / root / "competition").glob("*/*.jpg")}) == 1
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
-    assert len(files) == 25
+    assert len(files) == 26
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
 
 

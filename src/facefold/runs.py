@@ -14,6 +14,7 @@ a file that was torn or edited afterwards is found before it is used.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
@@ -25,7 +26,7 @@ from safetensors.numpy import load_file, save
 
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.folds import Folds
-from facefold.models.recipe import load_recipe, load_recipes
+from facefold.models.recipe import load_recipe, load_recipes, recipe_names
 from facefold.task import LABEL, Target
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
@@ -35,6 +36,7 @@ from facefold.utils.files import (
     read_npy,
     sha256_file,
     sha256_text,
+    staged_files,
     write_bytes,
     write_csv,
     write_json,
@@ -120,7 +122,22 @@ def remove_feature_caches(root: Path, identity: Identity, k: int) -> None:
 
 def run_names(root: Path) -> list[str]:
     """Return the sorted names of the runs that have left something under runs/."""
-    return sorted(path.name for path in (root / "runs").glob("*") if any(path.glob("fold_*")))
+    return sorted(path.name for path in (root / "runs").glob("*") if _holds_run(path))
+
+
+def _holds_run(folder: Path) -> bool:
+    """Return whether a folder has folds of the run of its name: a copy of a run, or another program's folder, has none.
+
+    Folds that are not sealed do not name their run; then a recipe must have that name.
+    """
+    folds = [path for path in sorted(folder.glob("fold_*")) if re.fullmatch(r"fold_\d+", path.name) and path.is_dir()]
+    for fold in folds:
+        try:
+            run = read_json(fold / "run.json")
+        except InputError:
+            continue
+        return f"{run.get('recipe')}{CORRECTED_SUFFIX if _recorded(run, 'corrections') else ''}" == folder.name
+    return bool(folds) and folder.name.removesuffix(CORRECTED_SUFFIX).partition("@")[0] in recipe_names()
 
 
 def parse_run_names(text: str) -> list[str]:
@@ -190,9 +207,13 @@ def find_unfinished_folds(root: Path, identity: Identity, numbers: Collection[in
 
 
 def remove_fold(directory: Path) -> None:
-    """Remove what a fold left, unless another process trains it."""
+    """Remove the files of a fold, unless another process trains it; the folder stays if it holds others."""
     with lock_directory(directory):
-        shutil.rmtree(directory)
+        for name in ("run.json", CHECKPOINT_FILE, *RESULT_FILES):  # run.json first: it says that the fold is finished
+            for path in (directory / name, directory / f".{name}.part"):
+                path.unlink(missing_ok=True)
+        if not any(directory.iterdir()):
+            directory.rmdir()
 
 
 def require_current(directory: Path, run: dict, identity: Identity) -> None:
@@ -282,10 +303,11 @@ def replace_test_predictions(
     """Replace the test predictions of a sealed fold by those of the images with this hash; see `write_predictions`."""
     run = read_json(directory / "run.json")
     _require_unedited(directory, run)
-    write_predictions(directory, "test", ids, prob, features)
-    checksums = {name: sha256_file(directory / name) for name in ("test.csv", "features_test.npy")}
-    run = {**run, "images_hash": images_hash, "files": {**run["files"], **checksums}}
-    write_json(directory / "run.json", {**run, "sha256": _digest(run)})
+    with staged_files(directory, "run.json") as staged:
+        write_predictions(staged, "test", ids, prob, features)
+        checksums = {path.name: sha256_file(path) for path in sorted(staged.iterdir())}
+        run = {**run, "images_hash": images_hash, "files": {**run["files"], **checksums}}
+        write_json(staged / "run.json", {**run, "sha256": _digest(run)})
 
 
 def join_folds(root: Path, identity: Identity, folds: Folds, test_ids: list[str]) -> Member:

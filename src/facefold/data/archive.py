@@ -17,9 +17,12 @@ from typing import BinaryIO
 
 from facefold.utils.errors import InputError
 
-MAX_TOTAL = 20 << 30
-MAX_RATIO = 200  # deflate reaches 1000; csv files stay near 10, JPEG near 1
+MAX_RATIO = 200  # of a member, and of all members to the zip; deflate reaches 1000; csv files stay near 10, JPEG near 1
+_SMALL = 1 << 20  # bytes: less than this is no bomb
 _DEPTH = 4  # folders below the source
+_UTF8 = 1 << 11  # the flag of a zip's member: its name is UTF-8
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+_DEFLATE64 = 9
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, NotImplementedError, ValueError)
 
 
@@ -27,8 +30,15 @@ _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFErr
 class Member:
     """One file of a zip or folder.
 
-    name: what messages call it. path: inside the source. size: declared, in bytes. mtime: in seconds; it is kept,
-    because it may show how the competition was made. open: opens the content.
+    Attributes:
+        name: What messages call it.
+        path: Inside the source.
+        size: Declared, in bytes.
+        mtime: In seconds; it is kept, because it may show how the competition was made.
+        open: Opens the content.
+        problem: Why it must not be used, as the end of a sentence that begins with its name; empty if it may. A source
+            may hold such files, links above all, as long as nobody needs them.
+        is_folder: Whether it is a folder that cannot be listed, instead of a file.
     """
 
     name: str
@@ -36,9 +46,13 @@ class Member:
     size: int
     mtime: float
     open: Callable[[], BinaryIO]
+    problem: str = ""
+    is_folder: bool = False
 
     def blocks(self) -> Iterator[bytes]:
-        """Yield the content. `InputError` if it is damaged, or not as long as declared."""
+        """Yield the content. `InputError` if it is damaged, not as long as declared, or must not be used."""
+        if self.problem:
+            raise InputError(f"{self.name} {self.problem}")
         left = self.size
         with _zip_errors(self.name), self.open() as source:
             while block := source.read(1 << 20):
@@ -66,6 +80,8 @@ def open_archive(source: Path) -> Iterator[list[Member]]:
         raise InputError(f"{source} does not exist; use the zip as downloaded, or the folder it was unpacked to")
     if source.is_dir():
         yield _folder_members(source)
+    elif not source.is_file():
+        raise InputError(f"{source} is neither a file nor a folder; use the zip as downloaded, or the folder")
     elif zipfile.is_zipfile(source):
         with open_zip(source, source.name) as members:
             yield members
@@ -81,7 +97,7 @@ def open_zip(path: Path, name: str) -> Iterator[list[Member]]:
     with _zip_errors(name):
         archive = zipfile.ZipFile(path)
     with archive:
-        yield _zip_members(archive, name)
+        yield _zip_members(archive, name, path.stat().st_size)
 
 
 @contextmanager
@@ -98,27 +114,51 @@ def _zip_errors(name: str) -> Iterator[None]:
 
 
 def _folder_members(folder: Path) -> list[Member]:
-    members = []
-    for directory, subdirectories, names in os.walk(folder):
+    members, unreadable = [], []
+    for directory, subdirectories, names in os.walk(folder, onerror=unreadable.append):
         below = Path(directory).relative_to(folder)
-        names = sorted(name for name in subdirectories + names if not _is_ignored(name))
-        subdirectories[:] = [name for name in names if name in subdirectories and len(below.parts) < _DEPTH]
-        for path in [Path(directory) / name for name in names]:
-            if path.is_symlink():
-                raise InputError(f"{path} is a symbolic link; use real files and folders only")
-            if path.is_file():
-                inside, facts = PurePosixPath(below / path.name), path.stat()
-                opener = partial(open, path, "rb")
-                members.append(Member(_printable(str(path)), inside, facts.st_size, facts.st_mtime, opener))
+        deeper, names = len(below.parts) < _DEPTH, set(names)
+        for name in sorted(name for name in [*subdirectories, *names] if not _is_ignored(name)):
+            if name in names or os.path.islink(os.path.join(directory, name)):
+                members.append(_folder_member(folder, below / name))
+        subdirectories[:] = sorted(name for name in subdirectories if not _is_ignored(name) and deeper)
+    for error in unreadable:
+        path = Path(error.filename)
+        if path == folder:
+            raise error
+        problem = f"cannot be read ({error.strerror}); change its permissions"
+        members.append(_unusable(path, path.relative_to(folder), problem, is_folder=True))
     return members
 
 
-def _zip_members(archive: zipfile.ZipFile, name: str) -> list[Member]:
+def _folder_member(folder: Path, inside: Path) -> Member:
+    path = folder / inside
+    try:
+        facts = path.lstat()
+        if stat.S_ISLNK(facts.st_mode):
+            problem = "is a symbolic link; use real files and folders only"
+            return _unusable(path, inside, problem, is_folder=path.is_dir())
+    except OSError as error:
+        return _unusable(path, inside, f"cannot be read ({error.strerror}); change the permissions of its folder")
+    if not stat.S_ISREG(facts.st_mode):
+        return _unusable(path, inside, "is no regular file (a pipe, socket or device); use real files only")
+    opener = partial(open, path, "rb")
+    return Member(_printable(str(path)), PurePosixPath(inside), facts.st_size, facts.st_mtime, opener)
+
+
+def _unusable(path: Path, inside: Path, problem: str, is_folder: bool = False) -> Member:
+    opener = partial(open, path, "rb")
+    return Member(_printable(str(path)), PurePosixPath(inside), 0, 0.0, opener, problem, is_folder)
+
+
+def _zip_members(archive: zipfile.ZipFile, name: str, size: int) -> list[Member]:
+    """Return the files of a zip of `size` bytes."""
     members, total = [], 0
     for info in archive.infolist():
-        path = PurePosixPath(info.filename.replace("\\", "/"))
-        where = f"{name}: member {info.filename[:80]!r}"
-        if path.is_absolute() or ".." in path.parts or ":" in info.filename:
+        file_name, problem = _decode_name(info)
+        path = PurePosixPath(file_name.replace("\\", "/"))
+        where = f"{name}: member {file_name[:80]!r}"
+        if path.is_absolute() or ".." in path.parts or ":" in file_name:
             raise InputError(
                 f"{where} would leave the folder it is unpacked to; this is not Kaggle's zip, nothing was unpacked"
             )
@@ -127,15 +167,41 @@ def _zip_members(archive: zipfile.ZipFile, name: str) -> list[Member]:
         if info.flag_bits & 1:
             raise InputError(f"{where} is encrypted; unpack it yourself and use the folder")
         total += info.file_size
-        if total > MAX_TOTAL or (info.file_size > 1 << 20 and info.file_size > MAX_RATIO * info.compress_size):
+        if _is_bomb(info.file_size, info.compress_size) or _is_bomb(total, size):
             raise InputError(
-                f"{where} unpacks to {info.file_size:,} bytes from {info.compress_size:,}, {total:,} in all; "
-                "this looks like a zip bomb, nothing was unpacked"
+                f"{where} unpacks to {info.file_size:,} bytes from {info.compress_size:,}, {total:,} in all from a zip "
+                f"of {size:,}; this looks like a zip bomb, nothing was unpacked"
             )
-        if path.name and not info.filename.endswith(("/", "\\")) and not any(map(_is_ignored, path.parts)):
+        if info.compress_type not in _METHODS:
+            method = "Deflate64" if info.compress_type == _DEFLATE64 else f"method {info.compress_type}"
+            problem = f"is packed by {method}; repack it with another program, or unpack it and use the folder"
+        if path.name and not file_name.endswith(("/", "\\")) and not any(map(_is_ignored, path.parts)):
             printable, opener = f"{name}/{_printable(str(path))}", partial(archive.open, info)
-            members.append(Member(printable, path, info.file_size, _zip_mtime(info), opener))
+            members.append(Member(printable, path, info.file_size, _zip_mtime(info), opener, problem))
     return members
+
+
+def _is_bomb(size: int, packed: int) -> bool:
+    return size > _SMALL and size > MAX_RATIO * packed
+
+
+def _decode_name(info: zipfile.ZipInfo) -> tuple[str, str]:
+    """Return the name of a member, and why it must not be used; empty if it may.
+
+    A name without the flag is in the encoding of the machine that packed it, which the zip does not tell; zipfile reads
+    code page 437. It is UTF-8 if it can be: other encodings hardly ever look like it.
+    """
+    unicode_extra = info.filename != info.orig_filename.partition("\0")[0]  # zipfile took the name from an extra field
+    if info.flag_bits & _UTF8 or info.filename.isascii() or unicode_extra:
+        return info.filename, ""
+    raw = info.filename.encode("cp437")
+    try:
+        return raw.decode("utf-8"), ""
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "replace"), (
+            "has a name that is not UTF-8; unpack the zip with a program that knows the encoding (unzip -O GBK), and "
+            "use the folder"
+        )
 
 
 def _printable(name: str) -> str:

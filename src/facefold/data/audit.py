@@ -8,18 +8,20 @@ cache/thumbnails_<version>_<images hash>.npy   uint8 (n, THUMBNAIL_SIDE, THUMBNA
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from facefold.data.competition import SPLITS, Competition, load_competition, rows_with_usable_id
+from facefold.data.competition import SPLITS, Competition, find_image, load_competition, rows_with_usable_id
 from facefold.data.csv_file import Findings
 from facefold.data.images import ImageFacts, ImageProblem, JpegHeader, inspect_image, map_images, read_thumbnail
+from facefold.data.nearest import describe_left_out, nearest_files
 from facefold.utils.console import progress_bar
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
+    HASHED,
     is_intact,
     lock_directory,
     read_csv,
@@ -70,7 +72,7 @@ def audit_competition(root: Path) -> tuple[Competition, pd.DataFrame]:
         competition = load_competition(root)
     except InputError as csv_error:
         try:
-            _inspect_rows(root, rows_with_usable_id(root))
+            _inspect_rows(root, rows_with_usable_id(root / "competition"))
         except InputError as image_error:
             raise InputError(f"{csv_error}\n{image_error}") from None
         raise
@@ -91,7 +93,7 @@ def check_images(competition: Competition) -> pd.DataFrame:
     except (InputError, FileNotFoundError):
         pass  # there is no table yet, or it is damaged
     with lock_directory(competition.root / "competition", wait=True):
-        rows = rows_with_usable_id(competition.root)
+        rows = rows_with_usable_id(competition.root / "competition")
         cells = [(*row, *facts) for row, facts in zip(rows, _inspect_rows(competition.root, rows), strict=True)]
         table = pd.DataFrame(cells, columns=list(_IMAGE_COLUMNS)).astype(_IMAGE_COLUMNS)
         write_csv(cache / "images.csv", table)
@@ -103,13 +105,22 @@ def images_without_row(competition: Competition) -> list[str]:
     """Return the .jpg files without a row, as `train/<name>`, sorted: allowed, but perhaps not what was meant."""
     names = []
     for split in SPLITS:
-        expected = {f"{id}.jpg" for id in competition.ids(split)}
+        expected = {competition.image_path(split, id).name for id in competition.ids(split)}
         names += [
             f"{split}/{name}"
             for name, _, _ in _list_files(competition.root / "competition" / split)
             if name not in expected and name.lower().endswith((".jpg", ".jpeg"))
         ]
     return names
+
+
+def was_accepted(root: Path) -> bool:
+    """Return whether an audit has accepted the competition with these csv files, whatever became of its images."""
+    try:
+        kept = read_json(root / "cache" / "images.json")
+        return all(kept[name] == sha256_file(root / "competition" / name) for name in ("train.csv", "test.csv"))
+    except (InputError, OSError, KeyError):
+        return False
 
 
 def load_images_hash(root: Path) -> str:
@@ -186,21 +197,35 @@ def _list_files(folder: Path) -> list[tuple[str, int, int]]:
 
 def _inspect_rows(root: Path, rows: dict[tuple[str, str], int]) -> list[ImageFacts]:
     """Inspect the image of each (split, id). rows: (split, id) -> row number in the csv file, for the messages."""
-    paths = [root / "competition" / split / f"{id}.jpg" for split, id in rows]
+    paths = [find_image(root, split, id) for split, id in rows]
     workers = min(core_count(), len(paths) // (_CHUNK * _CHUNKS_PER_WORKER))
     with process_pool(workers) if workers > 1 else nullcontext() as pool:
         results = pool.map(_inspect, paths, chunksize=_CHUNK) if pool else map(_inspect, paths)
         results = list(progress_bar(results, len(paths), "checking images"))
-    findings = Findings()
-    for ((split, id), row), result in zip(rows.items(), results, strict=True):
-        if isinstance(result, str):
-            findings.add(result, f"competition/{split}/{id}.jpg ({split}.csv, row {row}) {result}")
-    findings.raise_any("some images cannot be used:", _HINT)
+    _raise_problems(root, rows, results)
     return results
+
+
+def _raise_problems(root: Path, rows: dict[tuple[str, str], int], results: list[ImageFacts | str]) -> None:
+    """Raise one `InputError` for all results that say what is wrong; a missing image with the file it may be."""
+    findings, folder, nearest, left_out = Findings(), root / "competition", {}, []
+    if missing := [row for row, result in zip(rows, results, strict=True) if result == "is missing"]:
+        expected = {find_image(root, split, id) for split, id in rows}
+        files = [path for path in folder.rglob("*") if path not in expected and path.is_file()]
+        left_out = [PurePosixPath(path.relative_to(folder)) for path in files]
+        nearest = nearest_files(missing, left_out)
+    for (row, number), result in zip(rows.items(), results, strict=True):
+        if isinstance(result, str):
+            near = f"; the nearest file is competition/{nearest[row]}" if row in nearest else ""
+            findings.add(result, f"competition/{'/'.join(row)}.jpg ({row[0]}.csv, row {number}) {result}{near}")
+    hint = f"{describe_left_out(left_out, str(folder))}\n{_HINT}" if nearest else _HINT
+    findings.raise_any("some images cannot be used:", hint)
 
 
 def _inspect(path: Path) -> ImageFacts | str:
     """Return the facts of an image, or what is wrong with it."""
+    if path.exists() and not path.is_file():
+        return "is a folder, pipe or device, not a file"
     try:
         return inspect_image(path)
     except ImageProblem as problem:
@@ -208,7 +233,7 @@ def _inspect(path: Path) -> ImageFacts | str:
 
 
 def _write_thumbnails(competition: Competition, table: Path, pixels: Path) -> None:
-    remove_files(table.parent, "thumbnails_*")  # of images that have changed since
+    remove_files(table.parent, f"thumbnails_[0-9]*_{HASHED}.*")  # of images that have changed since
     rows = [(split, id) for split in SPLITS for id in competition.ids(split)]
     thumbnails = map_images(lambda row: read_thumbnail(competition.image_path(*row), THUMBNAIL_SIDE), rows)
     headers = []

@@ -17,6 +17,7 @@ from facefold.data.competition import SPLITS, Competition
 from facefold.data.images import decode_image, map_images
 from facefold.utils.console import no_bar
 from facefold.utils.files import (
+    HASHED,
     is_intact,
     lock_directory,
     remove_files,
@@ -101,7 +102,8 @@ def _build(competition: Competition, split: str, size: int) -> None:
         if not missing:
             return
         folder, intact = competition.root / "cache", {path for path, _ in shards} - {path for path, _ in missing}
-        remove_files(folder, f"{split}_{size}px_*", intact)  # damaged, or of images that have changed since
+        # damaged, or of images that have changed since
+        remove_files(folder, f"{split}_{size}px_{HASHED}_[0-9]*", intact)
         rows = sum(len(ids) for _, ids in missing)
         require_disk_space(folder, rows * 3 * size**2, f"the {split} images at {size} pixels")
 

@@ -8,6 +8,7 @@ competition/train/<id>.jpg, competition/test/<id>.jpg
 """
 
 import math
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +21,12 @@ from facefold.utils.errors import InputError
 
 SPLITS = ("train", "test")
 SYNTHETIC_MARKER = "SYNTHETIC.txt"  # the file in a competition that data.synthetic wrote
+MARK = ".facefold"  # the file in competition/ that tells that a step wrote it; its first line is the folder's name
 README = "README.md"  # of the repository, in its empty folders: no part of a competition
 _HEADERS = {"train.csv": ["id", "label"], "test.csv": ["id"], "sampleSubmit.csv": ["id", "label"], "meta.csv": ["id"]}
 _HINT = (
-    "Fix these in a text editor or by script, or take the files as downloaded (a spreadsheet adds a BOM, CRLF, blanks, "
-    "and eats leading zeros), then run `python src/audit.py` again."
+    "Fix these in a text editor or by script, or take the files as downloaded (a spreadsheet adds blanks and eats "
+    "leading zeros), then run `python src/audit.py` again."
 )
 _NO_DATA = (
     "Put a competition there with `python src/audit.py --data ZIP|DIR` (the Kaggle zip as downloaded), "
@@ -51,12 +53,29 @@ class Competition:
         return (self.train if split == "train" else self.test)["id"].tolist()
 
     def image_path(self, split: str, id: str) -> Path:
-        return self.root / "competition" / split / f"{id}.jpg"
+        return find_image(self.root, split, id)
+
+
+def find_image(root: Path, split: str, id: str) -> Path:
+    """Return the path of an image, which need not be there.
+
+    Its name on disk may be in another Unicode form than the id: some systems and zips take accents from their letters.
+    """
+    path = root / "competition" / split / f"{id}.jpg"
+    if id.isascii() or path.exists():
+        return path
+    forms = (path.with_name(unicodedata.normalize(form, path.name)) for form in ("NFC", "NFD"))
+    return next((other for other in forms if other.exists()), path)
+
+
+def is_litter(name: str) -> bool:
+    """Return whether a file is no part of a competition but of the repository, a desktop or an editor."""
+    return name in (README, "Thumbs.db", "desktop.ini") or name.startswith(".")
 
 
 def is_empty(folder: Path) -> bool:
-    """Return whether `folder` is missing or holds nothing but the README.md of the repository."""
-    return not folder.exists() or all(path.name == README for path in folder.iterdir())
+    """Return whether `folder` is missing or holds nothing of a competition."""
+    return not folder.exists() or all(is_litter(path.name) for path in folder.iterdir())
 
 
 def load_competition(root: Path) -> Competition:
@@ -80,12 +99,12 @@ def load_competition(root: Path) -> Competition:
     return Competition(root, train.astype({"label": "int64"}), test, sample, meta)
 
 
-def rows_with_usable_id(root: Path) -> dict[tuple[str, str], int]:
-    """Return (split, id) -> row number of the rows with a usable id, however bad the csv files are otherwise."""
+def rows_with_usable_id(folder: Path) -> dict[tuple[str, str], int]:
+    """Return (split, id) -> row number of the rows with a usable id, however bad the csv files in `folder` are."""
     rows: dict[tuple[str, str], int] = {}
     for split in SPLITS:
         name = f"{split}.csv"
-        file = read_csv_file(root / "competition" / name, name, _HEADERS[name], Findings())
+        file = read_csv_file(folder / name, name, _HEADERS[name], Findings())
         if file is not None:
             rows.update({(split, id): row for id, row in file.row_of_id.items() if not id_fault(id)})
     return rows

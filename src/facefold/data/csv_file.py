@@ -1,7 +1,7 @@
 """Read csv files that a person may have edited, and collect everything that is wrong with them.
 
-The rules: UTF-8 without BOM, LF line ends, the expected header, no blank rows, as many cells in each row as in the
-header, and ids that can be file names, each once.
+The rules: UTF-8, the expected header, no blank rows, as many cells in each row as in the header, and ids that can be
+file names, each once. A BOM and CRLF line ends, which Kaggle serves as well, are read as if they were not there.
 """
 
 import csv
@@ -158,14 +158,9 @@ def _records(path: Path, add: Callable[[str, str], None]) -> list[tuple[int, lis
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         row, byte = data.count(b"\n", 0, error.start) + 1, data[error.start]
-        add("utf-8", f", row {row}: not UTF-8 (byte 0x{byte:02x}); save it as UTF-8 without BOM")
+        add("utf-8", f", row {row}: not UTF-8 (byte 0x{byte:02x}); save it as UTF-8")
         return []
-    if text.startswith("\ufeff"):
-        add("bom", " begins with a BOM; save it as UTF-8 without BOM")
-        text = text[1:]
-    if "\r" in text:
-        add("crlf", " has CRLF (Windows) line ends; save it with LF line ends")
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     reader = csv.reader(io.StringIO(text, newline="\n"), strict=True)
     records, row = [], 1
     try:

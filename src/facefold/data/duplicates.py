@@ -25,7 +25,7 @@ from scipy.sparse.csgraph import connected_components
 
 from facefold.data.audit import load_images_hash, load_thumbnails
 from facefold.data.competition import Competition
-from facefold.utils.files import is_intact, lock_directory, read_csv, remove_files, write_checksum, write_csv
+from facefold.utils.files import HASHED, is_intact, lock_directory, read_csv, remove_files, write_checksum, write_csv
 from facefold.utils.npy import NpyRows
 
 VERSION = 1  # raise it when other pairs count as duplicates
@@ -51,7 +51,7 @@ def find_duplicates(competition: Competition, images: pd.DataFrame) -> pd.DataFr
         names = images["split"] + "/" + images["id"]
         first = group_pictures(load_thumbnails(competition).grey, pd.factorize(images["sha256"])[0])
         with lock_directory(competition.root / "competition", wait=True):
-            remove_files(path.parent, "duplicates_*")
+            remove_files(path.parent, f"duplicates_[0-9]*_{HASHED}.*")
             write_csv(path, images[["split", "id"]].assign(group=names.to_numpy()[first]))
             write_checksum(path)
     return read_csv(path, _COLUMNS)

@@ -8,6 +8,8 @@
 The folds of another target than the label are in targets/<target>/folds/; `label` is the target's value there.
 """
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +18,18 @@ import pandas as pd
 
 from facefold.task import LABEL, Target, strata
 from facefold.utils.errors import InputError
-from facefold.utils.files import csv_text, read_csv, read_json, sha256_file, sha256_text, write_json, write_text
+from facefold.utils.files import (
+    csv_text,
+    read_csv,
+    read_json,
+    sha256_file,
+    sha256_text,
+    staged_files,
+    write_json,
+    write_text,
+)
 
+_FOLD_FILE = re.compile(r"fold_\d+_(train|valid)\.csv")
 _METHOD = "StratifiedGroupKFold(shuffle=True) of scikit-learn; group: "
 _BINNED = "; strata: bins of the target"
 GROUPINGS = {
@@ -154,10 +166,16 @@ def make_folds(
     return Folds(table, k, seed, sha256_text(csv_text(table)), train_sha256, method, target)
 
 
-def write_folds(root: Path, folds: Folds, force: bool = False) -> bool:
+def write_folds(root: Path, folds: Folds, force: bool = False, runs: Collection[str] = ()) -> bool:
     """Write folds/ of the folds' target; return False if these folds are there already.
 
     Raises `InputError` if different folds are there and runs depend on them, unless `force`.
+
+    Args:
+        root: The folder that holds folds/, or targets/.
+        folds: The folds.
+        force: Whether to replace folds that runs depend on.
+        runs: The names of all runs of the target.
     """
     directory = folds.target.directory(root) / "folds"
     texts = {"folds.csv": csv_text(folds.table)}
@@ -174,19 +192,17 @@ def write_folds(root: Path, folds: Folds, force: bool = False) -> bool:
     old = _read_facts(directory)
     if old == facts and not _changed_files(directory, facts):
         return False
-    depending = sorted({path.parent.name for path in (directory.parent / "runs").glob("*/fold_*")})
-    if depending and not force and _are_different(directory, old, folds.hash):
+    if runs and not force and _are_different(directory, old, folds.hash):
         raise InputError(
-            f"{directory} holds other folds, and runs depend on them ({', '.join(depending)}); nothing was changed. "
+            f"{directory} holds other folds, and runs depend on them ({', '.join(runs)}); nothing was changed. "
             "Split with the same --folds, --seed and --groups as before, choose another --root, "
             "or replace them with --force, after which these runs are stale."
         )
-    for name, text in texts.items():
-        write_text(directory / name, text)
-    write_json(directory / "folds.json", facts)
-    for path in directory.glob("fold_*_*.csv"):
-        if path.name not in texts:
-            path.unlink()
+    others = {path.name for path in directory.glob("fold_*.csv") if _FOLD_FILE.fullmatch(path.name)} - set(texts)
+    with staged_files(directory, "folds.json", obsolete=others) as staged:
+        for name, text in texts.items():
+            write_text(staged / name, text)
+        write_json(staged / "folds.json", facts)
     return True
 
 

@@ -5,26 +5,29 @@ optionally meta.csv; the images in train/, train/train/, or those inside train.z
 case.
 """
 
-import os
 import re
-import shutil
+import tempfile
+import unicodedata
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from facefold.data.archive import Member, open_archive, open_zip
-from facefold.data.competition import README, SPLITS, SYNTHETIC_MARKER, is_empty
+from facefold.data.audit import audit_competition, was_accepted
+from facefold.data.competition import MARK, SPLITS, SYNTHETIC_MARKER, is_empty, rows_with_usable_id
 from facefold.data.csv_file import MAX_CSV_BYTES
-from facefold.data.images import MAX_BYTES
+from facefold.data.images import MAX_BYTES, ImageProblem, inspect_image
+from facefold.data.nearest import describe_left_out, nearest_files
+from facefold.data.results import FOLDERS, find_results, remove_results
+from facefold.data.staging import CSV, staged_competition
 from facefold.utils.console import progress_bar
 from facefold.utils.errors import InputError
-from facefold.utils.files import require_disk_space, write_bytes
+from facefold.utils.files import atomic_path, require_disk_space, write_bytes, write_text
 
-_RESULTS = ("submissions", "runs", "folds", "cache", "targets", "compare", "tensorboard")  # of the later steps
-_CSV = ("train.csv", "test.csv", "sampleSubmit.csv", "meta.csv")
 _SAMPLE = re.compile(r"sample_?(submit|submission)\.csv", re.IGNORECASE)
 _OTHER_IMAGES = {".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".heic", ".avif"}
+_SAME_TIME = 0.001  # seconds: a folder's times are rounded when they are set
 
 
 def install_competition(source: Path, root: Path) -> bool:
@@ -32,59 +35,50 @@ def install_competition(source: Path, root: Path) -> bool:
 
     Everything is written to competition.part, which is then renamed. Its content is checked later, so that all
     findings are listed at once and can be fixed there. A synthetic competition is replaced, and all results from it
-    are removed, once the new one is complete.
+    are removed, once the new one is complete. One that was installed and that no audit accepted is replaced as well. If
+    the same csv files are there, images that were repaired in the source since are taken.
 
-    Raises `InputError`, and leaves competition/ as it is, if the source is no competition, damaged or unsafe, if
-    another competition is there, or if the disk is too full.
+    Raises `InputError`, and leaves competition/ as it is, if the source is no competition, damaged or unsafe, if it has
+    the images elsewhere, if another competition is there, if a file that no step wrote would be lost, or if the disk is
+    too full.
     """
     target = root / "competition"
     if target.exists() and source.resolve() == target.resolve():
         return False
     try:
         with open_archive(source) as members:
-            members = _members_of_competition(source, members)
+            members, results = _members_of_competition(source, members), []
             csv_files = _find_csv_files(source, members)
-            synthetic = (target / SYNTHETIC_MARKER).exists()
-            if synthetic:
+            if (target / SYNTHETIC_MARKER).exists():
                 _require_outside(source, root)
+                results = find_results(root)
             elif not is_empty(target):
-                _require_same(target, csv_files)
-                return False
-            with staged_competition(root) as staged:
-                with _open_images(members, staged) as images:
-                    require_disk_space(root, sum(member.size for member in images.values()), "the images")
-                    files = {**csv_files, **images}
-                    for name, member in progress_bar(files.items(), len(files), "unpacking", "file"):
-                        member.copy(staged / name)
-                if synthetic:
-                    _remove_results(root)
+                different = _different_csv_files(target, csv_files)
+                if not different:
+                    _update_competition(source, target, members, csv_files.get("meta.csv"))
+                    return False
+                if not _was_refused(root):
+                    raise InputError(
+                        f"{target} holds another competition; not the same: {', '.join(different)}. Choose another "
+                        f"folder with --root, or delete {target}, and folds/, runs/ and submissions/ with it."
+                    )
+            with staged_competition(root, _stamp(source)) as staged:
+                _fill(staged, source, members, csv_files)
+            remove_results(results)
     except OSError as error:  # no space, no permission, a disk that fails
         raise InputError(f"{source} could not be installed as {target}: {error}") from error
     return True
 
 
-@contextmanager
-def staged_competition(root: Path) -> Iterator[Path]:
-    """Yield an empty root/competition.part; it replaces root/competition if the block ends without an error."""
-    part, target, old = root / "competition.part", root / "competition", root / "competition.old"
-    for left_over in (part, old):
-        shutil.rmtree(left_over, ignore_errors=True)
-    for split in SPLITS:
-        (part / split).mkdir(parents=True)
-    try:
-        yield part
-        os.sync()  # once for all files: an fsync for each of many thousand takes minutes on a slow disk
-        if (target / README).exists():
-            shutil.copyfile(target / README, part / README)
-        if target.exists():
-            os.replace(target, old)
-        os.replace(part, target)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        error.filename = error.filename or str(part)  # the error of a full disk has no file name
-        raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+def _fill(staged: Path, source: Path, members: list[Member], csv_files: dict[str, Member]) -> None:
+    """Write the files of a competition. `InputError` if it lacks images that the source has elsewhere."""
+    for name, member in csv_files.items():
+        member.copy(staged / name)
+    with _open_images(members, staged) as (images, inside):
+        _require_images(source, rows_with_usable_id(staged), images, members + inside)
+        require_disk_space(staged, sum(member.size for member in images.values()), "the images")
+        for name, member in progress_bar(images.items(), len(images), "unpacking", "file"):
+            member.copy(staged / name)
 
 
 def _members_of_competition(source: Path, members: list[Member]) -> list[Member]:
@@ -95,9 +89,10 @@ def _members_of_competition(source: Path, members: list[Member]) -> list[Member]
         if member.path.name.lower() == "train.csv" and len(member.path.parts) <= 2
     }
     if not folders:
+        hidden = [f"; {member.name} {member.problem}" for member in members if member.is_folder]
         raise InputError(
-            f"{source} holds no train.csv, neither at the top nor one folder down; "
-            "--data takes the competition's zip as downloaded, or the folder it was unpacked to"
+            f"{source} holds no train.csv, neither at the top nor one folder down; --data takes the competition's zip "
+            f"as downloaded, or the folder it was unpacked to{''.join(hidden[:3])}"
         )
     folder, *others = sorted(folders, key=lambda path: (len(path.parts), path))
     if others and folder.parts:
@@ -114,7 +109,9 @@ def _find_csv_files(source: Path, members: list[Member]) -> dict[str, Member]:
     for member in members:
         path = str(member.path)
         name = "sampleSubmit.csv" if _SAMPLE.fullmatch(path) else path.lower()
-        if name in _CSV:
+        if name in CSV:
+            if member.problem:
+                raise InputError(f"{member.name} {member.problem}")
             if name in files:
                 raise InputError(f"{source} holds {name} twice: {files[name].name} and {member.name}; remove one")
             if member.size > MAX_CSV_BYTES:
@@ -123,18 +120,79 @@ def _find_csv_files(source: Path, members: list[Member]) -> dict[str, Member]:
     return files
 
 
-def _require_same(target: Path, csv_files: dict[str, Member]) -> None:
-    """Raise `InputError` unless `target` has the same csv files; a meta.csv that it lacks is added."""
-    meta, meta_path = csv_files.get("meta.csv"), target / "meta.csv"
-    names = _CSV if meta and meta_path.exists() else _CSV[:3]
-    different = [name for name in names if not _is_copy(target / name, csv_files.get(name))]
-    if different:
-        raise InputError(
-            f"{target} holds another competition; not the same: {', '.join(different)}. "
-            f"Choose another folder with --root, or delete {target}, and folds/, runs/ and submissions/ with it."
-        )
-    if meta and not meta_path.exists():
-        write_bytes(meta_path, meta.read())
+def _different_csv_files(target: Path, csv_files: dict[str, Member]) -> list[str]:
+    """Return the csv files that `target` does not have the same; a meta.csv that one of the two lacks is none."""
+    names = CSV if "meta.csv" in csv_files and (target / "meta.csv").exists() else CSV[:3]
+    return [name for name in names if not _is_copy(target / name, csv_files.get(name))]
+
+
+def _was_refused(root: Path) -> bool:
+    """Return whether competition/ was installed by a step, nobody has changed it since, and no audit accepted it."""
+    target = root / "competition"
+    files = [target / name for name in CSV] + [path for split in SPLITS for path in (target / split).glob("*")]
+    if was_accepted(root) or any(_was_changed_here(path) for path in files if path.exists()):
+        return False
+    try:
+        audit_competition(root)
+    except InputError:
+        return True
+    return False
+
+
+def _was_changed_here(path: Path) -> bool:
+    """Return whether a file of competition/ was written after it was installed, or no step installed it."""
+    target = path.parent.parent if path.parent.name in SPLITS else path.parent
+    mark = target / MARK
+    return not mark.is_file() or path.stat().st_ctime_ns > mark.stat().st_ctime_ns
+
+
+def _stamp(source: Path) -> str:
+    """Return what changes with a zip; empty for a folder."""
+    facts = source.stat()
+    return f"{facts.st_size} {facts.st_mtime_ns}" if source.is_file() else ""
+
+
+def _update_competition(source: Path, target: Path, members: list[Member], meta: Member | None) -> None:
+    """Take from the source a meta.csv that `target` lacks, and the images that were changed in the source since.
+
+    An image that was changed in `target` stays if it is sound.
+    """
+    if meta and not (target / "meta.csv").exists():
+        write_bytes(target / "meta.csv", meta.read())
+    mark, stamp = f"{target.name}\n{_stamp(source)}\n", _stamp(source)
+    if stamp and (target / MARK).is_file() and (target / MARK).read_text(encoding="utf-8") == mark:
+        return
+    taken, kept = [], []
+    with tempfile.TemporaryDirectory(prefix=".", dir=target) as folder, _open_images(members, Path(folder)) as found:
+        for name, member in found[0].items():
+            if _is_image_of(target / name, member):
+                continue
+            if (target / name).exists() and _was_changed_here(target / name) and _is_sound(target / name):
+                kept.append(name)
+                continue
+            with atomic_path(target / name) as temporary:
+                member.copy(temporary)
+            taken.append(name)
+    if (target / MARK).is_file() and not kept:
+        write_text(target / MARK, mark)
+    for names, what in ((taken, "taken from the source, where they differ"), (kept, "kept, as they were changed here")):
+        if names:
+            some = ", ".join(names[:3]) + (", .." if len(names) > 3 else "")
+            print(f"{target}: images {what}: {len(names):,} ({some})", flush=True)
+
+
+def _is_image_of(path: Path, member: Member) -> bool:
+    """Return whether `path` is a copy of the image; of the same size and time counts."""
+    if not path.is_file() or path.stat().st_size != member.size:
+        return False
+    return abs(path.stat().st_mtime - member.mtime) < _SAME_TIME or _is_copy(path, member)
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        return bool(inspect_image(path))
+    except ImageProblem:
+        return False
 
 
 def _is_copy(path: Path, member: Member | None) -> bool:
@@ -144,59 +202,98 @@ def _is_copy(path: Path, member: Member | None) -> bool:
 
 
 def _require_outside(source: Path, root: Path) -> None:
-    for name in ("competition", *_RESULTS):
+    for name in ("competition", *FOLDERS):
         if source.resolve().is_relative_to((root / name).resolve()):
             raise InputError(
                 f"{source} is inside {root / name}, which is removed with the synthetic competition; move it out first"
             )
 
 
-def _remove_results(root: Path) -> None:
-    (root / "report.html").unlink(missing_ok=True)
-    for name in _RESULTS:
-        if not (root / name / README).exists():
-            shutil.rmtree(root / name, ignore_errors=True)
-            continue
-        for path in [path for path in (root / name).iterdir() if path.name != README]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
 @contextmanager
-def _open_images(members: list[Member], staged: Path) -> Iterator[dict[str, Member]]:
-    """Yield the images by the name that they get, train/<id>.jpg or test/<id>.jpg.
+def _open_images(members: list[Member], folder: Path) -> Iterator[tuple[dict[str, Member], list[Member]]]:
+    """Yield the images by the name that they get, train/<id>.jpg or test/<id>.jpg, and the members of zips inside.
 
-    Zips inside the source are copied to `staged` and removed at the end.
+    Zips inside the source are copied to `folder` and removed at the end.
     """
-    images: dict[str, Member] = {}
-    problems: list[str] = []
+    found: list[tuple[str, Member]] = []
+    inside: list[Member] = []
     with ExitStack() as zips:
         for split in SPLITS:
-            found = _files_in(members, (split,), (split, split))
+            found += [(split, member) for member in _files_in(members, (split,), (split, split))]
             for member in members:
                 if str(member.path).lower() == f"{split}.zip":
-                    copy = staged / f".{split}.zip"
-                    require_disk_space(staged, member.size, member.name)
+                    copy = folder / f".{split}.zip"
+                    require_disk_space(folder, member.size, member.name)
                     member.copy(copy)
                     zips.callback(copy.unlink)
-                    inside = zips.enter_context(open_zip(copy, member.name))
-                    found += _files_in(inside, (), (split,), (split, split))
-            for member in found:
-                suffix, name = member.path.suffix.lower(), f"{split}/{member.path.stem}.jpg"
-                if suffix in _OTHER_IMAGES:
-                    problems.append(f"{member.name} is not a .jpg; convert it")
-                elif suffix in (".jpg", ".jpeg"):
-                    if name in images:
-                        problems.append(f"{images[name].name} and {member.name} would both be {name}")
-                    if member.size > MAX_BYTES:
-                        problems.append(f"{member.name} is larger than {MAX_BYTES >> 20} MiB")
-                    images[name] = member
+                    packed = zips.enter_context(open_zip(copy, member.name))
+                    found += [(split, one) for one in _files_in(packed, (), (split,), (split, split))]
+                    inside += [replace(one, path=member.path / one.path) for one in packed]
+        problems = [f"{member.name} {member.problem}" for member in members if _hides_images(member)]
+        images = _name_images(found, problems)
         if problems:
             raise InputError.of(
                 "the images of this competition cannot be installed:",
                 problems,
                 "Fix the folder, or download the competition again.",
             )
-        yield images
+        yield images, inside
+
+
+def _hides_images(member: Member) -> bool:
+    """Return whether this is a folder of images that cannot be read."""
+    parts = tuple(part.lower() for part in member.path.parts)
+    return member.is_folder and parts in {(split,) * depth for split in SPLITS for depth in (1, 2)}
+
+
+def _name_images(found: list[tuple[str, Member]], problems: list[str]) -> dict[str, Member]:
+    """Return the images by the name that they get; what is wrong with them is added to `problems`."""
+    images: dict[str, Member] = {}
+    names: dict[str, str] = {}  # by the name in one Unicode form
+    for split, member in found:
+        suffix, name = member.path.suffix.lower(), f"{split}/{member.path.stem}.jpg"
+        if suffix in _OTHER_IMAGES:
+            problems.append(f"{member.name} is not a .jpg; convert it")
+        elif suffix in (".jpg", ".jpeg"):
+            other = names.setdefault(unicodedata.normalize("NFC", name), name)
+            if member.problem:
+                problems.append(f"{member.name} {member.problem}")
+            if other in images:
+                problems.append(f"{images[other].name} and {member.name} would both be {name}")
+            if member.size > MAX_BYTES:
+                problems.append(f"{member.name} is larger than {MAX_BYTES >> 20} MiB")
+            images[name] = member
+    return images
+
+
+def _require_images(
+    source: Path, rows: dict[tuple[str, str], int], images: dict[str, Member], members: list[Member]
+) -> None:
+    """Raise `InputError` if images of rows are missing and `members` has them elsewhere; else the audit names them.
+
+    Args:
+        source: What messages call the source.
+        rows: Of `rows_with_usable_id`.
+        images: By the name that they get.
+        members: Of the source, and of the zips inside.
+    """
+    names = {unicodedata.normalize("NFC", name): member for name, member in images.items()}
+    own = {row: names.get(unicodedata.normalize("NFC", f"{'/'.join(row)}.jpg")) for row in rows}
+    missing = [row for row, member in own.items() if member is None]
+    used = {member.name for member in own.values() if member}
+    left_out = [member.path for member in members if member.name not in used]
+    nearest = nearest_files(missing, left_out)
+    if nearest:
+        raise InputError.of(
+            f"{source} has the images of these rows elsewhere, or as other files ({len(missing):,} are missing):",
+            [
+                f"{split}/{id}.jpg ({split}.csv, row {rows[split, id]}) is missing; the nearest file is {path}"
+                for (split, id), path in nearest.items()
+            ],
+            f"{describe_left_out(left_out, str(source))}\nMove them to train/ and test/, rename them to <id>.jpg, then "
+            "run the same command again. Nothing was installed.",
+            limit=10,
+        )
 
 
 def _files_in(members: list[Member], *folders: tuple[str, ...]) -> list[Member]:

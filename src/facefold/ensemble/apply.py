@@ -25,6 +25,7 @@ from facefold.runs import Member
 from facefold.task import LABEL, Target
 from facefold.training.predict import predict_folds, trained_recipe
 from facefold.utils.errors import InputError
+from facefold.utils.files import read_json
 
 FEATURE_METHODS = ("stack_features", "second_pass")  # the methods that use features
 
@@ -49,8 +50,9 @@ class BlendModel:
 
 
 def blended_targets(root: Path) -> list[Target]:
-    """Return the regression targets that were blended."""
-    return [Target(path.parents[1].name) for path in sorted((root / "targets").glob("*/submissions/blend.json"))]
+    """Return the regression targets that were blended; a copy of a target's folder is none."""
+    blends = {path.parents[1].name: path for path in sorted((root / "targets").glob("*/submissions/blend.json"))}
+    return [Target(name) for name, path in blends.items() if read_json(path).get("target") == name]
 
 
 def load_blend_model(root: Path, target: Target = LABEL) -> BlendModel:

@@ -5,7 +5,7 @@
     nested submissions/test_blend.csv     id,prob,pred: the labels of submission.csv, and the scores that decide for 1
     from 0.5 on submissions/order.csv          with the order of the ids, if it was used submissions/duplicates.csv
     with the labels of near-duplicates, if they were used, after the order submissions/blend.json         what was
-    chosen, why, from what; written last, with the sha256 of four files above
+    chosen, why, from what; written last, with the sha256 of the files above
 
 Those of a regression target lie in targets/<target>/submissions/. Their tables have `pred`, the value, and no `prob`.
 """
@@ -207,8 +207,9 @@ def load_blend(root: Path, target: Target = LABEL) -> Blend:
     facts = read_json(directory / "blend.json")
     if _FACTS - set(facts):
         raise InputError(f"{directory / 'blend.json'} is not what the blend wrote. {command} again.")
-    for name in SEALED:
-        if not (directory / name).exists() or sha256_file(directory / name) != facts["files"].get(name):
+    for name in dict.fromkeys([*SEALED, *facts["files"]]):
+        path, needed = directory / name, name in SEALED  # a person may remove the submission of a method
+        if needed and not path.exists() or path.exists() and sha256_file(path) != facts["files"].get(name):
             raise InputError(
                 f"{directory / name} is missing or not what the blend wrote (checksum differs). {command} again."
             )

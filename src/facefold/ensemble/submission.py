@@ -9,13 +9,13 @@ import pandas as pd
 from facefold.data.competition import Competition
 from facefold.data.csv_file import Findings, read_csv_rows
 from facefold.data.folds import Folds
-from facefold.ensemble.blend import SEALED, Blend, submitted_name
+from facefold.ensemble.blend import Blend, submitted_name
 from facefold.ensemble.leaks import LEAKS
 from facefold.ensemble.members import describe_member
 from facefold.runs import Member
 from facefold.task import Target
 from facefold.utils.errors import InputError
-from facefold.utils.files import lock_directory, sha256_file, write_csv, write_json
+from facefold.utils.files import lock_directory, sha256_file, staged_files, write_csv, write_json
 
 _ANSWERS_HINT = (
     "Both files are id,label with the same ids; blend.py writes such a submission to submissions/submission.csv, and "
@@ -57,17 +57,18 @@ def write_blend(
 
 
 def _write_blend(directory: Path, blend: Blend, competition: Competition, origin: dict, target: Target) -> Blend:
-    (directory / "blend.json").unlink(missing_ok=True)  # until it is written again, the other files belong to no blend
-    for name in LEAKS:
-        (directory / f"{name}.csv").unlink(missing_ok=True)  # an earlier blend may have used it
-    for name, table in blend.submissions.items():
-        write_submission(competition, table, directory / f"{name}.csv", target.name)
-    submitted = blend.submissions[submitted_name(blend.facts)]
-    write_submission(competition, submitted, directory / "submission.csv", target.name)
-    for name, table in (("leaderboard", blend.leaderboard), ("oof_blend", blend.oof), ("test_blend", blend.test)):
-        write_csv(directory / f"{name}.csv", table)
-    facts = {**blend.facts, **origin, "files": {name: sha256_file(directory / name) for name in SEALED}}
-    write_json(directory / "blend.json", facts)
+    """Write all files, then put them in place of the last blend's; its leaks may not be used any more."""
+    unused = [f"{name}.csv" for name in LEAKS if name not in blend.submissions]
+    with staged_files(directory, "blend.json", obsolete=unused) as staged:
+        for name, table in blend.submissions.items():
+            write_submission(competition, table, staged / f"{name}.csv", target.name)
+        submitted = blend.submissions[submitted_name(blend.facts)]
+        write_submission(competition, submitted, staged / "submission.csv", target.name)
+        for name, table in (("leaderboard", blend.leaderboard), ("oof_blend", blend.oof), ("test_blend", blend.test)):
+            write_csv(staged / f"{name}.csv", table)
+        files = {path.name: sha256_file(path) for path in sorted(staged.iterdir())}
+        facts = {**blend.facts, **origin, "files": files}
+        write_json(staged / "blend.json", facts)
     return replace(blend, facts=facts)
 
 

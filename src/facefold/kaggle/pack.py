@@ -5,19 +5,21 @@ dataset/  dataset-metadata.json, facefold_pack.json (how to blend; the versions 
 kernel/   kernel-metadata.json, kernel.py
 """
 
+import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from facefold.data.competition import README
 from facefold.kaggle.kernel import MARK
 from facefold.runs import RESULT_FILES, fold_dir
 from facefold.utils.errors import InputError
-from facefold.utils.files import write_json
+from facefold.utils.files import read_json, write_json
 
 PROJECT = Path(__file__).resolve().parents[3]
 # Small packages only: torch and others of its size come with the image.
@@ -33,16 +35,47 @@ WHEELS = (
     "cleanlab",
     "termcolor",
 )
+_CONTENT = {
+    "dataset": {MARK, "dataset-metadata.json", "expected.csv", "pyproject.toml", "src", "folds", "runs", "wheels"},
+    "kernel": {"kernel-metadata.json", "kernel.py"},
+}
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 
-def clear_upload(out: Path) -> None:
-    """Make `out` an empty folder; an earlier upload folder there is removed, anything else an `InputError`."""
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "dataset" / MARK).exists())):
-        raise InputError(f"{out} is there and is no upload folder of this program: choose another --out")
-    shutil.rmtree(out, ignore_errors=True)
-    (out / "dataset").mkdir(parents=True)
-    (out / "kernel").mkdir()
+@contextmanager
+def staged_upload(out: Path) -> Iterator[Path]:
+    """Yield an empty folder; it replaces `out` if the block ends without an error.
+
+    `InputError` if `out`, or what a killed run left of one next to it, is anything but an upload folder.
+    """
+    part = out.with_name(f"{out.name}.part")
+    for folder in (out, part):
+        _require_upload(folder)
+    shutil.rmtree(part, ignore_errors=True)
+    (part / "dataset").mkdir(parents=True)
+    (part / "kernel").mkdir()
+    write_json(part / "dataset" / MARK, {})
+    try:
+        yield part
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(part, out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _require_upload(folder: Path) -> None:
+    """Raise `InputError` if `folder` holds anything that no upload folder holds."""
+    if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / "dataset" / MARK).exists():
+        raise InputError(f"{folder} is there and is no upload folder of this program: choose another --out")
+    inside = [path for path in folder.iterdir() if path.name not in _CONTENT]
+    inside += [path for name, known in _CONTENT.items() for path in (folder / name).glob("*") if path.name not in known]
+    if foreign := [path for path in inside if path.name != ".DS_Store"]:
+        raise InputError(
+            f"{folder} is an upload folder of this program and holds {min(foreign)}, which is none of its files: move "
+            "it away, or choose another --out"
+        )
 
 
 def fill_upload(out: Path, root: Path, facts: dict, folds: int) -> None:
@@ -53,9 +86,8 @@ def fill_upload(out: Path, root: Path, facts: dict, folds: int) -> None:
     sources = (path for suffix in ("py", "toml", "j2") for path in (PROJECT / "src").rglob(f"*.{suffix}"))
     for path in sorted([*sources, PROJECT / "pyproject.toml"]):
         _copy(path, dataset / path.relative_to(PROJECT))
-    for path in sorted((root / "folds").iterdir()):
-        if path.name != README:
-            _copy(path, dataset / "folds" / path.name)
+    for name in ("folds.json", *read_json(root / "folds" / "folds.json")["files"]):
+        _copy(root / "folds" / name, dataset / "folds" / name)
     for name in names:
         for fold in range(folds):
             for file in ("run.json", *(result for result in RESULT_FILES if "test" not in result)):
@@ -65,13 +97,17 @@ def fill_upload(out: Path, root: Path, facts: dict, folds: int) -> None:
     _copy(Path(__file__).with_name("kernel.py"), out / "kernel" / "kernel.py")
 
 
-def write_metadata(out: Path, user: str, competition: str, gpu: bool) -> None:
-    """Write the two metadata files that Kaggle's client reads. Raise `InputError` for names that Kaggle refuses."""
+def require_names(user: str, competition: str) -> None:
+    """Raise `InputError` for names that Kaggle refuses."""
     for what, name in (("--user", user), ("--competition", competition)):
         if not re.fullmatch("[a-z0-9][a-z0-9-]*", name):
             raise InputError(
                 f"{what} {name}: it is the last part of its page's address: small letters, digits and dashes"
             )
+
+
+def write_metadata(out: Path, user: str, competition: str, gpu: bool) -> None:
+    """Write the two metadata files that Kaggle's client reads, for names of `require_names`."""
     slug = f"facefold-{competition}"[:50].rstrip("-")
     title = slug.replace("-", " ")  # Kaggle derives a kernel's slug from its title
     write_json(
@@ -103,20 +139,28 @@ def write_metadata(out: Path, user: str, competition: str, gpu: bool) -> None:
     )
 
 
-def fetch_wheels(out: Path, python: str) -> list[str]:
-    """Download `WHEELS`, in the versions installed here, for the notebook's Python into the data set; return the names.
+def require_wheels(python: str) -> list[str]:
+    """Return `WHEELS` in the versions installed here. Raise `InputError` for one that is not, or no version of Python.
 
-    Raise `InputError` if the package index cannot be reached or has no such wheel.
+    python: of the notebook.
     """
     if not re.fullmatch(r"3\.\d+", python):
         raise InputError(f"--python {python}: the notebook's version, such as 3.11")
     try:
-        requirements = [f"{name}=={version(name)}" for name in WHEELS]
+        return [f"{name}=={version(name)}" for name in WHEELS]
     except PackageNotFoundError as error:
         raise InputError(
             f"{error.name} is not installed here, so that its version is not known: pack in an environment with "
             "requirements.txt installed, or leave the wheels out with --no-wheels"
         ) from error
+
+
+def fetch_wheels(out: Path, python: str) -> list[str]:
+    """Download the wheels of `require_wheels` for the notebook's Python into the data set; return their names.
+
+    Raise `InputError` if the package index cannot be reached or has no such wheel.
+    """
+    requirements = require_wheels(python)
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--implementation", "cp"]
     options += ["--python-version", python, "--dest", str(out / "dataset" / "wheels")]
     options += [part for name in PLATFORMS for part in ("--platform", name)]

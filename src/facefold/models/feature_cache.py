@@ -123,7 +123,7 @@ class FeatureCache:
                 self._write_view(name, path)
 
     def _write_view(self, name: str, path: Path) -> None:
-        for folder in self.folder.parent.glob("*"):
+        for folder in self.folder.parent.glob("[0-9a-f]" * 16):
             if folder != self.folder:
                 shutil.rmtree(folder, ignore_errors=True)
         rows = np.arange(len(self.images.ids))

@@ -3,7 +3,6 @@
 tensorboard/<run>/fold_<k>/    under the root; look with `tensorboard --logdir ROOT/tensorboard`
 """
 
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -46,7 +45,8 @@ class Curves:
         self._writer = None
         if directory is None:
             return
-        shutil.rmtree(directory, ignore_errors=True)  # of a killed run, whose checkpoint repeats its last epochs
+        for path in directory.glob("events.out.tfevents.*"):  # of a killed run: its checkpoint repeats the last epochs
+            path.unlink()
         self._writer = require_tensorboard()(str(directory))
         for row in history:
             self.add(row)

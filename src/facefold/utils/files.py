@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from facefold.utils.npy import NpyRows
 
+HASHED = "[0-9a-f]" * 12  # the pattern of the first digits of a hash in a file's name
 _CHUNK = 64 << 20  # bytes of an array written at a time: bounds the memory
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
@@ -118,8 +119,33 @@ def remove_files(folder: Path, pattern: str, keep: Collection[Path] = ()) -> Non
     """Remove the files that match `pattern`, but not `keep` and their checksums, and what a killed process left."""
     kept = {*keep, *map(checksum_path, keep)}
     for path in [*folder.glob(pattern), *folder.glob(f".{pattern}.part")]:
-        if path not in kept:
+        if path not in kept and path.is_file():
             path.unlink()
+
+
+@contextmanager
+def staged_files(directory: Path, last: str, obsolete: Collection[str] = ()) -> Iterator[Path]:
+    """Yield an empty folder; if the block ends well, its files replace those of the same name in `directory`.
+
+    Until all of them are written nothing in `directory` changes, so that a full disk costs nothing that was there.
+
+    Args:
+        directory: Of the files that belong together.
+        last: The file that comes last; it holds the checksums of the others, which tell of a kill in between.
+        obsolete: Files of `directory` that are removed before `last` is there.
+    """
+    staged = directory / ".staged.part"
+    shutil.rmtree(staged, ignore_errors=True)  # of a killed process
+    staged.mkdir(parents=True)
+    try:
+        yield staged
+        for path in [path for path in staged.iterdir() if path.name != last]:
+            os.replace(path, directory / path.name)
+        for name in obsolete:
+            (directory / name).unlink(missing_ok=True)
+        os.replace(staged / last, directory / last)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def checksum_path(path: Path) -> Path:

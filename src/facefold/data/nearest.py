@@ -1,0 +1,54 @@
+"""Find the images that were probably meant where the image of a row is missing: same name, other suffix or folder."""
+
+import unicodedata
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+from facefold.data.csv_file import quoted
+
+_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".heic", ".heif"}
+_SUFFIXES |= {".avif", ".jp2", ".ppm", ".pgm", ".dcm", ".zip"}
+_SHOWN = 3
+
+
+def nearest_files(
+    missing: Iterable[tuple[str, str]], left_out: Iterable[PurePosixPath]
+) -> dict[tuple[str, str], PurePosixPath]:
+    """Return for each (split, id) in `missing` the image in `left_out` that may be its own, if there is one.
+
+    It has the id as its name, whatever its suffixes (1.jpg.jpg), case and Unicode form. Of several the one counts whose
+    folders or name tell of the split (train_images/1.jpg), then the first by name.
+    """
+    by_key: dict[str, list[PurePosixPath]] = {}
+    for path in sorted(image for image in left_out if is_image_name(image.name)):
+        by_key.setdefault(_key(path.name), []).append(path)
+    nearest = {}
+    for split, id in missing:
+        if paths := by_key.get(_key(id)):
+            nearest[split, id] = next((path for path in paths if split in str(path).lower()), paths[0])
+    return nearest
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file is an image, or a zip of images, by its suffix."""
+    return PurePosixPath(name).suffix.lower() in _SUFFIXES
+
+
+def describe_left_out(left_out: Iterable[PurePosixPath], where: str) -> str:
+    """Return a sentence on the images that no row of the csv files has as its own; empty without any."""
+    paths = sorted(path for path in left_out if is_image_name(path.name))
+    if not paths:
+        return ""
+    names = ", ".join(quoted(str(path)) for path in paths[:_SHOWN]) + (", .." if len(paths) > _SHOWN else "")
+    return (
+        f"Images and zips in {where} that are not train/<id>.jpg or test/<id>.jpg of any row, and were left out: "
+        f"{len(paths):,} ({names})."
+    )
+
+
+def _key(name: str) -> str:
+    """Return the name without the suffixes of images, in small letters and in one Unicode form."""
+    path = PurePosixPath(unicodedata.normalize("NFC", name))
+    while path.stem and path.suffix.lower() in _SUFFIXES:
+        path = path.with_suffix("")
+    return path.name.lower()

@@ -1,0 +1,92 @@
+"""Replace competition/ as a whole: write the new one to competition.part, then rename it.
+
+What is removed on the way must be ours: competition.part and competition.old hold a mark with their own name, which a
+folder that somebody moved there does not have, and competition/ holds nothing but a competition.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from facefold.data.competition import MARK, SPLITS, SYNTHETIC_MARKER, is_litter
+from facefold.utils.errors import InputError
+from facefold.utils.files import write_text
+
+CSV = ("train.csv", "test.csv", "sampleSubmit.csv", "meta.csv")
+
+
+@contextmanager
+def staged_competition(root: Path, source: str = "") -> Iterator[Path]:
+    """Yield an empty root/competition.part; it replaces root/competition if the block ends without an error.
+
+    Raises `InputError` before anything is changed if that would remove files that no step wrote. source: what the mark
+    of the new competition says of where it comes from.
+    """
+    part, target, old = root / "competition.part", root / "competition", root / "competition.old"
+    for left_over in (part, old):
+        _require_mark(left_over)
+    _require_competition_only(target)
+    for left_over in (part, old):
+        shutil.rmtree(left_over, ignore_errors=True)
+    part.mkdir(parents=True)
+    _write_mark(part, part.name)
+    for split in SPLITS:
+        (part / split).mkdir()
+    try:
+        yield part
+        os.sync()  # once for all files: an fsync for each of many thousand takes minutes on a slow disk
+        if target.exists():
+            for path in [path for path in target.iterdir() if is_litter(path.name) and path.name != MARK]:
+                _copy(path, part / path.name)
+            _write_mark(target, old.name)
+            os.replace(target, old)
+        os.replace(part, target)
+        _write_mark(target, target.name, source)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        error.filename = error.filename or str(part)  # the error of a full disk has no file name
+        raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write_mark(folder: Path, name: str, source: str = "") -> None:
+    write_text(folder / MARK, f"{name}\n{source}\n")
+
+
+def _require_mark(folder: Path) -> None:
+    """Raise `InputError` if `folder` is there and is not what a killed step left."""
+    if not os.path.lexists(folder):
+        return
+    mark = folder / MARK
+    if folder.is_symlink() or not mark.is_file() or mark.read_bytes().split(b"\n")[0] != folder.name.encode():
+        raise InputError(
+            f"{folder} was not written by this program, which needs the name while it installs a competition; rename "
+            "it, then run the same command again. Nothing was changed."
+        )
+
+
+def _require_competition_only(target: Path) -> None:
+    """Raise `InputError` if `target` holds anything that is no part of a competition."""
+    if not target.exists():
+        return
+    foreign = [path for path in target.iterdir() if path.name not in (*CSV, *SPLITS, SYNTHETIC_MARKER)]
+    for split in SPLITS:
+        foreign += [path for path in (target / split).glob("*") if path.is_dir() or path.suffix.lower() != ".jpg"]
+    foreign = [path for path in foreign if not is_litter(path.name)]
+    if foreign:
+        raise InputError.of(
+            f"{target} is to be replaced, and holds files that are no part of a competition:",
+            map(str, sorted(foreign)),
+            "Move them away, then run the same command again. Nothing was changed.",
+            limit=10,
+        )
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target)
+    else:
+        shutil.copyfile(source, target)
