@@ -181,6 +181,8 @@ class Job:
             return sum(not is_fold_sealed(self.target_root, recipe.name + suffix, fold) for fold in range(folds.k))
 
         devices = select_devices(args.device if args.engine == "local" else "auto", None)
+        if any(map(folds_left, recipes)):
+            print("\ntiming a few batches of each recipe, for the plan", flush=True)
         workload = measure_workload(load_competition(self.root), recipes, folds.k, devices, folds_left)
         fixed_folds = "as there are runs on them" if run_names(self.target_root) else ""
         fixed_folds = "as --folds says" if args.folds else fixed_folds

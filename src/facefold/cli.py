@@ -8,6 +8,7 @@ once. Steps import what they work with inside their functions.
 """
 
 import argparse
+import difflib
 import importlib.util
 import io
 import os
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from facefold.task import LABEL, Target
 from facefold.utils.console import is_quiet
@@ -42,6 +44,15 @@ class StepParser(argparse.ArgumentParser):
     """Check the folders, and remember the root or the target's folder, in which `run_main` records the step's cost."""
 
     target_root: Path | None = None
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with 2 and the message, with the option that was probably meant if it is about an unknown one."""
+        known = [name for action in self._actions for name in action.option_strings]
+        unknown = message.removeprefix("unrecognized arguments: ").split()
+        meant = [name for word in unknown for name in difflib.get_close_matches(word.partition("=")[0], known, 1)]
+        if message.startswith("unrecognized") and meant:
+            message += f" (did you mean {', '.join(meant)}?)"
+        super().error(message)
 
     def parse_args(self, *args, **kwargs):
         parsed = super().parse_args(*args, **kwargs)
