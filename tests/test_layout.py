@@ -469,9 +469,48 @@ def test_an_image_that_a_person_repaired_in_place_stays(tmp_path, capsys):
     for _ in range(2):
         assert not install_competition(source, root)
         assert capsys.readouterr().out.splitlines() == [
-            f"{root / 'competition'}: images kept, as they were changed here: 1 (train/2.jpg)"
+            f"{root / 'competition'}: images kept, as they were changed here, or are broken in the source: 1 "
+            "(train/2.jpg)"
         ]
     assert path.read_bytes() == (source / "train" / "3.jpg").read_bytes()
+
+
+def test_a_sound_image_is_not_replaced_by_one_that_broke_in_the_source(tmp_path):
+    root, source = tmp_path / "root", write_real_competition(tmp_path / "real")
+    install_competition(source, root)
+    installed = root / "competition" / "train" / "2.jpg"
+    before = installed.read_bytes()
+    (source / "train" / "2.jpg").write_bytes(before[:-200])
+    assert not install_competition(source, root)
+    assert installed.read_bytes() == before and not list((root / "competition").glob(".facefold.tmp"))
+
+
+def test_what_a_person_changed_counts_after_all_times_have_changed(tmp_path):
+    """`chmod -R` and `cp -a` give every file a new ctime, in any order."""
+    root, source = tmp_path / "root", write_real_competition(tmp_path / "real")
+    (source / "train" / "2.jpg").write_bytes(b"broken")
+    install_competition(source, root)
+    path = root / "competition" / "train.csv"
+    path.write_text(path.read_text().replace("2,1\n", "").replace("2,0\n", ""))
+    time.sleep(0.02)
+    (root / "competition" / ".facefold").chmod(0o644)
+    assert "holds another competition; not the same: train.csv." in refusal(source, root, "cache")
+
+
+def test_a_competition_behind_a_link_is_refused(tmp_path):
+    root, disk = tmp_path / "root", tmp_path / "disk"
+    root.mkdir()
+    disk.mkdir()
+    (root / "competition").symlink_to(disk)
+    message = refusal(write_real_competition(tmp_path / "real"), root)
+    assert message.startswith(f"{root / 'competition'} is a link, and would be replaced by a folder; ")
+    assert (root / "competition").is_symlink() and not list(disk.iterdir())
+
+
+def test_an_empty_folder_that_a_kill_left_is_no_obstacle(tmp_path):
+    root = tmp_path / "root"
+    (root / "competition.part").mkdir(parents=True)
+    assert install_competition(write_real_competition(tmp_path / "real"), root) and sound(root)
 
 
 def test_files_keep_their_times(tmp_path):

@@ -158,7 +158,11 @@ def test_the_same_file_is_not_submitted_twice_and_the_competition_is_remembered(
             0,
             "there is no competition 'face-gender', or it is closed",
         ),
-        ("HTTPSConnectionPool(host='www.kaggle.com'): Max retries exceeded", 1, "Kaggle could not be reached"),
+        (
+            "HTTPSConnectionPool: Max retries exceeded (NewConnectionError: Failed to establish a new connection)",
+            1,
+            "Kaggle could not be reached",
+        ),
     ],
 )
 def test_the_clients_answer_is_explained_and_not_logged(root, monkeypatch, answer, code, hint):
@@ -181,6 +185,7 @@ SETTLE = (
         ("Segmentation fault", 139),
         ("Successfully submitted", 1),
         ("HTTPSConnectionPool(host='www.kaggle.com'): Read timed out. (read timeout=60)", 1),
+        ("('Connection aborted.', ConnectionError(104)) after 429k of 404k", 1),
     ],
 )
 def test_an_answer_that_is_not_understood_leaves_the_outcome_unknown(root, monkeypatch, answer, code):

@@ -5,8 +5,9 @@ optionally meta.csv; the images in train/, train/train/, or those inside train.z
 case.
 """
 
+import os
 import re
-import tempfile
+import shutil
 import unicodedata
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,10 +21,10 @@ from facefold.data.csv_file import MAX_CSV_BYTES
 from facefold.data.images import MAX_BYTES, ImageProblem, inspect_image
 from facefold.data.nearest import describe_left_out, nearest_files
 from facefold.data.results import FOLDERS, find_results, remove_results
-from facefold.data.staging import CSV, staged_competition
+from facefold.data.staging import CSV, has_installed_csv_files, installed_source, staged_competition, write_mark
 from facefold.utils.console import progress_bar
 from facefold.utils.errors import InputError
-from facefold.utils.files import atomic_path, require_disk_space, write_bytes, write_text
+from facefold.utils.files import require_disk_space, write_bytes
 
 _SAMPLE = re.compile(r"sample_?(submit|submission)\.csv", re.IGNORECASE)
 _OTHER_IMAGES = {".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".heic", ".avif"}
@@ -64,7 +65,7 @@ def install_competition(source: Path, root: Path) -> bool:
                     )
             with staged_competition(root, _stamp(source)) as staged:
                 _fill(staged, source, members, csv_files)
-            remove_results(results)
+                remove_results(results)  # while SYNTHETIC.txt still says whose they are, should it be killed here
     except OSError as error:  # no space, no permission, a disk that fails
         raise InputError(f"{source} could not be installed as {target}: {error}") from error
     return True
@@ -129,8 +130,8 @@ def _different_csv_files(target: Path, csv_files: dict[str, Member]) -> list[str
 def _was_refused(root: Path) -> bool:
     """Return whether competition/ was installed by a step, nobody has changed it since, and no audit accepted it."""
     target = root / "competition"
-    files = [target / name for name in CSV] + [path for split in SPLITS for path in (target / split).glob("*")]
-    if was_accepted(root) or any(_was_changed_here(path) for path in files if path.exists()):
+    images = [path for split in SPLITS for path in (target / split).glob("*")]
+    if was_accepted(root) or not has_installed_csv_files(target) or any(_was_changed_here(path) for path in images):
         return False
     try:
         audit_competition(root)
@@ -155,30 +156,41 @@ def _stamp(source: Path) -> str:
 def _update_competition(source: Path, target: Path, members: list[Member], meta: Member | None) -> None:
     """Take from the source a meta.csv that `target` lacks, and the images that were changed in the source since.
 
-    An image that was changed in `target` stays if it is sound.
+    A sound image stays if it was changed in `target`, or if that of the source is not sound.
     """
     if meta and not (target / "meta.csv").exists():
         write_bytes(target / "meta.csv", meta.read())
-    mark, stamp = f"{target.name}\n{_stamp(source)}\n", _stamp(source)
-    if stamp and (target / MARK).is_file() and (target / MARK).read_text(encoding="utf-8") == mark:
+    stamp = _stamp(source)
+    if stamp and installed_source(target) == stamp:
         return
-    taken, kept = [], []
-    with tempfile.TemporaryDirectory(prefix=".", dir=target) as folder, _open_images(members, Path(folder)) as found:
-        for name, member in found[0].items():
-            if _is_image_of(target / name, member):
-                continue
-            if (target / name).exists() and _was_changed_here(target / name) and _is_sound(target / name):
-                kept.append(name)
-                continue
-            with atomic_path(target / name) as temporary:
-                member.copy(temporary)
-            taken.append(name)
+    taken, kept, folder = [], [], target / ".facefold.tmp"
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed step left
+    folder.mkdir()
+    try:
+        with _open_images(members, folder) as (images, _):
+            for name, member in images.items():
+                if not _is_image_of(target / name, member):
+                    (taken if _take_image(member, target / name, folder / "image") else kept).append(name)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     if (target / MARK).is_file() and not kept:
-        write_text(target / MARK, mark)
-    for names, what in ((taken, "taken from the source, where they differ"), (kept, "kept, as they were changed here")):
+        write_mark(target, target.name, stamp)
+    for names, what in (
+        (taken, "taken from the source, where they differ"),
+        (kept, "kept, as they were changed here, or are broken in the source"),
+    ):
         if names:
             some = ", ".join(names[:3]) + (", .." if len(names) > 3 else "")
             print(f"{target}: images {what}: {len(names):,} ({some})", flush=True)
+
+
+def _take_image(member: Member, path: Path, temporary: Path) -> bool:
+    """Replace the image `path` by that of the source, by way of `temporary`; return False if `path` has to stay."""
+    member.copy(temporary)
+    if path.exists() and _is_sound(path) and (_was_changed_here(path) or not _is_sound(temporary)):
+        return False
+    os.replace(temporary, path)
+    return True
 
 
 def _is_image_of(path: Path, member: Member) -> bool:

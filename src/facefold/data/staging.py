@@ -12,7 +12,7 @@ from pathlib import Path
 
 from facefold.data.competition import MARK, SPLITS, SYNTHETIC_MARKER, is_litter
 from facefold.utils.errors import InputError
-from facefold.utils.files import write_text
+from facefold.utils.files import sha256_file, sha256_text, write_text
 
 CSV = ("train.csv", "test.csv", "sampleSubmit.csv", "meta.csv")
 
@@ -25,13 +25,18 @@ def staged_competition(root: Path, source: str = "") -> Iterator[Path]:
     of the new competition says of where it comes from.
     """
     part, target, old = root / "competition.part", root / "competition", root / "competition.old"
+    if target.is_symlink():
+        raise InputError(
+            f"{target} is a link, and would be replaced by a folder; remove the link, or name the other disk with "
+            "--root"
+        )
     for left_over in (part, old):
         _require_mark(left_over)
     _require_competition_only(target)
     for left_over in (part, old):
         shutil.rmtree(left_over, ignore_errors=True)
     part.mkdir(parents=True)
-    _write_mark(part, part.name)
+    write_mark(part, part.name)
     for split in SPLITS:
         (part / split).mkdir()
     try:
@@ -40,10 +45,10 @@ def staged_competition(root: Path, source: str = "") -> Iterator[Path]:
         if target.exists():
             for path in [path for path in target.iterdir() if is_litter(path.name) and path.name != MARK]:
                 _copy(path, part / path.name)
-            _write_mark(target, old.name)
+            write_mark(target, old.name)
             os.replace(target, old)
         os.replace(part, target)
-        _write_mark(target, target.name, source)
+        write_mark(target, target.name, source)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         error.filename = error.filename or str(part)  # the error of a full disk has no file name
@@ -52,16 +57,38 @@ def staged_competition(root: Path, source: str = "") -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _write_mark(folder: Path, name: str, source: str = "") -> None:
-    write_text(folder / MARK, f"{name}\n{source}\n")
+def write_mark(folder: Path, name: str, source: str = "") -> None:
+    """Write the mark: the name of the folder, where it comes from, and a checksum of its csv files."""
+    write_text(folder / MARK, f"{name}\n{source}\n{_hash_csv_files(folder)}\n")
+
+
+def installed_source(folder: Path) -> str:
+    """Return what the mark says of where the competition comes from; empty without a mark."""
+    return _read_mark(folder)[1]
+
+
+def has_installed_csv_files(folder: Path) -> bool:
+    """Return whether the csv files are those that were installed: a change of their times alone is none."""
+    return _read_mark(folder)[2] == _hash_csv_files(folder)
+
+
+def _read_mark(folder: Path) -> list[str]:
+    """Return the three lines of the mark, empty ones where it is missing."""
+    mark = folder / MARK
+    lines = mark.read_text(encoding="utf-8", errors="replace").split("\n") if mark.is_file() else []
+    return [*lines, "", "", ""][:3]
+
+
+def _hash_csv_files(folder: Path) -> str:
+    return sha256_text("\n".join(sha256_file(folder / name) for name in CSV if (folder / name).is_file()))
 
 
 def _require_mark(folder: Path) -> None:
     """Raise `InputError` if `folder` is there and is not what a killed step left."""
-    if not os.path.lexists(folder):
+    if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
         return
     mark = folder / MARK
-    if folder.is_symlink() or not mark.is_file() or mark.read_bytes().split(b"\n")[0] != folder.name.encode():
+    if folder.is_symlink() or not mark.is_file() or _read_mark(folder)[0] != folder.name:
         raise InputError(
             f"{folder} was not written by this program, which needs the name while it installs a competition; rename "
             "it, then run the same command again. Nothing was changed."
@@ -86,7 +113,8 @@ def _require_competition_only(target: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, target)
-    else:
-        shutil.copyfile(source, target)
+    """Copy a hidden file or folder of somebody's; links stay links, and pipes stay where they are."""
+    if source.is_dir() and not source.is_symlink():
+        shutil.copytree(source, target, symlinks=True)
+    elif source.is_file() or source.is_symlink():
+        shutil.copyfile(source, target, follow_symlinks=False)

@@ -55,7 +55,7 @@ _HINTS = (
         "https://www.kaggle.com/competitions/{slug}/submissions shows which",
     ),
     (
-        ("connectionerror", "max retries", "name resolution", "proxy"),
+        ("name resolution", "failed to establish a new connection", "proxyerror"),
         "Kaggle could not be reached. Check the network",
     ),
 )
@@ -156,13 +156,13 @@ def submit_file(slug: str, path: Path, message: str) -> str:
     answer = [
         line.strip() for line in re.split(r"[\r\n]+", done.stdout) if line.strip() and not re.search(r"\d+%\|", line)
     ]
-    output = done.stdout.lower()
+    output = "\n".join(line for line in answer if not line.startswith('File "')).lower()  # with no line of a traceback
     if done.returncode == 0 and _SENT in output:  # some versions report a failure and exit with 0
         return next(line for line in answer if _SENT in line.lower())
     lines = "\n".join(f"  {line}" for line in answer[-8:]) or f"  nothing, and exited with {done.returncode}"
     lines = f"Kaggle's client answered:\n{lines}"
     for marks, hint in _HINTS:
-        if any(mark in output for mark in marks):
+        if any(re.search(rf"\b{re.escape(mark)}\b", output) for mark in marks):
             raise InputError(f"{path.name} was not submitted: {hint.format(slug=slug)}.\n{lines}")
     raise UnknownOutcome(f"{path.name}: it is not known whether Kaggle has it. {lines}\n{_how_to_settle(slug)}")
 
