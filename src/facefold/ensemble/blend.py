@@ -4,7 +4,7 @@
     submissions/submission.csv    the one to submit
     submissions/leaderboard.csv   one row per recipe, method and leak, with nested scores
     submissions/oof_blend.csv     id,label,prob,pred,fold: nested
-    submissions/test_blend.csv    id,prob,pred: the labels of submission.csv, and the scores that decide for 1 from 0.5 on
+    submissions/test_blend.csv    id,prob,pred: the labels of submission.csv; scores that decide for 1 from 0.5 on
     submissions/order.csv         with the order of the ids, if it was used
     submissions/duplicates.csv    with the labels of near-duplicates, if they were used, after the order
     submissions/blend.json        what was chosen, why, from what; written last, with the sha256 of the files above
