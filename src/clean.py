@@ -56,7 +56,11 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="replace FILE even if it was edited")
     args = parser.parse_args()
     check_options(args)
+    list_suspects(args)
 
+
+def list_suspects(args: argparse.Namespace) -> None:
+    """Write the suspects and their page, and propose corrections if the options ask for some."""
     import numpy as np
 
     from facefold.data.audit import load_images_hash
