@@ -1,5 +1,6 @@
 """The upload folder for Kaggle; test_run_all.py runs the whole job in it."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -79,6 +80,22 @@ def test_a_file_of_a_person_in_an_upload_folder_is_refused_by_name(tmp_path, nam
         "or choose another --out"
     )
     assert (out / name).exists()
+
+
+def test_an_upload_folder_that_cannot_be_replaced_stays_whole(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    assert upload(out) == ""
+    before = files(out)
+
+    def busy(source, target):
+        raise OSError(errno.EBUSY, "Device or resource busy", str(source))
+
+    with pytest.raises(OSError, match="busy"), pack.staged_upload(out) as staged:
+        (staged / "dataset" / "other.csv").write_text("new")
+        monkeypatch.setattr(pack.os, "replace", busy)  # as where `out` is a disk of its own
+    monkeypatch.undo()
+    assert files(out) == before and [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert upload(out) == ""
 
 
 def test_an_upload_that_fails_leaves_the_former_one_whole(tmp_path):

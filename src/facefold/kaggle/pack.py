@@ -48,17 +48,20 @@ def staged_upload(out: Path) -> Iterator[Path]:
 
     `InputError` if `out`, or what a killed run left of one next to it, is anything but an upload folder.
     """
-    part = out.with_name(f"{out.name}.part")
-    for folder in (out, part):
+    part, old = out.with_name(f"{out.name}.part"), out.with_name(f"{out.name}.old")
+    for folder in (out, part, old):
         _require_upload(folder)
-    shutil.rmtree(part, ignore_errors=True)
+    for left_over in (part, old):
+        shutil.rmtree(left_over, ignore_errors=True)
     (part / "dataset").mkdir(parents=True)
     (part / "kernel").mkdir()
     write_json(part / "dataset" / MARK, {})
     try:
         yield part
-        shutil.rmtree(out, ignore_errors=True)
+        if out.exists():
+            os.replace(out, old)  # it fails where `out` is a disk of its own, before anything is lost
         os.replace(part, out)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
