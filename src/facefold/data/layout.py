@@ -141,9 +141,8 @@ def _was_refused(root: Path) -> bool:
 
 
 def _was_changed_here(path: Path) -> bool:
-    """Return whether a file of competition/ was written after it was installed, or no step installed it."""
-    target = path.parent.parent if path.parent.name in SPLITS else path.parent
-    mark = target / MARK
+    """Return whether an image of competition/ was written after it was installed, or no step installed it."""
+    mark = path.parent.parent / MARK
     return not mark.is_file() or path.stat().st_ctime_ns > mark.stat().st_ctime_ns
 
 

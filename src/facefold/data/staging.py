@@ -87,8 +87,7 @@ def _require_mark(folder: Path) -> None:
     """Raise `InputError` if `folder` is there and is not what a killed step left."""
     if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
         return
-    mark = folder / MARK
-    if folder.is_symlink() or not mark.is_file() or _read_mark(folder)[0] != folder.name:
+    if folder.is_symlink() or _read_mark(folder)[0] != folder.name:
         raise InputError(
             f"{folder} was not written by this program, which needs the name while it installs a competition; rename "
             "it, then run the same command again. Nothing was changed."

@@ -25,6 +25,7 @@ def photo_galleries(competition: Competition, blend: Blend, rows: pd.DataFrame) 
         "doubtful": most_doubtful(blend.test),
         "predictions": random_predictions(blend.test),
         "suspects": confident,
+        "most": PHOTOS,
         "conflicts": [group.sort_values("id") for _, group in conflicts.groupby("group", sort=False)],
     }
 

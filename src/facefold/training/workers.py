@@ -137,12 +137,9 @@ class _Queue:
             self.failures += [outcome] if outcome is not None else []
             self.stopped = self.stopped or outcome is not None
         elif job in self._restarted or self.stopped:
-            killed = outcome.exitcode == -signal.SIGKILL
-            cause = (
-                " (killed, often for want of memory; then use --workers 1 or a recipe with a smaller batch)"
-                if killed
-                else ""
-            )
+            cause = ""
+            if outcome.exitcode == -signal.SIGKILL:
+                cause = " (killed, often for want of memory; then use --workers 1 or a recipe with a smaller batch)"
             self.failures.append(
                 InputError(
                     f"the process of {job} died with exit code {outcome.exitcode}{cause}; the same command continues "
