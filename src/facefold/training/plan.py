@@ -38,7 +38,7 @@ from facefold.training.step import TrainingStep
 from facefold.utils.console import format_duration
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, write_json
-from facefold.utils.processes import process_pool, set_environment
+from facefold.utils.processes import process_pool, start_server
 
 TIMED_BATCHES, TIMED_SECONDS = 3, 0.5  # for each rate, at least
 RESERVE = 0.1  # share of the time left that is kept for errors of the estimate
@@ -47,13 +47,12 @@ FEW_FOLDS = 3
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds of one process for an image of the recipe's full size, and for its own start (its imports)."""
+    """Seconds of one process for an image of the recipe's full size."""
 
     train: float
     predict: float
     augment: float
     freeze: float  # the frozen stages' forward pass, 0 if there are none
-    start: float
 
 
 @dataclass(frozen=True)
@@ -94,6 +93,7 @@ class Workload:
     folds_left: Callable[[Recipe], int]  # folds that have yet to be trained
     rates: dict[str, Rates]  # by the name of each recipe that has folds left
     decode: dict[int, float]  # seconds until the images of a size are in the cache, by size
+    start: float  # seconds until train.py has imported its libraries
 
     def plan_recipe(self, recipe: Recipe, folds: int) -> RecipePlan:
         """Estimate a recipe, or a shorter one of it; on another number of folds all of them have to be trained.
@@ -106,16 +106,14 @@ class Workload:
         rates, valid = self.rates[_base_name(recipe)], math.ceil(self.rows / folds)
         views, epochs = 2 if recipe.tta == "flip" else 1, recipe.epochs
         epochs_of_full_size = sum((recipe.size_in(epoch) / recipe.size) ** 2 for epoch in range(epochs))
-        fold = (
-            rates.start
-            + (self.rows - valid) * rates.train * epochs_of_full_size
-            + (valid * epochs + views * (valid + self.test_rows)) * rates.predict
-        )
+        fold = (self.rows - valid) * rates.train * epochs_of_full_size + (
+            valid * epochs + views * (valid + self.test_rows)
+        ) * rates.predict
         if not recipe.has_frozen_stages:
             return RecipePlan(recipe, left, Cost(0.0, fold + epochs * (self.rows - valid) * rates.augment))
         augmented = self.rows * min(epochs, recipe.views or epochs) if recipe.changes_images else 0
         plain = views * (self.rows + self.test_rows)
-        shared = rates.start + augmented * (rates.augment + rates.freeze) + plain * rates.freeze
+        shared = augmented * (rates.augment + rates.freeze) + plain * rates.freeze
         return RecipePlan(recipe, left, Cost(shared, fold))
 
     def seconds(self, recipes: Sequence[RecipePlan]) -> float:
@@ -124,7 +122,7 @@ class Workload:
         for planned in unfinished:
             jobs += [planned.cost.shared / count] * count + [planned.cost.fold] * planned.folds
         decode = sum(self.decode[size] for size in {planned.recipe.size for planned in unfinished})
-        start = max((rates.start for rates in self.rates.values()), default=0.0) if unfinished else 0.0
+        start = self.start if unfinished else 0.0
         return start + decode + makespan(jobs, count) + closing_seconds(self.rows, len(recipes))
 
 
@@ -136,11 +134,12 @@ def measure_workload(
     folds_left: Callable[[Recipe], int],
 ) -> Workload:
     """Time a few batches of each recipe that has folds left, and the decoding of a few images."""
+    start = time.process_time()  # this process has imported the same libraries, and done little else
     unfinished = [recipe for recipe in recipes if folds_left(recipe)]
     timed = time_recipes(unfinished, devices) if unfinished else []
     rates = {_base_name(recipe): of_recipe for recipe, of_recipe in zip(unfinished, timed, strict=True)}
     decode = {size: estimate_cache_seconds(competition, size) for size in {recipe.size for recipe in unfinished}}
-    return Workload(len(competition.train), len(competition.test), folds, devices, folds_left, rates, decode)
+    return Workload(len(competition.train), len(competition.test), folds, devices, folds_left, rates, decode, start)
 
 
 def time_recipes(recipes: Sequence[Recipe], devices: Sequence[torch.device]) -> list[Rates]:
@@ -148,13 +147,11 @@ def time_recipes(recipes: Sequence[Recipe], devices: Sequence[torch.device]) -> 
 
     On the CPU as many are timed at once as train at a time, since they slow one another down; the mean is taken.
     """
-    set_environment()
     count = len(devices) if devices[0].type == "cpu" else 1
-    with process_pool(count) as processes:
+    with process_pool(count, start_server()) as processes:
         futures = [[processes.submit(time_batches, recipe, devices[0]) for _ in range(count)] for recipe in recipes]
         timed = [[future.result() for future in of_recipe] for of_recipe in futures]
-    start = min(rates.start for rates in timed[0])  # that of a process which timed nothing before
-    return [replace(Rates(*map(fmean, zip(*map(astuple, each), strict=True))), start=start) for each in timed]
+    return [Rates(*map(fmean, zip(*map(astuple, each), strict=True))) for each in timed]
 
 
 def time_batches(recipe: Recipe, device: torch.device) -> Rates:
@@ -162,7 +159,6 @@ def time_batches(recipe: Recipe, device: torch.device) -> Rates:
 
     On the CPU in one thread, in CPU seconds; on a GPU in wall seconds until its work is done.
     """
-    start = time.process_time()  # of this process so far: its imports
     if device.type == "cpu":
         torch.set_num_threads(1)
     clock = time.process_time if device.type == "cpu" else time.perf_counter
@@ -204,7 +200,7 @@ def time_batches(recipe: Recipe, device: torch.device) -> Rates:
     augment_seconds = 0.0 if in_loaders else seconds_per_image(lambda: augmented(0, rows))
     with torch.inference_mode():
         freeze_seconds = seconds_per_image(lambda: frozen_stages(pixels)) if frozen_stages else 0.0
-    return Rates(train_seconds, predict_seconds, augment_seconds, freeze_seconds, start)
+    return Rates(train_seconds, predict_seconds, augment_seconds, freeze_seconds)
 
 
 def closing_seconds(rows: int, recipes: int) -> float:

@@ -1,7 +1,6 @@
 """Run jobs in worker processes of this machine: one long-lived process per device (a GPU, or a CPU core)."""
 
 import gc
-import multiprocessing
 import signal
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -14,9 +13,9 @@ from typing import Protocol
 import torch
 from tqdm import tqdm
 
-from facefold.utils.console import TerminalLock
+from facefold.utils.console import TerminalLock, is_quiet, quiet
 from facefold.utils.errors import InputError, disk_error_advice
-from facefold.utils.processes import core_count, end_with_parent, set_environment, without_interrupt
+from facefold.utils.processes import core_count, end_with_parent, start_server, without_interrupt
 
 
 class Job(Protocol):
@@ -79,7 +78,6 @@ def run_jobs(
         after: For a job, the jobs of `jobs` to wait for; later ones may start meanwhile.
         may_start: may_start(job, running) is asked when the job's turn has come; a job that may not is left out.
     """
-    set_environment()
     pool = _Pool(devices)
     queue = _Queue(jobs, after or {}, may_start)
     try:
@@ -180,11 +178,11 @@ class _Pool:
             worker.connection.send(job)
 
     def _new_worker(self, position: int) -> _Worker:
-        device, context = self._devices[position], multiprocessing.get_context("spawn")
+        device, context = self._devices[position], start_server()
         parent_end, child_end = context.Pipe()
         process = context.Process(
             target=_work,
-            args=(child_end, device, position),
+            args=(child_end, device, position, is_quiet()),
             daemon=device.type == "cpu",  # a daemon may start no processes
         )
         worker = self._workers[position] = _Worker(process, parent_end)
@@ -221,20 +219,16 @@ class _Pool:
             worker.process.join()
 
 
-def _work(connection: Connection, device: torch.device, position: int) -> None:
+def _work(connection: Connection, device: torch.device, position: int, silent: bool) -> None:
     """Run in the worker's process: one job after another, until the connection is closed."""
     end_with_parent()
     tqdm.set_lock(TerminalLock())  # its own is a named semaphore, which a process that is ended would leave behind
-    while True:
-        try:
-            job = connection.recv()
-        except EOFError:
-            return
-        connection.send(run_guarded(job, device, position))
-        del job
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+    with quiet(silent), suppress(EOFError):
+        while True:
+            connection.send(run_guarded(connection.recv(), device, position))
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
 
 
 def run_guarded(job: Job, device: torch.device, position: int) -> Exception | None:
