@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import submit
+from command import run
 from facefold.data.competition import SYNTHETIC_MARKER, load_competition
 from facefold.ensemble.blend import SEALED
 from facefold.ensemble.leaderboard import leaderboard_columns
@@ -247,6 +248,28 @@ def test_the_user_says_what_came_of_an_unknown_submission(root, monkeypatch, cap
 def test_a_log_without_outcomes_is_read(root):
     csv(root / "submissions" / "log.csv", "time,competition,sha256,message,honest,low,high,public", "t,c,s,m,1,2,3,4")
     assert load_submission_log(root) == [LogEntry("t", "c", "s", "m", "1", "2", "3", "4", "accepted")]
+
+
+def test_bytes_of_the_log_that_are_not_utf8_are_kept(root, monkeypatch):
+    submit_first(root, monkeypatch)
+    log = root / "submissions" / "log.csv"
+    edited = log.read_bytes().replace(b"first", b"caf\xe9")
+    log.write_bytes(edited)
+    assert refused(root, monkeypatch, "-m", "again").startswith("this very file was submitted on 2")
+    done = run("submit", root, "--public", "0.9381")
+    assert done.stdout == "caf\\udce9: public score 0.9381, nested score 0.9395 [0.9359, 0.9429]\n"
+    assert log.read_bytes() == edited.replace(b",,accepted", b",0.9381,accepted")
+
+
+def test_a_damaged_log_is_to_be_fixed_not_deleted(root):
+    columns = "time,competition,sha256,message,honest,low,high,public,outcome"
+    csv(root / "submissions" / "log.csv", columns, "t,c,s,m,1,2,3,4,accepted", "t,c,s,one, two,1,2,3,4,accepted")
+    with pytest.raises(InputError) as caught:
+        load_submission_log(root)
+    assert str(caught.value) == (
+        f"{root}/submissions/log.csv is damaged (Error tokenizing data. C error: Expected 9 fields in line 3, saw 10); "
+        "fix it in a text editor, and keep its lines: without them the same file could be uploaded twice"
+    )
 
 
 def test_a_client_that_cannot_be_started(root, monkeypatch):

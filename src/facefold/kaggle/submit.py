@@ -14,8 +14,9 @@ from pathlib import Path
 import pandas as pd
 
 from facefold.utils.errors import InputError
-from facefold.utils.files import input_errors, read_csv, write_csv
+from facefold.utils.files import read_csv, write_csv
 
+_KEEP = "fix it in a text editor, and keep its lines: without them the same file could be uploaded twice"
 _INSTALL = "install Kaggle's client with `pip install kaggle`, or upload {path} in the browser"
 # Parts of the client's answers (versions 1.5 to 1.8) in small letters, and a hint. The first match counts.
 _HINTS = (
@@ -86,14 +87,17 @@ _COLUMNS = dict.fromkeys((field.name for field in fields(LogEntry)), str)
 
 
 def load_submission_log(root: Path) -> list[LogEntry]:
-    """Load the log of submissions, the oldest first. A log without `outcome` is an older one: all were accepted."""
+    """Load the log of submissions, the oldest first. A log without `outcome` is an older one: all were accepted.
+
+    Bytes that are not UTF-8, as an editor may leave them, become surrogates, and are written as they were.
+    """
     path, columns = _log(root), dict(_COLUMNS)
     if not path.exists():
         return []
-    with input_errors(path):
-        if not path.read_text(encoding="utf-8").partition("\n")[0].endswith(",outcome"):
-            del columns["outcome"]
-    return [LogEntry(*row) for row in read_csv(path, columns).itertuples(index=False)]
+    if not path.read_text(encoding="utf-8", errors="surrogateescape").partition("\n")[0].endswith(",outcome"):
+        del columns["outcome"]
+    table = read_csv(path, columns, encoding_errors="surrogateescape", advice=_KEEP)
+    return [LogEntry(*row) for row in table.itertuples(index=False)]
 
 
 def write_submission_log(root: Path, entries: list[LogEntry]) -> None:
