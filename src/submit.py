@@ -71,6 +71,7 @@ def upload(root: Path, log: list[LogEntry], args: argparse.Namespace) -> None:
     from facefold.ensemble.submission import check_submission
     from facefold.kaggle.submit import (
         ACCEPTED,
+        REFUSED,
         UNKNOWN,
         LogEntry,
         UnknownOutcome,
@@ -91,7 +92,8 @@ def upload(root: Path, log: list[LogEntry], args: argparse.Namespace) -> None:
         raise InputError("this competition is synthetic: there is nowhere to submit to")
     competition, blend, path = load_competition(root), load_blend(root), root / "submissions" / "submission.csv"
     rows, sha256 = check_submission(competition, path), sha256_file(path)
-    if before := [entry for entry in log if (entry.competition, entry.sha256) == (slug, sha256)]:
+    same = [entry for entry in log if (entry.competition, entry.sha256) == (slug, sha256)]
+    if before := [entry for entry in same if entry.outcome != REFUSED]:
         raise InputError(
             f"this very file was submitted on {before[-1].time} ({before[-1].message}): "
             "its score would be the same. "

@@ -227,22 +227,28 @@ def test_a_step_that_is_ended_while_it_uploads_leaves_its_line(root, monkeypatch
     )
 
 
-@pytest.mark.parametrize(
-    "outcome, left, line",
-    [
-        ("accepted", ["first", "second"], "second: accepted, kept in submissions/log.csv\n"),
-        ("refused", ["first"], "second: refused, removed from submissions/log.csv\n"),
-    ],
-)
-def test_the_user_says_what_came_of_an_unknown_submission(root, monkeypatch, capsys, outcome, left, line):
+@pytest.mark.parametrize("outcome, scored", [("accepted", "second"), ("refused", "first")])
+def test_the_user_says_what_came_of_an_unknown_submission(root, monkeypatch, capsys, outcome, scored):
     first = LogEntry("2026-01-01 00:00:00", "face-gender", "0" * 64, "first", "0.9", "0.8", "1.0")
     write_submission_log(root, [first, replace(first, message="second", outcome="unknown")])
     step(root, monkeypatch, "--outcome", outcome)
-    assert [(entry.message, entry.outcome) for entry in load_submission_log(root)] == [(m, "accepted") for m in left]
-    assert capsys.readouterr().out == line
+    assert load_submission_log(root) == [first, replace(first, message="second", outcome=outcome)]
+    assert capsys.readouterr().out == f"second: {outcome}, written to submissions/log.csv\n"
     assert refused(root, monkeypatch, "--outcome", outcome) == (
         f"--outcome {outcome}: submissions/log.csv has no submission whose outcome is unknown"
     )
+    step(root, monkeypatch, "--public", "0.9")
+    assert [entry.message for entry in load_submission_log(root) if entry.public] == [scored]
+
+
+def test_a_refused_file_is_submitted_again_to_the_competition_that_was_named(root, monkeypatch):
+    client(root, monkeypatch, "Segmentation fault", 139)
+    refused(root, monkeypatch, "-m", "first", "--competition", "face-gender")
+    step(root, monkeypatch, "--outcome", "refused")
+    arguments = client(root, monkeypatch, "Successfully submitted")
+    step(root, monkeypatch, "-m", "again")
+    assert arguments.read_text().splitlines()[-1] == "face-gender"
+    assert [entry.outcome for entry in load_submission_log(root)] == ["refused", "accepted"]
 
 
 def test_a_log_without_outcomes_is_read(root):
