@@ -242,6 +242,7 @@ NEAR = {
     "folder of the split": ("train_images/1.jpg", "train_images/1.jpg"),
     "another suffix": ("train_images/1.PNG", "train_images/1.PNG"),
     "a JPEG by another suffix": ("train/1.jfif", "train/1.jfif"),
+    "leading zeros": ("train/00001.jpg", "train/00001.jpg"),
 }
 
 
