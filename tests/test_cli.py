@@ -129,6 +129,9 @@ WINDOWS = r"is a path of Windows; this runs in Linux (WSL2), where C:\data is ca
         (r"C:\faces", rf"C:\faces {WINDOWS}"),
         ("d:/faces", f"d:/faces {WINDOWS}"),
         (r"\\host\faces", rf"\\host\faces {WINDOWS}"),
+        ("", "the path is empty (a variable of the shell that is not set?)"),
+        ("$HOME/x", "$HOME/x: the shell does not replace $HOME in single quotes; use double quotes"),
+        ("a/${DATA}", "a/${DATA}: the shell does not replace ${DATA} in single quotes; use double quotes"),
         ("~/faces", "~/faces: the shell does not replace a ~ in quotes; leave the quotes out, or write $HOME"),
     ],
 )
@@ -142,8 +145,18 @@ def test_a_path_that_is_none_here_is_named(tmp_path, capsys, path, problem, step
 
 def test_paths_that_look_like_another_kind_are_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("~faces").mkdir()
-    assert [path_argument(text) for text in ("~faces", "a:b", "c/d")] == [Path("~faces"), Path("a:b"), Path("c/d")]
+    texts = ["~faces", "$faces", "5$", "a:b", "c/d"]
+    for text in texts[:2]:
+        Path(text).mkdir()
+    assert [path_argument(text) for text in texts] == [Path(text) for text in texts]
+
+
+@pytest.mark.parametrize("step, options", [("run_all", ()), ("audit", ("--synthetic",)), ("split", ())])
+def test_a_root_in_a_folder_that_is_not_there_is_refused_and_not_created(tmp_path, step, options):
+    assert refused(step, tmp_path / "tpyo" / "root", *options) == (
+        f"--root {tmp_path}/tpyo/root: there is no folder {tmp_path}/tpyo; create it, or fix the path"
+    )
+    assert not (tmp_path / "tpyo").exists()
 
 
 @pytest.mark.parametrize("name", ["", "cache", "runs", "folds", "submissions", "competition", "targets/age/runs"])

@@ -59,6 +59,9 @@ class StepParser(argparse.ArgumentParser):
     def parse_args(self, *args, **kwargs):
         parsed = super().parse_args(*args, **kwargs)
         target_root = getattr(parsed, "target", LABEL).directory(parsed.root)
+        parent = os.path.dirname(os.path.realpath(parsed.root))
+        if not os.path.lexists(parsed.root) and not Path(parent).is_dir():
+            raise InputError(f"--root {parsed.root}: there is no folder {parent}; create it, or fix the path")
         for base in (parsed.root, target_root):
             for folder in (base, *(base / name for name in _FOLDERS)):
                 if os.path.lexists(folder) and not folder.is_dir():
@@ -101,6 +104,8 @@ def build_parser(doc: str) -> StepParser:
 
 def path_argument(text: str) -> Path:
     """Return the path that an option names. Refuse what is none on this machine, for the type of an argument."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty (a variable of the shell that is not set?)")
     if "://" in text:
         raise argparse.ArgumentTypeError(
             f"{text} is a URL; a path on this machine is needed (download it, or mount the bucket: docs/cluster.md)"
@@ -112,6 +117,11 @@ def path_argument(text: str) -> Path:
     if text.startswith("~") and not os.path.lexists(text):
         raise argparse.ArgumentTypeError(
             f"{text}: the shell does not replace a ~ in quotes; leave the quotes out, or write $HOME"
+        )
+    variable = re.search(r"\$(\w+|\{\w+\})", text)
+    if variable and not os.path.lexists(text):
+        raise argparse.ArgumentTypeError(
+            f"{text}: the shell does not replace {variable[0]} in single quotes; use double quotes"
         )
     return Path(text)
 
