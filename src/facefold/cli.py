@@ -8,6 +8,7 @@ once. Steps import what they work with inside their functions.
 """
 
 import argparse
+import atexit
 import difflib
 import importlib.util
 import io
@@ -82,11 +83,29 @@ def _use_writable_folders(root: Path) -> None:
     try:
         tempfile.gettempdir()
     except FileNotFoundError:
-        folder = root / "cache" / ".tmp"
+        folder = (root / "cache" / ".tmp").resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        os.environ["TMPDIR"] = str(folder.resolve())
+        atexit.register(_remove_if_empty, folder)
+        os.environ["TMPDIR"] = str(folder)
+        _require_temporary_files(folder)
     if not os.access(os.path.expanduser("~"), os.W_OK):
         os.environ.setdefault("MPLCONFIGDIR", str((root / "cache" / ".matplotlib").resolve()))
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _require_temporary_files(folder: Path) -> None:
+    """Raise `InputError` unless temporary files can be written: torch, for one, cannot be imported without."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        raise InputError(
+            f"temporary files can be written neither in the system's folders nor in {folder}: make room on the disk, "
+            "raise the limit on file sizes (ulimit -f), or name a folder with TMPDIR"
+        ) from None
 
 
 def build_parser(doc: str) -> StepParser:
