@@ -262,6 +262,14 @@ def test_the_nearest_file_of_a_missing_image_is_named(tmp_path, kind):
     )
 
 
+def test_ids_with_a_suffix_are_to_be_written_without(tmp_path):
+    source = write_folder(tmp_path, {**COMPLETE, "train.csv": b"id,label\n1.jpg,0\n2,1\n"})
+    assert refusal(source, tmp_path / "root").splitlines()[1] == (
+        "  - train/1.jpg.jpg (train.csv, row 2) is missing; the nearest file is train/1.jpg; id '1.jpg' ends with "
+        ".jpg: write ids without it"
+    )
+
+
 def test_the_nearest_file_may_be_in_a_zip_inside(tmp_path):
     inner = zip_bytes({"images/1.jpg": b"one", "images/2.jpg": b"two"})
     text = refusal(write_zip(tmp_path, {**CSV, "test/3.jpg": b"x", "train.zip": inner}), tmp_path / "root")

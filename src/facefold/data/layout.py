@@ -19,7 +19,7 @@ from facefold.data.audit import audit_competition, was_accepted
 from facefold.data.competition import MARK, SPLITS, SYNTHETIC_MARKER, is_empty, rows_with_usable_id
 from facefold.data.csv_file import MAX_CSV_BYTES
 from facefold.data.images import MAX_BYTES, ImageProblem, inspect_image
-from facefold.data.nearest import describe_left_out, nearest_files
+from facefold.data.nearest import describe_left_out, describe_nearest, nearest_files
 from facefold.data.results import FOLDERS, find_results, remove_results
 from facefold.data.staging import CSV, has_installed_csv_files, installed_source, staged_competition, write_mark
 from facefold.utils.console import progress_bar
@@ -312,7 +312,7 @@ def _require_images(
         raise InputError.of(
             f"{source} has the images of these rows elsewhere, or as other files ({len(missing):,} are missing):",
             [
-                f"{split}/{id}.jpg ({split}.csv, row {rows[split, id]}) is missing; the nearest file is {path}"
+                f"{split}/{id}.jpg ({split}.csv, row {rows[split, id]}) {describe_nearest(id, str(path))}"
                 for (split, id), path in nearest.items()
             ],
             f"{describe_left_out(left_out, str(source))}\nMove them to train/ and test/, rename them to <id>.jpg, then "

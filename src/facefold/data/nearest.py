@@ -34,6 +34,12 @@ def is_image_name(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in _SUFFIXES
 
 
+def describe_nearest(id: str, path: str) -> str:
+    """Return how the line on the missing image of `id` goes on: its nearest file, and what is wrong with the id."""
+    hint = f"; id {quoted(id)} ends with {PurePosixPath(id).suffix}: write ids without it" if is_image_name(id) else ""
+    return f"is missing; the nearest file is {path}{hint}"
+
+
 def describe_left_out(left_out: Iterable[PurePosixPath], where: str) -> str:
     """Return a sentence on the images that no row of the csv files has as its own; empty without any."""
     paths = sorted(path for path in left_out if is_image_name(path.name))
