@@ -86,8 +86,9 @@ def upload(root: Path, log: list[LogEntry], args: argparse.Namespace) -> None:
             "which competition? Name it once with --competition SLUG: "
             "what follows /competitions/ in the address of its page"
         )
-    if re.search("[\r\n\ud800-\udfff]", args.message):  # the last: what Python makes of bytes that are not UTF-8
-        raise InputError(f"-m {args.message!r}: a line of text is needed, in UTF-8")
+    if re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", args.message):  # control characters; bytes that are not UTF-8
+        shown = re.sub(r"\\udc(..)", r"\\x\1", repr(args.message))
+        raise InputError(f"-m {shown}: a line of text is needed, in UTF-8")
     if is_synthetic(root):
         raise InputError("this competition is synthetic: there is nowhere to submit to")
     competition, blend, path = load_competition(root), load_blend(root), root / "submissions" / "submission.csv"

@@ -313,11 +313,14 @@ def test_bad_usage(root, monkeypatch, options, message, capsys):
     assert message in f"{caught.value}{capsys.readouterr().err}"
 
 
-@pytest.mark.parametrize("message", ["caf\udce9", "two\nlines"])
-def test_a_message_that_the_log_cannot_hold_is_refused_before_the_upload(root, monkeypatch, message):
+@pytest.mark.parametrize(
+    "message, shown",
+    [("caf\udce9", r"'caf\xe9'"), ("two\nlines", r"'two\nlines'"), ("a\x1b[2J\x9b", r"'a\x1b[2J\x9b'")],
+)
+def test_a_message_that_the_log_cannot_hold_is_refused_before_the_upload(root, monkeypatch, message, shown):
     arguments = client(root, monkeypatch, "Successfully submitted")
     assert refused(root, monkeypatch, "-m", message, "--competition", "c") == (
-        f"-m {message!r}: a line of text is needed, in UTF-8"
+        f"-m {shown}: a line of text is needed, in UTF-8"
     )
     assert not arguments.exists() and load_submission_log(root) == []
 
