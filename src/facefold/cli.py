@@ -85,16 +85,17 @@ def _use_writable_folders(root: Path) -> None:
     except FileNotFoundError:
         folder = (root / "cache" / ".tmp").resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        atexit.register(_remove_if_empty, folder)
+        atexit.register(_remove_if_empty, folder, folder.parent)
         os.environ["TMPDIR"] = str(folder)
         _require_temporary_files(folder)
     if not os.access(os.path.expanduser("~"), os.W_OK):
         os.environ.setdefault("MPLCONFIGDIR", str((root / "cache" / ".matplotlib").resolve()))
 
 
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
+def _remove_if_empty(*folders: Path) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def _require_temporary_files(folder: Path) -> None:
