@@ -11,7 +11,7 @@ installed (pip install kaggle) and needs a token. Its errors are explained. Each
 submissions/log.csv: time, competition, the file's sha256, the nested score, the public score once it is recorded. A
 file that was submitted already is refused: it would cost one of the day's submissions and score the same. The line is
 written before the upload, with the outcome `unknown`: if this step is ended before Kaggle's answer, nothing is uploaded
-again until you have looked and said what came of it.
+again until you have looked and said what came of it; its line stays.
 """
 
 from __future__ import annotations
