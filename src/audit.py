@@ -4,6 +4,7 @@
     python src/audit.py --synthetic                without data: a small synthetic competition
     python src/audit.py                            check the competition that is installed
     python src/audit.py --strict                   leaks are an error
+    python src/audit.py --labels                   a sample that asks for probabilities is none
 
 Writes train.csv, test.csv, sampleSubmit.csv, train/<id>.jpg and test/<id>.jpg to competition/ under --root, opens every
 image, and prints a page on what is there: rows, the balance of the labels, sizes; identical files and near-duplicates
@@ -16,7 +17,8 @@ repaired; of the same csv files only the images that were repaired are taken. No
 is refused by name.
 
 Everything that breaks the rules is listed at once, by file, row and rule, and the exit code is 2; with --strict also if
-something other than the pixels gives labels away. Results are kept in cache/, so a second run takes seconds. meta.csv
+something other than the pixels gives labels away, and without --labels if the sample asks for something other than
+labels, which blend.py does not write yet. Results are kept in cache/, so a second run takes seconds. meta.csv
 (id, then anything: age, ..) may be next to train.csv; no model is trained on it.
 """
 
@@ -33,6 +35,7 @@ def main() -> None:
     source.add_argument("--data", type=path_argument, metavar="ZIP|DIR", help="the competition to install")
     source.add_argument("--synthetic", action="store_true", help="install a small synthetic competition")
     parser.add_argument("--strict", action="store_true", help="exit with 2 if labels leak")
+    parser.add_argument("--labels", action="store_true", help="accept a sample that asks for something else")
     args = parser.parse_args()
     with hold_root(args.root, alone=True):
         audit(args)
@@ -41,11 +44,13 @@ def main() -> None:
 def audit(args: argparse.Namespace) -> None:
     """Install the competition if one is named, check it, and print the page."""
     from facefold.data.audit import audit_competition, find_broken_images, images_without_row, load_thumbnails
+    from facefold.data.competition import require_label_sample
     from facefold.data.duplicates import find_duplicates
     from facefold.data.layout import install_competition
     from facefold.data.leaks import find_cues, labels_of_duplicates
     from facefold.data.synthetic import is_synthetic, write_synthetic_competition
     from facefold.report.audit_text import audit_page, list_leaks
+    from facefold.task import LABEL
 
     start, target = time.monotonic(), args.root / "competition"
     if args.data is not None:
@@ -67,6 +72,7 @@ def audit(args: argparse.Namespace) -> None:
             leaks,
             "Ask the host of the competition for one without, or run the audit without --strict and know it.",
         )
+    require_label_sample(competition, LABEL, args.labels)
     print(f"checked in {time.monotonic() - start:.1f} s: nothing breaks the rules")
 
 

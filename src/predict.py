@@ -79,8 +79,14 @@ def predict_test_images(args: argparse.Namespace) -> None:
 
 def predict_pictures(args: argparse.Namespace) -> None:
     """Predict new pictures by the last blend."""
-    from facefold.data.competition import load_competition
     from facefold.data.faces import MEASURED_IMAGES, cut_out_faces, list_photographs, whole_photographs
+
+    root, out = args.root.resolve(), args.out or args.root.resolve() / "predictions.csv"
+    if out.suffix != ".csv":
+        raise InputError(f"--out {out}: the name of a csv file ends in .csv")
+    paths = list_photographs(args.pictures)  # before torch is imported, which takes seconds
+
+    from facefold.data.competition import load_competition
     from facefold.data.synthetic import is_synthetic
     from facefold.ensemble.apply import blended_targets, load_blend_model, predict_images
     from facefold.ensemble.leaks import announce_leaks
@@ -89,11 +95,7 @@ def predict_pictures(args: argparse.Namespace) -> None:
     from facefold.training.workers import select_devices
     from facefold.utils.files import write_csv, write_text
 
-    root, out = args.root.resolve(), args.out or args.root.resolve() / "predictions.csv"
-    if out.suffix != ".csv":
-        raise InputError(f"--out {out}: the name of a csv file ends in .csv")
-    device = select_devices(args.device, 1)[0]
-    paths, blend = list_photographs(args.pictures), load_blend_model(root)
+    device, blend = select_devices(args.device, 1)[0], load_blend_model(root)
     with TemporaryDirectory() as folder:
         scratch = Path(folder)
         if args.no_detect:

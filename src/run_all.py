@@ -138,7 +138,9 @@ class Job:
             require_tensorboard()
         print(f"audit, split, train, blend and report in {self.root}; the plan with its times follows audit and split")
         synthetic = args.data is None and is_empty(self.root / "competition")
-        self.step("audit", *(["--synthetic"] if synthetic else ["--data", args.data] if args.data else []))
+        source = ["--synthetic"] if synthetic else ["--data", args.data] if args.data else []
+        labels = args.labels or self.target.regression  # the sample says nothing about a column of meta.csv
+        self.step("audit", *source, *(["--labels"] if labels else []))
         require_label_sample(self.competition, self.target, args.labels)  # before hours of training
         recipes = named or self.profile_recipes()
         if not named:

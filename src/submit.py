@@ -11,7 +11,7 @@ installed (pip install kaggle) and needs a token. Its errors are explained. Each
 submissions/log.csv: time, competition, the file's sha256, the nested score, the public score once it is recorded. A
 file that was submitted already is refused: it would cost one of the day's submissions and score the same. The line is
 written before the upload, with the outcome `unknown`: if this step is ended before Kaggle's answer, nothing is uploaded
-again until you have looked and said what came of it.
+again until you have looked and said what came of it; its line stays.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ def upload(root: Path, log: list[LogEntry], args: argparse.Namespace) -> None:
     from facefold.ensemble.submission import check_submission
     from facefold.kaggle.submit import (
         ACCEPTED,
+        REFUSED,
         UNKNOWN,
         LogEntry,
         UnknownOutcome,
@@ -85,13 +86,15 @@ def upload(root: Path, log: list[LogEntry], args: argparse.Namespace) -> None:
             "which competition? Name it once with --competition SLUG: "
             "what follows /competitions/ in the address of its page"
         )
-    if re.search("[\r\n\ud800-\udfff]", args.message):  # the last: what Python makes of bytes that are not UTF-8
-        raise InputError(f"-m {args.message!r}: a line of text is needed, in UTF-8")
+    if re.search("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", args.message):  # control characters; bytes that are not UTF-8
+        shown = re.sub(r"\\udc(..)", r"\\x\1", repr(args.message))
+        raise InputError(f"-m {shown}: a line of text is needed, in UTF-8")
     if is_synthetic(root):
         raise InputError("this competition is synthetic: there is nowhere to submit to")
     competition, blend, path = load_competition(root), load_blend(root), root / "submissions" / "submission.csv"
     rows, sha256 = check_submission(competition, path), sha256_file(path)
-    if before := [entry for entry in log if (entry.competition, entry.sha256) == (slug, sha256)]:
+    same = [entry for entry in log if (entry.competition, entry.sha256) == (slug, sha256)]
+    if before := [entry for entry in same if entry.outcome != REFUSED]:
         raise InputError(
             f"this very file was submitted on {before[-1].time} ({before[-1].message}): "
             "its score would be the same. "

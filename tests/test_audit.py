@@ -115,17 +115,17 @@ def test_all_unsound_images_are_listed_at_once(competition):
 def test_the_nearest_file_of_a_missing_image_is_named_and_what_no_row_uses_counted(competition):
     folder = competition.root / "competition"
     (folder / "train" / "0").mkdir()
-    for id, near in (("02", "train/02.jpg.jpg"), ("7", "train/0/7.png")):
+    for id, near in (("02", "train/2.jpg"), ("7", "train/0/7.png")):
         competition.image_path("train", id).rename(folder / near)
     (folder / "notes.txt").write_text("")
     with pytest.raises(InputError) as caught:
         check_images(competition)
     lines = str(caught.value).split("\n")
     assert lines[1:4] == [
-        "  - competition/train/02.jpg (train.csv, row 2) is missing; the nearest file is competition/train/02.jpg.jpg",
+        "  - competition/train/02.jpg (train.csv, row 2) is missing; the nearest file is competition/train/2.jpg",
         "  - competition/train/7.jpg (train.csv, row 4) is missing; the nearest file is competition/train/0/7.png",
         f"Images and zips in {folder} that are not train/<id>.jpg or test/<id>.jpg of any row, and were left out: 2 "
-        "('train/0/7.png', 'train/02.jpg.jpg').",
+        "('train/0/7.png', 'train/2.jpg').",
     ]
 
 

@@ -244,12 +244,14 @@ def test_a_sample_of_probabilities_gets_labels_only_if_they_are_asked_for(root):
     labels = content(root)
     sample = root / "competition" / "sampleSubmit.csv"
     sample.write_text(sample.read_text().replace(",0\n", ",0.5\n"))
-    page = run("audit", root).stdout.splitlines()
+    audited = run("audit", root)
+    page = audited.stdout.splitlines()
     wants = "competition/sampleSubmit.csv, row 2: '0.5' is neither 0 nor 1: the competition wants probabilities"
     assert f"sample      {wants}; blend.py writes labels 0 and 1 only, with --labels" in page
-    assert refused("blend", root) == (
-        f"{wants}, and blend.py writes labels 0 and 1 only. To have these all the same, use --labels."
-    )
+    advice = f"{wants}, and blend.py writes labels 0 and 1 only. To have these all the same, use --labels."
+    assert (audited.returncode, audited.stderr) == (2, f"audit.py: {advice}\n")
+    assert run("audit", root, "--labels").returncode == 0
+    assert refused("blend", root) == advice
     assert content(root) == labels
     assert run("blend", root, "--method", "mean", "--labels").returncode == 0
     assert content(root)["submission.csv"] == labels["submission.csv"]

@@ -17,7 +17,8 @@ import pytest
 import blend
 import run_all
 import split
-from command import call, refused, run
+from command import call, refused, run, words
+from facefold import cli
 from facefold.cli import add_seed_option, check_engine_options, path_argument
 from facefold.data.folds import GROUPINGS
 from facefold.ensemble.leaks import LEAKS
@@ -64,6 +65,14 @@ def test_errors_about_arguments_import_nothing_heavy(arguments, message, tmp_pat
     step, *options = arguments
     code, modules, error = imported(str(SRC / f"{step}.py"), *options, "--root", str(tmp_path / "r"), tmp_path=tmp_path)
     assert code == 2 and message in error and not modules & set(HEAVY)
+
+
+def test_a_picture_that_is_missing_is_named_before_torch_is_imported(tmp_path):
+    code, modules, error = imported(
+        str(SRC / "predict.py"), "no/such.jpg", "--root", str(tmp_path / "r"), tmp_path=tmp_path
+    )
+    assert (code, error) == (2, "predict.py: these images cannot be read:\n  - no/such.jpg is missing\n")
+    assert not modules & {"torch", "sklearn", "timm"}
 
 
 def test_the_choices_of_the_options_are_those_of_the_library():
@@ -129,6 +138,9 @@ WINDOWS = r"is a path of Windows; this runs in Linux (WSL2), where C:\data is ca
         (r"C:\faces", rf"C:\faces {WINDOWS}"),
         ("d:/faces", f"d:/faces {WINDOWS}"),
         (r"\\host\faces", rf"\\host\faces {WINDOWS}"),
+        ("", "the path is empty (a variable of the shell that is not set?)"),
+        ("$HOME/x", "$HOME/x: the shell does not replace $HOME in single quotes; use double quotes"),
+        ("a/${DATA}", "a/${DATA}: the shell does not replace ${DATA} in single quotes; use double quotes"),
         ("~/faces", "~/faces: the shell does not replace a ~ in quotes; leave the quotes out, or write $HOME"),
     ],
 )
@@ -142,8 +154,18 @@ def test_a_path_that_is_none_here_is_named(tmp_path, capsys, path, problem, step
 
 def test_paths_that_look_like_another_kind_are_paths(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("~faces").mkdir()
-    assert [path_argument(text) for text in ("~faces", "a:b", "c/d")] == [Path("~faces"), Path("a:b"), Path("c/d")]
+    texts = ["~faces", "$faces", "5$", "a:b", "c/d"]
+    for text in texts[:2]:
+        Path(text).mkdir()
+    assert [path_argument(text) for text in texts] == [Path(text) for text in texts]
+
+
+@pytest.mark.parametrize("step, options", [("run_all", ()), ("audit", ("--synthetic",)), ("split", ())])
+def test_a_root_in_a_folder_that_is_not_there_is_refused_and_not_created(tmp_path, step, options):
+    assert refused(step, tmp_path / "tpyo" / "root", *options) == (
+        f"--root {tmp_path}/tpyo/root: there is no folder {tmp_path}/tpyo; create it, or fix the path"
+    )
+    assert not (tmp_path / "tpyo").exists()
 
 
 @pytest.mark.parametrize("name", ["", "cache", "runs", "folds", "submissions", "competition", "targets/age/runs"])
@@ -224,6 +246,26 @@ def test_without_a_folder_for_temporary_files_the_cache_takes_them(tmp_path, no_
         tempfile.gettempdir()
     assert refused("split", tmp_path) != ""
     assert tempfile.gettempdir() == os.environ["TMPDIR"] == str(tmp_path / "cache" / ".tmp")
+
+
+@pytest.mark.parametrize("left", [[], ["file"]])
+def test_the_folder_for_temporary_files_is_removed_if_it_is_empty(tmp_path, left):
+    for name in left:
+        (tmp_path / name).write_text("")
+    cli._remove_if_empty(tmp_path)
+    assert tmp_path.exists() == bool(left)
+
+
+@pytest.mark.parametrize("step, options", [("predict", ["x.jpg"]), ("split", [])])
+def test_where_no_file_can_be_written_a_step_says_so_and_leaves_nothing(tmp_path, step, options):
+    command = ["bash", "-c", 'ulimit -f 0; exec "$@"', "bash", *words(step, tmp_path, *options)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"{step}.py: temporary files can be written neither in the system's folders nor in {tmp_path}/cache/.tmp: make "
+        "room on the disk, raise the limit on file sizes (ulimit -f), or name a folder with TMPDIR\n",
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("home", ["/nowhere", None])

@@ -170,7 +170,7 @@ def test_zips_that_cannot_be_installed(tmp_path, members, message):
     assert message in text and "\x1b" not in text
 
 
-@pytest.mark.parametrize("name", ["train/9.jpg", "train.csv", "train.zip", "test", "train/train"])
+@pytest.mark.parametrize("name", ["train/1.jpg", "train.csv", "train.zip", "test", "train/train"])
 def test_a_link_that_an_image_or_csv_needs_is_refused_by_name(tmp_path, name):
     source = write_folder(tmp_path, COMPLETE)
     if (source / name).exists():
@@ -184,15 +184,24 @@ def test_links_and_pipes_that_nothing_needs_are_ignored(tmp_path):
     source = write_folder(tmp_path, {**COMPLETE, "venv/bin/activate": b"x"})
     (source / "venv" / "bin" / "python").symlink_to("/usr/bin/python3")
     (source / "train" / "latest").symlink_to("1.jpg")
+    (source / "train" / "8.jpg").symlink_to("nowhere")
+    (source / "test" / "9.jpg").symlink_to("/etc/passwd")
     os.mkfifo(source / "log")
+    os.mkfifo(source / "train" / "9.jpg")
     assert install_competition(source, tmp_path / "root")
     assert installed_files(tmp_path / "root") == COMPLETE
+    assert not install_competition(source, tmp_path / "root")
 
 
 def test_a_pipe_in_place_of_an_image_is_refused(tmp_path):
     source = write_folder(tmp_path, COMPLETE)
-    os.mkfifo(source / "train" / "9.jpg")
-    assert f"{source}/train/9.jpg is no regular file" in refusal(source, tmp_path / "root")
+    (source / "train" / "1.jpg").unlink()
+    os.mkfifo(source / "train" / "1.jpg")
+    assert refusal(source, tmp_path / "root") == (
+        "the images of this competition cannot be installed:\n"
+        f"  - {source}/train/1.jpg is no regular file (a pipe, socket or device); use real files only\n"
+        "Fix these, or download the competition again."
+    )
 
 
 def test_a_folder_of_images_that_may_not_be_read_is_named(tmp_path, monkeypatch):
@@ -233,6 +242,7 @@ NEAR = {
     "folder of the split": ("train_images/1.jpg", "train_images/1.jpg"),
     "another suffix": ("train_images/1.PNG", "train_images/1.PNG"),
     "a JPEG by another suffix": ("train/1.jfif", "train/1.jfif"),
+    "leading zeros": ("train/00001.jpg", "train/00001.jpg"),
 }
 
 
@@ -249,6 +259,14 @@ def test_the_nearest_file_of_a_missing_image_is_named(tmp_path, kind):
         f"({left_out}).\n"
         "Move them to train/ and test/, rename them to <id>.jpg, then run the same command again. Nothing was "
         "installed."
+    )
+
+
+def test_ids_with_a_suffix_are_to_be_written_without(tmp_path):
+    source = write_folder(tmp_path, {**COMPLETE, "train.csv": b"id,label\n1.jpg,0\n2,1\n"})
+    assert refusal(source, tmp_path / "root").splitlines()[1] == (
+        "  - train/1.jpg.jpg (train.csv, row 2) is missing; the nearest file is train/1.jpg; id '1.jpg' ends with "
+        ".jpg: write ids without it"
     )
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -136,6 +137,29 @@ def test_labels_that_alternate_are_a_leak(clean):
     page = audit_page(competition, images, groups, answers, cues, pd.DataFrame({"split": [], "id": []}), [])
     ends = [line.split("   ")[-1] for line in page.splitlines() if "chance 0" in line]
     assert ends == ["LEAK", "more than chance, no more than harmless traits of images give", "chance"]
+
+
+def test_labels_in_a_period_are_a_leak_of_their_lag(clean):
+    ids, labels = [str(number) for number in range(1, 401)], np.arange(400) // 2 % 2  # 0 0 1 1 0 0 1 1 ..
+    assert not label_order_cue(ids, labels).leaks
+    cue = label_order_cue(ids, labels, range(2, 9))
+    # 398 products of -1/4 over 400 of 1/4; 2.69 standard deviations leave 0.05 / 14 above
+    assert (cue.name, cue.value) == ("order 2 ids apart", pytest.approx(-398 / 400))
+    assert cue.leaks and cue.margin == pytest.approx(2.6901 / 20, abs=1e-4)
+    competition = load_competition(clean)
+    order = np.argsort(competition.train["id"].astype(int).to_numpy())
+    ordered = competition.train["label"].to_numpy().copy()
+    ordered[order] = np.arange(len(order)) // 2 % 2
+    periodic = replace(competition, train=competition.train.assign(label=ordered))
+    cue, *_ = find_cues(periodic, check_images(competition), load_thumbnails(competition).headers)
+    assert cue.name == "order 2 ids apart" and cue.leaks
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_shuffled_labels_have_no_period(seed):
+    labels = np.random.default_rng(seed).permutation([0, 1] * 150)
+    assert not label_order_cue([str(number) for number in range(300)], labels, range(2, 9)).leaks
 
 
 def test_labels_of_duplicates_by_hand():

@@ -249,6 +249,25 @@ def test_an_image_that_has_everything_is_left_alone(tmp_path):
     )
 
 
+@pytest.mark.parametrize("labels", [[], ["--labels"]])
+def test_the_kernel_accepts_the_sample_that_the_blend_accepted(tmp_path, monkeypatch, labels):
+    pack, data = tmp_path / "in" / "pack", tmp_path / "in" / "data"
+    for folder in (pack / "folds", pack / "runs", data):
+        folder.mkdir(parents=True)
+    for name in ("train.csv", "test.csv"):
+        (data / name).write_text("")
+    (pack / kernel.MARK).write_text(json.dumps({"blend": ["--method", "mean", *labels]}))
+    steps = []
+    monkeypatch.setattr(kernel, "install_wheels", lambda *_: {})
+    monkeypatch.setattr(
+        kernel.subprocess, "run", lambda command, env: steps.append(command) or subprocess.CompletedProcess(command, 2)
+    )
+    monkeypatch.setattr(sys, "argv", ["kernel.py", str(tmp_path / "in"), str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="2"):
+        kernel.main()
+    assert [command[4:] for command in steps] == [["--data", str(data), *labels]]
+
+
 def test_the_kernel_says_what_it_looks_for(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["kernel.py", str(tmp_path), str(tmp_path / "out")])
     with pytest.raises(

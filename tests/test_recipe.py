@@ -201,8 +201,8 @@ def test_a_recipe_with_another_number_of_epochs_is_another_recipe():
         ("lite0@", "recipe 'lite0@': what follows @ is a number of epochs"),
         ("lite0@03", "recipe 'lite0@03': what follows @ is a number of epochs"),
         ("lite0@-1", "recipe 'lite0@-1': what follows @ is a number of epochs"),
-        ("lite0@0", "lite0.toml is not a recipe:\n  - epochs = 0 should be above 0"),
-        ("cnn5@1", "cnn5.toml is not a recipe:\n  - warmup is not shorter than epochs"),
+        ("lite0@0", "'lite0@0', lite0.toml with epochs = 0, is not a recipe:\n  - epochs = 0 should be above 0"),
+        ("cnn5@1", "'cnn5@1', cnn5.toml with epochs = 1, is not a recipe:\n  - warmup is not shorter than epochs"),
         ("lite9@3", "there is no recipe 'lite9'; there are: "),
     ],
 )

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from command import apart, run, words
+import run_all
+from command import apart, refused, run, words
 from facefold.cli import hold_root
 from facefold.data.synthetic import write_synthetic_competition
 from facefold.utils.errors import InputError
@@ -288,13 +289,25 @@ def test_one_process_at_a_time_gives_the_same_bytes(undisturbed, tmp_path):
 def test_a_sample_of_probabilities_ends_the_job_before_it_trains(tmp_path):
     sample = tiny(tmp_path) / "competition" / "sampleSubmit.csv"
     sample.write_text(sample.read_text().replace(",0\n", ",0.5\n"))
-    done = run("run_all", tmp_path, *FEW)
+    done = apart("run_all", tmp_path, *FEW)
     assert (done.returncode, done.stderr) == (
         2,
-        "run_all.py: competition/sampleSubmit.csv, row 2: '0.5' is neither 0 nor 1: the competition wants "
+        "audit.py: competition/sampleSubmit.csv, row 2: '0.5' is neither 0 nor 1: the competition wants "
         "probabilities, and blend.py writes labels 0 and 1 only. To have these all the same, use --labels.\n",
     )
     assert not (tmp_path / "folds").exists()
+
+
+@pytest.mark.parametrize(
+    "options, passed",
+    [((), []), (("--labels",), ["--labels"]), (("--target", "age", "--recipes", "lite0_age"), ["--labels"])],
+)
+def test_the_audit_accepts_a_sample_of_probabilities_where_it_does_not_count(tmp_path, monkeypatch, options, passed):
+    def end_after_audit(name, *options):
+        raise InputError(f"{name} {options[2:]}")
+
+    monkeypatch.setattr(run_all, "run_step", end_after_audit)
+    assert refused("run_all", tiny(tmp_path), *options) == f"audit {tuple(passed)}"
 
 
 def test_a_stale_run_is_refused_and_force_trains_over_it(whole):

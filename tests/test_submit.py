@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import submit
+from command import run
 from facefold.data.competition import SYNTHETIC_MARKER, load_competition
 from facefold.ensemble.blend import SEALED
 from facefold.ensemble.leaderboard import leaderboard_columns
@@ -226,27 +227,55 @@ def test_a_step_that_is_ended_while_it_uploads_leaves_its_line(root, monkeypatch
     )
 
 
-@pytest.mark.parametrize(
-    "outcome, left, line",
-    [
-        ("accepted", ["first", "second"], "second: accepted, kept in submissions/log.csv\n"),
-        ("refused", ["first"], "second: refused, removed from submissions/log.csv\n"),
-    ],
-)
-def test_the_user_says_what_came_of_an_unknown_submission(root, monkeypatch, capsys, outcome, left, line):
+@pytest.mark.parametrize("outcome, scored", [("accepted", "second"), ("refused", "first")])
+def test_the_user_says_what_came_of_an_unknown_submission(root, monkeypatch, capsys, outcome, scored):
     first = LogEntry("2026-01-01 00:00:00", "face-gender", "0" * 64, "first", "0.9", "0.8", "1.0")
     write_submission_log(root, [first, replace(first, message="second", outcome="unknown")])
     step(root, monkeypatch, "--outcome", outcome)
-    assert [(entry.message, entry.outcome) for entry in load_submission_log(root)] == [(m, "accepted") for m in left]
-    assert capsys.readouterr().out == line
+    assert load_submission_log(root) == [first, replace(first, message="second", outcome=outcome)]
+    assert capsys.readouterr().out == f"second: {outcome}, written to submissions/log.csv\n"
     assert refused(root, monkeypatch, "--outcome", outcome) == (
         f"--outcome {outcome}: submissions/log.csv has no submission whose outcome is unknown"
     )
+    step(root, monkeypatch, "--public", "0.9")
+    assert [entry.message for entry in load_submission_log(root) if entry.public] == [scored]
+
+
+def test_a_refused_file_is_submitted_again_to_the_competition_that_was_named(root, monkeypatch):
+    client(root, monkeypatch, "Segmentation fault", 139)
+    refused(root, monkeypatch, "-m", "first", "--competition", "face-gender")
+    step(root, monkeypatch, "--outcome", "refused")
+    arguments = client(root, monkeypatch, "Successfully submitted")
+    step(root, monkeypatch, "-m", "again")
+    assert arguments.read_text().splitlines()[-1] == "face-gender"
+    assert [entry.outcome for entry in load_submission_log(root)] == ["refused", "accepted"]
 
 
 def test_a_log_without_outcomes_is_read(root):
     csv(root / "submissions" / "log.csv", "time,competition,sha256,message,honest,low,high,public", "t,c,s,m,1,2,3,4")
     assert load_submission_log(root) == [LogEntry("t", "c", "s", "m", "1", "2", "3", "4", "accepted")]
+
+
+def test_bytes_of_the_log_that_are_not_utf8_are_kept(root, monkeypatch):
+    submit_first(root, monkeypatch)
+    log = root / "submissions" / "log.csv"
+    edited = log.read_bytes().replace(b"first", b"caf\xe9")
+    log.write_bytes(edited)
+    assert refused(root, monkeypatch, "-m", "again").startswith("this very file was submitted on 2")
+    done = run("submit", root, "--public", "0.9381")
+    assert done.stdout == "caf\\udce9: public score 0.9381, nested score 0.9395 [0.9359, 0.9429]\n"
+    assert log.read_bytes() == edited.replace(b",,accepted", b",0.9381,accepted")
+
+
+def test_a_damaged_log_is_to_be_fixed_not_deleted(root):
+    columns = "time,competition,sha256,message,honest,low,high,public,outcome"
+    csv(root / "submissions" / "log.csv", columns, "t,c,s,m,1,2,3,4,accepted", "t,c,s,one, two,1,2,3,4,accepted")
+    with pytest.raises(InputError) as caught:
+        load_submission_log(root)
+    assert str(caught.value) == (
+        f"{root}/submissions/log.csv is damaged (Error tokenizing data. C error: Expected 9 fields in line 3, saw 10); "
+        "fix it in a text editor, and keep its lines: without them the same file could be uploaded twice"
+    )
 
 
 def test_a_client_that_cannot_be_started(root, monkeypatch):
@@ -284,11 +313,14 @@ def test_bad_usage(root, monkeypatch, options, message, capsys):
     assert message in f"{caught.value}{capsys.readouterr().err}"
 
 
-@pytest.mark.parametrize("message", ["caf\udce9", "two\nlines"])
-def test_a_message_that_the_log_cannot_hold_is_refused_before_the_upload(root, monkeypatch, message):
+@pytest.mark.parametrize(
+    "message, shown",
+    [("caf\udce9", r"'caf\xe9'"), ("two\nlines", r"'two\nlines'"), ("a\x1b[2J\x9b", r"'a\x1b[2J\x9b'")],
+)
+def test_a_message_that_the_log_cannot_hold_is_refused_before_the_upload(root, monkeypatch, message, shown):
     arguments = client(root, monkeypatch, "Successfully submitted")
     assert refused(root, monkeypatch, "-m", message, "--competition", "c") == (
-        f"-m {message!r}: a line of text is needed, in UTF-8"
+        f"-m {shown}: a line of text is needed, in UTF-8"
     )
     assert not arguments.exists() and load_submission_log(root) == []
 

@@ -8,6 +8,7 @@ once. Steps import what they work with inside their functions.
 """
 
 import argparse
+import atexit
 import difflib
 import importlib.util
 import io
@@ -59,6 +60,9 @@ class StepParser(argparse.ArgumentParser):
     def parse_args(self, *args, **kwargs):
         parsed = super().parse_args(*args, **kwargs)
         target_root = getattr(parsed, "target", LABEL).directory(parsed.root)
+        parent = os.path.dirname(os.path.realpath(parsed.root))
+        if not os.path.lexists(parsed.root) and not Path(parent).is_dir():
+            raise InputError(f"--root {parsed.root}: there is no folder {parent}; create it, or fix the path")
         for base in (parsed.root, target_root):
             for folder in (base, *(base / name for name in _FOLDERS)):
                 if os.path.lexists(folder) and not folder.is_dir():
@@ -79,11 +83,30 @@ def _use_writable_folders(root: Path) -> None:
     try:
         tempfile.gettempdir()
     except FileNotFoundError:
-        folder = root / "cache" / ".tmp"
+        folder = (root / "cache" / ".tmp").resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        os.environ["TMPDIR"] = str(folder.resolve())
+        atexit.register(_remove_if_empty, folder, folder.parent)
+        os.environ["TMPDIR"] = str(folder)
+        _require_temporary_files(folder)
     if not os.access(os.path.expanduser("~"), os.W_OK):
         os.environ.setdefault("MPLCONFIGDIR", str((root / "cache" / ".matplotlib").resolve()))
+
+
+def _remove_if_empty(*folders: Path) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _require_temporary_files(folder: Path) -> None:
+    """Raise `InputError` unless temporary files can be written: torch, for one, cannot be imported without."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        raise InputError(
+            f"temporary files can be written neither in the system's folders nor in {folder}: make room on the disk, "
+            "raise the limit on file sizes (ulimit -f), or name a folder with TMPDIR"
+        ) from None
 
 
 def build_parser(doc: str) -> StepParser:
@@ -101,6 +124,8 @@ def build_parser(doc: str) -> StepParser:
 
 def path_argument(text: str) -> Path:
     """Return the path that an option names. Refuse what is none on this machine, for the type of an argument."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty (a variable of the shell that is not set?)")
     if "://" in text:
         raise argparse.ArgumentTypeError(
             f"{text} is a URL; a path on this machine is needed (download it, or mount the bucket: docs/cluster.md)"
@@ -112,6 +137,11 @@ def path_argument(text: str) -> Path:
     if text.startswith("~") and not os.path.lexists(text):
         raise argparse.ArgumentTypeError(
             f"{text}: the shell does not replace a ~ in quotes; leave the quotes out, or write $HOME"
+        )
+    variable = re.search(r"\$(\w+|\{\w+\})", text)
+    if variable and not os.path.lexists(text):
+        raise argparse.ArgumentTypeError(
+            f"{text}: the shell does not replace {variable[0]} in single quotes; use double quotes"
         )
     return Path(text)
 

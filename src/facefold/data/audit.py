@@ -17,7 +17,7 @@ import pandas as pd
 from facefold.data.competition import SPLITS, Competition, find_image, load_competition, rows_with_usable_id
 from facefold.data.csv_file import Findings
 from facefold.data.images import ImageFacts, ImageProblem, JpegHeader, inspect_image, map_images, read_thumbnail
-from facefold.data.nearest import describe_left_out, nearest_files
+from facefold.data.nearest import describe_left_out, describe_nearest, nearest_files
 from facefold.utils.console import progress_bar
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
@@ -216,8 +216,8 @@ def _raise_problems(root: Path, rows: dict[tuple[str, str], int], results: list[
         nearest = nearest_files(missing, left_out)
     for (row, number), result in zip(rows.items(), results, strict=True):
         if isinstance(result, str):
-            near = f"; the nearest file is competition/{nearest[row]}" if row in nearest else ""
-            findings.add(result, f"competition/{'/'.join(row)}.jpg ({row[0]}.csv, row {number}) {result}{near}")
+            fault = describe_nearest(row[1], f"competition/{nearest[row]}") if row in nearest else result
+            findings.add(result, f"competition/{'/'.join(row)}.jpg ({row[0]}.csv, row {number}) {fault}")
     hint = f"{describe_left_out(left_out, str(folder))}\n{_HINT}" if nearest else _HINT
     findings.raise_any("some images cannot be used:", hint)
 

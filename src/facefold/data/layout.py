@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from facefold.data.audit import audit_competition, was_accepted
 from facefold.data.competition import MARK, SPLITS, SYNTHETIC_MARKER, is_empty, rows_with_usable_id
 from facefold.data.csv_file import MAX_CSV_BYTES
 from facefold.data.images import MAX_BYTES, ImageProblem, inspect_image
-from facefold.data.nearest import describe_left_out, nearest_files
+from facefold.data.nearest import describe_left_out, describe_nearest, nearest_files
 from facefold.data.results import FOLDERS, find_results, remove_results
 from facefold.data.staging import CSV, has_installed_csv_files, installed_source, staged_competition, write_mark
 from facefold.utils.console import progress_bar
@@ -75,8 +75,9 @@ def _fill(staged: Path, source: Path, members: list[Member], csv_files: dict[str
     """Write the files of a competition. `InputError` if it lacks images that the source has elsewhere."""
     for name, member in csv_files.items():
         member.copy(staged / name)
-    with _open_images(members, staged) as (images, inside):
-        _require_images(source, rows_with_usable_id(staged), images, members + inside)
+    rows = rows_with_usable_id(staged)
+    with _open_images(members, staged, rows) as (images, inside):
+        _require_images(source, rows, images, members + inside)
         require_disk_space(staged, sum(member.size for member in images.values()), "the images")
         for name, member in progress_bar(images.items(), len(images), "unpacking", "file"):
             member.copy(staged / name)
@@ -166,7 +167,7 @@ def _update_competition(source: Path, target: Path, members: list[Member], meta:
     shutil.rmtree(folder, ignore_errors=True)  # what a killed step left
     folder.mkdir()
     try:
-        with _open_images(members, folder) as (images, _):
+        with _open_images(members, folder, rows_with_usable_id(target)) as (images, _):
             for name, member in images.items():
                 if not _is_image_of(target / name, member):
                     (taken if _take_image(member, target / name, folder / "image") else kept).append(name)
@@ -221,10 +222,13 @@ def _require_outside(source: Path, root: Path) -> None:
 
 
 @contextmanager
-def _open_images(members: list[Member], folder: Path) -> Iterator[tuple[dict[str, Member], list[Member]]]:
+def _open_images(
+    members: list[Member], folder: Path, rows: Iterable[tuple[str, str]]
+) -> Iterator[tuple[dict[str, Member], list[Member]]]:
     """Yield the images by the name that they get, train/<id>.jpg or test/<id>.jpg, and the members of zips inside.
 
-    Zips inside the source are copied to `folder` and removed at the end.
+    Zips inside the source are copied to `folder` and removed at the end. What is no image is an error if one of `rows`,
+    (split, id), needs it, and ignored otherwise.
     """
     found: list[tuple[str, Member]] = []
     inside: list[Member] = []
@@ -241,12 +245,12 @@ def _open_images(members: list[Member], folder: Path) -> Iterator[tuple[dict[str
                     found += [(split, one) for one in _files_in(packed, (), (split,), (split, split))]
                     inside += [replace(one, path=member.path / one.path) for one in packed]
         problems = [f"{member.name} {member.problem}" for member in members if _hides_images(member)]
-        images = _name_images(found, problems)
+        images = _name_images(found, {_image_name(*row) for row in rows}, problems)
         if problems:
             raise InputError.of(
                 "the images of this competition cannot be installed:",
                 problems,
-                "Fix the folder, or download the competition again.",
+                "Fix these, or download the competition again.",
             )
         yield images, inside
 
@@ -257,8 +261,16 @@ def _hides_images(member: Member) -> bool:
     return member.is_folder and parts in {(split,) * depth for split in SPLITS for depth in (1, 2)}
 
 
-def _name_images(found: list[tuple[str, Member]], problems: list[str]) -> dict[str, Member]:
-    """Return the images by the name that they get; what is wrong with them is added to `problems`."""
+def _image_name(split: str, name: str) -> str:
+    """Return the name of an image of competition/, in one Unicode form."""
+    return unicodedata.normalize("NFC", f"{split}/{name}.jpg")
+
+
+def _name_images(found: list[tuple[str, Member]], needed: set[str], problems: list[str]) -> dict[str, Member]:
+    """Return the images by the name that they get; what is wrong with them is added to `problems`.
+
+    needed: the names, of `_image_name`, that a row has. A link or pipe of another name is left out.
+    """
     images: dict[str, Member] = {}
     names: dict[str, str] = {}  # by the name in one Unicode form
     for split, member in found:
@@ -266,7 +278,9 @@ def _name_images(found: list[tuple[str, Member]], problems: list[str]) -> dict[s
         if suffix in _OTHER_IMAGES:
             problems.append(f"{member.name} is not a .jpg; convert it")
         elif suffix in (".jpg", ".jpeg"):
-            other = names.setdefault(unicodedata.normalize("NFC", name), name)
+            if member.problem and _image_name(split, member.path.stem) not in needed:
+                continue
+            other = names.setdefault(_image_name(split, member.path.stem), name)
             if member.problem:
                 problems.append(f"{member.name} {member.problem}")
             if other in images:
@@ -289,7 +303,7 @@ def _require_images(
         members: Of the source, and of the zips inside.
     """
     names = {unicodedata.normalize("NFC", name): member for name, member in images.items()}
-    own = {row: names.get(unicodedata.normalize("NFC", f"{'/'.join(row)}.jpg")) for row in rows}
+    own = {row: names.get(_image_name(*row)) for row in rows}
     missing = [row for row, member in own.items() if member is None]
     used = {member.name for member in own.values() if member}
     left_out = [member.path for member in members if member.name not in used]
@@ -298,7 +312,7 @@ def _require_images(
         raise InputError.of(
             f"{source} has the images of these rows elsewhere, or as other files ({len(missing):,} are missing):",
             [
-                f"{split}/{id}.jpg ({split}.csv, row {rows[split, id]}) is missing; the nearest file is {path}"
+                f"{split}/{id}.jpg ({split}.csv, row {rows[split, id]}) {describe_nearest(id, str(path))}"
                 for (split, id), path in nearest.items()
             ],
             f"{describe_left_out(left_out, str(source))}\nMove them to train/ and test/, rename them to <id>.jpg, then "

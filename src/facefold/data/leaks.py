@@ -19,6 +19,7 @@ from facefold.utils.errors import InputError
 
 REAL = 0.1  # an AUC or correlation this far above chance, and above twice its 95 % margin, is a leak
 _Z95 = NormalDist().inv_cdf(0.975)
+_PERIODS = range(2, 9)  # ids apart: where a pattern of up to eight labels repeats, or runs of up to eight alternate
 _LEAVES, _LEAF_SHARE = 64, 500
 _COMMON = 20  # rows that must share a text of the header before a model may use it
 
@@ -46,17 +47,21 @@ class Cue(NamedTuple):
         return self.distance > max(REAL, 2 * self.margin)
 
 
-def label_order_cue(ids: Sequence[str], labels: np.ndarray) -> Cue:
+def label_order_cue(ids: Sequence[str], labels: np.ndarray, lags: Sequence[int] = (1,)) -> Cue:
     """Correlate labels (n,) of 0 and 1 with the next one in the order of their ids as numbers: a lag-1 correlation.
 
-    Raises `InputError` if ids are not whole numbers, two are the same number, or only one label occurs.
+    Of several `lags` the one with the largest correlation counts; chance is then that of the largest of as many (by
+    Bonferroni). Raises `InputError` if ids are not whole numbers, two are the same number, or only one label occurs.
     """
     labels = np.asarray(labels)[order_by_id(ids)].astype(float)
     if len(np.unique(labels)) < 2:
         raise InputError("the order of the ids says nothing if only one label occurs")
     centred = labels - labels.mean()
-    correlation = float(centred[1:] @ centred[:-1] / (centred @ centred))
-    return Cue("order of the ids", "correlation", correlation, 0.0, _Z95 / math.sqrt(len(labels)))
+    correlations = {lag: float(centred[lag:] @ centred[:-lag] / (centred @ centred)) for lag in lags}
+    lag = max(lags, key=lambda lag: abs(correlations[lag]))
+    margin = NormalDist().inv_cdf(1 - 0.025 / len(lags)) / math.sqrt(len(labels))
+    name = "order of the ids" if lag == 1 else f"order {lag} ids apart"
+    return Cue(name, "correlation", correlations[lag], 0.0, margin)
 
 
 def order_by_id(ids: Sequence[str]) -> np.ndarray:
@@ -83,7 +88,9 @@ def find_cues(competition: Competition, images: pd.DataFrame, headers: pd.DataFr
     times = [competition.image_path("train", id).stat().st_mtime for id in images["id"]]
     cues = []
     with suppress(InputError):
-        cues.append(label_order_cue(competition.ids("train"), labels))
+        ids = competition.ids("train")
+        neighbours, periodic = label_order_cue(ids, labels), label_order_cue(ids, labels, _PERIODS)
+        cues.append(periodic if periodic.leaks and not neighbours.leaks else neighbours)
     traits = {
         "file size": images[["bytes"]],
         "file time": pd.DataFrame({"time": times}),

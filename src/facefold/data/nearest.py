@@ -1,4 +1,4 @@
-"""Find the images that were probably meant where the image of a row is missing: same name, other suffix or folder."""
+"""Find the images that were probably meant where that of a row is missing: same name, other suffix, zeros or folder."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -16,8 +16,8 @@ def nearest_files(
 ) -> dict[tuple[str, str], PurePosixPath]:
     """Return for each (split, id) in `missing` the image in `left_out` that may be its own, if there is one.
 
-    It has the id as its name, whatever its suffixes (1.jpg.jpg), case and Unicode form. Of several the one counts whose
-    folders or name tell of the split (train_images/1.jpg), then the first by name.
+    It has the id as its name, whatever its suffixes (1.jpg.jpg), leading zeros, case and Unicode form. Of several the
+    one counts whose folders or name tell of the split (train_images/1.jpg), then the first by name.
     """
     by_key: dict[str, list[PurePosixPath]] = {}
     for path in sorted(image for image in left_out if is_image_name(image.name)):
@@ -34,6 +34,12 @@ def is_image_name(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in _SUFFIXES
 
 
+def describe_nearest(id: str, path: str) -> str:
+    """Return how the line on the missing image of `id` goes on: its nearest file, and what is wrong with the id."""
+    hint = f"; id {quoted(id)} ends with {PurePosixPath(id).suffix}: write ids without it" if is_image_name(id) else ""
+    return f"is missing; the nearest file is {path}{hint}"
+
+
 def describe_left_out(left_out: Iterable[PurePosixPath], where: str) -> str:
     """Return a sentence on the images that no row of the csv files has as its own; empty without any."""
     paths = sorted(path for path in left_out if is_image_name(path.name))
@@ -47,8 +53,8 @@ def describe_left_out(left_out: Iterable[PurePosixPath], where: str) -> str:
 
 
 def _key(name: str) -> str:
-    """Return the name without the suffixes of images, in small letters and in one Unicode form."""
+    """Return the name without the suffixes of images and leading zeros, in small letters and in one Unicode form."""
     path = PurePosixPath(unicodedata.normalize("NFC", name))
     while path.stem and path.suffix.lower() in _SUFFIXES:
         path = path.with_suffix("")
-    return path.name.lower()
+    return path.name.lower().lstrip("0") or "0"

@@ -89,7 +89,8 @@ def main() -> None:
         env = install_wheels(pack, Path(folder) / "packages")
         for name in ("folds", "runs"):
             copy_folder(pack / name, root / name)
-        for step, *options in (["audit", "--data", str(data)], ["predict", "--test"], ["blend", *settings["blend"]]):
+        audit = ["audit", "--data", str(data), *(option for option in settings["blend"] if option == "--labels")]
+        for step, *options in (audit, ["predict", "--test"], ["blend", *settings["blend"]]):
             print(f"== {step}", flush=True)
             done = subprocess.run(
                 [sys.executable, str(pack / "src" / f"{step}.py"), "--root", str(root), *options], env=env

@@ -1,8 +1,8 @@
 """Submit a file by Kaggle's own client, an executable that the user installs, and keep the log of submissions.
 
 submissions/log.csv   time (UTC), competition, sha256 of the file, message, nested score (column `honest`) with its
-                      interval, public score (empty if unknown), outcome: accepted, or unknown until Kaggle's answer
-                      is there
+                      interval, public score (empty if unknown), outcome: accepted; unknown until Kaggle's answer is
+                      there; refused if a person said so
 """
 
 import re
@@ -14,8 +14,9 @@ from pathlib import Path
 import pandas as pd
 
 from facefold.utils.errors import InputError
-from facefold.utils.files import input_errors, read_csv, write_csv
+from facefold.utils.files import read_csv, write_csv
 
+_KEEP = "fix it in a text editor, and keep its lines: without them the same file could be uploaded twice"
 _INSTALL = "install Kaggle's client with `pip install kaggle`, or upload {path} in the browser"
 # Parts of the client's answers (versions 1.5 to 1.8) in small letters, and a hint. The first match counts.
 _HINTS = (
@@ -60,7 +61,7 @@ _HINTS = (
     ),
 )
 _SENT = "successfully submitted"
-ACCEPTED, UNKNOWN = "accepted", "unknown"
+ACCEPTED, REFUSED, UNKNOWN = "accepted", "refused", "unknown"
 
 
 class UnknownOutcome(InputError):
@@ -69,7 +70,7 @@ class UnknownOutcome(InputError):
 
 @dataclass(frozen=True)
 class LogEntry:
-    """A line of the log; the scores are text, empty if unknown. outcome: `ACCEPTED` or `UNKNOWN`."""
+    """A line of the log; the scores are text, empty if unknown. outcome: `ACCEPTED`, `REFUSED` or `UNKNOWN`."""
 
     time: str
     competition: str
@@ -86,14 +87,17 @@ _COLUMNS = dict.fromkeys((field.name for field in fields(LogEntry)), str)
 
 
 def load_submission_log(root: Path) -> list[LogEntry]:
-    """Load the log of submissions, the oldest first. A log without `outcome` is an older one: all were accepted."""
+    """Load the log of submissions, the oldest first. A log without `outcome` is an older one: all were accepted.
+
+    Bytes that are not UTF-8, as an editor may leave them, become surrogates, and are written as they were.
+    """
     path, columns = _log(root), dict(_COLUMNS)
     if not path.exists():
         return []
-    with input_errors(path):
-        if not path.read_text(encoding="utf-8").partition("\n")[0].endswith(",outcome"):
-            del columns["outcome"]
-    return [LogEntry(*row) for row in read_csv(path, columns).itertuples(index=False)]
+    if not path.read_text(encoding="utf-8", errors="surrogateescape").partition("\n")[0].endswith(",outcome"):
+        del columns["outcome"]
+    table = read_csv(path, columns, encoding_errors="surrogateescape", advice=_KEEP)
+    return [LogEntry(*row) for row in table.itertuples(index=False)]
 
 
 def write_submission_log(root: Path, entries: list[LogEntry]) -> None:
@@ -113,20 +117,20 @@ def record_outcome(root: Path, log: list[LogEntry], outcome: str) -> str:
     """Record what came of the last submission, whose outcome is unknown; return a line that says so."""
     if not log or log[-1].outcome != UNKNOWN:
         raise InputError(f"--outcome {outcome}: submissions/log.csv has no submission whose outcome is unknown")
-    settled = [replace(log[-1], outcome=ACCEPTED)] if outcome == ACCEPTED else []
-    write_submission_log(root, [*log[:-1], *settled])
-    return f"{log[-1].message}: {outcome}, {'kept in' if settled else 'removed from'} submissions/log.csv"
+    write_submission_log(root, [*log[:-1], replace(log[-1], outcome=outcome)])
+    return f"{log[-1].message}: {outcome}, written to submissions/log.csv"
 
 
 def record_public_score(root: Path, log: list[LogEntry], public: float) -> str:
-    """Record the public score of the last submission; return a line that says so."""
-    if not log:
+    """Record the public score of the last submission that was not refused; return a line that says so."""
+    last = max((number for number, entry in enumerate(log) if entry.outcome != REFUSED), default=None)
+    if last is None:
         raise InputError("submissions/log.csv has no line yet: nothing was submitted by this program")
     if not 0 <= public <= 1:
         raise InputError(f"--public {public:g}: an accuracy is in 0 to 1, as on the leaderboard")
-    write_submission_log(root, [*log[:-1], replace(log[-1], public=f"{public:g}")])
-    nested = f"nested score {log[-1].honest} [{log[-1].low}, {log[-1].high}]"
-    return f"{log[-1].message}: public score {public:g}, {nested}"
+    entry = replace(log[last], public=f"{public:g}")
+    write_submission_log(root, [*log[:last], entry, *log[last + 1 :]])
+    return f"{entry.message}: public score {public:g}, nested score {entry.honest} [{entry.low}, {entry.high}]"
 
 
 def submit_file(slug: str, path: Path, message: str) -> str:

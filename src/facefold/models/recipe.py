@@ -143,7 +143,9 @@ def load_recipe(name: str) -> Recipe:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} is not valid TOML: {error}") from error
-    return parse_recipe(name, _replace_epochs(name, settings, epochs) if at else settings, path.name)
+    if not at:
+        return parse_recipe(name, settings, path.name)
+    return parse_recipe(name, _replace_epochs(name, settings, epochs), f"'{name}', {path.name} with epochs = {epochs},")
 
 
 def _replace_epochs(name: str, settings: dict, epochs: str) -> dict:
@@ -165,8 +167,8 @@ def load_recipes(text: str) -> list[Recipe]:
     return [load_recipe(name) for name in names]
 
 
-def parse_recipe(name: str, settings: dict, file_name: str) -> Recipe:
-    """Return the recipe with these settings. Raises one `InputError` that lists all that is wrong in `file_name`."""
+def parse_recipe(name: str, settings: dict, source: str) -> Recipe:
+    """Return the recipe with these settings. Raises one `InputError` that lists all that is wrong in its `source`."""
     types = {field.name: type(field.default) for field in fields(Recipe) if field.name != "name"}
     problems, values = [], {}
     for key, value in settings.items():
@@ -180,7 +182,7 @@ def parse_recipe(name: str, settings: dict, file_name: str) -> Recipe:
         recipe = Recipe(name, **values)
         problems = [*_invalid_settings(recipe), *_misplaced_settings(recipe, settings), *_conflicts(recipe)]
     if problems:
-        raise InputError.of(f"{file_name} is not a recipe:", problems)
+        raise InputError.of(f"{source} is not a recipe:", problems)
     return recipe
 
 

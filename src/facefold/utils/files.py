@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from facefold.utils.npy import NpyRows
 
 HASHED = "[0-9a-f]" * 12  # the pattern of the first digits of a hash in a file's name
+_WRITE_AGAIN = "delete it and run the step that writes it again"
 _CHUNK = 64 << 20  # bytes of an array written at a time: bounds the memory
 _UMASK = os.umask(0o022)
 os.umask(_UMASK)
@@ -206,12 +207,21 @@ def csv_text(table: pd.DataFrame, float_format: str | None = None) -> str:
     return table.to_csv(index=False, lineterminator="\n", float_format=float_format)
 
 
-def read_csv(path: Path, columns: dict[str, type]) -> pd.DataFrame:
-    """Read one of our own tables: exactly these columns, ids kept as text. Raise `InputError` with the file's name."""
+def read_csv(
+    path: Path, columns: dict[str, type], encoding_errors: str = "strict", advice: str = _WRITE_AGAIN
+) -> pd.DataFrame:
+    """Read one of our own tables: exactly these columns, ids kept as text. Raise `InputError` with the file's name.
+
+    Args:
+        path: The csv file.
+        columns: The type of each.
+        encoding_errors: What becomes of bytes that are not UTF-8, as for `bytes.decode`.
+        advice: What to do about a damaged file.
+    """
     import pandas as pd
 
-    with input_errors(path):
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    with input_errors(path, advice=advice):
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding_errors=encoding_errors)
         if list(table.columns) != list(columns):
             raise ValueError(f"columns {','.join(table.columns)}, expected {','.join(columns)}")
         if not isinstance(table.index, pd.RangeIndex):  # pandas takes surplus fields for an index
@@ -264,14 +274,14 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 @contextmanager
-def input_errors(name: Path | str, what: str = "damaged") -> Iterator[None]:
+def input_errors(name: Path | str, what: str = "damaged", advice: str = _WRITE_AGAIN) -> Iterator[None]:
     """Turn what a missing or damaged file makes a reader raise into an `InputError` with the file's name."""
     try:
         yield
     except FileNotFoundError:
         raise InputError(f"{name} is missing") from None
     except (ValueError, EOFError) as error:
-        raise InputError(f"{name} is {what} ({error}); delete it and run the step that writes it again") from error
+        raise InputError(f"{name} is {what} ({str(error).strip()}); {advice}") from error
 
 
 def sha256_file(path: Path) -> str:
