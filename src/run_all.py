@@ -37,7 +37,7 @@ from facefold.cli import (
     run_main,
     run_step,
 )
-from facefold.task import Target
+from facefold.task import Task
 from facefold.utils.console import format_duration, parse_budget, silence
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Job:
         return self.args.root.resolve()
 
     @property
-    def target(self) -> Target:
+    def target(self) -> Task:
         return self.args.target
 
     @property

@@ -104,7 +104,16 @@ def train(args: argparse.Namespace) -> None:
     check_images(competition)  # an image that changed since the audit must not meet a cache of the old one
     images_hash = load_images_hash(args.root)
     identities = [
-        Identity(recipe.name, recipe.hash, folds.hash, images_hash, args.seed, corrections.hash, args.target.name)
+        Identity(
+            recipe.name,
+            recipe.hash,
+            folds.hash,
+            images_hash,
+            args.seed,
+            corrections.hash,
+            args.target.name,
+            args.target.hash,
+        )
         for recipe in recipes
     ]
     target_root = args.target.directory(args.root)

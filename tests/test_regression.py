@@ -23,14 +23,14 @@ from facefold.models import recipe as recipes
 from facefold.models.build import build_model
 from facefold.report.sections import errors_by_band
 from facefold.runs import load_predictions
-from facefold.task import Target
+from facefold.task import Task, task_named
 from facefold.training import workers
 from facefold.training.fold import FoldTask, train_fold
 from facefold.training.predict import predict_fold
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_csv
 
-AGE = Target("age")
+AGE = task_named("age")
 CPU = torch.device("cpu")
 
 
@@ -192,7 +192,7 @@ def test_methods_belong_to_labels_or_to_numbers_or_to_both():
         with pytest.raises(InputError, match=f"^--method {method} is for labels, and age is a number"):
             check_options(AGE, method, "auto", [])
     with pytest.raises(InputError, match="^--method ridge predicts numbers: it belongs to --target$"):
-        check_options(Target(), "ridge", "auto", [])
+        check_options(Task(), "ridge", "auto", [])
 
 
 def test_bands_lie_between_round_numbers():

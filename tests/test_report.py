@@ -25,7 +25,7 @@ from facefold.report.html import PAGE, TEMPLATES
 from facefold.report.pages import nearest_neighbours
 from facefold.report.sections import regression_sections
 from facefold.runs import fold_dir, write_predictions
-from facefold.task import Target
+from facefold.task import task_named
 from facefold.utils.files import csv_text, sha256_text
 from test_blend_report import fabricate
 
@@ -181,9 +181,9 @@ def test_numbers_that_bands_cannot_tell_apart_make_none():
 def test_one_prediction_for_all_rows_has_no_correlation_and_one_row_no_interval():
     oof = pd.DataFrame({"id": list("abc"), "label": [1.0, 2.0, 9.0], "pred": [3.0] * 3, "fold": [0, 0, 1]})
     blend = Blend(pd.DataFrame(), oof, oof, {}, {})
-    assert regression_sections(blend, Target("age"))["correlation"] is None
+    assert regression_sections(blend, task_named("age"))["correlation"] is None
     moving = replace(blend, oof=oof.assign(pred=oof["label"]))
-    assert regression_sections(moving, Target("age"))["correlation"] == pytest.approx(1)
+    assert regression_sections(moving, task_named("age"))["correlation"] == pytest.approx(1)
     macro = TEMPLATES.get_template("macros.html.j2").module.error_columns
     one, two = (score_errors(np.full(rows, 3.0), np.array([1.0, 2.0])[:rows]) for rows in (1, 2))
     assert '<td class="number">-</td>' in macro(one) and '<td class="number">-</td>' not in macro(two)

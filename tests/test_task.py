@@ -4,13 +4,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facefold.task import LABEL, Target, strata
+from facefold.task import LABEL, strata, task_named
 
 
 def test_each_target_has_its_own_directory_option_and_column(tmp_path):
-    age = Target("age")
+    age = task_named("age")
     assert LABEL.directory(tmp_path) == tmp_path and age.directory(tmp_path) == tmp_path / "targets" / "age"
-    assert Target("mean income").option == " --target 'mean income'"  # as a person types it
+    assert task_named("mean income").option == " --target 'mean income'"  # as a person types it
     assert (LABEL.option, age.option, LABEL.column, age.column) == ("", " --target age", "prob", "pred")
     assert [path.name for path in age.sources(tmp_path)] == ["train.csv", "meta.csv"]
 

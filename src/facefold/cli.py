@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from facefold.task import LABEL, Target
+from facefold.task import LABEL, load_task
 from facefold.utils.console import is_quiet
 from facefold.utils.errors import InputError, disk_error_advice
 from facefold.utils.files import lock_directory, read_json, write_json
@@ -59,6 +59,8 @@ class StepParser(argparse.ArgumentParser):
 
     def parse_args(self, *args, **kwargs):
         parsed = super().parse_args(*args, **kwargs)
+        if "target" in parsed:
+            parsed.target = load_task(parsed.root, parsed.target)
         target_root = getattr(parsed, "target", LABEL).directory(parsed.root)
         parent = os.path.dirname(os.path.realpath(parsed.root))
         if not os.path.lexists(parsed.root) and not Path(parent).is_dir():
@@ -161,8 +163,7 @@ def add_target_option(parser: argparse.ArgumentParser) -> None:
     """Add --target to a step; all files of a target other than the label lie in a folder of its own."""
     parser.add_argument(
         "--target",
-        type=Target,
-        default=LABEL,
+        default=LABEL.name,
         metavar="COLUMN",
         help="what to predict: label (default), or a column of numbers of meta.csv, such as age, by regression",
     )

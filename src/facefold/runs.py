@@ -7,7 +7,7 @@
 
 A recipe that learned from corrected labels has a folder of its own, runs/<recipe>+corrected/, so that before and after
 can be compared; its run.json holds the corrections. A run's name is its folder's: lite0, lite0+corrected. The runs of
-another target than the label lie under targets/<target>/, the `root` of the functions here (`Target.directory`).
+another target than the label lie under targets/<target>/, the `root` of the functions here (`Task.directory`).
 
 `run.json` is written last and holds the sha256 of every other file, so a fold is finished exactly when it has one, and
 a file that was torn or edited afterwards is found before it is used.
@@ -27,7 +27,7 @@ from safetensors.numpy import load_file, save
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.folds import Folds
 from facefold.models.recipe import load_recipe, load_recipes, recipe_names
-from facefold.task import LABEL, Target
+from facefold.task import LABEL, Task, load_task, task_named
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
     lock_directory,
@@ -54,7 +54,8 @@ CORRECTED_SUFFIX = "+corrected"
 class Identity:
     """What must be equal for two runs to be the same run.
 
-    Hashes are sha256 in hex; that of the corrections is empty if there are none. target: its name.
+    Hashes are sha256 in hex; that of the corrections is empty if there are none. target: the name of the task; task:
+    `Task.hash`.
     """
 
     recipe: str
@@ -64,6 +65,7 @@ class Identity:
     seed: int
     corrections: str = ""
     target: str = LABEL.name
+    task: str = ""
 
     @property
     def name(self) -> str:
@@ -79,6 +81,7 @@ _CAUSES = {
     "seed": "another seed",
     "corrections": "other corrections",
     "target": "another target",
+    "task": "other classes",
 }
 
 
@@ -111,12 +114,12 @@ def label_issues_path(root: Path) -> Path:
 
 def feature_cache_dir(root: Path, identity: Identity) -> Path:
     """Return the folder of the activations of the run's frozen stages; `root` is that of the competition."""
-    return Target(identity.target).directory(root) / "cache" / "frozen" / identity.name
+    return load_task(root, identity.target).directory(root) / "cache" / "frozen" / identity.name
 
 
 def remove_feature_caches(root: Path, identity: Identity, k: int) -> None:
     """Remove the activations of the run's frozen stages, gigabytes, once all its `k` folds are sealed."""
-    if is_run_complete(Target(identity.target).directory(root), identity.name, k):
+    if is_run_complete(load_task(root, identity.target).directory(root), identity.name, k):
         shutil.rmtree(feature_cache_dir(root, identity), ignore_errors=True)
 
 
@@ -150,7 +153,7 @@ def parse_run_names(text: str) -> list[str]:
 def current_identity(name: str, folds: Folds, images_hash: str) -> Identity:
     """Return what a run of this name must agree with now; seed and corrections are its own, see `load_member`."""
     recipe = load_recipe(name.removesuffix(CORRECTED_SUFFIX))
-    return Identity(recipe.name, recipe.hash, folds.hash, images_hash, seed=0, target=folds.target.name)
+    return Identity(recipe.name, recipe.hash, folds.hash, images_hash, 0, "", folds.target.name, folds.target.hash)
 
 
 def load_run_corrections(run: dict) -> Corrections:
@@ -227,7 +230,7 @@ def require_current(directory: Path, run: dict, identity: Identity) -> None:
         )
         raise InputError(
             f"{directory} is stale: it was trained with {' and '.join(causes)}. Move it away, or train over it with "
-            f"`train.py {_options(directory.parent.name, Target(identity.target))} --force`."
+            f"`train.py {_options(directory.parent.name, task_named(identity.target))} --force`."
             + (both if causes == [_CAUSES["seed"]] else "")
         )
 
@@ -320,7 +323,7 @@ def join_folds(root: Path, identity: Identity, folds: Folds, test_ids: list[str]
 
 
 def write_predictions(
-    directory: Path, part: str, ids: list[str], prob: np.ndarray, features: NpyRows | np.ndarray, target: Target = LABEL
+    directory: Path, part: str, ids: list[str], prob: np.ndarray, features: NpyRows | np.ndarray, target: Task = LABEL
 ) -> None:
     """Write <part>.csv (id,prob or id,pred) and features_<part>.npy.
 
@@ -357,7 +360,7 @@ def load_history(root: Path, name: str, fold: int) -> pd.DataFrame:
     return pd.read_csv(fold_dir(root, name, fold) / "history.csv")
 
 
-def load_predictions(path: Path, target: Target = LABEL) -> pd.DataFrame:
+def load_predictions(path: Path, target: Task = LABEL) -> pd.DataFrame:
     """Load id,prob or id,pred. Raise `InputError` for a probability outside 0..1, or a value that is not finite."""
     column = target.column
     table = read_csv(path, {"id": str, column: float})
@@ -377,7 +380,7 @@ def load_fold_features(root: Path, name: str, fold: int, part: str) -> np.ndarra
     return read_npy(fold_dir(root, name, fold) / f"features_{part}.npy")
 
 
-def _load_column(path: Path, target: Target, expected: Collection[str], source: str) -> pd.Series:
+def _load_column(path: Path, target: Task, expected: Collection[str], source: str) -> pd.Series:
     """Load the predictions by id, which must be the `expected` ids, each once."""
     table = load_predictions(path, target)
     ids = table["id"]
@@ -394,11 +397,11 @@ def _load_column(path: Path, target: Target, expected: Collection[str], source: 
 
 
 def _recorded(run: dict, name: str) -> object:
-    """Return a field of the identity in run.json or a checkpoint; old ones have neither corrections nor targets."""
-    return run.get(name, {"corrections": "", "target": LABEL.name}.get(name))
+    """Return a field of the identity in run.json or a checkpoint; old ones lack the last three."""
+    return run.get(name, {"corrections": "", "target": LABEL.name, "task": ""}.get(name))
 
 
-def _options(name: str, target: Target) -> str:
+def _options(name: str, target: Task) -> str:
     """Return the options of train.py that train the run of this name."""
     recipe = name.removesuffix(CORRECTED_SUFFIX)
     return f"--recipe {recipe}{target.option}" + (" --corrections FILE" if recipe != name else "")

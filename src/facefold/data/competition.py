@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from facefold.data.csv_file import CsvFile, Findings, id_fault, quoted, read_csv_file
-from facefold.task import Target
+from facefold.task import Task
 from facefold.utils.errors import InputError
 
 SPLITS = ("train", "test")
@@ -110,7 +110,7 @@ def rows_with_usable_id(folder: Path) -> dict[tuple[str, str], int]:
     return rows
 
 
-def target_rows(competition: Competition, target: Target) -> pd.DataFrame:
+def target_rows(competition: Competition, target: Task) -> pd.DataFrame:
     """Return id and `label`, the target's value, of the train rows in the order of train.csv: int64, or float64.
 
     Raises `InputError` if meta.csv lacks the column or its name cannot name a folder, by row for values that are
@@ -158,7 +158,7 @@ def describe_sample(competition: Competition) -> str:
     return ""
 
 
-def require_label_sample(competition: Competition, target: Target, labels: bool) -> None:
+def require_label_sample(competition: Competition, target: Task, labels: bool) -> None:
     """Raise `InputError` if the sample has no labels, unless a person asks for `labels` all the same.
 
     A regression has no labels to ask for.

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from facefold.task import LABEL, Target, strata
+from facefold.task import LABEL, Task, strata
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
     csv_text,
@@ -44,7 +44,7 @@ class Folds:
     """The fold of each train row.
 
     table: id (text), label (int64; float64, the value, of a regression), group (text), fold (int64, 0..k-1), in the
-    order of train.csv. hash: sha256 of folds.csv. train_sha256: that of the files the folds are for (`Target.sha256`).
+    order of train.csv. hash: sha256 of folds.csv. train_sha256: that of the files the folds are for (`Task.sha256`).
     """
 
     table: pd.DataFrame
@@ -53,7 +53,7 @@ class Folds:
     hash: str
     train_sha256: str
     method: str
-    target: Target = LABEL
+    target: Task = LABEL
 
     @property
     def grouping(self) -> str | None:
@@ -118,7 +118,7 @@ def make_folds(
     seed: int,
     train_sha256: str,
     grouping: str = "bytes",
-    target: Target = LABEL,
+    target: Task = LABEL,
 ) -> Folds:
     """Split the train rows into folds with equal shares of the labels, or of the bins of values; no group is divided.
 
@@ -129,7 +129,7 @@ def make_folds(
         groups: The group of each id (the index).
         k: The number of folds.
         seed: The seed of the shuffle.
-        train_sha256: `Target.sha256`, recorded so that folds of other data are refused.
+        train_sha256: `Task.sha256`, recorded so that folds of other data are refused.
         grouping: What the groups are, a key of `GROUPINGS`.
         target: What `label` is.
     """
@@ -206,7 +206,7 @@ def write_folds(root: Path, folds: Folds, force: bool = False, runs: Collection[
     return True
 
 
-def load_folds(root: Path, target: Target = LABEL) -> Folds:
+def load_folds(root: Path, target: Task = LABEL) -> Folds:
     """Load the folds of a target. `InputError` if they are missing, edited, or for other data than is there now."""
     directory = target.directory(root) / "folds"
     path = directory / "folds.json"
@@ -234,7 +234,7 @@ def load_folds(root: Path, target: Target = LABEL) -> Folds:
     return Folds(table, facts["k"], facts["seed"], sha256, facts["train_sha256"], facts["method"], target)
 
 
-def _label_dtype(target: Target) -> str:
+def _label_dtype(target: Task) -> str:
     return "float64" if target.regression else "int64"
 
 

@@ -22,7 +22,7 @@ from facefold.ensemble.selection import shift_scores
 from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.ensemble.weights import parse_weights
 from facefold.runs import Member
-from facefold.task import LABEL, Target
+from facefold.task import LABEL, Task, task_named
 from facefold.training.predict import predict_folds, trained_recipe
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json
@@ -49,13 +49,13 @@ class BlendModel:
     fit: Fit
 
 
-def blended_targets(root: Path) -> list[Target]:
+def blended_targets(root: Path) -> list[Task]:
     """Return the regression targets that were blended; a copy of a target's folder is none."""
     blends = {path.parents[1].name: path for path in sorted((root / "targets").glob("*/submissions/blend.json"))}
-    return [Target(name) for name, path in blends.items() if read_json(path).get("target") == name]
+    return [task_named(name) for name, path in blends.items() if read_json(path).get("target") == name]
 
 
-def load_blend_model(root: Path, target: Target = LABEL) -> BlendModel:
+def load_blend_model(root: Path, target: Task = LABEL) -> BlendModel:
     """Load the last blend. `InputError` if there is none, or runs or folds have changed since."""
     competition, folds, facts = load_competition(root), load_folds(root, target), load_blend(root, target).facts
     test_ids = competition.test["id"].tolist()

@@ -42,12 +42,21 @@ from facefold.ensemble.selection import (
     shift_scores,
 )
 from facefold.ensemble.stacking import Stacked
-from facefold.task import LABEL, Target
+from facefold.task import LABEL, Task
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_csv, read_json, sha256_file
 
 SEALED = ("submission.csv", "leaderboard.csv", "oof_blend.csv", "test_blend.csv")
-_FACTS = {"target", "picked", "threshold", "score", "leaks", "corrections", "files"}  # those that are always read
+_FACTS = {
+    "target",
+    "task",
+    "picked",
+    "threshold",
+    "score",
+    "leaks",
+    "corrections",
+    "files",
+}  # always read
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,7 @@ def make_blend(
     corrected = corrections.labels(matrix.ids, matrix.labels) if corrections.actions else None
     facts = {
         "target": matrix.target.name,
+        "task": asdict(matrix.target),
         "picked": choice.name,
         "why": choice.why + _threshold_reason(threshold, threshold_gain),
         "weights": weights[choice.name],
@@ -201,7 +211,7 @@ def submitted_name(facts: dict) -> str:
     return [facts["picked"], *(leak.name for leak, _ in used_leaks(facts))][-1]
 
 
-def load_blend(root: Path, target: Target = LABEL) -> Blend:
+def load_blend(root: Path, target: Task = LABEL) -> Blend:
     """Load the blend under submissions/, but its submissions. `InputError` if there is none or a file was changed."""
     directory, command = target.directory(root) / "submissions", f"Run `python src/blend.py{target.option}`"
     if not (directory / "blend.json").exists():

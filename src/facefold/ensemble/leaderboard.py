@@ -9,7 +9,7 @@ import pandas as pd
 from facefold.ensemble.leaks import used_leaks
 from facefold.ensemble.methods import METHOD_NAMES
 from facefold.ensemble.metrics import Metric, score_corrected, target_metric
-from facefold.task import Target
+from facefold.task import Task
 
 _GAIN = ("gain", "gain_low", "gain_high", "gain_p")
 _CORRECTED = ("corrected_accuracy", "corrected_low", "corrected_high")
@@ -94,7 +94,7 @@ def format_leaderboard(leaderboard: pd.DataFrame) -> str:
 
 def format_headline(facts: dict) -> str:
     """Return the nested score in words by blend.json: `nested accuracy 0.9345 [0.931, 0.938] by mean`."""
-    metric = target_metric(Target(facts["target"]))
+    metric = target_metric(Task.from_facts(facts["task"]))
     text = f"nested {metric.format_score(facts['score'])} by {facts['picked']}"
     text += "".join(leak.headline.format(**leak_facts) for leak, leak_facts in used_leaks(facts))
     if facts["corrections"]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from facefold.data.folds import Folds
 from facefold.runs import Member, fold_dir, load_fold_features, load_member, load_predictions
-from facefold.task import LABEL, Target
+from facefold.task import LABEL, Task
 from facefold.utils.errors import InputError
 
 READ_FILES = ("oof.csv", "test.csv", "features_oof.npy", "features_test.npy")  # the files of a fold that a blend reads
@@ -69,7 +69,7 @@ class OofMatrix:
     prob: np.ndarray
     test_ids: list[str]
     fold_test_prob: np.ndarray
-    target: Target = LABEL
+    target: Task = LABEL
 
     @property
     def test_prob(self) -> np.ndarray:
@@ -184,7 +184,7 @@ def load_blended_members(root: Path, facts: dict, folds: Folds, test_ids: list[s
     return members
 
 
-def _aligned(series: pd.Series, ids: list[str], source: str, expected: str, target: Target) -> np.ndarray:
+def _aligned(series: pd.Series, ids: list[str], source: str, expected: str, target: Task) -> np.ndarray:
     """Return the values of `series` in the order of `ids`; source, expected: where either is from, in words."""
     difference = set(series.index) ^ set(ids)
     if difference or series.index.has_duplicates:

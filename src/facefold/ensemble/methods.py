@@ -24,7 +24,7 @@ from facefold.ensemble.weights import (
     weighted_logit_mean,
     weighted_mean,
 )
-from facefold.task import Target
+from facefold.task import Task
 from facefold.utils.errors import InputError
 
 Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -64,7 +64,7 @@ METHOD_NAMES, REGRESSION_METHOD_NAMES = tuple(METHODS), tuple(REGRESSION_METHODS
 WEIGHTED = {"weighted_mean": weighted_mean, "weighted_votes": vote_share}  # the methods that --weights is for
 
 
-def check_options(target: Target, method: str, rule: str, leaks: Sequence[str]) -> None:
+def check_options(target: Task, method: str, rule: str, leaks: Sequence[str]) -> None:
     """Raise `InputError` for options of blend.py that do not go together.
 
     Args:
@@ -94,7 +94,7 @@ def check_options(target: Target, method: str, rule: str, leaks: Sequence[str]) 
         )
 
 
-def blend_methods(target: Target, rule: str | np.ndarray) -> dict[str, Fit]:
+def blend_methods(target: Task, rule: str | np.ndarray) -> dict[str, Fit]:
     """Return all methods for `target` by name; those of `WEIGHTED` get their weights by `rule`.
 
     rule: auto (learned), equal, accuracy, or fixed weights float64 (m,).
@@ -108,7 +108,7 @@ def blend_methods(target: Target, rule: str | np.ndarray) -> dict[str, Fit]:
     return {name: by_rule.get(name, fit) for name, fit in methods.items()}
 
 
-def candidate_methods(target: Target, method: str, rule: str | np.ndarray, members: int) -> dict[str, Fit]:
+def candidate_methods(target: Task, method: str, rule: str | np.ndarray, members: int) -> dict[str, Fit]:
     """Return the methods that may be submitted by name, from simple to complicated.
 
     Args:

@@ -11,7 +11,7 @@ from scipy.stats import binomtest, norm, rankdata
 
 from facefold.data.corrections import DROPPED, Corrections
 from facefold.data.folds import Folds
-from facefold.task import Target
+from facefold.task import Task
 
 Z95 = 1.959963984540054  # two-sided 95 %
 TINY = 1e-7  # predictions are written with 7 digits or more, so no probability counts as closer to 0 or 1
@@ -279,7 +279,7 @@ MEAN_ABSOLUTE_ERROR = Metric(
 )
 
 
-def target_metric(target: Target) -> Metric:
+def target_metric(target: Task) -> Metric:
     """Return the metric that decides between blends of `target`."""
     return MEAN_ABSOLUTE_ERROR if target.regression else ACCURACY
 

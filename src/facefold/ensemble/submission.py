@@ -13,7 +13,7 @@ from facefold.ensemble.blend import Blend, submitted_name
 from facefold.ensemble.leaks import LEAKS
 from facefold.ensemble.members import describe_member
 from facefold.runs import Member
-from facefold.task import Target
+from facefold.task import Task
 from facefold.utils.errors import InputError
 from facefold.utils.files import lock_directory, sha256_file, staged_files, write_csv, write_json
 
@@ -56,7 +56,7 @@ def write_blend(
         return _write_blend(directory, blend, competition, origin, folds.target)
 
 
-def _write_blend(directory: Path, blend: Blend, competition: Competition, origin: dict, target: Target) -> Blend:
+def _write_blend(directory: Path, blend: Blend, competition: Competition, origin: dict, target: Task) -> Blend:
     """Write all files, then put them in place of the last blend's; its leaks may not be used any more."""
     unused = [f"{name}.csv" for name in LEAKS if name not in blend.submissions]
     with staged_files(directory, "blend.json", obsolete=unused) as staged:

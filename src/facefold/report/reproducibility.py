@@ -6,7 +6,7 @@ from typing import Any
 from facefold.data.folds import Folds, grouping_key
 from facefold.models.recipe import Recipe
 from facefold.runs import CORRECTED_SUFFIX, Member
-from facefold.task import Target
+from facefold.task import Task
 
 
 def origin(facts: dict, folds: Folds, members: list[Member]) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def origin(facts: dict, folds: Folds, members: list[Member]) -> dict[str, Any]:
 
 def _commands(facts: dict, folds: Folds) -> list[str]:
     options = facts["options"]
-    target = Target(facts["target"]).option
+    target = Task.from_facts(facts["task"]).option
     seeds = ",".join(sorted({str(member["seed"]) for member in facts["members"]}))
     groups = grouping_key(facts["folds"]["method"])
     corrected = [name.removesuffix(CORRECTED_SUFFIX) for name in options["recipes"] if name.endswith(CORRECTED_SUFFIX)]

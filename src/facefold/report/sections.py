@@ -16,7 +16,7 @@ from facefold.report.calibration import calibration_section, doubtful_section
 from facefold.report.galleries import photo_galleries
 from facefold.report.groups import accuracy_by_column, align_meta, band_edges, parse_numbers
 from facefold.runs import CORRECTED_SUFFIX, Member
-from facefold.task import Target
+from facefold.task import Task
 
 MAX_BANDS = 12  # of the values of a regression
 _ROC_POINTS = 200
@@ -122,7 +122,7 @@ def correct_by_recipe(blend: Blend, members: Sequence[Member]) -> pd.DataFrame:
     return pd.DataFrame({member.name: decide(member.oof.reindex(labels.index)) == labels for member in members})
 
 
-def regression_sections(blend: Blend, target: Target) -> dict[str, Any]:
+def regression_sections(blend: Blend, target: Task) -> dict[str, Any]:
     """Return all that regression.html.j2 needs besides the parts that both reports share (see `src/report.py`)."""
     values, pred = blend.oof["label"], blend.oof["pred"]
     return {

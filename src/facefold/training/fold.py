@@ -24,7 +24,7 @@ from facefold.models.feature_cache import FeatureCache, feature_dir
 from facefold.models.inference import InferenceModel
 from facefold.models.precision import Precision, choose_precision, frozen_precision
 from facefold.models.recipe import Recipe
-from facefold.task import LABEL, Target, strata
+from facefold.task import LABEL, Task, strata
 from facefold.training.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
 from facefold.training.curves import Curves
 from facefold.training.dataset import AugmentedImages, ImageSource, TrainDataset, input_view, to_device, train_batches
@@ -59,7 +59,7 @@ class FoldTask:
     identity: dict
     feature_dir: Path
     weights_dir: Path | None = None
-    target: Target = LABEL
+    target: Task = LABEL
 
     def __str__(self) -> str:
         return f"{self.recipe.name} fold {self.fold}"

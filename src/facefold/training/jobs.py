@@ -28,7 +28,7 @@ from facefold.runs import (
     write_predictions,
     write_weights,
 )
-from facefold.task import Target
+from facefold.task import Task, load_task
 from facefold.training.checkpoint import load_checkpoint
 from facefold.training.curves import curves_dir
 from facefold.training.dataset import ImageSource
@@ -90,7 +90,7 @@ class FoldJob:
 
     def run(self, device: torch.device, position: int) -> None:
         """Train the fold unless it is finished, and leave its run."""
-        target = Target(self.identity.target)
+        target = load_task(self.root, self.identity.target)
         target_root = target.directory(self.root)
         directory = fold_dir(target_root, self.identity.name, self.fold)
         events = curves_dir(target_root, self.identity.name, self.fold) if self.tensorboard else None
@@ -118,7 +118,7 @@ def _fold_task(
     weights_dir: Path | None,
     corrections: Corrections = NO_CORRECTIONS,
 ) -> FoldTask:
-    target = Target(identity.target)
+    target = load_task(root, identity.target)
     competition, folds = load_competition(root), load_folds(root, target)
     table, held_out = folds.table[["id", "label", "group"]], folds.table["fold"] == fold
     return FoldTask(
@@ -156,7 +156,7 @@ def order_jobs(
     return jobs, after
 
 
-def require_trainable(recipes: Sequence[Recipe], target: Target, weights_dir: Path | None) -> None:
+def require_trainable(recipes: Sequence[Recipe], target: Task, weights_dir: Path | None) -> None:
     """Raise `InputError` for a recipe whose loss does not fit the target or whose weights are not there."""
     for recipe in recipes:
         require_loss_settings(recipe, target)
@@ -165,7 +165,7 @@ def require_trainable(recipes: Sequence[Recipe], target: Target, weights_dir: Pa
 
 def require_usable_checkpoint(root: Path, identity: Identity, fold: int, force: bool) -> None:
     """Raise `InputError` if the fold has a checkpoint that is damaged or of another identity; remove it if `force`."""
-    directory = fold_dir(Target(identity.target).directory(root), identity.name, fold)
+    directory = fold_dir(load_task(root, identity.target).directory(root), identity.name, fold)
     try:
         if checkpoint := load_checkpoint(directory / CHECKPOINT_FILE):
             require_current(directory, checkpoint.identity, identity)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss
 
 from facefold.models.recipe import Recipe
-from facefold.task import Target
+from facefold.task import Task
 from facefold.utils.errors import InputError
 
 
@@ -92,7 +92,7 @@ class MAELoss:
         return {**state, "output.weight": weight.astype(np.float32), "output.bias": bias.astype(np.float32)}
 
 
-def make_loss(target: Target, recipe: Recipe, values: np.ndarray) -> BinaryLoss | MAELoss:
+def make_loss(target: Task, recipe: Recipe, values: np.ndarray) -> BinaryLoss | MAELoss:
     """Return the loss for the target's values (n,) of the training rows. Raise `InputError` if they are all equal."""
     if not target.regression:
         return BinaryLoss(recipe.label_smoothing)
@@ -102,7 +102,7 @@ def make_loss(target: Target, recipe: Recipe, values: np.ndarray) -> BinaryLoss 
     return MAELoss(mean, std)
 
 
-def require_loss_settings(recipe: Recipe, target: Target) -> None:
+def require_loss_settings(recipe: Recipe, target: Task) -> None:
     """Raise `InputError` for a recipe with a setting that has no meaning for this target."""
     if target.regression and recipe.label_smoothing:
         raise InputError(

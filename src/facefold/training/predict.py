@@ -25,7 +25,7 @@ from facefold.models.inference import MAX_DIFFERENCE, InferenceModel, rebuild_in
 from facefold.models.precision import Precision, frozen_precision, half_precision
 from facefold.models.recipe import Recipe
 from facefold.runs import WEIGHTS_FILE, fold_dir, load_weights, replace_test_predictions
-from facefold.task import LABEL, Target
+from facefold.task import LABEL, task_named
 from facefold.training.dataset import ImageSource, InputFn, input_view, shuffle_mode
 from facefold.training.fold import FoldTask, TrainedFold, prepare_model
 from facefold.training.loss import MAELoss
@@ -211,7 +211,7 @@ def _inference_model(model: Net, run: dict, half: Precision | None, example: tor
 
 
 def _is_regression(run: dict) -> bool:
-    return Target(run.get("target", LABEL.name)).regression
+    return task_named(run.get("target", LABEL.name)).regression
 
 
 @dataclass(frozen=True)
