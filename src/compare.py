@@ -60,7 +60,7 @@ def main() -> None:
         raise InputError(f"{counts}: name at least one backbone, and weights for all or for each")
     weights = weights * len(names) if len(weights) == 1 else weights
 
-    from facefold.models.pretrained import require_weights
+    from facefold.models.requirements import require_weights
     from facefold.report.comparison import comparison_recipe
 
     recipes = [

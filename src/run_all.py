@@ -126,7 +126,7 @@ class Job:
         """Audit and split; return the recipes to train."""
         from facefold.data.competition import is_empty, require_label_sample
         from facefold.models.recipe import load_recipes
-        from facefold.training.jobs import require_trainable
+        from facefold.models.requirements import require_trainable
 
         args = self.args
         named = load_recipes(args.recipes) if args.recipes else None
@@ -174,7 +174,7 @@ class Job:
             measure_workload,
             write_budget,
         )
-        from facefold.training.workers import select_devices
+        from facefold.utils.processes import start_server
 
         args, folds = self.args, load_folds(self.root, self.target)
         corrected = args.corrections and load_corrections(args.corrections, folds).actions
@@ -183,9 +183,12 @@ class Job:
         def folds_left(recipe: Recipe) -> int:
             return sum(not is_fold_sealed(self.target_root, recipe.name + suffix, fold) for fold in range(folds.k))
 
-        devices = select_devices(args.device if args.engine == "local" else "auto", None)
         if any(map(folds_left, recipes)):
             print("\ntiming a few batches of each recipe, for the plan", flush=True)
+            start_server()  # it imports while this process does
+        from facefold.training.workers import select_devices
+
+        devices = select_devices(args.device if args.engine == "local" else "auto", None)
         workload = measure_workload(self.competition, recipes, folds.k, devices, folds_left)
         fixed_folds = "as there are runs on them" if run_names(self.target_root) else ""
         fixed_folds = "as --folds says" if args.folds else fixed_folds

@@ -118,7 +118,7 @@ def train(args: argparse.Namespace) -> None:
     ]
     target_root = args.target.directory(args.root)
     if args.force:
-        from facefold.training.jobs import require_trainable
+        from facefold.models.requirements import require_trainable
 
         require_trainable(recipes, args.target, args.weights_dir)  # before a fold is removed
     unfinished = {
@@ -162,8 +162,9 @@ def train_missing(
         start_server()  # it imports while this process does
     from facefold.data.cache import build_caches
     from facefold.models.feature_cache import check_disk_space
+    from facefold.models.requirements import require_trainable
     from facefold.runs import is_run_complete, joined_oof_path
-    from facefold.training.jobs import FoldJob, order_jobs, require_trainable, require_usable_checkpoint
+    from facefold.training.jobs import FoldJob, order_jobs, require_usable_checkpoint
     from facefold.training.plan import BudgetGuard
     from facefold.training.ray_workers import RayWorkers
     from facefold.training.workers import LocalWorkers

@@ -21,9 +21,9 @@ from facefold.data.competition import load_competition
 from facefold.data.folds import load_folds
 from facefold.ensemble.blend import load_blend
 from facefold.ensemble.methods import METHOD_NAMES
+from facefold.models import requirements
 from facefold.models.recipe import load_recipe
 from facefold.runs import Identity, fold_dir, seal_fold, write_history, write_predictions
-from facefold.training import jobs
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_text
 
@@ -153,7 +153,7 @@ def test_a_fold_that_cannot_be_trained_again_is_not_removed_by_force(root, monke
     def no_weights(*_):
         raise InputError("the weights are not there")
 
-    monkeypatch.setattr(jobs, "require_weights", no_weights)
+    monkeypatch.setattr(requirements, "require_weights", no_weights)
     before = {path: path.read_bytes() for path in (root / "runs").rglob("*") if path.is_file()}
     assert refused("train", root, "--recipe", "lite0", "--seed", "6", "--force") == "the weights are not there"
     assert {path: path.read_bytes() for path in (root / "runs").rglob("*") if path.is_file()} == before

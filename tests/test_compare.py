@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import compare
-from facefold.models.pretrained import require_weights
+from facefold.models.requirements import require_weights
 from facefold.report.comparison import CompareJob, comparison_recipe, comparison_table
 from facefold.report.figures import draw_backbones
 from facefold.training import workers

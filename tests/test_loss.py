@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from facefold.models.recipe import load_recipe, parse_recipe
+from facefold.models.requirements import require_loss_settings
 from facefold.task import Task, task_named
-from facefold.training.loss import MAELoss, make_loss, require_loss_settings
+from facefold.training.loss import MAELoss, make_loss
 from facefold.utils.errors import InputError
 
 AGE = task_named("age")

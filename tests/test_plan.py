@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from facefold.data.corrections import NO_CORRECTIONS
 from facefold.models import recipe as recipes
 from facefold.runs import Identity
-from facefold.training import plan
+from facefold.training import plan, timing
 from facefold.training.jobs import FoldJob
 from facefold.training.plan import BudgetGuard, Cost, Plan, Rates, RecipePlan, Workload
 from facefold.utils.console import parse_budget
@@ -106,7 +106,7 @@ class Clocks:
     def __init__(self, monkeypatch):
         self.cpu = self.wall = 100.0
         clocks = SimpleNamespace(process_time=lambda: self.work(0.05)[0], perf_counter=lambda: self.work(0.05)[1])
-        monkeypatch.setattr(plan, "time", clocks)
+        monkeypatch.setattr(timing, "time", clocks)
 
     def work(self, seconds: float) -> tuple[float, float]:
         self.cpu, self.wall = self.cpu + seconds, self.wall + seconds
@@ -125,8 +125,8 @@ def test_an_estimate_on_the_cpu_does_not_grow_with_what_a_step_waits_for(monkeyp
             clocks.sleep(seconds)
             return torch.zeros(())
 
-        monkeypatch.setattr(plan.TrainingStep, "__call__", step)
-        return plan.time_batches(recipes.parse_recipe("r", TINY, "r.toml"), CPU)
+        monkeypatch.setattr(timing.TrainingStep, "__call__", step)
+        return timing.time_batches(recipes.parse_recipe("r", TINY, "r.toml"), CPU)
 
     busy, free = rates(1000.0), rates(0.0)
     assert busy == free and 0.1 < busy.train * 16 < 0.2
@@ -142,27 +142,31 @@ def test_rates_are_the_mean_over_processes(monkeypatch):
         def __exit__(self, *_):
             pass
 
-        def submit(self, work, recipe, device):
-            assert work is plan.time_batches and device == CPU
+        def submit(self, work, recipe=None, device=None):
+            if work is int:
+                return SimpleNamespace(result=lambda: 0)
+            assert (work, device) == (plan._time_batches, CPU)
             return SimpleNamespace(result=lambda rates=self.rates.pop(0): rates)
 
     monkeypatch.setattr(plan, "process_pool", lambda count, context: Pool())
     monkeypatch.setattr(plan, "start_server", lambda: None)
-    assert plan.time_recipes(RECIPES, [CPU, CPU]) == [Rates(2.0, 2.0, 4.0, 0.0), RATES]
+    rates, start = plan.time_recipes(RECIPES, [CPU, CPU])
+    assert rates == [Rates(2.0, 2.0, 4.0, 0.0), RATES] and start >= 0
 
 
 def test_real_batches_are_timed(one_thread):
-    plain = plan.time_batches(recipes.parse_recipe("r", TINY, "r.toml"), CPU)
+    plain = timing.time_batches(recipes.parse_recipe("r", TINY, "r.toml"), CPU)
     assert min(plain.train, plain.predict, plain.augment) > 0 == plain.freeze
-    assert plan.time_batches(recipes.parse_recipe("r", FROZEN, "r.toml"), CPU).freeze > 0
+    assert timing.time_batches(recipes.parse_recipe("r", FROZEN, "r.toml"), CPU).freeze > 0
 
 
 def test_a_recipe_with_other_epochs_is_planned_by_the_rates_of_its_own(monkeypatch):
     monkeypatch.setattr(plan, "estimate_cache_seconds", lambda competition, size: 0.0)
-    monkeypatch.setattr(plan, "time_recipes", lambda recipes, devices: [Rates(0.1, 0.1, 0.0, 0.0)] * len(recipes))
+    timed = ([Rates(0.1, 0.1, 0.0, 0.0)], 5.0)
+    monkeypatch.setattr(plan, "time_recipes", lambda recipes, devices: timed)
     short, tables = recipes.load_recipe("cnn5@3"), SimpleNamespace(train=range(100), test=range(10))
     measured = plan.measure_workload(tables, [short], 2, [CPU], lambda recipe: 2)
-    assert (measured.rows, measured.test_rows, list(measured.rates)) == (100, 10, ["cnn5"])
+    assert (measured.rows, measured.test_rows, list(measured.rates), measured.start) == (100, 10, ["cnn5"], 5.0)
     assert measured.plan_recipe(short, 2).cost.fold > 0
 
 

@@ -9,8 +9,9 @@ from sklearn.datasets import load_sample_image
 from torch.nn.functional import interpolate
 
 from facefold.models import pretrained
-from facefold.models.pretrained import build_backbone, read_state_dict, require_weights
+from facefold.models.pretrained import build_backbone, read_state_dict
 from facefold.models.recipe import Recipe, load_recipe, parse_recipe
+from facefold.models.requirements import require_weights
 from facefold.utils.errors import InputError
 
 BUILDINGS = [442, 449, 483, 538, 663, 698, 832]  # bell cote, boathouse, castle, dome, monastery, palace, stupa

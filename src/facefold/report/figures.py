@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from facefold.report.html import COLOURS, FAINT, INK, PAPER
 
+MAX_SHARES = 5  # classes of a confusion matrix whose cells have room for a share
 WIDTH = 4.2  # inches: the width of a phone, so that letters stay readable there
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (8, 2)))
@@ -154,11 +155,15 @@ def draw_density(values: np.ndarray, pred: np.ndarray, name: str) -> Figure:
 
 
 @_drawing
-def draw_confusion(counts: np.ndarray) -> Figure:
-    """Draw counts int (2, 2) by label and prediction, with the share of each label's rows."""
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    texts = [[f"{counts[i, j]:,}\n{100 * shares[i, j]:.1f} %" for j in (0, 1)] for i in (0, 1)]
-    return _draw_cells(shares, texts, ["0", "1"], "prediction", "label", 12)
+def draw_confusion(counts: np.ndarray, names: Sequence[str] = ("0", "1")) -> Figure:
+    """Draw counts int (C, C) by label and prediction, with the share of each label's rows; names: of the classes."""
+    shares, classes = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), range(len(names))
+    if len(names) <= MAX_SHARES:
+        texts = [[f"{counts[i, j]:,}\n{100 * shares[i, j]:.1f} %" for j in classes] for i in classes]
+    else:
+        texts = [[f"{counts[i, j]:,}" for j in classes] for i in classes]
+    names = [_literal(name) for name in names]
+    return _draw_cells(shares, texts, names, "prediction", "label", 12 if len(names) == 2 else 8)
 
 
 @_drawing
@@ -225,16 +230,19 @@ def draw_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
 
 
 @_drawing
-def draw_reliability(before: pd.DataFrame, after: pd.DataFrame) -> Figure:
-    """Draw the share of label 1 against the mean probability; tables mean, share, low, high, a row per bin."""
+def draw_reliability(curves: Mapping[str, pd.DataFrame], what: str = "label 1") -> Figure:
+    """Draw the share of `what` against the mean probability, by the name of the curve.
+
+    Its table has the columns mean, share, low and high, a row per bin.
+    """
     figure, axes = _new_figure(4.0)
     axes.plot([0, 1], [0, 1], **_DIAGONAL)
-    for i, (name, bins) in enumerate((("as it is", before), ("calibrated on the other folds", after))):
+    for i, (name, bins) in enumerate(curves.items()):
         spread = np.maximum([bins["share"] - bins["low"], bins["high"] - bins["share"]], 0)
         line = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": LINES[i], "markersize": 4.5, "linewidth": 1.2}
         axes.errorbar(bins["mean"], bins["share"], yerr=spread, label=name, capsize=2.5, **line)
     limits = (-0.02, 1.02)
-    axes.set(xlim=limits, ylim=limits, xlabel="mean probability of label 1", ylabel="share of label 1")
+    axes.set(xlim=limits, ylim=limits, xlabel=f"mean probability of {what}", ylabel=f"share of {what}")
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 

@@ -63,11 +63,11 @@ def error_section(blend: Blend, members: list[Member]) -> dict[str, Any]:
     return {
         "confusion": confusion_matrix(labels, oof["pred"], labels=[0, 1]),
         "areas": {name: auc_interval(prob.to_numpy(), labels)[0] for name, prob in probs.items()},
-        "roc": {name: _roc_points(prob, labels) for name, prob in probs.items()},
+        "roc": {name: roc_points(prob, labels) for name, prob in probs.items()},
     }
 
 
-def _roc_points(prob: pd.Series, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def roc_points(prob: pd.Series, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the curve at `_ROC_POINTS` false positive rates, dense near 0."""
     false_positive, true_positive, _ = roc_curve(labels, prob)
     rates = np.linspace(0, 1, _ROC_POINTS) ** 2

@@ -1,7 +1,6 @@
 """Jobs that workers run: compute a recipe's frozen features, or train one fold."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from facefold.data.competition import load_competition
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.folds import load_folds
 from facefold.models.feature_cache import view_names
-from facefold.models.pretrained import require_weights
 from facefold.models.recipe import Recipe
 from facefold.runs import (
     CHECKPOINT_FILE,
@@ -33,7 +31,6 @@ from facefold.training.checkpoint import load_checkpoint
 from facefold.training.curves import curves_dir
 from facefold.training.dataset import ImageSource
 from facefold.training.fold import FoldTask, open_feature_caches, prepare_model, train_fold
-from facefold.training.loss import require_loss_settings
 from facefold.training.machine import reset_peak_memory
 from facefold.training.predict import predict_fold
 from facefold.utils.console import print_progress
@@ -154,13 +151,6 @@ def order_jobs(
         jobs += [*features, *folds]
         after |= {job: features for job in folds}
     return jobs, after
-
-
-def require_trainable(recipes: Sequence[Recipe], target: Task, weights_dir: Path | None) -> None:
-    """Raise `InputError` for a recipe whose loss does not fit the target or whose weights are not there."""
-    for recipe in recipes:
-        require_loss_settings(recipe, target)
-        require_weights(recipe, weights_dir)
 
 
 def require_usable_checkpoint(root: Path, identity: Identity, fold: int, force: bool) -> None:

@@ -100,17 +100,3 @@ def make_loss(target: Task, recipe: Recipe, values: np.ndarray) -> BinaryLoss | 
     if std == 0:
         raise InputError(f"{target.name} is {mean:g} in every training row, which leaves nothing to learn")
     return MAELoss(mean, std)
-
-
-def require_loss_settings(recipe: Recipe, target: Task) -> None:
-    """Raise `InputError` for a recipe with a setting that has no meaning for this target."""
-    if target.regression and recipe.label_smoothing:
-        raise InputError(
-            f"recipe {recipe.name} has label_smoothing = {recipe.label_smoothing:g}, and {target.name} is a number, "
-            "not a label: take a recipe without it, e.g. lite0_age"
-        )
-    if target.regression and recipe.stop_on == "accuracy":
-        raise InputError(
-            f"recipe {recipe.name} stops by accuracy, and {target.name} is a number, which has none: take a recipe "
-            "that stops by loss, e.g. lite0_age"
-        )

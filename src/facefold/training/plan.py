@@ -1,8 +1,5 @@
 """The plan of a job and the budget that it keeps: what is trained and how long it takes.
 
-A few batches of each recipe are timed before anything long begins: on the CPU in CPU seconds, so that other work on the
-machine does not change the plan, which assumes that each process that trains has a core to itself.
-
 A budget takes the recipes in their order, each that fits after those before it. Where none does: three folds, if no
 runs depend on the folds yet; then the first recipe that fits with fewer epochs. That is another recipe, `lite0@3`, with
 a hash of its own. Which of these ways loses least has not been measured.
@@ -10,37 +7,31 @@ a hash of its own. Which of these ways loses least has not been measured.
     cache/budget.json   when training has to end and what each run is expected to cost, for `train.py --budget`
 """
 
+from __future__ import annotations
+
 import heapq
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, astuple, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from timm.optim import create_optimizer_v2
-from timm.utils import ModelEmaV3
-from torch import Tensor
-
-from facefold.data.cache import ImageCache, estimate_cache_seconds
-from facefold.data.competition import Competition
-from facefold.models.inference import InferenceModel, fuse_frozen_stages
-from facefold.models.precision import frozen_precision
+from facefold.data.cache import estimate_cache_seconds
 from facefold.models.recipe import Recipe, load_recipe
-from facefold.training.dataset import AugmentedImages, ImageSource
-from facefold.training.fold import prepare_model
-from facefold.training.jobs import FeatureJob, FoldJob
-from facefold.training.loss import BinaryLoss
-from facefold.training.step import TrainingStep
 from facefold.utils.console import format_duration
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, write_json
 from facefold.utils.processes import process_pool, start_server
 
-TIMED_BATCHES, TIMED_SECONDS = 3, 0.5  # for each rate, at least
+if TYPE_CHECKING:
+    import torch
+
+    from facefold.data.competition import Competition
+    from facefold.training.jobs import FeatureJob, FoldJob
+
 RESERVE = 0.1  # share of the time left that is kept for errors of the estimate
 FEW_FOLDS = 3
 
@@ -134,73 +125,32 @@ def measure_workload(
     folds_left: Callable[[Recipe], int],
 ) -> Workload:
     """Time a few batches of each recipe that has folds left, and the decoding of a few images."""
-    start = time.process_time()  # this process has imported the same libraries, and done little else
     unfinished = [recipe for recipe in recipes if folds_left(recipe)]
-    timed = time_recipes(unfinished, devices) if unfinished else []
+    timed, start = time_recipes(unfinished, devices) if unfinished else ([], 0.0)
     rates = {_base_name(recipe): of_recipe for recipe, of_recipe in zip(unfinished, timed, strict=True)}
     decode = {size: estimate_cache_seconds(competition, size) for size in {recipe.size for recipe in unfinished}}
     return Workload(len(competition.train), len(competition.test), folds, devices, folds_left, rates, decode, start)
 
 
-def time_recipes(recipes: Sequence[Recipe], devices: Sequence[torch.device]) -> list[Rates]:
+def time_recipes(recipes: Sequence[Recipe], devices: Sequence[torch.device]) -> tuple[list[Rates], float]:
     """Time each recipe in processes of their own, which give their memory (a GPU's too) back when they end.
 
-    On the CPU as many are timed at once as train at a time, since they slow one another down; the mean is taken.
+    On the CPU as many are timed at once as train at a time, since they slow one another down; the mean is taken. Return
+    the rates, and the seconds until the first process has started.
     """
-    count = len(devices) if devices[0].type == "cpu" else 1
+    count, started = len(devices) if devices[0].type == "cpu" else 1, time.perf_counter()
     with process_pool(count, start_server()) as processes:
-        futures = [[processes.submit(time_batches, recipe, devices[0]) for _ in range(count)] for recipe in recipes]
+        processes.submit(int).result()
+        start = time.perf_counter() - started
+        futures = [[processes.submit(_time_batches, recipe, devices[0]) for _ in range(count)] for recipe in recipes]
         timed = [[future.result() for future in of_recipe] for of_recipe in futures]
-    return [Rates(*map(fmean, zip(*map(astuple, each), strict=True))) for each in timed]
+    return [Rates(*map(fmean, zip(*map(astuple, each), strict=True))) for each in timed], start
 
 
-def time_batches(recipe: Recipe, device: torch.device) -> Rates:
-    """Time batches of random pixels, after one to warm up, as the trainer runs them.
+def _time_batches(recipe: Recipe, device: torch.device) -> Rates:
+    from facefold.training.timing import time_batches  # with torch, which only the processes that time need
 
-    On the CPU in one thread, in CPU seconds; on a GPU in wall seconds until its work is done.
-    """
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    clock = time.process_time if device.type == "cpu" else time.perf_counter
-    net, _, precision = prepare_model(recipe, device, None, pretrained=False)
-    optimizer = create_optimizer_v2(net, opt=recipe.optimizer, lr=recipe.lr)
-    ema = ModelEmaV3(net, decay=recipe.ema) if recipe.ema else None
-    scaler = torch.amp.GradScaler(device.type, enabled=precision.dtype is torch.float16)
-    noise = np.random.default_rng(0).integers(0, 256, (recipe.batch, recipe.size, recipe.size, 3), dtype=np.uint8)
-    images = ImageSource(ImageCache([str(row) for row in range(recipe.batch)], noise), device)
-    rows, labels = np.arange(recipe.batch), torch.zeros(recipe.batch, device=device)
-    augmented = AugmentedImages(images, replace(recipe, start_size=0), 0)
-    inputs, frozen_stages = torch.from_numpy(noise).to(device), None
-    if net.has_frozen_stages:
-        half = frozen_precision(recipe, precision, device)
-        pixels, frozen_stages = inputs, fuse_frozen_stages(net.frozen_stages, inputs, half)
-        with torch.inference_mode():
-            inputs = frozen_stages(pixels).permute(0, 2, 3, 1).half()
-    step = TrainingStep(net, optimizer, scaler, precision, recipe, BinaryLoss(recipe.label_smoothing))
-
-    def train() -> Tensor:
-        net.train()
-        loss = step(inputs, labels)
-        if ema:
-            ema.update(net)
-        return loss
-
-    def seconds_per_image(work: Callable[[], Tensor]) -> float:
-        work().sum().item()  # waits for the device
-        started, batches = clock(), 0
-        while batches < TIMED_BATCHES or clock() - started < TIMED_SECONDS:
-            last = work()
-            batches += 1
-        last.sum().item()
-        return (clock() - started) / (batches * recipe.batch)
-
-    train_seconds = seconds_per_image(train)
-    predict_seconds = seconds_per_image(lambda: InferenceModel(net.eval().forward_inputs, precision)(inputs)[0])
-    in_loaders = device.type == "cuda" and not net.has_frozen_stages and not augmented.on_device  # while the GPU trains
-    augment_seconds = 0.0 if in_loaders else seconds_per_image(lambda: augmented(0, rows))
-    with torch.inference_mode():
-        freeze_seconds = seconds_per_image(lambda: frozen_stages(pixels)) if frozen_stages else 0.0
-    return Rates(train_seconds, predict_seconds, augment_seconds, freeze_seconds)
+    return time_batches(recipe, device)
 
 
 def closing_seconds(rows: int, recipes: int) -> float:
@@ -379,4 +329,6 @@ class BudgetGuard:
 
 
 def _expected_seconds(job: FeatureJob | FoldJob, cost: Cost) -> float:
+    from facefold.training.jobs import FoldJob
+
     return cost.fold if isinstance(job, FoldJob) else cost.shared / job.parts

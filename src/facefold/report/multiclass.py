@@ -1,0 +1,117 @@
+"""The numbers of the report on more than two classes, which multiclass.html.j2 lays out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import confusion_matrix
+
+from facefold.data.competition import Competition
+from facefold.ensemble.blend import Blend
+from facefold.ensemble.metrics import auc_interval, score_decisions, wilson_interval
+from facefold.report.calibration import reliability_bins
+from facefold.report.galleries import PHOTOS, random_labels, random_predictions
+from facefold.report.groups import accuracy_by_column
+from facefold.report.sections import agreement_section, fold_section, roc_points
+from facefold.runs import Member
+from facefold.task import Task
+
+MAX_CLASSES = 12  # of a confusion matrix, and with photos of their own
+MAX_CURVES = 6
+MAX_CONFUSIONS = 15
+PHOTOS_OF_CLASS = 6
+
+
+def class_sections(competition: Competition, blend: Blend, members: list[Member], task: Task) -> dict[str, Any]:
+    """Return all that multiclass.html.j2 needs besides the parts that all reports share (see `src/report.py`)."""
+    oof, test, names, few = blend.oof, blend.test, task.classes, len(task.classes) <= MAX_CLASSES
+    prob, labels = oof[list(task.columns)].to_numpy(), oof["label"].to_numpy()
+    correct = correct_by_recipe(blend, members, task)
+    wrong = most_wrong(oof, task)
+    return {
+        "competition": competition,
+        "classes": names,
+        "columns": task.columns,
+        "oof": oof,
+        "test": test,
+        "accuracy": score_decisions(labels == oof["pred"].to_numpy()),
+        **fold_section(blend, correct),
+        "agreement": agreement_section(blend, correct),
+        "confusion": confusion_matrix(labels, oof["pred"], labels=range(len(names))) if few else None,
+        "confusions": frequent_confusions(oof, names),
+        "recall": recall_by_class(oof, names),
+        "curves": one_against_rest(prob, labels, names),
+        "reliability": reliability_bins(prob.max(axis=1), (prob.argmax(axis=1) == labels).astype(np.int64)),
+        "groups": accuracy_by_column(competition.meta, oof),
+        "wrong": wrong.head(PHOTOS),
+        "wrong_of_class": {name: wrong[wrong["label"] == k].head(PHOTOS_OF_CLASS) for k, name in enumerate(names)}
+        if few
+        else {},
+        "doubtful": with_margin(test, task).sort_values(["margin", "id"]).head(PHOTOS),
+        "random": with_margin(random_predictions(test), task),
+        "labels": random_labels(competition.train) if few else [],
+        "balance": class_balance(competition.train["label"], test["pred"], names),
+    }
+
+
+def correct_by_recipe(blend: Blend, members: Sequence[Member], task: Task) -> pd.DataFrame:
+    """Return bool (n, recipes): whether the likeliest class of a recipe is a train id's label, in the blend's order."""
+    labels, columns = blend.oof.set_index("id")["label"], list(task.columns)
+    likeliest = {member.name: member.oof.loc[labels.index, columns].to_numpy().argmax(axis=1) for member in members}
+    return pd.DataFrame({name: classes == labels.to_numpy() for name, classes in likeliest.items()}, labels.index)
+
+
+def frequent_confusions(oof: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Return label, pred (names), rows, share of the label's rows for the most frequent errors of oof (label, pred)."""
+    sizes, wrong = oof["label"].value_counts(), oof[oof["label"] != oof["pred"]]
+    counts = wrong.groupby(["label", "pred"]).size().reset_index(name="rows")
+    counts = counts.sort_values(["rows", "label", "pred"], ascending=[False, True, True]).head(MAX_CONFUSIONS)
+    counts["share"] = counts["rows"] / counts["label"].map(sizes)
+    return counts.assign(**{column: [names[k] for k in counts[column]] for column in ("label", "pred")})
+
+
+def recall_by_class(oof: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Return recall, low, high (95 %, Wilson), precision, class and rows of each class; nan where it has no rows."""
+    table = []
+    for number, name in enumerate(names):
+        actual, predicted = oof["label"] == number, oof["pred"] == number
+        rows, right = int(actual.sum()), int((actual & predicted).sum())
+        recall, precision = (right / count if count else np.nan for count in (rows, int(predicted.sum())))
+        table.append((recall, *wilson_interval(right, rows), precision, name, rows))
+    return pd.DataFrame(table, columns=["recall", "low", "high", "precision", "class", "rows"])
+
+
+def one_against_rest(prob: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+    """Return the area under the ROC curve of each class that has rows, and the curves of those with the least area."""
+    present = [k for k in range(len(names)) if 0 < (labels == k).sum() < len(labels)]
+    areas = {names[k]: auc_interval(prob[:, k], (labels == k).astype(np.int64))[0] for k in present}
+    least = sorted(present, key=lambda k: areas[names[k]])[:MAX_CURVES]
+    return {"areas": areas, "roc": {names[k]: roc_points(prob[:, k], labels == k) for k in sorted(least)}}
+
+
+def most_wrong(oof: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """Return the wrongly predicted rows of oof, the largest probability of another class than the label's first.
+
+    `second` is the label's probability, `top` that of the prediction.
+    """
+    wrong = oof[oof["label"] != oof["pred"]]
+    prob, rows = wrong[list(task.columns)].to_numpy(), np.arange(len(wrong))
+    wrong = wrong.assign(top=prob[rows, wrong["pred"]], second=prob[rows, wrong["label"]])
+    return wrong.sort_values(["second", "top", "id"], ascending=[True, False, True])
+
+
+def with_margin(table: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """Add `top`, the largest probability, `runner_up`, the second likeliest class, and `margin`, by how much it leads."""
+    prob = table[list(task.columns)].to_numpy()
+    order = np.argsort(-prob, axis=1, kind="stable")
+    top, second = (np.take_along_axis(prob, order[:, k : k + 1], 1)[:, 0] for k in (0, 1))
+    return table.assign(top=top, runner_up=order[:, 1], margin=top - second)
+
+
+def class_balance(train: pd.Series, predicted: pd.Series, names: Sequence[str]) -> pd.DataFrame:
+    """Return class, and how many train rows and how many predictions of test rows it has, with their shares."""
+    counts = [np.bincount(labels, minlength=len(names)) for labels in (train, predicted)]
+    shares = [count / max(count.sum(), 1) for count in counts]
+    columns = {"train": counts[0], "train_share": shares[0], "test": counts[1], "test_share": shares[1]}
+    return pd.DataFrame({"class": list(names), **columns})

@@ -1,0 +1,76 @@
+"""Time a few batches of each recipe before anything long begins, for the plan.
+
+On the CPU in CPU seconds, so that other work on the machine does not change the plan, which assumes that each process
+that trains has a core to itself.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from timm.optim import create_optimizer_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor
+
+from facefold.data.cache import ImageCache
+from facefold.models.inference import InferenceModel, fuse_frozen_stages
+from facefold.models.precision import frozen_precision
+from facefold.models.recipe import Recipe
+from facefold.training.dataset import AugmentedImages, ImageSource
+from facefold.training.fold import prepare_model
+from facefold.training.loss import BinaryLoss
+from facefold.training.plan import Rates
+from facefold.training.step import TrainingStep
+
+TIMED_BATCHES, TIMED_SECONDS = 3, 0.5  # for each rate, at least
+
+
+def time_batches(recipe: Recipe, device: torch.device) -> Rates:
+    """Time batches of random pixels, after one to warm up, as the trainer runs them.
+
+    On the CPU in one thread, in CPU seconds; on a GPU in wall seconds until its work is done.
+    """
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    net, _, precision = prepare_model(recipe, device, None, pretrained=False)
+    optimizer = create_optimizer_v2(net, opt=recipe.optimizer, lr=recipe.lr)
+    ema = ModelEmaV3(net, decay=recipe.ema) if recipe.ema else None
+    scaler = torch.amp.GradScaler(device.type, enabled=precision.dtype is torch.float16)
+    noise = np.random.default_rng(0).integers(0, 256, (recipe.batch, recipe.size, recipe.size, 3), dtype=np.uint8)
+    images = ImageSource(ImageCache([str(row) for row in range(recipe.batch)], noise), device)
+    rows, labels = np.arange(recipe.batch), torch.zeros(recipe.batch, device=device)
+    augmented = AugmentedImages(images, replace(recipe, start_size=0), 0)
+    inputs, frozen_stages = torch.from_numpy(noise).to(device), None
+    if net.has_frozen_stages:
+        half = frozen_precision(recipe, precision, device)
+        pixels, frozen_stages = inputs, fuse_frozen_stages(net.frozen_stages, inputs, half)
+        with torch.inference_mode():
+            inputs = frozen_stages(pixels).permute(0, 2, 3, 1).half()
+    step = TrainingStep(net, optimizer, scaler, precision, recipe, BinaryLoss(recipe.label_smoothing))
+
+    def train() -> Tensor:
+        net.train()
+        loss = step(inputs, labels)
+        if ema:
+            ema.update(net)
+        return loss
+
+    def seconds_per_image(work: Callable[[], Tensor]) -> float:
+        work().sum().item()  # waits for the device
+        started, batches = clock(), 0
+        while batches < TIMED_BATCHES or clock() - started < TIMED_SECONDS:
+            last = work()
+            batches += 1
+        last.sum().item()
+        return (clock() - started) / (batches * recipe.batch)
+
+    train_seconds = seconds_per_image(train)
+    predict_seconds = seconds_per_image(lambda: InferenceModel(net.eval().forward_inputs, precision)(inputs)[0])
+    in_loaders = device.type == "cuda" and not net.has_frozen_stages and not augmented.on_device  # while the GPU trains
+    augment_seconds = 0.0 if in_loaders else seconds_per_image(lambda: augmented(0, rows))
+    with torch.inference_mode():
+        freeze_seconds = seconds_per_image(lambda: frozen_stages(pixels)) if frozen_stages else 0.0
+    return Rates(train_seconds, predict_seconds, augment_seconds, freeze_seconds)
