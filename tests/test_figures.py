@@ -24,7 +24,7 @@ DRAWINGS = {
     "roc": lambda: figures.draw_roc(
         {"blend": (np.array([0, 0.1, 1]), np.array([0, 0.9, 1])), "a": (np.array([0, 1]), np.array([0, 1]))}
     ),
-    "reliability": lambda: figures.draw_reliability(BINS, BINS[:1]),
+    "reliability": lambda: figures.draw_reliability({"as it is": BINS, "calibrated": BINS[:1]}),
     "probabilities": lambda: figures.draw_histogram(
         np.array([0.0, 0.4, 1.0]), np.array([0, 0, 1]), np.linspace(0, 1, 41), "probability of label 1", (0.3, 0.7)
     ),

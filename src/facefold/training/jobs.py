@@ -26,7 +26,7 @@ from facefold.runs import (
     write_predictions,
     write_weights,
 )
-from facefold.task import Task, load_task
+from facefold.task import load_task
 from facefold.training.checkpoint import load_checkpoint
 from facefold.training.curves import curves_dir
 from facefold.training.dataset import ImageSource
