@@ -102,7 +102,7 @@ def most_wrong(oof: pd.DataFrame, task: Task) -> pd.DataFrame:
 
 
 def with_margin(table: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """Add `top`, the largest probability, `runner_up`, the second likeliest class, and `margin`, by how much it leads."""
+    """Add `top`, the largest probability, `margin`, by which it leads, and `runner_up`, the second likeliest class."""
     prob = table[list(task.columns)].to_numpy()
     order = np.argsort(-prob, axis=1, kind="stable")
     top, second = (np.take_along_axis(prob, order[:, k : k + 1], 1)[:, 0] for k in (0, 1))
