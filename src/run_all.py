@@ -186,7 +186,7 @@ class Job:
         devices = select_devices(args.device if args.engine == "local" else "auto", None)
         if any(map(folds_left, recipes)):
             print("\ntiming a few batches of each recipe, for the plan", flush=True)
-        workload = measure_workload(self.competition, recipes, folds.k, devices, folds_left)
+        workload = measure_workload(self.competition, recipes, folds.k, devices, folds_left, self.target)
         fixed_folds = "as there are runs on them" if run_names(self.target_root) else ""
         fixed_folds = "as --folds says" if args.folds else fixed_folds
         used = time.monotonic() - self.started

@@ -30,10 +30,11 @@ from facefold.data.competition import Competition
 from facefold.models.inference import InferenceModel, fuse_frozen_stages
 from facefold.models.precision import frozen_precision
 from facefold.models.recipe import Recipe, load_recipe
+from facefold.task import LABEL, Task
 from facefold.training.dataset import AugmentedImages, ImageSource
 from facefold.training.fold import prepare_model
 from facefold.training.jobs import FeatureJob, FoldJob
-from facefold.training.loss import BinaryLoss
+from facefold.training.loss import make_loss
 from facefold.training.step import TrainingStep
 from facefold.utils.console import format_duration
 from facefold.utils.errors import InputError
@@ -132,29 +133,32 @@ def measure_workload(
     folds: int,
     devices: Sequence[torch.device],
     folds_left: Callable[[Recipe], int],
+    target: Task = LABEL,
 ) -> Workload:
     """Time a few batches of each recipe that has folds left, and the decoding of a few images."""
     start = time.process_time()  # this process has imported the same libraries, and done little else
     unfinished = [recipe for recipe in recipes if folds_left(recipe)]
-    timed = time_recipes(unfinished, devices) if unfinished else []
+    timed = time_recipes(unfinished, devices, target) if unfinished else []
     rates = {_base_name(recipe): of_recipe for recipe, of_recipe in zip(unfinished, timed, strict=True)}
     decode = {size: estimate_cache_seconds(competition, size) for size in {recipe.size for recipe in unfinished}}
     return Workload(len(competition.train), len(competition.test), folds, devices, folds_left, rates, decode, start)
 
 
-def time_recipes(recipes: Sequence[Recipe], devices: Sequence[torch.device]) -> list[Rates]:
+def time_recipes(recipes: Sequence[Recipe], devices: Sequence[torch.device], target: Task = LABEL) -> list[Rates]:
     """Time each recipe in processes of their own, which give their memory (a GPU's too) back when they end.
 
     On the CPU as many are timed at once as train at a time, since they slow one another down; the mean is taken.
     """
     count = len(devices) if devices[0].type == "cpu" else 1
     with process_pool(count, start_server()) as processes:
-        futures = [[processes.submit(time_batches, recipe, devices[0]) for _ in range(count)] for recipe in recipes]
+        futures = [
+            [processes.submit(time_batches, recipe, devices[0], target) for _ in range(count)] for recipe in recipes
+        ]
         timed = [[future.result() for future in of_recipe] for of_recipe in futures]
     return [Rates(*map(fmean, zip(*map(astuple, each), strict=True))) for each in timed]
 
 
-def time_batches(recipe: Recipe, device: torch.device) -> Rates:
+def time_batches(recipe: Recipe, device: torch.device, target: Task = LABEL) -> Rates:
     """Time batches of random pixels, after one to warm up, as the trainer runs them.
 
     On the CPU in one thread, in CPU seconds; on a GPU in wall seconds until its work is done.
@@ -162,13 +166,14 @@ def time_batches(recipe: Recipe, device: torch.device) -> Rates:
     if device.type == "cpu":
         torch.set_num_threads(1)
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    net, _, precision = prepare_model(recipe, device, None, pretrained=False)
+    net, _, precision = prepare_model(recipe, device, None, False, target.outputs)
     optimizer = create_optimizer_v2(net, opt=recipe.optimizer, lr=recipe.lr)
     ema = ModelEmaV3(net, decay=recipe.ema) if recipe.ema else None
     scaler = torch.amp.GradScaler(device.type, enabled=precision.dtype is torch.float16)
     noise = np.random.default_rng(0).integers(0, 256, (recipe.batch, recipe.size, recipe.size, 3), dtype=np.uint8)
     images = ImageSource(ImageCache([str(row) for row in range(recipe.batch)], noise), device)
-    rows, labels = np.arange(recipe.batch), torch.zeros(recipe.batch, device=device)
+    rows, loss_fn = np.arange(recipe.batch), make_loss(target, recipe, np.array([0, 1]))
+    labels = torch.zeros(recipe.batch, dtype=loss_fn.label_dtype, device=device)
     augmented = AugmentedImages(images, replace(recipe, start_size=0), 0)
     inputs, frozen_stages = torch.from_numpy(noise).to(device), None
     if net.has_frozen_stages:
@@ -176,7 +181,7 @@ def time_batches(recipe: Recipe, device: torch.device) -> Rates:
         pixels, frozen_stages = inputs, fuse_frozen_stages(net.frozen_stages, inputs, half)
         with torch.inference_mode():
             inputs = frozen_stages(pixels).permute(0, 2, 3, 1).half()
-    step = TrainingStep(net, optimizer, scaler, precision, recipe, BinaryLoss(recipe.label_smoothing))
+    step = TrainingStep(net, optimizer, scaler, precision, recipe, loss_fn)
 
     def train() -> Tensor:
         net.train()
