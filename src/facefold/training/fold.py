@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.model_selection import StratifiedGroupKFold
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor
 from tqdm import tqdm
 
 from facefold.data.cache import ImageCache
+from facefold.data.fold_methods import stratified_folds
 from facefold.models.build import Net, build_model
 from facefold.models.depthwise import replace_depthwise
 from facefold.models.feature_cache import FeatureCache, feature_dir
@@ -388,9 +388,9 @@ def hold_out_monitor(train: pd.DataFrame, share: float, seed: int) -> tuple[pd.D
     """
     if not share:
         return train, train.iloc[:0]
-    splitter = StratifiedGroupKFold(max(2, round(1 / share)), shuffle=True, random_state=seed)
-    learn, monitor = next(splitter.split(train["id"], strata(train["label"].to_numpy()), train["group"]))
-    return train.iloc[learn], train.iloc[monitor]
+    stratum, group = strata(train["label"].to_numpy()), train["group"].to_numpy()
+    monitor = stratified_folds(stratum, group, max(2, round(1 / share)), seed) == 0
+    return train[~monitor], train[monitor]
 
 
 def best_epoch(recipe: Recipe, history: list[dict]) -> int:
