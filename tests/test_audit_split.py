@@ -133,3 +133,61 @@ def test_a_picture_of_two_thirds_of_the_rows_is_named_with_what_to_do(synthetic,
 
 def test_usage_is_exit_2(tmp_path):
     assert "not allowed with" in run("audit", tmp_path, "--synthetic", "--data", "x", code=2)
+
+
+def test_folds_by_columns_by_time_and_of_a_file_stay_until_others_are_asked_for(synthetic, tmp_path):
+    root = Path(shutil.copytree(synthetic[0] / "competition", tmp_path / "root" / "competition")).parent
+    ids = pd.read_csv(root / "competition" / "train.csv", dtype=str)["id"]
+    facts = pd.DataFrame({"id": ids, "patient": np.arange(600) // 6, "day": np.arange(600) // 2})
+    facts.to_csv(root / "competition" / "meta.csv", index=False)
+
+    def method_and_folds():
+        facts = json.loads((root / "folds" / "folds.json").read_text())
+        return facts["method"], pd.read_csv(root / "folds" / "folds.csv", dtype={"id": str})
+
+    text = run("split", root, "--group", "patient").splitlines()
+    method, folds = method_and_folds()
+    assert method.endswith('; group: near-duplicate images; and equal values of ["patient"]')
+    assert (folds.groupby(np.arange(600) // 6)["fold"].nunique() == 1).all()
+    assert text[1].endswith("these folds divide 0 of the groups") and text[2].startswith("fold 0 ")
+    assert run("split", root).splitlines() == [text[0].replace("written to", "already in"), *text[1:]]
+
+    text = run("split", root, "--time", "day", "--folds", "3").splitlines()
+    method, folds = method_and_folds()
+    assert method == 'blocks in the order of "day"' and folds["fold"].tolist() == [0] * 200 + [1] * 200 + [2] * 200
+    assert text[2] == (
+        "note: fold 0 is the earliest by day; every row is held out once, so the rows that train a fold include later "
+        "ones"
+    )
+    assert run("split", root, "--seed", "4").startswith("3 folds, seed 4, written to")
+    assert method_and_folds()[1].equals(folds)
+
+    own = tmp_path / "own.csv"
+    pd.DataFrame({"id": ids[::-1], "fold": np.arange(600) % 2}).to_csv(own, index=False)
+    text = run("split", root, "--folds-file", own, "--group", "patient").splitlines()
+    method, folds = method_and_folds()
+    assert method.startswith("as in the file with the sha256 ") and folds["fold"].tolist() == [1, 0] * 300
+    first = ids[0]
+    assert text[0].startswith("2 folds, seed 4, written to")
+    assert text[2].startswith(f"warning: these folds divide groups, named by their first row: {first} (folds 0, 1), ")
+    own.unlink()
+    assert run("split", root, "--force").startswith("2 folds, seed 4, already in")
+
+    assert run("split", root, "--group", "").startswith("2 folds, seed 4, written to")
+    assert method_and_folds()[0].endswith("; group: near-duplicate images")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--time", "x", "--group", "y"), "--time alone says how rows are divided; leave --group out"),
+        (
+            ("--folds-file", "run_all.sh", "--folds", "3"),
+            "--folds-file alone says how rows are divided; leave --folds out",
+        ),
+        (("--folds-file", "none.csv"), "none.csv: there is no such file"),
+        (("--group", "site"), "--group site: neither train.csv nor meta.csv has that column"),
+    ],
+)
+def test_what_split_cannot_do_is_exit_2(synthetic, options, message):
+    assert message in run("split", synthetic[0], *options, code=2)

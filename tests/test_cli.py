@@ -20,7 +20,7 @@ import split
 from command import call, refused, run, words
 from facefold import cli
 from facefold.cli import add_seed_option, check_engine_options, path_argument
-from facefold.data.folds import GROUPINGS
+from facefold.data.fold_methods import GROUPINGS
 from facefold.ensemble.leaks import LEAKS
 from facefold.ensemble.methods import METHOD_NAMES, REGRESSION_METHOD_NAMES
 from facefold.models.recipe import PROFILES

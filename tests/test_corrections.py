@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from facefold.data.corrections import DROPPED, NO_CORRECTIONS, Corrections, load_corrections, write_corrections
 from facefold.data.folds import make_folds
+from facefold.task import Task
 from facefold.utils.errors import InputError
 
 HINT = "The header is id,action; each train id at most once; action is keep, drop or relabel. Nothing was changed."
@@ -107,3 +110,11 @@ def test_a_file_with_other_content_is_kept(tmp_path):
     assert path.read_text() == "id,action\n0001,drop\n7,keep\n"
     write_corrections(path, table.head(1), force=True)
     assert path.read_text() == "id,action\n0001,drop\n"
+
+
+def test_of_three_classes_there_is_no_other_label(tmp_path, folds):
+    three = replace(folds, target=Task(kind="multiclass", classes=("ant", "bee", "cow")))
+    path = written(tmp_path, "id,action\n0001,relabel\n0002,drop\n")
+    with pytest.raises(InputError, match="row 2: relabel takes the other label, and there are 2; use drop\n"):
+        load_corrections(path, three)
+    assert load_corrections(written(tmp_path, "id,action\n0002,drop\n"), three).actions == {"0002": "drop"}

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from facefold.report.html import PAGE, SERIES, TEMPLATES, inline_svg, render_page
-from facefold.report.pages import predictions_page
+from facefold.report.pages import format_prediction, prediction_columns, predictions_page
+from facefold.task import Task
 from test_figures import DRAWINGS
 
 
@@ -103,3 +104,23 @@ def test_colours_stand_out_and_every_eye_tells_them_apart(scheme):
     for name, eye in EYES.items():
         seen = [lab(eye @ linear(colour)) for colour in series]
         assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 14, name
+
+
+def test_the_three_likeliest_classes_are_named_and_the_table_has_all():
+    four = Task(kind="multiclass", classes=("ant", "bee", "cow", "dog"))
+    scores = np.array([[0.1, 0.25, 0.4, 0.25], [0.7, 0.1, 0.1, 0.1]])
+    table = pd.DataFrame({"file": ["a.png", "b.png"], "face": [1, 1]})
+    table = table.assign(**prediction_columns(scores, scores.argmax(axis=1), four), age=[31.42, 5.0])
+    assert table.columns.tolist()[2:] == ["prob_ant", "prob_bee", "prob_cow", "prob_dog", "label", "age"]
+    assert table["label"].tolist() == ["cow", "ant"] and table["prob_bee"].tolist() == [0.25, 0.1]
+    first, second = (format_prediction(row, four) for _, row in table.iterrows())
+    assert first == "label cow with 0.400, label bee with 0.250, label dog with 0.250, age 31.4"
+    assert second.startswith("label ant with 0.700, label bee with 0.100, label cow with 0.100, age 5")
+
+
+def test_two_classes_have_their_names():
+    pets = Task(classes=("cat", "dog"))
+    columns = prediction_columns(np.array([0.25, 0.5]), np.array([0, 1]), pets)
+    assert columns["prob"].tolist() == [0.25, 0.5] and columns["label"].tolist() == ["cat", "dog"]
+    row = pd.DataFrame(columns).loc[0]
+    assert format_prediction(row, pets) == "label cat with 0.750, label dog with 0.250"

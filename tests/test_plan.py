@@ -142,7 +142,7 @@ def test_rates_are_the_mean_over_processes(monkeypatch):
         def __exit__(self, *_):
             pass
 
-        def submit(self, work, recipe=None, device=None):
+        def submit(self, work, recipe=None, device=None, target=None):
             if work is int:
                 return SimpleNamespace(result=lambda: 0)
             assert (work, device) == (plan._time_batches, CPU)
@@ -163,7 +163,7 @@ def test_real_batches_are_timed(one_thread):
 def test_a_recipe_with_other_epochs_is_planned_by_the_rates_of_its_own(monkeypatch):
     monkeypatch.setattr(plan, "estimate_cache_seconds", lambda competition, size: 0.0)
     timed = ([Rates(0.1, 0.1, 0.0, 0.0)], 5.0)
-    monkeypatch.setattr(plan, "time_recipes", lambda recipes, devices: timed)
+    monkeypatch.setattr(plan, "time_recipes", lambda recipes, devices, target: timed)
     short, tables = recipes.load_recipe("cnn5@3"), SimpleNamespace(train=range(100), test=range(10))
     measured = plan.measure_workload(tables, [short], 2, [CPU], lambda recipe: 2)
     assert (measured.rows, measured.test_rows, list(measured.rates), measured.start) == (100, 10, ["cnn5"], 5.0)

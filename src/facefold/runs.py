@@ -48,6 +48,7 @@ WEIGHTS_FILE = "weights.safetensors"  # those that predict
 RESULT_FILES = (WEIGHTS_FILE, "history.csv", "oof.csv", "test.csv", "features_oof.npy", "features_test.npy")
 CHECKPOINT_FILE = "checkpoint.pt"  # while a fold trains
 CORRECTED_SUFFIX = "+corrected"
+SUM_TOLERANCE = 1e-4  # of the probabilities of a row from one: what rounding leaves
 
 
 @dataclass(frozen=True)
@@ -89,13 +90,14 @@ _CAUSES = {
 class Member:
     """A finished run, ready to be blended. name: of its folder.
 
-    oof: float64 probability of label 1, or predicted value, (n,), indexed by train id in the order of `folds.table`.
-    test: float64, the same (t, k), indexed by test id, one column per fold (named 0..k-1).
+    oof: float64 probability of label 1, or predicted value, (n,), indexed by train id in the order of `folds.table`; of
+    more than two classes a table of the probabilities (n, C) whose columns are `Task.columns`.
+    test: float64, the same of each fold, (t, k) or (t, k C), indexed by test id; `test[fold]` is that of a fold 0..k-1.
     runs: the k folds' run.json.
     """
 
     name: str
-    oof: pd.Series
+    oof: pd.Series | pd.DataFrame
     test: pd.DataFrame
     runs: list[dict]
 
@@ -154,6 +156,12 @@ def current_identity(name: str, folds: Folds, images_hash: str) -> Identity:
     """Return what a run of this name must agree with now; seed and corrections are its own, see `load_member`."""
     recipe = load_recipe(name.removesuffix(CORRECTED_SUFFIX))
     return Identity(recipe.name, recipe.hash, folds.hash, images_hash, 0, "", folds.target.name, folds.target.hash)
+
+
+def recorded_task(run: dict) -> Task:
+    """Return the kind and classes of what the run of a run.json predicts; old ones say only whether it is a number."""
+    task = task_named(_recorded(run, "target"))
+    return replace(task, kind=run["kind"], classes=tuple(run["classes"])) if "kind" in run else task
 
 
 def load_run_corrections(run: dict) -> Corrections:
@@ -262,7 +270,7 @@ def load_member(root: Path, identity: Identity | None, name: str, folds: Folds, 
             f"{folds.target.folder}runs/{name} is incomplete: fold {', '.join(missing)} of {folds.k} not finished. Run "
             f"`python src/train.py {_options(name, folds.target)}`, or name the recipes to blend with --recipes."
         )
-    runs, oof, test, column = [], [], {}, folds.target.column
+    runs, oof, test = [], [], {}
     for k in range(folds.k):
         directory = fold_dir(root, name, k)
         run = read_json(directory / "run.json")
@@ -273,16 +281,17 @@ def load_member(root: Path, identity: Identity | None, name: str, folds: Folds, 
         require_current(directory, run, replace(identity, seed=first.get("seed"), corrections=own))
         _require_intact(directory)
         valid_ids = folds.table.loc[folds.table["fold"] == k, "id"]
-        oof.append(_load_column(directory / "oof.csv", folds.target, valid_ids, "the validation rows of that fold"))
-        test[k] = _load_column(directory / "test.csv", folds.target, test_ids, "test.csv").reindex(test_ids)
+        oof.append(_load_by_id(directory / "oof.csv", folds.target, valid_ids, "the validation rows of that fold"))
+        test[k] = _load_by_id(directory / "test.csv", folds.target, test_ids, "test.csv").reindex(test_ids)
         runs.append(run)
     if len({json.dumps(run.get("weights"), sort_keys=True) for run in runs}) > 1:
         raise InputError(
             f"runs/{name}: its folds began from different pretrained weights (see weights in each run.json); train the "
             "odd ones again"
         )
-    joined = pd.concat(oof).reindex(folds.table["id"].tolist()).rename(column)
-    return Member(name, joined, pd.DataFrame(test, index=pd.Index(test_ids, name="id")), runs)
+    joined = pd.concat(oof).reindex(folds.table["id"].tolist())
+    by_fold = pd.concat(test, axis="columns").rename_axis(index="id")
+    return Member(name, joined, by_fold, runs)
 
 
 def shared_corrections(members: list[Member]) -> Corrections:
@@ -307,35 +316,35 @@ def replace_test_predictions(
     run = read_json(directory / "run.json")
     _require_unedited(directory, run)
     with staged_files(directory, "run.json") as staged:
-        write_predictions(staged, "test", ids, prob, features)
+        write_predictions(staged, "test", ids, prob, features, recorded_task(run))
         checksums = {path.name: sha256_file(path) for path in sorted(staged.iterdir())}
         run = {**run, "images_hash": images_hash, "files": {**run["files"], **checksums}}
         write_json(staged / "run.json", {**run, "sha256": _digest(run)})
 
 
 def join_folds(root: Path, identity: Identity, folds: Folds, test_ids: list[str]) -> Member:
-    """Load the run and write runs/<recipe>/oof.csv (id,prob or id,pred) in the order of folds.csv."""
+    """Load the run and write runs/<recipe>/oof.csv (id and `Task.columns`) in the order of folds.csv."""
     member = load_member(root, identity, identity.name, folds, test_ids)
-    write_csv(
-        joined_oof_path(root, member.name), member.oof.rename(folds.target.column).rename_axis("id").reset_index()
-    )
+    write_csv(joined_oof_path(root, member.name), member.oof.rename_axis(index="id").reset_index())
     return member
 
 
 def write_predictions(
     directory: Path, part: str, ids: list[str], prob: np.ndarray, features: NpyRows | np.ndarray, target: Task = LABEL
 ) -> None:
-    """Write <part>.csv (id,prob or id,pred) and features_<part>.npy.
+    """Write <part>.csv (id and `Task.columns`) and features_<part>.npy.
 
     Args:
         directory: Of the fold.
         part: oof or test.
         ids: Of the rows.
-        prob: float (n,), probability of label 1 or predicted value.
+        prob: float (n,), probability of label 1 or predicted value; (n, C), the probabilities of more than two classes.
         features: float16 (n, F), penultimate.
         target: What is predicted.
     """
-    write_csv(directory / f"{part}.csv", pd.DataFrame({"id": ids, target.column: np.asarray(prob, dtype=np.float64)}))
+    table = pd.DataFrame(np.asarray(prob, dtype=np.float64).reshape(len(ids), -1), columns=list(target.columns))
+    table.insert(0, "id", ids)
+    write_csv(directory / f"{part}.csv", table)
     features = features if isinstance(features, NpyRows) else np.asarray(features, dtype=np.float16)
     write_npy(directory / f"features_{part}.npy", features)
 
@@ -361,16 +370,23 @@ def load_history(root: Path, name: str, fold: int) -> pd.DataFrame:
 
 
 def load_predictions(path: Path, target: Task = LABEL) -> pd.DataFrame:
-    """Load id,prob or id,pred. Raise `InputError` for a probability outside 0..1, or a value that is not finite."""
-    column = target.column
-    table = read_csv(path, {"id": str, column: float})
-    valid = np.isfinite(table[column]) if target.regression else table[column].between(0, 1)
+    """Load id and `Task.columns`, float64.
+
+    Raise `InputError` for a probability outside 0..1, a value that is not finite, or probabilities of more than two
+    classes that do not sum to one.
+    """
+    columns = list(target.columns)
+    table = read_csv(path, {"id": str, **dict.fromkeys(columns, float)})
+    values, advice = table[columns].to_numpy(), "delete the fold's folder and train it again"
+    valid = np.isfinite(values) if target.regression else (values >= 0) & (values <= 1)
     if not valid.all():
-        row = table.index[~valid][0]
+        row, column = np.argwhere(~valid)[0]
         what = "a finite number" if target.regression else "a probability"
+        raise InputError(f"{path}, row {row + 2}: {columns[column]} {values[row, column]} is not {what}; {advice}")
+    sums = values.sum(axis=1)
+    if target.multiclass and (wrong := np.flatnonzero(np.abs(sums - 1) > SUM_TOLERANCE)).size:
         raise InputError(
-            f"{path}, row {row + 2}: {column} {table[column][row]} is not {what}; delete the fold's folder and train "
-            "it again"
+            f"{path}, row {wrong[0] + 2}: the probabilities sum to {sums[wrong[0]]:.6g}, not to 1; {advice}"
         )
     return table
 
@@ -380,8 +396,8 @@ def load_fold_features(root: Path, name: str, fold: int, part: str) -> np.ndarra
     return read_npy(fold_dir(root, name, fold) / f"features_{part}.npy")
 
 
-def _load_column(path: Path, target: Task, expected: Collection[str], source: str) -> pd.Series:
-    """Load the predictions by id, which must be the `expected` ids, each once."""
+def _load_by_id(path: Path, target: Task, expected: Collection[str], source: str) -> pd.Series | pd.DataFrame:
+    """Load the predictions by id, which must be the `expected` ids, each once: a series where there is one output."""
     table = load_predictions(path, target)
     ids = table["id"]
     if ids.duplicated().any():
@@ -393,7 +409,7 @@ def _load_column(path: Path, target: Task, expected: Collection[str], source: st
             f"{path}: its ids are not those of {source} ({len(difference)} differ, e.g. {sorted(difference)[0]}); "
             "delete the fold's folder and train it again"
         )
-    return table.set_index("id")[target.column]
+    return table.set_index("id")[list(target.columns) if target.multiclass else target.column]
 
 
 def _recorded(run: dict, name: str) -> object:

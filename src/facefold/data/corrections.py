@@ -72,6 +72,11 @@ def load_corrections(path: Path, folds: Folds) -> Corrections:
             findings.add("unknown", f"{path}, row {row}: id {id!r} is not in train.csv")
         if action not in ACTIONS:
             findings.add("action", f"{path}, row {row}: action {action!r} is none of {', '.join(ACTIONS)}")
+        if action == "relabel" and folds.target.multiclass:
+            others = len(folds.target.classes) - 1
+            findings.add(
+                "relabel", f"{path}, row {row}: relabel takes the other label, and there are {others}; use drop"
+            )
         actions[id] = action
     findings.raise_any("the corrections cannot be used:", _HINT)
     corrections = Corrections({id: action for id, action in actions.items() if action != "keep"})

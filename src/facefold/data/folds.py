@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from facefold.data.fold_methods import FoldMethod, parse_method, stratified_folds
 from facefold.task import LABEL, Task, strata
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
@@ -30,13 +31,6 @@ from facefold.utils.files import (
 )
 
 _FOLD_FILE = re.compile(r"fold_\d+_(train|valid)\.csv")
-_METHOD = "StratifiedGroupKFold(shuffle=True) of scikit-learn; group: "
-_BINNED = "; strata: bins of the target"
-GROUPINGS = {
-    "bytes": _METHOD + "byte-identical images",
-    "near": _METHOD + "near-duplicate images",
-    "none": _METHOD + "each image by itself",
-}
 
 
 @dataclass(frozen=True)
@@ -57,8 +51,8 @@ class Folds:
 
     @property
     def grouping(self) -> str | None:
-        """The key of `GROUPINGS` by which the rows are grouped; None if another program made the folds."""
-        return grouping_key(self.method)
+        """The key of `GROUPINGS` by which the rows are grouped; None if they are not divided by groups."""
+        return parse_method(self.method).grouping
 
     def train(self, k: int) -> pd.DataFrame:
         """Return id,label of the rows that train in fold `k`."""
@@ -82,11 +76,6 @@ def group_rows(images: pd.DataFrame, column: str = "sha256") -> pd.Series:
     return pd.Series(first.to_numpy(), index=pd.Index(train["id"], name="id"), name="group")
 
 
-def grouping_key(method: str) -> str | None:
-    """Return the key of `GROUPINGS` that a recorded method has; None if another program made the folds."""
-    return next((key for key, text in GROUPINGS.items() if text == method.removesuffix(_BINNED)), None)
-
-
 def count_divided_groups(table: pd.DataFrame, groups: pd.Series) -> int:
     """Count the `groups` (indexed by id) that have rows in more than one fold of `table` (id, fold)."""
     return int((table.groupby(groups.loc[table["id"]].to_numpy())["fold"].nunique() > 1).sum())
@@ -99,8 +88,14 @@ def describe_large_group(folds: Folds, identical: pd.Series) -> str:
     """
     group, share = folds.table["group"], len(folds.table) / folds.k
     name, rows = group.mode()[0], int(group.value_counts().max())
-    if rows <= share:
+    if rows <= share or not folds.grouping:
         return ""
+    if columns := parse_method(folds.method).columns:
+        return (
+            f"note: {rows:,} of {len(group):,} rows, that of train/{name}.jpg among them, are one group by the column "
+            f"{' or '.join(columns)} or by their pictures, and a group is never divided: the folds are unequal, for "
+            f"one of {folds.k} should have {share:,.0f} rows."
+        )
     options = "`--groups none` (every row by itself: rows of one picture then judge models that have seen it)"
     if folds.grouping != "bytes" and identical.value_counts().max() <= share:
         options = f"`--groups bytes` (together stays what has the same bytes) or {options}"
@@ -122,7 +117,8 @@ def make_folds(
 ) -> Folds:
     """Split the train rows into folds with equal shares of the labels, or of the bins of values; no group is divided.
 
-    Raises `InputError` if k < 2, or if a fold would lack a class or bin.
+    Raises `InputError` if k < 2, or if a fold would lack one of two classes or a bin. Of more classes, one with fewer
+    groups than folds is in as many folds as it can; then only an empty fold is refused.
 
     Args:
         train: id,label of all rows, as from `target_rows`.
@@ -133,37 +129,80 @@ def make_folds(
         grouping: What the groups are, a key of `GROUPINGS`.
         target: What `label` is.
     """
-    if k < 2:
-        raise InputError(f"{k} folds: at least 2 are needed, 5 are usual")
+    require_fold_count(k)
     if seed < 0:
         raise InputError(f"seed {seed}: a seed is a whole number from 0 on")
     if set(train["id"]) != set(groups.index) or groups.index.has_duplicates:
         raise ValueError("train and groups must hold the same ids, each once")
     group, stratum = groups.loc[train["id"]].to_numpy(), strata(train["label"].to_numpy())
-    for label, rows in train.assign(group=group).groupby(stratum):
-        images = rows["group"].nunique()
-        if images < k:
-            least, most = rows["label"].agg(["min", "max"])
-            kind = f"{target.name} {least:g} to {most:g}" if target.regression else f"label {label}"
-            raise InputError(
-                f"{kind} has {len(rows)} rows with {images} different images, too few for {k} folds; "
-                "choose fewer with --folds" + (", or divide equal images with --groups none" if len(rows) >= k else "")
-            )
-    from sklearn.model_selection import StratifiedGroupKFold  # slow to import, and only needed for new folds
-
-    fold = np.empty(len(train), dtype=np.int64)
-    splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
-    for number, (_, valid) in enumerate(splitter.split(train["id"], stratum, group)):
-        fold[valid] = number
-    if any(len(np.unique(stratum[fold == number])) < len(np.unique(stratum)) for number in range(k)):
+    if not target.multiclass:
+        _require_groups_of_each(train.assign(group=group), stratum, k, target)
+    elif (images := len(set(group))) < k:
+        raise InputError(
+            f"{len(train)} rows with {images} different images or groups are too few for {k} folds; choose fewer with "
+            "--folds"
+        )
+    fold = stratified_folds(stratum, group, k, seed)
+    strata_of = stratum if not target.multiclass else np.zeros(len(stratum))  # an empty fold has none at all
+    if any(len(np.unique(strata_of[fold == number])) < len(np.unique(strata_of)) for number in range(k)):
         raise InputError(
             f"{k} folds cannot all hold every class, so many images are identical; choose fewer with --folds, or "
             "divide equal images with --groups none"
         )
-    labels = train["label"].to_numpy(_label_dtype(target))
+    method = FoldMethod(grouping).text(target.regression)
+    return assign_folds(train, groups, fold, seed, train_sha256, method, target)
+
+
+def assign_folds(
+    train: pd.DataFrame,
+    groups: pd.Series,
+    fold: np.ndarray,
+    seed: int,
+    train_sha256: str,
+    method: str,
+    target: Task = LABEL,
+) -> Folds:
+    """Return the folds of rows whose fold is known.
+
+    Args:
+        train: id,label of all rows, as from `target_rows`.
+        groups: The group of each id (the index), which these folds may divide.
+        fold: int64 (n,), 0..k-1, of each row.
+        seed: Recorded, as are train_sha256 and method, see `Folds`.
+        train_sha256: Of the files the folds are for.
+        method: `FoldMethod.text`.
+        target: What `label` is.
+    """
+    k, labels = int(fold.max()) + 1, train["label"].to_numpy(_label_dtype(target))
+    group = groups.loc[train["id"]].to_numpy()
     table = pd.DataFrame({"id": train["id"].to_numpy(), "label": labels, "group": group, "fold": fold})
-    method = GROUPINGS[grouping] + (_BINNED if target.regression else "")
     return Folds(table, k, seed, sha256_text(csv_text(table)), train_sha256, method, target)
+
+
+def require_fold_count(k: int) -> None:
+    """Raise `InputError` for fewer than two folds."""
+    if k < 2:
+        raise InputError(f"{k} folds: at least 2 are needed, 5 are usual")
+
+
+def require_both_labels(folds: Folds) -> None:
+    """Raise `InputError` if a fold has rows of one of two classes only, whose order no score could judge."""
+    labels = folds.table.groupby("fold")["label"].nunique()
+    if folds.target.kind == "binary" and (labels < 2).any():
+        raise InputError(f"fold {labels.index[labels < 2][0]} would have rows of one label only; both are needed")
+
+
+def _require_groups_of_each(rows_of_all: pd.DataFrame, stratum: np.ndarray, k: int, target: Task) -> None:
+    """Raise `InputError` for a class or bin with fewer groups than folds. rows_of_all: id, label, group."""
+    for label, rows in rows_of_all.groupby(stratum):
+        images = rows["group"].nunique()
+        if images < k:
+            least, most = rows["label"].agg(["min", "max"])
+            kind = f"{target.name} {least:g} to {most:g}" if target.regression else f"label {target.classes[label]}"
+            raise InputError(
+                f"{kind} has {len(rows)} rows with {images} different images, too few for {k} folds; "
+                "choose fewer with --folds" + (", or divide equal images with --groups none" if len(rows) >= k else "")
+            )
 
 
 def write_folds(root: Path, folds: Folds, force: bool = False, runs: Collection[str] = ()) -> bool:

@@ -1,4 +1,4 @@
-"""The network of a recipe: frozen stages, a trainable backbone that gives penultimate features, and one output."""
+"""The network of a recipe: frozen stages, a trainable backbone that gives penultimate features, and a linear output."""
 
 from pathlib import Path
 
@@ -42,17 +42,20 @@ class FrozenStages(nn.Module):
 
 
 class Net(nn.Module):
-    """Frozen stages, backbone, dropout and one linear output.
+    """Frozen stages, backbone, dropout and a linear layer of `outputs` numbers.
 
-    Each forward method returns logits float32 (N,) and penultimate features float32 (N, F).
+    Each forward method returns logits float32, (N,) of one output or (N, outputs), and penultimate features float32
+    (N, F).
     """
 
-    def __init__(self, frozen_stages: FrozenStages, backbone: nn.Module, features: int, dropout: float):
+    def __init__(
+        self, frozen_stages: FrozenStages, backbone: nn.Module, features: int, dropout: float, outputs: int = 1
+    ):
         super().__init__()
         self.frozen_stages = frozen_stages
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(features, 1)
+        self.output = nn.Linear(features, outputs)
         # Near zero: timm's EfficientNets draw a one-output head from U(-1, 1), whose logits near +-20 cost the first
         # epoch.
         nn.init.normal_(self.output.weight, std=0.01)
@@ -76,7 +79,7 @@ class Net(nn.Module):
         # A bfloat16 logit has 8 bits: 2.123 and 2.13 would be the same.
         with torch.autocast(x.device.type, enabled=False):
             features = features.float()
-            return self.output(self.dropout(features)).squeeze(1), features
+            return self.output(self.dropout(features)).squeeze(1), features  # (N, outputs) if there are several
 
     @property
     def has_frozen_stages(self) -> bool:
@@ -101,7 +104,9 @@ class Net(nn.Module):
         self.load_state_dict({**self.frozen_stages.state_dict(prefix=_FROZEN_PREFIX), **state})
 
 
-def build_model(recipe: Recipe, weights_dir: Path | None = None, pretrained: bool = True) -> tuple[Net, dict]:
+def build_model(
+    recipe: Recipe, weights_dir: Path | None = None, pretrained: bool = True, outputs: int = 1
+) -> tuple[Net, dict]:
     """Build the recipe's network and return it with the source of its pretrained weights ({source, sha256}).
 
     Parts without pretrained weights are drawn from torch's global generator. Raises `InputError` if weights are
@@ -111,11 +116,12 @@ def build_model(recipe: Recipe, weights_dir: Path | None = None, pretrained: boo
         recipe: Backbone, head, sizes and frozen stages.
         weights_dir: Folder of local weights for recipes with weights = "hub"; None to ask the hub.
         pretrained: False builds the structure only, for a state that is loaded next.
+        outputs: Of the last layer, see `Task.outputs`.
     """
     if recipe.backbone in CNNS:
         backbone = CNNS[recipe.backbone](recipe.width, recipe.size, recipe.dropout)
         normalisation = FrozenStages(IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD, [])
-        return Net(normalisation, backbone, backbone.num_features, recipe.dropout), {"source": "none"}
+        return Net(normalisation, backbone, backbone.num_features, recipe.dropout, outputs), {"source": "none"}
     model, source = build_backbone(recipe, weights_dir, pretrained=pretrained)
     for size in sorted({recipe.size_in(epoch) for epoch in range(recipe.epochs)}):
         example_output(model, size)  # raises if the backbone does not accept it
@@ -132,4 +138,4 @@ def build_model(recipe: Recipe, weights_dir: Path | None = None, pretrained: boo
     features = example_output(nn.Sequential(*stages, backbone), recipe.size).shape[1]
     mean = model.pretrained_cfg.get("mean", IMAGENET_DEFAULT_MEAN)
     std = model.pretrained_cfg.get("std", IMAGENET_DEFAULT_STD)
-    return Net(FrozenStages(mean, std, stages), backbone, features, recipe.dropout), source
+    return Net(FrozenStages(mean, std, stages), backbone, features, recipe.dropout, outputs), source

@@ -36,7 +36,7 @@ class InferenceModel:
 
     @torch.inference_mode()
     def __call__(self, inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Return what `forward` returns: of a `Net`, logits float32 (N,) and features float32 (N, F)."""
+        """Return what `forward` returns: of a `Net`, logits float32 (N,) or (N, C) and features float32 (N, F)."""
         with self.precision.autocast(inputs.device):
             return self.forward(inputs)
 
@@ -90,7 +90,7 @@ def select_inference_model(
         net: The trained network.
         half: The format from `half_precision`; None to try float32 only.
         inputs: A few dozen rows of what `Net.forward_inputs` takes.
-        postprocess: Maps outputs (N,) to what is compared, such as probabilities.
+        postprocess: Maps outputs (N,) or (N, C) to what is compared, such as probabilities, of the same shape.
         difference_format: How a line in `refused` states the largest difference.
     """
     plain = Precision(torch.float32, net.channels_last)

@@ -15,9 +15,11 @@ from facefold.data.competition import Competition
 from facefold.data.folds import Folds
 from facefold.ensemble.members import load_features
 from facefold.report.html import render_page
+from facefold.task import LABEL, Task
 
 MAX_ROWS = 200  # on a page, which stays below 10 MB
 NEIGHBOURS = 5
+LIKELIEST = 3  # classes of a prediction that are named
 
 
 def nearest_neighbours(root: Path, recipes: list[str], folds: Folds, ids: list[str]) -> pd.DataFrame:
@@ -61,10 +63,10 @@ def label_issues_page(competition: Competition, issues: pd.DataFrame, neighbours
     return render_page("label_issues.html.j2", title=title, **data)
 
 
-def predictions_page(table: pd.DataFrame, images: Sequence[Path], title: str) -> str:
-    """Return the HTML of the first `MAX_ROWS` rows of `table` (file, face, prob, label, ..); images: one per row."""
+def predictions_page(table: pd.DataFrame, images: Sequence[Path], title: str, target: Task = LABEL) -> str:
+    """Return the HTML of the first `MAX_ROWS` rows of `table`, see `prediction_columns`; images: one per row."""
     faces = [
-        (path, row, format_prediction(row))
+        (path, row, format_prediction(row, target))
         for path, (_, row) in zip(images, table.head(MAX_ROWS).iterrows(), strict=False)
     ]
     return render_page("predictions.html.j2", title=title, faces=faces, total=len(table))
@@ -77,8 +79,25 @@ def column_name(target: str, columns: Sequence[str]) -> str:
     return target
 
 
-def format_prediction(row: pd.Series) -> str:
-    """Return `label 1 with 0.973, label 0 with 0.027, age 31.4`: the likelier label first, then other columns."""
-    labels = sorted([(row["prob"], 1), (1 - row["prob"], 0)], reverse=True)
-    texts = [f"label {label} with {value:.3f}" for value, label in labels]
+def prediction_columns(scores: np.ndarray, decisions: np.ndarray, target: Task) -> dict[str, np.ndarray]:
+    """Return the columns of predictions.csv that say what is predicted: `Task.columns`, and label, the class's name.
+
+    scores: float64 (n,) of the second of two classes, or (n, C); decisions: int64 (n,), indices of classes.
+    """
+    by_column = scores.reshape(len(scores), -1).T
+    names = np.array(target.classes)[decisions]
+    return {**dict(zip(target.columns, by_column, strict=True)), "label": names}
+
+
+def format_prediction(row: pd.Series, target: Task = LABEL) -> str:
+    """Return `label 1 with 0.973, label 0 with 0.027, age 31.4`: the likelier label first, then other columns.
+
+    Of more than two classes the `LIKELIEST` likeliest are there, of equal ones the first.
+    """
+    if target.multiclass:
+        probs = list(zip(row[list(target.columns)], target.classes, strict=True))
+    else:
+        probs = [(row[target.column], target.classes[1]), (1 - row[target.column], target.classes[0])]
+    labels = sorted(probs, key=lambda prob_and_name: -prob_and_name[0])[:LIKELIEST]
+    texts = [f"label {name} with {value:.3f}" for value, name in labels]
     return ", ".join(texts + [f"{name} {value:.3g}" for name, value in row.loc["label":].iloc[1:].items()])

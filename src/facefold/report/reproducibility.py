@@ -3,7 +3,8 @@
 from dataclasses import fields
 from typing import Any
 
-from facefold.data.folds import Folds, grouping_key
+from facefold.data.fold_methods import parse_method
+from facefold.data.folds import Folds
 from facefold.models.recipe import Recipe
 from facefold.runs import CORRECTED_SUFFIX, Member
 from facefold.task import Task
@@ -27,12 +28,12 @@ def _commands(facts: dict, folds: Folds) -> list[str]:
     options = facts["options"]
     target = Task.from_facts(facts["task"]).option
     seeds = ",".join(sorted({str(member["seed"]) for member in facts["members"]}))
-    groups = grouping_key(facts["folds"]["method"])
+    method = parse_method(facts["folds"]["method"])
+    count = "" if method.file else f" --folds {folds.k}"
     corrected = [name.removesuffix(CORRECTED_SUFFIX) for name in options["recipes"] if name.endswith(CORRECTED_SUFFIX)]
     plain = [name for name in options["recipes"] if not name.endswith(CORRECTED_SUFFIX)]
     return [
-        f"python src/split.py{target} --folds {folds.k} --seed {folds.seed}"
-        + (f" --groups {groups}" if groups else ""),
+        f"python src/split.py{target}{count} --seed {folds.seed}{method.options}",
         *(
             f"python src/train.py{target} --recipe {','.join(names)} --seed {seeds}{option}"
             for names, option in ((plain, ""), (corrected, " --corrections FILE"))

@@ -157,12 +157,17 @@ class EpochSampler(Sampler[tuple[int, np.ndarray]]):
 
 
 class TrainDataset(Dataset[tuple[Tensor, Tensor]]):
-    """`dataset[epoch, rows]`: what the network reads of these rows of the table, augmented, and labels float32 (N,)."""
+    """`dataset[epoch, rows]`: what the network reads of these rows of the table, augmented, and labels (N,)."""
 
     def __init__(
-        self, table: pd.DataFrame, images: ImageCache, augmented: AugmentedImages, features: FeatureCache | None = None
+        self,
+        table: pd.DataFrame,
+        images: ImageCache,
+        augmented: AugmentedImages,
+        features: FeatureCache | None = None,
+        label_dtype: torch.dtype = torch.float32,
     ):
-        self._labels = torch.tensor(table["label"].to_numpy(), dtype=torch.float32)
+        self._labels = torch.tensor(table["label"].to_numpy(), dtype=label_dtype)
         self._cache_rows = images.rows(table["id"].tolist())
         self.images, self._augmented, self._features = images, augmented, features
         # The epoch's activations, opened once: an open file outlives its name.

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.model_selection import StratifiedGroupKFold
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor
 from tqdm import tqdm
 
 from facefold.data.cache import ImageCache
+from facefold.data.fold_methods import stratified_folds
 from facefold.models.build import Net, build_model
 from facefold.models.depthwise import replace_depthwise
 from facefold.models.feature_cache import FeatureCache, feature_dir
@@ -28,7 +28,7 @@ from facefold.task import LABEL, Task, strata
 from facefold.training.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
 from facefold.training.curves import Curves
 from facefold.training.dataset import AugmentedImages, ImageSource, TrainDataset, input_view, to_device, train_batches
-from facefold.training.loss import BinaryLoss, MAELoss, make_loss
+from facefold.training.loss import Loss, make_loss
 from facefold.training.outputs import predict_batches
 from facefold.training.schedule import Schedule
 from facefold.training.step import TrainingStep
@@ -43,9 +43,9 @@ LOWER_RATE = 0.1  # times the recipe's learning rate, from an epoch on whose los
 class FoldTask:
     """What one fold trains on.
 
-    train: id, label (the target's value), group; valid: id, label. seed and fold name the random draws. identity: of
-    the run, `runs.Identity` as a dict. feature_dir: the folder for the activations of frozen stages, shared by the
-    run's folds.
+    train: id, label (index of the class, or value), group; valid: id, label. seed and fold name the random draws.
+    identity: of the run, `runs.Identity` as a dict. feature_dir: the folder for the activations of frozen stages,
+    shared by the run's folds.
     """
 
     recipe: Recipe
@@ -76,7 +76,7 @@ class TrainedFold:
 
     model: Net
     precision: Precision
-    loss_fn: BinaryLoss | MAELoss
+    loss_fn: Loss
     history: list[dict]
     meta: CheckpointMeta
     epoch_images: int
@@ -145,7 +145,7 @@ class FoldTrainer:
         self.recipe = recipe = replace(task.recipe, lr=LOWER_RATE * task.recipe.lr) if lower else task.recipe
         torch.manual_seed(derive_seed(task.seed, task.fold, "init"))
         self.model, source, self.precision = prepare_model(
-            recipe, device, task.weights_dir, pretrained=not self.history or recipe.has_frozen_stages
+            recipe, device, task.weights_dir, not self.history or recipe.has_frozen_stages, task.target.outputs
         )
         self._require_same_start(source)
         self.optimizer = create_optimizer_v2(
@@ -164,7 +164,9 @@ class FoldTrainer:
         self.images = ImageSource(task.train_images, device)
         self.features = open_feature_caches(task, self.model, self.meta.weights_source, self.precision, self.images)
         augmented = AugmentedImages(self.images, recipe, task.seed)
-        dataset = TrainDataset(train, task.train_images, augmented, self.features.get("train"))
+        dataset = TrainDataset(
+            train, task.train_images, augmented, self.features.get("train"), self.loss_fn.label_dtype
+        )
         self.batch = min(recipe.batch, len(train))
         order_seed = derive_seed(task.seed, task.fold, "order")
         self.batches, self.sampler = train_batches(dataset, recipe, self.batch, order_seed, device, loader_workers)
@@ -344,13 +346,13 @@ class FoldTrainer:
 
 
 def prepare_model(
-    recipe: Recipe, device: torch.device, weights_dir: Path | None, pretrained: bool
+    recipe: Recipe, device: torch.device, weights_dir: Path | None, pretrained: bool, outputs: int = 1
 ) -> tuple[Net, dict, Precision]:
-    """Build the recipe's network on `device`, in the number format and memory layout it trains in.
+    """Build the recipe's network with `outputs` outputs on `device`, in the format and memory layout it trains in.
 
     Return it with the source of its weights, see `build_model`, and the format.
     """
-    model, source = build_model(recipe, weights_dir, pretrained)
+    model, source = build_model(recipe, weights_dir, pretrained, outputs)
     precision = choose_precision(recipe, model, device)
     if device.type == "cpu" and precision.dtype is torch.bfloat16:
         replace_depthwise(model)
@@ -386,9 +388,9 @@ def hold_out_monitor(train: pd.DataFrame, share: float, seed: int) -> tuple[pd.D
     """
     if not share:
         return train, train.iloc[:0]
-    splitter = StratifiedGroupKFold(max(2, round(1 / share)), shuffle=True, random_state=seed)
-    learn, monitor = next(splitter.split(train["id"], strata(train["label"].to_numpy()), train["group"]))
-    return train.iloc[learn], train.iloc[monitor]
+    stratum, group = strata(train["label"].to_numpy()), train["group"].to_numpy()
+    monitor = stratified_folds(stratum, group, max(2, round(1 / share)), seed) == 0
+    return train[~monitor], train[monitor]
 
 
 def best_epoch(recipe: Recipe, history: list[dict]) -> int:

@@ -1,10 +1,11 @@
-"""What a network's one output means: its loss in training, its prediction, and how well it does.
+"""What a network's outputs mean: their loss in training, the prediction, and how well it does.
 
-    BinaryLoss   two classes: the logit of label 1; binary cross-entropy; accuracy
-    MAELoss      a number: standard deviations from the mean of the training rows; mean absolute error
+    BinaryLoss       two classes: the logit of label 1; binary cross-entropy; accuracy
+    MulticlassLoss   more classes: a logit for each; cross-entropy; accuracy
+    MAELoss          a number: standard deviations from the mean of the training rows; mean absolute error
 
-Both have `metric`, its name, `history_column`, its column in the learning curve, and `difference`, how a change of what
-`comparable` returns is stated.
+Each has `metric`, its name, `history_column`, its column in the learning curve, `difference`, how a change of what
+`comparable` returns is stated, and `label_dtype`, that of the labels of a batch.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, l1_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, l1_loss
 
 from facefold.models.recipe import Recipe
 from facefold.task import Task
@@ -28,6 +29,7 @@ class BinaryLoss:
     metric: ClassVar[str] = "accuracy"
     history_column: ClassVar[str] = "valid_acc"
     difference: ClassVar[str] = "a probability of {:.3f}"
+    label_dtype: ClassVar[torch.dtype] = torch.float32
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the mean loss () of outputs (N,) and labels float32 (N,)."""
@@ -56,6 +58,46 @@ class BinaryLoss:
 
 
 @dataclass(frozen=True)
+class MulticlassLoss:
+    """Cross-entropy of the softmax. smoothing: this share of each training label is spread evenly over all classes."""
+
+    smoothing: float = 0.0
+    metric: ClassVar[str] = "accuracy"
+    history_column: ClassVar[str] = "valid_acc"
+    difference: ClassVar[str] = "a probability of {:.3f}"
+    label_dtype: ClassVar[torch.dtype] = torch.int64
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the mean loss () of outputs (N, C) and labels, int64 (N,) or shares of the classes float32 (N, C)."""
+        return cross_entropy(outputs, labels, label_smoothing=self.smoothing)
+
+    def comparable(self, outputs: Tensor) -> Tensor:
+        """Return what forms of inference are compared by: the probabilities (n, C)."""
+        return outputs.softmax(1)
+
+    def predictions(self, outputs: np.ndarray) -> np.ndarray:
+        """Return the probabilities of the classes, float64 (n, C), from outputs float64 (n, C)."""
+        return torch.from_numpy(outputs).softmax(1).numpy()
+
+    def evaluate(self, outputs: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+        """Return log loss and accuracy of outputs (n, C) against labels int64 (n,), indices of classes.
+
+        Of several largest outputs the first decides.
+        """
+        own = np.take_along_axis(outputs, labels[:, None], axis=1)[:, 0]
+        loss = (np.logaddexp.reduce(outputs, axis=1) - own).mean()
+        return float(loss), float((outputs.argmax(axis=1) == labels).mean())
+
+    def run_facts(self, loss: float, metric: float) -> dict:
+        """Return the scores for run.json."""
+        return {"metrics": {"accuracy": metric, "log_loss": loss}}
+
+    def export_state(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the weights to write."""
+        return state
+
+
+@dataclass(frozen=True)
 class MAELoss:
     """Mean absolute error in standard deviations. mean, std: of the target over the training rows."""
 
@@ -64,6 +106,7 @@ class MAELoss:
     metric: ClassVar[str] = "mae"
     history_column: ClassVar[str] = "valid_mae"
     difference: ClassVar[str] = "{:.3f} standard deviations"
+    label_dtype: ClassVar[torch.dtype] = torch.float32
 
     def __call__(self, outputs: Tensor, values: Tensor) -> Tensor:
         """Return the mean absolute error () of outputs (N,) in standard deviations; values float32 (N,)."""
@@ -92,8 +135,16 @@ class MAELoss:
         return {**state, "output.weight": weight.astype(np.float32), "output.bias": bias.astype(np.float32)}
 
 
-def make_loss(target: Task, recipe: Recipe, values: np.ndarray) -> BinaryLoss | MAELoss:
-    """Return the loss for the target's values (n,) of the training rows. Raise `InputError` if they are all equal."""
+Loss = BinaryLoss | MulticlassLoss | MAELoss
+
+
+def make_loss(target: Task, recipe: Recipe, values: np.ndarray) -> Loss:
+    """Return the loss for the target's values (n,) of the training rows.
+
+    Raise `InputError` if the values of a regression are all equal.
+    """
+    if target.multiclass:
+        return MulticlassLoss(recipe.label_smoothing)
     if not target.regression:
         return BinaryLoss(recipe.label_smoothing)
     mean, std = float(values.mean()), float(values.std())

@@ -18,10 +18,10 @@ PREDICT_BATCH = 128
 def predict_rows(
     model: InferenceModel, views: list[InputFn], rows: np.ndarray, folder: Path
 ) -> tuple[np.ndarray, NpyRows]:
-    """Return outputs float64 (n,) and penultimate features float16 (n, F) of the rows (n,), means over the views.
+    """Return outputs float64 (n,) or (n, C) and penultimate features float16 (n, F) of the rows (n,).
 
-    The features lie in an unnamed file on the disk of `folder`, so that memory need not hold them. Raise `InputError`
-    if a value is not finite.
+    They are means over the views. The features lie in an unnamed file on the disk of `folder`, so that memory need not
+    hold them. Raise `InputError` if a value is not finite.
     """
     outputs, file = [], tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
     for batch_outputs, batch_features in predict_batches(model, views, rows):
@@ -38,7 +38,7 @@ def predict_rows(
 def predict_batches(
     model: InferenceModel, views: list[InputFn], rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield outputs float64 (b,) and features float16 (b, F) per batch, means over the views."""
+    """Yield outputs float64 (b,) or (b, C) and features float16 (b, F) per batch, means over the views."""
     for start in range(0, len(rows), PREDICT_BATCH):
         batch = rows[start : start + PREDICT_BATCH]
         results = [model(view(batch)) for view in views]

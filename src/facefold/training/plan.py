@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from facefold.data.cache import estimate_cache_seconds
 from facefold.models.recipe import Recipe, load_recipe
+from facefold.task import LABEL, Task
 from facefold.utils.console import format_duration
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, write_json
@@ -123,16 +124,19 @@ def measure_workload(
     folds: int,
     devices: Sequence[torch.device],
     folds_left: Callable[[Recipe], int],
+    target: Task = LABEL,
 ) -> Workload:
     """Time a few batches of each recipe that has folds left, and the decoding of a few images."""
     unfinished = [recipe for recipe in recipes if folds_left(recipe)]
-    timed, start = time_recipes(unfinished, devices) if unfinished else ([], 0.0)
+    timed, start = time_recipes(unfinished, devices, target) if unfinished else ([], 0.0)
     rates = {_base_name(recipe): of_recipe for recipe, of_recipe in zip(unfinished, timed, strict=True)}
     decode = {size: estimate_cache_seconds(competition, size) for size in {recipe.size for recipe in unfinished}}
     return Workload(len(competition.train), len(competition.test), folds, devices, folds_left, rates, decode, start)
 
 
-def time_recipes(recipes: Sequence[Recipe], devices: Sequence[torch.device]) -> tuple[list[Rates], float]:
+def time_recipes(
+    recipes: Sequence[Recipe], devices: Sequence[torch.device], target: Task = LABEL
+) -> tuple[list[Rates], float]:
     """Time each recipe in processes of their own, which give their memory (a GPU's too) back when they end.
 
     On the CPU as many are timed at once as train at a time, since they slow one another down; the mean is taken. Return
@@ -142,15 +146,17 @@ def time_recipes(recipes: Sequence[Recipe], devices: Sequence[torch.device]) -> 
     with process_pool(count, start_server()) as processes:
         processes.submit(int).result()
         start = time.perf_counter() - started
-        futures = [[processes.submit(_time_batches, recipe, devices[0]) for _ in range(count)] for recipe in recipes]
+        futures = [
+            [processes.submit(_time_batches, recipe, devices[0], target) for _ in range(count)] for recipe in recipes
+        ]
         timed = [[future.result() for future in of_recipe] for of_recipe in futures]
     return [Rates(*map(fmean, zip(*map(astuple, each), strict=True))) for each in timed], start
 
 
-def _time_batches(recipe: Recipe, device: torch.device) -> Rates:
+def _time_batches(recipe: Recipe, device: torch.device, target: Task) -> Rates:
     from facefold.training.timing import time_batches  # with torch, which only the processes that time need
 
-    return time_batches(recipe, device)
+    return time_batches(recipe, device, target)
 
 
 def closing_seconds(rows: int, recipes: int) -> float:

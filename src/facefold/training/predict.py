@@ -24,11 +24,11 @@ from facefold.models.feature_cache import FeatureCache
 from facefold.models.inference import MAX_DIFFERENCE, InferenceModel, rebuild_inference_model, select_inference_model
 from facefold.models.precision import Precision, frozen_precision, half_precision
 from facefold.models.recipe import Recipe
-from facefold.runs import WEIGHTS_FILE, fold_dir, load_weights, replace_test_predictions
-from facefold.task import LABEL, task_named
+from facefold.runs import WEIGHTS_FILE, fold_dir, load_weights, recorded_task, replace_test_predictions
+from facefold.task import Task
 from facefold.training.dataset import ImageSource, InputFn, input_view, shuffle_mode
 from facefold.training.fold import FoldTask, TrainedFold, prepare_model
-from facefold.training.loss import MAELoss
+from facefold.training.loss import BinaryLoss, MAELoss, MulticlassLoss
 from facefold.training.machine import peak_memory_mb, versions
 from facefold.training.outputs import predict_rows
 from facefold.utils.console import print_progress
@@ -43,9 +43,9 @@ CHECKED_ROWS = 128  # on which a fast form of inference is compared with float32
 class FoldResult:
     """What a trained fold leaves.
 
-    state: the weights that predict, name -> array. *_prob: float64 (n,), probability of label 1 or predicted value, in
-    the order of the task's ids. *_features: float16 (n, F), in unnamed files. history: one row per epoch. facts: for
-    run.json.
+    state: the weights that predict, name -> array. *_prob: float64 (n,), probability of label 1 or predicted value, or
+    (n, C), the probabilities of more than two classes, in the order of the task's ids. *_features: float16 (n, F), in
+    unnamed files. history: one row per epoch. facts: for run.json.
     """
 
     state: dict[str, np.ndarray]
@@ -61,8 +61,8 @@ class FoldResult:
 class FoldPrediction:
     """Predictions of one fold's model in the order of the images.
 
-    prob: float64 (n,), probability of label 1, or predicted value; features: float16 (n, F), penultimate. inference:
-    how they were computed, see `InferenceModel.name`.
+    prob: float64 (n,), probability of label 1 or predicted value, or (n, C), the probabilities of more than two
+    classes; features: float16 (n, F), penultimate. inference: how they were computed, see `InferenceModel.name`.
     """
 
     prob: np.ndarray
@@ -115,9 +115,11 @@ def predict_fold(task: FoldTask, trained: TrainedFold, device: torch.device) -> 
 
 
 def _training_facts(task: FoldTask, trained: TrainedFold, device: torch.device) -> dict:
-    history = trained.history
+    history, target = trained.history, task.target
     train_seconds = sum(row["train_seconds"] for row in history)
     return {
+        "kind": target.kind,
+        "classes": list(target.classes),
         "device": str(device),
         "precision": trained.precision.name,
         "weights": trained.meta.weights_source,
@@ -163,9 +165,9 @@ def predict_folds(
         device: Where to predict.
         scratch: A folder for gigabytes of frozen stages' activations, in frozen/, which is removed at the end.
     """
-    recipe, feature_dir = trained_recipe(name, folds), scratch / "frozen"
+    recipe, feature_dir, target = trained_recipe(name, folds), scratch / "frozen", recorded_task(folds[0])
     scratch.mkdir(parents=True, exist_ok=True)
-    model, _, precision = prepare_model(recipe, device, None, pretrained=False)
+    model, _, precision = prepare_model(recipe, device, None, False, target.outputs)
     half = half_precision(recipe, precision, device)
     source, rows, features = ImageSource(images, device), np.arange(len(images.ids)), None
     try:
@@ -189,8 +191,7 @@ def predict_folds(
             for line in inference.refused:
                 print_progress(f"{name} fold {fold}: {line}")
             outputs, fold_features = predict_rows(inference, views, rows, scratch)
-            prob = outputs if _is_regression(run) else torch.from_numpy(outputs).sigmoid().numpy()
-            yield FoldPrediction(prob, fold_features, inference.name)
+            yield FoldPrediction(_predictions(target, outputs), fold_features, inference.name)
     finally:
         shutil.rmtree(feature_dir, ignore_errors=True)
 
@@ -207,11 +208,17 @@ def _inference_model(model: Net, run: dict, half: Precision | None, example: tor
 
     if scaling:
         return select_inference_model(model, half, example, standardise, MAELoss.difference)
+    if recorded_task(run).multiclass:
+        return select_inference_model(model, half, example, MulticlassLoss().comparable)
     return select_inference_model(model, half, example)
 
 
-def _is_regression(run: dict) -> bool:
-    return task_named(run.get("target", LABEL.name)).regression
+def _predictions(target: Task, outputs: np.ndarray) -> np.ndarray:
+    """Return the predictions of outputs float64 (n,) or (n, C) of exported weights, see `FoldPrediction`."""
+    if target.regression:  # standardised no more
+        return outputs
+    loss_fn = MulticlassLoss() if target.multiclass else BinaryLoss()
+    return loss_fn.predictions(outputs)
 
 
 @dataclass(frozen=True)

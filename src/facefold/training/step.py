@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from facefold.models.build import Net
 from facefold.models.precision import Precision
 from facefold.models.recipe import Recipe
-from facefold.training.loss import BinaryLoss, MAELoss
+from facefold.training.loss import Loss
 
 MIN_ROWS = 2  # of a part: batch norm needs two
 
@@ -37,7 +37,7 @@ class TrainingStep:
         scaler: torch.amp.GradScaler,
         precision: Precision,
         recipe: Recipe,
-        loss_fn: BinaryLoss | MAELoss,
+        loss_fn: Loss,
         accumulate: int = 1,
     ):
         self.net, self.optimizer, self.scaler, self.precision = net, optimizer, scaler, precision
@@ -45,7 +45,7 @@ class TrainingStep:
         self.forward = torch.compile(net.forward_inputs) if recipe.compile else net.forward_inputs
 
     def __call__(self, inputs: Tensor, labels: Tensor, report: Callable[[str], None] = print) -> Tensor:
-        """Take one step on inputs (N, ..), see `Net.forward_inputs`, and labels float32 (N,).
+        """Take one step on inputs (N, ..), see `Net.forward_inputs`, and labels (N,).
 
         Return the detached mean loss (). `report` gets a line when the batch is split. Raise torch.OutOfMemoryError if
         parts of `MIN_ROWS` rows are still too large.
@@ -71,7 +71,7 @@ class TrainingStep:
         parts = zip(inputs.tensor_split(self.accumulate), labels.tensor_split(self.accumulate), strict=True)
         for part_inputs, part_labels in parts:
             with self.precision.autocast(inputs.device):
-                logits, _ = self.forward(part_inputs)  # (n,)
+                logits, _ = self.forward(part_inputs)  # (n,) or (n, C)
             loss = self.loss_fn(logits, part_labels) * (len(part_labels) / len(labels))
             self.scaler.scale(loss).backward()
             total += loss.detach()

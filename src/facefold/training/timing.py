@@ -18,16 +18,17 @@ from facefold.data.cache import ImageCache
 from facefold.models.inference import InferenceModel, fuse_frozen_stages
 from facefold.models.precision import frozen_precision
 from facefold.models.recipe import Recipe
+from facefold.task import LABEL, Task
 from facefold.training.dataset import AugmentedImages, ImageSource
 from facefold.training.fold import prepare_model
-from facefold.training.loss import BinaryLoss
+from facefold.training.loss import make_loss
 from facefold.training.plan import Rates
 from facefold.training.step import TrainingStep
 
 TIMED_BATCHES, TIMED_SECONDS = 3, 0.5  # for each rate, at least
 
 
-def time_batches(recipe: Recipe, device: torch.device) -> Rates:
+def time_batches(recipe: Recipe, device: torch.device, target: Task = LABEL) -> Rates:
     """Time batches of random pixels, after one to warm up, as the trainer runs them.
 
     On the CPU in one thread, in CPU seconds; on a GPU in wall seconds until its work is done.
@@ -35,13 +36,14 @@ def time_batches(recipe: Recipe, device: torch.device) -> Rates:
     if device.type == "cpu":
         torch.set_num_threads(1)
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    net, _, precision = prepare_model(recipe, device, None, pretrained=False)
+    net, _, precision = prepare_model(recipe, device, None, False, target.outputs)
     optimizer = create_optimizer_v2(net, opt=recipe.optimizer, lr=recipe.lr)
     ema = ModelEmaV3(net, decay=recipe.ema) if recipe.ema else None
     scaler = torch.amp.GradScaler(device.type, enabled=precision.dtype is torch.float16)
     noise = np.random.default_rng(0).integers(0, 256, (recipe.batch, recipe.size, recipe.size, 3), dtype=np.uint8)
     images = ImageSource(ImageCache([str(row) for row in range(recipe.batch)], noise), device)
-    rows, labels = np.arange(recipe.batch), torch.zeros(recipe.batch, device=device)
+    rows, loss_fn = np.arange(recipe.batch), make_loss(target, recipe, np.array([0, 1]))
+    labels = torch.zeros(recipe.batch, dtype=loss_fn.label_dtype, device=device)
     augmented = AugmentedImages(images, replace(recipe, start_size=0), 0)
     inputs, frozen_stages = torch.from_numpy(noise).to(device), None
     if net.has_frozen_stages:
@@ -49,7 +51,7 @@ def time_batches(recipe: Recipe, device: torch.device) -> Rates:
         pixels, frozen_stages = inputs, fuse_frozen_stages(net.frozen_stages, inputs, half)
         with torch.inference_mode():
             inputs = frozen_stages(pixels).permute(0, 2, 3, 1).half()
-    step = TrainingStep(net, optimizer, scaler, precision, recipe, BinaryLoss(recipe.label_smoothing))
+    step = TrainingStep(net, optimizer, scaler, precision, recipe, loss_fn)
 
     def train() -> Tensor:
         net.train()
