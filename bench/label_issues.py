@@ -47,7 +47,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from facefold.data.corrections import DROPPED, Corrections  # noqa: E402
 from facefold.data.images import decode_image  # noqa: E402
 from facefold.ensemble import label_issues  # noqa: E402
-from facefold.ensemble.metrics import decide, row_losses  # noqa: E402
+from facefold.ensemble.scores import decide, row_losses  # noqa: E402
 from facefold.models.build import build_model  # noqa: E402
 from facefold.models.recipe import load_recipe  # noqa: E402
 

@@ -33,7 +33,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from facefold.ensemble.leaks.order import DECODERS, decode_order  # noqa: E402
-from facefold.ensemble.metrics import TINY, decide  # noqa: E402
+from facefold.ensemble.scores import TINY, decide  # noqa: E402
 
 SHARE = 4334 / 18000
 ACCURACIES = (None, 0.93, 0.87, 0.80)

@@ -19,7 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from facefold.data.corrections import DROPPED, load_corrections  # noqa: E402
 from facefold.data.folds import load_folds  # noqa: E402
-from facefold.ensemble.metrics import compare_accuracy, decide, log_loss, wilson_interval  # noqa: E402
+from facefold.ensemble.ratings import compare_accuracy  # noqa: E402
+from facefold.ensemble.scores import decide, log_loss, wilson_interval  # noqa: E402
 
 
 def same_rows(files: list[Path], rows: pd.DataFrame) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:

@@ -107,13 +107,13 @@ def main() -> None:
     if args.weights not in RULES:
         print("note: weights by hand count as chosen beforehand; if these rows suggested them, the scores are too high")
 
-    stacked = fit_feature_stackers(matrix, partial(load_features, root, matrix.names))
+    stacked = fit_feature_stackers(matrix, partial(load_features, root, matrix.names, target=target))
     blend = make_blend(matrix, stacked, args.method, rule, leaks, shared_corrections(members))
     options = {"recipes": matrix.names, "method": args.method, "weights": args.weights, "leaks": leak_names}
     options |= {"labels": True} if args.labels else {}
     blend = write_blend(root, blend, competition, folds, members, images_hash, options)
 
-    lines = [*unused_leaks(blend.facts), format_leaderboard(blend.leaderboard)]
+    lines = [*unused_leaks(blend.facts), format_leaderboard(blend.leaderboard, target)]
     if len(members) == 1 and blend.facts["picked"] == "best_single":
         lines.append(f"one recipe only, so there is nothing to blend: the submission is {matrix.names[0]}'s")
     path, note = directory / "submissions" / "submission.csv", format_weights_note(blend.facts)

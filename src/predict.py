@@ -92,7 +92,7 @@ def predict_pictures(args: argparse.Namespace) -> None:
     from facefold.data.synthetic import is_synthetic
     from facefold.ensemble.apply import blended_targets, load_blend_model, predict_images
     from facefold.ensemble.leaks import announce_leaks
-    from facefold.ensemble.metrics import decide
+    from facefold.ensemble.scores import decide
     from facefold.report.pages import column_name, format_prediction, prediction_columns, predictions_page
     from facefold.task import load_task
     from facefold.training.workers import select_devices

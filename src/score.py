@@ -33,7 +33,7 @@ def main() -> None:
 
 def format_accuracy(rows: pd.DataFrame) -> str:
     """Return `0.9345 [0.9278, 0.9406], 5,334 of 5,708 right` of rows with label and pred."""
-    from facefold.ensemble.metrics import score_decisions
+    from facefold.ensemble.scores import score_decisions
 
     correct = rows["label"] == rows["pred"]
     score = "{accuracy:.4f} [{low:.4f}, {high:.4f}]".format(**score_decisions(correct))

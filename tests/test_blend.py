@@ -10,8 +10,9 @@ from facefold.ensemble.leaderboard import format_headline, format_leaderboard, f
 from facefold.ensemble.leaks import OrderLeak, announce_leaks
 from facefold.ensemble.members import OofMatrix
 from facefold.ensemble.methods import METHOD_NAMES
-from facefold.ensemble.metrics import decide
+from facefold.ensemble.scores import decide
 from facefold.ensemble.stacking import Stacked
+from facefold.task import LABEL
 from facefold.utils.errors import InputError
 
 
@@ -37,7 +38,7 @@ def test_a_moved_threshold_reaches_the_submission_and_the_score():
     )
     assert blend.facts["why"].endswith("); the probabilities written are shifted so that this is 0.5.")
     assert (blend.submissions["mean"]["label"] == decide(matrix.test_prob.mean(axis=1) - threshold + 0.5)).all()
-    assert (blend.submissions["majority"]["label"] == (decide(matrix.test_prob).sum(axis=1) > 1)).all()
+    assert (blend.submissions["majority"]["label"] == ((matrix.test_prob >= 0.5).sum(axis=1) > 1)).all()
     assert blend.facts["score"]["accuracy"] > blend.facts["picked_score"]["accuracy"] + 0.05
     assert (blend.oof["pred"] == blend.oof["label"]).mean() == blend.facts["score"]["accuracy"]
 
@@ -120,10 +121,10 @@ def test_long_names_keep_their_column():
     matrix, stacked = case(0.0, 200)
     for long, column in (("b", 16), ("lite0_96_aligned+corrected", 27)):  # its 26 letters and a space
         blend = make_blend(replace(matrix, names=["a", long, "c"]), stacked, "mean", "auto")
-        lines = format_leaderboard(blend.leaderboard).splitlines()[1:]
+        lines = format_leaderboard(blend.leaderboard, LABEL).splitlines()[1:]
         assert {line[column:].split()[0] for line in lines} == {"recipe", "method"}
     mixed = blend.leaderboard.assign(kind=["near-duplicates", *blend.leaderboard["kind"][1:]])
-    assert len({line.index("[") for line in format_leaderboard(mixed).splitlines()[1:]}) == 1
+    assert len({line.index("[") for line in format_leaderboard(mixed, LABEL).splitlines()[1:]}) == 1
 
 
 def test_learned_weights_that_lost_are_said_only_if_they_could_win():

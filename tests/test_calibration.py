@@ -6,7 +6,7 @@ from scipy.special import expit
 
 from facefold.ensemble.calibration import fit_calibrated_mean, fit_logistic, fit_rank_mean
 from facefold.ensemble.members import Rows
-from facefold.ensemble.metrics import decide, log_loss, logit
+from facefold.ensemble.scores import decide, log_loss, logit
 
 FOLD = np.arange(6000) % 5
 

@@ -12,7 +12,7 @@ from facefold.ensemble.leaks import announce_leaks, describe_leaks, unused_leaks
 from facefold.ensemble.leaks.base import BlendScores
 from facefold.ensemble.leaks.duplicates import DuplicateLeak, _with_answers
 from facefold.ensemble.members import OofMatrix
-from facefold.ensemble.metrics import decide
+from facefold.ensemble.scores import decide
 from facefold.ensemble.stacking import Stacked
 from facefold.utils.errors import InputError
 

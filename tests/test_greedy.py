@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from facefold.ensemble import greedy
-from facefold.ensemble.metrics import decide, log_loss
+from facefold.ensemble.metrics import ACCURACY
+from facefold.ensemble.scores import decide, log_loss
 
 
 def simulate(seed: int, rows: int, skill: list[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +37,7 @@ def by_hand(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(5))
 def test_one_bag_selects_as_by_hand(seed):
     prob, labels = simulate(seed, 150, [1.0, 0.8, 0.5, 0])
-    selected = greedy._select(np.ascontiguousarray(prob.T), labels == 1, np.ones(150, int))
+    selected = greedy._select(np.ascontiguousarray(prob.T), labels == 1, np.ones(150, int), ACCURACY)
     assert selected.tolist() == by_hand(prob, labels).tolist()
 
 
@@ -45,10 +46,9 @@ def test_a_row_drawn_twice_counts_twice():
     times = np.random.default_rng(0).integers(1, 3, 100)
     columns = np.ascontiguousarray(prob.T)
     again = np.repeat(np.arange(100), times)
-    assert (
-        greedy._select(columns, labels == 1, times)
-        == greedy._select(np.ascontiguousarray(columns[:, again]), labels[again] == 1, np.ones(len(again), int))
-    ).all()
+    repeated = np.ascontiguousarray(columns[:, again])
+    by_times = greedy._select(columns, labels == 1, times, ACCURACY)
+    assert (by_times == greedy._select(repeated, labels[again] == 1, np.ones(len(again), int), ACCURACY)).all()
 
 
 @pytest.mark.parametrize("members", [3, 12])  # all members in a bag, and half of them

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from facefold.ensemble.metrics import (
+from facefold.ensemble.metrics import MEAN_ABSOLUTE_ERROR
+from facefold.ensemble.ratings import compare_accuracy
+from facefold.ensemble.scores import (
     Z95,
     auc_interval,
-    compare_accuracy,
-    compare_errors,
     decide,
     log_loss,
     logit,
@@ -88,8 +88,10 @@ def test_errors_by_hand():
         pytest.approx(1 + half),
     ) and result.low == 0  # never below 0
     assert result.rmse == pytest.approx(np.sqrt(5 / 3)) and result.bias == pytest.approx(1 / 3)
-    gain = compare_errors(np.array([1.0, 1.0]), np.array([2.0, 4.0]), np.array([1.0, 1.0]))  # less by 1 and 3
+    gain = MEAN_ABSOLUTE_ERROR.compare(
+        np.array([1.0, 1.0]), np.array([2.0, 4.0]), np.array([1.0, 1.0])
+    )  # less by 1 and 3
     assert (gain.gain, gain.low, gain.high) == (2, pytest.approx(2 - 1.96, abs=1e-4), pytest.approx(3.96, abs=1e-4))
     assert gain.p == pytest.approx(0.0455, abs=1e-4)  # two standard errors
-    same = compare_errors(np.ones(2), np.ones(2), np.zeros(2))
+    same = MEAN_ABSOLUTE_ERROR.compare(np.ones(2), np.ones(2), np.zeros(2))
     assert (same.gain, same.p) == (0, 1)

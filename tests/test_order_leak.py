@@ -10,7 +10,7 @@ from facefold.data.leaks import label_order_cue
 from facefold.ensemble.leaks import decoders
 from facefold.ensemble.leaks.decoders import Chain, align_posterior, fit_chain, hmm_posterior
 from facefold.ensemble.leaks.order import DECODERS, decode_order, score_decoders
-from facefold.ensemble.metrics import decide
+from facefold.ensemble.scores import decide
 from facefold.utils.errors import InputError
 
 CHAIN = Chain(np.array([0.2, 0.3]), np.array([0.1, 0.85]))

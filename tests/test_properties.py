@@ -15,7 +15,7 @@ from facefold.data.competition import load_competition
 from facefold.data.folds import Folds, make_folds
 from facefold.ensemble.members import Rows, join_members
 from facefold.ensemble.methods import METHODS
-from facefold.ensemble.metrics import decide
+from facefold.ensemble.scores import decide
 from facefold.ensemble.submission import write_submission
 from facefold.ensemble.weights import (
     accuracy_weights,

@@ -17,7 +17,7 @@ from facefold.data.folds import load_folds, make_folds, write_folds
 from facefold.ensemble import methods
 from facefold.ensemble.blend import Blend
 from facefold.ensemble.calibration import CALIBRATION_C, cross_fitted
-from facefold.ensemble.metrics import score_errors
+from facefold.ensemble.scores import score_errors
 from facefold.report import galleries
 from facefold.report.calibration import reliability_bins
 from facefold.report.groups import MAX_GROUPS, accuracy_by_column, band_edges, group_column, parse_numbers

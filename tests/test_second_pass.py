@@ -5,7 +5,7 @@ import pytest
 
 from facefold.ensemble.blend import second_pass_report
 from facefold.ensemble.members import Rows
-from facefold.ensemble.metrics import decide
+from facefold.ensemble.scores import decide
 from facefold.ensemble.second_pass import SecondPassFit, first_pass, fit_second_pass
 from facefold.ensemble.selection import cross_predict
 
@@ -27,7 +27,7 @@ def test_the_specialist_takes_the_doubtful_rows_and_leaves_the_others():
     easy = np.arange(len(labels)) % 4 != 0
     assert (scores[easy] == first_pass(rows)[easy]).all()
     assert (decide(scores) == labels)[~easy].mean() == pytest.approx(0.9, abs=0.03)
-    report = second_pass_report(scores, rows, labels, fold)
+    report = second_pass_report(scores, rows, labels, fold, fit_second_pass)
     assert report["rows"] == (~easy).sum() == 1000
     assert report["before"]["accuracy"] == pytest.approx(0.5, abs=0.05)
     assert report["after"]["accuracy"] == pytest.approx((decide(scores) == labels)[~easy].mean())
@@ -60,4 +60,4 @@ def test_without_a_band_it_is_the_mean():
     assert fitted == SecondPassFit(0.0, None) and fitted.notes == {"band": [0.5, 0.5]}
     assert (fitted.predict(rows) == first_pass(rows)).all() and not fitted.doubtful(rows).any()
     easy = np.arange(len(labels)) % 4 != 0
-    assert second_pass_report(first_pass(sure), sure, labels[easy], fold[easy]) == {"rows": 0}
+    assert second_pass_report(first_pass(sure), sure, labels[easy], fold[easy], fit_second_pass) == {"rows": 0}

@@ -6,17 +6,11 @@ import numpy as np
 import pytest
 
 from facefold.ensemble import greedy
+from facefold.ensemble.decisions import best_threshold, nested_decision, shift_scores
 from facefold.ensemble.members import Rows
 from facefold.ensemble.methods import METHOD_NAMES, METHODS, blend_methods, candidate_methods, check_options
-from facefold.ensemble.metrics import decide
-from facefold.ensemble.selection import (
-    best_threshold,
-    choose_method,
-    cross_predict,
-    nested_predict,
-    nested_threshold,
-    shift_scores,
-)
+from facefold.ensemble.scores import decide
+from facefold.ensemble.selection import choose_method, cross_predict, nested_predict
 from facefold.task import LABEL
 from facefold.utils.errors import InputError
 
@@ -104,7 +98,8 @@ def test_the_threshold_moves_only_for_a_real_gain(shift, moved):
     rng = np.random.default_rng(1)
     labels, fold = rng.integers(0, 2, 2000), np.arange(2000) % 5
     scores = np.clip(0.5 + shift + 0.1 * (2 * labels - 1) + 0.1 * rng.normal(size=2000), 0, 1)
-    threshold, gain = nested_threshold(scores, labels, fold)
+    decision, gain = nested_decision(scores, labels, fold, "threshold")
+    threshold = decision.threshold
     assert (threshold != 0.5) == moved == (gain.p < 0.05 and gain.gain > 0)
     assert threshold == pytest.approx(0.5 + shift, abs=0.03)
 

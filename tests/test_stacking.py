@@ -7,7 +7,7 @@ from threadpoolctl import threadpool_limits
 from facefold.ensemble import stacking
 from facefold.ensemble.calibration import fit_logistic
 from facefold.ensemble.members import OofMatrix, Rows
-from facefold.ensemble.metrics import decide
+from facefold.ensemble.scores import decide
 
 K, N, T, F = 3, 600, 90, 12
 

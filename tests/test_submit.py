@@ -4,7 +4,7 @@ import json
 import os
 import stat
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from facefold.ensemble.leaderboard import leaderboard_columns
 from facefold.ensemble.metrics import ACCURACY
 from facefold.ensemble.submission import check_submission
 from facefold.kaggle.submit import LogEntry, load_submission_log, write_submission_log
+from facefold.task import LABEL
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_file
 
@@ -42,6 +43,7 @@ def root(tmp_path) -> Path:
     csv(out / "test_blend.csv", "id,prob,pred", *(f"{id},0.5,{label}" for id, label in zip(IDS, LABELS)))
     facts = {
         "target": "label",
+        "task": asdict(LABEL),
         "picked": "mean",
         "threshold": 0.5,
         "leaks": {},

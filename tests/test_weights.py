@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facefold.ensemble.metrics import log_loss
+from facefold.ensemble.scores import log_loss
 from facefold.ensemble.weights import (
     accuracy_weights,
     best_member_weights,

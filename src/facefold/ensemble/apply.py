@@ -16,9 +16,9 @@ from facefold.data.competition import load_competition
 from facefold.data.folds import load_folds
 from facefold.data.images import ImageProblem, open_image
 from facefold.ensemble.blend import load_blend
+from facefold.ensemble.decisions import Decision
 from facefold.ensemble.members import Fit, Fitted, OofMatrix, Rows, join_members, load_blended_members, load_features
 from facefold.ensemble.methods import blend_methods, member_weights
-from facefold.ensemble.selection import shift_scores
 from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.ensemble.weights import parse_weights
 from facefold.runs import Member
@@ -48,6 +48,14 @@ class BlendModel:
     matrix: OofMatrix
     fit: Fit
 
+    @property
+    def decision(self) -> Decision:
+        """What turns scores into labels; a blend of an earlier version has a threshold at most."""
+        facts, threshold = self.facts.get("decision"), self.facts["threshold"]
+        if facts:
+            return Decision(facts["kind"], tuple(facts["values"]))
+        return Decision() if threshold == 0.5 else Decision("threshold", (threshold,))
+
 
 def blended_targets(root: Path) -> list[Task]:
     """Return the regression targets that were blended; a copy of a target's folder is none."""
@@ -69,7 +77,8 @@ def load_blend_model(root: Path, target: Task = LABEL) -> BlendModel:
 def predict_images(blend: BlendModel, paths: Sequence[Path], device: torch.device, scratch: Path) -> np.ndarray:
     """Predict images that are cropped as the training images are.
 
-    Returns float64 (n,): scores in 0..1, of which 0.5 or more decides for label 1, or values of a regression target.
+    Returns float64 (n,): scores in 0..1, of which 0.5 or more decides for label 1, or values of a regression target; or
+    (n, C): scores of more than two classes, of which the largest decides.
     Raises `InputError` for a file that is no image, for a member whose recipe is of another version of this program,
     and if the method does not learn what it learned for the submission.
 
@@ -82,7 +91,8 @@ def predict_images(blend: BlendModel, paths: Sequence[Path], device: torch.devic
     matrix, skipped = blend.matrix, np.zeros(len(blend.members), bool)
     uses_features = blend.facts["picked"] in FEATURE_METHODS
     if not uses_features:
-        fitted, stacked = _fit(blend, np.full(len(matrix.ids), np.nan)), np.full(len(paths), np.nan)
+        one = matrix.prob.shape[2:]  # of a row
+        fitted, stacked = _fit(blend, np.full((len(matrix.ids), *one), np.nan)), np.full((len(paths), *one), np.nan)
         if len(fitted.weights):  # the models of a member with weight 0 need not run
             skipped = np.asarray(fitted.weights) == 0
     prob, features = _predict_members(blend, skipped, paths, device, scratch)
@@ -90,13 +100,13 @@ def predict_images(blend: BlendModel, paths: Sequence[Path], device: torch.devic
 
         def feature_loader(fold: int, part: str, ids: list[str]) -> np.ndarray:
             if part == "oof":
-                return load_features(blend.directory, matrix.names, fold, part, ids)
+                return load_features(blend.directory, matrix.names, fold, part, ids, matrix.target)
             return np.concatenate(features[fold], axis=1, dtype=np.float32)
 
         names = [str(path) for path in paths]
         stackers = fit_feature_stackers(replace(matrix, test_ids=names, fold_test_prob=prob), feature_loader)
         fitted, stacked = _fit(blend, stackers.oof), stackers.test
-    scores = shift_scores(fitted.predict(Rows(prob.mean(axis=0), stacked)), blend.facts["threshold"])
+    scores = blend.decision.apply(fitted.predict(Rows(prob.mean(axis=0), stacked)))
     if not np.isfinite(scores).all():
         raise ValueError(f"the blend {blend.facts['picked']} predicts scores that are not finite")
     return scores
@@ -105,9 +115,11 @@ def predict_images(blend: BlendModel, paths: Sequence[Path], device: torch.devic
 def _predict_members(
     blend: BlendModel, skipped: np.ndarray, paths: Sequence[Path], device: torch.device, scratch: Path
 ) -> tuple[np.ndarray, list[list[np.ndarray]]]:
-    """Return float64 (k, n, m) as in `OofMatrix.fold_test_prob`, and by fold the features (n, F) of each member."""
+    """Return float64 (k, n, m) or (k, n, m, C) as `OofMatrix.fold_test_prob`, and by fold the members' features."""
     folds, names = len(np.unique(blend.matrix.fold)), [str(path) for path in paths]
-    prob, features = np.full((folds, len(paths), len(blend.members)), 0.5), [[] for _ in range(folds)]
+    one = blend.matrix.prob.shape[2:]  # of a member and row
+    even = 1 / one[0] if one else 0.5
+    prob, features = np.full((folds, len(paths), len(blend.members), *one), even), [[] for _ in range(folds)]
     images: dict[int, ImageCache] = {}
     for j in np.flatnonzero(~skipped):
         member = blend.members[j]

@@ -1,6 +1,6 @@
 """Build a blend of trained runs, and load the last one that was written.
 
-    submissions/<method>.csv      id,label by each method
+    submissions/<method>.csv      id,label by each method, or id and probabilities
     submissions/submission.csv    the one to submit
     submissions/leaderboard.csv   one row per recipe, method and leak, with nested scores
     submissions/oof_blend.csv     id,label,prob,pred,fold: nested
@@ -9,7 +9,9 @@
     submissions/duplicates.csv    with the labels of near-duplicates, if they were used, after the order
     submissions/blend.json        what was chosen, why, from what; written last, with the sha256 of the files above
 
-Those of a regression target lie in targets/<target>/submissions/. Their tables have `pred`, the value, and no `prob`.
+Of more than two classes there is a column prob_<class> of each in place of prob, and label and pred are the index of a
+class. Those of a regression target lie in targets/<target>/submissions/. Their tables have `pred`, the value, and no
+`prob`.
 """
 
 from collections.abc import Sequence
@@ -20,43 +22,24 @@ import numpy as np
 import pandas as pd
 
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
+from facefold.ensemble.decisions import Decision, decision_kind, nested_decision
 from facefold.ensemble.leaderboard import Entry, leaderboard_columns, make_leaderboard
 from facefold.ensemble.leaks import used_leaks
 from facefold.ensemble.leaks.base import BlendScores, Leak
-from facefold.ensemble.members import OofMatrix, Rows, cross_fit, cross_predict
+from facefold.ensemble.members import Fit, OofMatrix, Rows, cross_fit, cross_predict
 from facefold.ensemble.methods import blend_methods, candidate_methods, member_weights
-from facefold.ensemble.metrics import (
-    AccuracyGain,
-    Metric,
-    compare_accuracy,
-    decide,
-    score_corrected,
-    score_decisions,
-    target_metric,
-)
-from facefold.ensemble.second_pass import first_pass, fit_second_pass
-from facefold.ensemble.selection import (
-    choose_method,
-    nested_predict,
-    nested_threshold,
-    shift_scores,
-)
+from facefold.ensemble.metrics import Metric, target_metric
+from facefold.ensemble.ratings import Gain, compare_accuracy
+from facefold.ensemble.scores import decide, score_corrected, score_decisions
+from facefold.ensemble.second_pass import first_pass
+from facefold.ensemble.selection import choose_method, nested_predict
 from facefold.ensemble.stacking import Stacked
 from facefold.task import LABEL, Task
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_csv, read_json, sha256_file
 
 SEALED = ("submission.csv", "leaderboard.csv", "oof_blend.csv", "test_blend.csv")
-_FACTS = {
-    "target",
-    "task",
-    "picked",
-    "threshold",
-    "score",
-    "leaks",
-    "corrections",
-    "files",
-}  # always read
+_FACTS = {"target", "task", "picked", "threshold", "score", "leaks", "corrections", "files"}  # always read
 
 
 @dataclass(frozen=True)
@@ -67,10 +50,11 @@ class Blend:
         leaderboard: name, kind (recipe, method, procedure, ..), the scores with their intervals, the paired gain over
             best_single with interval and p, weights; the best first. If members learned from corrected labels also
             accuracy and interval against these; everything else is against the given labels.
-        oof: id, label, prob, pred, fold of the whole procedure, choice of method and threshold included.
-        test: id, prob, pred of the test rows: the submitted labels, and the scores shifted to the threshold 0.5.
-        submissions: id, label of the test rows by method, the chosen one's at its threshold, the others' at 0.5; and by
-            each leak that is used. A loaded blend has none.
+        oof: id, label, prob, pred, fold of the whole procedure, choice of method and decision included. Of a task with
+            more than two classes prob is a column prob_<class> of each.
+        test: id, prob, pred of the test rows: the submitted labels, and the scores of which `decide` gives them.
+        submissions: id, label of the test rows by method, the chosen one's by its decision, the others' by `decide`;
+            and by each leak that is used. Of a task that submits probabilities id and these. A loaded blend has none.
         facts: The content of blend.json.
     """
 
@@ -91,7 +75,7 @@ def make_blend(
 ) -> Blend:
     """Score all members and methods, choose one, fit it on all rows and predict the test rows.
 
-    Raises `InputError` if a leak is not there.
+    Raises `InputError` if a leak is not there, and for corrections where accuracy of two classes is not the metric.
 
     Args:
         matrix: The members.
@@ -102,20 +86,21 @@ def make_blend(
         corrections: Those that members learned from, to score by; nothing is learned from them here.
     """
     metric, data = target_metric(matrix.target), (Rows(matrix.prob, stacked.oof), matrix.labels, matrix.fold)
+    _check_corrections(matrix.target, corrections)
     candidates = candidate_methods(matrix.target, method, rule, len(matrix.names))
     methods = blend_methods(matrix.target, rule)
     nested = {name: cross_predict(fit, *data) for name, fit in methods.items()}
     choice = choose_method({name: nested[name] for name in candidates}, matrix.labels, metric)
-    threshold, threshold_gain = nested_threshold(nested[choice.name], *data[1:]) if metric.decides else (0.5, None)
+    decision, decision_gain = nested_decision(nested[choice.name], *data[1:], decision_kind(matrix.target), metric)
 
     fitted = {name: fit(*data) for name, fit in methods.items()}
     weights = {name: member_weights(matrix.names, fit) for name, fit in fitted.items()}
     test = {name: fit.predict(Rows(matrix.test_prob, stacked.test)) for name, fit in fitted.items()}
-    test[choice.name] = shift_scores(test[choice.name], threshold)
-    oof = shift_scores(nested[choice.name], threshold)
-    scores = BlendScores(nested_predict(candidates, *data, metric), oof, test[choice.name])
+    test[choice.name] = decision.apply(test[choice.name])
+    oof = decision.apply(nested[choice.name])
+    scores = BlendScores(nested_predict(candidates, *data, matrix.target), oof, test[choice.name])
 
-    procedure = {method: scores.nested} if len(candidates) > 1 or threshold != 0.5 else {}
+    procedure = {method: scores.nested} if len(candidates) > 1 or decision != Decision() else {}
     entries, leak_facts = _leaderboard_entries(matrix, nested, weights, procedure), {}
     for leak in leaks:
         result = leak.apply(matrix, scores)
@@ -128,20 +113,29 @@ def make_blend(
         "target": matrix.target.name,
         "task": asdict(matrix.target),
         "picked": choice.name,
-        "why": choice.why + _threshold_reason(threshold, threshold_gain),
+        "why": choice.why + _decision_reason(decision, decision_gain, metric),
         "weights": weights[choice.name],
-        "threshold": threshold,
-        "threshold_gain": threshold_gain and asdict(threshold_gain),
+        "threshold": decision.threshold,
+        "threshold_gain": decision_gain and asdict(decision_gain),
+        "decision": asdict(decision),
         "notes": {name: fit.notes for name, fit in fitted.items() if fit.notes},
-        "second_pass": second_pass_report(nested["second_pass"], *data) if metric.decides else None,
+        "second_pass": _second_pass_report(methods, nested, data),
         "leaks": leak_facts,
         "corrections": None if corrected is None else _corrections_facts(corrections, scores.nested, corrected),
-        "score": asdict(metric.score(scores.nested, matrix.labels)),
-        "picked_score": asdict(metric.score(nested[choice.name], matrix.labels)),
+        "score": metric.score(scores.nested, matrix.labels),
+        "picked_score": metric.score(nested[choice.name], matrix.labels),
         "gain_over_best_single": asdict(metric.compare(scores.nested, nested["best_single"], matrix.labels)),
     }
     leaderboard = make_leaderboard(entries, matrix.labels, nested["best_single"], metric, corrected)
-    return Blend(leaderboard, *_prediction_tables(matrix, metric, scores, test), facts)
+    return Blend(leaderboard, *_prediction_tables(matrix, scores, test), facts)
+
+
+def _check_corrections(target: Task, corrections: Corrections) -> None:
+    if corrections.actions and (target.kind, target.metric) != ("binary", "accuracy"):
+        raise InputError(
+            f"corrected labels are for two classes and the metric accuracy; this task is {target.kind}, by "
+            f"{target_metric(target).name}. Name the recipes without +corrected with --recipes."
+        )
 
 
 def _corrections_facts(corrections: Corrections, nested: np.ndarray, corrected: np.ndarray) -> dict:
@@ -164,35 +158,49 @@ def _leaderboard_entries(
 
 
 def _prediction_tables(
-    matrix: OofMatrix, metric: Metric, scores: BlendScores, test: dict[str, np.ndarray]
+    matrix: OofMatrix, scores: BlendScores, test: dict[str, np.ndarray]
 ) -> tuple[pd.DataFrame, pd.DataFrame, dict[str, pd.DataFrame]]:
-    """Return oof, test and submissions of a `Blend`; test: scores (t,) by method and by leak."""
+    """Return oof, test and submissions of a `Blend`; test: scores (t,) or (t, C) by method and by leak."""
+    target = matrix.target
 
     def table(ids: list[str], values: np.ndarray, **columns: np.ndarray) -> pd.DataFrame:
-        pred = {"prob": values, "pred": decide(values)} if metric.decides else {"pred": values}
-        return pd.DataFrame({"id": ids, **columns, **pred})
+        predicted = dict(zip(target.columns, values.reshape(len(ids), -1).T, strict=True))
+        decided = {} if target.regression else {"pred": decide(values)}
+        return pd.DataFrame({"id": ids, **columns, **predicted, **decided})
 
-    submissions = {
-        name: table(matrix.test_ids, values)[["id", "pred"]].rename(columns={"pred": matrix.target.name})
-        for name, values in test.items()
-    }
+    def submission(values: np.ndarray) -> pd.DataFrame:
+        rows = table(matrix.test_ids, values)
+        if target.submission == "probabilities":
+            return rows[["id", *target.columns]]
+        return rows[["id", "pred"]].rename(columns={"pred": target.name})
+
+    submissions = {name: submission(values) for name, values in test.items()}
     oof = table(matrix.ids, scores.nested, label=matrix.labels).assign(fold=matrix.fold)
     return oof, table(matrix.test_ids, scores.test), submissions
 
 
-def second_pass_report(after: np.ndarray, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> dict:
+def _second_pass_report(
+    methods: dict[str, Fit], nested: dict[str, np.ndarray], data: tuple[Rows, np.ndarray, np.ndarray]
+) -> dict | None:
+    if "second_pass" not in methods:
+        return None
+    return second_pass_report(nested["second_pass"], *data, methods["second_pass"])
+
+
+def second_pass_report(after: np.ndarray, rows: Rows, labels: np.ndarray, fold: np.ndarray, fit: Fit) -> dict:
     """Return how many rows the second pass doubts, their accuracy before and after it, and the paired gain.
 
     Each accuracy is {accuracy, low, high}; the result is {rows: 0} alone if no row is doubtful.
 
     Args:
-        after: The nested scores (n,) of the second pass.
+        after: The nested scores of the second pass, (n,) or (n, C).
         rows: The n rows.
-        labels: int (n,) of 0 and 1.
+        labels: int (n,).
         fold: int (n,). A row is doubtful if the fit on the other folds says so.
+        fit: The second pass.
     """
     doubtful = np.zeros(len(labels), bool)
-    for held_out, fitted in cross_fit(fit_second_pass, rows, labels, fold):
+    for held_out, fitted in cross_fit(fit, rows, labels, fold):
         doubtful[held_out] = fitted.doubtful(rows[held_out])
     count, before = int(doubtful.sum()), first_pass(rows)
     if count == 0:
@@ -225,11 +233,13 @@ def load_blend(root: Path, target: Task = LABEL) -> Blend:
             raise InputError(
                 f"{directory / name} is missing or not what the blend wrote (checksum differs). {command} again."
             )
-    metric = target_metric(target)
-    predicted = {"prob": float, "pred": "int64"} if metric.decides else {"pred": float}
+    blended = Task.from_facts(facts["task"])
+    predicted = dict.fromkeys(blended.columns, float) | ({} if blended.regression else {"pred": "int64"})
+    label = float if blended.regression else "int64"
+    board = leaderboard_columns(target_metric(blended), bool(facts["corrections"]))
     return Blend(
-        read_csv(directory / "leaderboard.csv", leaderboard_columns(metric, bool(facts["corrections"]))),
-        read_csv(directory / "oof_blend.csv", {"id": str, "label": predicted["pred"], **predicted, "fold": "int64"}),
+        read_csv(directory / "leaderboard.csv", board),
+        read_csv(directory / "oof_blend.csv", {"id": str, "label": label, **predicted, "fold": "int64"}),
         read_csv(directory / "test_blend.csv", {"id": str, **predicted}),
         {},
         facts,
@@ -241,10 +251,20 @@ def _fold_medians(values: np.ndarray, fold: np.ndarray) -> np.ndarray:
     return np.select([fold == k for k in np.unique(fold)], [np.median(values[fold != k]) for k in np.unique(fold)])
 
 
-def _threshold_reason(threshold: float, gain: AccuracyGain | None) -> str:
-    if threshold == 0.5:
+def _decision_reason(decision: Decision, gain: Gain | None, metric: Metric) -> str:
+    """Return what was learned about the labels, in a sentence; empty for the plain rule."""
+    if decision == Decision():
         return ""
+    if decision.kind == "threshold":
+        return (
+            f" It decides for label 1 from {decision.threshold:g} on, which gains {metric.format_gain(gain.gain)} over "
+            f"0.5 (p = {gain.p:.2g}); the probabilities written are shifted so that this is 0.5."
+        )
+    rule = {
+        "offsets": "by the largest log probability plus an offset of each class",
+        "cuts": "by cut points on the expected class",
+    }[decision.kind]
     return (
-        f" It decides for label 1 from {threshold:g} on, which gains {100 * gain.gain:.2f} points over 0.5 "
-        f"(p = {gain.p:.2g}); the probabilities written are shifted so that this is 0.5."
+        f" It decides {rule}, which gains {metric.format_gain(gain.gain)} over the likeliest class (p = {gain.p:.2g}); "
+        "the probabilities written are changed so that the decided class is the likeliest."
     )

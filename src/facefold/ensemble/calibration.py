@@ -8,7 +8,7 @@ from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
 
 from facefold.ensemble.members import Fitted, Rows, inner_folds
-from facefold.ensemble.metrics import log_loss, logit
+from facefold.ensemble.scores import log_loss, logit
 
 CALIBRATION_C = 100.0  # inverse strength of a calibration's ridge, which a few dozen rows feel and more do not
 KINDS = ("none", "temperature", "platt")  # from simple to complicated

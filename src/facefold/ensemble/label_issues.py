@@ -7,7 +7,7 @@ estimates how many labels of each class are wrong, and takes so many rows with t
 import numpy as np
 import pandas as pd
 
-from facefold.ensemble.metrics import decide
+from facefold.ensemble.scores import decide
 
 CONFLICT, CONFIDENT = "conflict", "confident"
 COLUMNS = ("id", "label", "prob", "kind", "rank", "suggested", "confidence", "group")

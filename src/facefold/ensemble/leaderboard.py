@@ -8,36 +8,49 @@ import pandas as pd
 
 from facefold.ensemble.leaks import used_leaks
 from facefold.ensemble.methods import METHOD_NAMES
-from facefold.ensemble.metrics import Metric, score_corrected, target_metric
+from facefold.ensemble.metrics import Metric, target_metric
+from facefold.ensemble.scores import score_corrected, score_errors
 from facefold.task import Task
 
 _GAIN = ("gain", "gain_low", "gain_high", "gain_p")
 _CORRECTED = ("corrected_accuracy", "corrected_low", "corrected_high")
-_LABEL_CELLS = {  # column of the text: format of a row; gains are in points
-    "accuracy": "{accuracy:.4f}",
-    "95 % interval": "[{low:.4f}, {high:.4f}]",
-    "log loss": "{log_loss:.4f}",
-    "auc": "{auc:.4f}",
-    "ece": "{ece:.4f}",
-    "gain over best single": "{gain:+.2f} [{gain_low:+.2f}, {gain_high:+.2f}]",
-}
-_VALUE_CELLS = {
-    "mean abs. error": "{mae:.3f}",
-    "95 % interval": "[{low:.3f}, {high:.3f}]",
-    "rms error": "{rmse:.3f}",
-    "bias": "{bias:+.3f}",
-    "gain over best single": "{gain:+.3f} [{gain_low:+.3f}, {gain_high:+.3f}]",
+_CELLS = {  # column of the text: format of a row, by the key of a metric; first that of the task's
+    "accuracy": ("accuracy", "{accuracy:.4f}"),
+    "log_loss": ("log loss", "{log_loss:.4f}"),
+    "auc": ("auc", "{auc:.4f}"),
+    "macro_f1": ("macro F1", "{macro_f1:.4f}"),
+    "balanced_accuracy": ("balanced acc.", "{balanced_accuracy:.4f}"),
+    "qwk": ("kappa", "{qwk:.4f}"),
+    "mean_auc": ("mean auc", "{mean_auc:.4f}"),
+    "mae": ("mean abs. error", "{mae:.3f}"),
+    "rmse": ("rms error", "{rmse:.3f}"),
+    "ece": ("ece", "{ece:.4f}"),
+    "bias": ("bias", "{bias:+.3f}"),
 }
 _CORRECTED_CELL = {"by corrected labels": "{corrected_accuracy:.4f} [{corrected_low:.3f}, {corrected_high:.3f}]"}
 
 
 class Entry(NamedTuple):
-    """A row of the leaderboard: scores (n,) on the train rows, and the weights of the members if the method has any."""
+    """A row of the leaderboard: scores (n,) or (n, C) of the train rows, and the members' weights if there are any."""
 
     name: str
     kind: str
     scores: np.ndarray
     weights: dict[str, float]
+
+
+def _cells(metric: Metric, corrected: bool) -> dict[str, str]:
+    """Return the format of a row by the column of the text; gains in accuracy are in points."""
+    low, high = metric.interval_keys
+    digits, gain = (4, ".2f" if metric.points else ".4f") if metric.base is not score_errors else (3, ".3f")
+    others = [key for key in metric.base_columns if key in _CELLS and key != metric.key]
+    return {
+        _CELLS[metric.key][0]: _CELLS[metric.key][1],
+        "95 % interval": f"[{{{low}:.{digits}f}}, {{{high}:.{digits}f}}]",
+        **dict(_CELLS[key] for key in others),
+        "gain over best single": f"{{gain:+{gain}}} [{{gain_low:+{gain}}}, {{gain_high:+{gain}}}]",
+        **(_CORRECTED_CELL if corrected else {}),
+    }
 
 
 def leaderboard_columns(metric: Metric, corrected: bool) -> dict[str, type]:
@@ -59,14 +72,14 @@ def make_leaderboard(
     Args:
         entries: What to score.
         labels: Labels or values (n,).
-        best_single: The scores (n,) over which the gains are.
+        best_single: The scores over which the gains are.
         metric: Of the target.
         corrected: Corrected labels (n,), to score by as well.
     """
-    rows = []
+    rows, single = [], metric.rate(best_single, labels)
     for entry in entries:
-        score, gain = metric.score(entry.scores, labels), metric.compare(entry.scores, best_single, labels)
-        row = [entry.name, entry.kind, *(getattr(score, column) for column in metric.columns)]
+        score, gain = metric.score(entry.scores, labels), metric.gain(metric.rate(entry.scores, labels), single)
+        row = [entry.name, entry.kind, *(score[column] for column in metric.columns)]
         row += [gain.gain, gain.low, gain.high, gain.p]
         row.append(",".join(f"{member}={weight:.4g}" for member, weight in entry.weights.items()))
         if corrected is not None:
@@ -76,12 +89,11 @@ def make_leaderboard(
     return pd.DataFrame([row for _, row in rows], columns=list(leaderboard_columns(metric, corrected is not None)))
 
 
-def format_leaderboard(leaderboard: pd.DataFrame) -> str:
-    """Return the leaderboard as lines of text, for labels and for a regression target."""
-    if "mae" in leaderboard:
-        cells = _VALUE_CELLS
-    else:
-        cells = _LABEL_CELLS | (_CORRECTED_CELL if "corrected_accuracy" in leaderboard else {})
+def format_leaderboard(leaderboard: pd.DataFrame, target: Task) -> str:
+    """Return the leaderboard of a task as lines of text."""
+    metric = target_metric(target)
+    cells = _cells(metric, "corrected_accuracy" in leaderboard)
+    if metric.points:
         leaderboard = leaderboard.assign(**{name: 100 * leaderboard[name] for name in _GAIN[:3]})
     table = [("", "", *cells, "weights")]
     for row in leaderboard.to_dict("records"):

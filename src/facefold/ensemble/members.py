@@ -13,15 +13,16 @@ from facefold.task import LABEL, Task
 from facefold.utils.errors import InputError
 
 READ_FILES = ("oof.csv", "test.csv", "features_oof.npy", "features_test.npy")  # the files of a fold that a blend reads
+MAX_SUM_ERROR = 1e-3  # of the probabilities of all classes
 
 
 @dataclass(frozen=True)
 class Rows:
     """Everything that a method may use to predict; labels and folds are no part of it.
 
-    prob: float64 (n, m), each member's probability of label 1, or predicted value of a regression; stacked: float64
-    (n,), the probability from the members' features (`fit_feature_stackers`). `rows[mask]` selects by a mask or by
-    indices.
+    prob: float64 (n, m), each member's probability of label 1, or predicted value of a regression, or (n, m, C), its
+    probabilities of C classes; stacked: float64 (n,) or (n, C), the probability from the members' features
+    (`fit_feature_stackers`). `rows[mask]` selects by a mask or by indices.
     """
 
     prob: np.ndarray
@@ -35,9 +36,9 @@ class Rows:
 class Fitted:
     """A fitted method of blending.
 
-    predict(rows): float64 (n,), scores in 0..1, of which 0.5 or more decides for label 1, or predicted values; weights:
-    float (m,), how much each member counts, or (0,) if no number expresses it; notes: what else was learned, for
-    blend.json.
+    predict(rows): float64 (n,), scores in 0..1, of which 0.5 or more decides for label 1, or predicted values; or
+    (n, C), scores that sum to one, of which the largest decides (see `scores.decide`). weights: float (m,), how much
+    each member counts, or (0,) if no number expresses it; notes: what else was learned, for blend.json.
     """
 
     predict: Callable[[Rows], np.ndarray]
@@ -51,13 +52,13 @@ class OofMatrix:
 
     Attributes:
         ids: Train ids (n,).
-        labels: int64 (n,) of 0 and 1, or float64 values of a regression.
+        labels: int64 (n,), indices of the target's classes, or float64 values of a regression.
         fold: int64 (n,) in 0..k-1.
         group: Text (n,), equal for rows that no split may divide.
         names: The m runs.
-        prob: float64 (n, m), out-of-fold probabilities of label 1, or predicted values.
+        prob: float64 (n, m), out-of-fold probabilities of label 1, or predicted values; (n, m, C) of C > 2 classes.
         test_ids: (t,).
-        fold_test_prob: float64 (k, t, m), the same of the test rows by each fold model.
+        fold_test_prob: float64 (k, t, m) or (k, t, m, C), the same of the test rows by each fold model.
         target: What is predicted.
     """
 
@@ -73,7 +74,7 @@ class OofMatrix:
 
     @property
     def test_prob(self) -> np.ndarray:
-        """float64 (t, m), the mean over each member's fold models."""
+        """float64 (t, m) or (t, m, C), the mean over each member's fold models."""
         return self.fold_test_prob.mean(axis=0)
 
 
@@ -88,11 +89,11 @@ def cross_fit(fit: Fit, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> Ite
 
 
 def cross_predict(fit: Fit, rows: Rows, labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
-    """Return scores (n,): the rows of each fold are predicted by what `fit` learns from the rows of all other folds.
+    """Return scores (n,) or (n, C): each fold is predicted by what `fit` learns from the rows of all other folds.
 
     labels (n,), fold (n,) int with at least two values.
     """
-    scores = np.empty(len(labels))
+    scores = np.empty((len(labels), *rows.prob.shape[2:]))
     for held_out, fitted in cross_fit(fit, rows, labels, fold):
         scores[held_out] = fitted.predict(rows[held_out])
     return scores
@@ -102,8 +103,8 @@ def join_members(members: list[Member], folds: Folds, test_ids: list[str]) -> Oo
     """Join members by id, in the row order of `folds.table` and `test_ids`.
 
     Raises `InputError` without members, for a run named twice, for ids that are not those of the folds or the test
-    set, for probabilities that are missing or outside 0..1, for values that are not finite, and if only one class or
-    one fold occurs.
+    set, for probabilities that are missing, outside 0..1 or do not sum to one, for values that are not finite, and if
+    only one class or one fold occurs.
     """
     members = sorted(members, key=lambda member: member.name)
     names = [member.name for member in members]
@@ -124,13 +125,15 @@ def join_members(members: list[Member], folds: Folds, test_ids: list[str]) -> Oo
     for member in members:
         run = f"{folds.target.folder}runs/{member.name}"
         oof.append(_aligned(member.oof, ids, f"{run}, out-of-fold", "the folds", folds.target))
-        by_fold = [_aligned(member.test[k], test_ids, f"{run}, test", "test.csv", folds.target) for k in member.test]
-        test.append(by_fold)
-    prob, fold_test_prob = np.column_stack(oof), np.stack(test).transpose(1, 2, 0)
+        numbers = member.test.columns.get_level_values(0).unique()  # of the folds
+        test.append([_aligned(member.test[k], test_ids, f"{run}, test", "test.csv", folds.target) for k in numbers])
+    prob, fold_test_prob = np.stack(oof, axis=1), np.moveaxis(np.stack(test), 0, 2)
     return OofMatrix(ids, labels, fold, group, names, prob, list(test_ids), fold_test_prob, folds.target)
 
 
-def load_features(root: Path, names: list[str], fold: int, part: str, ids: list[str]) -> np.ndarray:
+def load_features(
+    root: Path, names: list[str], fold: int, part: str, ids: list[str], target: Task = LABEL
+) -> np.ndarray:
     """Load the penultimate features of the runs `names` next to each other, from the models of one fold.
 
     Raises `InputError` naming the file whose rows are not those of the csv next to it, or not finite.
@@ -141,12 +144,13 @@ def load_features(root: Path, names: list[str], fold: int, part: str, ids: list[
         fold: Whose models to take.
         part: oof or test.
         ids: The rows of the result, float32 (len(ids), sum of F), in this order.
+        target: Of the runs.
     """
     features = []
     for name in names:
         directory = fold_dir(root, name, fold)
         path, advice = directory / f"features_{part}.npy", f"delete {directory} and train that fold again"
-        rows = pd.Index(load_predictions(directory / f"{part}.csv")["id"])
+        rows = pd.Index(load_predictions(directory / f"{part}.csv", target)["id"])
         values, order = load_fold_features(root, name, fold, part), rows.get_indexer(ids)
         if values.ndim != 2 or len(values) != len(rows) or order.min() < 0:
             raise InputError(f"{path}: its rows are not those of {part}.csv; {advice}")
@@ -184,16 +188,26 @@ def load_blended_members(root: Path, facts: dict, folds: Folds, test_ids: list[s
     return members
 
 
-def _aligned(series: pd.Series, ids: list[str], source: str, expected: str, target: Task) -> np.ndarray:
-    """Return the values of `series` in the order of `ids`; source, expected: where either is from, in words."""
-    difference = set(series.index) ^ set(ids)
-    if difference or series.index.has_duplicates:
-        example = sorted(difference or series.index[series.index.duplicated()])[0]
+def _aligned(
+    predictions: pd.Series | pd.DataFrame, ids: list[str], source: str, expected: str, target: Task
+) -> np.ndarray:
+    """Return `predictions`, (n,) or (n, C), in the order of `ids`; source, expected: where either is from, in words."""
+    index = predictions.index
+    difference = set(index) ^ set(ids)
+    if difference or index.has_duplicates:
+        example = sorted(difference or index[index.duplicated()])[0]
         raise InputError(
             f"{source}: the ids are not those of {expected}, each once ({len(difference)} differ, e.g. {example}); "
             "train that recipe again"
         )
-    values = series.reindex(ids).to_numpy(np.float64)
+    if target.multiclass:
+        if list(predictions.columns) != list(target.columns):
+            raise InputError(
+                f"{source}: the columns are {','.join(map(str, predictions.columns))}, expected "
+                f"{','.join(target.columns)}; train that recipe again"
+            )
+        return _require_distributions(predictions.reindex(ids).to_numpy(np.float64), ids, source)
+    values = predictions.reindex(ids).to_numpy(np.float64)
     bad = np.flatnonzero(~(np.isfinite(values) if target.regression else (values >= 0) & (values <= 1)))
     if len(bad):
         problem = "not finite" if target.regression else "not a probability"
@@ -201,3 +215,21 @@ def _aligned(series: pd.Series, ids: list[str], source: str, expected: str, targ
             f"{source}: id {ids[bad[0]]} has {values[bad[0]]}, which is {problem}; train that recipe again"
         )
     return values
+
+
+def _require_distributions(prob: np.ndarray, ids: list[str], source: str) -> np.ndarray:
+    """Return prob (n, C). `InputError` unless all are in 0..1 and the rows sum to one, but for what a csv rounds."""
+    outside = ~((prob >= 0) & (prob <= 1))
+    if outside.any():
+        row, column = np.argwhere(outside)[0]
+        raise InputError(
+            f"{source}: id {ids[row]} has {prob[row, column]}, which is not a probability; train that recipe again"
+        )
+    total = prob.sum(axis=1)
+    bad = np.flatnonzero(np.abs(total - 1) > MAX_SUM_ERROR)
+    if len(bad):
+        raise InputError(
+            f"{source}: the probabilities of id {ids[bad[0]]} sum to {total[bad[0]]:.6g}, not to 1; train that recipe "
+            "again"
+        )
+    return prob

@@ -1,16 +1,28 @@
-"""The methods of blending, for labels and for a regression target, each list from simple to complicated.
+"""The methods of blending, for two classes, for more, and for a regression, each list from simple to complicated.
 
 The order is the one in which `choose_method` prefers them: a later one must be significantly better. The mean comes
 first: it learns nothing from the labels, while the best recipe is chosen by them.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from facefold.ensemble.calibration import fit_calibrated_mean, fit_rank_mean
+from facefold.ensemble.class_methods import (
+    class_vote_share,
+    fit_class_rank_mean,
+    fit_class_second_pass,
+    search_class_greedy_weights,
+    search_class_votes,
+    weighted_class_mean,
+    weighted_log_mean,
+)
+from facefold.ensemble.class_stacking import fit_class_calibrated_mean, fit_class_stack_probs
 from facefold.ensemble.greedy import search_greedy_weights
 from facefold.ensemble.members import Fit, Fitted, Rows
+from facefold.ensemble.metrics import target_metric
 from facefold.ensemble.second_pass import fit_second_pass
 from facefold.ensemble.stacking import fit_ridge, fit_stack_features, fit_stack_probs
 from facefold.ensemble.votes import search_votes, vote_share
@@ -31,7 +43,7 @@ Rule = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def weighted(learn: Rule, combine: Rule) -> Fit:
-    """Return a `fit` that learns weights (m,) from prob (n, m) and labels (n,), and combines prob with them."""
+    """Return a `fit` that learns weights (m,) of prob, (n, m) or (n, m, C), from labels (n,), and combines prob."""
 
     def fit(rows: Rows, labels: np.ndarray, fold: np.ndarray) -> Fitted:
         weights = learn(rows.prob, labels)
@@ -54,6 +66,20 @@ METHODS: dict[str, Fit] = {
     "stack_features": fit_stack_features,
     "second_pass": fit_second_pass,
 }
+CLASS_METHODS: dict[str, Fit] = {
+    "mean": weighted(equal_weights, weighted_class_mean),
+    "best_single": weighted(best_member_weights, weighted_class_mean),
+    "majority": weighted(equal_weights, class_vote_share),
+    "logit_mean": weighted(equal_weights, weighted_log_mean),
+    "rank_mean": fit_class_rank_mean,
+    "calibrated_mean": fit_class_calibrated_mean,
+    "weighted_mean": weighted(log_loss_weights, weighted_class_mean),
+    "weighted_votes": weighted(search_class_votes, class_vote_share),
+    "greedy": weighted(search_class_greedy_weights, weighted_class_mean),
+    "stack_probs": fit_class_stack_probs,
+    "stack_features": fit_stack_features,
+    "second_pass": fit_class_second_pass,
+}
 REGRESSION_METHODS: dict[str, Fit] = {
     "mean": weighted(equal_weights, weighted_mean),
     "best_single": weighted(least_error_weights, weighted_mean),
@@ -61,7 +87,24 @@ REGRESSION_METHODS: dict[str, Fit] = {
     "ridge": fit_ridge,
 }
 METHOD_NAMES, REGRESSION_METHOD_NAMES = tuple(METHODS), tuple(REGRESSION_METHODS)
-WEIGHTED = {"weighted_mean": weighted_mean, "weighted_votes": vote_share}  # the methods that --weights is for
+WEIGHTED = ("weighted_mean", "weighted_votes")  # the methods that --weights is for
+_LISTS = {"binary": METHODS, "multiclass": CLASS_METHODS, "regression": REGRESSION_METHODS}
+
+
+def target_methods(target: Task) -> dict[str, Fit]:
+    """Return all methods for `target` by name, with learned weights; those that choose do so by its metric."""
+    metric, methods = target_metric(target), _LISTS[target.kind]
+    if target.regression:
+        chosen = {"best_single": weighted(partial(least_error_weights, metric=metric), weighted_mean)}
+    else:
+        mean, search = weighted_mean, search_greedy_weights
+        if target.multiclass:
+            mean, search = weighted_class_mean, search_class_greedy_weights
+        chosen = {
+            "best_single": weighted(partial(best_member_weights, metric=metric), mean),
+            "greedy": weighted(partial(search, metric=metric), mean),
+        }
+    return {name: chosen.get(name, fit) for name, fit in methods.items()}
 
 
 def check_options(target: Task, method: str, rule: str, leaks: Sequence[str]) -> None:
@@ -99,12 +142,13 @@ def blend_methods(target: Task, rule: str | np.ndarray) -> dict[str, Fit]:
 
     rule: auto (learned), equal, accuracy, or fixed weights float64 (m,).
     """
-    methods = REGRESSION_METHODS if target.regression else METHODS
+    methods = target_methods(target)
     if isinstance(rule, str) and rule == "auto":
         return methods
     rules = {"equal": equal_weights, "accuracy": accuracy_weights}
     learn = rules[rule] if isinstance(rule, str) else lambda prob, labels: rule
-    by_rule = {name: weighted(learn, combine) for name, combine in WEIGHTED.items()}
+    combiners = (weighted_class_mean, class_vote_share) if target.multiclass else (weighted_mean, vote_share)
+    by_rule = {name: weighted(learn, combine) for name, combine in zip(WEIGHTED, combiners, strict=True)}
     return {name: by_rule.get(name, fit) for name, fit in methods.items()}
 
 

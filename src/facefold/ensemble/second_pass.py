@@ -7,7 +7,7 @@ import numpy as np
 
 from facefold.ensemble.calibration import LogisticModel, fit_logistic
 from facefold.ensemble.members import Rows, cross_predict, inner_folds
-from facefold.ensemble.metrics import decide, logit
+from facefold.ensemble.scores import decide, logit
 
 HALF_WIDTHS = (0.0, 0.05, 0.1, 0.2, 0.3)  # of the band around 0.5; with 0 no row is doubtful
 

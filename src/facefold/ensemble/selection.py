@@ -1,6 +1,6 @@
-"""Choose the method and the threshold of a blend, and compute nested scores: of rows that had no part in any choice.
+"""Choose the method and the decision of a blend, and compute nested scores: of rows that had no part in any choice.
 
-Nesting covers everything that blending learns or chooses: weights, calibration, bands, stackers, method, threshold. It
+Nesting covers everything that blending learns or chooses: weights, calibration, bands, stackers, method, decision. It
 starts from the members' probabilities as they are. The models that predicted the rows of fold j were trained on fold k
 as well, so what is learned on fold j and scored on fold k has seen the labels of fold k indirectly. To avoid that,
 every model would have to be trained again for every pair of folds; this is the usual approximation of stacking (Wolpert
@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit
 
+from facefold.ensemble.decisions import SIGNIFICANT, decision_kind, nested_decision
 from facefold.ensemble.members import Fit, Rows, cross_predict, inner_folds
-from facefold.ensemble.metrics import ACCURACY, AccuracyGain, Gain, Metric, compare_accuracy, logit
-
-SIGNIFICANT = 0.05  # two-sided p below which a paired gain counts
+from facefold.ensemble.metrics import ACCURACY, Metric, target_metric
+from facefold.ensemble.ratings import Gain
+from facefold.task import LABEL, Task
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,13 @@ class Choice:
 def choose_method(nested: dict[str, np.ndarray], labels: np.ndarray, metric: Metric = ACCURACY) -> Choice:
     """Choose the first method that no other beats by a significant paired gain.
 
-    nested: scores (n,) by the name of the method, from simple to complicated. The best method is beaten by none, so
-    there is always a choice.
+    nested: scores (n,) or (n, C) by the name of the method, from simple to complicated. The best method is beaten by
+    none, so there is always a choice.
     """
+    ratings = {name: metric.rate(scores, labels) for name, scores in nested.items()}
 
     def winners(name: str) -> list[tuple[str, Gain]]:
-        gains = [(other, metric.compare(nested[other], nested[name], labels)) for other in nested if other != name]
+        gains = [(other, metric.gain(ratings[other], ratings[name])) for other in nested if other != name]
         return [(other, gain) for other, gain in gains if gain.gain > 0 and gain.p < SIGNIFICANT]
 
     reason = (
@@ -56,9 +57,9 @@ def choose_method(nested: dict[str, np.ndarray], labels: np.ndarray, metric: Met
 
 
 def nested_predict(
-    methods: Mapping[str, Fit], rows: Rows, labels: np.ndarray, fold: np.ndarray, metric: Metric = ACCURACY
+    methods: Mapping[str, Fit], rows: Rows, labels: np.ndarray, fold: np.ndarray, target: Task = LABEL
 ) -> np.ndarray:
-    """Return scores (n,) of the whole procedure: choose a method, fit it, set its threshold.
+    """Return scores (n,) or (n, C) of the whole procedure: choose a method, fit it, learn its decision.
 
     The rows of each fold are predicted by what the other folds choose.
 
@@ -67,42 +68,16 @@ def nested_predict(
         rows: The n rows.
         labels: Labels or values (n,).
         fold: int (n,) with at least two values.
-        metric: What the choice is made by.
+        target: By its metric the choice is made.
     """
-    scores = np.empty(len(labels))
+    metric, kind = target_metric(target), decision_kind(target)
+    scores = np.empty((len(labels), *rows.prob.shape[2:]))
     for k in np.unique(fold):
         rest, held_out = fold != k, fold == k
         inner = inner_folds(fold[rest])
         nested = {name: cross_predict(fit, rows[rest], labels[rest], inner) for name, fit in methods.items()}
         name = choose_method(nested, labels[rest], metric).name
-        threshold = nested_threshold(nested[name], labels[rest], inner)[0] if metric.decides else 0.5
+        decision, _ = nested_decision(nested[name], labels[rest], inner, kind, metric)
         fitted = methods[name](rows[rest], labels[rest], fold[rest])
-        scores[held_out] = shift_scores(fitted.predict(rows[held_out]), threshold)
+        scores[held_out] = decision.apply(fitted.predict(rows[held_out]))
     return scores
-
-
-def nested_threshold(scores: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> tuple[float, AccuracyGain]:
-    """Return the threshold for nested scores (n,), and what thresholds from the other folds gain over 0.5.
-
-    It is 0.5 unless that gain is significant; then it is the best one for all rows.
-    """
-    shifted = np.empty(len(scores))
-    for k in np.unique(fold):
-        shifted[fold == k] = shift_scores(scores[fold == k], best_threshold(scores[fold != k], labels[fold != k]))
-    gain = compare_accuracy(shifted, scores, labels)
-    return (best_threshold(scores, labels) if gain.gain > 0 and gain.p < SIGNIFICANT else 0.5), gain
-
-
-def best_threshold(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Return the threshold with the most correct decisions, six decimals; of equal ones the nearest to 0.5."""
-    values = np.unique(scores)
-    trials = np.unique(np.round(np.append((values[1:] + values[:-1]) / 2, 0.5), 6))
-    ones, zeros = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
-    correct = len(ones) - np.searchsorted(ones, trials) + np.searchsorted(zeros, trials)
-    best = trials[correct == correct.max()]
-    return float(best[np.argmin(np.abs(best - 0.5))])
-
-
-def shift_scores(scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Shift scores (n,) on the logit scale so that `threshold` becomes 0.5, the threshold of `decide`."""
-    return scores if threshold == 0.5 else expit(logit(scores) - logit(np.float64(threshold)))

@@ -23,8 +23,9 @@ from sklearn.linear_model import Ridge
 from threadpoolctl import threadpool_limits
 
 from facefold.ensemble.calibration import cross_fitted, fit_logistic
+from facefold.ensemble.class_stacking import cross_fitted_classes, predict_classes
 from facefold.ensemble.members import Fitted, OofMatrix, Rows
-from facefold.ensemble.metrics import logit
+from facefold.ensemble.scores import log_prob, logit
 
 COMPONENTS = 64  # principal components of a fold's features, at most ..
 ROWS_PER_COMPONENT = 8  # .. one for so many rows
@@ -37,7 +38,7 @@ FeatureLoader = Callable[[int, str, list[str]], np.ndarray]
 
 @dataclass(frozen=True)
 class Stacked:
-    """Probabilities of label 1 from features, float64: oof (n,), cross-fitted; test (t,), the mean over folds."""
+    """Probabilities from features, float64: oof (n,) or (n, C), cross-fitted; test (t,) or (t, C), the folds' mean."""
 
     oof: np.ndarray
     test: np.ndarray
@@ -46,13 +47,14 @@ class Stacked:
 def fit_feature_stackers(matrix: OofMatrix, features: FeatureLoader) -> Stacked:
     """Train one stacker per fold on the members' features and logits, and predict that fold's rows and the test rows.
 
+    Of more than two classes it is a softmax regression, on log probabilities in place of logits.
     For a regression target there are none: all nan. `features(fold, part, ids)` returns float32 (len(ids), F); part is
     oof or test (see `load_features`). One fold's features are in memory at a time. One thread and six decimals give the
     same bytes on any number of cores.
     """
     if matrix.target.regression:
         return Stacked(np.full(len(matrix.ids), np.nan), np.full(len(matrix.test_ids), np.nan))
-    oof, test = np.empty(len(matrix.ids)), []
+    oof, test = np.empty((len(matrix.ids), *matrix.prob.shape[2:])), []
     with threadpool_limits(1):
         for k in np.unique(matrix.fold):
             rows = np.flatnonzero(matrix.fold == k)
@@ -60,11 +62,22 @@ def fit_feature_stackers(matrix: OofMatrix, features: FeatureLoader) -> Stacked:
             oof_x, test_x = _principal_components(
                 features(int(k), "oof", [matrix.ids[row] for row in rows]), features(int(k), "test", matrix.test_ids)
             )
-            oof_x = np.hstack([oof_x, logit(matrix.prob[rows])])
-            test_x = np.hstack([test_x, logit(matrix.fold_test_prob[k])])
-            oof[rows] = cross_fitted(oof_x, labels, split_inner_folds(labels, matrix.group[rows]))
-            test.append(fit_logistic(oof_x, labels).predict(test_x))
+            oof_x = np.hstack([oof_x, _link(matrix.prob[rows])])
+            test_x = np.hstack([test_x, _link(matrix.fold_test_prob[k])])
+            inner = split_inner_folds(labels, matrix.group[rows])
+            if matrix.target.multiclass:
+                classes = len(matrix.target.classes)
+                oof[rows] = cross_fitted_classes(oof_x, labels, inner, classes)
+                test.append(predict_classes(oof_x, labels, test_x, classes))
+            else:
+                oof[rows] = cross_fitted(oof_x, labels, inner)
+                test.append(fit_logistic(oof_x, labels).predict(test_x))
     return Stacked(np.round(oof, 6), np.round(np.mean(test, axis=0), 6))
+
+
+def _link(prob: np.ndarray) -> np.ndarray:
+    """Return the logits (n, m) of prob (n, m), or the log probabilities (n, m * C) of prob (n, m, C)."""
+    return logit(prob) if prob.ndim == 2 else log_prob(prob).reshape(len(prob), -1)
 
 
 def split_inner_folds(labels: np.ndarray, group: np.ndarray) -> np.ndarray:

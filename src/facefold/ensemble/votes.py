@@ -6,7 +6,7 @@ from math import lcm
 
 import numpy as np
 
-from facefold.ensemble.metrics import decide, log_loss
+from facefold.ensemble.scores import decide_ones, log_loss
 
 MAX_VOTES = 5
 FEW_MEMBERS = 12  # with more, moves of two members and further starts cost too much for the little they find
@@ -21,7 +21,7 @@ def vote_share(prob: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
     votes = integer_votes(weights)
     mean = prob @ (votes / votes.sum())
-    return (decide(prob) @ votes + mean) / (votes.sum() + 1)
+    return (decide_ones(prob) @ votes + mean) / (votes.sum() + 1)
 
 
 def integer_votes(weights: np.ndarray) -> np.ndarray:
@@ -42,8 +42,11 @@ def search_votes(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
     by one. It starts from one, two and three votes each and from the best member alone. Of the many weightings with the
     same votes on all rows, the one whose weighted mean probability has the least log loss is taken.
     """
-    objective = _Objective(prob, labels)
-    members = prob.shape[1]
+    return maximise_votes(_Objective(prob, labels), prob.shape[1])
+
+
+def maximise_votes(objective: "_Objective", members: int) -> np.ndarray:
+    """Return the votes of `search_votes` for any objective with these two methods."""
     alone = np.eye(members, dtype=np.int64)
     best_member = max(range(members), key=lambda j: objective(alone[j]))
     numbers = (1, 2, 3) if members <= FEW_MEMBERS else (1,)
@@ -56,7 +59,7 @@ class _Objective:
 
     def __init__(self, prob: np.ndarray, labels: np.ndarray):
         self.prob, self.labels = prob, labels
-        hard = decide(prob)
+        hard = decide_ones(prob)
         split = hard.min(axis=1) != hard.max(axis=1)  # no weighting changes the decision of a unanimous row
         self.split_hard, self.split_prob, self.split_labels = hard[split].astype(float), prob[split], labels[split]
 

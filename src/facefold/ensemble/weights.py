@@ -7,7 +7,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from facefold.ensemble.metrics import TINY, decide, log_loss, logit
+from facefold.ensemble.metrics import ACCURACY, MEAN_ABSOLUTE_ERROR, Metric
+from facefold.ensemble.scores import TINY, decide, log_loss, logit, own_prob
 from facefold.utils.errors import InputError
 
 RULES = ("auto", "equal", "accuracy")  # the words that --weights knows
@@ -30,28 +31,30 @@ def equal_weights(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def accuracy_weights(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return each member's accuracy, float64 (m,), four decimals; equal weights if all are 0."""
-    accuracy = np.round((decide(prob) == labels[:, None]).mean(axis=0), 4)
+    accuracy = np.round([(decide(prob[:, j]) == labels).mean() for j in range(prob.shape[1])], 4)
     return accuracy if accuracy.any() else np.ones(len(accuracy))
 
 
-def best_member_weights(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return all weight on the most accurate member, float64 (m,); of equal ones the one with the least log loss."""
-    correct = (decide(prob) == labels[:, None]).sum(axis=0)
-    best = max(range(prob.shape[1]), key=lambda j: (correct[j], -log_loss(prob[:, j], labels)))
+def best_member_weights(prob: np.ndarray, labels: np.ndarray, metric: Metric = ACCURACY) -> np.ndarray:
+    """Return all weight on the best member, float64 (m,); of equal ones the one with the least log loss."""
+    members = range(prob.shape[1])
+    best = max(members, key=lambda j: (metric.goodness(prob[:, j], labels), -log_loss(prob[:, j], labels)))
     return np.eye(prob.shape[1])[best]
 
 
-def least_error_weights(pred: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return all weight on the member with the least mean absolute error, float64 (m,)."""
-    return np.eye(pred.shape[1])[np.argmin(np.abs(pred - values[:, None]).mean(axis=0))]
+def least_error_weights(pred: np.ndarray, values: np.ndarray, metric: Metric = MEAN_ABSOLUTE_ERROR) -> np.ndarray:
+    """Return all weight on the member with the least error, float64 (m,)."""
+    return np.eye(pred.shape[1])[max(range(pred.shape[1]), key=lambda j: metric.goodness(pred[:, j], values))]
 
 
 def log_loss_weights(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return weights >= 0 that sum to 1, float64 (m,), whose mean of prob (n, m) has the least log loss on labels (n,).
+    """Return weights >= 0 that sum to 1, float64 (m,), whose mean of prob has the least log loss on labels (n,).
 
-    The log loss of the mean is the negative log likelihood of a mixture, which is convex in the weights.
+    prob: float64 (n, m) or (n, m, C). The log loss of the mean is the negative log likelihood of a mixture, which is
+    convex in the weights, and depends on the probabilities of each row's own label alone.
     """
-    likelihood = np.clip(np.where(labels[:, None] == 1, prob, 1 - prob), TINY, 1)  # (n, m) of each row's own label
+    own = own_prob(prob, labels) if prob.ndim == 3 else np.where(labels[:, None] == 1, prob, 1 - prob)
+    likelihood = np.clip(own, TINY, 1)  # (n, m)
 
     def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
         mixture = np.maximum(likelihood @ weights, TINY)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from facefold.ensemble.blend import Blend
 from facefold.ensemble.calibration import CALIBRATION_C, cross_fitted
-from facefold.ensemble.metrics import logit, score_predictions, wilson_interval
+from facefold.ensemble.scores import logit, score_predictions, wilson_interval
 
 BINS = 10
 DEFAULT_BAND = (0.3, 0.7)  # doubtful rows are counted in it if the second pass found no band

@@ -17,7 +17,7 @@ import torch
 from facefold.data.cache import open_cache
 from facefold.data.competition import load_competition
 from facefold.data.folds import load_folds
-from facefold.ensemble.metrics import wilson_interval
+from facefold.ensemble.scores import wilson_interval
 from facefold.models.recipe import Recipe, parse_recipe
 from facefold.runs import CHECKPOINT_FILE
 from facefold.training.fold import FoldTask, train_fold

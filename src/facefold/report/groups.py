@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from facefold.ensemble.metrics import score_decisions
+from facefold.ensemble.scores import score_decisions
 
 MAX_GROUPS = 12  # bands of a number; other columns with more values than this are left out
 

@@ -11,7 +11,7 @@ from sklearn.metrics import confusion_matrix, roc_curve
 from facefold.data.competition import Competition
 from facefold.data.folds import Folds
 from facefold.ensemble.blend import Blend
-from facefold.ensemble.metrics import auc_interval, decide, score_decisions, score_errors
+from facefold.ensemble.scores import auc_interval, decide, score_decisions, score_errors
 from facefold.report.calibration import calibration_section, doubtful_section
 from facefold.report.galleries import photo_galleries
 from facefold.report.groups import accuracy_by_column, align_meta, band_edges, parse_numbers

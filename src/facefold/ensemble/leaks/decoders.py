@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facefold.ensemble.metrics import TINY
+from facefold.ensemble.scores import TINY
 
 MAX_ROUNDS = 60  # of expectation maximisation
 MIN_SHARE = 1e-4  # no section's share of a label is taken to be closer to 0 or 1: one wrong label is always possible

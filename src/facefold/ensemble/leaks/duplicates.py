@@ -21,7 +21,8 @@ from facefold.data.duplicates import find_duplicates
 from facefold.data.leaks import labels_of_duplicates
 from facefold.ensemble.leaks.base import BlendScores, Leak, LeakResult
 from facefold.ensemble.members import OofMatrix
-from facefold.ensemble.metrics import compare_accuracy, decide
+from facefold.ensemble.ratings import compare_accuracy
+from facefold.ensemble.scores import decide
 from facefold.ensemble.selection import choose_method
 from facefold.utils.errors import InputError
 

@@ -16,7 +16,8 @@ from facefold.ensemble.calibration import CALIBRATION_C, fit_logistic
 from facefold.ensemble.leaks.base import BlendScores, Leak, LeakResult
 from facefold.ensemble.leaks.decoders import align_posterior, fit_chain, hmm_posterior
 from facefold.ensemble.members import OofMatrix
-from facefold.ensemble.metrics import Gain, compare_accuracy, decide, logit
+from facefold.ensemble.ratings import Gain, compare_accuracy
+from facefold.ensemble.scores import decide, logit
 from facefold.ensemble.selection import Choice, choose_method
 from facefold.utils.errors import InputError
 
