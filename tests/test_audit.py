@@ -97,7 +97,7 @@ def test_all_unsound_images_are_listed_at_once(competition):
     competition.image_path("train", "02").write_bytes(b"")
     competition.image_path("train", "7").write_bytes(jpeg(7)[:-9])
     competition.image_path("test", "3").unlink()
-    competition.image_path("test", "4").write_bytes(cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes())
+    competition.image_path("test", "4").write_text("no image")
     for _ in range(2):  # a failure is not kept as if it were a result
         with pytest.raises(InputError) as caught:
             check_images(competition)
@@ -106,8 +106,7 @@ def test_all_unsound_images_are_listed_at_once(competition):
             "  - competition/train/02.jpg (train.csv, row 2) is empty",
             "  - competition/train/7.jpg (train.csv, row 4) is truncated",
             "  - competition/test/3.jpg (test.csv, row 2) is missing",
-            "  - competition/test/4.jpg (test.csv, row 3) is a PNG file (RGB), not a JPEG; "
-            "renaming does not convert it",
+            "  - competition/test/4.jpg (test.csv, row 3) is not an image",
         ]
     assert not (competition.root / "cache").exists()
 
