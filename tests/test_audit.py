@@ -123,8 +123,7 @@ def test_the_nearest_file_of_a_missing_image_is_named_and_what_no_row_uses_count
     assert lines[1:4] == [
         "  - competition/train/02.jpg (train.csv, row 2) is missing; the nearest file is competition/train/2.jpg",
         "  - competition/train/7.jpg (train.csv, row 4) is missing; the nearest file is competition/train/0/7.png",
-        f"Images and zips in {folder} that are not train/<id>.jpg or test/<id>.jpg of any row, and were left out: 2 "
-        "('train/0/7.png', 'train/2.jpg').",
+        f"Images and zips in {folder} that are of no row, and were left out: 2 ('train/0/7.png', 'train/2.jpg').",
     ]
 
 
