@@ -32,8 +32,8 @@ the same leaderboard: by the given labels, as everything is, and in columns of t
 All scores are nested: what was learned or chosen on some folds is scored on the others, including the choice of auto.
 Only what you choose by hand (recipes, weights) is not accounted for.
 
-Submissions are labels, 0 or 1. If sampleSubmit.csv has anything else, such as 0.5, the competition wants probabilities,
-which this program does not write yet: the step then ends with exit code 2, unless --labels asks for labels.
+Submissions are labels or probabilities, in the columns of sampleSubmit.csv, as competition/task.toml says; audit.py
+--submission changes it.
 
 Writes to submissions/: submission.csv (upload this), <method>.csv for all methods, leaderboard.csv, oof_blend.csv,
 test_blend.csv, blend.json (what was chosen, why, and the hashes of the inputs), and order.csv or duplicates.csv for a
@@ -62,7 +62,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--weights", default="auto", metavar="RULE", help=weights)
     parser.add_argument("--use-order", action="store_true", help="use the labels' order by id, a leak; never a default")
     parser.add_argument("--use-duplicates", action="store_true", help="use the labels of near-duplicates, a leak")
-    parser.add_argument("--labels", action="store_true", help="write 0 and 1 though the sample asks for something else")
     add_target_option(parser)
     return parser.parse_args()
 
@@ -71,7 +70,7 @@ def main() -> None:
     args = parse_args()
 
     from facefold.data.audit import load_images_hash
-    from facefold.data.competition import load_competition, require_label_sample
+    from facefold.data.competition import load_competition
     from facefold.data.folds import load_folds
     from facefold.ensemble.blend import make_blend
     from facefold.ensemble.leaderboard import format_headline, format_leaderboard, format_weights_note
@@ -86,7 +85,6 @@ def main() -> None:
     root, target, directory = args.root.resolve(), args.target, args.target.directory(args.root.resolve())
     leak_names = [name for name in LEAK_NAMES if getattr(args, f"use_{name}")]
     competition, folds = load_competition(root), load_folds(root, target)
-    require_label_sample(competition, target, args.labels)
     check_options(target, args.method, args.weights, leak_names)
     leaks = [LEAKS[name].find(competition) for name in leak_names]
     images_hash, test_ids = load_images_hash(root), competition.test["id"].tolist()
@@ -110,7 +108,6 @@ def main() -> None:
     stacked = fit_feature_stackers(matrix, partial(load_features, root, matrix.names, target=target))
     blend = make_blend(matrix, stacked, args.method, rule, leaks, shared_corrections(members))
     options = {"recipes": matrix.names, "method": args.method, "weights": args.weights, "leaks": leak_names}
-    options |= {"labels": True} if args.labels else {}
     blend = write_blend(root, blend, competition, folds, members, images_hash, options)
 
     lines = [*unused_leaks(blend.facts), format_leaderboard(blend.leaderboard, target)]

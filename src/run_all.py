@@ -25,12 +25,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from facefold.cli import (
+    add_competition_options,
     add_device_option,
     add_engine_options,
     add_seed_option,
     add_target_option,
     build_parser,
+    check_competition_options,
     check_engine_options,
+    competition_options,
     hold_root,
     path_argument,
     recipe_list,
@@ -68,15 +71,14 @@ def main() -> None:
     parser.add_argument(
         "--corrections", type=path_argument, metavar="FILE", help="training rows to drop or relabel, see clean.py"
     )
-    parser.add_argument(
-        "--labels", action="store_true", help="submit 0 and 1 though the sample asks for something else"
-    )
+    add_competition_options(parser)
     parser.add_argument("--budget", metavar="90m|1.5h", help="the time there is; see above")
     parser.add_argument("--tensorboard", action="store_true", help="learning curves as event files, see train.py")
     parser.add_argument("--quiet", action="store_true", help="print errors and the last line alone")
     add_target_option(parser)
     add_engine_options(parser)
     args = parser.parse_args()
+    check_competition_options(args)
     check_engine_options(args, {"--budget": args.budget})
     job = Job(args, parse_budget(args.budget) if args.budget else math.inf)
     args.root.mkdir(parents=True, exist_ok=True)
@@ -124,7 +126,7 @@ class Job:
 
     def prepare(self) -> list[Recipe]:
         """Audit and split; return the recipes to train."""
-        from facefold.data.competition import is_empty, require_label_sample
+        from facefold.data.competition import is_empty
         from facefold.models.recipe import load_recipes
         from facefold.models.requirements import require_trainable
 
@@ -139,9 +141,7 @@ class Job:
         print(f"audit, split, train, blend and report in {self.root}; the plan with its times follows audit and split")
         synthetic = args.data is None and is_empty(self.root / "competition")
         source = ["--synthetic"] if synthetic else ["--data", args.data] if args.data else []
-        labels = args.labels or self.target.regression  # the sample says nothing about a column of meta.csv
-        self.step("audit", *source, *(["--labels"] if labels else []))
-        require_label_sample(self.competition, self.target, args.labels)  # before hours of training
+        self.step("audit", *source, *competition_options(args))
         recipes = named or self.profile_recipes()
         if not named:
             require_trainable(recipes, self.target, args.weights_dir)
@@ -215,7 +215,7 @@ class Job:
         tensorboard = ["--tensorboard"] if self.args.tensorboard else []
         self.step("train", "--recipe", ",".join(names), *tensorboard, *given_options(options))
         complete = [name + suffix for name in names if is_run_complete(self.target_root, name + suffix, plan.folds)]
-        self.step("blend", "--recipes", ",".join(complete), *(["--labels"] if self.args.labels else []))
+        self.step("blend", "--recipes", ",".join(complete))
         self.step("report")
         print("\n" + ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in self.seconds.items()))
         if self.args.budget:

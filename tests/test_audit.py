@@ -97,7 +97,7 @@ def test_all_unsound_images_are_listed_at_once(competition):
     competition.image_path("train", "02").write_bytes(b"")
     competition.image_path("train", "7").write_bytes(jpeg(7)[:-9])
     competition.image_path("test", "3").unlink()
-    competition.image_path("test", "4").write_bytes(cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1].tobytes())
+    competition.image_path("test", "4").write_text("no image")
     for _ in range(2):  # a failure is not kept as if it were a result
         with pytest.raises(InputError) as caught:
             check_images(competition)
@@ -106,8 +106,7 @@ def test_all_unsound_images_are_listed_at_once(competition):
             "  - competition/train/02.jpg (train.csv, row 2) is empty",
             "  - competition/train/7.jpg (train.csv, row 4) is truncated",
             "  - competition/test/3.jpg (test.csv, row 2) is missing",
-            "  - competition/test/4.jpg (test.csv, row 3) is a PNG file (RGB), not a JPEG; "
-            "renaming does not convert it",
+            "  - competition/test/4.jpg (test.csv, row 3) is not an image",
         ]
     assert not (competition.root / "cache").exists()
 
@@ -124,8 +123,7 @@ def test_the_nearest_file_of_a_missing_image_is_named_and_what_no_row_uses_count
     assert lines[1:4] == [
         "  - competition/train/02.jpg (train.csv, row 2) is missing; the nearest file is competition/train/2.jpg",
         "  - competition/train/7.jpg (train.csv, row 4) is missing; the nearest file is competition/train/0/7.png",
-        f"Images and zips in {folder} that are not train/<id>.jpg or test/<id>.jpg of any row, and were left out: 2 "
-        "('train/0/7.png', 'train/2.jpg').",
+        f"Images and zips in {folder} that are of no row, and were left out: 2 ('train/0/7.png', 'train/2.jpg').",
     ]
 
 

@@ -239,25 +239,17 @@ def test_weights_by_hand_are_used_and_absent_ones_said(root):
     }
 
 
-def test_a_sample_of_probabilities_gets_labels_only_if_they_are_asked_for(root):
+def test_labels_are_submitted_for_a_sample_of_probabilities_if_they_are_asked_for(root):
     assert run("blend", root, "--method", "mean").returncode == 0
     labels = content(root)
     sample = root / "competition" / "sampleSubmit.csv"
     sample.write_text(sample.read_text().replace(",0\n", ",0.5\n"))
-    audited = run("audit", root)
-    page = audited.stdout.splitlines()
-    wants = "competition/sampleSubmit.csv, row 2: '0.5' is neither 0 nor 1: the competition wants probabilities"
-    assert f"sample      {wants}; blend.py writes labels 0 and 1 only, with --labels" in page
-    advice = f"{wants}, and blend.py writes labels 0 and 1 only. To have these all the same, use --labels."
-    assert (audited.returncode, audited.stderr) == (2, f"audit.py: {advice}\n")
-    assert run("audit", root, "--labels").returncode == 0
-    assert refused("blend", root) == advice
-    assert content(root) == labels
-    assert run("blend", root, "--method", "mean", "--labels").returncode == 0
+    audited = run("audit", root, "--submission", "labels")
+    assert "            the sample's 0.5 is no class: if it asks for probabilities: --submission probabilities" in (
+        audited.stdout.splitlines()
+    )
+    assert run("blend", root, "--method", "mean").returncode == 0
     assert content(root)["submission.csv"] == labels["submission.csv"]
-    assert json.loads(content(root)["blend.json"])["options"]["labels"] is True
-    assert run("report", root).returncode == 0
-    assert "--method mean --weights &#39;auto&#39; --labels</pre>" in (root / "report.html").read_text()
 
 
 def test_one_recipe_is_its_own_submission(root):

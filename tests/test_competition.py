@@ -8,9 +8,7 @@ import pytest
 
 from facefold.data.competition import (
     Competition,
-    describe_sample,
     load_competition,
-    require_label_sample,
     target_rows,
 )
 from facefold.task import LABEL, task_named
@@ -91,7 +89,7 @@ def test_everything_wrong_is_listed_at_once(tmp_path):
     put(
         tmp_path,
         train=b"\xef\xbb\xbfid,label\r\n1,0\r\n1,1\r\n\r\n2,x\r\n../3, 1\r\n,0\r\n8\r\n",
-        test="id,age\n1,5\n7,6\n",
+        test="id\n1\n7\n",
         sample="id,label\n7,0\n9,0\n",
         meta="id,age\n77,3\n",
     )
@@ -101,7 +99,6 @@ def test_everything_wrong_is_listed_at_once(tmp_path):
         "competition/train.csv, row 3: id '1' appears twice, first in row 2",
         "competition/train.csv, row 6: id '../3' would leave the folder",
         "competition/train.csv, row 7: id '' is blank",
-        "competition/test.csv, row 1: the header is 'id,age', expected 'id'",
         "competition/train.csv, row 5: label 'x' is not 0 or 1",
         "competition/train.csv, row 6: label ' 1' is not 0 or 1",
         "competition/test.csv, row 2: id '1' is also a train id (row 2)",
@@ -119,7 +116,7 @@ def test_everything_wrong_is_listed_at_once(tmp_path):
         ("id,label\n", "competition/train.csv has no rows"),
         ("id;label\n1;0\n", "competition/train.csv, row 1: the header is 'id;label', expected 'id,label'"),
         ("1,0\n2,1\n", "competition/train.csv, row 1: the header is '1,0', expected 'id,label'"),
-        ("label,id\n0,1\n", "competition/train.csv, row 1: the header is 'label,id', expected 'id,label'"),
+        ("label,name\n0,1\n", "competition/train.csv, row 1: the header is 'label,name', expected 'id,label'"),
         ("id, label\n1,0\n", "competition/train.csv, row 1: the header is 'id, label', expected 'id,label'"),
         (
             b"id,label\n1,0\n\xe9,1\n",
@@ -245,33 +242,21 @@ def test_a_column_cannot_leave_the_root(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sample", "wanted"),
+    ("sample", "submission"),
     [
-        ("4,0\n3,1", ""),
-        ("4,0.0\n3,1.0", ""),
-        ("4,\n3,", ""),
-        ("4,0\n3,0.5", "row 3: '0.5' is neither 0 nor 1: the competition wants probabilities"),
-        ("4,0.123\n3,0", "row 2: '0.123' is neither 0 nor 1: the competition wants probabilities"),
-        ("4,male\n3,male", "row 2: 'male' is neither 0 nor 1: the competition wants something other than labels"),
-        ("4,2\n3,0", "row 2: '2' is neither 0 nor 1: the competition wants something other than labels"),
+        ("4,0\n3,1", "labels"),
+        ("4,0.0\n3,1.0", "labels"),
+        ("4,\n3,", "labels"),
+        ("4,0\n3,0.5", "probabilities"),
+        ("4,0.123\n3,0", "probabilities"),
+        ("4,male\n3,male", "labels"),
+        ("4,2\n3,0", "labels"),
     ],
 )
-def test_the_sample_says_what_a_competition_wants(tmp_path, sample, wanted):
+def test_the_sample_says_what_a_competition_wants(tmp_path, sample, submission):
     competition = load_competition(put(tmp_path, sample=f"id,label\n{sample}\n"))
-    text = describe_sample(competition)
-    assert text == (wanted and f"competition/sampleSubmit.csv, {wanted}")
-    require_label_sample(competition, LABEL, labels=True)
-    require_label_sample(competition, AGE, labels=False)  # the sample says nothing about a column of meta.csv
-    if not wanted:
-        require_label_sample(competition, LABEL, labels=False)
-    else:
-        with pytest.raises(InputError) as caught:
-            require_label_sample(competition, LABEL, labels=False)
-        assert str(caught.value) == (
-            f"{text}, and blend.py writes labels 0 and 1 only. To have these all the same, use --labels."
-        )
-    with pytest.raises(InputError, match="^--labels is for labels; with --target age leave it out$"):
-        require_label_sample(competition, AGE, labels=True)
+    assert competition.task.submission == submission
+    assert competition.task.metric == ("accuracy" if submission == "labels" else "auc")
 
 
 @pytest.mark.parametrize("name", ["a/b", ".hidden", " age", "a" * 300])

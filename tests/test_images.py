@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps, features
 
-from facefold.data.images import ImageFacts, ImageProblem, decode_image, inspect_image, open_image
+from facefold.data.images import (
+    ImageFacts,
+    ImageProblem,
+    decode_image,
+    inspect_image,
+    open_image,
+    read_thumbnail,
+)
 from facefold.utils.errors import InputError
 
 
@@ -64,22 +71,48 @@ def test_progressive_upright_and_trailing_bytes_are_fine(tmp_path):
             encoded(picture()).replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c"),
             "is a JPEG with a damaged header, or one of 12 or 16 bit",
         ),
-        (encoded(picture(), "PNG"), "is a PNG file (RGB), not a JPEG; renaming does not convert it"),
-        (encoded(picture(mode="RGBA"), "PNG"), "is a PNG file (alpha), not a JPEG; renaming does not convert it"),
-        (encoded(picture(mode="P"), "PNG"), "is a PNG file (palette), not a JPEG; renaming does not convert it"),
         (
-            encoded(Image.fromarray(np.zeros((9, 9), np.uint16)), "PNG"),
-            "is a PNG file (16 bit), not a JPEG; renaming does not convert it",
+            encoded(Image.fromarray(np.zeros((9, 9), np.float32)), "TIFF"),
+            "is float, of which it is not known what is white; save it with 8 bit",
         ),
-        (encoded(picture(mode="P"), "GIF"), "is a GIF file (palette), not a JPEG; renaming does not convert it"),
-        (encoded(picture(mode="CMYK")), "is CMYK, not RGB or grey"),
-        (turned(6), "is rotated by its EXIF orientation; save it upright, without the tag"),
+        (encoded(picture(), "PNG")[:-60], "is truncated"),
         (encoded(picture(7, 30)), "is 7 x 30: smaller than 8 pixels a side"),
         (encoded(picture(10_001, 8)), "is 10001 x 8: larger than 10000 pixels a side or 64 megapixels"),
     ],
 )
 def test_each_kind_of_unsound_image(tmp_path, data, rule):
     assert rule_of(tmp_path, data) == rule
+
+
+SIXTEEN = Image.fromarray(np.full((30, 40), 0x12FF, np.uint16))
+CONVERTED = {  # what every step sees of it: the pixel at the upper left
+    "png": (encoded(Image.new("RGB", (40, 30), (9, 8, 7)), "PNG"), (9, 8, 7)),
+    "alpha": (encoded(Image.new("RGBA", (40, 30), (9, 8, 7, 0)), "PNG"), (9, 8, 7)),
+    "palette": (encoded(Image.new("RGB", (40, 30), (9, 8, 7)).quantize(4), "PNG"), (9, 8, 7)),
+    "16 bit": (encoded(SIXTEEN, "PNG"), (0x12, 0x12, 0x12)),
+    "gif": (encoded(Image.new("P", (40, 30)), "GIF"), (0, 0, 0)),
+    "tiff": (encoded(Image.new("RGB", (40, 30), (9, 8, 7)), "TIFF"), (9, 8, 7)),
+    "bmp": (encoded(Image.new("L", (40, 30), 9), "BMP"), (9, 9, 9)),
+    "webp": (encoded(Image.new("RGB", (40, 30), (255, 255, 255)), "WEBP", lossless=True), (255, 255, 255)),
+    "cmyk": (encoded(Image.new("CMYK", (40, 30), (0, 0, 0, 255)), "JPEG"), (0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("kind", CONVERTED)
+def test_each_kind_of_image_is_converted_by_one_rule(tmp_path, kind):
+    data, pixel = CONVERTED[kind]
+    (tmp_path / "1.any").write_bytes(data)
+    assert inspect_image(tmp_path / "1.any")[1:] == (len(data), 40, 30)
+    assert tuple(decode_image(tmp_path / "1.any")[0, 0]) == pixel
+    grey, header = read_thumbnail(tmp_path / "1.any", 8)
+    assert grey.shape == (8, 8) and abs(int(grey[0, 0]) - sum(pixel) // 3) <= 1
+    assert kind == "cmyk" or header.segments == ""
+
+
+def test_a_turned_image_has_the_size_of_the_upright_one(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(turned(6))
+    assert inspect_image(tmp_path / "1.jpg")[2:] == decode_image(tmp_path / "1.jpg").shape[1::-1] == (30, 40)
+    assert read_thumbnail(tmp_path / "1.jpg", 16)[0].shape == (16, 16)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

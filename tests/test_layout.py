@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from archives import COMPLETE, CSV, write_folder, write_zip, zip_bytes
 from facefold.data.audit import audit_competition
+from facefold.data.competition import load_competition
 from facefold.data.layout import install_competition
 from facefold.data.synthetic import is_synthetic, write_synthetic_competition
 from facefold.utils.errors import InputError
@@ -155,8 +156,11 @@ def longer_than_it_says():
         ({"a/train.csv": b"", "b/train.csv": b""}, "holds several competitions (a, b); name one folder with --data"),
         ({**COMPLETE, "Test.csv": b"id\n3\n"}, "holds test.csv twice: c.zip/test.csv and c.zip/Test.csv; remove one"),
         ({**COMPLETE, "train/1.JPG": b"x"}, "c.zip/train/1.jpg and c.zip/train/1.JPG would both be train/1.jpg"),
-        ({**COMPLETE, "train/9.png": b"x"}, "c.zip/train/9.png is not a .jpg; convert it"),
-        ({**COMPLETE, "train/\x1b[2J.png": b"x"}, "c.zip/train/\\x1b[2J.png is not a .jpg; convert it"),
+        ({**COMPLETE, "train/1.png": b"x"}, "c.zip/train/1.jpg and c.zip/train/1.png would both be train/1.jpg"),
+        (
+            {**COMPLETE, "train/\x1b[2J.JPG": b"x", "train/\x1b[2J.jpg": b"x"},
+            "c.zip/train/\\x1b[2J.JPG and c.zip/train/\\x1b[2J.jpg would both be train/\\x1b[2J.jpg",
+        ),
         ({**COMPLETE, "train.zip": b"x"}, "c.zip/train.zip is damaged"),
         ({**COMPLETE, "../train/1.jpg": b"x"}, "c.zip: member '../train/1.jpg' would leave the folder"),
         ({**CSV, "train.zip": zip_bytes({"C:/1.jpg": b"x"})}, "c.zip/train.zip: member 'C:/1.jpg' would leave"),
@@ -237,10 +241,8 @@ def test_a_name_that_is_not_utf_8_is_installed(tmp_path):
 
 NEAR = {
     "double suffix": ("train/1.jpg.jpg", "train/1.jpg.jpg"),
-    "folder of a class": ("train/0/1.jpg", "train/0/1.jpg"),
-    "one folder": ("images/1.jpg", "images/1.jpg"),
-    "folder of the split": ("train_images/1.jpg", "train_images/1.jpg"),
-    "another suffix": ("train_images/1.PNG", "train_images/1.PNG"),
+    "a GIF": ("train_images/1.GIF", "train_images/1.GIF"),
+    "the other split": ("test_images/1.jpg", "test_images/1.jpg"),
     "a JPEG by another suffix": ("train/1.jfif", "train/1.jfif"),
     "leading zeros": ("train/00001.jpg", "train/00001.jpg"),
 }
@@ -255,25 +257,127 @@ def test_the_nearest_file_of_a_missing_image_is_named(tmp_path, kind):
     assert refusal(source, tmp_path / "root") == (
         f"{source} has the images of these rows elsewhere, or as other files (1 are missing):\n"
         f"  - train/1.jpg (train.csv, row 2) is missing; the nearest file is {nearest}\n"
-        f"Images and zips in {source} that are not train/<id>.jpg or test/<id>.jpg of any row, and were left out: 2 "
-        f"({left_out}).\n"
-        "Move them to train/ and test/, rename them to <id>.jpg, then run the same command again. Nothing was "
-        "installed."
+        f"Images and zips in {source} that are of no row, and were left out: 2 ({left_out}).\n"
+        "Name them as their ids are, name their folders with --images train=DIR,test=DIR, or move them to train/ and "
+        "test/, then run the same command again. Nothing was installed."
     )
 
 
-def test_ids_with_a_suffix_are_to_be_written_without(tmp_path):
-    source = write_folder(tmp_path, {**COMPLETE, "train.csv": b"id,label\n1.jpg,0\n2,1\n"})
-    assert refusal(source, tmp_path / "root").splitlines()[1] == (
-        "  - train/1.jpg.jpg (train.csv, row 2) is missing; the nearest file is train/1.jpg; id '1.jpg' ends with "
-        ".jpg: write ids without it"
+ELSEWHERE = {  # where the image of the train row 1 may be, and what it becomes
+    "folder of a class": ({"train/0/1.jpg": b"one"}, "train/1.jpg"),
+    "one folder": ({"images/1.jpg": b"one"}, "train/1.jpg"),
+    "folder of the split": ({"train_images/1.jpg": b"one"}, "train/1.jpg"),
+    "folder in a folder": ({"jpeg/train/1.jpeg": b"one"}, "train/1.jpg"),
+    "another suffix": ({"train_images/1.PNG": b"one"}, "train/1.PNG"),
+    "the better folder": ({"stage1_train/1.png": b"one", "images/1.jpg": b"x", "test_2/1.jpg": b"x"}, "train/1.png"),
+    "a folder in train.zip": ({"train.zip": zip_bytes({"images/1.jpg": b"one"})}, "train/1.jpg"),
+    "another zip": ({"images.zip": zip_bytes({"1.jpg": b"one"})}, "train/1.jpg"),
+}
+
+
+@pytest.mark.parametrize("kind", ELSEWHERE)
+def test_images_are_found_in_any_folder(tmp_path, kind):
+    files, name = ELSEWHERE[kind]
+    rest = {name: content for name, content in COMPLETE.items() if name != "train/1.jpg"}
+    for number, write in enumerate((write_zip, write_folder)):
+        assert install_competition(write(tmp_path, {**rest, **files}), tmp_path / f"root{number}")
+        assert installed_files(tmp_path / f"root{number}") == {**rest, name: b"one"}
+
+
+def test_two_images_of_one_row_are_refused_unless_a_person_names_the_folder(tmp_path):
+    files = {name: content for name, content in COMPLETE.items() if name != "train/1.jpg"}
+    source = write_folder(tmp_path, {**files, "large/1.jpg": b"one", "small/1.jpg": b"x", "large/2.jpg": b"two"})
+    assert refusal(source, tmp_path / "root") == (
+        "the images of this competition cannot be installed:\n"
+        f"  - {source}/large/1.jpg and {source}/small/1.jpg would both be train/1.jpg; name their folder with --images "
+        "train=DIR\nFix these, or download the competition again."
     )
+    assert install_competition(source, tmp_path / "root", image_folders={"train": "large"})
+    assert installed_files(tmp_path / "root") == COMPLETE
 
 
-def test_the_nearest_file_may_be_in_a_zip_inside(tmp_path):
-    inner = zip_bytes({"images/1.jpg": b"one", "images/2.jpg": b"two"})
-    text = refusal(write_zip(tmp_path, {**CSV, "test/3.jpg": b"x", "train.zip": inner}), tmp_path / "root")
-    assert "train/2.jpg (train.csv, row 3) is missing; the nearest file is train.zip/images/2.jpg\n" in text
+@pytest.mark.parametrize("id", ["1.jpg", "a/1.jpg", "a/1"])
+def test_an_id_may_have_a_suffix_and_a_folder(tmp_path, id):
+    files = {**COMPLETE, "train.csv": f"id,label\n{id},0\n2,1\n".encode()}
+    assert install_competition(write_folder(tmp_path, files), tmp_path / "root")
+    assert installed_files(tmp_path / "root") == files
+    competition = load_competition(tmp_path / "root")
+    assert competition.image_path("train", id) == tmp_path / "root" / "competition" / "train" / "1.jpg"
+
+
+def test_a_csv_file_may_be_in_a_zip_of_its_own_or_have_another_name(tmp_path):
+    files = {name: content for name, content in COMPLETE.items() if name not in ("train.csv", "sampleSubmit.csv")}
+    files |= {"train_labels.csv.zip": zip_bytes({"train_labels.csv": CSV["train.csv"]}), "labels.csv": b"x"}
+    source = write_zip(tmp_path, {**files, "sample_submission.csv": CSV["sampleSubmit.csv"]})
+    assert install_competition(source, tmp_path / "root")
+    assert installed_files(tmp_path / "root") == COMPLETE
+
+
+def write_classes(folder, names):
+    return write_folder(folder, {name: name.encode() for name in names})
+
+
+def test_folders_of_classes_become_a_train_csv(tmp_path):
+    source = write_classes(tmp_path, ["train/dog/b.1.jpg", "train/cat/a.jpg", "train/dog/c.PNG", "test/7.jpg"])
+    assert install_competition(source, tmp_path / "root")
+    files = installed_files(tmp_path / "root")
+    assert files == {
+        "train.csv": b"id,label\na,cat\nb.1,dog\nc,dog\n",
+        "test.csv": b"id\n7\n",
+        "train/a.jpg": b"train/cat/a.jpg",
+        "train/b.1.jpg": b"train/dog/b.1.jpg",
+        "train/c.PNG": b"train/dog/c.PNG",
+        "test/7.jpg": b"test/7.jpg",
+    }
+    assert not install_competition(source, tmp_path / "root")
+    competition = load_competition(tmp_path / "root")
+    assert competition.task.classes == ("cat", "dog") and competition.train["label"].tolist() == [0, 1, 1]
+    assert competition.sample.to_dict("list") == {"id": ["7"], "label": [""]}
+    (source / "train" / "dog" / "d.jpg").write_bytes(b"new")
+    assert install_competition(source, tmp_path / "root")  # no audit had accepted the first one
+
+
+def test_ids_of_folders_of_classes_are_as_long_as_they_have_to_be(tmp_path):
+    numbered = ["train/cat/1.jpg", "train/dog/1.jpg", "train/dog/2.jpg", "test/2.jpg"]
+    install_competition(write_classes(tmp_path / "a", numbered), tmp_path / "root")
+    files = installed_files(tmp_path / "root")
+    assert files["train.csv"] == b"id,label\ncat_1.jpg,cat\ndog_1.jpg,dog\ndog_2.jpg,dog\n"
+    assert files["train/dog_1.jpg"] == b"train/dog/1.jpg" and files["test/test_2.jpg"] == b"test/2.jpg"
+    sample = {"sample_submission.csv": b"file,species\n7.png,x\n"}
+    images = {"train/cat/1.png": b"1", "train/dog/2.png": b"2", "test/7.png": b"7"}
+    install_competition(write_folder(tmp_path / "b", {**images, **sample}), tmp_path / "other")
+    files = installed_files(tmp_path / "other")
+    assert files["train.csv"] == b"file,species\n1.png,cat\n2.png,dog\n" and "test.csv" not in files
+
+
+def test_images_of_classes_may_be_in_a_zip_inside(tmp_path):
+    inner = zip_bytes({"train/cat/1.jpg": b"one", "train/dog/2.jpg": b"two"})
+    source = write_zip(tmp_path, {"c/train.zip": inner, "c/test.zip": zip_bytes({"3.jpg": b"three"})})
+    assert install_competition(source, tmp_path / "root")
+    files = installed_files(tmp_path / "root")
+    assert files["train.csv"] == b"id,label\n1,cat\n2,dog\n" and files["test/3.jpg"] == b"three"
+
+
+def test_images_may_stay_where_they_are(tmp_path):
+    files = {"train/cat/1.jpg": b"one", "train/dog/2.png": b"two", "test/3.jpg": b"three"}
+    source, root = write_folder(tmp_path, files), tmp_path / "root"
+    assert install_competition(source, root, in_place=True)
+    assert sorted(installed_files(root)) == ["task.toml", "test.csv", "train.csv"]
+    for _ in range(2):
+        competition = load_competition(root)
+        assert competition.task.train_images == str(source / "train")
+        assert competition.image_path("train", "2").read_bytes() == b"two"
+        assert competition.image_path("test", "3") == source / "test" / "3.jpg"
+        assert not install_competition(source, root)
+    mixed = {**CSV, "a/1.jpg": b"one", "a/2.jpg": b"two", "b/1.jpg": b"x", "test/3.jpg": b"three"}
+    mixed["train.csv"] = b"id,label\na/1,0\n2,1\n"
+    source = write_folder(tmp_path / "mixed", {f"images/{name}": content for name, content in mixed.items()})
+    with pytest.raises(InputError, match="would both be train/1.jpg; name their folder with --images train=DIR"):
+        install_competition(source, tmp_path / "other", in_place=True)
+    install_competition(source, tmp_path / "other", image_folders={"train": "a"}, in_place=True)
+    assert load_competition(tmp_path / "other").image_path("train", "a/1").read_bytes() == b"one"
+    with pytest.raises(InputError, match="^--in-place needs a folder, which .*/c.zip is not: unpack it, or leave"):
+        install_competition(write_zip(tmp_path, COMPLETE), tmp_path / "third", in_place=True)
 
 
 def test_a_name_in_two_unicode_forms_is_one_image(tmp_path):

@@ -126,7 +126,7 @@ def test_a_leak_is_large_and_beyond_chance(value, margin, leaking):
 def test_labels_that_alternate_are_a_leak(clean):
     cue = label_order_cue([str(number) for number in range(1, 401)], np.arange(400) % 2)
     assert cue.leaks and cue.value == pytest.approx(-1, abs=0.01)
-    assert list_leaks(pd.DataFrame({"split": ["test"], "zeros": [0], "ones": [0]}), [cue]) == [
+    assert list_leaks(pd.DataFrame({"split": ["test"], "known": [0]}), [cue]) == [
         f"the order of the ids alone predicts the label (correlation {cue.value:.3f}, chance 0 +- 0.098)"
     ]
     competition = load_competition(clean)
@@ -167,7 +167,10 @@ def test_labels_of_duplicates_by_hand():
     answers = labels_of_duplicates(groups, pd.Series({"1": 0, "2": 1, "3": 1, "4": 0, "5": 1, "6": 1}))
     assert answers["zeros"].tolist() == [0, 1, 1, 0, 1, 0, 1, 1, 0]
     assert answers["ones"].tolist() == [2, 1, 1, 1, 0, 0, 2, 1, 0]
+    assert answers["known"].tolist() == [2, 2, 2, 1, 1, 0, 3, 2, 0]
     assert answers["answer"].tolist() == [1, -1, -1, 1, 0, -1, 1, -1, -1]
+    three = labels_of_duplicates(groups, pd.Series({"1": 2, "2": 2, "3": 0, "4": 0, "5": 1, "6": 1}))
+    assert three["answer"].tolist() == [-1, -1, 2, 1, 0, -1, 2, -1, -1]
     known = labels_of_duplicates(groups, pd.Series({"3": 1, "4": 0}))  # the others' labels are not known
     assert known["answer"].tolist() == [1, 1, -1, -1, 0, -1, 1, 0, -1]
     assert (known["split"] + known["id"]).tolist() == (groups["split"] + groups["id"]).tolist()
@@ -203,7 +206,7 @@ def test_the_page_of_a_cue(clean):
         "more than chance, no more than harmless traits of images give",
         "            file time         AUC          0.500   chance 0.5 +- 0.008   chance",
     ]
-    answers = pd.DataFrame({"split": ["test"], "zeros": [0], "ones": [0]})
+    answers = pd.DataFrame({"split": ["test"], "known": [0]})
     assert list_leaks(answers, cues) == [
         "the order of the ids alone predicts the label (correlation 0.975, chance 0 +- 0.007)"
     ]

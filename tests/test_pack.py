@@ -12,6 +12,7 @@ import pytest
 
 from command import refused
 from facefold.kaggle import kernel, pack
+from facefold.task import Task
 from facefold.utils import environment
 from facefold.utils.errors import InputError
 
@@ -162,8 +163,8 @@ def test_the_folds_that_folds_json_names_are_packed_and_nothing_else(tmp_path):
             ["--recipes", "a,b", "--method", "majority", "--weights=a=2,b=1", "--use-order", "--use-duplicates"],
         ),
         (
-            {"method": "mean", "weights": "auto", "recipes": ["a"], "leaks": ["order"], "labels": True},
-            ["--recipes", "a", "--method", "mean", "--weights=auto", "--use-order", "--labels"],
+            {"method": "mean", "weights": "auto", "recipes": ["a"], "leaks": ["order"]},
+            ["--recipes", "a", "--method", "mean", "--weights=auto", "--use-order"],
         ),
     ],
 )
@@ -249,14 +250,22 @@ def test_an_image_that_has_everything_is_left_alone(tmp_path):
     )
 
 
-@pytest.mark.parametrize("labels", [[], ["--labels"]])
-def test_the_kernel_accepts_the_sample_that_the_blend_accepted(tmp_path, monkeypatch, labels):
+def test_the_options_of_the_audit_say_how_the_competition_was_read():
+    task = Task(metric="auc", submission="probabilities", id_column="image", label_columns=("target",))
+    told = ["--metric", "auc", "--submission", "probabilities", "--id-column", "image", "--label-column", "target"]
+    assert pack._audit_options(task) == told
+    columns = Task(kind="multiclass", classes=("a", "b", "c"), label_columns=("a", "b", "c"))
+    assert "--label-column" not in pack._audit_options(columns)
+
+
+@pytest.mark.parametrize("names", [("train.csv", "test.csv"), ("labels.csv", "sample_submission.csv")])
+def test_the_kernel_reads_the_competition_as_it_was_read_here(tmp_path, monkeypatch, names):
     pack, data = tmp_path / "in" / "pack", tmp_path / "in" / "data"
     for folder in (pack / "folds", pack / "runs", data):
         folder.mkdir(parents=True)
-    for name in ("train.csv", "test.csv"):
+    for name in names:
         (data / name).write_text("")
-    (pack / kernel.MARK).write_text(json.dumps({"blend": ["--method", "mean", *labels]}))
+    (pack / kernel.MARK).write_text(json.dumps({"blend": ["--method", "mean"], "audit": ["--metric", "auc"]}))
     steps = []
     monkeypatch.setattr(kernel, "install_wheels", lambda *_: {})
     monkeypatch.setattr(
@@ -265,7 +274,7 @@ def test_the_kernel_accepts_the_sample_that_the_blend_accepted(tmp_path, monkeyp
     monkeypatch.setattr(sys, "argv", ["kernel.py", str(tmp_path / "in"), str(tmp_path / "out")])
     with pytest.raises(SystemExit, match="2"):
         kernel.main()
-    assert [command[4:] for command in steps] == [["--data", str(data), *labels]]
+    assert [command[4:] for command in steps] == [["--data", str(data), "--metric", "auc"]]
 
 
 def test_the_kernel_says_what_it_looks_for(tmp_path, monkeypatch):

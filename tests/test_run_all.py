@@ -286,28 +286,29 @@ def test_one_process_at_a_time_gives_the_same_bytes(undisturbed, tmp_path):
     assert submission(root) == submission(undisturbed[0])
 
 
-def test_a_sample_of_probabilities_ends_the_job_before_it_trains(tmp_path):
-    sample = tiny(tmp_path) / "competition" / "sampleSubmit.csv"
-    sample.write_text(sample.read_text().replace(",0\n", ",0.5\n"))
-    done = apart("run_all", tmp_path, *FEW)
-    assert (done.returncode, done.stderr) == (
-        2,
-        "audit.py: competition/sampleSubmit.csv, row 2: '0.5' is neither 0 nor 1: the competition wants "
-        "probabilities, and blend.py writes labels 0 and 1 only. To have these all the same, use --labels.\n",
-    )
-    assert not (tmp_path / "folds").exists()
-
-
 @pytest.mark.parametrize(
     "options, passed",
-    [((), []), (("--labels",), ["--labels"]), (("--target", "age", "--recipes", "lite0_age"), ["--labels"])],
+    [
+        ((), []),
+        (("--metric", "auc", "--id-column", "name"), ["--metric", "auc", "--id-column", "name"]),
+        (("--data", ".", "--images", "train=a,test=b/", "--in-place"), ["--images", "train=a,test=b", "--in-place"]),
+        (("--target", "age", "--recipes", "lite0_age"), []),
+    ],
 )
-def test_the_audit_accepts_a_sample_of_probabilities_where_it_does_not_count(tmp_path, monkeypatch, options, passed):
+def test_options_of_the_audit_are_passed_on(tmp_path, monkeypatch, options, passed):
     def end_after_audit(name, *options):
-        raise InputError(f"{name} {options[2:]}")
+        raise InputError(
+            f"{name} {[option for option in options[2:] if option != '--data' and 'path' not in repr(option).lower()]}"
+        )
 
     monkeypatch.setattr(run_all, "run_step", end_after_audit)
-    assert refused("run_all", tiny(tmp_path), *options) == f"audit {tuple(passed)}"
+    assert refused("run_all", tiny(tmp_path), *options) == f"audit {passed}"
+
+
+def test_images_in_place_need_data(tmp_path):
+    assert refused("run_all", tiny(tmp_path), "--in-place") == (
+        "--images and --in-place say how --data is installed; name the source with --data as well"
+    )
 
 
 def test_a_stale_run_is_refused_and_force_trains_over_it(whole):

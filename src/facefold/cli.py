@@ -169,6 +169,42 @@ def add_target_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_competition_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a person says of a competition, in place of what is inferred from its files; see audit.py."""
+    metrics = "accuracy, auc, log_loss, macro_f1, balanced_accuracy; of more than two classes also qwk, mean_auc"
+    parser.add_argument("--metric", default="", metavar="NAME", help=metrics)
+    parser.add_argument("--submission", default="", choices=("labels", "probabilities"), help="what is submitted")
+    parser.add_argument("--id-column", default="", metavar="NAME", help="the column of the ids")
+    parser.add_argument("--label-column", default="", metavar="NAME", help="the column of the labels in train.csv")
+    parser.add_argument(
+        "--images", type=_image_folders, default={}, metavar="train=DIR,test=DIR", help="where the images are in --data"
+    )
+    parser.add_argument("--in-place", action="store_true", help="leave the images in the folder --data")
+
+
+def _image_folders(text: str) -> dict[str, str]:
+    folders = dict(part.partition("=")[::2] for part in text.split(","))
+    if not set(folders) <= {"train", "test"} or not all(folders.values()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not train=DIR,test=DIR or one of the two")
+    return {split: folder.strip("/") for split, folder in folders.items()}
+
+
+def check_competition_options(args: argparse.Namespace) -> None:
+    """Raise `InputError` for options of `add_competition_options` that need --data."""
+    if args.data is None and (args.images or args.in_place):
+        raise InputError("--images and --in-place say how --data is installed; name the source with --data as well")
+
+
+def competition_options(args: argparse.Namespace) -> list[str]:
+    """Return the options of `add_competition_options` that were used, for audit.py."""
+    names = ("metric", "submission", "id_column", "label_column")
+    options = [
+        part for name in names if getattr(args, name) for part in (f"--{name.replace('_', '-')}", getattr(args, name))
+    ]
+    folders = ",".join(f"{split}={folder}" for split, folder in args.images.items())
+    return options + (["--images", folders] if folders else []) + (["--in-place"] if args.in_place else [])
+
+
 def add_device_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: CUDA if there is a GPU"

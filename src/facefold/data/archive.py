@@ -2,10 +2,12 @@
 
 import calendar
 import errno
+import io
 import lzma
 import os
 import stat
 import struct
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -100,6 +102,28 @@ def open_zip(path: Path, name: str) -> Iterator[list[Member]]:
         yield _zip_members(archive, name, path.stat().st_size)
 
 
+def paths_in_zip(member: Member) -> list[PurePosixPath]:
+    """Return the paths of the files of a zip inside, without unpacking it to the disk."""
+    with _zip_errors(member.name), member.open() as file, zipfile.ZipFile(file) as archive:
+        return [one.path for one in _zip_members(archive, member.name, member.size) if not one.problem]
+
+
+def single_file(member: Member) -> Member:
+    """Return the only file of a small zip inside, such as train.csv.zip, which is read into memory."""
+    data = member.read()
+    with _zip_errors(member.name):
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    files = _zip_members(archive, member.name, len(data))
+    if len(files) != 1:
+        raise InputError(f"{member.name} holds {len(files)} files, expected one; unpack it")
+    return files[0]
+
+
+def memory_member(name: str, data: bytes) -> Member:
+    """Return a file that no source has, with this content."""
+    return Member(name, PurePosixPath(name), len(data), time.time(), partial(io.BytesIO, data))
+
+
 @contextmanager
 def _zip_errors(name: str) -> Iterator[None]:
     """Turn whatever a damaged archive makes zipfile raise into an `InputError`."""
@@ -143,12 +167,12 @@ def _folder_member(folder: Path, inside: Path) -> Member:
     if not stat.S_ISREG(facts.st_mode):
         return _unusable(path, inside, "is no regular file (a pipe, socket or device); use real files only")
     opener = partial(open, path, "rb")
-    return Member(_printable(str(path)), PurePosixPath(inside), facts.st_size, facts.st_mtime, opener)
+    return Member(printable(str(path)), PurePosixPath(inside), facts.st_size, facts.st_mtime, opener)
 
 
 def _unusable(path: Path, inside: Path, problem: str, is_folder: bool = False) -> Member:
     opener = partial(open, path, "rb")
-    return Member(_printable(str(path)), PurePosixPath(inside), 0, 0.0, opener, problem, is_folder)
+    return Member(printable(str(path)), PurePosixPath(inside), 0, 0.0, opener, problem, is_folder)
 
 
 def _zip_members(archive: zipfile.ZipFile, name: str, size: int) -> list[Member]:
@@ -176,8 +200,8 @@ def _zip_members(archive: zipfile.ZipFile, name: str, size: int) -> list[Member]
             method = "Deflate64" if info.compress_type == _DEFLATE64 else f"method {info.compress_type}"
             problem = f"is packed by {method}; repack it with another program, or unpack it and use the folder"
         if path.name and not file_name.endswith(("/", "\\")) and not any(map(_is_ignored, path.parts)):
-            printable, opener = f"{name}/{_printable(str(path))}", partial(archive.open, info)
-            members.append(Member(printable, path, info.file_size, _zip_mtime(info), opener, problem))
+            shown, opener = f"{name}/{printable(str(path))}", partial(archive.open, info)
+            members.append(Member(shown, path, info.file_size, _zip_mtime(info), opener, problem))
     return members
 
 
@@ -204,7 +228,7 @@ def _decode_name(info: zipfile.ZipInfo) -> tuple[str, str]:
         )
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """Escape the control characters of a name, so that none reaches the terminal."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in name)
 

@@ -1,7 +1,7 @@
 """Check that every image is there and sound, keep small grey copies of all of them, and find those that look broken.
 
 cache/images.csv                split,id,sha256,bytes,width,height, in the order of train.csv, then test.csv
-cache/images.json               what the table was made from (both csv files; name, size and time of every image)
+cache/images.json               what the table was made from (csv files; name, size and time of every image)
 cache/thumbnails_<version>_<images hash>.csv   split,id and the fields of `JpegHeader`, rows as in images.csv
 cache/thumbnails_<version>_<images hash>.npy   uint8 (n, THUMBNAIL_SIDE, THUMBNAIL_SIDE), in the same order
 """
@@ -14,10 +14,22 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from facefold.data.competition import SPLITS, Competition, find_image, load_competition, rows_with_usable_id
+from facefold.data.competition import (
+    SPLITS,
+    Competition,
+    find_image,
+    image_folder,
+    load_competition,
+    rows_file,
+    rows_with_usable_id,
+    stored_task,
+)
 from facefold.data.csv_file import Findings
+from facefold.data.image_names import has_image_suffix
 from facefold.data.images import ImageFacts, ImageProblem, JpegHeader, inspect_image, map_images, read_thumbnail
 from facefold.data.nearest import describe_left_out, describe_nearest, nearest_files
+from facefold.data.task_inference import Choices
+from facefold.task import LABEL, Task
 from facefold.utils.console import progress_bar
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
@@ -63,16 +75,16 @@ class Thumbnails(NamedTuple):
     grey: NpyRows
 
 
-def audit_competition(root: Path) -> tuple[Competition, pd.DataFrame]:
+def audit_competition(root: Path, choices: Choices | None = None) -> tuple[Competition, pd.DataFrame]:
     """Load the competition and check its images; the table of the images is that of `check_images`.
 
-    One `InputError` lists all that is wrong with the csv files and the images.
+    choices: as of `load_competition`. One `InputError` lists all that is wrong with the csv files and the images.
     """
     try:
-        competition = load_competition(root)
+        competition = load_competition(root, choices)
     except InputError as csv_error:
         try:
-            _inspect_rows(root, rows_with_usable_id(root / "competition"))
+            _inspect_rows(root, rows_with_usable_id(root / "competition"), stored_task(root / "competition") or LABEL)
         except InputError as image_error:
             raise InputError(f"{csv_error}\n{image_error}") from None
         raise
@@ -93,8 +105,9 @@ def check_images(competition: Competition) -> pd.DataFrame:
     except (InputError, FileNotFoundError):
         pass  # there is no table yet, or it is damaged
     with lock_directory(competition.root / "competition", wait=True):
-        rows = rows_with_usable_id(competition.root / "competition")
-        cells = [(*row, *facts) for row, facts in zip(rows, _inspect_rows(competition.root, rows), strict=True)]
+        rows = rows_with_usable_id(competition.root / "competition", competition.task.id_column)
+        results = _inspect_rows(competition.root, rows, competition.task)
+        cells = [(*row, *facts) for row, facts in zip(rows, results, strict=True)]
         table = pd.DataFrame(cells, columns=list(_IMAGE_COLUMNS)).astype(_IMAGE_COLUMNS)
         write_csv(cache / "images.csv", table)
         write_json(cache / "images.json", {**source, "images": sha256_file(cache / "images.csv")})
@@ -102,14 +115,18 @@ def check_images(competition: Competition) -> pd.DataFrame:
 
 
 def images_without_row(competition: Competition) -> list[str]:
-    """Return the .jpg files without a row, as `train/<name>`, sorted: allowed, but perhaps not what was meant."""
+    """Return the images without a row, as `train/<name>`, sorted: allowed, but perhaps not what was meant.
+
+    A folder with the images of both splits, or one from which they were not copied, is not looked at.
+    """
     names = []
     for split in SPLITS:
+        folder = competition.root / "competition" / split
+        if image_folder(competition.root, split, competition.task) != folder:
+            continue
         expected = {competition.image_path(split, id).name for id in competition.ids(split)}
         names += [
-            f"{split}/{name}"
-            for name, _, _ in _list_files(competition.root / "competition" / split)
-            if name not in expected and name.lower().endswith((".jpg", ".jpeg"))
+            f"{split}/{name}" for name, _, _ in _list_files(folder) if name not in expected and has_image_suffix(name)
         ]
     return names
 
@@ -118,7 +135,8 @@ def was_accepted(root: Path) -> bool:
     """Return whether an audit has accepted the competition with these csv files, whatever became of its images."""
     try:
         kept = read_json(root / "cache" / "images.json")
-        return all(kept[name] == sha256_file(root / "competition" / name) for name in ("train.csv", "test.csv"))
+        folder = root / "competition"
+        return all(kept[name] == sha256_file(folder / name) for name in ("train.csv", rows_file(folder, "test")))
     except (InputError, OSError, KeyError):
         return False
 
@@ -179,45 +197,56 @@ def find_broken_images(thumbnails: Thumbnails) -> pd.DataFrame:
 
 def _source_of_table(competition: Competition) -> dict:
     """Return what the table of the images depends on, apart from the content of the images."""
-    folder = competition.root / "competition"
-    lines = [f"{split}/{name}\t{size}\t{time}" for split in SPLITS for name, size, time in _list_files(folder / split)]
+    root, lines = competition.root, []
+    for split in SPLITS:
+        folder = image_folder(root, split, competition.task)
+        files = _list_files(folder, deep=folder != root / "competition" / split)
+        lines += [f"{split}/{name}\t{size}\t{time}" for name, size, time in files]
     listing = "\n".join(lines).encode("utf-8", "backslashreplace").decode()  # names may not be UTF-8
+    csv_files = ("train.csv", rows_file(root / "competition", "test"))
     return {
         "rules": RULES,
         "listing": sha256_text(listing),
-        **{name: sha256_file(folder / name) for name in ("train.csv", "test.csv")},
+        **{name: sha256_file(root / "competition" / name) for name in csv_files},
     }
 
 
-def _list_files(folder: Path) -> list[tuple[str, int, int]]:
-    """List the name, size in bytes and modification time in ns of each entry, sorted, without broken links."""
-    stats = {path.name: path.stat() for path in folder.glob("*") if path.exists()}
+def _list_files(folder: Path, deep: bool = False) -> list[tuple[str, int, int]]:
+    """List the name, size in bytes and modification time in ns of each entry, sorted, without broken links.
+
+    deep: the entries of subfolders as well.
+    """
+    paths = folder.rglob("*") if deep else folder.glob("*")
+    stats = {str(path.relative_to(folder)): path.stat() for path in paths if path.exists()}
     return [(name, stats[name].st_size, stats[name].st_mtime_ns) for name in sorted(stats)]
 
 
-def _inspect_rows(root: Path, rows: dict[tuple[str, str], int]) -> list[ImageFacts]:
+def _inspect_rows(root: Path, rows: dict[tuple[str, str], int], task: Task) -> list[ImageFacts]:
     """Inspect the image of each (split, id). rows: (split, id) -> row number in the csv file, for the messages."""
-    paths = [find_image(root, split, id) for split, id in rows]
+    paths = [find_image(root, split, id, task) for split, id in rows]
     workers = min(core_count(), len(paths) // (_CHUNK * _CHUNKS_PER_WORKER))
     with process_pool(workers) if workers > 1 else nullcontext() as pool:
         results = pool.map(_inspect, paths, chunksize=_CHUNK) if pool else map(_inspect, paths)
         results = list(progress_bar(results, len(paths), "checking images"))
-    _raise_problems(root, rows, results)
+    _raise_problems(root, rows, paths, results)
     return results
 
 
-def _raise_problems(root: Path, rows: dict[tuple[str, str], int], results: list[ImageFacts | str]) -> None:
+def _raise_problems(
+    root: Path, rows: dict[tuple[str, str], int], paths: list[Path], results: list[ImageFacts | str]
+) -> None:
     """Raise one `InputError` for all results that say what is wrong; a missing image with the file it may be."""
     findings, folder, nearest, left_out = Findings(), root / "competition", {}, []
     if missing := [row for row, result in zip(rows, results, strict=True) if result == "is missing"]:
-        expected = {find_image(root, split, id) for split, id in rows}
+        expected = set(paths)
         files = [path for path in folder.rglob("*") if path not in expected and path.is_file()]
         left_out = [PurePosixPath(path.relative_to(folder)) for path in files]
         nearest = nearest_files(missing, left_out)
-    for (row, number), result in zip(rows.items(), results, strict=True):
+    for (row, number), path, result in zip(rows.items(), paths, results, strict=True):
         if isinstance(result, str):
-            fault = describe_nearest(row[1], f"competition/{nearest[row]}") if row in nearest else result
-            findings.add(result, f"competition/{'/'.join(row)}.jpg ({row[0]}.csv, row {number}) {fault}")
+            fault = describe_nearest(f"competition/{nearest[row]}") if row in nearest else result
+            name = path.relative_to(root) if path.is_relative_to(folder) else path
+            findings.add(result, f"{name} ({rows_file(folder, row[0])}, row {number}) {fault}")
     hint = f"{describe_left_out(left_out, str(folder))}\n{_HINT}" if nearest else _HINT
     findings.raise_any("some images cannot be used:", hint)
 

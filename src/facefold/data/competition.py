@@ -1,29 +1,45 @@
-"""Read the csv files of a competition, find everything that is wrong with them, and write the submission.
+"""Read the csv files of a competition, and find everything that is wrong with them.
 
-competition/train.csv         id,label   label 0 or 1
-competition/test.csv          id
-competition/sampleSubmit.csv  id,label   the ids of test.csv; its order is that of the submission
-competition/meta.csv          id,..      optional: facts on train and test rows, never an input of a model
-competition/train/<id>.jpg, competition/test/<id>.jpg
+competition/train.csv         id,label  or any other columns, as task.toml says, or else as they are inferred
+competition/test.csv          id,..     if the source has one; else the ids are those of the sample
+competition/sampleSubmit.csv  id,label  or a column per class; its order is that of the submission
+competition/meta.csv          id,..     optional: facts on train and test rows, never an input of a model
+competition/task.toml         how these are read (`Task`)
+competition/train/, competition/test/   the images: `<id>.jpg`, another suffix, or the id if it has one
 """
 
 import math
-import unicodedata
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from facefold.data.csv_file import CsvFile, Findings, id_fault, quoted, read_csv_file
-from facefold.task import Task
+from facefold.data.csv_file import CsvFile, Findings, id_fault, index_ids, quoted, read_table, row_id_fault
+from facefold.data.image_names import find_file
+from facefold.data.task_inference import (
+    NO_CHOICES,
+    SAMPLE,
+    TEST,
+    TRAIN,
+    Choices,
+    as_number,
+    check_task,
+    find_id_column,
+    infer_task,
+    keep_choices,
+    label_indices,
+)
+from facefold.task import LABEL, TASK_FILE, Task, parse_task
 from facefold.utils.errors import InputError
 
 SPLITS = ("train", "test")
 SYNTHETIC_MARKER = "SYNTHETIC.txt"  # the file in a competition that data.synthetic wrote
 MARK = ".facefold"  # the file in competition/ that tells that a step wrote it; its first line is the folder's name
 README = "README.md"  # of the repository, in its empty folders: no part of a competition
-_HEADERS = {"train.csv": ["id", "label"], "test.csv": ["id"], "sampleSubmit.csv": ["id", "label"], "meta.csv": ["id"]}
+_NAMES = (TRAIN, TEST, SAMPLE, "meta.csv")
+_HEADLINE = "the competition's csv files are not as they should be:"
 _HINT = (
     "Fix these in a text editor or by script, or take the files as downloaded (a spreadsheet adds blanks and eats "
     "leading zeros), then run `python src/audit.py` again."
@@ -38,8 +54,9 @@ _NO_DATA = (
 class Competition:
     """The tables of a competition.
 
-    train: id (text), label (int64). test: id. sample: id, label (text, as in the file). meta: id and any columns, all
-    text, or None.
+    train: id (text), label (int64, an index of the task's classes). test: id. sample: all columns as text, the id's
+    called `id`; without a sampleSubmit.csv `id` and an empty column of the label's name. meta: id and any columns, all
+    text, or None. extra, test_extra: id and the further columns of train.csv and test.csv, all text, or None.
     """
 
     root: Path
@@ -47,25 +64,33 @@ class Competition:
     test: pd.DataFrame
     sample: pd.DataFrame
     meta: pd.DataFrame | None
+    task: Task = LABEL
+    extra: pd.DataFrame | None = None
+    test_extra: pd.DataFrame | None = None
 
     def ids(self, split: str) -> list[str]:
         """Return the ids of `split` (train or test) in the order of its csv file."""
         return (self.train if split == "train" else self.test)["id"].tolist()
 
     def image_path(self, split: str, id: str) -> Path:
-        return find_image(self.root, split, id)
+        return find_image(self.root, split, id, self.task)
+
+    @property
+    def sample_header(self) -> list[str]:
+        """The header of a submission: the sample's, as it is in the file."""
+        return [self.task.id_column if name == "id" else name for name in self.sample.columns]
 
 
-def find_image(root: Path, split: str, id: str) -> Path:
-    """Return the path of an image, which need not be there.
+def image_folder(root: Path, split: str, task: Task = LABEL) -> Path:
+    """Return the folder with the images of `split`, which may have subfolders if they were not copied."""
+    elsewhere = task.train_images if split == "train" else task.test_images
+    return Path(elsewhere) if elsewhere else root / "competition" / split
 
-    Its name on disk may be in another Unicode form than the id: some systems and zips take accents from their letters.
-    """
-    path = root / "competition" / split / f"{id}.jpg"
-    if id.isascii() or path.exists():
-        return path
-    forms = (path.with_name(unicodedata.normalize(form, path.name)) for form in ("NFC", "NFD"))
-    return next((other for other in forms if other.exists()), path)
+
+def find_image(root: Path, split: str, id: str, task: Task = LABEL) -> Path:
+    """Return the path of an image, which need not be there: `find_file` in its folder."""
+    folder = image_folder(root, split, task)
+    return find_file(folder, id, deep=folder != root / "competition" / split)
 
 
 def is_litter(name: str) -> bool:
@@ -78,36 +103,73 @@ def is_empty(folder: Path) -> bool:
     return not folder.exists() or all(is_litter(path.name) for path in folder.iterdir())
 
 
-def load_competition(root: Path) -> Competition:
-    """Load root/competition/*.csv; images are not opened. One `InputError` lists all that breaks the rules."""
+def load_competition(root: Path, choices: Choices | None = None) -> Competition:
+    """Load root/competition/*.csv; images are not opened. One `InputError` lists all that breaks the rules.
+
+    The task is that of task.toml; without one, or with `choices`, which come first, it is inferred.
+    """
     folder = root / "competition"
     if not folder.is_dir():
         raise InputError(f"{folder} is missing: there is no competition yet.\n{_NO_DATA}")
-    findings, files = Findings(), {}
-    for name, header in _HEADERS.items():
-        meta = name == "meta.csv"
-        if meta and not (folder / name).exists():
-            continue
-        file = read_csv_file(folder / name, f"competition/{name}", header, findings, more_columns=meta)
-        if file is not None:
-            files[name] = file
-    if "train.csv" in files:
-        _check_labels(files["train.csv"], findings)
+    known = stored_task(folder)
+    faults = {name: Findings() for name in _NAMES}
+    files = _read_files(folder, faults)
+    findings, task = Findings(), known
+    try:
+        if TRAIN in files and (known is None or choices):
+            task = _infer(files, known, choices or NO_CHOICES)
+    except InputError as error:
+        findings.add("task", str(error))
+    files = {name: _index(name, file, task, faults[name]) for name, file in files.items()}
+    for name in _NAMES:
+        findings.extend(faults[name])
+    if task is not None:
+        check_task(task, files, findings)
+    if task is None or TRAIN not in files:
+        findings.raise_any(_HEADLINE, _HINT)
+    labels = label_indices(task, files[TRAIN], findings) if set(task.label_columns) <= set(files[TRAIN].header) else []
     _check_ids_across({name: file.row_of_id for name, file in files.items()}, findings)
-    findings.raise_any("the competition's csv files are not as they should be:", _HINT)
-    train, test, sample, meta = (files[name].table() if name in files else None for name in _HEADERS)
-    return Competition(root, train.astype({"label": "int64"}), test, sample, meta)
+    findings.raise_any(_HEADLINE, _HINT)
+    return _competition_of(root, task, files, labels)
 
 
-def rows_with_usable_id(folder: Path) -> dict[tuple[str, str], int]:
-    """Return (split, id) -> row number of the rows with a usable id, however bad the csv files in `folder` are."""
+def rows_with_usable_id(folder: Path, id_column: str = "") -> dict[tuple[str, str], int]:
+    """Return (split, id) -> row number of the rows with a usable id, however bad the csv files in `folder` are.
+
+    id_column: of the task; empty: that of task.toml, the one that `find_id_column` finds, or else the first.
+    """
     rows: dict[tuple[str, str], int] = {}
+    if not id_column:
+        with suppress(InputError):
+            known = stored_task(folder)
+            id_column = known.id_column if known else ""
+    files = _read_files(folder, {name: Findings() for name in _NAMES})
+    found = id_column or find_id_column({name: file.header for name, file in files.items()})
     for split in SPLITS:
-        name = f"{split}.csv"
-        file = read_csv_file(folder / name, name, _HEADERS[name], Findings())
-        if file is not None:
-            rows.update({(split, id): row for id, row in file.row_of_id.items() if not id_fault(id)})
+        if file := files.get(rows_file(folder, split)):
+            column = found if found in file.header else file.header[0]
+            indexed = index_ids(file, column, "", Findings())
+            rows.update({(split, id): row for id, row in indexed.row_of_id.items() if not row_id_fault(id)})
     return rows
+
+
+def infer_in(folder: Path, choices: Choices, **settings: str) -> Task:
+    """Infer the task of the csv files in `folder`, with these further settings of a `Task`."""
+    files = _read_files(folder, {name: Findings() for name in _NAMES})
+    if TRAIN not in files:
+        raise InputError(f"{folder / TRAIN} cannot be read")
+    return replace(_infer(files, stored_task(folder), choices), **settings)
+
+
+def stored_task(folder: Path) -> Task | None:
+    """Return the task of the task.toml in `folder`, a competition/; None without one. Errors as of `load_task`."""
+    path = folder / TASK_FILE
+    return parse_task(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+
+
+def rows_file(folder: Path, split: str) -> str:
+    """Return the name of the file in `folder` that has the rows of `split`."""
+    return SAMPLE if split == "test" and not (folder / TEST).is_file() else f"{split}.csv"
 
 
 def target_rows(competition: Competition, target: Task) -> pd.DataFrame:
@@ -135,7 +197,7 @@ def target_rows(competition: Competition, target: Task) -> pd.DataFrame:
             findings.add("missing", f"competition/train.csv, row {train_row}: id '{id}' has no row in meta.csv")
             continue
         row, text = meta[id]
-        values.append(_number(text))
+        values.append(as_number(text))
         if not math.isfinite(values[-1]):
             where = f"competition/meta.csv, row {row}"
             findings.add("number", f"{where}: {target.name} {text!r} of id '{id}' is not a number")
@@ -147,47 +209,73 @@ def target_rows(competition: Competition, target: Task) -> pd.DataFrame:
     return pd.DataFrame({"id": competition.train["id"], "label": np.array(values)})
 
 
-def describe_sample(competition: Competition) -> str:
-    """Say what a competition wants in place of labels, by the first value of its sample that is no label; else ''."""
-    for row, text in enumerate(competition.sample["label"], start=2):
-        value = _number(text)
-        if text.strip() and value not in (0, 1):
-            wanted = "probabilities" if 0 < value < 1 else "something other than labels"
-            where = f"competition/sampleSubmit.csv, row {row}"
-            return f"{where}: {quoted(text)} is neither 0 nor 1: the competition wants {wanted}"
-    return ""
+def _read_files(folder: Path, faults: dict[str, Findings]) -> dict[str, CsvFile]:
+    """Read the csv files that are there; train.csv has to be, and test.csv or the sample. faults: by file name."""
+    files = {}
+    for name in _NAMES:
+        needed = name == TRAIN or (name == TEST and not (folder / SAMPLE).is_file())
+        if needed or (folder / name).exists():
+            file = read_table(folder / name, f"competition/{name}", faults[name])
+            if file is not None:
+                files[name] = file
+    return files
 
 
-def require_label_sample(competition: Competition, target: Task, labels: bool) -> None:
-    """Raise `InputError` if the sample has no labels, unless a person asks for `labels` all the same.
-
-    A regression has no labels to ask for.
-    """
-    if target.regression and labels:
-        raise InputError(f"--labels is for labels; with{target.option} leave it out")
-    if not (target.regression or labels) and (wanted := describe_sample(competition)):
-        raise InputError(
-            f"{wanted}, and blend.py writes labels 0 and 1 only. To have these all the same, use --labels."
-        )
+def _infer(files: dict[str, CsvFile], known: Task | None, choices: Choices) -> Task:
+    """Infer the task; of a `known` one stays what the choices do not change."""
+    if known is None:
+        return infer_task(files, choices)
+    task = infer_task(files, keep_choices(known, choices))
+    same = task.label_columns == known.label_columns and set(task.classes) == set(known.classes)
+    classes = known.classes if same else task.classes
+    kept = {name: getattr(known, name) for name in ("groups", "train_images", "test_images")}
+    return replace(task, classes=classes, **kept)
 
 
-def _check_labels(train: CsvFile, findings: Findings) -> None:
-    add = findings.of_file("competition/train.csv")
-    for row, (_, label, *_) in train.rows:
-        if label not in ("0", "1"):
-            add("label", f", row {row}: label {quoted(label)} is not 0 or 1")
-    seen = {label for _, (_, label, *_) in train.rows}
-    if seen in ({"0"}, {"1"}):
-        add("class", f": every label is {seen.pop()}; two classes are needed")
+def _index(name: str, file: CsvFile, task: Task | None, findings: Findings) -> CsvFile:
+    """Return the file with the rows of its ids."""
+    id_column = task.id_column if task else file.header[0]
+    if name == "meta.csv":
+        if file.header[0] not in ("id", id_column):
+            found = quoted(",".join(file.header))
+            findings.add("header", f"competition/{name}, row 1: the header is {found}, expected '{id_column},..'")
+            return file
+        id_column = file.header[0]
+    return index_ids(file, id_column, f"competition/{name}", findings) if id_column in file.header else file
+
+
+def _competition_of(root: Path, task: Task, files: dict[str, CsvFile], labels: list[int]) -> Competition:
+    tables = {name: file.table().rename(columns={task.id_column: "id"}) for name, file in files.items()}
+    ids = tables[TRAIN]["id"]
+    train = pd.DataFrame({"id": ids, "label": np.array(labels, dtype=np.int64)})
+    test = tables.get(TEST, tables.get(SAMPLE))[["id"]]
+    sample = tables.get(SAMPLE)
+    if sample is None:
+        several = task.multiclass and task.submission == "probabilities"
+        sample = test.assign(**dict.fromkeys(task.classes if several else task.label_columns[:1], ""))
+    extra = tables[TRAIN].drop(columns=list(task.label_columns))
+    test_extra = tables.get(TEST)
+    return Competition(
+        root,
+        train,
+        test,
+        sample,
+        tables.get("meta.csv"),
+        task,
+        extra if len(extra.columns) > 1 else None,
+        test_extra if test_extra is not None and len(test_extra.columns) > 1 else None,
+    )
 
 
 def _check_ids_across(rows: dict[str, dict[str, int]], findings: Findings) -> None:
     """Check the ids of each file against those of the others. rows: row number by id, by file name."""
-    train, test, sample, meta = (rows.get(name) for name in _HEADERS)
-    if train is not None and test is not None:
-        for id, row in test.items():
+    train, test, sample, meta = (rows.get(name) for name in _NAMES)
+    test_name = TEST if test is not None else SAMPLE
+    asked = sample if test is None else test
+    if train is not None and asked is not None:
+        for id, row in asked.items():
             if id in train:
-                where = f"competition/test.csv, row {row}"
+                where = f"competition/{test_name}, row {row}"
                 findings.add("both", f"{where}: id {quoted(id)} is also a train id (row {train[id]})")
     if test is not None and sample is not None:
         name = "competition/sampleSubmit.csv"
@@ -197,15 +285,8 @@ def _check_ids_across(rows: dict[str, dict[str, int]], findings: Findings) -> No
         for id, row in sample.items():
             if id not in test:
                 findings.add("untested", f"{name}, row {row}: id {quoted(id)} is not in test.csv")
-    if len(rows) == len(_HEADERS):
+    if train is not None and asked is not None and meta is not None:
         for id, row in meta.items():
-            if id not in train and id not in test:
+            if id not in train and id not in asked:
                 where = f"competition/meta.csv, row {row}"
-                findings.add("meta", f"{where}: id {quoted(id)} is neither in train.csv nor in test.csv")
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+                findings.add("meta", f"{where}: id {quoted(id)} is neither in train.csv nor in {test_name}")

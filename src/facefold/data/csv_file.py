@@ -1,13 +1,13 @@
 """Read csv files that a person may have edited, and collect everything that is wrong with them.
 
-The rules: UTF-8, the expected header, no blank rows, as many cells in each row as in the header, and ids that can be
+The rules: UTF-8, the expected columns, no blank rows, as many cells in each row as in the header, and ids that can be
 file names, each once. A BOM and CRLF line ends, which Kaggle serves as well, are read as if they were not there.
 """
 
 import csv
 import io
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -35,6 +35,11 @@ class Findings:
         """Return a function that adds a fault of the file `name`: its kind, and how its line goes on after the name."""
         return lambda kind, text: self.add((name, kind), name + text)
 
+    def extend(self, other: "Findings") -> None:
+        """Add those of `other`, after the own ones."""
+        for kind, texts in other._kinds.items():
+            self._kinds.setdefault(kind, []).extend(texts)
+
     def raise_any(self, headline: str, hint: str) -> None:
         """Raise one `InputError` with all of them; return if there are none."""
         lines = []
@@ -58,6 +63,10 @@ class CsvFile:
     rows: list[tuple[int, list[str]]]
     row_of_id: dict[str, int]
 
+    def column(self, name: str) -> list[str]:
+        at = self.header.index(name)
+        return [cells[at] for _, cells in self.rows]
+
     def table(self) -> pd.DataFrame:
         return pd.DataFrame([cells for _, cells in self.rows], columns=self.header, dtype=str)
 
@@ -78,16 +87,43 @@ def read_csv_file(
     records = _records(path, add)
     if not records:
         return None
-    columns, rows, row_of_id = records[0][1], [], {}
+    columns = records[0][1]
     begins_well = columns[: len(header)] == header
     if not begins_well or not (more_columns or columns == header):
         expected = ",".join(header) + (",.." if more_columns else "")
         add("header", f", row 1: the header is {quoted(','.join(columns))}, expected '{expected}'")
         if not begins_well:
             return None
+    return index_ids(_check_cells(columns, records[1:], add), columns[0], name, findings)
+
+
+def read_table(path: Path, name: str, findings: Findings) -> CsvFile | None:
+    """Read a csv file of any columns, and no ids yet; None if it cannot be read. Arguments as of `read_csv_file`."""
+    add = findings.of_file(name)
+    records = _records(path, add)
+    return _check_cells(records[0][1], records[1:], add) if records else None
+
+
+def index_ids(file: CsvFile, column: str, name: str, findings: Findings) -> CsvFile:
+    """Return the file with the row of each id, which are in `column`; arguments as of `read_csv_file`."""
+    add, row_of_id, at = findings.of_file(name), {}, file.header.index(column)
+    for row, cells in file.rows:
+        id = cells[at]
+        where = f", row {row}: id {quoted(id)}"
+        if fault := row_id_fault(id):
+            add(fault, f"{where} {fault}")
+        if id in row_of_id:
+            add("twice", f"{where} appears twice, first in row {row_of_id[id]}")
+        else:
+            row_of_id[id] = row
+    return replace(file, row_of_id=row_of_id)
+
+
+def _check_cells(columns: list[str], records: list[tuple[int, list[str]]], add: Callable[[str, str], None]) -> CsvFile:
+    rows = []
     if len(set(columns)) < len(columns) or "" in columns:
         add("columns", ", row 1: column names must not be empty or repeated")
-    for row, cells in records[1:]:
+    for row, cells in records:
         if not any(cell.strip() for cell in cells):
             add("blank", f", row {row} is blank")
         elif len(cells) != len(columns):
@@ -96,15 +132,7 @@ def read_csv_file(
             rows.append((row, cells))
     if not rows:
         add("empty", " has no rows")
-    for row, (id, *_) in rows:
-        where = f", row {row}: id {quoted(id)}"
-        if fault := id_fault(id):
-            add(fault, f"{where} {fault}")
-        if id in row_of_id:
-            add("twice", f"{where} appears twice, first in row {row_of_id[id]}")
-        else:
-            row_of_id[id] = row
-    return CsvFile(columns, rows, row_of_id)
+    return CsvFile(columns, rows, {})
 
 
 def read_csv_rows(
@@ -123,7 +151,7 @@ def read_csv_rows(
 
 
 def id_fault(id: str) -> str:
-    """Return why `<id>.jpg` cannot be a file of its folder; empty if it can."""
+    """Return why `id`, or `<id>.jpg`, cannot be a file of its folder; empty if it can."""
     if not id.strip():
         return "is blank"
     if id != id.strip():
@@ -137,6 +165,14 @@ def id_fault(id: str) -> str:
     if len(id.encode("utf-8")) > 200:
         return "is too long for a file name"
     return ""
+
+
+def row_id_fault(id: str) -> str:
+    """Return why the image of a row cannot have this id; empty if it can. An id may name folders: `a/1.jpg`."""
+    parts = id.split("/")
+    if len(parts) > 1 and any(part in ("", ".", "..") for part in parts):
+        return "would leave the folder"
+    return next(filter(None, map(id_fault, parts)), "")
 
 
 def quoted(text: str) -> str:

@@ -24,22 +24,9 @@ MIN_SIDE = 8
 MAX_SCANS = 200  # of a progressive JPEG; ten are usual, and 30 bytes of a scan may cost the time of the whole image
 _TOO_LARGE = f"larger than {MAX_SIDE} pixels a side or {MAX_PIXELS // 1_000_000} megapixels"
 _CHUNK = 256  # images decoded ahead: bounds the memory, and how long a stop takes
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")  # the message names them; nothing else is parsed
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")  # nothing else of a competition is parsed
 _JPEGS = ("JPEG", "MPO")  # MPO: a phone's JPEG with a second image behind it
-_MODES = {
-    "CMYK": "CMYK",
-    "P": "palette",
-    "1": "1 bit",
-    "RGBA": "alpha",
-    "LA": "alpha",
-    "PA": "palette, alpha",
-    "La": "alpha",
-    "RGBa": "alpha",
-    "I;16": "16 bit",
-    "I;16B": "16 bit",
-    "I": "32 bit",
-    "F": "float",
-}
+_MODES = {"I": "32 bit", "F": "float"}
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
 _ORIENTATION = 0x0112  # the EXIF tag: 1 is upright, 2 to 8 are turned or mirrored
 # The next JPEG marker, in a header or in the data of a scan: 00 and FF are no marker, 01 and D0 to D7 end nothing.
@@ -83,15 +70,19 @@ class JpegHeader(NamedTuple):
 def inspect_image(path: Path) -> ImageFacts:
     """Read a file once and decode all of it.
 
-    Raises `ImageProblem` unless it is an upright 8-bit RGB or grey JPEG of a usable size. Pillow decodes it, because
-    OpenCV fills the rest of a truncated file with grey and says nothing.
+    Raises `ImageProblem` unless it is whole, of a usable size, and of a kind that `open_image` turns into 8-bit RGB.
+    Pillow decodes it, because OpenCV fills the rest of a truncated file with grey and says nothing. The size is that of
+    the upright image.
     """
     data = _read_bytes(path)
     broken_jpeg = data.startswith(b"\xff\xd8")
     unknown = "is a JPEG with a damaged header, or one of 12 or 16 bit" if broken_jpeg else "is not an image"
     with _pillow_errors(unknown), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         width, height = image.size
-        _check_header(image)
+        _check_size(width, height)
+        _check_mode(image)
+        if image.getexif().get(_ORIENTATION) in range(5, 9):  # a quarter turn
+            width, height = height, width
         _check_pixels(image, data)
     return ImageFacts(hashlib.sha256(data).hexdigest(), len(data), width, height)
 
@@ -111,7 +102,7 @@ def open_image(path: Path, size: int | None = None) -> np.ndarray:
         _check_size(*image.size)
         if image.format in _JPEGS:
             _check_end(data)
-        if image.format in _JPEGS and image.mode in ("RGB", "L") and not _is_turned(image):
+        if _is_plain_jpeg(image):
             bgr = _decode(data, cv2.IMREAD_COLOR | (0 if size is None else _reduced_flag(image, size)))
         else:
             bgr = cv2.cvtColor(_convert(image), cv2.COLOR_RGB2BGR)
@@ -125,7 +116,7 @@ def decode_image(path: Path, size: int | None = None) -> np.ndarray:
 
 
 def read_thumbnail(path: Path, size: int) -> tuple[np.ndarray, JpegHeader]:
-    """Decode a JPEG to grey, uint8 (size, size), and parse its header.
+    """Decode an image to grey, uint8 (size, size), and parse its header, which is that of a JPEG or empty.
 
     The decoder halves the image as in `decode_image`, but leaves at least twice `size` to average: copies of an image
     in other sizes then hardly differ. Raises `InputError` if the file is missing or not an image.
@@ -133,7 +124,11 @@ def read_thumbnail(path: Path, size: int) -> tuple[np.ndarray, JpegHeader]:
     with _input_errors(path):
         data = _read_bytes(path)
         header = _open_header(data)
-        grey = _decode(data, _reduced_flag(header, 2 * size))
+        if _is_plain_jpeg(header):
+            grey = _decode(data, _reduced_flag(header, 2 * size))
+        else:
+            with _pillow_errors("is not an image"):
+                grey = cv2.cvtColor(_convert(header), cv2.COLOR_RGB2GRAY)
     return _resize_square(grey, size), _parse_header(header)
 
 
@@ -197,16 +192,14 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _check_header(image: ImageFile.ImageFile) -> None:
-    """Check what the header alone says: it comes first, so that a decompression bomb is never decoded."""
-    mode = _MODES.get(image.mode, image.mode)
-    if image.format not in _JPEGS:
-        raise ImageProblem(f"is a {image.format} file ({mode}), not a JPEG; renaming does not convert it")
-    if image.mode not in ("RGB", "L"):
-        raise ImageProblem(f"is {mode}, not RGB or grey")
-    _check_size(*image.size)
-    if _is_turned(image):
-        raise ImageProblem("is rotated by its EXIF orientation; save it upright, without the tag")
+def _check_mode(image: Image.Image) -> None:
+    """Check that it is known what is white."""
+    if image.mode in ("I", "F") and not _is_sixteen_bit(image):
+        raise ImageProblem(f"is {_MODES[image.mode]}, of which it is not known what is white; save it with 8 bit")
+
+
+def _is_sixteen_bit(image: Image.Image) -> bool:
+    return image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format in ("PNG", "PPM"))
 
 
 def _check_size(width: int, height: int) -> None:
@@ -216,13 +209,16 @@ def _check_size(width: int, height: int) -> None:
         raise ImageProblem(f"is {width} x {height}: smaller than {MIN_SIDE} pixels a side")
 
 
-def _is_turned(image: Image.Image) -> bool:
-    return image.getexif().get(_ORIENTATION) in range(2, 9)
+def _is_plain_jpeg(image: Image.Image) -> bool:
+    """Return whether this is an upright JPEG, RGB or grey, which OpenCV decodes."""
+    turned = image.getexif().get(_ORIENTATION) in range(2, 9)
+    return image.format in _JPEGS and image.mode in ("RGB", "L") and not turned
 
 
 def _check_pixels(image: ImageFile.ImageFile, data: bytes) -> None:
-    _check_end(data)
-    image.draft(image.mode, (image.width // 8, image.height // 8))  # reads all bits, computes an eighth of the pixels
+    if image.format in _JPEGS:
+        _check_end(data)
+        image.draft(image.mode, (image.width // 8, image.height // 8))  # reads all bits, computes few of the pixels
     image.load()
 
 
@@ -249,12 +245,11 @@ def _convert(image: ImageFile.ImageFile) -> np.ndarray:
     """Return the pixels as `open_image` does, uint8 RGB (height, width, 3), whatever the mode and the orientation."""
     if image.format == "EPS":
         raise ImageProblem("is PostScript, a program to run")
-    sixteen = image.mode in _SIXTEEN_BIT or (image.mode == "I" and image.format in ("PNG", "PPM"))
+    _check_mode(image)
+    sixteen = _is_sixteen_bit(image)
     image = ImageOps.exif_transpose(image)
     if sixteen:
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ImageProblem(f"is {_MODES[image.mode]}, of which it is not known what is white; save it with 8 bit")
     return np.asarray(image.convert("RGB"))
 
 

@@ -1,37 +1,48 @@
 """Install a competition: from the zip as downloaded, or a folder, to root/competition/.
 
-Known layouts, at the top or one folder down: train.csv, test.csv, sampleSubmit.csv (sample_submission.csv, any case),
-optionally meta.csv; the images in train/, train/train/, or those inside train.zip; test likewise; .jpg, .jpeg, any
-case.
+`facefold.data.source` says where the csv files and images may be. They get the names of `facefold.data.competition`;
+their content stays as it is. With --in-place the images stay where they are, and task.toml says where.
 """
 
 import os
-import re
 import shutil
-import unicodedata
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 
-from facefold.data.archive import Member, open_archive, open_zip
+from facefold.data.archive import Member, open_archive
 from facefold.data.audit import audit_competition, was_accepted
-from facefold.data.competition import MARK, SPLITS, SYNTHETIC_MARKER, is_empty, rows_with_usable_id
-from facefold.data.csv_file import MAX_CSV_BYTES
-from facefold.data.images import MAX_BYTES, ImageProblem, inspect_image
+from facefold.data.competition import (
+    MARK,
+    SPLITS,
+    SYNTHETIC_MARKER,
+    infer_in,
+    is_empty,
+    rows_file,
+    rows_with_usable_id,
+    stored_task,
+)
+from facefold.data.image_names import find_file
+from facefold.data.images import ImageProblem, inspect_image
 from facefold.data.nearest import describe_left_out, describe_nearest, nearest_files
 from facefold.data.results import FOLDERS, find_results, remove_results
+from facefold.data.source import Row, Source, SourceImages, open_images, read_source
 from facefold.data.staging import CSV, has_installed_csv_files, installed_source, staged_competition, write_mark
+from facefold.data.task_inference import NO_CHOICES, Choices
+from facefold.task import TASK_FILE
 from facefold.utils.console import progress_bar
 from facefold.utils.errors import InputError
-from facefold.utils.files import require_disk_space, write_bytes
+from facefold.utils.files import require_disk_space, write_bytes, write_text
 
-_SAMPLE = re.compile(r"sample_?(submit|submission)\.csv", re.IGNORECASE)
-_OTHER_IMAGES = {".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".heic", ".avif"}
 _SAME_TIME = 0.001  # seconds: a folder's times are rounded when they are set
 
 
-def install_competition(source: Path, root: Path) -> bool:
+def install_competition(
+    source: Path,
+    root: Path,
+    choices: Choices = NO_CHOICES,
+    image_folders: Mapping[str, str] | None = None,
+    in_place: bool = False,
+) -> bool:
     """Install `source` (zip or folder) as root/competition/; return False if these very csv files are there.
 
     Everything is written to competition.part, which is then renamed. Its content is checked later, so that all
@@ -40,23 +51,31 @@ def install_competition(source: Path, root: Path) -> bool:
     the same csv files are there, images that were repaired in the source since are taken.
 
     Raises `InputError`, and leaves competition/ as it is, if the source is no competition, damaged or unsafe, if it has
-    the images elsewhere, if another competition is there, if a file that no step wrote would be lost, or if the disk is
-    too full.
+    no image that fits a row but others, or several, if another competition is there, if a file that no step wrote would
+    be lost, or if the disk is too full.
+
+    Args:
+        source: The zip or folder.
+        root: The folder that holds competition/.
+        choices: What a person says of the columns.
+        image_folders: The folder of the images by split, inside the source.
+        in_place: Whether the images of a folder are not copied; task.toml is then written, too.
     """
     target = root / "competition"
     if target.exists() and source.resolve() == target.resolve():
         return False
+    if in_place and not source.is_dir():
+        raise InputError(f"--in-place needs a folder, which {source} is not: unpack it, or leave the option out")
     try:
         with open_archive(source) as members:
-            members, results = _members_of_competition(source, members), []
-            csv_files = _find_csv_files(source, members)
+            found, results = read_source(source, members, image_folders or {}), []
             if (target / SYNTHETIC_MARKER).exists():
                 _require_outside(source, root)
                 results = find_results(root)
             elif not is_empty(target):
-                different = _different_csv_files(target, csv_files)
+                different = _different_csv_files(target, found.csv_files)
                 if not different:
-                    _update_competition(source, target, members, csv_files.get("meta.csv"))
+                    _update_competition(found, target, choices, in_place)
                     return False
                 if not _was_refused(root):
                     raise InputError(
@@ -64,62 +83,43 @@ def install_competition(source: Path, root: Path) -> bool:
                         f"folder with --root, or delete {target}, and folds/, runs/ and submissions/ with it."
                     )
             with staged_competition(root, _stamp(source)) as staged:
-                _fill(staged, source, members, csv_files)
+                _fill(staged, found, choices, in_place)
                 remove_results(results)  # while SYNTHETIC.txt still says whose they are, should it be killed here
     except OSError as error:  # no space, no permission, a disk that fails
         raise InputError(f"{source} could not be installed as {target}: {error}") from error
     return True
 
 
-def _fill(staged: Path, source: Path, members: list[Member], csv_files: dict[str, Member]) -> None:
+def _fill(staged: Path, source: Source, choices: Choices, in_place: bool) -> None:
     """Write the files of a competition. `InputError` if it lacks images that the source has elsewhere."""
-    for name, member in csv_files.items():
+    for name, member in source.csv_files.items():
         member.copy(staged / name)
-    rows = rows_with_usable_id(staged)
-    with _open_images(members, staged, rows) as (images, inside):
-        _require_images(source, rows, images, members + inside)
-        require_disk_space(staged, sum(member.size for member in images.values()), "the images")
-        for name, member in progress_bar(images.items(), len(images), "unpacking", "file"):
+    rows = rows_with_usable_id(staged, choices.id_column)
+    with open_images(source, staged, rows) as images:
+        _require_images(source, staged, rows, images)
+        if in_place:
+            _write_task_in_place(staged, source, images, choices)
+            return
+        require_disk_space(staged, sum(member.size for member in images.files.values()), "the images")
+        for name, member in progress_bar(images.files.items(), len(images.files), "unpacking", "file"):
             member.copy(staged / name)
 
 
-def _members_of_competition(source: Path, members: list[Member]) -> list[Member]:
-    """Return the members below the folder, at the top or one down, that holds train.csv; their paths are inside it."""
-    folders = {
-        member.path.parent
-        for member in members
-        if member.path.name.lower() == "train.csv" and len(member.path.parts) <= 2
-    }
-    if not folders:
-        hidden = [f"; {member.name} {member.problem}" for member in members if member.is_folder]
-        raise InputError(
-            f"{source} holds no train.csv, neither at the top nor one folder down; --data takes the competition's zip "
-            f"as downloaded, or the folder it was unpacked to{''.join(hidden[:3])}"
-        )
-    folder, *others = sorted(folders, key=lambda path: (len(path.parts), path))
-    if others and folder.parts:
-        names = ", ".join(map(str, [folder, *others]))
-        raise InputError(f"{source} holds several competitions ({names}); name one folder with --data")
-    return [
-        replace(member, path=member.path.relative_to(folder)) for member in members if folder in member.path.parents
-    ]
-
-
-def _find_csv_files(source: Path, members: list[Member]) -> dict[str, Member]:
-    """Return the csv files of a competition by the name that they get."""
-    files: dict[str, Member] = {}
-    for member in members:
-        path = str(member.path)
-        name = "sampleSubmit.csv" if _SAMPLE.fullmatch(path) else path.lower()
-        if name in CSV:
-            if member.problem:
-                raise InputError(f"{member.name} {member.problem}")
-            if name in files:
-                raise InputError(f"{source} holds {name} twice: {files[name].name} and {member.name}; remove one")
-            if member.size > MAX_CSV_BYTES:
-                raise InputError(f"{member.name} is larger than {MAX_CSV_BYTES >> 20} MiB")
-            files[name] = member
-    return files
+def _write_task_in_place(folder: Path, source: Source, images: SourceImages, choices: Choices) -> None:
+    """Write the task.toml that says where the images of `source` are; `folder` holds the csv files."""
+    folders = {}
+    for split in SPLITS:
+        paths = {id: source.real_path(images.files[name]) for (of, id), name in images.own.items() if of == split}
+        common = Path(os.path.commonpath([path.parent for path in paths.values()])) if paths else source.path.absolute()
+        wrong = next((id for id, path in paths.items() if find_file(common, id, deep=True) != path), None)
+        if wrong is not None:
+            raise InputError(
+                f"--in-place: below {common} several images have the name of id '{wrong}', or another name than the "
+                "id; leave --in-place out, so that they are copied"
+            )
+        folders[f"{split}_images"] = str(common)
+    task = infer_in(folder, choices, **folders)
+    write_text(folder / TASK_FILE, task.text())
 
 
 def _different_csv_files(target: Path, csv_files: dict[str, Member]) -> list[str]:
@@ -153,22 +153,31 @@ def _stamp(source: Path) -> str:
     return f"{facts.st_size} {facts.st_mtime_ns}" if source.is_file() else ""
 
 
-def _update_competition(source: Path, target: Path, members: list[Member], meta: Member | None) -> None:
+def _update_competition(source: Source, target: Path, choices: Choices, in_place: bool) -> None:
     """Take from the source a meta.csv that `target` lacks, and the images that were changed in the source since.
 
     A sound image stays if it was changed in `target`, or if that of the source is not sound.
     """
+    meta = source.csv_files.get("meta.csv")
     if meta and not (target / "meta.csv").exists():
         write_bytes(target / "meta.csv", meta.read())
-    stamp = _stamp(source)
+    stamp = _stamp(source.path)
     if stamp and installed_source(target) == stamp:
+        return
+    known = stored_task(target)
+    if known and (known.train_images or known.test_images) and not in_place:  # nothing was copied
         return
     taken, kept, folder = [], [], target / ".facefold.tmp"
     shutil.rmtree(folder, ignore_errors=True)  # what a killed step left
     folder.mkdir()
     try:
-        with _open_images(members, folder, rows_with_usable_id(target)) as (images, _):
-            for name, member in images.items():
+        rows = rows_with_usable_id(target, choices.id_column)
+        with open_images(source, folder, rows) as images:
+            if in_place:
+                _require_images(source, target, rows, images)
+                _write_task_in_place(target, source, images, choices)
+                return
+            for name, member in images.files.items():
                 if not _is_image_of(target / name, member):
                     (taken if _take_image(member, target / name, folder / "image") else kept).append(name)
     finally:
@@ -221,106 +230,30 @@ def _require_outside(source: Path, root: Path) -> None:
             )
 
 
-@contextmanager
-def _open_images(
-    members: list[Member], folder: Path, rows: Iterable[tuple[str, str]]
-) -> Iterator[tuple[dict[str, Member], list[Member]]]:
-    """Yield the images by the name that they get, train/<id>.jpg or test/<id>.jpg, and the members of zips inside.
-
-    Zips inside the source are copied to `folder` and removed at the end. What is no image is an error if one of `rows`,
-    (split, id), needs it, and ignored otherwise.
-    """
-    found: list[tuple[str, Member]] = []
-    inside: list[Member] = []
-    with ExitStack() as zips:
-        for split in SPLITS:
-            found += [(split, member) for member in _files_in(members, (split,), (split, split))]
-            for member in members:
-                if str(member.path).lower() == f"{split}.zip":
-                    copy = folder / f".{split}.zip"
-                    require_disk_space(folder, member.size, member.name)
-                    member.copy(copy)
-                    zips.callback(copy.unlink)
-                    packed = zips.enter_context(open_zip(copy, member.name))
-                    found += [(split, one) for one in _files_in(packed, (), (split,), (split, split))]
-                    inside += [replace(one, path=member.path / one.path) for one in packed]
-        problems = [f"{member.name} {member.problem}" for member in members if _hides_images(member)]
-        images = _name_images(found, {_image_name(*row) for row in rows}, problems)
-        if problems:
-            raise InputError.of(
-                "the images of this competition cannot be installed:",
-                problems,
-                "Fix these, or download the competition again.",
-            )
-        yield images, inside
-
-
-def _hides_images(member: Member) -> bool:
-    """Return whether this is a folder of images that cannot be read."""
-    parts = tuple(part.lower() for part in member.path.parts)
-    return member.is_folder and parts in {(split,) * depth for split in SPLITS for depth in (1, 2)}
-
-
-def _image_name(split: str, name: str) -> str:
-    """Return the name of an image of competition/, in one Unicode form."""
-    return unicodedata.normalize("NFC", f"{split}/{name}.jpg")
-
-
-def _name_images(found: list[tuple[str, Member]], needed: set[str], problems: list[str]) -> dict[str, Member]:
-    """Return the images by the name that they get; what is wrong with them is added to `problems`.
-
-    needed: the names, of `_image_name`, that a row has. A link or pipe of another name is left out.
-    """
-    images: dict[str, Member] = {}
-    names: dict[str, str] = {}  # by the name in one Unicode form
-    for split, member in found:
-        suffix, name = member.path.suffix.lower(), f"{split}/{member.path.stem}.jpg"
-        if suffix in _OTHER_IMAGES:
-            problems.append(f"{member.name} is not a .jpg; convert it")
-        elif suffix in (".jpg", ".jpeg"):
-            if member.problem and _image_name(split, member.path.stem) not in needed:
-                continue
-            other = names.setdefault(_image_name(split, member.path.stem), name)
-            if member.problem:
-                problems.append(f"{member.name} {member.problem}")
-            if other in images:
-                problems.append(f"{images[other].name} and {member.name} would both be {name}")
-            if member.size > MAX_BYTES:
-                problems.append(f"{member.name} is larger than {MAX_BYTES >> 20} MiB")
-            images[name] = member
-    return images
-
-
-def _require_images(
-    source: Path, rows: dict[tuple[str, str], int], images: dict[str, Member], members: list[Member]
-) -> None:
-    """Raise `InputError` if images of rows are missing and `members` has them elsewhere; else the audit names them.
+def _require_images(source: Source, folder: Path, rows: dict[Row, int], images: SourceImages) -> None:
+    """Raise `InputError` if images of rows are missing and the source has them elsewhere; else the audit names them.
 
     Args:
-        source: What messages call the source.
+        source: Of the competition.
+        folder: Holds its csv files.
         rows: Of `rows_with_usable_id`.
-        images: By the name that they get.
-        members: Of the source, and of the zips inside.
+        images: Of `open_images`.
     """
-    names = {unicodedata.normalize("NFC", name): member for name, member in images.items()}
-    own = {row: names.get(_image_name(*row)) for row in rows}
-    missing = [row for row, member in own.items() if member is None]
-    used = {member.name for member in own.values() if member}
-    left_out = [member.path for member in members if member.name not in used]
+    missing = [row for row in rows if row not in images.own]
+    used = {images.files[name].name for name in images.own.values()}
+    left_out: list[PurePosixPath] = [
+        member.path for member in source.members + images.inside if member.name not in used
+    ]
     nearest = nearest_files(missing, left_out)
     if nearest:
         raise InputError.of(
-            f"{source} has the images of these rows elsewhere, or as other files ({len(missing):,} are missing):",
+            f"{source.path} has the images of these rows elsewhere, or as other files ({len(missing):,} are missing):",
             [
-                f"{split}/{id}.jpg ({split}.csv, row {rows[split, id]}) {describe_nearest(id, str(path))}"
+                f"{split}/{id}.jpg ({rows_file(folder, split)}, row {rows[split, id]}) {describe_nearest(str(path))}"
                 for (split, id), path in nearest.items()
             ],
-            f"{describe_left_out(left_out, str(source))}\nMove them to train/ and test/, rename them to <id>.jpg, then "
-            "run the same command again. Nothing was installed.",
+            f"{describe_left_out(left_out, str(source.path))}\nName them as their ids are, name their folders with "
+            "--images train=DIR,test=DIR, or move them to train/ and test/, then run the same command again. Nothing "
+            "was installed.",
             limit=10,
         )
-
-
-def _files_in(members: list[Member], *folders: tuple[str, ...]) -> list[Member]:
-    """Return the members that are in one of `folders`, whatever the case of its name."""
-    return [member for member in members if tuple(part.lower() for part in member.path.parent.parts) in folders]

@@ -4,6 +4,7 @@ Each cue is one number and what chance alone would give. It is reported, and use
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from statistics import NormalDist
@@ -21,6 +22,7 @@ REAL = 0.1  # an AUC or correlation this far above chance, and above twice its 9
 _Z95 = NormalDist().inv_cdf(0.975)
 _PERIODS = range(2, 9)  # ids apart: where a pattern of up to eight labels repeats, or runs of up to eight alternate
 _LEAVES, _LEAF_SHARE = 64, 500
+_FOLDS, _CLASSES = 5, 20
 _COMMON = 20  # rows that must share a text of the header before a model may use it
 
 
@@ -48,7 +50,7 @@ class Cue(NamedTuple):
 
 
 def label_order_cue(ids: Sequence[str], labels: np.ndarray, lags: Sequence[int] = (1,)) -> Cue:
-    """Correlate labels (n,) of 0 and 1 with the next one in the order of their ids as numbers: a lag-1 correlation.
+    """Correlate labels (n,), indices of classes, with the next one in the order of their ids: a lag-1 correlation.
 
     Of several `lags` the one with the largest correlation counts; chance is then that of the largest of as many (by
     Bonferroni). Raises `InputError` if ids are not whole numbers, two are the same number, or only one label occurs.
@@ -103,33 +105,66 @@ def find_cues(competition: Competition, images: pd.DataFrame, headers: pd.DataFr
 def cue_auc(name: str, traits: np.ndarray, labels: np.ndarray) -> Cue:
     """Measure the AUC of a small decision tree on `traits`, float (n, t): the mean of five-fold cross-validation.
 
-    Chance is that of the Mann-Whitney statistic.
+    Of more than two classes it is the mean of each against the rest, of the `_CLASSES` with the most rows. Chance is
+    that of the Mann-Whitney statistic, for several classes the mean of theirs, which is no less than that of the mean.
     """
-    ones = int(labels.sum())
-    zeros = len(labels) - ones
-    margin = _Z95 * math.sqrt((ones + zeros + 1) / (12 * ones * zeros))
-    folds = min(5, ones, zeros)
+    counts = np.bincount(labels)
+    if len(counts) > 2:
+        kept = np.argsort(-counts, kind="stable")[:_CLASSES]
+        kept = kept[counts[kept] >= _FOLDS]
+        rows = np.isin(labels, kept)
+        traits, labels = traits[rows], np.searchsorted(np.sort(kept), labels[rows])
+        counts = np.bincount(labels)
+    if len(counts) < 2:
+        return Cue(name, "AUC", 0.5, 0.5, 0.5)
+    n = len(labels)
+    margin = float(np.mean([_Z95 * math.sqrt((n + 1) / (12 * count * (n - count))) for count in counts]))
+    folds = min(_FOLDS, counts.min())
     if folds < 2:
         return Cue(name, "AUC", 0.5, 0.5, margin)
-    leaf = max(5, len(labels) // _LEAF_SHARE)
+    leaf = max(5, n // _LEAF_SHARE)
     tree = DecisionTreeClassifier(max_leaf_nodes=_LEAVES, min_samples_leaf=leaf, random_state=0)
     splitter = StratifiedKFold(folds, shuffle=True, random_state=0)
-    areas = cross_val_score(tree, traits, labels, cv=splitter, scoring="roc_auc")
+    scoring = "roc_auc" if len(counts) == 2 else "roc_auc_ovr"
+    areas = cross_val_score(tree, traits, labels, cv=splitter, scoring=scoring)
     return Cue(name, "AUC", float(np.mean(areas)), 0.5, margin)
 
 
 def labels_of_duplicates(groups: pd.DataFrame, labels: pd.Series) -> pd.DataFrame:
-    """Count the labels of each image's duplicates in train: split, id, zeros, ones, answer, in the order of `groups`.
+    """Count the labels of each image's duplicates in train, in the order of `groups`.
+
+    Return split, id, zeros, ones, known, answer. Only the train rows of the group whose labels are known count, without
+    the row itself, so that a train row is treated as a test row. zeros, ones: those with label 0 and 1. known: all.
+    answer: the label of most of them, -1 if there are none or two labels have as many.
 
     groups: the table of `find_duplicates`. labels: of the train rows whose labels are known, indexed by id.
-    zeros, ones: the known train rows of the group with that label, without the row itself, so that a train row is
-    treated as a test row. answer: the label of most of them, -1 if there are none or as many of each.
     """
     code = pd.factorize(groups["group"])[0]
     own = groups["id"].map(labels).where(groups["split"] == "train").to_numpy(np.float64)
     zeros, ones = (np.bincount(code, own == label)[code].astype(np.int64) - (own == label) for label in (0, 1))
+    known = np.bincount(code, ~np.isnan(own))[code].astype(np.int64) - ~np.isnan(own)
     answer = np.where(zeros == ones, -1, (ones > zeros).astype(np.int64))
-    return groups[["split", "id"]].assign(zeros=zeros, ones=ones, answer=answer)
+    if np.nanmax(own, initial=0) > 1:
+        answer = _majorities(code, own)
+    return groups[["split", "id"]].assign(zeros=zeros, ones=ones, known=known, answer=answer)
+
+
+def _majorities(code: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Return the label of most other rows of each row's group, int64 (n,), -1 for none or a tie.
+
+    code: of the group, (n,). own: the label of each row, (n,), nan if it is not known.
+    """
+    answer = np.full(len(code), -1, dtype=np.int64)
+    order = np.argsort(code, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(code[order])) + 1):
+        labels = own[rows]
+        counts = Counter(labels[~np.isnan(labels)]) if len(rows) > 1 else Counter()
+        for label in [*counts, math.nan] if counts else ():
+            most = (counts - Counter([label])).most_common(2)
+            tie = not most or (len(most) > 1 and most[0][1] == most[1][1])
+            same = np.isnan(labels) if math.isnan(label) else labels == label
+            answer[rows[same]] = -1 if tie else int(most[0][0])
+    return answer
 
 
 def _header_traits(headers: pd.DataFrame) -> pd.DataFrame:

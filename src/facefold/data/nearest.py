@@ -34,10 +34,9 @@ def is_image_name(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in _SUFFIXES
 
 
-def describe_nearest(id: str, path: str) -> str:
-    """Return how the line on the missing image of `id` goes on: its nearest file, and what is wrong with the id."""
-    hint = f"; id {quoted(id)} ends with {PurePosixPath(id).suffix}: write ids without it" if is_image_name(id) else ""
-    return f"is missing; the nearest file is {path}{hint}"
+def describe_nearest(path: str) -> str:
+    """Return how the line on a missing image goes on: its nearest file."""
+    return f"is missing; the nearest file is {path}"
 
 
 def describe_left_out(left_out: Iterable[PurePosixPath], where: str) -> str:
@@ -46,10 +45,7 @@ def describe_left_out(left_out: Iterable[PurePosixPath], where: str) -> str:
     if not paths:
         return ""
     names = ", ".join(quoted(str(path)) for path in paths[:_SHOWN]) + (", .." if len(paths) > _SHOWN else "")
-    return (
-        f"Images and zips in {where} that are not train/<id>.jpg or test/<id>.jpg of any row, and were left out: "
-        f"{len(paths):,} ({names})."
-    )
+    return f"Images and zips in {where} that are of no row, and were left out: {len(paths):,} ({names})."
 
 
 def _key(name: str) -> str:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from facefold.data.competition import MARK, SPLITS, SYNTHETIC_MARKER, is_litter
+from facefold.data.image_names import has_image_suffix
+from facefold.task import TASK_FILE
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_file, sha256_text, write_text
 
@@ -98,9 +100,9 @@ def _require_competition_only(target: Path) -> None:
     """Raise `InputError` if `target` holds anything that is no part of a competition."""
     if not target.exists():
         return
-    foreign = [path for path in target.iterdir() if path.name not in (*CSV, *SPLITS, SYNTHETIC_MARKER)]
+    foreign = [path for path in target.iterdir() if path.name not in (*CSV, *SPLITS, SYNTHETIC_MARKER, TASK_FILE)]
     for split in SPLITS:
-        foreign += [path for path in (target / split).glob("*") if path.is_dir() or path.suffix.lower() != ".jpg"]
+        foreign += [path for path in (target / split).glob("*") if path.is_dir() or not has_image_suffix(path.name)]
     foreign = [path for path in foreign if not is_litter(path.name)]
     if foreign:
         raise InputError.of(

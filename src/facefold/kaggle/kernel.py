@@ -12,6 +12,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,13 @@ def single_folder(folders: list[Path], what: str, source: Path) -> Path:
             "add the data set of pack.py and the competition to the notebook's input, each once"
         )
     return folders[0]
+
+
+def competition_folders(source: Path) -> list[Path]:
+    """Return the folders below `source` with train.csv and test.csv, or else with a sample submission."""
+    both = [path.parent for path in source.rglob("test.csv") if (path.parent / "train.csv").exists()]
+    names = re.compile("sample[-_ ]?(submit|submission)", re.IGNORECASE)
+    return both or sorted({path.parent for path in source.rglob("*.csv*") if names.match(path.name)})
 
 
 def install_wheels(pack: Path, target: Path) -> dict[str, str]:
@@ -67,29 +75,26 @@ def compare_submissions(submission: Path, expected: Path, made_with: str) -> str
     if content == expected.read_bytes():
         return f"the same bytes as when it was packed (sha256 {hashlib.sha256(content).hexdigest()})"
     old, new = (
-        dict(list(csv.reader(path.read_text(encoding="utf-8").splitlines()))[1:]) for path in (expected, submission)
+        {row[0]: row[1:] for row in csv.reader(path.read_text(encoding="utf-8").splitlines())}
+        for path in (expected, submission)
     )
     if set(old) != set(new):
         return "of other test rows than when it was packed"
     differ = sum(old[id] != new[id] for id in new)
-    return f"{differ:,} of {len(new):,} labels differ from those when it was packed (with {made_with})"
+    return f"{differ:,} of {len(new) - 1:,} labels differ from those when it was packed (with {made_with})"
 
 
 def main() -> None:
     source, output = (Path(part) for part in (sys.argv[1:3] or ("/kaggle/input", "/kaggle/working")))
     pack = single_folder([path.parent for path in source.rglob(MARK)], "data set of pack.py", source)
-    data = single_folder(
-        [path.parent for path in source.rglob("test.csv") if (path.parent / "train.csv").exists()],
-        "competition",
-        source,
-    )
+    data = single_folder(competition_folders(source), "competition", source)
     settings = json.loads((pack / MARK).read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="facefold_") as folder:
         root = Path(folder) / "root"
         env = install_wheels(pack, Path(folder) / "packages")
         for name in ("folds", "runs"):
             copy_folder(pack / name, root / name)
-        audit = ["audit", "--data", str(data), *(option for option in settings["blend"] if option == "--labels")]
+        audit = ["audit", "--data", str(data), *settings["audit"]]
         for step, *options in (audit, ["predict", "--test"], ["blend", *settings["blend"]]):
             print(f"== {step}", flush=True)
             done = subprocess.run(

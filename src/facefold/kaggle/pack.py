@@ -18,6 +18,7 @@ from pathlib import Path
 
 from facefold.kaggle.kernel import MARK
 from facefold.runs import RESULT_FILES, fold_dir
+from facefold.task import Task, load_task
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, write_json
 
@@ -85,7 +86,8 @@ def fill_upload(out: Path, root: Path, facts: dict, folds: int) -> None:
     """Fill an empty upload folder: source, folds, runs and options of the blend that `facts` (blend.json) describes."""
     dataset, names = out / "dataset", [member["recipe"] for member in facts["members"]]
     made_with = f"Python {platform.python_version()}, torch {version('torch')}"
-    write_json(dataset / MARK, {"blend": _options(facts["options"]), "made_with": made_with})
+    settings = {"blend": _options(facts["options"]), "audit": _audit_options(load_task(root)), "made_with": made_with}
+    write_json(dataset / MARK, settings)
     sources = (path for suffix in ("py", "toml", "j2") for path in (PROJECT / "src").rglob(f"*.{suffix}"))
     for path in sorted([*sources, PROJECT / "pyproject.toml"]):
         _copy(path, dataset / path.relative_to(PROJECT))
@@ -179,9 +181,15 @@ def fetch_wheels(out: Path, python: str) -> list[str]:
 
 def _options(options: dict) -> list[str]:
     """Return the arguments of blend.py for the `options` in blend.json."""
-    flags = [f"--use-{name}" for name in options["leaks"]] + (["--labels"] if options.get("labels") else [])
+    flags = [f"--use-{name}" for name in options["leaks"]]
     recipes = ",".join(options["recipes"])
     return ["--recipes", recipes, "--method", options["method"], f"--weights={options['weights']}", *flags]
+
+
+def _audit_options(task: Task) -> list[str]:
+    """Return the arguments with which audit.py reads the competition as it was read here."""
+    options = ["--metric", task.metric, "--submission", task.submission, "--id-column", task.id_column]
+    return options + (["--label-column", task.label_columns[0]] if len(task.label_columns) == 1 else [])
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -5,8 +5,10 @@ from typing import Any
 
 import pandas as pd
 
-from facefold.data.competition import Competition, describe_sample
+from facefold.data.competition import Competition
+from facefold.data.group_columns import find_group_columns
 from facefold.data.leaks import Cue
+from facefold.data.task_inference import describe_options, describe_other_reading, describe_task
 from facefold.report.html import render_page
 
 
@@ -30,16 +32,24 @@ def audit_page(
         broken: The table of `find_broken_images`.
         unused: Of `images_without_row`.
     """
+    task, names = competition.task, competition.task.classes
+    sample = [name for name in competition.sample.columns if name != "id"]
+    values = competition.sample[sample[0]].tolist() if len(sample) == 1 else []
     data = {
         "train": competition.train,
         "test": competition.test,
         "meta": competition.meta,
-        "sample": describe_sample(competition),
+        "task": task,
+        "counts": [(name, int((competition.train["label"] == label).sum())) for label, name in enumerate(names)],
+        "read_as": describe_task(task),
+        "options": describe_options(task, len(sample)),
+        "other_reading": describe_other_reading(task, values),
+        "group_columns": find_group_columns(competition),
         "images": images,
         "identical": _count_groups(competition, images, "sha256"),
         "near": _count_groups(competition, groups, "group"),
         "mixed": [
-            " and ".join(f"train/{row.id} ({row.label})" for row in rows.itertuples())
+            " and ".join(f"train/{row.id} ({names[row.label]})" for row in rows.itertuples())
             for _, rows in _labelled(competition, groups).groupby("group", sort=False)
             if rows["label"].nunique() > 1
         ],
@@ -60,13 +70,13 @@ def list_leaks(answers: pd.DataFrame, cues: Sequence[Cue]) -> list[str]:
         for cue in cues
         if cue.leaks
     ]
-    shared = ((answers["split"] == "test") & (answers["zeros"] + answers["ones"] > 0)).sum()
+    shared = ((answers["split"] == "test") & (answers["known"] > 0)).sum()
     return lines + ([f"{shared:,} test images show a picture of train"] if shared else [])
 
 
 def _count_answers(competition: Competition, answers: pd.DataFrame) -> dict[str, Any]:
     """Count what the duplicates of test images in train say, and how often they are right; empty without any."""
-    answers = answers[answers["zeros"] + answers["ones"] > 0]
+    answers = answers[answers["known"] > 0]
     test = answers[answers["split"] == "test"]
     train = _labelled(competition, answers[answers["answer"] >= 0])
     return (
@@ -74,6 +84,7 @@ def _count_answers(competition: Competition, answers: pd.DataFrame) -> dict[str,
         if test.empty
         else {
             "test_answers": [(test["answer"] == answer).sum() for answer in (0, 1, -1)],
+            "answered": (test["answer"] >= 0).sum(),
             "train_answered": len(train),
             "train_correct": (train["answer"] == train["label"]).sum(),
         }

@@ -1,0 +1,64 @@
+"""The file names of images: an id may have its suffix or not, and a folder before it."""
+
+import os
+import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+
+def has_image_suffix(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def base_name(id: str) -> str:
+    """Return the id without the folders that it may name, in one Unicode form."""
+    return unicodedata.normalize("NFC", id.rpartition("/")[2])
+
+
+def name_keys(name: str) -> tuple[str, ...]:
+    """Return the ids that a file of this name may have: with its suffix, and without."""
+    name = unicodedata.normalize("NFC", name)
+    return (name, name[: name.rindex(".")]) if has_image_suffix(name) else (name,)
+
+
+def find_file(folder: Path, id: str, deep: bool = False) -> Path:
+    """Return the path of the image of `id`, which need not be there; deep: subfolders count as well.
+
+    It is `<id>.jpg`, else `id` if that has a suffix, else `<id>` and another suffix. The name on
+    disk may be in another Unicode form than the id: some systems and zips take accents from their letters.
+    """
+    name = id.rpartition("/")[2]
+    first = folder / f"{name}.jpg"
+    if first.exists():
+        return first
+    exact = folder / name
+    if has_image_suffix(name) and exact.exists():
+        return exact
+    try:
+        files = _list_names(str(folder), folder.stat().st_mtime_ns, deep)
+    except OSError:  # there is no such folder
+        files = {}
+    fallback = exact if has_image_suffix(name) else first
+    return Path(files.get(base_name(first.name)) or files.get(base_name(id)) or fallback)
+
+
+@lru_cache(maxsize=8)
+def _list_names(folder: str, _mtime: int, deep: bool) -> dict[str, str]:
+    """Return the path of each image of `folder` by `name_keys`: the first one by name, of the top before others."""
+    found: dict[str, str] = {}
+    for directory, subfolders, names in os.walk(folder):
+        subfolders[:] = sorted(subfolders) if deep else []
+        for name in _images_first(names):
+            for key in name_keys(name):
+                found.setdefault(key, os.path.join(directory, name))
+    return found
+
+
+def _images_first(names: Iterable[str]) -> list[str]:
+    """Return the names of images, .jpg before other suffixes."""
+    return sorted(
+        (name for name in names if has_image_suffix(name)), key=lambda name: (not name.endswith(".jpg"), name)
+    )

@@ -1,0 +1,358 @@
+"""Find the csv files and images of a competition in its source: a zip or folder of almost any layout.
+
+The csv files are at the top or one folder down: train.csv (labels.csv, train_labels.csv), test.csv, sampleSubmit.csv
+(sample_submission.csv), meta.csv, in any case, each also as train.csv.zip. Without the first, every folder of train
+images is a class. Images are wherever their name says whose they are: `12.jpg` or `12.png` for the ids `12`, `12.jpg`
+and `a/12.jpg`, in a folder or zip whose name says train or test, or else in any other.
+"""
+
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path, PurePosixPath
+
+from facefold.data.archive import Member, memory_member, open_zip, paths_in_zip, printable, single_file
+from facefold.data.competition import SPLITS
+from facefold.data.csv_file import MAX_CSV_BYTES
+from facefold.data.image_names import base_name, has_image_suffix, name_keys
+from facefold.data.images import MAX_BYTES
+from facefold.data.staging import CSV
+from facefold.utils.errors import InputError
+from facefold.utils.files import require_disk_space
+
+_TRAIN = ("train.csv", "train_labels.csv", "labels.csv", "training_labels.csv", "trainlabels.csv")  # the first counts
+_SAMPLE = re.compile(r"sample[-_ ]?(submit|submission)\.csv", re.IGNORECASE)
+Row = tuple[str, str]  # split, id
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a source holds.
+
+    Attributes:
+        path: The zip or folder, as messages call it.
+        folder: The part of it that holds the competition.
+        members: The files; their paths are inside `folder`.
+        csv_files: By the name that they get.
+        assigned: The image of each row, if the rows were written from the images; else empty.
+        image_folders: Where a person says the images of a split are: folders or zips inside `folder`.
+    """
+
+    path: Path
+    folder: PurePosixPath
+    members: list[Member]
+    csv_files: dict[str, Member]
+    assigned: dict[Row, PurePosixPath] = field(default_factory=dict)
+    image_folders: Mapping[str, str] = field(default_factory=dict)
+
+    def real_path(self, member: Member) -> Path:
+        """Return the path of a member of a folder on disk."""
+        return self.path.absolute() / self.folder / member.path
+
+
+@dataclass(frozen=True)
+class SourceImages:
+    """files: the images by the name that they get. own: that name of the image of each row. inside: members of zips."""
+
+    files: dict[str, Member]
+    own: dict[Row, str]
+    inside: list[Member]
+
+
+def read_source(path: Path, members: list[Member], image_folders: Mapping[str, str]) -> Source:
+    """Find the competition among the members of the zip or folder `path`; `InputError` if there is none."""
+    folder = _find_folder(path, members)
+    inside = [
+        replace(member, path=member.path.relative_to(folder)) for member in members if folder in member.path.parents
+    ]
+    csv_files = _find_csv_files(path, inside)
+    assigned = {} if "train.csv" in csv_files else _write_csv_files(csv_files, inside)
+    return Source(path, folder, inside, csv_files, assigned, image_folders)
+
+
+def _find_folder(source: Path, members: list[Member]) -> PurePosixPath:
+    """Return the folder, at the top or one down, that holds the csv file of the train rows, or a folder per class."""
+    folders: set[PurePosixPath] = set()
+    for name in _TRAIN:
+        folders = folders or {
+            member.path.parent
+            for member in members
+            if member.path.name.lower() in (name, f"{name}.zip") and len(member.path.parts) <= 2
+        }
+    if not folders:
+        tops = {PurePosixPath(*path.parts[:1]) for path in _image_paths(members)}
+        folders = {
+            top
+            for top in (PurePosixPath(), *tops)
+            if len(set(_class_images(_paths_below(_image_paths(members), top)).values())) > 1
+        }
+    if not folders:
+        hidden = [f"; {member.name} {member.problem}" for member in members if member.is_folder]
+        raise InputError(
+            f"{source} holds no train.csv, neither at the top nor one folder down, and no folder per class "
+            "(train/<class>/<image>); --data takes the competition's zip as downloaded, or the folder it was unpacked "
+            f"to{''.join(hidden[:3])}"
+        )
+    folder, *others = sorted(folders, key=lambda path: (len(path.parts), path))
+    if others and folder.parts:
+        names = ", ".join(map(str, [folder, *others]))
+        raise InputError(f"{source} holds several competitions ({names}); name one folder with --data")
+    return folder
+
+
+def _find_csv_files(source: Path, members: list[Member]) -> dict[str, Member]:
+    files: dict[str, Member] = {}
+    found = [(_csv_name(str(member.path)), member) for member in members]
+    best = min((_TRAIN.index(name) for name, _ in found if name in _TRAIN), default=0)
+    for name, member in found:
+        name = "train.csv" if name == _TRAIN[best] else name
+        if name in CSV and (name != "train.csv" or _csv_name(str(member.path)) == _TRAIN[best]):
+            if member.problem:
+                raise InputError(f"{member.name} {member.problem}")
+            if name in files and member.path.suffix.lower() == files[name].path.suffix.lower():
+                raise InputError(f"{source} holds {name} twice: {files[name].name} and {member.name}; remove one")
+            if name not in files or member.path.suffix.lower() != ".zip":
+                files[name] = member
+    files = {name: single_file(file) if file.path.suffix.lower() == ".zip" else file for name, file in files.items()}
+    for member in files.values():
+        if member.size > MAX_CSV_BYTES:
+            raise InputError(f"{member.name} is larger than {MAX_CSV_BYTES >> 20} MiB")
+    return files
+
+
+def _csv_name(path: str) -> str:
+    """Return what the csv file at the top is called here; another path as it is, in small letters."""
+    name = path.lower()
+    name = name.removesuffix(".zip") if name.endswith(".csv.zip") else name
+    return "sampleSubmit.csv" if _SAMPLE.fullmatch(name) else name
+
+
+def _write_csv_files(csv_files: dict[str, Member], members: list[Member]) -> dict[Row, PurePosixPath]:
+    """Add the csv files that follow from a folder per class; return the image of each row.
+
+    An id is the name of the file without its suffix; with it, if the sample has it or two would be the same; with the
+    class before it, if even these are.
+    """
+    paths = _image_paths(members)
+    labels, test = _class_images(paths), [path for path in paths if image_split(path) == "test"]
+    header, sample_ids = ["id", "label"], []
+    if "sampleSubmit.csv" in csv_files:
+        header, sample_ids = _read_sample(csv_files["sampleSubmit.csv"])
+    groups = [list(labels), [] if sample_ids else test]
+    namings = [lambda path: path.stem, lambda path: path.name, lambda path: f"{path.parent.name}_{path.name}"]
+    name = next((name for name in namings[any(map(has_image_suffix, sample_ids)) :] if _differ(groups, name)), None)
+    if name is None:
+        raise InputError("the folders of the classes hold several images of the same name; give each its own")
+    train = {name(path): path for path in labels}
+    if not csv_files.get("sampleSubmit.csv"):
+        csv_files["test.csv"] = _csv_member("test.csv", [header[:1], *([name(path)] for path in test)])
+    rows = [[id, labels[path]] for id, path in train.items()]
+    csv_files["train.csv"] = _csv_member("train.csv", [header, *rows])
+    assigned = {("train", id): path for id, path in train.items()}
+    return assigned | ({} if sample_ids else {("test", name(path)): path for path in test})
+
+
+def _differ(groups: list[list[PurePosixPath]], name) -> bool:
+    names = [unicodedata.normalize("NFC", name(path)) for group in groups for path in group]
+    return len(set(names)) == len(names)
+
+
+def _read_sample(member: Member) -> tuple[list[str], list[str]]:
+    """Return the header that train.csv gets, and the ids."""
+    rows = list(csv.reader(io.StringIO(member.read().decode("utf-8-sig", "replace"))))
+    header = rows[0] if rows else []
+    names = [header[0] if header else "id", header[1] if len(header) == 2 else "label"]
+    return names, [row[0] for row in rows[1:] if row]
+
+
+def _csv_member(name: str, rows: Iterable[list[str]]) -> Member:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return memory_member(name, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _image_paths(members: list[Member]) -> list[PurePosixPath]:
+    """Return the paths of the images, also in zips inside, sorted."""
+    paths = [member.path for member in members if has_image_suffix(member.path.name) and not member.problem]
+    for member in members:
+        if _is_zip_of_images(member) and not member.problem:
+            paths += [member.path / path for path in paths_in_zip(member) if has_image_suffix(path.name)]
+    return sorted(paths)
+
+
+def _paths_below(paths: list[PurePosixPath], folder: PurePosixPath) -> list[PurePosixPath]:
+    return [path.relative_to(folder) for path in paths if folder in path.parents]
+
+
+def _class_images(paths: list[PurePosixPath]) -> dict[PurePosixPath, str]:
+    """Return the class of each train image that is in a folder of its own below train/."""
+    return {
+        path: path.parent.name
+        for path in paths
+        if image_split(path) == "train" and len(path.parts) > 2 and not _says(path.parent.name, "train")
+    }
+
+
+def image_split(path: PurePosixPath) -> str:
+    """Return train or test if a folder or zip of the path says so, the last one that says one of them; else ''."""
+    for part in reversed(path.parent.parts):
+        said = [split for split in SPLITS if _says(part, split)]
+        if len(said) == 1:
+            return said[0]
+    return ""
+
+
+def _says(part: str, split: str) -> bool:
+    return bool(re.search(f"(?<![a-z]){split}", part.lower()))
+
+
+def _is_zip_of_images(member: Member) -> bool:
+    name = member.path.name.lower()
+    return name.endswith(".zip") and not name.endswith(".csv.zip")
+
+
+def _is_first_zip(member: Member) -> bool:
+    return str(member.path).lower() in ("train.zip", "test.zip")
+
+
+@contextmanager
+def open_images(source: Source, folder: Path, rows: Iterable[Row]) -> Iterator[SourceImages]:
+    """Yield the images by the name that they get, train/<name> or test/<name>, and which of them each row has.
+
+    Zips inside the source are copied to `folder` and removed at the end: train.zip and test.zip, and the others if the
+    image of a row is in no folder. Images in train/ and test/ that no row needs are taken as well, if they can be read.
+    """
+    rows, inside, numbers = list(rows), [], count()
+    with ExitStack() as zips:
+
+        def unpack(members: Iterable[Member]) -> None:
+            for member in members:
+                copy = folder / f".{next(numbers)}.zip"
+                require_disk_space(folder, member.size, member.name)
+                zips.callback(copy.unlink, missing_ok=True)
+                member.copy(copy)
+                packed = zips.enter_context(open_zip(copy, member.name))
+                inside.extend(replace(one, path=member.path / one.path) for one in packed)
+
+        def match() -> "_Matches":
+            return _Matches(source, [*source.members, *inside], rows)
+
+        unpack(member for member in source.members if _is_first_zip(member))
+        matches = match()
+        if len(matches.own) < len(rows):
+            others = [member for member in source.members if _is_zip_of_images(member) and not member.problem]
+            unpack(member for member in others if not _is_first_zip(member))
+            matches = match()
+        matches.add_without_row()
+        problems = [f"{member.name} {member.problem}" for member in source.members if _hides_images(member)]
+        problems += matches.problems
+        if problems:
+            raise InputError.of(
+                "the images of this competition cannot be installed:",
+                problems,
+                "Fix these, or download the competition again.",
+            )
+        yield SourceImages(matches.files, matches.own, inside)
+
+
+def _hides_images(member: Member) -> bool:
+    """Return whether this is a folder of images that cannot be read."""
+    parts = tuple(part.lower() for part in member.path.parts)
+    return member.is_folder and parts in {(split,) * depth for split in SPLITS for depth in (1, 2)}
+
+
+class _Matches:
+    """Which image belongs to which row, and what is wrong with that.
+
+    Attributes:
+        files: The images by the name that they get.
+        own: That name of the image of each row that has one.
+        problems: A line each.
+    """
+
+    def __init__(self, source: Source, members: list[Member], rows: Iterable[Row]) -> None:
+        self.source = source
+        self.images = [member for member in members if has_image_suffix(member.path.name)]
+        self.files: dict[str, Member] = {}
+        self.own: dict[Row, str] = {}
+        self.problems: list[str] = []
+        self._names: dict[str, str] = {}  # by the name in one Unicode form
+        self._by_key: dict[str, list[Member]] = {}
+        self._by_path = {member.path: member for member in self.images}
+        for member in self.images:
+            for key in name_keys(member.path.name):
+                self._by_key.setdefault(key, []).append(member)
+        for row in rows:
+            if candidates := self._candidates(*row):
+                name = self._add(row[0], row[1], candidates[0])
+                self.own[row] = name
+                self._check_one(row, name, candidates)
+
+    def add_without_row(self) -> None:
+        """Add the images of train/ and test/ that are of no row and can be read."""
+        used = {id(member) for member in self.files.values()}
+        for member in self.images:
+            split = next((split for split in SPLITS if _in_own_folder(member.path, split)), "")
+            chosen = self.source.assigned or split in self.source.image_folders
+            if split and id(member) not in used and not (member.problem or chosen):
+                self._add(split, member.path.stem, member)
+
+    def _candidates(self, split: str, id: str) -> list[Member]:
+        """Return the images that fit the row best."""
+        if path := self.source.assigned.get((split, id)):
+            return [self._by_path[path]] if path in self._by_path else []
+        base = base_name(id)
+        fitting = self._by_key.get(base, [])
+        exact = [member for member in fitting if unicodedata.normalize("NFC", member.path.name) == base]
+        ranked = [(self._rank(member.path, split), member) for member in exact or fitting]
+        best = min((rank for rank, _ in ranked if rank is not None), default=None)
+        found = [member for rank, member in ranked if rank == best and rank is not None]
+        return [member for member in found if str(member.path).endswith(f"/{id}")] or found if "/" in id else found
+
+    def _rank(self, path: PurePosixPath, split: str) -> int | None:
+        """Return how well the folder of an image suits the split, 0 best; None if it is another's."""
+        if asked := self.source.image_folders.get(split):
+            return 0 if path.is_relative_to(asked) else None
+        if _in_own_folder(path, split):
+            return 0
+        return {split: 1, "": 2}.get(image_split(path))
+
+    def _check_one(self, row: Row, name: str, candidates: list[Member]) -> None:
+        """Add a problem if several files fit the row."""
+        if len(candidates) > 1:
+            first, second = candidates[:2]
+            where = "" if _in_own_folder(first.path, row[0]) else f"; name their folder with --images {row[0]}=DIR"
+            name = printable(unicodedata.normalize("NFC", name))
+            self.problems.append(f"{first.name} and {second.name} would both be {name}{where}")
+
+    def _add(self, split: str, id: str, member: Member) -> str:
+        """Add an image; return the name that it gets."""
+        name = f"{split}/{self._file_name(split, id, member)}"
+        other = self._names.setdefault(unicodedata.normalize("NFC", name), name)
+        if member.problem:
+            self.problems.append(f"{member.name} {member.problem}")
+        if other in self.files and self.files[other] is not member:
+            self.problems.append(f"{self.files[other].name} and {member.name} would both be {printable(name)}")
+        if member.size > MAX_BYTES:
+            self.problems.append(f"{member.name} is larger than {MAX_BYTES >> 20} MiB")
+        self.files[name] = member
+        return name
+
+    def _file_name(self, split: str, id: str, member: Member) -> str:
+        """Return the name of an image in competition/<split>: its own, but every other JPEG suffix becomes .jpg."""
+        suffix, base = member.path.suffix, id.rpartition("/")[2]
+        if has_image_suffix(base):
+            return base if self.source.assigned else member.path.name
+        stem = base if self.source.assigned else member.path.stem
+        return stem + (".jpg" if suffix.lower() in (".jpg", ".jpeg") else suffix)
+
+
+def _in_own_folder(path: PurePosixPath, split: str) -> bool:
+    """Return whether an image is in train/, train/train/ or train.zip, of `split`, whatever the case."""
+    parts = tuple(part.lower().removesuffix(".zip") for part in path.parent.parts)
+    return parts in ((split,), (split, split), (split, split, split))

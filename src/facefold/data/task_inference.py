@@ -1,0 +1,295 @@
+"""Infer the task from the csv files of a competition: the columns of id and label, the classes, metric and submission.
+
+The sample decides. Its first column that train.csv has as well is the id. Its other column, if train.csv has it, is the
+label. Several other columns are the classes: the values of one column of train.csv, or columns of 0 and 1 there.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from facefold.data.csv_file import CsvFile, Findings, quoted
+from facefold.task import METRICS, Task
+from facefold.utils.errors import InputError
+
+TRAIN, TEST, SAMPLE = "train.csv", "test.csv", "sampleSubmit.csv"
+PROBABILITY_METRICS = ("auc", "mean_auc", "log_loss")  # they judge probabilities
+_HOUSE = ("0", "1")
+_MANY = 20  # different numbers that are not whole: more of them are no classes
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a person says of a competition, in place of what is inferred; empty: it is inferred."""
+
+    metric: str = ""
+    submission: str = ""
+    id_column: str = ""
+    label_column: str = ""
+
+    @property
+    def any(self) -> bool:
+        return bool(self.metric or self.submission or self.id_column or self.label_column)
+
+
+NO_CHOICES = Choices()
+
+
+def find_id_column(headers: Mapping[str, Sequence[str]]) -> str:
+    """Return the first column of the sample (else of test.csv) that all files have; '' if there is none.
+
+    headers: of the csv files by name. Without a sample and test.csv it is the first column of train.csv.
+    """
+    known = [headers[name] for name in (SAMPLE, TEST, TRAIN) if name in headers]
+    return next((name for name in known[0] if all(name in header for header in known)), "") if known else ""
+
+
+def infer_task(files: Mapping[str, CsvFile], choices: Choices = NO_CHOICES) -> Task:
+    """Infer the task from train.csv, and from test.csv and sampleSubmit.csv if they are there.
+
+    Labels that are no class are not refused here. Raises `InputError`, of one line, if the columns are not clear or
+    `choices` do not suit the files; it names the option that helps.
+    """
+    train, sample = files[TRAIN], files.get(SAMPLE)
+    id_column = choices.id_column or find_id_column({name: file.header for name, file in files.items()})
+    if choices.id_column and choices.id_column not in train.header:
+        raise InputError(f"--id-column {choices.id_column}: competition/{TRAIN} has {', '.join(train.header)}")
+    if not id_column:
+        expected = ",".join(files[SAMPLE if sample else TEST].header)
+        raise InputError(f"{_header_of(train)}, expected '{expected}'")
+    wanted = [name for name in sample.header if name != id_column] if sample else []
+    label_columns = _find_label_columns(files, id_column, wanted, choices)
+    if len(label_columns) > 1:
+        classes = label_columns
+    else:
+        values = train.column(label_columns[0])
+        classes = tuple(wanted) if len(wanted) > 1 else find_classes(values, label_columns[0])
+    kind = "multiclass" if len(classes) > 2 else "binary"
+    values = sample.column(wanted[0]) if len(wanted) == 1 else []
+    submission = choices.submission or _infer_submission(kind, classes, wanted, values, choices.metric)
+    metric = choices.metric or _default_metric(kind, submission, wanted)
+    _check_choices(kind, metric, submission, wanted)
+    return Task(
+        kind=kind,
+        classes=classes,
+        metric=metric,
+        submission=submission,
+        id_column=id_column,
+        label_columns=label_columns,
+    )
+
+
+def keep_choices(task: Task, choices: Choices) -> Choices:
+    """Return `choices` with what the present task says of the rest, as far as it does not follow from them."""
+    label = task.label_columns[0] if len(task.label_columns) == 1 else ""
+    same = not (choices.id_column or choices.label_column)
+    return Choices(
+        metric=choices.metric or (task.metric if same else ""),
+        submission=choices.submission or (task.submission if same and not choices.metric else ""),
+        id_column=choices.id_column or task.id_column,
+        label_column=choices.label_column or label,
+    )
+
+
+def find_classes(values: Iterable[str], column: str) -> tuple[str, ...]:
+    """Return the classes: the different values, sorted, as numbers if all are.
+
+    If some are whole numbers, only these are classes, so that a slip of the pen is none; blanks are none either. Raises
+    `InputError` for many numbers that are not whole.
+    """
+    distinct = {value for value in values if value and value == value.strip()}
+    whole = {value for value in distinct if _is_whole(value)}
+    if whole <= set(_HOUSE) and whole:
+        return _HOUSE
+    numbers = [value for value in distinct if math.isfinite(as_number(value))]
+    if len(numbers) == len(distinct) and len(distinct - whole) > _MANY:
+        raise InputError(
+            f"competition/{TRAIN}: column {column} has {len(distinct):,} different numbers, which are no classes; to "
+            f"predict a number, write it to competition/meta.csv, and name its column with --target"
+        )
+    if whole:
+        return tuple(sorted(whole, key=int))
+    if len(numbers) == len(distinct):
+        return tuple(sorted(distinct, key=lambda value: (as_number(value), value)))
+    return tuple(sorted(distinct))
+
+
+def check_task(task: Task, files: Mapping[str, CsvFile], findings: Findings) -> None:
+    """Add to `findings` the columns of the task that the files lack, and a sample of other columns."""
+    for name in (TRAIN, TEST, SAMPLE):
+        needed = [task.id_column, *(task.label_columns if name == TRAIN else ())]
+        if name in files and not set(needed) <= set(files[name].header):
+            expected = ",".join(needed) if len(needed) < _SHOWN else _some(needed)
+            findings.add("header", f"{_header_of(files[name], name)}, expected '{expected}'")
+    if SAMPLE in files and task.id_column in files[SAMPLE].header:
+        wanted = [name for name in files[SAMPLE].header if name != task.id_column]
+        if len(wanted) != 1 and set(wanted) != set(task.classes):
+            what = f"a column for the labels, or one for each class ({_some(task.classes)})"
+            findings.add("header", f"{_header_of(files[SAMPLE], SAMPLE)}, expected {task.id_column} and {what}")
+
+
+def label_indices(task: Task, train: CsvFile, findings: Findings) -> list[int]:
+    """Return the index in `task.classes` of each row's label; what is no label is added to `findings`."""
+    add, index = findings.of_file(f"competition/{TRAIN}"), {name: number for number, name in enumerate(task.classes)}
+    if len(task.label_columns) > 1:
+        columns = [train.column(name) for name in task.label_columns]
+        labels = []
+        for (row, _), cells in zip(train.rows, zip(*columns, strict=True), strict=True):
+            labels.append(_hot(cells))
+            if labels[-1] < 0:
+                add(
+                    "label",
+                    f", row {row}: {_some(task.label_columns)} are not 0 but for one 1: {quoted(','.join(cells))}",
+                )
+        return labels
+    (column,), rule = task.label_columns, "is " + ("not 0 or 1" if task.classes == _HOUSE else "none of the classes ")
+    rule += "" if task.classes == _HOUSE else _some(task.classes)
+    labels = train.column(column)
+    for (row, _), label in zip(train.rows, labels, strict=True):
+        if label not in index:
+            add("label", f", row {row}: {column} {quoted(label)} {rule}")
+    seen = set(labels)
+    if len(seen) == 1 and seen <= set(index):
+        add("class", f": every {column} is {seen.pop()}; two classes are needed")
+    return [index.get(label, -1) for label in labels]
+
+
+def describe_task(task: Task) -> str:
+    """Say in one line how the competition was read."""
+    many = len(task.label_columns) > 1
+    where = "a column of 0 and 1 each" if many else f"column {task.label_columns[0]}"
+    return (
+        f"{len(task.classes)} classes ({_some(task.classes)}) in {where}, ids in {task.id_column}, scored by "
+        f"{task.metric}, submission: {task.submission}"
+    )
+
+
+def describe_options(task: Task, columns: int) -> str:
+    """Say how to change what `describe_task` says. columns: of the sample, without the ids."""
+    possible = task.kind == "binary" or columns > 1
+    metrics = [name for name in METRICS[task.kind] if possible or name not in PROBABILITY_METRICS]
+    others = "|".join(name for name in metrics if name != task.metric)
+    form = "--submission " + ("probabilities" if task.submission == "labels" else "labels")
+    return f"to change it: --metric {others}, {form + ', ' if possible else ''}or edit competition/task.toml"
+
+
+def describe_other_reading(task: Task, sample: Sequence[str]) -> str:
+    """Say what else the files may mean, and its option; empty if it is clear.
+
+    sample: the values of the only other column of the sample; empty for none or several.
+    """
+    odd = next((value for value in sample if _is_probability(value, task.classes)), "")
+    if odd and task.submission == "probabilities" and task.metric == "auc":
+        return f"the sample's {odd} is no class, so it asks for probabilities; if scored by log loss: --metric log_loss"
+    if odd and task.submission == "labels":
+        return f"the sample's {odd} is no class: if it asks for probabilities: --submission probabilities"
+    other = next((value for value in sample if not _is_class(value, task.classes)), "")
+    if other and task.submission == "labels":
+        return f"the sample's {quoted(other)} is no class; the submission has classes all the same"
+    if task.multiclass and task.metric == "accuracy" and all(map(_is_whole, task.classes)) and sample:
+        return "the classes are whole numbers and were taken as names; if their order counts: --metric qwk"
+    return ""
+
+
+def as_number(text: str) -> float:
+    """Return the number that a cell holds; nan if it holds none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _find_label_columns(
+    files: Mapping[str, CsvFile], id_column: str, wanted: list[str], choices: Choices
+) -> tuple[str, ...]:
+    train, asked = files[TRAIN], choices.label_column
+    if asked and (asked not in train.header or asked == id_column):
+        others = ", ".join(name for name in train.header if name != id_column)
+        raise InputError(f"--label-column {asked}: competition/{TRAIN} has {others or 'none but the id'}")
+    if len(wanted) > 1:
+        return _columns_of_classes(train, id_column, wanted, asked)
+    if asked:
+        return (asked,)
+    if wanted and wanted[0] in train.header:
+        return (wanted[0],)
+    others = [name for name in train.header if name != id_column]
+    if TEST in files and len(others) > 1:  # what the test rows have is no answer
+        others = [name for name in others if name not in files[TEST].header]
+    if len(others) == 1 and others[0] == others[0].strip():
+        return (others[0],)
+    if not wanted and "label" in others:
+        return ("label",)
+    expected = ",".join([id_column, *(wanted or ["label"])])
+    hint = f"; name the column of the labels with --label-column ({_some(others)})" if len(others) > 1 else ""
+    raise InputError(f"{_header_of(train)}, expected '{expected}'{hint}")
+
+
+def _columns_of_classes(train: CsvFile, id_column: str, wanted: list[str], asked: str) -> tuple[str, ...]:
+    """Return the label columns if the sample has one column per class."""
+    names = [asked] if asked else [name for name in train.header if name != id_column]
+    fitting = [name for name in names if set(train.column(name)) <= set(wanted)]
+    if fitting:
+        return (max(fitting, key=lambda name: len(set(train.column(name)))),)
+    if not asked and set(wanted) <= set(train.header):
+        return tuple(wanted)
+    what = f"column {asked} of" if asked else "any column of"
+    raise InputError(
+        f"competition/{SAMPLE}, row 1: the columns {_some(wanted)} are neither the values of {what} "
+        f"competition/{TRAIN}, nor columns of 0 and 1 there; name the column of the labels with --label-column, or "
+        "correct the files"
+    )
+
+
+def _infer_submission(
+    kind: str, classes: Sequence[str], wanted: Sequence[str], sample: Iterable[str], metric: str
+) -> str:
+    if len(wanted) > 1 or metric in PROBABILITY_METRICS:
+        return "probabilities"
+    probable = kind == "binary" and not metric and any(_is_probability(value, classes) for value in sample)
+    return "probabilities" if probable else "labels"
+
+
+def _default_metric(kind: str, submission: str, wanted: Sequence[str]) -> str:
+    if submission == "labels":
+        return "accuracy"
+    return "auc" if kind == "binary" and len(wanted) < 2 else "log_loss"
+
+
+def _check_choices(kind: str, metric: str, submission: str, wanted: Sequence[str]) -> None:
+    if metric not in METRICS[kind]:
+        what = "two classes" if kind == "binary" else "more than two classes"
+        raise InputError(f"--metric {metric}: with {what} it is one of {', '.join(METRICS[kind])}")
+    if kind == "multiclass" and submission == "probabilities" and len(wanted) == 1:
+        raise InputError(
+            f"competition/{SAMPLE} has one column ({wanted[0]}) next to the ids, which cannot hold the probabilities "
+            "of several classes; for labels use --submission labels"
+        )
+
+
+def _is_probability(text: str, classes: Iterable[str]) -> bool:
+    return 0 <= as_number(text) <= 1 and not _is_class(text, classes)
+
+
+def _is_class(text: str, classes: Iterable[str]) -> bool:
+    """Return whether a cell of the sample is a class, or empty; 0.0 is the class 0."""
+    return not text.strip() or text in classes or as_number(text) in [as_number(name) for name in classes]
+
+
+def _is_whole(text: str) -> bool:
+    digits = text.removeprefix("-")
+    return digits.isascii() and digits.isdecimal()
+
+
+def _hot(cells: Sequence[str]) -> int:
+    """Return the position of the only 1 among zeros; -1 if that is not what these are."""
+    values = [as_number(cell) for cell in cells]
+    return values.index(1) if sorted(values) == [0] * (len(values) - 1) + [1] else -1
+
+
+def _header_of(file: CsvFile, name: str = TRAIN) -> str:
+    return f"competition/{name}, row 1: the header is {quoted(','.join(file.header))}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f", .. {len(names):,} in all" if len(names) > _SHOWN else "")
