@@ -27,6 +27,7 @@ def main() -> None:
     from facefold.ensemble.members import load_blended_members
     from facefold.report import figures
     from facefold.report.html import render_page
+    from facefold.report.multiclass import class_sections
     from facefold.report.reproducibility import origin
     from facefold.report.sections import label_sections, regression_sections
     from facefold.runs import load_history
@@ -43,6 +44,8 @@ def main() -> None:
     title = f"Upload {target.folder}submissions/submission.csv: {format_headline(blend.facts)}"
     if target.regression:
         template, data = "regression.html.j2", regression_sections(blend, target)
+    elif target.multiclass:
+        template, data = "multiclass.html.j2", class_sections(competition, blend, members, target)
     else:
         template, data = "report.html.j2", label_sections(competition, folds, blend, members)
         leaks = announce_leaks(blend.facts)

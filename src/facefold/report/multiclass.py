@@ -9,7 +9,8 @@ from sklearn.metrics import confusion_matrix
 
 from facefold.data.competition import Competition
 from facefold.ensemble.blend import Blend
-from facefold.ensemble.metrics import auc_interval, score_decisions, wilson_interval
+from facefold.ensemble.metrics import target_metric
+from facefold.ensemble.scores import auc_interval, score_decisions, wilson_interval
 from facefold.report.calibration import reliability_bins
 from facefold.report.galleries import PHOTOS, random_labels, random_predictions
 from facefold.report.groups import accuracy_by_column
@@ -35,6 +36,7 @@ def class_sections(competition: Competition, blend: Blend, members: list[Member]
         "columns": task.columns,
         "oof": oof,
         "test": test,
+        "headline": headline(blend.facts["score"], task),
         "accuracy": score_decisions(labels == oof["pred"].to_numpy()),
         **fold_section(blend, correct),
         "agreement": agreement_section(blend, correct),
@@ -53,6 +55,13 @@ def class_sections(competition: Competition, blend: Blend, members: list[Member]
         "labels": random_labels(competition.train) if few else [],
         "balance": class_balance(competition.train["label"], test["pred"], names),
     }
+
+
+def headline(score: dict[str, float], task: Task) -> tuple[str, str]:
+    """Return the task's metric of the blend, and its name with its interval, in words."""
+    metric = target_metric(task)
+    low, high = (score[key] for key in metric.interval_keys)
+    return f"{score[metric.key]:.4f}", f"{metric.name}, {low:.4f} to {high:.4f}"
 
 
 def correct_by_recipe(blend: Blend, members: Sequence[Member], task: Task) -> pd.DataFrame:
