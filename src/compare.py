@@ -84,10 +84,11 @@ def compare(args: argparse.Namespace, recipes: list[Recipe]) -> None:
     from facefold.data.folds import load_folds
     from facefold.report import figures
     from facefold.report.comparison import CompareJob, comparison_table
+    from facefold.task import load_task
     from facefold.training.workers import run_jobs, select_devices
     from facefold.utils.files import write_bytes, write_csv
 
-    competition, folds = load_competition(args.root), load_folds(args.root)
+    competition, folds = load_competition(args.root), load_folds(args.root, load_task(args.root))
     if not 0 <= args.fold < folds.k:
         raise InputError(f"--fold {args.fold}: the folds are 0 to {folds.k - 1}")
     check_images(competition)

@@ -15,6 +15,7 @@ from facefold.models import recipe as recipes
 from facefold.models.build import build_model
 from facefold.models.inference import select_inference_model
 from facefold.models.recipe import parse_recipe
+from facefold.report.comparison import CompareJob
 from facefold.runs import (
     Identity,
     fold_dir,
@@ -124,8 +125,8 @@ def root(tmp_path, monkeypatch, make_competition):
     groups = pd.Series(train["id"].tolist(), index=train["id"])
     sha256 = sha256_file(tmp_path / "competition" / "train.csv")
     write_folds(tmp_path, make_folds(train, groups, 2, 0, sha256, "none", THREE), force=True)
-    for module in ("jobs", "predict"):
-        monkeypatch.setattr(f"facefold.training.{module}.load_competition", lambda root: competition)
+    for module in ("training.jobs", "training.predict", "report.comparison"):
+        monkeypatch.setattr(f"facefold.{module}.load_competition", lambda root: competition)
     return tmp_path
 
 
@@ -150,6 +151,14 @@ def test_two_folds_are_trained_joined_and_predicted_again(root):
     before = [sha256_file(fold_dir(root, "tiny", fold) / "test.csv") for fold in range(2)]
     PredictTestJob(root, "tiny", 2).run(CPU, 0)
     assert [sha256_file(fold_dir(root, "tiny", fold) / "test.csv") for fold in range(2)] == before
+
+
+def test_heads_are_compared_on_three_classes(root):
+    job = CompareJob(
+        root, recipes.load_recipe("tiny"), 0, 0, load_images_hash(root), load_folds(root, THREE).hash, None
+    )
+    job.run(CPU, 0)
+    assert job.finished and len(job.history()) == 1 and job.identity["task"] == THREE.hash
 
 
 def test_runs_of_before_there_were_classes_are_binary_or_a_regression():

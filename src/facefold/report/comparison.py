@@ -20,6 +20,7 @@ from facefold.data.folds import load_folds
 from facefold.ensemble.scores import wilson_interval
 from facefold.models.recipe import Recipe, parse_recipe
 from facefold.runs import CHECKPOINT_FILE
+from facefold.task import load_task
 from facefold.training.fold import FoldTask, train_fold
 from facefold.utils.files import lock_directory, read_csv, read_json, sha256_text, write_csv, write_json
 
@@ -67,7 +68,9 @@ class CompareJob:
 
     @property
     def identity(self) -> dict:
+        classes = load_task(self.root).hash
         return {
+            **({"task": classes} if classes else {}),
             "recipe": self.recipe.name,
             "recipe_hash": self.recipe.hash,
             "folds_hash": self.folds_hash,
@@ -86,7 +89,8 @@ class CompareJob:
         with lock_directory(self.folder):
             if self.finished:
                 return
-            folds, competition = load_folds(self.root), load_competition(self.root)
+            target = load_task(self.root)
+            folds, competition = load_folds(self.root, target), load_competition(self.root)
             table, held_out = folds.table[["id", "label", "group"]], folds.table["fold"] == self.fold
             feature_dir = self.root / "cache" / "frozen" / self.folder.name
             images = open_cache(competition, "train", self.recipe.size)
@@ -102,6 +106,7 @@ class CompareJob:
                 identity=self.identity,
                 feature_dir=feature_dir,
                 weights_dir=self.weights_dir,
+                target=target,
             )
             trained = train_fold(task, device, position)
             write_csv(self.folder / "history.csv", pd.DataFrame(trained.history)[list(CURVES)])
