@@ -11,7 +11,8 @@ import score
 from facefold.data.competition import Competition, load_competition
 from facefold.data.folds import Folds
 from facefold.ensemble import submission as submission_module
-from facefold.ensemble.submission import load_answers, write_blend, write_submission
+from facefold.ensemble.answers import load_answers
+from facefold.ensemble.submission import write_blend, write_submission
 from facefold.utils.errors import InputError
 from facefold.utils.files import lock_directory
 
@@ -61,13 +62,13 @@ def test_rows_join_by_id_in_any_order(tmp_path):
 
 def test_everything_wrong_is_named(tmp_path):
     solution = write(tmp_path, "solution.csv", "id,label\n1,1\n2,0\n3,0\n")
-    submission = write(tmp_path, "submission.csv", "id,label\n1,0.7\n2,0\n2,1\n4,1\n")
+    submission = write(tmp_path, "submission.csv", "id,label\n1,x\n2,0\n2,1\n4,1\n")
     with pytest.raises(InputError) as error:
         load_answers(submission, solution)
     assert str(error.value).splitlines()[:-1] == [
         "the submission cannot be scored:",
         f"  - {submission}, row 4: id '2' appears twice, first in row 3",
-        f"  - {submission}, row 2: label '0.7' is not 0 or 1",
+        f"  - {submission}, row 2: label 'x' is not 0 or 1",
         f"  - {submission}: id '3' of solution.csv is missing",
         f"  - {submission}, row 5: id '4' is not in solution.csv",
     ]

@@ -37,12 +37,12 @@ NO_CHOICES = Choices()
 
 
 def find_id_column(headers: Mapping[str, Sequence[str]]) -> str:
-    """Return the first column of the sample (else of test.csv) that all files have; '' if there is none.
+    """Return the column of the ids: all files have it, and in one of them it is the first; '' if there is none.
 
-    headers: of the csv files by name. Without a sample and test.csv it is the first column of train.csv.
+    headers: of the csv files by name.
     """
-    known = [headers[name] for name in (SAMPLE, TEST, TRAIN) if name in headers]
-    return next((name for name in known[0] if all(name in header for header in known)), "") if known else ""
+    known = [headers[name] for name in (SAMPLE, TEST, TRAIN) if headers.get(name)]
+    return next((header[0] for header in known if all(header[0] in other for other in known)), "")
 
 
 def infer_task(files: Mapping[str, CsvFile], choices: Choices = NO_CHOICES) -> Task:
@@ -95,7 +95,8 @@ def keep_choices(task: Task, choices: Choices) -> Choices:
 def find_classes(values: Iterable[str], column: str) -> tuple[str, ...]:
     """Return the classes: the different values, sorted, as numbers if all are.
 
-    If some are whole numbers, only these are classes, so that a slip of the pen is none; blanks are none either. Raises
+    If only some are numbers, whole ones, these alone are classes, so that a slip of the pen is none; blanks are none
+    either. Raises
     `InputError` for many numbers that are not whole.
     """
     distinct = {value for value in values if value and value == value.strip()}
@@ -108,11 +109,9 @@ def find_classes(values: Iterable[str], column: str) -> tuple[str, ...]:
             f"competition/{TRAIN}: column {column} has {len(distinct):,} different numbers, which are no classes; to "
             f"predict a number, write it to competition/meta.csv, and name its column with --target"
         )
-    if whole:
-        return tuple(sorted(whole, key=int))
     if len(numbers) == len(distinct):
         return tuple(sorted(distinct, key=lambda value: (as_number(value), value)))
-    return tuple(sorted(distinct))
+    return tuple(sorted(whole, key=int)) if whole else tuple(sorted(distinct))
 
 
 def check_task(task: Task, files: Mapping[str, CsvFile], findings: Findings) -> None:
