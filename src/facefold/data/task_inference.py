@@ -36,13 +36,15 @@ class Choices:
 NO_CHOICES = Choices()
 
 
-def find_id_column(headers: Mapping[str, Sequence[str]]) -> str:
-    """Return the column of the ids: all files have it, and in one of them it is the first; '' if there is none.
+def find_id_column(files: Mapping[str, CsvFile]) -> str:
+    """Return the column of the ids, '' if there is none: all files have it, and in one of them it is the first.
 
-    headers: of the csv files by name.
+    Of several the first without repeated values counts, in the order of the sample, test.csv and train.csv.
     """
-    known = [headers[name] for name in (SAMPLE, TEST, TRAIN) if headers.get(name)]
-    return next((header[0] for header in known if all(header[0] in other for other in known)), "")
+    known = [files[name] for name in (SAMPLE, TEST, TRAIN) if name in files]
+    shared = [file.header[0] for file in known if all(file.header[0] in other.header for other in known)]
+    distinct = (name for name in shared if all(len(set(file.column(name))) == len(file.rows) for file in known))
+    return next(distinct, shared[0] if shared else "")
 
 
 def infer_task(files: Mapping[str, CsvFile], choices: Choices = NO_CHOICES) -> Task:
@@ -52,7 +54,7 @@ def infer_task(files: Mapping[str, CsvFile], choices: Choices = NO_CHOICES) -> T
     `choices` do not suit the files; it names the option that helps.
     """
     train, sample = files[TRAIN], files.get(SAMPLE)
-    id_column = choices.id_column or find_id_column({name: file.header for name, file in files.items()})
+    id_column = choices.id_column or find_id_column(files)
     if choices.id_column and choices.id_column not in train.header:
         raise InputError(f"--id-column {choices.id_column}: competition/{TRAIN} has {', '.join(train.header)}")
     if not id_column:

@@ -176,7 +176,7 @@ def check_submission(competition: Competition, path: Path) -> int:
     """
     findings, sample = Findings(), dict.fromkeys(competition.sample["id"])
     rows = {}
-    for row, cells in _read_rows(path, competition.sample_header, findings):
+    for row, cells in _read_rows(path, competition, findings):
         values = dict(zip(competition.sample.columns, cells, strict=True))
         id = values.pop("id")
         rows[id] = row
@@ -189,14 +189,14 @@ def check_submission(competition: Competition, path: Path) -> int:
     return len(rows)
 
 
-def _read_rows(path: Path, header: list[str], findings: Findings) -> list[tuple[int, list[str]]]:
-    """Read the rows of a submission with exactly this header, whose ids may be in any column."""
+def _read_rows(path: Path, competition: Competition, findings: Findings) -> list[tuple[int, list[str]]]:
+    """Read the rows of a submission with exactly the header of the sample."""
     file = read_table(path, str(path), findings)
-    if file is not None and file.header != header:
-        found = quoted(",".join(file.header))
-        findings.add("header", f"{path}, row 1: the header is {found}, expected {','.join(header)!r}")
+    if file is not None and file.header != competition.sample_header:
+        found, expected = quoted(",".join(file.header)), ",".join(competition.sample_header)
+        findings.add("header", f"{path}, row 1: the header is {found}, expected '{expected}'")
         return []
-    return index_ids(file, header[0], str(path), findings).rows if file else []
+    return index_ids(file, competition.task.id_column, str(path), findings).rows if file else []
 
 
 def _value_problem(task: Task, values: dict[str, str]) -> str:
