@@ -256,6 +256,15 @@ def test_columns_that_say_which_images_belong_together_are_named(tmp_path):
     assert load_competition(tmp_path / "extra").extra.iloc[0].to_dict() == {"id": "1", "age": "1", "patient_id": "p0"}
 
 
+def test_a_second_column_with_the_classes_is_named(tmp_path):
+    files = dogbreed()
+    rows = [line.split(",") for line in files["labels.csv"].decode().splitlines()]
+    files["labels.csv"] = table(["id", "guess", "breed"], *([id, "adult", breed] for id, breed in rows[1:]))
+    page = audit(tmp_path / "root", "--data", write(tmp_path / "source", files))
+    assert load_task(tmp_path / "root").label_columns == ("breed",)
+    assert "            column guess has such values as well: --label-column guess\n" in page
+
+
 def test_options_given_later_change_what_they_name(tmp_path):
     root = tmp_path / "root"
     audit(root, "--data", write(tmp_path / "source", melanoma()))

@@ -175,11 +175,14 @@ def describe_options(task: Task, columns: int) -> str:
     return f"to change it: --metric {others}, {form + ', ' if possible else ''}or edit competition/task.toml"
 
 
-def describe_other_reading(task: Task, sample: Sequence[str]) -> str:
+def describe_other_reading(task: Task, sample: Sequence[str], other_columns: Sequence[str] = ()) -> str:
     """Say what else the files may mean, and its option; empty if it is clear.
 
-    sample: the values of the only other column of the sample; empty for none or several.
+    sample: the values of the only other column of the sample; empty for none or several. other_columns: further columns
+    of train.csv that hold classes.
     """
+    if other_columns and len(task.label_columns) == 1 and not sample:
+        return f"column {other_columns[0]} has such values as well: --label-column {other_columns[0]}"
     odd = next((value for value in sample if _is_probability(value, task.classes)), "")
     if odd and task.submission == "probabilities" and task.metric == "auc":
         return f"the sample's {odd} is no class, so it asks for probabilities; if scored by log loss: --metric log_loss"
