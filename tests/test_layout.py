@@ -16,6 +16,7 @@ from facefold.data.audit import audit_competition
 from facefold.data.competition import load_competition
 from facefold.data.layout import install_competition
 from facefold.data.synthetic import is_synthetic, write_synthetic_competition
+from facefold.data.task_inference import Choices
 from facefold.utils.errors import InputError
 
 
@@ -356,6 +357,32 @@ def test_images_of_classes_may_be_in_a_zip_inside(tmp_path):
     assert install_competition(source, tmp_path / "root")
     files = installed_files(tmp_path / "root")
     assert files["train.csv"] == b"id,label\n1,cat\n2,dog\n" and files["test/3.jpg"] == b"three"
+
+
+def test_a_folder_of_classes_may_be_next_to_a_sample_or_below_it(tmp_path):
+    images = {"train/cat/1.jpg": b"one", "train/dog/2.jpg": b"two", "test/3.jpg": b"three"}
+    sample = {"sample_submission.csv": b"img,cat,dog\n3.jpg,0.5,0.5\n"}
+    for name, files in {
+        "same": {f"pets/{name}": content for name, content in {**images, **sample}.items()},
+        "below": {**{f"imgs/{name}": content for name, content in images.items()}, **sample},
+    }.items():
+        install_competition(write_folder(tmp_path / name, files), tmp_path / f"root {name}")
+        competition = load_competition(tmp_path / f"root {name}")
+        assert competition.train["id"].tolist() == ["1.jpg", "2.jpg"] and competition.task.classes == ("cat", "dog")
+        assert competition.image_path("test", "3.jpg").read_bytes() == b"three"
+
+
+def test_a_second_try_with_the_column_of_the_ids_takes_their_images(tmp_path):
+    csv = {"train.csv": b"row,image,label\n0,1,0\n1,2,1\n", "sampleSubmit.csv": b"row,image,label\n0,3,0\n"}
+    images = {name: content for name, content in COMPLETE.items() if name.endswith(".jpg")}
+    away = {f"imgs/{name}": content for name, content in images.items()}
+    source, root = write_zip(tmp_path, {**csv, **away}), tmp_path / "root"
+    for choices in (Choices(), Choices(id_column="image")):
+        try:
+            install_competition(source, root, choices)
+        except InputError:
+            assert not choices.any
+    assert {name for name in installed_files(root) if name.endswith(".jpg")} == set(images)
 
 
 def test_images_may_stay_where_they_are(tmp_path):

@@ -144,7 +144,7 @@ def rows_with_usable_id(folder: Path, id_column: str = "") -> dict[tuple[str, st
             known = stored_task(folder)
             id_column = known.id_column if known else ""
     files = _read_files(folder, {name: Findings() for name in _NAMES})
-    found = id_column or find_id_column({name: file.header for name, file in files.items()})
+    found = id_column or find_id_column(files)
     for split in SPLITS:
         if file := files.get(rows_file(folder, split)):
             column = found if found in file.header else file.header[0]

@@ -91,6 +91,8 @@ def _find_folder(source: Path, members: list[Member]) -> PurePosixPath:
             for top in (PurePosixPath(), *tops)
             if len(set(_class_images(_paths_below(_image_paths(members), top)).values())) > 1
         }
+        with_csv = {member.path.parent for member in members if _csv_name(member.path.name) in CSV}
+        folders = folders & with_csv or folders
     if not folders:
         hidden = [f"; {member.name} {member.problem}" for member in members if member.is_folder]
         raise InputError(

@@ -36,13 +36,15 @@ class Choices:
 NO_CHOICES = Choices()
 
 
-def find_id_column(headers: Mapping[str, Sequence[str]]) -> str:
-    """Return the first column of the sample (else of test.csv) that all files have; '' if there is none.
+def find_id_column(files: Mapping[str, CsvFile]) -> str:
+    """Return the column of the ids, '' if there is none: all files have it, and in one of them it is the first.
 
-    headers: of the csv files by name. Without a sample and test.csv it is the first column of train.csv.
+    Of several the first without repeated values counts, in the order of the sample, test.csv and train.csv.
     """
-    known = [headers[name] for name in (SAMPLE, TEST, TRAIN) if name in headers]
-    return next((name for name in known[0] if all(name in header for header in known)), "") if known else ""
+    known = [files[name] for name in (SAMPLE, TEST, TRAIN) if name in files]
+    shared = [file.header[0] for file in known if all(file.header[0] in other.header for other in known)]
+    distinct = (name for name in shared if all(len(set(file.column(name))) == len(file.rows) for file in known))
+    return next(distinct, shared[0] if shared else "")
 
 
 def infer_task(files: Mapping[str, CsvFile], choices: Choices = NO_CHOICES) -> Task:
@@ -52,7 +54,7 @@ def infer_task(files: Mapping[str, CsvFile], choices: Choices = NO_CHOICES) -> T
     `choices` do not suit the files; it names the option that helps.
     """
     train, sample = files[TRAIN], files.get(SAMPLE)
-    id_column = choices.id_column or find_id_column({name: file.header for name, file in files.items()})
+    id_column = choices.id_column or find_id_column(files)
     if choices.id_column and choices.id_column not in train.header:
         raise InputError(f"--id-column {choices.id_column}: competition/{TRAIN} has {', '.join(train.header)}")
     if not id_column:
@@ -95,7 +97,8 @@ def keep_choices(task: Task, choices: Choices) -> Choices:
 def find_classes(values: Iterable[str], column: str) -> tuple[str, ...]:
     """Return the classes: the different values, sorted, as numbers if all are.
 
-    If some are whole numbers, only these are classes, so that a slip of the pen is none; blanks are none either. Raises
+    If only some are numbers, whole ones, these alone are classes, so that a slip of the pen is none; blanks are none
+    either. Raises
     `InputError` for many numbers that are not whole.
     """
     distinct = {value for value in values if value and value == value.strip()}
@@ -108,11 +111,9 @@ def find_classes(values: Iterable[str], column: str) -> tuple[str, ...]:
             f"competition/{TRAIN}: column {column} has {len(distinct):,} different numbers, which are no classes; to "
             f"predict a number, write it to competition/meta.csv, and name its column with --target"
         )
-    if whole:
-        return tuple(sorted(whole, key=int))
     if len(numbers) == len(distinct):
         return tuple(sorted(distinct, key=lambda value: (as_number(value), value)))
-    return tuple(sorted(distinct))
+    return tuple(sorted(whole, key=int)) if whole else tuple(sorted(distinct))
 
 
 def check_task(task: Task, files: Mapping[str, CsvFile], findings: Findings) -> None:
@@ -174,11 +175,14 @@ def describe_options(task: Task, columns: int) -> str:
     return f"to change it: --metric {others}, {form + ', ' if possible else ''}or edit competition/task.toml"
 
 
-def describe_other_reading(task: Task, sample: Sequence[str]) -> str:
+def describe_other_reading(task: Task, sample: Sequence[str], other_columns: Sequence[str] = ()) -> str:
     """Say what else the files may mean, and its option; empty if it is clear.
 
-    sample: the values of the only other column of the sample; empty for none or several.
+    sample: the values of the only other column of the sample; empty for none or several. other_columns: further columns
+    of train.csv that hold classes.
     """
+    if other_columns and len(task.label_columns) == 1 and not sample:
+        return f"column {other_columns[0]} has such values as well: --label-column {other_columns[0]}"
     odd = next((value for value in sample if _is_probability(value, task.classes)), "")
     if odd and task.submission == "probabilities" and task.metric == "auc":
         return f"the sample's {odd} is no class, so it asks for probabilities; if scored by log loss: --metric log_loss"

@@ -43,7 +43,7 @@ def audit_page(
         "counts": [(name, int((competition.train["label"] == label).sum())) for label, name in enumerate(names)],
         "read_as": describe_task(task),
         "options": describe_options(task, len(sample)),
-        "other_reading": describe_other_reading(task, values),
+        "other_reading": describe_other_reading(task, values, _columns_with_classes(competition)),
         "group_columns": find_group_columns(competition),
         "images": images,
         "identical": _count_groups(competition, images, "sha256"),
@@ -60,6 +60,14 @@ def audit_page(
         "leaks": list_leaks(answers, cues),
     }
     return render_page("audit.txt.j2", **data)
+
+
+def _columns_with_classes(competition: Competition) -> list[str]:
+    """Return the further columns of train.csv of which every value is a class."""
+    if competition.extra is None:
+        return []
+    table, classes = competition.extra.drop(columns="id"), competition.task.classes
+    return [name for name in table.columns if table[name].isin(classes).all()]
 
 
 def list_leaks(answers: pd.DataFrame, cues: Sequence[Cue]) -> list[str]:

@@ -1,0 +1,426 @@
+"""A competition of any layout is read with no option but --data; what is inferred is printed and can be changed."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from archives import zip_bytes
+from command import refused, run
+from facefold.data.competition import load_competition
+from facefold.task import LABEL, Task, load_task
+from facefold.utils.errors import InputError
+
+AGES = ["infant", "child", "young", "adult", "senior"]
+TRAIN, TEST = range(1, 41), range(41, 49)
+GROUP = {number: number % 5 for number in [*TRAIN, *TEST]}
+GENDER = {number: number % 2 for number in [*TRAIN, *TEST]}
+SIX = ("accuracy", "log_loss", "macro_f1", "balanced_accuracy", "qwk", "mean_auc")
+
+
+def image(number: int, suffix: str = "jpg") -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 255, (16, 16, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG" if suffix == "png" else "JPEG")
+    return buffer.getvalue()
+
+
+def table(*rows: list) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def images(numbers, name, suffix: str = "jpg") -> dict[str, bytes]:
+    return {name(number): image(number, suffix) for number in numbers}
+
+
+def house(labels: dict, sample="0", suffix="jpg", name=str, extra=()) -> dict[str, bytes]:
+    """Return the files of a competition id,label; extra: columns as (name, function of the number)."""
+    head = ["id", "label", *(column for column, _ in extra)]
+    return {
+        "train.csv": table(head, *([name(n), labels[n], *(value(n) for _, value in extra)] for n in TRAIN)),
+        "test.csv": table(["id"], *([name(n)] for n in TEST)),
+        "sampleSubmit.csv": table(["id", "label"], *([name(n), sample] for n in TEST)),
+        **images(TRAIN, f"train/{{}}.{suffix}".format, suffix),
+        **images(TEST, f"test/{{}}.{suffix}".format, suffix),
+    }
+
+
+def cassava() -> dict[str, bytes]:
+    return {
+        "train.csv": table(["image_id", "label"], *([f"{n}.jpg", GROUP[n]] for n in TRAIN)),
+        "sample_submission.csv": table(["image_id", "label"], *([f"{n}.jpg", 4] for n in TEST)),
+        **images(TRAIN, "train_images/{}.jpg".format),
+        **images(TEST, "test_images/{}.jpg".format),
+    }
+
+
+def melanoma() -> dict[str, bytes]:
+    head = ["image_name", "patient_id", "age_approx"]
+    rows = {n: [f"ISIC_{n}", f"IP_{n // 4}", n] for n in [*TRAIN, *TEST]}
+    return {
+        "train.csv": table([*head, "target"], *([*rows[n], GENDER[n]] for n in TRAIN)),
+        "test.csv": table(head, *(rows[n] for n in TEST)),
+        "sample_submission.csv": table(["image_name", "target"], *([f"ISIC_{n}", 0] for n in TEST)),
+        **images(TRAIN, "jpeg/train/ISIC_{}.jpg".format),
+        **images(TEST, "jpeg/test/ISIC_{}.jpg".format),
+    }
+
+
+def dogbreed() -> dict[str, bytes]:
+    return {
+        "labels.csv": table(["id", "breed"], *([f"{n:08x}", AGES[GROUP[n]]] for n in TRAIN)),
+        "sample_submission.csv": table(["id", *sorted(AGES)], *([f"{n:08x}", *[0.2] * 5] for n in TEST)),
+        **images(TRAIN, "train/{:08x}.jpg".format),
+        **images(TEST, "test/{:08x}.jpg".format),
+    }
+
+
+def imagefolder() -> dict[str, bytes]:
+    train = images(TRAIN, lambda n: f"train/{AGES[GROUP[n]]}/{AGES[GROUP[n]]}.{n}.jpg")
+    return {**train, **images(TEST, "test/{}.jpg".format)}
+
+
+def aptos() -> dict[str, bytes]:
+    return {
+        "train.csv": table(["id_code", "diagnosis"], *([f"{n:06x}", GROUP[n]] for n in TRAIN)),
+        "test.csv": table(["id_code"], *([f"{n:06x}"] for n in TEST)),
+        "sample_submission.csv": table(["id_code", "diagnosis"], *([f"{n:06x}", 0] for n in TEST)),
+        **images(TRAIN, "train_images/{:06x}.png".format, "png"),
+        **images(TEST, "test_images/{:06x}.png".format, "png"),
+    }
+
+
+def onehot() -> dict[str, bytes]:
+    return {
+        "train.csv": table(
+            ["image_id", *AGES], *([f"Train_{n}", *(int(GROUP[n] == k) for k in range(5))] for n in TRAIN)
+        ),
+        "test.csv": table(["image_id"], *([f"Test_{n}"] for n in TEST)),
+        "sample_submission.csv": table(["image_id", *AGES], *([f"Test_{n}", *[0.2] * 5] for n in TEST)),
+        **images(TRAIN, "images/Train_{}.jpg".format),
+        **images(TEST, "images/Test_{}.jpg".format),
+    }
+
+
+WORDS = {number: ("man", "woman")[gender] for number, gender in GENDER.items()}
+DIGITS = ("0", "1", "2", "3", "4")
+
+
+def five(**settings) -> Task:
+    return Task(kind="multiclass", **settings)
+
+
+LAYOUTS = {  # files, options, the task, the label of the first three train rows, ids of the first train and test row
+    "cassava": (cassava, (), five(classes=DIGITS, id_column="image_id"), [1, 2, 3], ("1.jpg", "41.jpg")),
+    "melanoma": (
+        melanoma,
+        ("--metric", "auc"),
+        Task(metric="auc", submission="probabilities", id_column="image_name", label_columns=("target",)),
+        [1, 0, 1],
+        ("ISIC_1", "ISIC_41"),
+    ),
+    "dogbreed": (
+        dogbreed,
+        (),
+        five(classes=tuple(sorted(AGES)), metric="log_loss", submission="probabilities", label_columns=("breed",)),
+        [1, 4, 0],  # of adult, child, infant, senior, young
+        ("00000001", "00000029"),
+    ),
+    "imagefolder": (imagefolder, (), five(classes=tuple(sorted(AGES))), [0, 0, 0], ("adult.13", "41")),
+    "png": (lambda: house(GENDER, suffix="png"), (), LABEL, [1, 0, 1], ("1", "41")),
+    "text": (lambda: house(WORDS, "man"), (), Task(classes=("man", "woman")), [1, 0, 1], ("1", "41")),
+    "extension": (lambda: house(GENDER, name="{}.jpg".format), (), LABEL, [1, 0, 1], ("1.jpg", "41.jpg")),
+    "extra": (
+        lambda: house(GENDER, extra=[("age", int), ("patient_id", lambda n: f"p{n // 4}")]),
+        (),
+        LABEL,
+        [1, 0, 1],
+        ("1", "41"),
+    ),
+    "proba": (
+        lambda: house(GENDER, "0.5"),
+        (),
+        Task(metric="auc", submission="probabilities"),
+        [1, 0, 1],
+        ("1", "41"),
+    ),
+    "aptos": (
+        aptos,
+        ("--metric", "qwk"),
+        five(classes=DIGITS, metric="qwk", id_column="id_code", label_columns=("diagnosis",)),
+        [1, 2, 3],
+        ("000001", "000029"),
+    ),
+    "onehot": (
+        onehot,
+        ("--metric", "mean_auc"),
+        five(
+            classes=tuple(AGES),
+            metric="mean_auc",
+            submission="probabilities",
+            id_column="image_id",
+            label_columns=tuple(AGES),
+        ),
+        [1, 2, 3],
+        ("Train_1", "Test_41"),
+    ),
+}
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def audit(root: Path, *options: object) -> str:
+    done = run("audit", root, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_each_layout_is_read_with_no_option_but_data(tmp_path, layout):
+    files, options, task, labels, ids = LAYOUTS[layout]
+    source, root = write(tmp_path / "source", files()), tmp_path / "root"
+    page = audit(root, "--data", source, *options)
+    competition = load_competition(root)
+    assert competition.task == task == load_task(root)
+    assert "rows        40 train, 8 test\n" in page and "nothing breaks the rules" in page
+    assert competition.train["label"].tolist()[:3] == labels and competition.train["label"].dtype == "int64"
+    assert (competition.train["id"][0], competition.test["id"][0]) == ids
+    assert competition.sample["id"].tolist() == competition.test["id"].tolist()
+    assert competition.sample_header[0] == task.id_column
+    for split in ("train", "test"):
+        paths = [competition.image_path(split, id) for id in competition.ids(split)]
+        assert len(set(paths)) == len(paths) and all(path.is_file() for path in paths)
+    number = 1 if layout != "imagefolder" else 13
+    assert competition.image_path("train", ids[0]).read_bytes() == image(
+        number, "png" if task in () else _suffix(layout)
+    )
+    assert "is already in" in audit(root, "--data", source) and load_competition(root).task == task
+
+
+def _suffix(layout: str) -> str:
+    return "png" if layout in ("png", "aptos") else "jpg"
+
+
+def test_the_zip_of_a_layout_is_read_like_its_folder(tmp_path):
+    (tmp_path / "c.zip").write_bytes(zip_bytes({f"c/{name}": content for name, content in cassava().items()}))
+    audit(tmp_path / "zip", "--data", tmp_path / "c.zip")
+    audit(tmp_path / "folder", "--data", write(tmp_path / "source", cassava()))
+    first, second = (load_competition(tmp_path / name) for name in ("zip", "folder"))
+    pd.testing.assert_frame_equal(first.train, second.train)
+    assert first.task == second.task
+
+
+def test_a_competition_may_stay_in_a_folder_that_is_not_copied(tmp_path):
+    source, root = write(tmp_path / "source", onehot()), tmp_path / "root"
+    audit(root, "--data", source, "--in-place")
+    task = load_task(root)
+    assert task.train_images == task.test_images == str(source / "images")
+    assert not list((root / "competition").rglob("*.jpg"))
+    assert load_competition(root).image_path("test", "Test_41") == source / "images" / "Test_41.jpg"
+    audit(root, "--metric", "mean_auc")
+    assert load_task(root).train_images == task.train_images and load_task(root).metric == "mean_auc"
+
+
+def test_the_page_says_how_the_files_were_read_and_how_to_change_it(tmp_path):
+    page = audit(tmp_path / "root", "--data", write(tmp_path / "source", aptos())).splitlines()
+    at = next(number for number, line in enumerate(page) if line.startswith("read as"))
+    assert page[at : at + 4] == [
+        "read as     5 classes (0, 1, 2, 3, 4) in column diagnosis, ids in id_code, scored by accuracy, submission: "
+        "labels;",
+        "            to change it: --metric macro_f1|balanced_accuracy|qwk, or edit competition/task.toml",
+        "            the classes are whole numbers and were taken as names; if their order counts: --metric qwk",
+        "labels      8 of 0, 8 of 1, 8 of 2, 8 of 3, 8 of 4",
+    ]
+
+
+def test_columns_that_say_which_images_belong_together_are_named(tmp_path):
+    assert (
+        "groups      column patient_id: 11 values for 40 rows, up to 4 of one, 3 test rows have one of them; "
+        "`split.py --group patient_id` keeps them together\n"
+    ) in audit(tmp_path / "melanoma", "--data", write(tmp_path / "a", melanoma()))
+    assert (
+        "groups      column patient_id: 11 values for 40 rows, up to 4 of one; `split.py --group patient_id` keeps "
+        "them together\n"
+    ) in audit(tmp_path / "extra", "--data", write(tmp_path / "b", LAYOUTS["extra"][0]()))
+    assert load_competition(tmp_path / "extra").extra.iloc[0].to_dict() == {"id": "1", "age": "1", "patient_id": "p0"}
+
+
+def test_a_second_column_with_the_classes_is_named(tmp_path):
+    files = dogbreed()
+    rows = [line.split(",") for line in files["labels.csv"].decode().splitlines()]
+    files["labels.csv"] = table(["id", "guess", "breed"], *([id, "adult", breed] for id, breed in rows[1:]))
+    page = audit(tmp_path / "root", "--data", write(tmp_path / "source", files))
+    assert load_task(tmp_path / "root").label_columns == ("breed",)
+    assert "            column guess has such values as well: --label-column guess\n" in page
+
+
+def test_options_given_later_change_what_they_name(tmp_path):
+    root = tmp_path / "root"
+    audit(root, "--data", write(tmp_path / "source", melanoma()))
+    assert (load_task(root).metric, load_task(root).submission) == ("accuracy", "labels")
+    audit(root, "--metric", "log_loss")
+    assert (load_task(root).metric, load_task(root).submission) == ("log_loss", "probabilities")
+    audit(root, "--submission", "labels")
+    assert (load_task(root).metric, load_task(root).submission) == ("log_loss", "labels")
+
+
+def test_an_edited_task_is_used_and_checked(tmp_path):
+    root = tmp_path / "root"
+    audit(root, "--data", write(tmp_path / "source", house(WORDS, "man")))
+    path = root / "competition" / "task.toml"
+    text = path.read_text()
+    path.write_text(text.replace('["man", "woman"]', '["woman", "man"]'))
+    audit(root)
+    assert load_competition(root).train["label"].tolist()[:3] == [0, 1, 0]
+    audit(root, "--metric", "macro_f1")
+    assert load_task(root).classes == ("woman", "man")
+    path.write_text(text.replace('"woman"', '"lady"'))
+    assert refused("audit", root).splitlines()[1] == (
+        "  - competition/train.csv, row 2: label 'woman' is none of the classes man, lady"
+    )
+    path.write_text(text.replace('label_columns = ["label"]', 'label_columns = ["sex"]'))
+    assert refused("audit", root).splitlines()[1] == (
+        "  - competition/train.csv, row 1: the header is 'id,label', expected 'id,sex'"
+    )
+
+
+def put(root: Path, train: str, test: str | None, sample: str | None) -> Path:
+    files = {"train.csv": train, "test.csv": test, "sampleSubmit.csv": sample}
+    write(root / "competition", {name: text.encode() for name, text in files.items() if text is not None})
+    return root
+
+
+ROWS = "id,{}\na,{}\nb,{}\nc,{}\n".format
+UNCLEAR = {  # train.csv, test.csv, sampleSubmit.csv, the line of the error
+    "no id": (
+        "image,label\na,0\nb,1\n",
+        None,
+        "file,label\nx,0\n",
+        "competition/train.csv, row 1: the header is 'image,label', expected 'file,label'",
+    ),
+    "no label": (
+        "id,sex,hair\na,0,1\nb,1,1\n",
+        None,
+        "id,target\nx,0\n",
+        "competition/train.csv, row 1: the header is 'id,sex,hair', expected 'id,target'; name the column of the "
+        "labels with --label-column (sex, hair)",
+    ),
+    "classes of nothing": (
+        ROWS("breed", "pug", "pug", "lab"),
+        None,
+        "id,pug,poodle\nx,0.5,0.5\n",
+        "competition/sampleSubmit.csv, row 1: the columns pug, poodle are neither the values of any column of "
+        "competition/train.csv, nor columns of 0 and 1 there; name the column of the labels with --label-column, or "
+        "correct the files",
+    ),
+    "numbers": (
+        "id,label\n" + "".join(f"a{n},{n / 7:.3f}\n" for n in range(30)),
+        None,
+        "id,label\nx,0\n",
+        "competition/train.csv: column label has 30 different numbers, which are no classes; to predict a number, "
+        "write it to competition/meta.csv, and name its column with --target",
+    ),
+    "several labels": (
+        "id,dog,cat,cow\na,1,0,0\nb,1,1,0\nc,0,1,0\n",
+        None,
+        "id,dog,cat,cow\nx,0,0,0\n",
+        "competition/train.csv, row 3: dog, cat, cow are not 0 but for one 1: '1,1,0'",
+    ),
+    "a slip": (
+        ROWS("label", 3, 4, "four"),
+        None,
+        "id,label\nx,3\n",
+        "competition/train.csv, row 4: label 'four' is none of the classes 3, 4",
+    ),
+    "one class": (
+        ROWS("label", "dog", "dog", "dog"),
+        None,
+        "id,label\nx,dog\n",
+        "competition/train.csv: every label is dog; two classes are needed",
+    ),
+    "neither test nor sample": (ROWS("label", 0, 1, 0), None, None, "competition/test.csv is missing"),
+    "test of other ids": (
+        ROWS("label", 0, 1, 0),
+        "name\nx\n",
+        None,
+        "competition/train.csv, row 1: the header is 'id,label', expected 'name'",
+    ),
+    "a train id in the sample": (
+        ROWS("label", 0, 1, 0),
+        None,
+        "id,label\nb,0\n",
+        "competition/sampleSubmit.csv, row 2: id 'b' is also a train id (row 3)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", UNCLEAR)
+def test_what_is_not_clear_is_one_line_that_names_the_option(tmp_path, kind):
+    *files, line = UNCLEAR[kind]
+    with pytest.raises(InputError) as caught:
+        load_competition(put(tmp_path, *files))
+    assert str(caught.value).splitlines()[1:-1] == [f"  - {line}"]
+
+
+PETS = ROWS("pet", "cat", "dog", "cat")
+READ = {  # train.csv, test.csv, sampleSubmit.csv: the classes, the label column, the submission
+    "columns in another order": ("label,id\n1,a\n0,b\n", None, "id,label\nx,0\n", ("0", "1"), "label", "labels"),
+    "another name in the sample": (ROWS("sex", 0, 1, 0), None, "id,p\nx,0.5\n", ("0", "1"), "sex", "probabilities"),
+    "only the test file": ("id,age,sex\na,3,m\nb,4,f\n", "id,age\nx,5\n", None, ("f", "m"), "sex", "labels"),
+    "numbers in their order": (ROWS("label", 10, 9, -1), None, "id,label\nx,9\n", ("-1", "9", "10"), "label", "labels"),
+    "half steps": (ROWS("label", "0.5", "2", "1.5"), None, "id,label\nx,2\n", ("0.5", "1.5", "2"), "label", "labels"),
+    "words and a sample of 1": (PETS, None, "id,pet\nx,1\n", ("cat", "dog"), "pet", "probabilities"),
+    "one column each of two": (PETS, None, "id,dog,cat\nx,1,0\n", ("dog", "cat"), "pet", "probabilities"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_what_the_files_say(tmp_path, kind):
+    *files, classes, column, submission = READ[kind]
+    task = load_competition(put(tmp_path, *files)).task
+    assert (task.classes, task.label_columns, task.submission) == (classes, (column,), submission)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--id-column", "name"), "  - --id-column name: competition/train.csv has image_id, label"),
+        (("--label-column", "breed"), "  - --label-column breed: competition/train.csv has label"),
+        (("--metric", "auc"), f"  - --metric auc: with more than two classes it is one of {', '.join(SIX)}"),
+        (
+            ("--metric", "log_loss"),
+            "  - competition/sampleSubmit.csv has one column (label) next to the ids, which cannot hold the "
+            "probabilities of several classes; for labels use --submission labels",
+        ),
+    ],
+)
+def test_options_that_do_not_suit_are_refused(tmp_path, options, message):
+    source, root = write(tmp_path / "source", cassava()), tmp_path / "root"
+    assert refused("audit", root, "--data", source, *options).splitlines()[1] == message
+    assert "was installed" in audit(root, "--data", source) or load_task(root).metric == "accuracy"
+
+
+def test_a_first_try_that_failed_blocks_nothing(tmp_path):
+    source, root = write(tmp_path / "source", melanoma()), tmp_path / "root"
+    sample = source / "sample_submission.csv"
+    sample.write_bytes(sample.read_bytes().replace(b"image_name,target", b"image_name,malignant"))
+    train = (source / "train.csv").read_text().splitlines()
+    rows = [train[0] + ",sure", *(f"{row},1" for row in train[1:])]
+    (source / "train.csv").write_text("\n".join(rows))
+    message = "name the column of the labels with --label-column (target, sure)"
+    assert message in refused("audit", root, "--data", source)
+    audit(root, "--data", source, "--label-column", "target")
+    assert load_task(root).label_columns == ("target",)
+    write(tmp_path / "source", melanoma())
+    assert "holds another competition" in refused("audit", root, "--data", source)  # that one was accepted
