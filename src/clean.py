@@ -107,8 +107,8 @@ def list_suspects(args: argparse.Namespace) -> None:
     for label, count in folds.table["label"].value_counts().sort_index().items():
         wrong = (confident["label"] == label).sum()
         print(
-            f"label {task.classes[label]}: {count} rows, {wrong} of them are wrong or too difficult for these models, by "
-            "confident learning"
+            f"label {task.classes[label]}: {count} rows, {wrong} of them are wrong or too difficult for these models, "
+            "by confident learning"
         )
     print(f"look at {root / 'label_issues.html'}; all of them are in {label_issues_path(root)}")
     if args.write_corrections:
