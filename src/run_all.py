@@ -40,7 +40,7 @@ from facefold.cli import (
     run_main,
     run_step,
 )
-from facefold.task import Task
+from facefold.task import Task, load_task
 from facefold.utils.console import format_duration, parse_budget, silence
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ class Job:
         synthetic = args.data is None and is_empty(self.root / "competition")
         source = ["--synthetic"] if synthetic else ["--data", args.data] if args.data else []
         self.step("audit", *source, *competition_options(args))
+        args.target = load_task(self.root, args.target.name)  # the audit has just inferred it
         recipes = named or self.profile_recipes()
         if not named:
             require_trainable(recipes, self.target, args.weights_dir)
