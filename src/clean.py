@@ -76,10 +76,14 @@ def list_suspects(args: argparse.Namespace) -> None:
         parse_run_names,
         run_names,
     )
+    from facefold.task import load_task
     from facefold.utils.files import lock_directory, write_csv, write_text
 
     root = args.root.resolve()
-    competition, folds, images_hash = load_competition(root), load_folds(root), load_images_hash(root)
+    task = load_task(root)
+    if task.multiclass:
+        raise InputError(f"clean.py judges labels of two classes, and this competition has {len(task.classes)}")
+    competition, folds, images_hash = load_competition(root), load_folds(root, task), load_images_hash(root)
     uncorrected = [name for name in run_names(root) if not name.endswith(CORRECTED_SUFFIX)]
     # sorted: the last bit of a mean depends on the order
     names = sorted(parse_run_names(args.recipes) if args.recipes else uncorrected)
@@ -101,9 +105,10 @@ def list_suspects(args: argparse.Namespace) -> None:
 
     print(title)
     for label, count in folds.table["label"].value_counts().sort_index().items():
+        wrong = (confident["label"] == label).sum()
         print(
-            f"label {label}: {count} rows, {(confident['label'] == label).sum()} of them are wrong or too difficult "
-            "for these models, by confident learning"
+            f"label {task.classes[label]}: {count} rows, {wrong} of them are wrong or too difficult for these models, "
+            "by confident learning"
         )
     print(f"look at {root / 'label_issues.html'}; all of them are in {label_issues_path(root)}")
     if args.write_corrections:
