@@ -158,8 +158,9 @@ def divide(
     from facefold.data.fold_rows import cut_in_time, read_folds_file
     from facefold.data.folds import assign_folds, make_folds, require_both_labels
 
-    (k, seed), target, sha256 = drawn, args.target, args.target.sha256(args.root)
-    rows = target_rows(competition, target)
+    (k, seed), target = drawn, args.target
+    rows = target_rows(competition, target)  # refuses a target whose files are missing
+    sha256 = target.sha256(args.root)
     if method.drawn:
         folds = make_folds(rows, groups, k, seed, sha256, method.grouping, target)
         return replace(folds, method=method.text(target.regression))
