@@ -5,13 +5,12 @@ checks; the latter stay as they are: a probability of label 1 needs half the mem
 """
 
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from facefold.ensemble.calibration import LogisticModel, fit_logistic
 from facefold.ensemble.greedy import MANY_MEMBERS, STEPS
-from facefold.ensemble.members import Fitted, Rows, cross_predict, inner_folds
+from facefold.ensemble.members import Fitted, Rows, inner_folds
 from facefold.ensemble.metrics import ACCURACY, Metric
 from facefold.ensemble.scores import class_prob, decide, log_loss, log_prob, own_prob
 from facefold.ensemble.second_pass import HALF_WIDTHS, first_pass
@@ -63,12 +62,13 @@ class _VoteObjective:
         self.own = own_prob(prob, labels)
         split = np.flatnonzero(hard.min(axis=1) != hard.max(axis=1))  # no weighting changes a unanimous row
         hard, rows = hard[split], split[:, None, None]
-        self.agree = (hard[:, :, None] == hard[:, None, :]).astype(np.float64)  # of candidate j with member k
-        self.prob = prob[rows, np.arange(prob.shape[1])[None, None, :], hard[:, :, None]]  # by member k, of candidate j
+        members = prob.shape[1]
+        self.agree = (hard[:, :, None] == hard[:, None, :]).reshape(-1, members).astype(np.float64)  # with member k
+        self.prob = prob[rows, np.arange(members)[None, None, :], hard[:, :, None]].reshape(-1, members)  # by member k
         self.right = hard == labels[split, None]
 
     def correct(self, votes: np.ndarray) -> int:
-        share = self.agree @ votes + self.prob @ (votes / votes.sum())
+        share = (self.agree @ votes + self.prob @ (votes / votes.sum())).reshape(self.right.shape)
         return int(self.right[np.arange(len(share)), share.argmax(axis=1)].sum())
 
     def __call__(self, votes: np.ndarray) -> tuple[int, float]:
@@ -97,18 +97,20 @@ def search_class_greedy_weights(prob: np.ndarray, labels: np.ndarray, metric: Me
 
 def _select(own: np.ndarray, decisions: "_Decisions | None") -> np.ndarray:
     """Return how often each member is in the best selection, int64 (m,); own: float64 (n, m), of each row's label."""
-    selected, best, best_value = np.zeros(own.shape[1], np.int64), None, None
-    unit = np.eye(own.shape[1], dtype=np.int64)
+    members = range(own.shape[1])
+    selected, total, best, best_value = np.zeros(own.shape[1], np.int64), np.zeros(len(own)), None, None
     for step in range(1, STEPS + 1):
-        trials = [selected + one for one in unit]
-        values = [0.0] * len(trials) if decisions is None else [decisions.value(trial) for trial in trials]
-        leaders = [j for j, value in enumerate(values) if value == max(values)]
-        losses = {j: round(log_loss(own @ (trials[j] / step), np.array([1])), 12) for j in leaders}
+        values = [0.0 if decisions is None else decisions.value_with(j) for j in members]
+        leaders = [j for j in members if values[j] == max(values)]
+        losses = {j: round(log_loss((total + own[:, j]) / step, np.array([1])), 12) for j in leaders}
         first = min(leaders, key=losses.get)
-        selected = trials[first]
+        selected[first] += 1
+        total += own[:, first]
+        if decisions is not None:
+            decisions.add(first)
         value = (values[first], -losses[first])
         if best_value is None or value > best_value:
-            best, best_value = selected, value
+            best, best_value = selected.copy(), value
     return best
 
 
@@ -123,16 +125,17 @@ class _Decisions:
         hard = np.stack([prob[rows, j].argmax(axis=1) for j in pool])
         self.split = np.flatnonzero(hard.min(axis=0) != hard.max(axis=0))
         self.prob = np.stack([prob[rows[self.split], j].astype(np.float32) for j in pool])
+        self.total, self.trial = np.zeros(self.prob.shape[1:], np.float32), np.empty(self.prob.shape[1:], np.float32)
         self.decided, self.labels, self.metric, self.classes = hard[0], labels[drawn], metric, prob.shape[2]
 
-    def value(self, selected: np.ndarray) -> float:
-        """Return the metric of the mean with these numbers of each member, (m,)."""
-        members = np.flatnonzero(selected)
-        total = np.float32(selected[members[0]]) * self.prob[members[0]]
-        for j in members[1:]:
-            total += np.float32(selected[j]) * self.prob[j]
-        self.decided[self.split] = total.argmax(axis=1)
+    def value_with(self, member: int) -> float:
+        """Return the metric of the mean of the selection and one member more."""
+        np.add(self.total, self.prob[member], out=self.trial)
+        self.decided[self.split] = self.trial.argmax(axis=1)
         return self.metric.label_value(self.decided[self.place], self.labels, self.classes)
+
+    def add(self, member: int) -> None:
+        self.total += self.prob[member]
 
 
 def fit_class_rank_mean(rows: Rows, labels: np.ndarray, fold: np.ndarray) -> Fitted:
@@ -141,28 +144,61 @@ def fit_class_rank_mean(rows: Rows, labels: np.ndarray, fold: np.ndarray) -> Fit
     A rank is stretched on either side so that 1 / C stays 1 / C, as 0.5 does for two classes.
     """
     members, classes = rows.prob.shape[1:]
-    reference = np.sort(rows.prob, axis=0)
-    below = (reference < 1 / classes).mean(axis=0)
+    reference = np.sort(_columns(rows.prob), axis=2)
+    below = (reference < 1 / classes).mean(axis=2)
 
     def predict(rows: Rows) -> np.ndarray:
-        total = np.zeros((len(rows.prob), classes))
-        for j in range(members):
-            for c in range(classes):
-                column = np.ascontiguousarray(reference[:, j, c])
-                total[:, c] += _class_rank(rows.prob[:, j, c], column, below[j, c], 1 / classes)
+        columns, total = _columns(rows.prob), np.zeros((classes, len(rows.prob)))
+        for j, c in np.ndindex(members, classes):
+            total[c] += _class_rank(columns[j, c], reference[j, c], below[j, c], 1 / classes)
         total += np.finfo(np.float64).tiny  # a row may be below all others in every class
-        return total / total.sum(axis=1, keepdims=True)
+        return np.ascontiguousarray((total / total.sum(axis=0)).T)
 
     return Fitted(predict, np.ones(members))
 
 
+def _columns(prob: np.ndarray) -> np.ndarray:
+    """Return prob (n, m, C) as (m, C, n)."""
+    return np.ascontiguousarray(prob.transpose(1, 2, 0))
+
+
 def _class_rank(prob: np.ndarray, reference: np.ndarray, below: float, middle: float) -> np.ndarray:
     """Return the rank in 0..1 of prob (n,) in reference, sorted, of which the share `below` is less than `middle`."""
-    between = np.searchsorted(reference, prob, "left") + np.searchsorted(reference, prob, "right")
-    share = between / (2 * len(reference))  # ties share their mean rank
+    order = np.argsort(prob)  # what is searched in its order is found sooner
+    values, share = prob[order], np.empty(len(prob))
+    between = np.searchsorted(reference, values, "left") + np.searchsorted(reference, values, "right")
+    share[order] = between / (2 * len(reference))  # ties share their mean rank
     low = middle * np.minimum(share, below) / (below or 1.0)
     high = middle + (1 - middle) * np.maximum(share - below, 0) / ((1 - below) or 1.0)
     return np.where(prob >= middle, high, low)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """What the second pass knows of n rows.
+
+    first, second: int64 (n,), the two likeliest classes by the mean; margin: float64 (n,), the difference of their
+    probabilities; inputs: float64 (n, m + 1), the difference of their log p, by the members and by `stacked`.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    margin: np.ndarray
+    inputs: np.ndarray
+
+    @classmethod
+    def of_rows(cls, rows: Rows) -> "_Pairs":
+        prob, index = first_pass(rows), np.arange(len(rows.prob))
+        first = prob.argmax(axis=1)
+        top = prob[index, first]
+        prob[index, first] = -1.0
+        second = prob.argmax(axis=1)
+        by_class = (np.column_stack([rows.prob[index, :, c], rows.stacked[index, c]]) for c in (first, second))
+        one, other = (log_prob(values) for values in by_class)
+        return cls(first, second, top - prob[index, second], one - other)
+
+    def __getitem__(self, mask: np.ndarray) -> "_Pairs":
+        return _Pairs(self.first[mask], self.second[mask], self.margin[mask], self.inputs[mask])
 
 
 @dataclass(frozen=True)
@@ -185,17 +221,27 @@ class ClassSecondPass:
 
     def doubtful(self, rows: Rows) -> np.ndarray:
         """Return bool (n,): the rows that the specialist decides."""
-        top = np.sort(np.partition(first_pass(rows), -2, axis=1)[:, -2:], axis=1)
-        return top[:, 1] - top[:, 0] < 2 * self.half_width
+        return self._doubtful(_Pairs.of_rows(rows))
+
+    def _doubtful(self, pairs: _Pairs) -> np.ndarray:
+        return (pairs.margin < 2 * self.half_width) & (self.specialist is not None)
+
+    def decide(self, pairs: _Pairs) -> np.ndarray:
+        """Return the decided classes, int64 (n,)."""
+        decided, doubtful = pairs.first.copy(), np.flatnonzero(self._doubtful(pairs))
+        if len(doubtful):
+            part = pairs[doubtful]
+            decided[doubtful] = np.where(self.specialist.predict(part.inputs) >= 0.5, part.first, part.second)
+        return decided
 
     def predict(self, rows: Rows) -> np.ndarray:
-        prob, doubtful = first_pass(rows), np.flatnonzero(self.doubtful(rows))
-        if self.specialist is None or not len(doubtful):
-            return prob
-        first, second = _likeliest_two(prob[doubtful])
-        both = prob[doubtful, first] + prob[doubtful, second]
-        share = self.specialist.predict(_pair_inputs(rows[doubtful], first, second))
-        prob[doubtful, first], prob[doubtful, second] = share * both, (1 - share) * both
+        prob, pairs = first_pass(rows), _Pairs.of_rows(rows)
+        doubtful = np.flatnonzero(self._doubtful(pairs))
+        if len(doubtful):
+            part = pairs[doubtful]
+            both = prob[doubtful, part.first] + prob[doubtful, part.second]
+            share = self.specialist.predict(part.inputs)
+            prob[doubtful, part.first], prob[doubtful, part.second] = share * both, (1 - share) * both
         return prob
 
 
@@ -205,39 +251,20 @@ def fit_class_second_pass(rows: Rows, labels: np.ndarray, fold: np.ndarray) -> C
     The band is the one with the most correct decisions on folds that did not train its specialist, whatever the metric;
     equal ones go to the narrower, and no band at all is a candidate.
     """
-    inner = inner_folds(fold)
-    correct = {}
-    for width in HALF_WIDTHS:
-        scores = cross_predict(partial(_fit_pair, half_width=width), rows, labels, inner)
-        correct[width] = int((decide(scores) == labels).sum())
-    return _fit_pair(rows, labels, inner, max(HALF_WIDTHS, key=lambda width: (correct[width], -width)))
+    inner, pairs = inner_folds(fold), _Pairs.of_rows(rows)
+    correct = dict.fromkeys(HALF_WIDTHS, 0)
+    for k in np.unique(inner):
+        rest, held_out = inner != k, inner == k
+        for width in HALF_WIDTHS:
+            decided = _fit_pairs(pairs[rest], labels[rest], width).decide(pairs[held_out])
+            correct[width] += int((decided == labels[held_out]).sum())
+    return _fit_pairs(pairs, labels, max(HALF_WIDTHS, key=lambda width: (correct[width], -width)))
 
 
-def _fit_pair(rows: Rows, labels: np.ndarray, _fold: np.ndarray, half_width: float) -> ClassSecondPass:
+def _fit_pairs(pairs: _Pairs, labels: np.ndarray, half_width: float) -> ClassSecondPass:
     """Fit the specialist of a band on its rows that have one of their two likeliest classes."""
-    doubtful = np.flatnonzero(ClassSecondPass(half_width, None).doubtful(rows)) if half_width else np.empty(0, np.int64)
-    if not len(doubtful):
-        return ClassSecondPass(half_width, None)
-    part, labels = rows[doubtful], labels[doubtful]
-    first, second = _likeliest_two(first_pass(part))
-    used = (labels == first) | (labels == second)
-    right = (labels == first)[used].astype(np.int64)
+    used = (pairs.margin < 2 * half_width) & ((labels == pairs.first) | (labels == pairs.second))
+    right = (labels == pairs.first)[used].astype(np.int64)
     if len(np.unique(right)) < 2:  # the mean is always right, or always wrong: there is nothing to learn
         return ClassSecondPass(half_width, None)
-    inputs = _pair_inputs(part, first, second)[used]
-    return ClassSecondPass(half_width, fit_logistic(inputs, right, intercept=False))
-
-
-def _likeliest_two(prob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the likeliest class of each row of prob (n, C) and the next one, int64 (n,) each."""
-    first, rest = prob.argmax(axis=1), prob.copy()
-    rest[np.arange(len(prob)), first] = -1.0
-    return first, rest.argmax(axis=1)
-
-
-def _pair_inputs(rows: Rows, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return log p of class `first` minus that of `second` by the members and by `stacked`, float64 (n, m + 1)."""
-    index = np.arange(len(first))
-    by_class = (np.column_stack([rows.prob[index, :, c], rows.stacked[index, c]]) for c in (first, second))
-    one, other = (log_prob(prob) for prob in by_class)
-    return one - other
+    return ClassSecondPass(half_width, fit_logistic(pairs.inputs[used], right, intercept=False))
