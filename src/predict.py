@@ -90,7 +90,7 @@ def predict_pictures(args: argparse.Namespace) -> None:
     from facefold.data.synthetic import is_synthetic
     from facefold.ensemble.apply import blended_targets, load_blend_model, predict_images
     from facefold.ensemble.leaks import announce_leaks
-    from facefold.ensemble.scores import decide
+    from facefold.ensemble.metrics import decide
     from facefold.report.pages import column_name, format_prediction, predictions_page
     from facefold.training.workers import select_devices
     from facefold.utils.files import write_csv, write_text
