@@ -79,10 +79,10 @@ def main() -> None:
         between = time.perf_counter()
         fitted.predict(rows)
         print(f"{name:16} {between - started:6.2f} s to fit, {time.perf_counter() - between:6.2f} s to predict")
-    before, started = peak_mb(), time.perf_counter()
+    before, started, cpu = peak_mb(), time.perf_counter(), time.process_time()
     blend = make_blend(matrix, stacked, "auto", "auto")
-    seconds, peak = time.perf_counter() - started, peak_mb() - before
-    print(f"blend {seconds:.0f} s, peak {peak:.0f} MB above the {before:.0f} MB before")
+    seconds, cpu, peak = time.perf_counter() - started, time.process_time() - cpu, peak_mb() - before
+    print(f"blend {seconds:.0f} s, {cpu:.0f} s of all cores, peak {peak:.0f} MB above the {before:.0f} MB before")
     print(format_headline(blend.facts))
     print(blend.facts["why"])
 

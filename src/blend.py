@@ -4,21 +4,25 @@
     python src/blend.py --recipes lite0,cnn5 --method majority
     python src/blend.py --weights lite0=2,cnn5=1          a weighted vote or mean with your weights
 
-Methods, from simple to complicated:
+Everything that is chosen goes by the metric of competition/task.toml. Methods, from simple to complicated:
     mean             the mean probability
-    best_single      the recipe with the best out-of-fold accuracy
+    best_single      the recipe with the best out-of-fold score
     majority         one vote per recipe; a tie goes by the mean probability
     logit_mean       the mean of the logits: confident recipes count for more
     rank_mean        the mean of the ranks: confident recipes count for no more
     calibrated_mean  the mean after each recipe's probabilities were calibrated, if that helps
     weighted_mean    weights >= 0 that sum to 1, of the least log loss
     weighted_votes   integer votes 0 to 5 per recipe, searched for accuracy
-    greedy           recipes added one by one, with replacement, for accuracy, in many bags
+    greedy           recipes added one by one, with replacement, for the metric (for one of probabilities: for the log
+                     loss), in many bags
     stack_probs      a logistic regression on the recipes' logits
     stack_features   a logistic regression on their penultimate features, one per fold
-    second_pass      the mean, but rows near 0.5 are decided by a specialist on logits and features
+    second_pass      the mean, but rows near 0.5 are decided by a specialist on logits and features; of more than two
+                     classes those whose two likeliest are close, between these two
 `--method auto` takes the simplest that no other beats by a real margin on the same rows; the last line says if learned
-weights lost. The threshold is 0.5 unless another one gains by such a margin.
+weights lost. The threshold is 0.5 unless another one gains by such a margin. Of more than two classes the likeliest is
+predicted, unless offsets of the classes, or for quadratic weighted kappa cut points on the expected class, gain so.
+Where probabilities are submitted, nothing is decided.
 
 Leaks are never used by default, announced on the first line, and refused if there is nothing to use:
 `--use-order` decodes the chosen method's predictions by the order of the ids, if neighbours by id share their label.

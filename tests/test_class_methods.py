@@ -123,10 +123,8 @@ def test_a_tied_softmax_is_where_its_gradient_vanishes_and_without_a_shift_only_
     assert (plain.shift == 0).all()
     for change in 1e-2 * np.eye(3):
         assert loss(plain.weights) < min(loss(plain.weights + change), loss(plain.weights - change))
-    many = [np.concatenate([array] * 5) for array in (inputs.transpose(1, 0, 2), labels)]  # more rows than one chunk
-    assert fit_tied_softmax(many[0].transpose(1, 0, 2), many[1], c=0.2).weights == pytest.approx(
-        model.weights, abs=2e-6
-    )
+    many, again = np.concatenate([inputs] * 5, axis=1), np.concatenate([labels] * 5)  # more rows than one chunk
+    assert fit_tied_softmax(many, again, c=0.2).weights == pytest.approx(model.weights, abs=2e-6)
 
 
 def test_a_class_without_a_row_keeps_a_small_probability():

@@ -1,11 +1,15 @@
 """Every metric by hand and against scikit-learn; intervals and paired comparisons against DeLong and the bootstrap."""
 
 import math
+import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn import metrics as reference
 
+from facefold.data.corrections import NO_CORRECTIONS
+from facefold.data.folds import Folds
 from facefold.ensemble.metrics import format_oof_score, target_metric
 from facefold.ensemble.ratings import (
     Rating,
@@ -70,7 +74,7 @@ def test_log_loss_and_mean_auc_by_hand():
     assert rate_log_loss(prob, labels).value == pytest.approx(-(math.log(0.5) + math.log(0.6) + math.log(0.3)) / 3)
     # column 0: 0.5 and 0.3 above 0.2; column 1: 0.6 above 0.3 twice; class 2 does not occur
     assert rate_mean_auc(prob, labels).value == 1
-    assert rate_mean_auc(prob[[1, 0, 2]], labels).value == pytest.approx((1 / 4 * 0 + 0.0 + 0.25 * 0 + 0.25) / 2)
+    assert rate_mean_auc(prob[[1, 0, 2]], labels).value == (0 + 0.25) / 2
 
 
 def test_errors_by_hand():
@@ -141,9 +145,8 @@ def test_standard_errors_are_those_of_the_bootstrap(key):
     assert metric.rate(a, labels).rows.std() / math.sqrt(600) == pytest.approx(np.std(values), rel=0.15)
     gain = metric.compare(a, b, labels)
     assert (gain.high - gain.low) / 2 / Z95 == pytest.approx(np.std(gains), rel=0.15)
-    assert gain.gain == pytest.approx(
-        (metric.rate(a, labels).value - metric.rate(b, labels).value) * (1 if metric.greater else -1)
-    )
+    difference = metric.rate(a, labels).value - metric.rate(b, labels).value
+    assert gain.gain == pytest.approx(difference if metric.greater else -difference)
 
 
 def test_a_gain_is_positive_where_a_is_better_and_nothing_gains_over_itself():
@@ -183,7 +186,19 @@ def test_words_and_columns_of_a_metric():
     assert metric.format_score(score) == "quadratic weighted kappa 0.5123 [0.450, 0.555]"
     assert metric.columns[:4] == ("qwk", "qwk_low", "qwk_high", "accuracy") and "auc" not in metric.columns
     assert target_metric(task("auc", "binary")).columns == target_metric(task("accuracy", "binary")).columns
-    assert (
-        metric.format_gain(0.01234) == "0.0123" and target_metric(task("accuracy")).format_gain(0.01) == "1.00 points"
-    )
-    assert format_oof_score is not None
+    assert metric.format_gain(0.01234) == "0.0123"
+    assert target_metric(task("accuracy")).format_gain(0.01) == "1.00 points"
+
+
+def test_the_score_after_training_names_the_metric_of_the_task():
+    prob, labels = drawn(50)
+    ids = [str(row) for row in range(50)]
+    table = pd.DataFrame({"id": ids, "label": labels, "group": ids, "fold": np.arange(50) % 5})
+
+    def text(metric: str) -> str:
+        folds = Folds(table, 5, 0, "", "", "", task(metric))
+        return format_oof_score(pd.DataFrame(prob, index=ids, columns=folds.target.columns), folds, NO_CORRECTIONS)
+
+    accuracy = f"accuracy {(decide(prob) == labels).mean():.4f} on 50 rows"
+    assert text("accuracy") == accuracy
+    assert re.fullmatch(r"macro F1 0\.\d{4} \[0\.\d{3}, 0\.\d{3}\], " + re.escape(accuracy), text("macro_f1"))

@@ -14,12 +14,12 @@ import numpy as np
 from scipy.special import expit
 
 from facefold.ensemble.metrics import ACCURACY, Metric, target_metric
-from facefold.ensemble.ratings import Gain, quadratic_kappa
+from facefold.ensemble.ratings import Gain, class_counts, quadratic_kappa
 from facefold.ensemble.scores import class_prob, decide, log_prob, logit
 from facefold.task import Task
 
 SIGNIFICANT = 0.05  # two-sided p below which a paired gain counts
-OFFSET_STEPS = (1.0, 0.5, 0.2, 0.1)
+OFFSET_STEPS = (0.5, 0.2)
 CUT_STEPS = (0.2, 0.1, 0.05, 0.02)
 MAX_SWEEPS = 10  # over the classes, with steps of one size
 _ABOVE = 1.001  # how far a decided class is raised over the likeliest one, so that it is the largest in a csv as well
@@ -125,36 +125,47 @@ def best_offsets(scores: np.ndarray, labels: np.ndarray, metric: Metric = ACCURA
 
 
 class _OffsetSearch:
-    """Offsets float64 (C,), and the two largest of each row of log(p) + offset; shifted is (C, n)."""
+    """Offsets float64 (C,), and what they decide: shifted (C, n), log(p) + offset; first (n,), the largest's class.
+
+    hits and predicted: see `class_counts`. A move looks only at the rows whose class it can change.
+    """
 
     def __init__(self, shifted: np.ndarray, labels: np.ndarray, metric: Metric):
         self.shifted, self.labels, self.metric = shifted, labels, metric
-        self.offsets, self.everything = np.zeros(len(shifted)), np.arange(len(labels))
-        self.first, self.second = np.empty((2, len(labels)), np.int64)
-        self._rank(self.everything)
-        self.value = self._count(self.first)
+        self.offsets, self.first, self.top = np.zeros(len(shifted)), shifted.argmax(axis=0), shifted.max(axis=0)
+        self.hits, self.predicted, self.support = class_counts(self.first, labels, len(shifted))
+        self.value = self._value(self.hits, self.predicted)
 
-    def _rank(self, rows: np.ndarray) -> None:
-        part, columns = self.shifted[:, rows], np.arange(len(rows))
-        self.first[rows] = part.argmax(axis=0)
-        part[self.first[rows], columns] = -np.inf
-        self.second[rows] = part.argmax(axis=0)
+    def _value(self, hits: np.ndarray, predicted: np.ndarray) -> float:
+        return round(float(self.metric.count(hits, predicted, self.support)), 12)
 
-    def _count(self, decided: np.ndarray) -> float:
-        return self.metric.label_value(decided, self.labels, len(self.offsets))
+    def _changed(self, c: int, change: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows that another offset of class c decides otherwise, and their new classes."""
+        if change > 0:
+            rows = np.flatnonzero((self.shifted[c] + change > self.top) & (self.first != c))
+            return rows, np.full(len(rows), c)
+        rows = np.flatnonzero(self.first == c)
+        part = self.shifted[:, rows]
+        part[c] += change
+        new = part.argmax(axis=0)
+        return rows[new != c], new[new != c]
 
     def move(self, c: int, change: float) -> bool:
         """Change the offset of class c if that is better."""
-        other = np.where(self.first == c, self.second, self.first)
-        changed = self.shifted[c] + change
-        limit = self.shifted[other, self.everything]
-        value = self._count(np.where((changed > limit) | ((changed == limit) & (c < other)), c, other))
+        rows, new = self._changed(c, change)
+        old, labels, classes = self.first[rows], self.labels[rows], len(self.offsets)
+        gained, more, _ = class_counts(new, labels, classes)
+        lost, less, _ = class_counts(old, labels, classes)
+        hits, predicted = self.hits + gained - lost, self.predicted + more - less
+        value = self._value(hits, predicted)
         if value <= self.value:
             return False
-        self.value, self.shifted[c] = value, changed
+        self.value, self.hits, self.predicted = value, hits, predicted
         self.offsets[c] += change
-        near = (self.first == c) | (self.second == c) | (changed >= self.shifted[self.second, self.everything])
-        self._rank(np.flatnonzero(near))
+        self.shifted[c] += change
+        self.first[rows] = new
+        rows = np.union1d(rows, np.flatnonzero(self.first == c))
+        self.top[rows] = self.shifted[self.first[rows], rows]
         return True
 
 

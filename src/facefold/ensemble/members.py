@@ -218,7 +218,10 @@ def _aligned(
 
 
 def _require_distributions(prob: np.ndarray, ids: list[str], source: str) -> np.ndarray:
-    """Return prob (n, C). `InputError` unless all are in 0..1 and the rows sum to one, but for what a csv rounds."""
+    """Return prob (n, C), divided by the sums of its rows.
+
+    Raises `InputError` unless all are in 0..1 and the sums are one, but for what float32 and a csv round.
+    """
     outside = ~((prob >= 0) & (prob <= 1))
     if outside.any():
         row, column = np.argwhere(outside)[0]
@@ -232,4 +235,4 @@ def _require_distributions(prob: np.ndarray, ids: list[str], source: str) -> np.
             f"{source}: the probabilities of id {ids[bad[0]]} sum to {total[bad[0]]:.6g}, not to 1; train that recipe "
             "again"
         )
-    return prob
+    return prob / total[:, None]

@@ -127,6 +127,10 @@ def check_options(target: Task, method: str, rule: str, leaks: Sequence[str]) ->
         )
     if target.regression and leaks:
         raise InputError(f"--use-{leaks[0]} is for labels; with{target.option} leave it out")
+    if target.multiclass and leaks:
+        raise InputError(
+            f"--use-{leaks[0]} reads labels 0 and 1, and this task has {len(target.classes)} classes; leave it out"
+        )
     if target.regression and rule == "accuracy":
         raise InputError(f"--weights accuracy: {target.name} has none; say auto, equal, or name=w,name=w")
     equal = rule == "equal" and method in ("mean", "majority")

@@ -8,7 +8,7 @@ every model would have to be trained again for every pair of folds; this is the 
 alone, and for no row on its own label.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,14 +70,21 @@ def nested_predict(
         fold: int (n,) with at least two values.
         target: By its metric the choice is made.
     """
-    metric, kind = target_metric(target), decision_kind(target)
     scores = np.empty((len(labels), *rows.prob.shape[2:]))
     for k in np.unique(fold):
-        rest, held_out = fold != k, fold == k
-        inner = inner_folds(fold[rest])
-        nested = {name: cross_predict(fit, rows[rest], labels[rest], inner) for name, fit in methods.items()}
-        name = choose_method(nested, labels[rest], metric).name
-        decision, _ = nested_decision(nested[name], labels[rest], inner, kind, metric)
-        fitted = methods[name](rows[rest], labels[rest], fold[rest])
-        scores[held_out] = decision.apply(fitted.predict(rows[held_out]))
+        rest = fold != k
+        scores[~rest] = _learn(methods, rows[rest], labels[rest], fold[rest], target)(rows[~rest])
     return scores
+
+
+def _learn(
+    methods: Mapping[str, Fit], rows: Rows, labels: np.ndarray, fold: np.ndarray, target: Task
+) -> Callable[[Rows], np.ndarray]:
+    """Return what predicts other rows, the chosen method with its decision; arguments as of `nested_predict`."""
+    metric, inner = target_metric(target), inner_folds(fold)
+    nested = {name: cross_predict(fit, rows, labels, inner) for name, fit in methods.items()}
+    name = choose_method(nested, labels, metric).name
+    decision, _ = nested_decision(nested[name], labels, inner, decision_kind(target), metric)
+    del nested  # of many classes more than everything else
+    fitted = methods[name](rows, labels, fold)
+    return lambda other: decision.apply(fitted.predict(other))

@@ -72,7 +72,13 @@ def fit_feature_stackers(matrix: OofMatrix, features: FeatureLoader) -> Stacked:
             else:
                 oof[rows] = cross_fitted(oof_x, labels, inner)
                 test.append(fit_logistic(oof_x, labels).predict(test_x))
-    return Stacked(np.round(oof, 6), np.round(np.mean(test, axis=0), 6))
+    return Stacked(_rounded(oof), _rounded(np.mean(test, axis=0)))
+
+
+def _rounded(prob: np.ndarray) -> np.ndarray:
+    """Return prob (n,) with six decimals, or (n, C) with six decimals and divided by the sums of its rows."""
+    prob = np.round(prob, 6)
+    return prob if prob.ndim == 1 else prob / prob.sum(axis=1, keepdims=True)
 
 
 def _link(prob: np.ndarray) -> np.ndarray:

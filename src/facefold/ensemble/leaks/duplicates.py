@@ -21,6 +21,7 @@ from facefold.data.duplicates import find_duplicates
 from facefold.data.leaks import labels_of_duplicates
 from facefold.ensemble.leaks.base import BlendScores, Leak, LeakResult
 from facefold.ensemble.members import OofMatrix
+from facefold.ensemble.metrics import target_metric
 from facefold.ensemble.ratings import compare_accuracy
 from facefold.ensemble.scores import decide
 from facefold.ensemble.selection import choose_method
@@ -70,7 +71,7 @@ class DuplicateLeak(Leak):
         No row's own label has a part in its score: the answer leaves it out, and how far answers are to be trusted, and
         whether at all, is learned on the other folds, from duplicates there alone.
         """
-        labels, prob = matrix.labels, scores.nested
+        labels, prob, metric = matrix.labels, scores.nested, target_metric(matrix.target)
         answers = self._answers(matrix.ids, labels, "train", matrix.ids)
         answered_prob, nested = prob.copy(), prob.copy()
         for k in np.unique(matrix.fold):
@@ -80,9 +81,9 @@ class DuplicateLeak(Leak):
             sure = _sureness(inner, labels[rest])
             answered_prob[held_out] = _with_answers(prob[held_out], answers[held_out], sure)
             rest_prob = {PLAIN: prob[rest], DUPLICATES: _with_answers(prob[rest], inner, sure)}
-            if choose_method(rest_prob, labels[rest]).name == DUPLICATES:
+            if choose_method(rest_prob, labels[rest], metric).name == DUPLICATES:
                 nested[held_out] = answered_prob[held_out]
-        choice, mask = choose_method({PLAIN: prob, DUPLICATES: answered_prob}, labels), answers >= 0
+        choice, mask = choose_method({PLAIN: prob, DUPLICATES: answered_prob}, labels, metric), answers >= 0
         right, before = (
             float((pred == labels)[mask].mean()) if mask.any() else 0.0 for pred in (answers, decide(prob))
         )

@@ -16,6 +16,7 @@ from facefold.ensemble.calibration import CALIBRATION_C, fit_logistic
 from facefold.ensemble.leaks.base import BlendScores, Leak, LeakResult
 from facefold.ensemble.leaks.decoders import align_posterior, fit_chain, hmm_posterior
 from facefold.ensemble.members import OofMatrix
+from facefold.ensemble.metrics import ACCURACY, Metric, target_metric
 from facefold.ensemble.ratings import Gain, compare_accuracy
 from facefold.ensemble.scores import decide, logit
 from facefold.ensemble.selection import Choice, choose_method
@@ -66,7 +67,9 @@ class OrderLeak(Leak):
         return {"correlation": cue.value, "chance": cue.margin}
 
     def apply(self, matrix: OofMatrix, scores: BlendScores) -> LeakResult:
-        scored = score_decoders(matrix.ids, matrix.labels, scores.nested, len(matrix.test_ids))
+        scored = score_decoders(
+            matrix.ids, matrix.labels, scores.nested, len(matrix.test_ids), metric=target_metric(matrix.target)
+        )
         picked = scored.choice.name
         facts = {
             **self.require(matrix),
@@ -132,7 +135,12 @@ def decode_order(
 
 
 def score_decoders(
-    ids: Sequence[str], labels: np.ndarray, oof_prob: np.ndarray, test_rows: int, seed: int = 0
+    ids: Sequence[str],
+    labels: np.ndarray,
+    oof_prob: np.ndarray,
+    test_rows: int,
+    seed: int = 0,
+    metric: Metric = ACCURACY,
 ) -> DecoderScores:
     """Score all decoders on the train rows.
 
@@ -147,6 +155,7 @@ def score_decoders(
         oof_prob: Out-of-fold probabilities of label 1, float64 (n,).
         test_rows: The number of test rows.
         seed: Of the split.
+        metric: What the choice is made by. The gains are in accuracy.
     """
     _require_order(ids, labels, "the train labels")
     labels, oof_prob, rows = np.asarray(labels), np.asarray(oof_prob, dtype=np.float64), len(ids)
@@ -166,10 +175,10 @@ def score_decoders(
             prob[name][held_out] = decoder(calibrated, labels[rest], chain).prob
     nested = np.empty(rows)
     for held_out, rest in splits:
-        best = choose_method({name: decoded[rest] for name, decoded in prob.items()}, labels[rest]).name
+        best = choose_method({name: decoded[rest] for name, decoded in prob.items()}, labels[rest], metric).name
         nested[held_out] = prob[best][held_out]
     gains = {name: compare_accuracy(prob[name], prob[PLAIN], labels) for name in DECODERS}
-    return DecoderScores(prob, gains, choose_method(prob, labels), nested, parts)
+    return DecoderScores(prob, gains, choose_method(prob, labels, metric), nested, parts)
 
 
 def _require_order(ids: Sequence[str], labels: np.ndarray, what: str) -> Cue:
