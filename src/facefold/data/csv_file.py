@@ -101,6 +101,9 @@ def read_table(path: Path, name: str, findings: Findings) -> CsvFile | None:
     """Read a csv file of any columns, and no ids yet; None if it cannot be read. Arguments as of `read_csv_file`."""
     add = findings.of_file(name)
     records = _records(path, add)
+    if records and not any(cell.strip() for cell in records[0][1]):
+        add("header", ", row 1 is blank: the names of the columns are missing")
+        return None
     return _check_cells(records[0][1], records[1:], add) if records else None
 
 
