@@ -3,6 +3,8 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,17 +12,19 @@ import pytest
 
 from facefold.data.corrections import Corrections
 from facefold.data.folds import Folds
-from facefold.ensemble.apply import BlendModel
+from facefold.ensemble import apply
+from facefold.ensemble.apply import BlendModel, predict_images
 from facefold.ensemble.blend import SEALED, load_blend, make_blend
 from facefold.ensemble.decisions import Decision
 from facefold.ensemble.leaderboard import format_headline, format_leaderboard, leaderboard_columns
 from facefold.ensemble.members import OofMatrix, join_members
-from facefold.ensemble.methods import METHOD_NAMES, check_options
+from facefold.ensemble.methods import CLASS_METHODS, METHOD_NAMES, check_options
 from facefold.ensemble.metrics import target_metric
 from facefold.ensemble.scores import decide
 from facefold.ensemble.stacking import Stacked, fit_feature_stackers
 from facefold.runs import Member
 from facefold.task import Task
+from facefold.training.predict import FoldPrediction
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_file, write_csv, write_json
 
@@ -141,21 +145,48 @@ def test_what_was_written_is_read_again(tmp_path):
     assert again.oof["prob_corgi"].to_numpy() == pytest.approx(blend.oof["prob_corgi"].to_numpy())
 
 
+def known_features(fold: int, part: str, ids: list[str]) -> np.ndarray:
+    """Features that know the class of each row of `case`, in the basis of a fold."""
+    draw, labels = np.random.default_rng(fold), case(BREEDS)[0].labels
+    classes = [labels[int(id)] if part == "oof" else int(id[1:]) % 3 for id in ids]
+    features = np.eye(3)[classes] @ draw.normal(size=(3, 12))
+    return (features + 0.2 * draw.normal(size=(len(ids), 12))).astype(np.float32)
+
+
 def test_features_of_three_classes_are_stacked_fold_by_fold():
     matrix, _ = case(BREEDS)
-    known = dict(zip(matrix.ids, np.eye(3)[matrix.labels], strict=True))
-
-    def features(fold: int, part: str, ids: list[str]) -> np.ndarray:
-        draw = np.random.default_rng(fold)
-        rows = np.stack([known.get(id, np.eye(3)[int(id[1:]) % 3] if id[0] == "t" else None) for id in ids])
-        return (rows @ draw.normal(size=(3, 12)) + 0.2 * draw.normal(size=(len(ids), 12))).astype(np.float32)
-
-    stacked = fit_feature_stackers(matrix, features)
+    stacked = fit_feature_stackers(matrix, known_features)
     assert (decide(stacked.oof) == matrix.labels).mean() > 0.95
     assert (decide(stacked.test) == np.arange(40) % 3).mean() > 0.95
     assert stacked.oof.sum(axis=1) == pytest.approx(1) and stacked.test.shape == (40, 3)
-    blend = make_blend(matrix, stacked, "auto", "auto")
-    assert blend.facts["picked"] in ("stack_features", "second_pass") and blend.facts["second_pass"]["rows"] > 0
+    blend = make_blend(matrix, stacked, "stack_features", "auto")
+    assert set(blend.leaderboard["name"][:2]) == {"stack_features", "second_pass"}
+    assert blend.facts["second_pass"]["rows"] > 0
+
+
+@pytest.mark.parametrize("method", ["weighted_mean", "stack_features"])
+def test_new_images_that_are_the_test_images_get_their_predictions(method, monkeypatch, tmp_path):
+    matrix, _ = case(BREEDS, skew=1.0)
+    matrix = replace(matrix, fold_test_prob=np.round(matrix.fold_test_prob, 9))
+    blend = make_blend(matrix, fit_feature_stackers(matrix, known_features), method, "auto")
+    names = [f"/t{row}" for row in range(40)]
+    features = {k: known_features(k, "test", matrix.test_ids) for k in range(5)}
+
+    def predict_folds(directory, name, runs, images, device, scratch):
+        j = matrix.names.index(name)
+        return [FoldPrediction(matrix.fold_test_prob[k, :, j], features[k][:, 6 * j : 6 * j + 6], "") for k in range(5)]
+
+    monkeypatch.setattr(apply, "_open", lambda path, size: np.zeros((size, size, 3), np.uint8))
+    monkeypatch.setattr(apply, "trained_recipe", lambda name, runs: SimpleNamespace(size=8))
+    monkeypatch.setattr(apply, "predict_folds", predict_folds)
+    monkeypatch.setattr(
+        apply, "load_features", lambda root, names, fold, part, ids, target: known_features(fold, part, ids)
+    )
+    members = [Member(name, None, None, []) for name in matrix.names]
+    model = BlendModel(tmp_path, blend.facts, members, matrix, CLASS_METHODS[method])
+    scores = predict_images(model, [Path(name) for name in names], None, tmp_path)
+    assert scores == pytest.approx(blend.test[list(BREEDS.columns)].to_numpy(), abs=1e-6)
+    assert (decide(scores) == blend.test["pred"]).all()
 
 
 def member(name: str, columns: tuple[str, ...] = BREEDS.columns, total: float = 1.0) -> Member:

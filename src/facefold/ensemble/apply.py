@@ -70,7 +70,7 @@ def load_blend_model(root: Path, target: Task = LABEL) -> BlendModel:
     members = load_blended_members(root, facts, folds, test_ids)
     matrix = join_members(members, folds, test_ids)
     rule, _ = parse_weights(facts["options"]["weights"], matrix.names)
-    fit = blend_methods(target, rule)[facts["picked"]]
+    fit = blend_methods(Task.from_facts(facts["task"]), rule)[facts["picked"]]
     return BlendModel(target.directory(root), facts, members, matrix, fit)
 
 
@@ -128,7 +128,7 @@ def _predict_members(
             images[size] = ImageCache(names, np.stack([_open(path, size) for path in paths]))
         by_fold = predict_folds(blend.directory, member.name, member.runs, images[size], device, scratch / member.name)
         for k, prediction in enumerate(by_fold):
-            prob[k, :, j] = prediction.prob
+            prob[k, :, j] = prediction.prob / prediction.prob.sum(axis=1, keepdims=True) if one else prediction.prob
             features[k].append(prediction.features[:])
     return prob, features
 
