@@ -50,6 +50,16 @@ def test_a_good_competition_keeps_its_ids_as_text(tmp_path):
     assert competition.image_path("test", "3") == tmp_path / "competition" / "test" / "3.jpg"
 
 
+def test_another_column_may_be_called_id(tmp_path):
+    put(
+        tmp_path, train="image,id,label\na,7,0\nb,7,1\n", test=None, sample="image,label\nc,0\n", meta="image,id\na,5\n"
+    )
+    competition = load_competition(tmp_path)
+    assert competition.train["id"].tolist() == ["a", "b"] and competition.sample_header == ["image", "label"]
+    assert competition.extra.to_dict("list") == {"id": ["a", "b"], "id.": ["7", "7"]}
+    assert competition.meta.to_dict("list") == {"id": ["a"], "id.": ["5"]}
+
+
 def test_a_bom_and_crlf_are_read_as_without(tmp_path):
     plain = {"train": 'id,label\n1,0\n"a,b",1\n', "test": "id\n3\n4\n", "sample": "id,label\n4,0\n3,0\n"}
     plain["meta"] = 'id,note\n1,"two\nlines"\n'

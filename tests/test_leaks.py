@@ -108,6 +108,14 @@ def test_chance_is_that_of_mann_and_whitney_and_few_rows_say_nothing():
     assert cue_auc("x", np.arange(4)[:, None], np.array([0, 0, 0, 1])).value == 0.5
 
 
+def test_a_cue_of_more_than_two_classes_is_the_mean_of_each_against_the_rest():
+    labels = np.repeat([0, 1, 3, 4], [100, 60, 40, 2])  # no row has class 2, and two rows are too few for five folds
+    cue = cue_auc("x", labels[:, None], labels)
+    margins = [1.959963984540054 * (201 / (12 * n * (200 - n))) ** 0.5 for n in (100, 60, 40)]
+    assert cue.value == 1 and cue.margin == pytest.approx(np.mean(margins)) and cue.leaks
+    assert cue_auc("x", np.zeros((202, 1)), labels).value == 0.5
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_noise_is_no_leak(seed):

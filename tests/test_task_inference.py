@@ -411,6 +411,18 @@ def test_options_that_do_not_suit_are_refused(tmp_path, options, message):
     assert "was installed" in audit(root, "--data", source) or load_task(root).metric == "accuracy"
 
 
+def test_folders_of_images_are_named_by_split(tmp_path):
+    done = run("audit", tmp_path, "--data", tmp_path, "--images", "valid=a")
+    assert done.returncode == 2 and "'valid=a' is not train=DIR,test=DIR or one of the two" in done.stderr
+    assert refused("audit", tmp_path, "--images", "train=a") == (
+        "--images and --in-place say how --data is installed; name the source with --data as well"
+    )
+    files = {name.replace("train_images", "a/b"): content for name, content in cassava().items()}
+    files |= {f"thumbs/{n}.jpg": b"x" for n in TRAIN}
+    audit(tmp_path / "root", "--data", write(tmp_path / "source", files), "--images", "train=a/b/")
+    assert load_competition(tmp_path / "root").image_path("train", "1.jpg").read_bytes() == image(1)
+
+
 def test_a_first_try_that_failed_blocks_nothing(tmp_path):
     source, root = write(tmp_path / "source", melanoma()), tmp_path / "root"
     sample = source / "sample_submission.csv"

@@ -44,6 +44,7 @@ _HINT = (
     "Fix these in a text editor or by script, or take the files as downloaded (a spreadsheet adds blanks and eats "
     "leading zeros), then run `python src/audit.py` again."
 )
+_OTHER_ID = "id."  # what a column `id` is called here if another one has the ids
 _NO_DATA = (
     "Put a competition there with `python src/audit.py --data ZIP|DIR` (the Kaggle zip as downloaded), "
     "or try the built-in synthetic one: `python src/audit.py --synthetic`."
@@ -78,7 +79,8 @@ class Competition:
     @property
     def sample_header(self) -> list[str]:
         """The header of a submission: the sample's, as it is in the file."""
-        return [self.task.id_column if name == "id" else name for name in self.sample.columns]
+        names = {"id": self.task.id_column, _OTHER_ID: "id"}
+        return [names.get(name, name) for name in self.sample.columns]
 
 
 def image_folder(root: Path, split: str, task: Task = LABEL) -> Path:
@@ -245,7 +247,11 @@ def _index(name: str, file: CsvFile, task: Task | None, findings: Findings) -> C
 
 
 def _competition_of(root: Path, task: Task, files: dict[str, CsvFile], labels: list[int]) -> Competition:
-    tables = {name: file.table().rename(columns={task.id_column: "id"}) for name, file in files.items()}
+    names = {"id": _OTHER_ID, task.id_column: "id"}
+    tables = {
+        name: file.table().rename(columns=names if task.id_column in file.header else {})
+        for name, file in files.items()
+    }
     ids = tables[TRAIN]["id"]
     train = pd.DataFrame({"id": ids, "label": np.array(labels, dtype=np.int64)})
     test = tables.get(TEST, tables.get(SAMPLE))[["id"]]
@@ -253,7 +259,7 @@ def _competition_of(root: Path, task: Task, files: dict[str, CsvFile], labels: l
     if sample is None:
         several = task.multiclass and task.submission == "probabilities"
         sample = test.assign(**dict.fromkeys(task.classes if several else task.label_columns[:1], ""))
-    extra = tables[TRAIN].drop(columns=list(task.label_columns))
+    extra = tables[TRAIN].drop(columns=[_OTHER_ID if name == "id" else name for name in task.label_columns])
     test_extra = tables.get(TEST)
     return Competition(
         root,

@@ -6,8 +6,6 @@ images is a class. Images are wherever their name says whose they are: `12.jpg` 
 and `a/12.jpg`, in a folder or zip whose name says train or test, or else in any other.
 """
 
-import csv
-import io
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path, PurePosixPath
 
-from facefold.data.archive import Member, memory_member, open_zip, paths_in_zip, printable, single_file
+from facefold.data.archive import Member, open_zip, printable, single_file
+from facefold.data.class_folders import Row, class_images, image_paths, image_split, is_zip_of_images, write_csv_files
 from facefold.data.competition import SPLITS
 from facefold.data.csv_file import MAX_CSV_BYTES
 from facefold.data.image_names import base_name, has_image_suffix, name_keys
@@ -27,7 +26,6 @@ from facefold.utils.files import require_disk_space
 
 _TRAIN = ("train.csv", "train_labels.csv", "labels.csv", "training_labels.csv", "trainlabels.csv")  # the first counts
 _SAMPLE = re.compile(r"sample[-_ ]?(submit|submission)\.csv", re.IGNORECASE)
-Row = tuple[str, str]  # split, id
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def read_source(path: Path, members: list[Member], image_folders: Mapping[str, s
         replace(member, path=member.path.relative_to(folder)) for member in members if folder in member.path.parents
     ]
     csv_files = _find_csv_files(path, inside)
-    assigned = {} if "train.csv" in csv_files else _write_csv_files(csv_files, inside)
+    assigned = {} if "train.csv" in csv_files else write_csv_files(csv_files, inside)
     return Source(path, folder, inside, csv_files, assigned, image_folders)
 
 
@@ -85,11 +83,11 @@ def _find_folder(source: Path, members: list[Member]) -> PurePosixPath:
             if member.path.name.lower() in (name, f"{name}.zip") and len(member.path.parts) <= 2
         }
     if not folders:
-        tops = {PurePosixPath(*path.parts[:1]) for path in _image_paths(members)}
+        tops = {PurePosixPath(*path.parts[:1]) for path in image_paths(members)}
         folders = {
             top
             for top in (PurePosixPath(), *tops)
-            if len(set(_class_images(_paths_below(_image_paths(members), top)).values())) > 1
+            if len(set(class_images(_paths_below(image_paths(members), top)).values())) > 1
         }
         with_csv = {member.path.parent for member in members if _csv_name(member.path.name) in CSV}
         folders = folders & with_csv or folders
@@ -105,6 +103,10 @@ def _find_folder(source: Path, members: list[Member]) -> PurePosixPath:
         names = ", ".join(map(str, [folder, *others]))
         raise InputError(f"{source} holds several competitions ({names}); name one folder with --data")
     return folder
+
+
+def _paths_below(paths: list[PurePosixPath], folder: PurePosixPath) -> list[PurePosixPath]:
+    return [path.relative_to(folder) for path in paths if folder in path.parents]
 
 
 def _find_csv_files(source: Path, members: list[Member]) -> dict[str, Member]:
@@ -132,90 +134,6 @@ def _csv_name(path: str) -> str:
     name = path.lower()
     name = name.removesuffix(".zip") if name.endswith(".csv.zip") else name
     return "sampleSubmit.csv" if _SAMPLE.fullmatch(name) else name
-
-
-def _write_csv_files(csv_files: dict[str, Member], members: list[Member]) -> dict[Row, PurePosixPath]:
-    """Add the csv files that follow from a folder per class; return the image of each row.
-
-    An id is the name of the file without its suffix; with it, if the sample has it or two would be the same; with the
-    class before it, if even these are.
-    """
-    paths = _image_paths(members)
-    labels, test = _class_images(paths), [path for path in paths if image_split(path) == "test"]
-    header, sample_ids = ["id", "label"], []
-    if "sampleSubmit.csv" in csv_files:
-        header, sample_ids = _read_sample(csv_files["sampleSubmit.csv"])
-    groups = [list(labels), [] if sample_ids else test]
-    namings = [lambda path: path.stem, lambda path: path.name, lambda path: f"{path.parent.name}_{path.name}"]
-    name = next((name for name in namings[any(map(has_image_suffix, sample_ids)) :] if _differ(groups, name)), None)
-    if name is None:
-        raise InputError("the folders of the classes hold several images of the same name; give each its own")
-    train = {name(path): path for path in labels}
-    if not csv_files.get("sampleSubmit.csv"):
-        csv_files["test.csv"] = _csv_member("test.csv", [header[:1], *([name(path)] for path in test)])
-    rows = [[id, labels[path]] for id, path in train.items()]
-    csv_files["train.csv"] = _csv_member("train.csv", [header, *rows])
-    assigned = {("train", id): path for id, path in train.items()}
-    return assigned | ({} if sample_ids else {("test", name(path)): path for path in test})
-
-
-def _differ(groups: list[list[PurePosixPath]], name) -> bool:
-    names = [unicodedata.normalize("NFC", name(path)) for group in groups for path in group]
-    return len(set(names)) == len(names)
-
-
-def _read_sample(member: Member) -> tuple[list[str], list[str]]:
-    """Return the header that train.csv gets, and the ids."""
-    rows = list(csv.reader(io.StringIO(member.read().decode("utf-8-sig", "replace"))))
-    header = rows[0] if rows else []
-    names = [header[0] if header else "id", header[1] if len(header) == 2 else "label"]
-    return names, [row[0] for row in rows[1:] if row]
-
-
-def _csv_member(name: str, rows: Iterable[list[str]]) -> Member:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return memory_member(name, text.getvalue().encode("utf-8", "surrogateescape"))
-
-
-def _image_paths(members: list[Member]) -> list[PurePosixPath]:
-    """Return the paths of the images, also in zips inside, sorted."""
-    paths = [member.path for member in members if has_image_suffix(member.path.name) and not member.problem]
-    for member in members:
-        if _is_zip_of_images(member) and not member.problem:
-            paths += [member.path / path for path in paths_in_zip(member) if has_image_suffix(path.name)]
-    return sorted(paths)
-
-
-def _paths_below(paths: list[PurePosixPath], folder: PurePosixPath) -> list[PurePosixPath]:
-    return [path.relative_to(folder) for path in paths if folder in path.parents]
-
-
-def _class_images(paths: list[PurePosixPath]) -> dict[PurePosixPath, str]:
-    """Return the class of each train image that is in a folder of its own below train/."""
-    return {
-        path: path.parent.name
-        for path in paths
-        if image_split(path) == "train" and len(path.parts) > 2 and not _says(path.parent.name, "train")
-    }
-
-
-def image_split(path: PurePosixPath) -> str:
-    """Return train or test if a folder or zip of the path says so, the last one that says one of them; else ''."""
-    for part in reversed(path.parent.parts):
-        said = [split for split in SPLITS if _says(part, split)]
-        if len(said) == 1:
-            return said[0]
-    return ""
-
-
-def _says(part: str, split: str) -> bool:
-    return bool(re.search(f"(?<![a-z]){split}", part.lower()))
-
-
-def _is_zip_of_images(member: Member) -> bool:
-    name = member.path.name.lower()
-    return name.endswith(".zip") and not name.endswith(".csv.zip")
 
 
 def _is_first_zip(member: Member) -> bool:
@@ -247,7 +165,7 @@ def open_images(source: Source, folder: Path, rows: Iterable[Row]) -> Iterator[S
         unpack(member for member in source.members if _is_first_zip(member))
         matches = match()
         if len(matches.own) < len(rows):
-            others = [member for member in source.members if _is_zip_of_images(member) and not member.problem]
+            others = [member for member in source.members if is_zip_of_images(member) and not member.problem]
             unpack(member for member in others if not _is_first_zip(member))
             matches = match()
         matches.add_without_row()

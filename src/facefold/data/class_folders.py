@@ -1,0 +1,95 @@
+"""Write the csv files of a competition that has a folder of train images per class, and no csv file of the rows."""
+
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Callable, Iterable
+from pathlib import PurePosixPath
+
+from facefold.data.archive import Member, memory_member, paths_in_zip
+from facefold.data.competition import SPLITS
+from facefold.data.image_names import has_image_suffix
+from facefold.utils.errors import InputError
+
+Row = tuple[str, str]  # split, id
+
+
+def write_csv_files(csv_files: dict[str, Member], members: list[Member]) -> dict[Row, PurePosixPath]:
+    """Add the csv files that follow from a folder per class; return the image of each row.
+
+    An id is the name of the file without its suffix; with it, if the sample has it or two would be the same; with the
+    class before it, if even these are.
+    """
+    paths = image_paths(members)
+    labels, test = class_images(paths), [path for path in paths if image_split(path) == "test"]
+    header, sample_ids = ["id", "label"], []
+    if "sampleSubmit.csv" in csv_files:
+        header, sample_ids = _read_sample(csv_files["sampleSubmit.csv"])
+    groups = [list(labels), [] if sample_ids else test]
+    namings = [lambda path: path.stem, lambda path: path.name, lambda path: f"{path.parent.name}_{path.name}"]
+    name = next((name for name in namings[any(map(has_image_suffix, sample_ids)) :] if _differ(groups, name)), None)
+    if name is None:
+        raise InputError("the folders of the classes hold several images of the same name; give each its own")
+    train = {name(path): path for path in labels}
+    if not csv_files.get("sampleSubmit.csv"):
+        csv_files["test.csv"] = _csv_member("test.csv", [header[:1], *([name(path)] for path in test)])
+    rows = [[id, labels[path]] for id, path in train.items()]
+    csv_files["train.csv"] = _csv_member("train.csv", [header, *rows])
+    assigned = {("train", id): path for id, path in train.items()}
+    return assigned | ({} if sample_ids else {("test", name(path)): path for path in test})
+
+
+def _differ(groups: list[list[PurePosixPath]], name: Callable[[PurePosixPath], str]) -> bool:
+    names = [unicodedata.normalize("NFC", name(path)) for group in groups for path in group]
+    return len(set(names)) == len(names)
+
+
+def _read_sample(member: Member) -> tuple[list[str], list[str]]:
+    """Return the header that train.csv gets, and the ids."""
+    rows = list(csv.reader(io.StringIO(member.read().decode("utf-8-sig", "replace"))))
+    header = rows[0] if rows else []
+    names = [header[0] if header else "id", header[1] if len(header) == 2 else "label"]
+    return names, [row[0] for row in rows[1:] if row]
+
+
+def _csv_member(name: str, rows: Iterable[list[str]]) -> Member:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return memory_member(name, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def image_paths(members: list[Member]) -> list[PurePosixPath]:
+    """Return the paths of the images, also in zips inside, sorted."""
+    paths = [member.path for member in members if has_image_suffix(member.path.name) and not member.problem]
+    for member in members:
+        if is_zip_of_images(member) and not member.problem:
+            paths += [member.path / path for path in paths_in_zip(member) if has_image_suffix(path.name)]
+    return sorted(paths)
+
+
+def class_images(paths: list[PurePosixPath]) -> dict[PurePosixPath, str]:
+    """Return the class of each train image that is in a folder of its own below train/."""
+    return {
+        path: path.parent.name
+        for path in paths
+        if image_split(path) == "train" and len(path.parts) > 2 and not _says(path.parent.name, "train")
+    }
+
+
+def image_split(path: PurePosixPath) -> str:
+    """Return train or test if a folder or zip of the path says so, the last one that says one of them; else ''."""
+    for part in reversed(path.parent.parts):
+        said = [split for split in SPLITS if _says(part, split)]
+        if len(said) == 1:
+            return said[0]
+    return ""
+
+
+def _says(part: str, split: str) -> bool:
+    return bool(re.search(f"(?<![a-z]){split}", part.lower()))
+
+
+def is_zip_of_images(member: Member) -> bool:
+    name = member.path.name.lower()
+    return name.endswith(".zip") and not name.endswith(".csv.zip")
