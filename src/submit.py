@@ -68,6 +68,7 @@ def upload(root: Path, log: list[LogEntry], args: argparse.Namespace) -> None:
     from facefold.data.synthetic import is_synthetic
     from facefold.ensemble.blend import load_blend
     from facefold.ensemble.leaderboard import format_headline
+    from facefold.ensemble.metrics import target_metric
     from facefold.ensemble.submission import check_submission
     from facefold.kaggle.submit import (
         ACCEPTED,
@@ -101,7 +102,8 @@ def upload(root: Path, log: list[LogEntry], args: argparse.Namespace) -> None:
             f"To submit it all the same: kaggle competitions submit -f {path} -m TEXT {slug}"
         )
     print(f"{path}: {rows:,} rows; {format_headline(blend.facts)}")
-    score, low, high = (f"{blend.facts['score'][part]:.4f}" for part in ("accuracy", "low", "high"))
+    metric = target_metric(competition.task)
+    score, low, high = (f"{blend.facts['score'][part]:.4f}" for part in (metric.key, *metric.interval_keys))
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
     entry = LogEntry(now, slug, sha256, args.message, score, low, high, outcome=UNKNOWN)
     write_submission_log(root, [*log, entry])  # before the upload: whatever ends this step, the next one knows of it

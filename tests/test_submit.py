@@ -330,8 +330,7 @@ def test_a_message_that_the_log_cannot_hold_is_refused_before_the_upload(root, m
 def test_a_score_that_is_no_accuracy_is_refused(root, monkeypatch):
     submit_first(root, monkeypatch)
     assert (
-        refused(root, monkeypatch, "--public", "93.8")
-        == "--public 93.8: an accuracy is in 0 to 1, as on the leaderboard"
+        refused(root, monkeypatch, "--public", "93.8") == "--public 93.8: accuracy is in 0 to 1, as on the leaderboard"
     )
 
 

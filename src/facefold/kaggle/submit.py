@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from facefold.task import load_task
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_csv, write_csv
 
@@ -126,8 +127,12 @@ def record_public_score(root: Path, log: list[LogEntry], public: float) -> str:
     last = max((number for number, entry in enumerate(log) if entry.outcome != REFUSED), default=None)
     if last is None:
         raise InputError("submissions/log.csv has no line yet: nothing was submitted by this program")
-    if not 0 <= public <= 1:
-        raise InputError(f"--public {public:g}: an accuracy is in 0 to 1, as on the leaderboard")
+    from facefold.ensemble.metrics import target_metric  # with scipy
+
+    metric = target_metric(load_task(root))
+    low, high = metric.bounds
+    if not low <= public <= high:
+        raise InputError(f"--public {public:g}: {metric.name} is in {low:g} to {high:g}, as on the leaderboard")
     entry = replace(log[last], public=f"{public:g}")
     write_submission_log(root, [*log[:last], entry, *log[last + 1 :]])
     return f"{entry.message}: public score {public:g}, nested score {entry.honest} [{entry.low}, {entry.high}]"
