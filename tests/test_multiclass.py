@@ -29,7 +29,7 @@ from facefold.runs import (
     write_weights,
 )
 from facefold.task import LABEL, Task, task_named
-from facefold.training import jobs, plan
+from facefold.training import jobs
 from facefold.training.loss import MulticlassLoss
 from facefold.training.predict import PredictTestJob
 from facefold.utils.errors import InputError
@@ -107,7 +107,7 @@ def test_forms_of_inference_are_compared_by_the_largest_difference_of_a_probabil
 
 
 def test_batches_of_three_classes_are_timed():
-    assert plan.time_batches(parse_recipe("r", TINY, "r.toml"), CPU, THREE).train > 0
+    assert timing.time_batches(parse_recipe("r", TINY, "r.toml"), CPU, THREE).train > 0
 
 
 # Runs
