@@ -29,7 +29,7 @@ from facefold.runs import (
     write_weights,
 )
 from facefold.task import LABEL, Task, task_named
-from facefold.training import jobs
+from facefold.training import jobs, timing
 from facefold.training.loss import MulticlassLoss
 from facefold.training.predict import PredictTestJob
 from facefold.utils.errors import InputError

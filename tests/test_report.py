@@ -156,7 +156,7 @@ def test_none_one_and_all_rows_wrong_and_a_fold_without_a_class(tmp_path, make_c
     fabricate(tmp_path, {"lite0": 0.0, "mobilenetv2": 0.3}, competition.ids("train")[:wrong])
     quick = {name: methods.METHODS[name] for name in ("mean", "best_single", "second_pass")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(methods, "METHODS", quick)
+        patch.setitem(methods.METHODS_OF_KIND, "binary", quick)
         for step in ("blend", "report", "clean"):
             call(step, tmp_path)
     text = (tmp_path / "report.html").read_text()
@@ -200,7 +200,7 @@ def page(tmp_path_factory, make_competition) -> Path:
     fabricate(root, {"lite0": 1.0, "mobilenetv2": 1.4})
     quick = {name: methods.METHODS[name] for name in ("mean", "best_single", "second_pass")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(methods, "METHODS", quick)
+        patch.setitem(methods.METHODS_OF_KIND, "binary", quick)
         for step in ("blend", "report"):
             call(step, root)
     return root / "report.html"

@@ -88,12 +88,12 @@ REGRESSION_METHODS: dict[str, Fit] = {
 }
 METHOD_NAMES, REGRESSION_METHOD_NAMES = tuple(METHODS), tuple(REGRESSION_METHODS)
 WEIGHTED = ("weighted_mean", "weighted_votes")  # the methods that --weights is for
-_LISTS = {"binary": METHODS, "multiclass": CLASS_METHODS, "regression": REGRESSION_METHODS}
+METHODS_OF_KIND = {"binary": METHODS, "multiclass": CLASS_METHODS, "regression": REGRESSION_METHODS}
 
 
 def target_methods(target: Task) -> dict[str, Fit]:
     """Return all methods for `target` by name, with learned weights; those that choose do so by its metric."""
-    metric, methods = target_metric(target), _LISTS[target.kind]
+    metric, methods = target_metric(target), METHODS_OF_KIND[target.kind]
     if target.regression:
         chosen = {"best_single": weighted(partial(least_error_weights, metric=metric), weighted_mean)}
     else:
