@@ -206,16 +206,16 @@ def draw_fold_accuracy(accuracy: pd.DataFrame) -> Figure:
 
 
 @_drawing
-def draw_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+def draw_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], lead: bool = True) -> Figure:
     """Draw ROC curves: name -> (false positive rate, true positive rate), both (n,).
 
-    The first one is thick; an inset enlarges the corner.
+    lead: whether the first one is thick. An inset enlarges the corner.
     """
     figure, axes = _new_figure(4.0)
     corner = axes.inset_axes((0.42, 0.14, 0.55, 0.55), facecolor=PAPER)
     for i, (name, (false_positive, true_positive)) in reversed(list(enumerate(curves.items()))):
-        style = {"color": COLOURS[(i - 1) % len(COLOURS)], "linewidth": 1.2, "linestyle": LINES[i % len(LINES)]}
-        if i == 0:
+        style = {"color": COLOURS[(i - lead) % len(COLOURS)], "linewidth": 1.2, "linestyle": LINES[i % len(LINES)]}
+        if lead and i == 0:
             style |= {"color": INK, "linewidth": 2.2, "zorder": 3}
         axes.plot(false_positive, true_positive, label=name, **style)
         corner.plot(false_positive, true_positive, **style)

@@ -37,6 +37,7 @@ def class_sections(competition: Competition, blend: Blend, members: list[Member]
         "oof": oof,
         "test": test,
         "headline": headline(blend.facts["score"], task),
+        "metric": target_metric(task),
         "accuracy": score_decisions(labels == oof["pred"].to_numpy()),
         **fold_section(blend, correct),
         "agreement": agreement_section(blend, correct),
