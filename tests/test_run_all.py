@@ -230,8 +230,10 @@ def test_the_kill_script_sees_what_was_lost(undisturbed, tmp_path):
     )
 
 
-def test_ctrl_c_in_training_is_one_line_and_the_same_command_ends_with_the_same_bytes(undisturbed, tmp_path):
-    root = tiny(tmp_path)
+def test_ctrl_c_in_training_is_one_line_and_the_same_command_ends_with_the_same_bytes(undisturbed, whole):
+    root = whole
+    for folder in ("runs", "submissions"):
+        shutil.rmtree(root / folder)
     process = start(words("run_all", root, *FEW))
     wait_for_an_epoch(process, root)
     os.killpg(process.pid, signal.SIGINT)

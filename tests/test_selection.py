@@ -44,7 +44,7 @@ FLATTERED = {"best_single", "weighted_votes", "greedy", "stack_probs"}  # they l
 
 
 @pytest.mark.parametrize(
-    "name, draws", [(name, 200 if name in ("greedy", "best_single") else 15) for name in METHOD_NAMES]
+    "name, draws", [(name, 80 if name in ("greedy", "best_single") else 15) for name in METHOD_NAMES]
 )
 def test_random_labels_score_half_nested_and_more_when_not(name, draws, monkeypatch):
     monkeypatch.setattr(greedy, "BAGS", 3)
