@@ -62,7 +62,8 @@ def main() -> None:
     require_names(args.user, slug)
     if not args.no_wheels:
         require_wheels(args.python)
-    competition, folds, blend = load_competition(root), load_folds(root), load_blend(root)
+    competition, blend = load_competition(root), load_blend(root)
+    folds = load_folds(root, competition.task)
     test_ids = competition.test["id"].tolist()
     members = load_blended_members(root, blend.facts, folds, test_ids)
     gpu = any(run["device"].startswith("cuda") for member in members for run in member.runs)

@@ -21,7 +21,7 @@ def main() -> None:
     from facefold.data.competition import load_competition
     from facefold.data.folds import load_folds
     from facefold.data.synthetic import is_synthetic
-    from facefold.ensemble.blend import load_blend
+    from facefold.ensemble.blend import load_blend, require_same_task
     from facefold.ensemble.leaderboard import format_headline
     from facefold.ensemble.leaks import announce_leaks, describe_leaks
     from facefold.ensemble.members import load_blended_members
@@ -36,6 +36,7 @@ def main() -> None:
     root, target = args.root.resolve(), args.target
     target_root = target.directory(root)
     competition, folds, blend = load_competition(root), load_folds(root, target), load_blend(root, target)
+    require_same_task(blend, target)
     members = load_blended_members(root, blend.facts, folds, competition.test["id"].tolist())
     histories = {member.name: [load_history(target_root, member.name, k) for k in range(folds.k)] for member in members}
     steps = {name: cost for name, cost in load_step_costs(root).items() if name == "audit"} | load_step_costs(

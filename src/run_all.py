@@ -176,7 +176,7 @@ class Job:
             measure_workload,
             write_budget,
         )
-        from facefold.utils.processes import start_server
+        from facefold.utils.processes import start_server, stop_server
 
         args, folds = self.args, load_folds(self.root, self.target)
         corrected = args.corrections and load_corrections(args.corrections, folds).actions
@@ -192,6 +192,7 @@ class Job:
 
         devices = select_devices(args.device if args.engine == "local" else "auto", None)
         workload = measure_workload(self.competition, recipes, folds.k, devices, folds_left, self.target)
+        stop_server()  # train.py has its own, which may need this one's memory
         fixed_folds = "as there are runs on them" if run_names(self.target_root) else ""
         fixed_folds = "as --folds says" if args.folds else fixed_folds
         fixed_folds = fixed_folds or ("as they are from a file" if parse_method(folds.method).file else "")

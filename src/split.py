@@ -82,7 +82,14 @@ def split(args: argparse.Namespace) -> None:
     from facefold.data.duplicates import find_duplicates
     from facefold.data.fold_methods import parse_method
     from facefold.data.fold_rows import column_groups, describe_fold, describe_folds, join_groups, parse_columns
-    from facefold.data.folds import count_divided_groups, describe_large_group, group_rows, load_folds, write_folds
+    from facefold.data.folds import (
+        count_divided_groups,
+        describe_large_group,
+        group_rows,
+        load_fold_settings,
+        load_folds,
+        write_folds,
+    )
     from facefold.runs import run_names
     from facefold.task import load_task
 
@@ -92,11 +99,12 @@ def split(args: argparse.Namespace) -> None:
         old = load_folds(args.root, args.target)
     except InputError:  # none yet, or none that can be used: `write_folds` refuses if runs would lose theirs
         old = None
-    k, seed = (old.k, old.seed) if old else (5, 0)
+    former = load_fold_settings(args.root, args.target)  # of folds for another train.csv too
+    k, seed = former[:2] if former else (5, 0)
     k, seed = k if args.folds is None else args.folds, seed if args.seed is None else args.seed
     task_columns = load_task(args.root).groups
     columns = task_columns if args.group is None else parse_columns(args.group)
-    method = choose_method(args, old, (k, seed), columns)
+    method = choose_method(args, former, (k, seed), columns)
     groups = {"near": near, "bytes": identical, "none": identical.index.to_series()}[
         args.groups or method.grouping or "near"
     ]
@@ -120,11 +128,12 @@ def split(args: argparse.Namespace) -> None:
 
 
 def choose_method(
-    args: argparse.Namespace, old: Folds | None, drawn: tuple[int, int], columns: tuple[str, ...]
+    args: argparse.Namespace, former: tuple[int, int, str] | None, drawn: tuple[int, int], columns: tuple[str, ...]
 ) -> FoldMethod:
-    """Return the method that is asked for, else that of the existing folds.
+    """Return the method that is asked for, else that of the former folds.
 
-    drawn: folds and seed. columns: rows of equal values stay together, unless the existing folds say otherwise.
+    former: their number, seed and method. drawn: folds and seed. columns: rows of equal values stay together, unless
+    the former folds say otherwise.
     """
     from facefold.data.fold_methods import FoldMethod, parse_method
     from facefold.utils.files import sha256_file
@@ -133,10 +142,10 @@ def choose_method(
         return FoldMethod(file=sha256_file(args.folds_file))
     if args.time is not None:
         return FoldMethod(time=args.time)
-    kept = parse_method(old.method) if old else FoldMethod()
-    if old and args.groups is None and args.group is None:
-        same = drawn == (old.k, old.seed) and not args.force
-        if kept.drawn or kept.time or (kept.file and drawn[0] == old.k) or same:
+    kept = parse_method(former[2]) if former else FoldMethod()
+    if former and args.groups is None and args.group is None:
+        same = drawn == former[:2] and not args.force
+        if kept.drawn or kept.time or (kept.file and drawn[0] == former[0]) or same:
             return kept
     return FoldMethod(
         args.groups or kept.grouping or "near", kept.columns if kept.drawn and args.group is None else columns
@@ -164,6 +173,11 @@ def divide(
     if method.drawn:
         folds = make_folds(rows, groups, k, seed, sha256, method.grouping, target)
         return replace(folds, method=method.text(target.regression))
+    if method.file and not args.folds_file and old is None:
+        raise InputError(
+            "the folds came from a file and do not suit the competition any more: name the file for this one with "
+            "--folds-file, or draw folds with --groups near"
+        )
     if method.file and not args.folds_file:  # its folds stay, whatever the seed
         return replace(old, seed=seed)
     if method.file:

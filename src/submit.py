@@ -66,7 +66,7 @@ def upload(root: Path, log: list[LogEntry], args: argparse.Namespace) -> None:
     """Check submissions/submission.csv, submit it and keep the log."""
     from facefold.data.competition import load_competition
     from facefold.data.synthetic import is_synthetic
-    from facefold.ensemble.blend import load_blend
+    from facefold.ensemble.blend import load_blend, require_same_task
     from facefold.ensemble.leaderboard import format_headline
     from facefold.ensemble.metrics import target_metric
     from facefold.ensemble.submission import check_submission
@@ -93,6 +93,7 @@ def upload(root: Path, log: list[LogEntry], args: argparse.Namespace) -> None:
     if is_synthetic(root):
         raise InputError("this competition is synthetic: there is nowhere to submit to")
     competition, blend, path = load_competition(root), load_blend(root), root / "submissions" / "submission.csv"
+    require_same_task(blend, competition.task)
     rows, sha256 = check_submission(competition, path), sha256_file(path)
     same = [entry for entry in log if (entry.competition, entry.sha256) == (slug, sha256)]
     if before := [entry for entry in same if entry.outcome != REFUSED]:

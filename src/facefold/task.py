@@ -110,6 +110,14 @@ class Task:
             return ""
         return sha256_text(json.dumps([self.kind, self.classes]))
 
+    @property
+    def label_key(self) -> str:
+        """The sha256 in hex of what a row's label is read from and means; empty for `LABEL` and for a regression."""
+        key = (self.id_column, self.label_columns, self.classes)
+        if self.regression or key == (LABEL.id_column, LABEL.label_columns, LABEL.classes):
+            return ""
+        return sha256_text(json.dumps(key))
+
     def sources(self, root: Path) -> list[Path]:
         """Return the files that hold its rows and values."""
         return [root / "competition" / name for name in ("train.csv", *(["meta.csv"] if self.regression else []))]
@@ -149,7 +157,15 @@ def load_task(root: Path, name: str = LABEL.name) -> Task:
     if name != LABEL.name:
         return task_named(name)
     path = root / "competition" / TASK_FILE
-    return parse_task(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else LABEL
+    return read_task(path) if path.is_file() else LABEL
+
+
+def read_task(path: Path) -> Task:
+    """Read a task.toml; raises `InputError` as `load_task`."""
+    try:
+        return parse_task(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
 
 def parse_task(text: str, name: str) -> Task:

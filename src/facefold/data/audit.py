@@ -204,8 +204,10 @@ def _source_of_table(competition: Competition) -> dict:
         lines += [f"{split}/{name}\t{size}\t{time}" for name, size, time in files]
     listing = "\n".join(lines).encode("utf-8", "backslashreplace").decode()  # names may not be UTF-8
     csv_files = ("train.csv", rows_file(root / "competition", "test"))
+    id_column = competition.task.id_column
     return {
         "rules": RULES,
+        **({} if id_column == LABEL.id_column else {"id_column": id_column}),
         "listing": sha256_text(listing),
         **{name: sha256_file(root / "competition" / name) for name in csv_files},
     }

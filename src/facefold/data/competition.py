@@ -31,7 +31,7 @@ from facefold.data.task_inference import (
     keep_choices,
     label_indices,
 )
-from facefold.task import LABEL, TASK_FILE, Task, parse_task
+from facefold.task import LABEL, TASK_FILE, Task, read_task
 from facefold.utils.errors import InputError
 
 SPLITS = ("train", "test")
@@ -166,7 +166,7 @@ def infer_in(folder: Path, choices: Choices, **settings: str) -> Task:
 def stored_task(folder: Path) -> Task | None:
     """Return the task of the task.toml in `folder`, a competition/; None without one. Errors as of `load_task`."""
     path = folder / TASK_FILE
-    return parse_task(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+    return read_task(path) if path.is_file() else None
 
 
 def rows_file(folder: Path, split: str) -> str:

@@ -10,6 +10,7 @@ The folds of another target than the label are in targets/<target>/folds/; `labe
 
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -227,6 +228,7 @@ def write_folds(root: Path, folds: Folds, force: bool = False, runs: Collection[
         "method": folds.method,
         "train_sha256": folds.train_sha256,
         "files": {name: sha256_text(text) for name, text in texts.items()},
+        **({"labels": folds.target.label_key} if folds.target.label_key else {}),
     }
     old = _read_facts(directory)
     if old == facts and not _changed_files(directory, facts):
@@ -243,6 +245,16 @@ def write_folds(root: Path, folds: Folds, force: bool = False, runs: Collection[
             write_text(staged / name, text)
         write_json(staged / "folds.json", facts)
     return True
+
+
+def load_fold_settings(root: Path, target: Task = LABEL) -> tuple[int, int, str] | None:
+    """Return k, seed and method of folds that may be for other data than is there now; None without any."""
+    with suppress(InputError, FileNotFoundError):
+        facts = read_json(target.directory(root) / "folds" / "folds.json")
+        settings = facts.get("k"), facts.get("seed"), facts.get("method")
+        if list(map(type, settings)) == [int, int, str]:
+            return settings
+    return None
 
 
 def load_folds(root: Path, target: Task = LABEL) -> Folds:
@@ -266,6 +278,10 @@ def load_folds(root: Path, target: Task = LABEL) -> Folds:
     if target.sha256(root) != facts["train_sha256"]:
         sources = " or ".join(map(str, target.sources(root)))
         raise InputError(f"{sources} has changed since the folds were made. Restore it, or: {hint}")
+    if facts.get("labels", "") != target.label_key:
+        raise InputError(
+            f"{path} was written for other labels: competition/task.toml has other classes or columns now. {hint}"
+        )
     table = read_csv(directory / "folds.csv", {"id": str, "label": _label_dtype(target), "group": str, "fold": "int64"})
     if set(table["fold"]) != set(range(facts["k"])):
         raise InputError(f"{path} was edited: folds.csv has other folds than its k says. {hint}")

@@ -128,6 +128,10 @@ def check_task(task: Task, files: Mapping[str, CsvFile], findings: Findings) -> 
         if len(wanted) != 1 and set(wanted) != set(task.classes):
             what = f"a column for the labels, or one for each class ({_some(task.classes)})"
             findings.add("header", f"{_header_of(files[SAMPLE], SAMPLE)}, expected {task.id_column} and {what}")
+        try:
+            _check_choices(task.kind, task.metric, task.submission, wanted)
+        except InputError as error:
+            findings.add("submission", str(error))
 
 
 def label_indices(task: Task, train: CsvFile, findings: Findings) -> list[int]:

@@ -246,6 +246,18 @@ def load_blend(root: Path, target: Task = LABEL) -> Blend:
     )
 
 
+def require_same_task(blend: Blend, task: Task) -> None:
+    """Raise `InputError` if task.toml was changed since the blend, so far as it is judged or written otherwise."""
+    then = Task.from_facts(blend.facts["task"])
+    for name in ("kind", "classes", "metric", "submission"):
+        before, now = getattr(then, name), getattr(task, name)
+        if before != now:
+            raise InputError(
+                f"the blend is for {name} {before}, and competition/task.toml has {now} now. Run "
+                f"`python src/blend.py{task.option}` again."
+            )
+
+
 def _fold_medians(values: np.ndarray, fold: np.ndarray) -> np.ndarray:
     """Return for each row the median of the values (n,) in the other folds."""
     return np.select([fold == k for k in np.unique(fold)], [np.median(values[fold != k]) for k in np.unique(fold)])

@@ -119,6 +119,7 @@ def _check_predicted_ids(ids: pd.Series, sample_ids: pd.Series, findings: Findin
 def _check_predictions(
     predictions: pd.DataFrame, columns: list[str], task: Task, column: str, findings: Findings
 ) -> None:
+    whole = True
     if column != "label":
         rule, valid = "a finite number", np.isfinite(predictions[columns])
     elif task.submission == "labels":
@@ -129,12 +130,11 @@ def _check_predictions(
         valid = (predictions[columns] >= 0) & (predictions[columns] <= 1)
         if len(columns) > 1:
             rule += ", or they do not sum to one"
-            valid = valid.mul(abs(predictions[columns].sum(axis=1) - 1) < _SUM, axis=0)
-    wrong = predictions.loc[~valid.all(axis=1)]
-    for id, *values in wrong[["id", *columns]].itertuples(index=False):
-        at = (
-            next(number for number, good in enumerate(valid.loc[wrong.index[0]]) if not good) if len(columns) > 1 else 0
-        )
+            whole = abs(predictions[columns].sum(axis=1) - 1) < _SUM
+    wrong = predictions.loc[~(valid.all(axis=1) & whole)]
+    rows = zip(wrong[["id", *columns]].itertuples(index=False), valid.loc[wrong.index].to_numpy(), strict=True)
+    for (id, *values), row_valid in rows:
+        at = next((number for number, good in enumerate(row_valid) if not good), 0)
         findings.add("label", f"id '{id}': {columns[at]} {values[at]} is not {rule}")
 
 

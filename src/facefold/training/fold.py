@@ -389,7 +389,8 @@ def hold_out_monitor(train: pd.DataFrame, share: float, seed: int) -> tuple[pd.D
     if not share:
         return train, train.iloc[:0]
     stratum, group = strata(train["label"].to_numpy()), train["group"].to_numpy()
-    monitor = stratified_folds(stratum, group, max(2, round(1 / share)), seed) == 0
+    fold = stratified_folds(stratum, group, max(2, round(1 / share)), seed)
+    monitor = fold == fold.min()  # 0, unless that one is empty
     return train[~monitor], train[monitor]
 
 

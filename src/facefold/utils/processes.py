@@ -100,6 +100,8 @@ def start_server() -> BaseContext:
     CUDA context is forked. Its environment and its output are those of when it was first started.
     """
     set_environment()
+    if sys.platform == "darwin":  # Apple's frameworks do not bear a fork
+        return get_context("spawn")
     forkserver.set_forkserver_preload(LIBRARIES)
     try:
         with without_interrupt():
