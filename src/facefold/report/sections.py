@@ -11,6 +11,7 @@ from sklearn.metrics import confusion_matrix, roc_curve
 from facefold.data.competition import Competition
 from facefold.data.folds import Folds
 from facefold.ensemble.blend import Blend
+from facefold.ensemble.metrics import target_metric
 from facefold.ensemble.scores import auc_interval, decide, score_decisions, score_errors
 from facefold.report.calibration import calibration_section, doubtful_section
 from facefold.report.galleries import photo_galleries
@@ -29,6 +30,7 @@ def label_sections(competition: Competition, folds: Folds, blend: Blend, members
     correct = correct_by_recipe(blend, members)
     return {
         "competition": competition,
+        "metric": target_metric(competition.task),
         "fold_models": len(members) * folds.k,
         "oof": blend.oof,
         "test": blend.test,
