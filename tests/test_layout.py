@@ -379,6 +379,19 @@ def test_a_class_may_be_called_like_a_split(tmp_path, kind, top, sample):
     assert competition.image_path("test", id).read_bytes() == f"{top}test/4.png".encode()
 
 
+@pytest.mark.parametrize("content", [b"file,age\n9,1\n7,2\n", b"file\n9.png\n7.png\n"])
+def test_the_test_csv_next_to_folders_of_classes_stays(tmp_path, content):
+    images = {f"{name}.png": name.encode() for name in ("train/cat/1", "train/dog/7", "test/7", "test/8", "test/9")}
+    install_competition(write_folder(tmp_path, {**images, "test.csv": content}), tmp_path / "root")
+    assert installed_files(tmp_path / "root")["test.csv"] == content
+    competition = load_competition(tmp_path / "root")
+    assert (competition.task.id_column, competition.task.label_columns) == ("file", ("label",))
+    first, second = competition.test["id"]
+    assert competition.image_path("test", first).read_bytes() == b"test/9"
+    assert competition.image_path("test", second).read_bytes() == b"test/7"
+    assert competition.image_path("train", competition.train["id"][1]).read_bytes() == b"train/dog/7"
+
+
 def test_images_of_classes_may_be_in_a_zip_inside(tmp_path):
     inner = zip_bytes({"train/cat/1.jpg": b"one", "train/dog/2.jpg": b"two"})
     source = write_zip(tmp_path, {"c/train.zip": inner, "c/test.zip": zip_bytes({"3.jpg": b"three"})})

@@ -18,43 +18,44 @@ Row = tuple[str, str]  # split, id
 def write_csv_files(csv_files: dict[str, Member], members: list[Member]) -> dict[Row, PurePosixPath]:
     """Add the csv files that follow from a folder per class; return the image of each row.
 
-    An id is the name of the file without its suffix; with it, if the sample has it or two would be the same; with the
-    class before it, if even these are.
+    An id is the name of the file without its suffix; with it, if the ids of the sample or else of test.csv have it or
+    two would be the same; with the class before it, if even these are.
     """
     paths = image_paths(members)
     labels, places = class_images(paths), place_images(paths)
     test = [path for path in paths if places[path][0] == "test"]
-    header, sample_ids = ["id", "label"], []
-    if "sampleSubmit.csv" in csv_files:
-        header, sample_ids = _read_sample(csv_files["sampleSubmit.csv"])
-    groups = [list(labels), [] if sample_ids else test]
+    given = next((name for name in ("sampleSubmit.csv", "test.csv") if name in csv_files), "")
+    header, test_ids = _read_ids(csv_files[given], given) if given else (["id", "label"], [])
+    groups = [list(labels), [] if test_ids else test]
+    taken = {unicodedata.normalize("NFC", id) for id in test_ids}
     namings = [
         lambda path: path.stem,
         lambda path: path.name,
         lambda path: f"{labels.get(path, path.parent.name)}_{path.name}",
     ]
-    name = next((name for name in namings[any(map(has_image_suffix, sample_ids)) :] if _differ(groups, name)), None)
+    namings = namings[any(map(has_image_suffix, test_ids)) :]
+    name = next((name for name in namings if _differ(groups, name, taken)), None)
     if name is None:
         raise InputError("the folders of the classes hold several images of the same name; give each its own")
     train = {name(path): path for path in labels}
-    if not csv_files.get("sampleSubmit.csv"):
+    if not given:
         csv_files["test.csv"] = _csv_member("test.csv", [header[:1], *([name(path)] for path in test)])
     rows = [[id, labels[path]] for id, path in train.items()]
     csv_files["train.csv"] = _csv_member("train.csv", [header, *rows])
     assigned = {("train", id): path for id, path in train.items()}
-    return assigned | ({} if sample_ids else {("test", name(path)): path for path in test})
+    return assigned | ({} if test_ids else {("test", name(path)): path for path in test})
 
 
-def _differ(groups: list[list[PurePosixPath]], name: Callable[[PurePosixPath], str]) -> bool:
+def _differ(groups: list[list[PurePosixPath]], name: Callable[[PurePosixPath], str], taken: set[str]) -> bool:
     names = [unicodedata.normalize("NFC", name(path)) for group in groups for path in group]
-    return len(set(names)) == len(names)
+    return len(set(names)) == len(names) and taken.isdisjoint(names)
 
 
-def _read_sample(member: Member) -> tuple[list[str], list[str]]:
-    """Return the header that train.csv gets, and the ids."""
+def _read_ids(member: Member, name: str) -> tuple[list[str], list[str]]:
+    """Return the header that train.csv gets, and the ids; of the sample or else test.csv, which has no labels."""
     rows = list(csv.reader(io.StringIO(member.read().decode("utf-8-sig", "replace"))))
     header = rows[0] if rows else []
-    names = [header[0] if header else "id", header[1] if len(header) == 2 else "label"]
+    names = [header[0] if header else "id", header[1] if len(header) == 2 and name != "test.csv" else "label"]
     return names, [row[0] for row in rows[1:] if row]
 
 
