@@ -12,6 +12,7 @@ from PIL import Image
 from archives import zip_bytes
 from command import refused, run
 from facefold.data.competition import load_competition
+from facefold.data.task_inference import find_classes
 from facefold.task import LABEL, Task, load_task
 from facefold.utils.errors import InputError
 
@@ -390,6 +391,21 @@ def test_what_the_files_say(tmp_path, kind):
     *files, classes, column, submission = READ[kind]
     task = load_competition(put(tmp_path, *files)).task
     assert (task.classes, task.label_columns, task.submission) == (classes, (column,), submission)
+
+
+@pytest.mark.parametrize(
+    "values, classes",
+    [
+        (["0", "1", "2", "3", "A", "B", "C"] * 5, tuple("0123ABC")),
+        (["1", "cat", "dog"] * 4, ("1", "cat", "dog")),
+        (["0", "10", "9", "b", "b"], ("0", "10", "9", "b")),
+        (["0", "1"] * 200 + ["x", "y", "z"], ("0", "1")),
+        (["3", "4"] * 4 + ["four"], ("3", "4")),
+        (["3", "4", "NA", "nan", ""] * 9, ("3", "4")),
+    ],
+)
+def test_numbers_and_names_are_all_classes_unless_the_names_are_rare(values, classes):
+    assert find_classes(values, "label") == classes
 
 
 @pytest.mark.parametrize(
