@@ -12,7 +12,7 @@ from PIL import Image
 from archives import zip_bytes
 from command import refused, run
 from facefold.data.competition import load_competition
-from facefold.data.task_inference import find_classes
+from facefold.data.task_inference import describe_other_reading, find_classes
 from facefold.task import LABEL, Task, load_task
 from facefold.utils.errors import InputError
 
@@ -243,6 +243,15 @@ def test_the_page_says_how_the_files_were_read_and_how_to_change_it(tmp_path):
         "            the classes are whole numbers and were taken as names; if their order counts: --metric qwk",
         "labels      8 of 0, 8 of 1, 8 of 2, 8 of 3, 8 of 4",
     ]
+
+
+def test_the_order_of_classes_that_are_names_is_asked_for_if_it_counts():
+    grades = ("high", "low", "mid")
+    line = "the order of the classes counts: if it is not high, low, mid, edit classes in competition/task.toml"
+    assert describe_other_reading(five(classes=grades, metric="qwk"), ["low", "0"]) == line
+    assert not describe_other_reading(five(classes=grades, metric="qwk"), [])  # the columns of the sample
+    assert not describe_other_reading(five(classes=grades), ["low"])
+    assert not describe_other_reading(five(classes=DIGITS, metric="qwk"), ["1"])
 
 
 def test_columns_that_say_which_images_belong_together_are_named(tmp_path):

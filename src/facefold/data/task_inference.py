@@ -189,6 +189,10 @@ def describe_other_reading(task: Task, sample: Sequence[str], other_columns: Seq
     """
     if other_columns and len(task.label_columns) == 1 and not sample:
         return f"column {other_columns[0]} has such values as well: --label-column {other_columns[0]}"
+    numbers = all(math.isfinite(as_number(name)) for name in task.classes)
+    if task.multiclass and task.metric == "qwk" and sample and not numbers:
+        order = _some(task.classes)
+        return f"the order of the classes counts: if it is not {order}, edit classes in competition/task.toml"
     odd = next((value for value in sample if _is_probability(value, task.classes)), "")
     if odd and task.submission == "probabilities" and task.metric == "auc":
         return f"the sample's {odd} is no class, so it asks for probabilities; if scored by log loss: --metric log_loss"
