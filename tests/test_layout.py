@@ -351,6 +351,47 @@ def test_ids_of_folders_of_classes_are_as_long_as_they_have_to_be(tmp_path):
     assert files["train.csv"] == b"file,species\n1.png,cat\n2.png,dog\n" and "test.csv" not in files
 
 
+CLASS_NAMES = {  # the train images, and the class of each
+    "like a split": (
+        ["train/bus/1", "train/car/2", "train/testudo/3", "train/train_station/4"],
+        "bus car testudo train_station",
+    ),
+    "train itself": (["train/bus/1", "train/car/2", "train/train/3"], "bus car train"),
+    "train in train": (["train/train/bus/1", "train/train/test_bench/2"], "bus test_bench"),
+    "folders in a class": (["train/bus/images/1", "train/train/images/2"], "bus train"),
+    "an only folder": (["train/images/bus/1", "train/images/test/2"], "bus test"),
+}
+
+
+@pytest.mark.parametrize("kind", CLASS_NAMES)
+@pytest.mark.parametrize("top", ["", "training_data/"])
+@pytest.mark.parametrize("sample", [False, True])
+def test_a_class_may_be_called_like_a_split(tmp_path, kind, top, sample):
+    names, classes = CLASS_NAMES[kind]
+    source = write_classes(tmp_path, [*(f"{top}{name}.jpg" for name in names), f"{top}test/4.png"])
+    if sample:
+        (source / "sample_submission.csv").write_text("id,label\n4.png,bus\n")
+    install_competition(source, tmp_path / "root")
+    competition = load_competition(tmp_path / "root")
+    labels = [competition.task.classes[label] for label in competition.train["label"]]
+    assert labels == classes.split()
+    (id,) = competition.test["id"]
+    assert competition.image_path("test", id).read_bytes() == f"{top}test/4.png".encode()
+
+
+@pytest.mark.parametrize("content", [b"file,age\n9,1\n7,2\n", b"file\n9.png\n7.png\n"])
+def test_the_test_csv_next_to_folders_of_classes_stays(tmp_path, content):
+    images = {f"{name}.png": name.encode() for name in ("train/cat/1", "train/dog/7", "test/7", "test/8", "test/9")}
+    install_competition(write_folder(tmp_path, {**images, "test.csv": content}), tmp_path / "root")
+    assert installed_files(tmp_path / "root")["test.csv"] == content
+    competition = load_competition(tmp_path / "root")
+    assert (competition.task.id_column, competition.task.label_columns) == ("file", ("label",))
+    first, second = competition.test["id"]
+    assert competition.image_path("test", first).read_bytes() == b"test/9"
+    assert competition.image_path("test", second).read_bytes() == b"test/7"
+    assert competition.image_path("train", competition.train["id"][1]).read_bytes() == b"train/dog/7"
+
+
 def test_images_of_classes_may_be_in_a_zip_inside(tmp_path):
     inner = zip_bytes({"train/cat/1.jpg": b"one", "train/dog/2.jpg": b"two"})
     source = write_zip(tmp_path, {"c/train.zip": inner, "c/test.zip": zip_bytes({"3.jpg": b"three"})})

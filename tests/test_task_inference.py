@@ -12,6 +12,7 @@ from PIL import Image
 from archives import zip_bytes
 from command import refused, run
 from facefold.data.competition import load_competition
+from facefold.data.task_inference import describe_other_reading, find_classes
 from facefold.task import LABEL, Task, load_task
 from facefold.utils.errors import InputError
 
@@ -244,6 +245,15 @@ def test_the_page_says_how_the_files_were_read_and_how_to_change_it(tmp_path):
     ]
 
 
+def test_the_order_of_classes_that_are_names_is_asked_for_if_it_counts():
+    grades = ("high", "low", "mid")
+    line = "the order of the classes counts: if it is not high, low, mid, edit classes in competition/task.toml"
+    assert describe_other_reading(five(classes=grades, metric="qwk"), ["low", "0"]) == line
+    assert not describe_other_reading(five(classes=grades, metric="qwk"), [])  # the columns of the sample
+    assert not describe_other_reading(five(classes=grades), ["low"])
+    assert not describe_other_reading(five(classes=DIGITS, metric="qwk"), ["1"])
+
+
 def test_columns_that_say_which_images_belong_together_are_named(tmp_path):
     assert (
         "groups      column patient_id: 11 values for 40 rows, up to 4 of one, 3 test rows have one of them; "
@@ -390,6 +400,21 @@ def test_what_the_files_say(tmp_path, kind):
     *files, classes, column, submission = READ[kind]
     task = load_competition(put(tmp_path, *files)).task
     assert (task.classes, task.label_columns, task.submission) == (classes, (column,), submission)
+
+
+@pytest.mark.parametrize(
+    "values, classes",
+    [
+        (["0", "1", "2", "3", "A", "B", "C"] * 5, tuple("0123ABC")),
+        (["1", "cat", "dog"] * 4, ("1", "cat", "dog")),
+        (["0", "10", "9", "b", "b"], ("0", "10", "9", "b")),
+        (["0", "1"] * 200 + ["x", "y", "z"], ("0", "1")),
+        (["3", "4"] * 4 + ["four"], ("3", "4")),
+        (["3", "4", "NA", "nan", ""] * 9, ("3", "4")),
+    ],
+)
+def test_numbers_and_names_are_all_classes_unless_the_names_are_rare(values, classes):
+    assert find_classes(values, "label") == classes
 
 
 @pytest.mark.parametrize(

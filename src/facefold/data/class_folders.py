@@ -4,7 +4,7 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 
 from facefold.data.archive import Member, memory_member, paths_in_zip
@@ -18,38 +18,44 @@ Row = tuple[str, str]  # split, id
 def write_csv_files(csv_files: dict[str, Member], members: list[Member]) -> dict[Row, PurePosixPath]:
     """Add the csv files that follow from a folder per class; return the image of each row.
 
-    An id is the name of the file without its suffix; with it, if the sample has it or two would be the same; with the
-    class before it, if even these are.
+    An id is the name of the file without its suffix; with it, if the ids of the sample or else of test.csv have it or
+    two would be the same; with the class before it, if even these are.
     """
     paths = image_paths(members)
-    labels, test = class_images(paths), [path for path in paths if image_split(path) == "test"]
-    header, sample_ids = ["id", "label"], []
-    if "sampleSubmit.csv" in csv_files:
-        header, sample_ids = _read_sample(csv_files["sampleSubmit.csv"])
-    groups = [list(labels), [] if sample_ids else test]
-    namings = [lambda path: path.stem, lambda path: path.name, lambda path: f"{path.parent.name}_{path.name}"]
-    name = next((name for name in namings[any(map(has_image_suffix, sample_ids)) :] if _differ(groups, name)), None)
+    labels, places = class_images(paths), place_images(paths)
+    test = [path for path in paths if places[path][0] == "test"]
+    given = next((name for name in ("sampleSubmit.csv", "test.csv") if name in csv_files), "")
+    header, test_ids = _read_ids(csv_files[given], given) if given else (["id", "label"], [])
+    groups = [list(labels), [] if test_ids else test]
+    taken = {unicodedata.normalize("NFC", id) for id in test_ids}
+    namings = [
+        lambda path: path.stem,
+        lambda path: path.name,
+        lambda path: f"{labels.get(path, path.parent.name)}_{path.name}",
+    ]
+    namings = namings[any(map(has_image_suffix, test_ids)) :]
+    name = next((name for name in namings if _differ(groups, name, taken)), None)
     if name is None:
         raise InputError("the folders of the classes hold several images of the same name; give each its own")
     train = {name(path): path for path in labels}
-    if not csv_files.get("sampleSubmit.csv"):
+    if not given:
         csv_files["test.csv"] = _csv_member("test.csv", [header[:1], *([name(path)] for path in test)])
     rows = [[id, labels[path]] for id, path in train.items()]
     csv_files["train.csv"] = _csv_member("train.csv", [header, *rows])
     assigned = {("train", id): path for id, path in train.items()}
-    return assigned | ({} if sample_ids else {("test", name(path)): path for path in test})
+    return assigned | ({} if test_ids else {("test", name(path)): path for path in test})
 
 
-def _differ(groups: list[list[PurePosixPath]], name: Callable[[PurePosixPath], str]) -> bool:
+def _differ(groups: list[list[PurePosixPath]], name: Callable[[PurePosixPath], str], taken: set[str]) -> bool:
     names = [unicodedata.normalize("NFC", name(path)) for group in groups for path in group]
-    return len(set(names)) == len(names)
+    return len(set(names)) == len(names) and taken.isdisjoint(names)
 
 
-def _read_sample(member: Member) -> tuple[list[str], list[str]]:
-    """Return the header that train.csv gets, and the ids."""
+def _read_ids(member: Member, name: str) -> tuple[list[str], list[str]]:
+    """Return the header that train.csv gets, and the ids; of the sample or else test.csv, which has no labels."""
     rows = list(csv.reader(io.StringIO(member.read().decode("utf-8-sig", "replace"))))
     header = rows[0] if rows else []
-    names = [header[0] if header else "id", header[1] if len(header) == 2 else "label"]
+    names = [header[0] if header else "id", header[1] if len(header) == 2 and name != "test.csv" else "label"]
     return names, [row[0] for row in rows[1:] if row]
 
 
@@ -70,24 +76,47 @@ def image_paths(members: list[Member]) -> list[PurePosixPath]:
 
 def class_images(paths: list[PurePosixPath]) -> dict[PurePosixPath, str]:
     """Return the class of each train image that is in a folder of its own below train/."""
-    return {
-        path: path.parent.name
-        for path in paths
-        if image_split(path) == "train" and len(path.parts) > 2 and not _says(path.parent.name, "train")
-    }
+    return {path: name for path, (split, name) in place_images(paths).items() if split == "train" and name}
 
 
-def image_split(path: PurePosixPath) -> str:
-    """Return train or test if a folder or zip of the path says so, the last one that says one of them; else ''."""
-    for part in reversed(path.parent.parts):
-        said = [split for split in SPLITS if _says(part, split)]
-        if len(said) == 1:
-            return said[0]
-    return ""
+def place_images(paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, tuple[str, str]]:
+    """Return the split and class of each image, '' where no folder says it.
+
+    The outermost folder or zip that says train or test is the split, the next level the class, whatever its name. No
+    class but a part of the way are an only folder that is called like a split or holds folders, and the folders train
+    and test of one folder.
+    """
+    paths = list(paths)
+    folders = {folder for path in paths for folder in path.parents if folder.name}
+    inside: dict[PurePosixPath, list[str]] = {}
+    for folder in folders:
+        inside.setdefault(folder.parent, []).append(folder.name)
+    return {path: _place(path, inside) for path in paths}
 
 
-def _says(part: str, split: str) -> bool:
-    return bool(re.search(f"(?<![a-z]){split}", part.lower()))
+def _place(path: PurePosixPath, inside: Mapping[PurePosixPath, list[str]]) -> tuple[str, str]:
+    way = [folder for folder in reversed(path.parents) if folder.name]
+    at = next((number for number, folder in enumerate(way) if _said(folder.name)), len(way))
+    split = _said(way[at].name) if at < len(way) else ""
+    for folder in way[at + 1 :]:
+        names = inside[folder.parent]
+        if set(SPLITS) <= {_called(name) for name in names} or (len(names) == 1 and _called(folder.name)):
+            split = _called(folder.name)
+        elif len(names) > 1 or folder not in inside:
+            return split, folder.name if split else ""
+    return split, ""
+
+
+def _said(part: str) -> str:
+    """Return train or test if one of them is in the name of a folder, else ''."""
+    said = [split for split in SPLITS if re.search(f"(?<![a-z]){split}", part.lower())]
+    return said[0] if len(said) == 1 else ""
+
+
+def _called(part: str) -> str:
+    """Return train or test if the name of a folder says no more than that, else ''."""
+    match = re.fullmatch(r"(train|test)(ing)?([-_ ]?(images?|imgs?|data|set))?(\.zip)?", part.lower())
+    return match[1] if match else ""
 
 
 def is_zip_of_images(member: Member) -> bool:

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 
 from facefold.data.archive import Member, open_zip, printable, single_file
-from facefold.data.class_folders import Row, class_images, image_paths, image_split, is_zip_of_images, write_csv_files
+from facefold.data.class_folders import Row, class_images, image_paths, is_zip_of_images, place_images, write_csv_files
 from facefold.data.competition import SPLITS
 from facefold.data.csv_file import MAX_CSV_BYTES
 from facefold.data.image_names import base_name, has_image_suffix, name_keys
@@ -204,6 +204,7 @@ class _Matches:
         self._names: dict[str, str] = {}  # by the name in one Unicode form
         self._by_key: dict[str, list[Member]] = {}
         self._by_path = {member.path: member for member in self.images}
+        self._places = place_images(self._by_path)
         for member in self.images:
             for key in name_keys(member.path.name):
                 self._by_key.setdefault(key, []).append(member)
@@ -240,7 +241,7 @@ class _Matches:
             return 0 if path.is_relative_to(asked) else None
         if _in_own_folder(path, split):
             return 0
-        return {split: 1, "": 2}.get(image_split(path))
+        return {split: 1, "": 2}.get(self._places[path][0])
 
     def _check_one(self, row: Row, name: str, candidates: list[Member]) -> None:
         """Add a problem if several files fit the row."""

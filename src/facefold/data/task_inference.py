@@ -5,6 +5,7 @@ label. Several other columns are the classes: the values of one column of train.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from facefold.utils.errors import InputError
 TRAIN, TEST, SAMPLE = "train.csv", "test.csv", "sampleSubmit.csv"
 PROBABILITY_METRICS = ("auc", "mean_auc", "log_loss")  # they judge probabilities
 _HOUSE = ("0", "1")
+_SLIPS = 0.01  # of the rows: fewer that hold no number are slips of the pen
+_UNKNOWN = ("nan", "na", "n/a", "null", "?")  # among numbers they are no classes
 _MANY = 20  # different numbers that are not whole: more of them are no classes
 _SHOWN = 8
 
@@ -95,23 +98,26 @@ def keep_choices(task: Task, choices: Choices) -> Choices:
 
 
 def find_classes(values: Iterable[str], column: str) -> tuple[str, ...]:
-    """Return the classes: the different values, sorted, as numbers if all are.
+    """Return the classes: the different values, sorted, as numbers if all are; blanks are none.
 
-    If only some are numbers, whole ones, these alone are classes, so that a slip of the pen is none; blanks are none
-    either. Raises
+    If nearly all rows have numbers, only the whole ones are classes, so that a slip of the pen is none. Raises
     `InputError` for many numbers that are not whole.
     """
-    distinct = {value for value in values if value and value == value.strip()}
-    whole = {value for value in distinct if _is_whole(value)}
+    counts = Counter(value for value in values if value and value == value.strip())
+    distinct, whole = set(counts), {value for value in counts if _is_whole(value)}
+    names = {value for value in distinct if not math.isfinite(as_number(value))}
+    slips = sum(counts[value] for value in names if value.lower() not in _UNKNOWN)
+    lone = len(names) == 1 and counts.total() - slips <= 1  # a number in one row, and one name in all others
+    if slips > max(1, counts.total() * _SLIPS) and not lone:
+        return tuple(sorted(distinct))
     if whole <= set(_HOUSE) and whole:
         return _HOUSE
-    numbers = [value for value in distinct if math.isfinite(as_number(value))]
-    if len(numbers) == len(distinct) and len(distinct - whole) > _MANY:
+    if not names and len(distinct - whole) > _MANY:
         raise InputError(
             f"competition/{TRAIN}: column {column} has {len(distinct):,} different numbers, which are no classes; to "
             f"predict a number, write it to competition/meta.csv, and name its column with --target"
         )
-    if len(numbers) == len(distinct):
+    if not names:
         return tuple(sorted(distinct, key=lambda value: (as_number(value), value)))
     return tuple(sorted(whole, key=int)) if whole else tuple(sorted(distinct))
 
@@ -187,6 +193,10 @@ def describe_other_reading(task: Task, sample: Sequence[str], other_columns: Seq
     """
     if other_columns and len(task.label_columns) == 1 and not sample:
         return f"column {other_columns[0]} has such values as well: --label-column {other_columns[0]}"
+    numbers = all(math.isfinite(as_number(name)) for name in task.classes)
+    if task.multiclass and task.metric == "qwk" and sample and not numbers:
+        order = _some(task.classes)
+        return f"the order of the classes counts: if it is not {order}, edit classes in competition/task.toml"
     odd = next((value for value in sample if _is_probability(value, task.classes)), "")
     if odd and task.submission == "probabilities" and task.metric == "auc":
         return f"the sample's {odd} is no class, so it asks for probabilities; if scored by log loss: --metric log_loss"
