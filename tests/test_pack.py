@@ -265,16 +265,24 @@ def test_the_kernel_reads_the_competition_as_it_was_read_here(tmp_path, monkeypa
         folder.mkdir(parents=True)
     for name in names:
         (data / name).write_text("")
-    (pack / kernel.MARK).write_text(json.dumps({"blend": ["--method", "mean"], "audit": ["--metric", "auc"]}))
-    steps = []
+    settings = {"blend": ["--method", "mean"], "audit": ["--metric", "auc"], "task": "kind = .."}
+    (pack / kernel.MARK).write_text(json.dumps(settings))
+    steps, tasks = [], []
+
+    def step(command, env):
+        steps.append(command)
+        path = Path(command[3]) / "competition" / "task.toml"
+        tasks.append(path.read_text() if path.exists() else None)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return subprocess.CompletedProcess(command, 0 if len(steps) < 2 else 2)
+
     monkeypatch.setattr(kernel, "install_wheels", lambda *_: {})
-    monkeypatch.setattr(
-        kernel.subprocess, "run", lambda command, env: steps.append(command) or subprocess.CompletedProcess(command, 2)
-    )
+    monkeypatch.setattr(kernel.subprocess, "run", step)
     monkeypatch.setattr(sys, "argv", ["kernel.py", str(tmp_path / "in"), str(tmp_path / "out")])
     with pytest.raises(SystemExit, match="2"):
         kernel.main()
-    assert [command[4:] for command in steps] == [["--data", str(data), "--metric", "auc"]]
+    assert [command[4:] for command in steps] == [["--data", str(data), "--metric", "auc"], ["--test"]]
+    assert tasks == [None, "kind = .."]
 
 
 def test_the_kernel_says_what_it_looks_for(tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -86,8 +87,9 @@ def fill_upload(out: Path, root: Path, facts: dict, folds: int) -> None:
     """Fill an empty upload folder: source, folds, runs and options of the blend that `facts` (blend.json) describes."""
     dataset, names = out / "dataset", [member["recipe"] for member in facts["members"]]
     made_with = f"Python {platform.python_version()}, torch {version('torch')}"
-    settings = {"blend": _options(facts["options"]), "audit": _audit_options(load_task(root)), "made_with": made_with}
-    write_json(dataset / MARK, settings)
+    task = replace(load_task(root), train_images="", test_images="")  # where they are there, the notebook finds
+    settings = {"blend": _options(facts["options"]), "audit": _audit_options(task), "task": task.text()}
+    write_json(dataset / MARK, settings | {"made_with": made_with})
     sources = (path for suffix in ("py", "toml", "j2") for path in (PROJECT / "src").rglob(f"*.{suffix}"))
     for path in sorted([*sources, PROJECT / "pyproject.toml"]):
         _copy(path, dataset / path.relative_to(PROJECT))
