@@ -3,7 +3,7 @@
     python bench/layouts.py LAYOUTS [--only cassava,png] [--recipe demo_cnn] [--folds 2] [--out table.csv]
 
 LAYOUTS is a folder that holds, for each name below, the folder <name>/ as downloaded and <name>-solution.csv. Each runs
-as a user would: `run_all.py --data LAYOUTS/<name>`, with --metric where the files cannot tell it. Beside the score
+as a user would: `run_all.py --data LAYOUTS/<name>`, with --metric where the files cannot tell it. Next to the score
 stands that of a constant answer: the most frequent label, or the shares of the classes, of the train rows.
 """
 
@@ -25,15 +25,15 @@ RUN_ALL = Path(__file__).resolve().parents[1] / "src" / "run_all.py"
 
 @dataclass(frozen=True)
 class Layout:
-    """metric: of the competition; told: whether its user has to name it."""
+    """metric: of the competition; named: whether its user has to name it."""
 
     metric: str
-    told: bool = False
+    named: bool = False
 
 
 LAYOUTS = {
     "cassava": Layout("accuracy"),
-    "melanoma": Layout("auc", told=True),
+    "melanoma": Layout("auc", named=True),
     "dogbreed": Layout("log_loss"),
     "imagefolder": Layout("accuracy"),
     "png": Layout("accuracy"),
@@ -41,8 +41,8 @@ LAYOUTS = {
     "extension": Layout("accuracy"),
     "extra": Layout("accuracy"),
     "proba": Layout("auc"),
-    "aptos": Layout("qwk", told=True),
-    "onehot": Layout("mean_auc", told=True),
+    "aptos": Layout("qwk", named=True),
+    "onehot": Layout("mean_auc", named=True),
 }
 
 
@@ -97,7 +97,7 @@ def main() -> None:
         layout = LAYOUTS[name]
         with tempfile.TemporaryDirectory() as folder:
             root, started = Path(folder), time.monotonic()
-            options = ["--metric", layout.metric] if layout.told else []
+            options = ["--metric", layout.metric] if layout.named else []
             command = [sys.executable, RUN_ALL, "--root", root, "--data", args.layouts / name, *options]
             command += ["--recipes", args.recipe, "--folds", str(args.folds), "--quiet"]
             done = subprocess.run(list(map(str, command)), capture_output=True, text=True)

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from facefold.data.corrections import DROPPED, load_corrections  # noqa: E402
 from facefold.data.folds import load_folds  # noqa: E402
-from facefold.ensemble.ratings import compare_accuracy  # noqa: E402
+from facefold.ensemble.metrics import ACCURACY  # noqa: E402
 from facefold.ensemble.scores import decide, log_loss, wilson_interval  # noqa: E402
 
 
@@ -52,7 +52,7 @@ def line(name: str, a: np.ndarray, b: np.ndarray, labels: np.ndarray) -> str:
         for count in right
         for low, high in [wilson_interval(count, len(labels))]
     ]
-    gain = compare_accuracy(b, a, labels)
+    gain = ACCURACY.compare(b, a, labels)
     return (
         f"{name:28}{len(labels):>7}  {accuracies[0]}  {accuracies[1]}  {100 * gain.gain:+.2f} [{100 * gain.low:+.2f}, "
         f"{100 * gain.high:+.2f}] points  {gain.p:.3f}  {log_loss(a, labels):.4f}  {log_loss(b, labels):.4f}"

@@ -91,7 +91,6 @@ def split(args: argparse.Namespace) -> None:
         write_folds,
     )
     from facefold.runs import run_names
-    from facefold.task import load_task
 
     competition, images = audit_competition(args.root)
     near, identical = group_rows(find_duplicates(competition, images), "group"), group_rows(images)
@@ -102,7 +101,7 @@ def split(args: argparse.Namespace) -> None:
     former = load_fold_settings(args.root, args.target)  # of folds for another train.csv too
     k, seed = former[:2] if former else (5, 0)
     k, seed = k if args.folds is None else args.folds, seed if args.seed is None else args.seed
-    task_columns = load_task(args.root).groups
+    task_columns = competition.task.groups
     columns = task_columns if args.group is None else parse_columns(args.group)
     method = choose_method(args, former, (k, seed), columns)
     groups = {"near": near, "bytes": identical, "none": identical.index.to_series()}[

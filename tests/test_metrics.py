@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from facefold.ensemble.metrics import MEAN_ABSOLUTE_ERROR
-from facefold.ensemble.ratings import compare_accuracy
+from facefold.ensemble.metrics import ACCURACY, MEAN_ABSOLUTE_ERROR
 from facefold.ensemble.scores import (
     Z95,
     auc_interval,
@@ -70,13 +69,13 @@ def test_paired_counts_only_the_rows_that_differ():
     a, b = np.ones(20), np.ones(20)
     b[:6] = 0  # a alone is right on 6 rows
     a[19] = 0  # b alone on one
-    result = compare_accuracy(a, b, labels)
+    result = ACCURACY.compare(a, b, labels)
     assert (result.wins, result.losses, result.gain) == (6, 1, 0.25)
     assert result.p == pytest.approx(2 * (1 + 7) / 2**7)
     assert result.low < 0.25 < result.high
-    back = compare_accuracy(b, a, labels)
+    back = ACCURACY.compare(b, a, labels)
     assert (back.gain, back.low, back.high, back.p) == (-result.gain, -result.high, -result.low, result.p)
-    assert compare_accuracy(a, a, labels).p == 1
+    assert ACCURACY.compare(a, a, labels).p == 1
 
 
 def test_errors_by_hand():

@@ -22,7 +22,8 @@ def write_csv_files(csv_files: dict[str, Member], members: list[Member]) -> dict
     two would be the same; with the class before it, if even these are.
     """
     paths = image_paths(members)
-    labels, places = class_images(paths), place_images(paths)
+    places = place_images(paths)
+    labels = class_images(places)
     test = [path for path in paths if places[path][0] == "test"]
     given = next((name for name in ("sampleSubmit.csv", "test.csv") if name in csv_files), "")
     header, test_ids = _read_ids(csv_files[given], given) if given else (["id", "label"], [])
@@ -74,9 +75,9 @@ def image_paths(members: list[Member]) -> list[PurePosixPath]:
     return sorted(paths)
 
 
-def class_images(paths: list[PurePosixPath]) -> dict[PurePosixPath, str]:
-    """Return the class of each train image that is in a folder of its own below train/."""
-    return {path: name for path, (split, name) in place_images(paths).items() if split == "train" and name}
+def class_images(places: Mapping[PurePosixPath, tuple[str, str]]) -> dict[PurePosixPath, str]:
+    """Return the class of each train image that is in a folder of its own below train/; places: of `place_images`."""
+    return {path: name for path, (split, name) in places.items() if split == "train" and name}
 
 
 def place_images(paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, tuple[str, str]]:

@@ -26,7 +26,7 @@ def train_column(competition: Competition, name: str, option: str) -> tuple[pd.S
     A train id without a row in meta.csv has an empty text. Raise `InputError`, which calls the column the value of
     `option`, if neither file has it.
     """
-    tables = {"train.csv": getattr(competition, "extra", None), "meta.csv": competition.meta}
+    tables = {"train.csv": competition.extra, "meta.csv": competition.meta}
     columns = {file: [] if table is None else table.columns.drop("id") for file, table in tables.items()}
     ids = competition.train["id"].tolist()
     for file, table in tables.items():

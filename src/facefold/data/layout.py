@@ -162,8 +162,8 @@ def _update_competition(source: Source, target: Path, choices: Choices, in_place
     if meta and not (target / "meta.csv").exists():
         write_bytes(target / "meta.csv", meta.read())
     stamp = _stamp(source.path)
-    told = choices.id_column or source.image_folders  # other images may be those of the rows now
-    if stamp and installed_source(target) == stamp and not told:
+    chosen = choices.id_column or source.image_folders  # other images may be those of the rows now
+    if stamp and installed_source(target) == stamp and not chosen:
         return
     known = stored_task(target)
     if known and (known.train_images or known.test_images) and not in_place:  # nothing was copied

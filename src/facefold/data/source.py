@@ -87,7 +87,7 @@ def _find_folder(source: Path, members: list[Member]) -> PurePosixPath:
         folders = {
             top
             for top in (PurePosixPath(), *tops)
-            if len(set(class_images(_paths_below(image_paths(members), top)).values())) > 1
+            if len(set(class_images(place_images(_paths_below(image_paths(members), top))).values())) > 1
         }
         with_csv = {member.path.parent for member in members if _csv_name(member.path.name) in CSV}
         folders = folders & with_csv or folders

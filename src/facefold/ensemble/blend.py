@@ -28,8 +28,8 @@ from facefold.ensemble.leaks import used_leaks
 from facefold.ensemble.leaks.base import BlendScores, Leak
 from facefold.ensemble.members import Fit, OofMatrix, Rows, cross_fit, cross_predict
 from facefold.ensemble.methods import blend_methods, candidate_methods, member_weights
-from facefold.ensemble.metrics import Metric, target_metric
-from facefold.ensemble.ratings import Gain, compare_accuracy
+from facefold.ensemble.metrics import ACCURACY, Metric, target_metric
+from facefold.ensemble.ratings import Gain
 from facefold.ensemble.scores import decide, score_corrected, score_decisions
 from facefold.ensemble.second_pass import first_pass
 from facefold.ensemble.selection import choose_method, nested_predict
@@ -210,7 +210,7 @@ def second_pass_report(after: np.ndarray, rows: Rows, labels: np.ndarray, fold: 
         "rows": count,
         "before": score_decisions(decide(before) == labels),
         "after": score_decisions(decide(after) == labels),
-        "gain": asdict(compare_accuracy(after, before, labels)),
+        "gain": asdict(ACCURACY.compare(after, before, labels)),
     }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from facefold.ensemble.calibration import LogisticModel, fit_logistic
-from facefold.ensemble.greedy import MANY_MEMBERS, STEPS
+from facefold.ensemble.greedy import STEPS, draw_pool
 from facefold.ensemble.members import Fitted, Rows, inner_folds
 from facefold.ensemble.metrics import ACCURACY, Metric
 from facefold.ensemble.scores import class_prob, decide, log_loss, log_prob, own_prob
@@ -86,9 +86,7 @@ def search_class_greedy_weights(prob: np.ndarray, labels: np.ndarray, metric: Me
     own = own_prob(prob, labels)
     for _ in range(CLASS_BAGS):
         drawn = np.sort(rng.integers(0, rows, rows))
-        pool = (
-            np.sort(rng.permutation(members)[: (members + 1) // 2]) if members >= MANY_MEMBERS else np.arange(members)
-        )
+        pool = draw_pool(members, rng)
         decisions = _Decisions(prob, drawn, pool, labels, metric) if metric.decided else None
         selected = _select(own[np.ix_(drawn, pool)], decisions)
         weights[pool] += selected / selected.sum()

@@ -25,13 +25,18 @@ def search_greedy_weights(prob: np.ndarray, labels: np.ndarray, metric: Metric =
     rng, weights = np.random.default_rng(_SEED), np.zeros(members)
     for _ in range(BAGS):
         counts = np.bincount(rng.integers(0, rows, rows), minlength=rows)
-        pool = (
-            np.sort(rng.permutation(members)[: (members + 1) // 2]) if members >= MANY_MEMBERS else np.arange(members)
-        )
+        pool = draw_pool(members, rng)
         drawn = np.flatnonzero(counts)
         selected = _select(np.ascontiguousarray(prob.T[np.ix_(pool, drawn)]), ones[drawn], counts[drawn], metric)
         weights[pool] += selected / selected.sum()
     return np.round(weights / BAGS, 6)
+
+
+def draw_pool(members: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the members that a bag selects from, int64 (p,), sorted: all, or half of many."""
+    if members < MANY_MEMBERS:
+        return np.arange(members)
+    return np.sort(rng.permutation(members)[: (members + 1) // 2])
 
 
 def _select(columns: np.ndarray, ones: np.ndarray, counts: np.ndarray, metric: Metric) -> np.ndarray:

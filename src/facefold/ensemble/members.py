@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 
 from facefold.data.folds import Folds
-from facefold.runs import Member, fold_dir, load_fold_features, load_member, load_predictions
+from facefold.runs import SUM_TOLERANCE, Member, fold_dir, load_fold_features, load_member, load_predictions
 from facefold.task import LABEL, Task
 from facefold.utils.errors import InputError
 
 READ_FILES = ("oof.csv", "test.csv", "features_oof.npy", "features_test.npy")  # the files of a fold that a blend reads
-MAX_SUM_ERROR = 1e-3  # of the probabilities of all classes
 
 
 @dataclass(frozen=True)
@@ -229,7 +228,7 @@ def _require_distributions(prob: np.ndarray, ids: list[str], source: str) -> np.
             f"{source}: id {ids[row]} has {prob[row, column]}, which is not a probability; train that recipe again"
         )
     total = prob.sum(axis=1)
-    bad = np.flatnonzero(np.abs(total - 1) > MAX_SUM_ERROR)
+    bad = np.flatnonzero(np.abs(total - 1) > SUM_TOLERANCE)
     if len(bad):
         raise InputError(
             f"{source}: the probabilities of id {ids[bad[0]]} sum to {total[bad[0]]:.6g}, not to 1; train that recipe "

@@ -204,8 +204,3 @@ def mean_gain(a: Rating, b: Rating) -> Gain:
 def mean_reduction(a: Rating, b: Rating) -> Gain:
     """Compare two metrics of which less is better: `mean_gain` with the other sign."""
     return mean_gain(b, a)
-
-
-def compare_accuracy(a: np.ndarray, b: np.ndarray, labels: np.ndarray) -> AccuracyGain:
-    """Compare the decisions of the scores a and b, both (n,) or (n, C), row by row; see `accuracy_gain`."""
-    return accuracy_gain(rate_accuracy(a, labels), rate_accuracy(b, labels))

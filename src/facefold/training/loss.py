@@ -22,13 +22,27 @@ from facefold.utils.errors import InputError
 
 
 @dataclass(frozen=True)
-class BinaryLoss:
-    """Binary cross-entropy. smoothing: each training label is moved by half of it towards the other one."""
+class _CrossEntropy:
+    """What the losses of classes have in common. smoothing: of the training labels."""
 
     smoothing: float = 0.0
     metric: ClassVar[str] = "accuracy"
     history_column: ClassVar[str] = "valid_acc"
     difference: ClassVar[str] = "a probability of {:.3f}"
+
+    def run_facts(self, loss: float, metric: float) -> dict:
+        """Return the scores for run.json."""
+        return {"metrics": {"accuracy": metric, "log_loss": loss}}
+
+    def export_state(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the weights to write."""
+        return state
+
+
+@dataclass(frozen=True)
+class BinaryLoss(_CrossEntropy):
+    """Binary cross-entropy. smoothing: each training label is moved by half of it towards the other one."""
+
     label_dtype: ClassVar[torch.dtype] = torch.float32
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -48,23 +62,11 @@ class BinaryLoss:
         loss = np.logaddexp(0, np.where(labels == 1, -outputs, outputs)).mean()
         return float(loss), float(((outputs >= 0) == (labels == 1)).mean())  # 0.5 decides for label 1, as in the blend
 
-    def run_facts(self, loss: float, metric: float) -> dict:
-        """Return the scores for run.json."""
-        return {"metrics": {"accuracy": metric, "log_loss": loss}}
-
-    def export_state(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the weights to write."""
-        return state
-
 
 @dataclass(frozen=True)
-class MulticlassLoss:
+class MulticlassLoss(_CrossEntropy):
     """Cross-entropy of the softmax. smoothing: this share of each training label is spread evenly over all classes."""
 
-    smoothing: float = 0.0
-    metric: ClassVar[str] = "accuracy"
-    history_column: ClassVar[str] = "valid_acc"
-    difference: ClassVar[str] = "a probability of {:.3f}"
     label_dtype: ClassVar[torch.dtype] = torch.int64
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -87,14 +89,6 @@ class MulticlassLoss:
         own = np.take_along_axis(outputs, labels[:, None], axis=1)[:, 0]
         loss = (np.logaddexp.reduce(outputs, axis=1) - own).mean()
         return float(loss), float((outputs.argmax(axis=1) == labels).mean())
-
-    def run_facts(self, loss: float, metric: float) -> dict:
-        """Return the scores for run.json."""
-        return {"metrics": {"accuracy": metric, "log_loss": loss}}
-
-    def export_state(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the weights to write."""
-        return state
 
 
 @dataclass(frozen=True)

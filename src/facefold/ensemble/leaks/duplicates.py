@@ -21,8 +21,7 @@ from facefold.data.duplicates import find_duplicates
 from facefold.data.leaks import labels_of_duplicates
 from facefold.ensemble.leaks.base import BlendScores, Leak, LeakResult
 from facefold.ensemble.members import OofMatrix
-from facefold.ensemble.metrics import target_metric
-from facefold.ensemble.ratings import compare_accuracy
+from facefold.ensemble.metrics import ACCURACY, target_metric
 from facefold.ensemble.scores import decide
 from facefold.ensemble.selection import choose_method
 from facefold.utils.errors import InputError
@@ -96,7 +95,7 @@ class DuplicateLeak(Leak):
             "train_rows": len(labels),
             "right": right,
             "before": before,
-            "gain": asdict(compare_accuracy(answered_prob, prob, labels)),
+            "gain": asdict(ACCURACY.compare(answered_prob, prob, labels)),
         }
         if facts["used"]:
             test_answers = self._answers(matrix.ids, labels, "test", matrix.test_ids)

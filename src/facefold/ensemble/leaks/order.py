@@ -17,7 +17,7 @@ from facefold.ensemble.leaks.base import BlendScores, Leak, LeakResult
 from facefold.ensemble.leaks.decoders import align_posterior, fit_chain, hmm_posterior
 from facefold.ensemble.members import OofMatrix
 from facefold.ensemble.metrics import ACCURACY, Metric, target_metric
-from facefold.ensemble.ratings import Gain, compare_accuracy
+from facefold.ensemble.ratings import Gain
 from facefold.ensemble.scores import decide, logit
 from facefold.ensemble.selection import Choice, choose_method
 from facefold.utils.errors import InputError
@@ -177,7 +177,7 @@ def score_decoders(
     for held_out, rest in splits:
         best = choose_method({name: decoded[rest] for name, decoded in prob.items()}, labels[rest], metric).name
         nested[held_out] = prob[best][held_out]
-    gains = {name: compare_accuracy(prob[name], prob[PLAIN], labels) for name in DECODERS}
+    gains = {name: ACCURACY.compare(prob[name], prob[PLAIN], labels) for name in DECODERS}
     return DecoderScores(prob, gains, choose_method(prob, labels, metric), nested, parts)
 
 
