@@ -88,6 +88,8 @@ def predict_pictures(args: argparse.Namespace) -> None:
         raise InputError(f"--out {out}: the name of a csv file ends in .csv")
     paths = list_photographs(args.pictures)  # before torch is imported, which takes seconds
 
+    import torch
+
     from facefold.data.competition import load_competition
     from facefold.data.synthetic import is_synthetic
     from facefold.ensemble.apply import blended_targets, load_blend_model, predict_images
@@ -99,7 +101,7 @@ def predict_pictures(args: argparse.Namespace) -> None:
     from facefold.utils.files import write_csv, write_text
 
     task = load_task(root)
-    device, blend = select_devices(args.device, 1)[0], load_blend_model(root, task)
+    device, blend = torch.device(select_devices(args.device, 1)[0]), load_blend_model(root, task)
     with TemporaryDirectory() as folder:
         scratch = Path(folder)
         if args.no_detect:

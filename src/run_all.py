@@ -160,7 +160,7 @@ class Job:
         elif profile is None and is_synthetic(self.root):
             profile = "demo"
         elif profile is None:
-            profile = "gpu" if select_devices(self.args.device, 1)[0].type == "cuda" else "cpu"
+            profile = "gpu" if select_devices(self.args.device, 1) != ["cpu"] else "cpu"
         return [load_recipe(name) for name in PROFILES[profile]]
 
     def make_plan(self, recipes: list[Recipe]) -> tuple[Plan, str, dict]:

@@ -161,16 +161,19 @@ def train_missing(
     if args.engine == "local":
         start_server()  # it imports while this process does
     from facefold.data.cache import build_caches
-    from facefold.models.feature_cache import check_disk_space
-    from facefold.models.requirements import require_trainable
+    from facefold.models.requirements import check_disk_space, require_trainable
     from facefold.runs import is_run_complete, joined_oof_path
     from facefold.training.jobs import FoldJob, order_jobs, require_usable_checkpoint
     from facefold.training.plan import BudgetGuard
-    from facefold.training.ray_workers import RayWorkers
     from facefold.training.workers import LocalWorkers
 
     require_trainable(recipes, args.target, args.weights_dir)
-    workers = RayWorkers(args.address, args.device) if args.engine == "ray" else LocalWorkers(args.device, args.workers)
+    if args.engine == "ray":
+        from facefold.training.ray_workers import RayWorkers
+
+        workers = RayWorkers(args.address, args.device)
+    else:
+        workers = LocalWorkers(args.device, args.workers)
     root, target_root = args.root.resolve(), args.target.directory(args.root)
     missing = [
         FoldJob(

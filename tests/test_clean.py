@@ -231,7 +231,7 @@ def test_corrections_reach_training_rows_and_no_held_out_one(root, monkeypatch):
         seen.append(task)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(jobs, "train_fold", fit)
+    monkeypatch.setattr("facefold.training.fold.train_fold", fit)
     identity = Identity(
         "demo_cnn", load_recipe("demo_cnn").hash, split.hash, load_images_hash(root), 0, corrections.hash
     )

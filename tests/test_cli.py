@@ -75,6 +75,18 @@ def test_a_picture_that_is_missing_is_named_before_torch_is_imported(tmp_path):
     assert not modules & {"torch", "sklearn", "timm"}
 
 
+def test_a_process_that_plans_and_starts_jobs_imports_no_torch(tmp_path):
+    code, modules, error = imported(
+        "-c",
+        f"import sys; sys.path.insert(0, {str(SRC)!r}); from facefold import runs; "
+        "from facefold.ensemble import metrics; from facefold.models import requirements; "
+        "from facefold.training import jobs, plan, workers; workers.LocalWorkers('cpu', None)",
+        tmp_path=tmp_path,
+    )
+    assert code == 0 and "facefold.training.jobs" in modules, error
+    assert not modules & {"torch", "timm", "albumentations", "sklearn"}
+
+
 def test_the_choices_of_the_options_are_those_of_the_library():
     assert set(blend.METHOD_CHOICES) == {*METHOD_NAMES, *REGRESSION_METHOD_NAMES} - {"auto"}
     assert tuple(LEAKS) == blend.LEAK_NAMES

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 import compare
 from facefold.models.requirements import require_weights
@@ -24,7 +25,9 @@ def run(monkeypatch, capsys):
         monkeypatch.setattr(
             sys, "argv", ["compare.py", "--root", str(root), "--size", "64", "--device", "cpu", *options]
         )
-        monkeypatch.setattr(workers, "run_jobs", lambda jobs, devices: [job.run(devices[0], 0) for job in jobs])
+        monkeypatch.setattr(
+            workers, "run_jobs", lambda jobs, devices: [job.run(torch.device("cpu"), 0) for job in jobs]
+        )
         capsys.readouterr()
         compare.main()
         return capsys.readouterr().out

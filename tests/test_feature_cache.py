@@ -16,9 +16,10 @@ from facefold.data.cache import ImageCache
 from facefold.data.competition import load_competition
 from facefold.models import inference
 from facefold.models.build import build_model
-from facefold.models.feature_cache import FeatureCache, check_disk_space, feature_cache_bytes, feature_dir, view_names
+from facefold.models.feature_cache import FeatureCache, feature_cache_bytes, feature_dir
 from facefold.models.precision import Precision, frozen_precision
-from facefold.models.recipe import Recipe, parse_recipe
+from facefold.models.recipe import Recipe, parse_recipe, view_names
+from facefold.models.requirements import check_disk_space
 from facefold.training.dataset import AugmentedImages, ImageSource
 from facefold.utils import files
 from facefold.utils.errors import InputError

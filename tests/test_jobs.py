@@ -148,5 +148,5 @@ def test_a_feature_job_that_fails_starts_no_fold(tmp_path):
         [jobs.FoldJob(tmp_path, recipes.load_recipe(identity.recipe), identity, NO_CORRECTIONS, 0, None, 0)], 1
     )
     with pytest.raises(InputError, match="competition"):
-        run_jobs(ordered, [CPU], after)
+        run_jobs(ordered, ["cpu"], after)
     assert not (tmp_path / "runs").exists()  # a fold's first act is to lock its folder there

@@ -20,7 +20,7 @@ from facefold.utils.console import parse_budget
 from facefold.utils.errors import InputError
 from tiny_fold import FROZEN
 
-CPU = torch.device("cpu")
+CPU = "cpu"
 RATES = Rates(train=0.01, predict=0.002, augment=0.001, freeze=0.0)
 NAMES = ("lite0", "cnn5")
 RECIPES = [recipes.load_recipe(name) for name in NAMES]
@@ -126,7 +126,7 @@ def test_an_estimate_on_the_cpu_does_not_grow_with_what_a_step_waits_for(monkeyp
             return torch.zeros(())
 
         monkeypatch.setattr(timing.TrainingStep, "__call__", step)
-        return timing.time_batches(recipes.parse_recipe("r", TINY, "r.toml"), CPU)
+        return timing.time_batches(recipes.parse_recipe("r", TINY, "r.toml"), torch.device(CPU))
 
     busy, free = rates(1000.0), rates(0.0)
     assert busy == free and 0.1 < busy.train * 16 < 0.2
@@ -155,9 +155,9 @@ def test_rates_are_the_mean_over_processes(monkeypatch):
 
 
 def test_real_batches_are_timed(one_thread):
-    plain = timing.time_batches(recipes.parse_recipe("r", TINY, "r.toml"), CPU)
+    plain = timing.time_batches(recipes.parse_recipe("r", TINY, "r.toml"), torch.device(CPU))
     assert min(plain.train, plain.predict, plain.augment) > 0 == plain.freeze
-    assert timing.time_batches(recipes.parse_recipe("r", FROZEN, "r.toml"), CPU).freeze > 0
+    assert timing.time_batches(recipes.parse_recipe("r", FROZEN, "r.toml"), torch.device(CPU)).freeze > 0
 
 
 def test_a_recipe_with_other_epochs_is_planned_by_the_rates_of_its_own(monkeypatch):
@@ -244,7 +244,7 @@ def test_a_plan_in_words():
         "  cnn5+corrected     left out, 5 folds of about 94 s each do not fit",
         "  then blend and report, about 17 s; about 4 min in all, assuming that 2 cores are free",
     ]
-    on_gpu = workload(devices=[torch.device("cuda", 0)])
+    on_gpu = workload(devices=["cuda:0"])
     lines = plan.format_plan(Plan([lite0], 5, 200), on_gpu, "", " of this machine").splitlines()
     assert lines[0].endswith("5 folds, 1 at a time on cuda of this machine") and lines[-1].endswith("4 min in all")
 

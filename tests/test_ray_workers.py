@@ -225,7 +225,7 @@ def attempt(gate, tmp_path):
     write_text(marker, "")
 
     def run_task(path, *before, marker=marker, versions=None):
-        return ray_workers._attempt(Touch(path), CPU, marker, gate, versions or ray_workers._versions(), *before)
+        return ray_workers._attempt(Touch(path), "cpu", marker, gate, versions or ray_workers._versions(), *before)
 
     return run_task
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from facefold.training import workers
 from facefold.training.workers import run_guarded, run_jobs, select_devices
 from facefold.utils.errors import InputError
 from facefold.utils.processes import core_count
 
-CPU = torch.device("cpu")
+CPU = "cpu"
 SRC = Path(__file__).resolve().parents[1] / "src"
 
 
@@ -193,6 +194,22 @@ def test_devices():
         select_devices("tpu", None)
 
 
+def test_each_gpu_is_a_device_unless_the_cpu_is_asked_for(monkeypatch):
+    monkeypatch.setattr(workers, "count_gpus", lambda: 2)
+    assert select_devices("auto", None) == select_devices("cuda", 5) == ["cuda:0", "cuda:1"]
+    assert select_devices("auto", 1) == ["cuda:0"] and select_devices("cpu", 1) == [CPU]
+
+
+def test_gpus_are_counted_by_torch_where_a_driver_is(monkeypatch):
+    monkeypatch.setattr(workers, "DRIVERS", ("null",))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert workers.count_gpus() == 3
+    monkeypatch.setattr(workers, "DRIVERS", ("nothing_of_this_name*",))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: pytest.fail("torch was asked"))
+    assert workers.count_gpus() == (0 if sys.platform == "linux" else 3)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_a_gpu_that_is_not_there_is_an_error():
     with pytest.raises(InputError, match="--device cuda: torch sees no GPU here; use --device cpu"):
@@ -206,8 +223,8 @@ def test_workers_die_with_a_killed_parent(tmp_path):
         f"sys.path.insert(0, {str(SRC)!r})\n"
         "@dataclass(frozen=True)\nclass Sleep:\n    path: Path\n    def run(self, device, position):\n"
         "        self.path.write_text(str(os.getpid()))\n        time.sleep(60)\n"
-        "if __name__ == '__main__':\n    import torch\n    from facefold.training.workers import run_jobs\n"
-        f"    run_jobs([Sleep(Path({str(tmp_path / 'pid')!r}))], [torch.device('cpu')])\n"
+        "if __name__ == '__main__':\n    from facefold.training.workers import run_jobs\n"
+        f"    run_jobs([Sleep(Path({str(tmp_path / 'pid')!r}))], ['cpu'])\n"
     )
     parent = subprocess.Popen([sys.executable, str(script)])
     deadline = time.monotonic() + 300

@@ -10,9 +10,8 @@ read; they are removed when the run's current ones are computed.
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import albumentations
@@ -22,15 +21,13 @@ import timm
 import torch
 
 from facefold.augment.policies import policy_settings
-from facefold.data.cache import ImageCache, missing_cache_bytes
-from facefold.data.competition import Competition
+from facefold.data.cache import ImageCache
 from facefold.models.build import FrozenStages, build_model
 from facefold.models.inference import fuse_frozen_stages
 from facefold.models.precision import Precision
-from facefold.models.recipe import Recipe
+from facefold.models.recipe import Recipe, epoch_view_name, view_names
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
-    format_bytes,
     is_intact,
     lock_directory,
     require_disk_space,
@@ -103,7 +100,7 @@ class FeatureCache:
 
     def epoch_view(self, epoch: int) -> NpyRows:
         """Return the augmented view of that epoch as `view` does."""
-        return self.view(_epoch_view_name(epoch, self.views) if self.augmented else "plain")
+        return self.view(epoch_view_name(epoch, self.views) if self.augmented else "plain")
 
     def view(self, name: str) -> NpyRows:
         """Return a view, float16 (n, h, w, C), that reads the rows it is indexed by.
@@ -153,14 +150,6 @@ class FeatureCache:
         return images.flip(2) if name == "mirror" else images
 
 
-def view_names(recipe: Recipe) -> list[tuple[str, str]]:
-    """Return (split, view) of each view that the folds of this recipe read."""
-    plain = ["plain", "mirror"] if recipe.tta == "flip" else ["plain"]
-    epochs = range(recipe.epochs if recipe.changes_images else 0)
-    augmented = dict.fromkeys(_epoch_view_name(epoch, recipe.views) for epoch in epochs)
-    return [("train", view) for view in augmented] + [(split, view) for split in ("train", "test") for view in plain]
-
-
 def feature_cache_bytes(recipe: Recipe, train_rows: int, test_rows: int) -> int:
     """Return the bytes of all views of the recipe's frozen stages, from their structure; 0 if nothing is frozen."""
     if not recipe.has_frozen_stages:
@@ -172,22 +161,3 @@ def feature_cache_bytes(recipe: Recipe, train_rows: int, test_rows: int) -> int:
         side = recipe.size_in(int(view.removeprefix("epoch_"))) if view.startswith("epoch_") else recipe.size
         total += (train_rows if split == "train" else test_rows) * image_bytes * side**2 // recipe.size**2
     return total
-
-
-def _epoch_view_name(epoch: int, views: int) -> str:
-    return f"epoch_{epoch % views if views else epoch}"
-
-
-def check_disk_space(target_root: Path, competition: Competition, recipes: Sequence[Recipe]) -> str:
-    """Check that the disk has room for the cache and the frozen stages of `recipes`; return what it found, in words.
-
-    Weights and predictions are small next to these. What the frozen stages of a recipe left may still be there while
-    those of the next one are computed. Raise `InputError` if there is too little room.
-    """
-    sizes = [feature_cache_bytes(recipe, len(competition.train), len(competition.test)) for recipe in recipes]
-    most = max(first + second for first, second in pairwise([0, *sizes]))
-    present = sum(path.stat().st_size for path in (target_root / "cache" / "frozen").rglob("*.npy"))
-    images = sum(missing_cache_bytes(competition, size) for size in {recipe.size for recipe in recipes})
-    needed, what = images + max(0, most - present), "the cache and the frozen stages"
-    free = require_disk_space(target_root, needed, what)
-    return f"disk: {format_bytes(needed)} needed for {what}, {format_bytes(free)} free"

@@ -123,6 +123,19 @@ _POSITIVE = ("size", "batch", "epochs", "lr", "width")
 _BELOW_ONE = ("dropout", "drop_path", "momentum", "label_smoothing", "ema", "monitor", "plateau_factor")
 
 
+def view_names(recipe: Recipe) -> list[tuple[str, str]]:
+    """Return (split, view) of each view that the folds of this recipe read."""
+    plain = ["plain", "mirror"] if recipe.tta == "flip" else ["plain"]
+    epochs = range(recipe.epochs if recipe.changes_images else 0)
+    augmented = dict.fromkeys(epoch_view_name(epoch, recipe.views) for epoch in epochs)
+    return [("train", view) for view in augmented] + [(split, view) for split in ("train", "test") for view in plain]
+
+
+def epoch_view_name(epoch: int, views: int) -> str:
+    """Return the name of the view that this epoch trains on; `views` are taken in turn, 0: each epoch has its own."""
+    return f"epoch_{epoch % views if views else epoch}"
+
+
 def recipe_names() -> list[str]:
     """Return the names of all recipe files, sorted."""
     return sorted(path.stem for path in RECIPES_DIR.glob("*.toml"))

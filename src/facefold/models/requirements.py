@@ -2,11 +2,16 @@
 
 import importlib.util
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
+from facefold.data.cache import missing_cache_bytes
+from facefold.data.competition import Competition
 from facefold.models.recipe import Recipe
 from facefold.task import Task
 from facefold.utils.errors import InputError
+from facefold.utils.files import format_bytes, require_disk_space
+from facefold.utils.processes import process_pool, start_server
 
 LOCAL_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", "/model.safetensors")  # the last: a folder as on the hub
 
@@ -68,3 +73,33 @@ def require_weights(recipe: Recipe, weights_dir: Path | None) -> Path | None:
             f"Put {backbone}.safetensors (or .pth) into a folder and name it with --weights-dir"
         )
     return None
+
+
+def check_disk_space(target_root: Path, competition: Competition, recipes: Sequence[Recipe]) -> str:
+    """Check that the disk has room for the cache and the frozen stages of `recipes`; return what it found, in words.
+
+    Weights and predictions are small next to these. What the frozen stages of a recipe left may still be there while
+    those of the next one are computed. Raise `InputError` if there is too little room.
+    """
+    sizes = _feature_bytes(recipes, len(competition.train), len(competition.test))
+    most = max(first + second for first, second in pairwise([0, *sizes]))
+    present = sum(path.stat().st_size for path in (target_root / "cache" / "frozen").rglob("*.npy"))
+    images = sum(missing_cache_bytes(competition, size) for size in {recipe.size for recipe in recipes})
+    needed, what = images + max(0, most - present), "the cache and the frozen stages"
+    free = require_disk_space(target_root, needed, what)
+    return f"disk: {format_bytes(needed)} needed for {what}, {format_bytes(free)} free"
+
+
+def _feature_bytes(recipes: Sequence[Recipe], train_rows: int, test_rows: int) -> list[int]:
+    """Return `feature_cache_bytes` of each recipe, from a process that has torch if a recipe has frozen stages."""
+    if not any(recipe.has_frozen_stages for recipe in recipes):
+        return [0] * len(recipes)
+    with process_pool(1, start_server()) as processes:
+        futures = [processes.submit(_feature_cache_bytes, recipe, train_rows, test_rows) for recipe in recipes]
+        return [future.result() for future in futures]
+
+
+def _feature_cache_bytes(recipe: Recipe, train_rows: int, test_rows: int) -> int:
+    from facefold.models.feature_cache import feature_cache_bytes
+
+    return feature_cache_bytes(recipe, train_rows, test_rows)

@@ -1,17 +1,18 @@
-"""Jobs that workers run: compute a recipe's frozen features, or train one fold."""
+"""Jobs that workers run: compute a recipe's frozen features, or train one fold.
+
+Their `run` imports what trains, so that a process that only plans and starts them needs no torch.
+"""
 
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from facefold.data.cache import open_cache
 from facefold.data.competition import load_competition
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.folds import load_folds
-from facefold.models.feature_cache import view_names
-from facefold.models.recipe import Recipe
+from facefold.models.recipe import Recipe, view_names
 from facefold.runs import (
     CHECKPOINT_FILE,
     Identity,
@@ -27,15 +28,15 @@ from facefold.runs import (
     write_weights,
 )
 from facefold.task import load_task
-from facefold.training.checkpoint import load_checkpoint
 from facefold.training.curves import curves_dir
-from facefold.training.dataset import ImageSource
-from facefold.training.fold import FoldTask, open_feature_caches, prepare_model, train_fold
-from facefold.training.machine import reset_peak_memory
-from facefold.training.predict import predict_fold
 from facefold.utils.console import print_progress
 from facefold.utils.errors import InputError
 from facefold.utils.files import lock_directory
+
+if TYPE_CHECKING:
+    import torch
+
+    from facefold.training.fold import FoldTask
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ class FeatureJob:
     def __str__(self) -> str:
         return f"{self.identity.recipe} frozen stages"
 
-    def run(self, device: torch.device, position: int) -> None:
+    def run(self, device: "torch.device", position: int) -> None:
+        from facefold.training.dataset import ImageSource
+        from facefold.training.fold import open_feature_caches, prepare_model
+
         recipe = self.recipe
         task = _fold_task(self.root, recipe, self.identity, 0, self.weights_dir)
         model, source, precision = prepare_model(recipe, device, self.weights_dir, pretrained=True)
@@ -85,8 +89,12 @@ class FoldJob:
     def __str__(self) -> str:
         return f"{self.identity.name} fold {self.fold}"
 
-    def run(self, device: torch.device, position: int) -> None:
+    def run(self, device: "torch.device", position: int) -> None:
         """Train the fold unless it is finished, and leave its run."""
+        from facefold.training.fold import train_fold
+        from facefold.training.machine import reset_peak_memory
+        from facefold.training.predict import predict_fold
+
         target = load_task(self.root, self.identity.target)
         target_root = target.directory(self.root)
         directory = fold_dir(target_root, self.identity.name, self.fold)
@@ -114,7 +122,9 @@ def _fold_task(
     fold: int,
     weights_dir: Path | None,
     corrections: Corrections = NO_CORRECTIONS,
-) -> FoldTask:
+) -> "FoldTask":
+    from facefold.training.fold import FoldTask
+
     target = load_task(root, identity.target)
     competition, folds = load_competition(root), load_folds(root, target)
     table, held_out = folds.table[["id", "label", "group"]], folds.table["fold"] == fold
@@ -156,6 +166,10 @@ def order_jobs(
 def require_usable_checkpoint(root: Path, identity: Identity, fold: int, force: bool) -> None:
     """Raise `InputError` if the fold has a checkpoint that is damaged or of another identity; remove it if `force`."""
     directory = fold_dir(load_task(root, identity.target).directory(root), identity.name, fold)
+    if not (directory / CHECKPOINT_FILE).exists():
+        return
+    from facefold.training.checkpoint import load_checkpoint
+
     try:
         if checkpoint := load_checkpoint(directory / CHECKPOINT_FILE):
             require_current(directory, checkpoint.identity, identity)

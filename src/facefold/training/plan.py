@@ -28,8 +28,6 @@ from facefold.utils.files import read_json, write_json
 from facefold.utils.processes import process_pool, start_server
 
 if TYPE_CHECKING:
-    import torch
-
     from facefold.data.competition import Competition
     from facefold.training.jobs import FeatureJob, FoldJob
 
@@ -81,7 +79,7 @@ class Workload:
     rows: int
     test_rows: int
     folds: int
-    devices: Sequence[torch.device]  # one for each process that trains at a time
+    devices: Sequence[str]  # one for each process that trains at a time
     folds_left: Callable[[Recipe], int]  # folds that have yet to be trained
     rates: dict[str, Rates]  # by the name of each recipe that has folds left
     decode: dict[int, float]  # seconds until the images of a size are in the cache, by size
@@ -122,7 +120,7 @@ def measure_workload(
     competition: Competition,
     recipes: Sequence[Recipe],
     folds: int,
-    devices: Sequence[torch.device],
+    devices: Sequence[str],
     folds_left: Callable[[Recipe], int],
     target: Task = LABEL,
 ) -> Workload:
@@ -134,15 +132,13 @@ def measure_workload(
     return Workload(len(competition.train), len(competition.test), folds, devices, folds_left, rates, decode, start)
 
 
-def time_recipes(
-    recipes: Sequence[Recipe], devices: Sequence[torch.device], target: Task = LABEL
-) -> tuple[list[Rates], float]:
+def time_recipes(recipes: Sequence[Recipe], devices: Sequence[str], target: Task = LABEL) -> tuple[list[Rates], float]:
     """Time each recipe in processes of their own, which give their memory (a GPU's too) back when they end.
 
     On the CPU as many are timed at once as train at a time, since they slow one another down; the mean is taken. Return
     the rates, and the seconds until the first process has started.
     """
-    count, started = len(devices) if devices[0].type == "cpu" else 1, time.perf_counter()
+    count, started = len(devices) if devices[0] == "cpu" else 1, time.perf_counter()
     with process_pool(count, start_server()) as processes:
         processes.submit(int).result()
         start = time.perf_counter() - started
@@ -153,10 +149,12 @@ def time_recipes(
     return [Rates(*map(fmean, zip(*map(astuple, each), strict=True))) for each in timed], start
 
 
-def _time_batches(recipe: Recipe, device: torch.device, target: Task) -> Rates:
-    from facefold.training.timing import time_batches  # with torch, which only the processes that time need
+def _time_batches(recipe: Recipe, device: str, target: Task) -> Rates:
+    import torch  # only the processes that time need it
 
-    return time_batches(recipe, device, target)
+    from facefold.training.timing import time_batches
+
+    return time_batches(recipe, torch.device(device), target)
 
 
 def closing_seconds(rows: int, recipes: int) -> float:
@@ -219,7 +217,7 @@ def _shorter_recipes(recipe: Recipe) -> list[Recipe]:
 
 def format_plan(plan: Plan, workload: Workload, suffix: str, elsewhere: str = "") -> str:
     """Format the plan for a terminal. suffix: of the names of the runs. elsewhere: what to add to the devices."""
-    count, device = len(workload.devices), workload.devices[0].type
+    count, device = len(workload.devices), workload.devices[0].partition(":")[0]
     lines = [
         f"plan: {workload.rows:,} train and {workload.test_rows:,} test images, {plan.folds} folds, "
         f"{count} at a time on {device}{elsewhere}"

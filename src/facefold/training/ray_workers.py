@@ -17,8 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import facefold
 from facefold.training.machine import PROCESS_BYTES, estimate_training_memory, versions
 from facefold.training.workers import Job, raise_failures, run_guarded
@@ -90,7 +88,7 @@ class RayWorkers:
             self._ray.shutdown()
             raise InputError("--device cuda: no machine of the cluster has a GPU; use --device cpu or auto")
         self._gpu = device != "cpu" and gpus > 0
-        self.devices = [torch.device("cuda", 0)] * gpus if self._gpu else [torch.device("cpu")] * max(1, self._cpus)
+        self.devices = ["cuda:0"] * gpus if self._gpu else ["cpu"] * max(1, self._cpus)
         cores = [int(have.get("CPU", 0) // have["GPU"]) for have in machines if have.get("GPU")]
         self.loader_workers = max(0, min(8, min(cores) - 1)) if self._gpu else 0
 
@@ -109,9 +107,8 @@ class RayWorkers:
 
     def _run(self, jobs: Sequence[Job], after: Mapping[Job, Collection[Job]]) -> None:
         needs = self._needs(jobs)
-        print_progress(
-            f"ray: {len(jobs)} jobs, {len(self.devices)} at a time on {self.devices[0].type}; {self._cpus} CPUs in all"
-        )
+        kind = "cuda" if self._gpu else "cpu"
+        print_progress(f"ray: {len(jobs)} jobs, {len(self.devices)} at a time on {kind}; {self._cpus} CPUs in all")
         with _marker(jobs[0].root) as marker:
             refs = self._submit(jobs, after, needs, marker)
             failures, missing_since, waiting = [], None, {ref.future(): job for job, ref in refs.items()}
@@ -254,7 +251,7 @@ def _versions() -> dict[str, str]:
 
 def _attempt(
     job: Job,
-    device: torch.device,
+    device: str,
     marker: Path,
     gate: Any,
     versions: dict[str, str],

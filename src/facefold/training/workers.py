@@ -1,31 +1,41 @@
-"""Run jobs in worker processes of this machine: one long-lived process per device (a GPU, or a CPU core)."""
+"""Run jobs in worker processes of this machine: one long-lived process per device (a GPU, or a CPU core).
+
+Only the worker processes import torch: a process that starts them is there at once. A device is torch's name of it.
+"""
 
 import gc
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
-import torch
 from tqdm import tqdm
 
 from facefold.utils.console import TerminalLock, is_quiet, quiet
 from facefold.utils.errors import InputError, disk_error_advice
 from facefold.utils.processes import core_count, end_with_parent, start_server, without_interrupt
 
+if TYPE_CHECKING:
+    import torch
+
+# One of these is there where the driver of a GPU is that torch may call CUDA: NVIDIA's, WSL2's, AMD's, and Jetson's.
+DRIVERS = ("nvidia*", "dxg", "kfd", "nvhost-gpu", "nvgpu")
+
 
 class Job(Protocol):
     """What a worker runs. It travels to the worker's process, and its text names it in messages."""
 
-    def run(self, device: torch.device, position: int) -> None:
+    def run(self, device: "torch.device", position: int) -> None:
         """Do the job on `device`; `position` is the line of its progress bar."""
 
 
-def select_devices(device: str, workers: int | None) -> list[torch.device]:
+def select_devices(device: str, workers: int | None) -> list[str]:
     """Return one device per job at a time: each visible GPU, or `workers` CPU processes of one thread (default: cores).
 
     device: auto (CUDA if there is any), cpu or cuda. Raise `InputError` for a device that is missing.
@@ -34,11 +44,19 @@ def select_devices(device: str, workers: int | None) -> list[torch.device]:
         raise InputError(f"--workers {workers}: at least one")
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device '{device}' is none of auto, cpu, cuda")
-    if device == "cuda" and not torch.cuda.is_available():
+    gpus = 0 if device == "cpu" else count_gpus()
+    if device == "cuda" and not gpus:
         raise InputError("--device cuda: torch sees no GPU here; use --device cpu, or check the driver with nvidia-smi")
-    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
-        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())][:workers]
-    return [torch.device("cpu")] * (workers or core_count())
+    return [f"cuda:{index}" for index in range(gpus)][:workers] or ["cpu"] * (workers or core_count())
+
+
+def count_gpus() -> int:
+    """Count the GPUs that torch sees. Where no driver is, it is not imported for that."""
+    if sys.platform == "linux" and not any(path for name in DRIVERS for path in Path("/dev").glob(name)):
+        return 0
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 class LocalWorkers:
@@ -46,7 +64,7 @@ class LocalWorkers:
 
     def __init__(self, device: str, workers: int | None):
         self.devices = select_devices(device, workers)
-        self.loader_workers = min(8, core_count() // len(self.devices)) if self.devices[0].type == "cuda" else 0
+        self.loader_workers = min(8, core_count() // len(self.devices)) if self.devices[0] != "cpu" else 0
 
     def run(
         self,
@@ -60,7 +78,7 @@ class LocalWorkers:
 
 def run_jobs(
     jobs: Sequence[Job],
-    devices: Sequence[torch.device],
+    devices: Sequence[str],
     after: Mapping[Job, Collection[Job]] | None = None,
     may_start: Callable[[Job, Collection[Job]], bool] | None = None,
 ) -> None:
@@ -160,7 +178,7 @@ class _Worker:
 class _Pool:
     """At most one worker process per device, each started when it is first needed."""
 
-    def __init__(self, devices: Sequence[torch.device]):
+    def __init__(self, devices: Sequence[str]):
         self._devices, self._workers = devices, [None] * len(devices)
 
     def running(self) -> list[Job]:
@@ -183,7 +201,7 @@ class _Pool:
         process = context.Process(
             target=_work,
             args=(child_end, device, position, is_quiet()),
-            daemon=device.type == "cpu",  # a daemon may start no processes
+            daemon=device == "cpu",  # a daemon may start no processes
         )
         worker = self._workers[position] = _Worker(process, parent_end)
         with without_interrupt():
@@ -219,26 +237,30 @@ class _Pool:
             worker.process.join()
 
 
-def _work(connection: Connection, device: torch.device, position: int, silent: bool) -> None:
+def _work(connection: Connection, device: str, position: int, silent: bool) -> None:
     """Run in the worker's process: one job after another, until the connection is closed."""
+    import torch
+
     end_with_parent()
     tqdm.set_lock(TerminalLock())  # its own is a named semaphore, which a process that is ended would leave behind
     with quiet(silent), suppress(EOFError):
         while True:
             connection.send(run_guarded(connection.recv(), device, position))
             gc.collect()
-            if device.type == "cuda":
+            if device != "cpu":
                 torch.cuda.empty_cache()
 
 
-def run_guarded(job: Job, device: torch.device, position: int) -> Exception | None:
+def run_guarded(job: Job, device: str, position: int) -> Exception | None:
     """Do a job in this process; return the failure to report, an `InputError` if it is the user's to fix."""
-    if device.type == "cpu":
+    import torch
+
+    if device == "cpu":
         torch.set_num_threads(1)
     else:
         torch.cuda.set_device(device)
     try:
-        job.run(device, position)
+        job.run(torch.device(device), position)
     except InputError as error:
         return error
     except torch.OutOfMemoryError as error:
