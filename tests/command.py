@@ -12,6 +12,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from facefold import cli
 from facefold.cli import run_main
 from facefold.utils.console import QUIET_VARIABLE
 from facefold.utils.errors import InputError
@@ -36,6 +37,7 @@ def _main(name: str, root: Path, options: tuple[object, ...]) -> Iterator[Callab
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", words(name, root, *options)[1:])
         patch.setenv(QUIET_VARIABLE, "0")  # so that what --quiet puts there is gone afterwards
+        patch.setattr(cli, "stop_server", lambda: None)  # the next step of the tests takes the same one
         if root.is_dir():
             patch.chdir(root)
         yield importlib.import_module(name).main
