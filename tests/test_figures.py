@@ -13,31 +13,37 @@ from facefold.report.html import inline_svg
 HISTORY = pd.DataFrame({"epoch": [1, 2], "train_loss": [0.6, 0.4], "valid_loss": [0.5, 0.45], "valid_acc": [0.8, 0.85]})
 BINS = pd.DataFrame({"mean": [0.1, 0.9], "share": [0.2, 0.8], "low": [0.1, 0.7], "high": [0.3, 0.9], "rows": [5, 5]})
 INTERVALS = pd.DataFrame({"accuracy": [0.9, 0.8], "low": [0.85, 0.75], "high": [0.95, 0.85]})
+NAMES = ("label $a$", "label b")
 DRAWINGS = {
     "intervals": lambda: figures.draw_intervals(["a", "b"], INTERVALS, xlabel="accuracy"),
     "learning_curves": lambda: figures.draw_learning_curves([HISTORY, HISTORY]),
     "one_epoch": lambda: figures.draw_learning_curves([HISTORY[:1]]),
-    "confusion": lambda: figures.draw_confusion(np.array([[5, 1], [0, 4]])),
+    "confusion": lambda: figures.draw_confusion(np.array([[5, 1], [0, 4]]), "ab"),
     "picked": lambda: figures.draw_intervals(["a", "b"], INTERVALS, "accuracy", reference=0.8, picked=1),
     "agreement": lambda: figures.draw_agreement(["long_name_a", "b"], np.array([[0, 3], [2, 0]])),
     "no_disagreement": lambda: figures.draw_agreement(["a", "b"], np.zeros((2, 2), int)),
     "roc": lambda: figures.draw_roc(
         {"blend": (np.array([0, 0.1, 1]), np.array([0, 0.9, 1])), "a": (np.array([0, 1]), np.array([0, 1]))}
     ),
-    "reliability": lambda: figures.draw_reliability({"as it is": BINS, "calibrated": BINS[:1]}),
+    "reliability": lambda: figures.draw_reliability({"as it is": BINS, "calibrated": BINS[:1]}, "label 1"),
     "probabilities": lambda: figures.draw_histogram(
-        np.array([0.0, 0.4, 1.0]), np.array([0, 0, 1]), np.linspace(0, 1, 41), "probability of label 1", (0.3, 0.7)
+        np.array([0.0, 0.4, 1.0]),
+        np.array([0, 0, 1]),
+        np.linspace(0, 1, 41),
+        "probability of label 1",
+        NAMES,
+        (0.3, 0.7),
     ),
-    "balance": lambda: figures.draw_balance({"train": (5, 3), "test": (0, 0)}),
+    "balance": lambda: figures.draw_balance({"train": (5, 3), "test": (0, 0)}, NAMES),
     "histogram": lambda: figures.draw_histogram(
-        np.array([1.0, 2.0, 5.0]), np.array([0, 1, 0]), np.array([0, 5, 10]), "age"
+        np.array([1.0, 2.0, 5.0]), np.array([0, 1, 0]), np.array([0, 5, 10]), "age", NAMES
     ),
     "violins": lambda: figures.draw_violins(np.array([1.0, 2.0, 5.0]), np.array([0, 1, 0]), ["a", "b"], "age"),
     "dollars": lambda: figures.draw_intervals(["$a_$", "$^$"], INTERVALS, xlabel="accuracy"),
     "dollar_name": lambda: figures.draw_violins(np.array([1.0, 2.0]), np.array([0, 1]), ["a", "b"], "$^$"),
-    "dollar_values": lambda: figures.draw_histogram(np.ones(2), np.array([0, 1]), np.array([0, 2]), "a$b_$"),
+    "dollar_values": lambda: figures.draw_histogram(np.ones(2), np.array([0, 1]), np.array([0, 2]), "a$b_$", NAMES),
     "dollar_target": lambda: figures.draw_density(np.arange(3.0), np.zeros(3), "$^$"),
-    "one_label": lambda: figures.draw_confusion(np.array([[5, 1], [0, 0]])),
+    "one_label": lambda: figures.draw_confusion(np.array([[5, 1], [0, 0]]), "ab"),
     "fold_accuracy": lambda: figures.draw_fold_accuracy(pd.DataFrame({"a": [0.8, 0.9], "blend": [0.85, 0.95]})),
 }
 

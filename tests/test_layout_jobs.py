@@ -73,3 +73,7 @@ def test_each_layout_gives_a_submission_in_the_form_of_its_sample(layout, tmp_pa
     else:
         prob = submission[list(task.classes)].astype(float).to_numpy()
         assert prob.sum(axis=1) == pytest.approx(1, abs=1e-6) and (prob.argmax(axis=1) == labels).mean() > 0.4
+    if layout == "text":
+        assert run("report", root).returncode == 0
+        page = (root / "report.html").read_text()
+        assert "of label man, " in page and "predicted woman" in page and "of label 1" not in page

@@ -5,6 +5,7 @@ label. Several other columns are the classes: the values of one column of train.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,7 +110,7 @@ def find_classes(values: Iterable[str], column: str) -> tuple[str, ...]:
     slips = sum(counts[value] for value in names if value.lower() not in _UNKNOWN)
     lone = len(names) == 1 and counts.total() - slips <= 1  # a number in one row, and one name in all others
     if slips > max(1, counts.total() * _SLIPS) and not lone:
-        return tuple(sorted(distinct))
+        return tuple(sorted(distinct, key=_natural_order))
     if whole <= set(_HOUSE) and whole:
         return _HOUSE
     if not names and len(distinct - whole) > _MANY:
@@ -119,7 +120,13 @@ def find_classes(values: Iterable[str], column: str) -> tuple[str, ...]:
         )
     if not names:
         return tuple(sorted(distinct, key=lambda value: (as_number(value), value)))
-    return tuple(sorted(whole, key=int)) if whole else tuple(sorted(distinct))
+    return tuple(sorted(whole, key=int)) if whole else tuple(sorted(distinct, key=_natural_order))
+
+
+def _natural_order(name: str) -> tuple[list[str | int], str]:
+    """Return a key by which names are sorted with their numbers as numbers: 5-9 before 10-14."""
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if number % 2 else part for number, part in enumerate(parts)], name
 
 
 def check_task(task: Task, files: Mapping[str, CsvFile], findings: Findings) -> None:

@@ -155,7 +155,7 @@ def draw_density(values: np.ndarray, pred: np.ndarray, name: str) -> Figure:
 
 
 @_drawing
-def draw_confusion(counts: np.ndarray, names: Sequence[str] = ("0", "1")) -> Figure:
+def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
     """Draw counts int (C, C) by label and prediction, with the share of each label's rows; names: of the classes."""
     shares, classes = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), range(len(names))
     if len(names) <= MAX_SHARES:
@@ -230,7 +230,7 @@ def draw_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], lead: bool = T
 
 
 @_drawing
-def draw_reliability(curves: Mapping[str, pd.DataFrame], what: str = "label 1") -> Figure:
+def draw_reliability(curves: Mapping[str, pd.DataFrame], what: str) -> Figure:
     """Draw the share of `what` against the mean probability, by the name of the curve.
 
     Its table has the columns mean, share, low and high, a row per bin.
@@ -249,7 +249,12 @@ def draw_reliability(curves: Mapping[str, pd.DataFrame], what: str = "label 1") 
 
 @_drawing
 def draw_histogram(
-    values: np.ndarray, labels: np.ndarray, edges: np.ndarray, xlabel: str, band: tuple[float, float] | None = None
+    values: np.ndarray,
+    labels: np.ndarray,
+    edges: np.ndarray,
+    xlabel: str,
+    names: Sequence[str],
+    band: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw histograms of numbers by label; around a doubtful band, which is shaded, logarithmically.
 
@@ -258,6 +263,7 @@ def draw_histogram(
         labels: 0 or 1 (n,).
         edges: Of the bins.
         xlabel: What the numbers are.
+        names: Of the two labels.
         band: The doubtful ones.
     """
     figure, axes = _new_figure(3.4)
@@ -265,7 +271,7 @@ def draw_histogram(
         axes.axvspan(*band, color=COLOURS[4], alpha=0.22, linewidth=0, label="doubtful band")
     for label in (0, 1):
         line = {"color": COLOURS[label], "linewidth": 1.5, "linestyle": LINES[label]}
-        axes.hist(values[labels == label], bins=edges, histtype="step", label=f"label {label}", **line)
+        axes.hist(values[labels == label], bins=edges, histtype="step", label=_literal(names[label]), **line)
     if band is not None:
         axes.set(yscale="log", xlim=(edges[0], edges[-1]))
     axes.set(xlabel=_literal(xlabel), ylabel="rows")
@@ -274,8 +280,8 @@ def draw_histogram(
 
 
 @_drawing
-def draw_balance(shares: Mapping[str, tuple[int, int]]) -> Figure:
-    """Draw a bar per name with the shares of its rows (of label 0, of label 1)."""
+def draw_balance(shares: Mapping[str, tuple[int, int]], names: Sequence[str]) -> Figure:
+    """Draw a bar per name of `shares` with those of its rows that have each of the two labels, which `names` names."""
     figure, axes = _new_figure(0.7 + 0.5 * len(shares))
     axes.grid(False)
     axes.spines[:].set_visible(False)
@@ -283,7 +289,7 @@ def draw_balance(shares: Mapping[str, tuple[int, int]]) -> Figure:
         start, rows = 0.0, max(sum(counts), 1)
         for label, count in enumerate(counts):
             style = {"color": COLOURS[label], "alpha": 0.4, "linewidth": 0, "height": 0.6}
-            axes.barh(row, count / rows, left=start, label=f"label {label}" if row == 0 else None, **style)
+            axes.barh(row, count / rows, left=start, label=_literal(names[label]) if row == 0 else None, **style)
             axes.text(start + 0.02, row, f"{count:,} ({100 * count / rows:.1f} %)", va="center", fontsize=9)
             start += count / rows
     axes.set_yticks(range(len(shares)), shares)

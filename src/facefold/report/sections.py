@@ -27,9 +27,11 @@ def label_sections(competition: Competition, folds: Folds, blend: Blend, members
     """Return all that report.html.j2 needs besides the parts that both reports share (see `src/report.py`)."""
     judges = [member for member in members if not member.name.endswith(CORRECTED_SUFFIX)] or members
     mean_prob = np.mean([member.oof.to_numpy() for member in judges], axis=0)
-    correct = correct_by_recipe(blend, members)
+    correct, labels = correct_by_recipe(blend, members), [f"label {name}" for name in competition.task.classes]
     return {
         "competition": competition,
+        "classes": competition.task.classes,
+        "labels": labels,
         "metric": target_metric(competition.task),
         "fold_models": len(members) * folds.k,
         "oof": blend.oof,
@@ -41,7 +43,7 @@ def label_sections(competition: Competition, folds: Folds, blend: Blend, members
         "groups": accuracy_by_column(competition.meta, blend.oof),
         "agreement": agreement_section(blend, correct),
         "galleries": photo_galleries(competition, blend, folds.table.assign(prob=mean_prob)),
-        "numbers": number_sections(align_meta(competition.meta, blend.oof), blend.oof),
+        "numbers": number_sections(align_meta(competition.meta, blend.oof), blend.oof, labels),
         "balance": {
             name: np.bincount(labels, minlength=2).tolist()
             for name, labels in (("train", competition.train["label"]), ("predicted test", blend.test["pred"]))
@@ -89,8 +91,11 @@ def agreement_section(blend: Blend, correct: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def number_sections(meta: pd.DataFrame, oof: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return each numeric column of meta.csv where it is known: numbers, labels, 1 where the blend is wrong."""
+def number_sections(meta: pd.DataFrame, oof: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return each numeric column of meta.csv where it is known: numbers, labels, 1 where the blend is wrong.
+
+    names: of the two labels.
+    """
     sections = []
     for name in meta:
         numbers = parse_numbers(meta[name])
@@ -106,7 +111,7 @@ def number_sections(meta: pd.DataFrame, oof: pd.DataFrame) -> list[dict[str, Any
                 "labels": labels,
                 "wrong": wrong,
                 "edges": band_edges(numbers, 40),
-                "medians": _medians(numbers, labels, ("label 0", "label 1")),
+                "medians": _medians(numbers, labels, names),
                 "error_medians": _medians(numbers, wrong, ("correct", "wrong")),
             }
         )
