@@ -39,61 +39,44 @@ def submission(root: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> tuple[Path, str]:
-    """Run a whole job that nobody stops, once for all processes of the tests; return its root and its output."""
+def undisturbed(tmp_path_factory) -> Path:
+    """Run the steps one after the other, one process at a time; once for all processes of the tests. Return the root.
+
+    What a job leaves that trains its folds side by side, is stopped, or runs elsewhere has to be the same.
+    """
     base = tmp_path_factory.getbasetemp()
     shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed"
     shared.mkdir(exist_ok=True)
     with open(shared / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (shared / "output").exists():
-            done = apart("run_all", tiny(shared / "root"), *FEW, "--budget", "20h")
-            assert done.returncode == 0, done.stderr
-            (shared / "output").write_text(done.stdout)
-    return shared / "root", (shared / "output").read_text()
+        if not (shared / "done").exists():
+            root = tiny(shared / "root")
+            for name, *options in [
+                ("audit",),
+                ("split", "--folds", "2"),
+                ("train", "--recipe", "demo_cnn", "--fold", "1", "--workers", "1"),
+                ("train", "--recipe", "demo_cnn", "--workers", "1"),
+                ("blend", "--weights", "auto"),
+                ("report",),
+            ]:
+                done = run(name, root, *options)
+                assert done.returncode == 0, done.stderr
+            (shared / "done").touch()
+    return shared / "root"
 
 
 @pytest.fixture
 def whole(undisturbed, tmp_path) -> Path:
     """Copy that root, to work in the copy."""
-    return shutil.copytree(undisturbed[0], tmp_path / "whole")
-
-
-def test_the_whole_job_ends_with_what_to_upload(undisturbed):
-    root, output = undisturbed
-    lines = output.strip().splitlines()
-    assert re.search(
-        r"plan: 60 train and 20 test images, 2 folds, \d+ at a time on cpu\n"
-        r"  demo_cnn +2 folds to go, about .* each: a small",
-        output,
-    )
-    assert "  budget 20 h 00 min, " in output and re.fullmatch(r"budget 20 h 00 min: .* used", lines[-4])
-    assert re.fullmatch(r"audit .*, split .*, train .*, blend .*, report .*", lines[-5])
-    assert lines[-2].startswith("These images are synthetic")
-    assert re.fullmatch(
-        rf"upload {root}/submissions/submission.csv: nested accuracy 0\.\d{{4}} \[.*\] by .*", lines[-1]
-    )
-    rows = (root / "submissions" / "submission.csv").read_text().splitlines()
-    assert rows[0] == "id,label" and [row.split(",")[0] for row in rows[1:]] == [
-        str(number) for number in range(61, 81)
-    ]
-    assert {row.split(",")[1] for row in rows[1:]} <= {"0", "1"}
-    for name in (
-        "report.html",
-        "runs/demo_cnn/oof.csv",
-        "runs/demo_cnn/fold_1/run.json",
-        "folds/folds.json",
-        "submissions/blend.json",
-    ):
-        assert (root / name).is_file(), name
-    assert not list(root.rglob("*.part")) and not list(root.rglob("checkpoint*"))
+    return shutil.copytree(undisturbed, tmp_path / "whole")
 
 
 def test_a_second_run_does_only_what_is_missing(whole):
     before = {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("fold_*/*")}
     old = submission(whole)
-    done = apart("run_all", whole, "--recipes", "demo_cnn")  # the folds are those that are there
-    assert done.returncode == 0 and "0 folds to go, nothing to do" in done.stdout
+    done = apart("run_all", whole, "--recipes", "demo_cnn", "--quiet")  # the folds are those that are there
+    assert done.returncode == 0 and done.stderr == ""
+    assert re.fullmatch(rf"upload {whole}/submissions/submission\.csv: nested accuracy .*\n", done.stdout)
     assert {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("fold_*/*")} == before
     assert submission(whole) == old
 
@@ -176,7 +159,7 @@ def test_stopped_and_killed_in_training_its_workers_end_and_run_again_it_ends_wi
         assert errors == (STOPPED.replace("run_all", "train") if how is signal.SIGTERM else "")
     assert not list(whole.glob("runs/*/*/run.json"))
     assert run("train", whole, "--recipe", "demo_cnn").returncode == 0
-    assert kill.results(whole) == kill.results(undisturbed[0]) and kill.litter(whole) == []
+    assert kill.results(whole) == kill.results(undisturbed) and kill.litter(whole) == []
 
 
 def wait_for_the_end_of_its_group(process: subprocess.Popen) -> None:
@@ -205,7 +188,7 @@ def test_killed_in_the_blend_and_run_again_it_ends_with_the_same_bytes(undisturb
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert run("blend", whole).returncode == 0
-    assert kill.results(whole) == kill.results(undisturbed[0]) and kill.litter(whole) == []
+    assert kill.results(whole) == kill.results(undisturbed) and kill.litter(whole) == []
 
 
 def test_the_kill_script_sees_what_was_lost(undisturbed, tmp_path):
@@ -226,23 +209,42 @@ def test_the_kill_script_sees_what_was_lost(undisturbed, tmp_path):
     assert kill.fault("int", 130, 11.0, kill.LINE) == "11.0 s until it ended"
     assert kill.fault("term", 143, 0.5, f"{kill.LINE}{kill.LINE}").startswith("not one line")
     assert {"submissions/submission.csv", "runs/demo_cnn/oof.csv", "runs/demo_cnn/fold_1/weights.safetensors"} <= set(
-        kill.results(undisturbed[0])
+        kill.results(undisturbed)
     )
 
 
-def test_ctrl_c_in_training_is_one_line_and_the_same_command_ends_with_the_same_bytes(undisturbed, whole):
-    root = whole
-    for folder in ("runs", "submissions"):
-        shutil.rmtree(root / folder)
+def test_ctrl_c_in_training_is_one_line_and_the_same_command_ends_with_the_same_bytes_and_what_to_upload(
+    undisturbed, tmp_path
+):
+    root = tiny(tmp_path)
     process = start(words("run_all", root, *FEW))
     wait_for_an_epoch(process, root)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 130 and errors == STOPPED
-    again = apart("run_all", root, *FEW, "--quiet")
+    again = apart("run_all", root, *FEW, "--budget", "20h")
     assert again.returncode == 0 and again.stderr == ""
-    assert re.fullmatch(rf"upload {root}/submissions/submission\.csv: nested accuracy .*\n", again.stdout)
-    assert kill.results(root) == kill.results(undisturbed[0]) and kill.litter(root) == []
+    lines = again.stdout.strip().splitlines()
+    assert re.search(
+        r"plan: 60 train and 20 test images, 2 folds, \d+ at a time on cpu\n"
+        r"  demo_cnn +2 folds to go, about .* each: a small",
+        again.stdout,
+    )
+    assert "  budget 20 h 00 min, " in again.stdout and re.fullmatch(r"budget 20 h 00 min: .* used", lines[-4])
+    assert re.fullmatch(r"audit .*, split .*, train .*, blend .*, report .*", lines[-5])
+    assert lines[-2].startswith("These images are synthetic")
+    assert re.fullmatch(
+        rf"upload {root}/submissions/submission.csv: nested accuracy 0\.\d{{4}} \[.*\] by .*", lines[-1]
+    )
+    assert kill.results(root) == kill.results(undisturbed) and kill.litter(root) == []
+    assert (root / "report.html").is_file() and not list(root.rglob("*.part"))
+
+
+def test_the_submission_has_the_header_the_ids_and_the_labels_of_the_sample(undisturbed):
+    rows = (undisturbed / "submissions" / "submission.csv").read_text().splitlines()
+    assert rows[0] == "id,label"
+    assert [row.split(",")[0] for row in rows[1:]] == [str(number) for number in range(61, 81)]
+    assert {row.split(",")[1] for row in rows[1:]} <= {"0", "1"}
 
 
 @pytest.mark.parametrize(
@@ -272,20 +274,6 @@ def test_steps_of_a_job_are_held_by_the_job(tmp_path, monkeypatch):
             pass
     with hold_root(tmp_path / "none"):
         assert not (tmp_path / "none").exists()
-
-
-def test_one_process_at_a_time_gives_the_same_bytes(undisturbed, tmp_path):
-    root = tiny(tmp_path)
-    for name, options in [
-        ("audit", ()),
-        ("split", ("--folds", "2")),
-        ("train", ("--recipe", "demo_cnn", "--fold", "1", "--workers", "1")),
-        ("train", ("--recipe", "demo_cnn", "--workers", "1")),
-        ("blend", ("--weights", "auto")),
-    ]:
-        done = run(name, root, *options)
-        assert done.returncode == 0, done.stderr
-    assert submission(root) == submission(undisturbed[0])
 
 
 @pytest.mark.parametrize(
@@ -384,7 +372,7 @@ def offline(arguments: list[str], folder: Path) -> subprocess.CompletedProcess:
 
 def test_the_packed_job_gives_the_same_submission_elsewhere_without_a_network(whole, tmp_path):
     root, upload, kaggle = whole, tmp_path / "upload", tmp_path / "kaggle"
-    packed = apart("pack", root, "--out", str(upload), "--user", "someone", "--competition", "faces", "--no-wheels")
+    packed = run("pack", root, "--out", str(upload), "--user", "someone", "--competition", "faces", "--no-wheels")
     assert packed.returncode == 0, packed.stderr
     assert f"kaggle kernels push -p {upload}/kernel" in packed.stdout
     assert not list(upload.rglob("*test.csv")) and not list(upload.rglob("features_test.npy"))

@@ -84,7 +84,9 @@ def test_each_job_has_one_thread_and_a_process_takes_one_job_after_another(tmp_p
 
 def test_no_process_sees_ctrl_c_not_even_the_first(tmp_path):
     jobs = ", ".join(f"t.WriteWhere(t.Path({str(tmp_path / name)!r}))" for name in "ab")
-    code = f"import sys; sys.path[:0] = {sys.path!r}; import test_workers as t; t.run_jobs([{jobs}], [t.CPU] * 2)"
+    # Without the libraries, which these jobs do not need, the server is there at once.
+    code = f"import sys; sys.path[:0] = {sys.path!r}; import test_workers as t\n"
+    code += f"from facefold.utils.processes import LIBRARIES; LIBRARIES.clear(); t.run_jobs([{jobs}], [t.CPU] * 2)"
     # In a new interpreter, where nothing was started before.
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, timeout=300)
     assert [(tmp_path / name).read_text().split()[3] for name in "ab"] == ["True", "True"]
@@ -224,6 +226,7 @@ def test_workers_die_with_a_killed_parent(tmp_path):
         "@dataclass(frozen=True)\nclass Sleep:\n    path: Path\n    def run(self, device, position):\n"
         "        self.path.write_text(str(os.getpid()))\n        time.sleep(60)\n"
         "if __name__ == '__main__':\n    from facefold.training.workers import run_jobs\n"
+        "    from facefold.utils import processes\n    processes.LIBRARIES.clear()\n"
         f"    run_jobs([Sleep(Path({str(tmp_path / 'pid')!r}))], ['cpu'])\n"
     )
     parent = subprocess.Popen([sys.executable, str(script)])
