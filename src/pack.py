@@ -11,7 +11,7 @@ same, byte for byte. To try it here: python DIR/kernel/kernel.py INPUT OUTPUT, w
 below INPUT.
 """
 
-from facefold.cli import build_parser, path_argument, run_main
+from facefold.cli import add_images_option, build_parser, images_options, path_argument, run_main
 from facefold.utils.errors import InputError
 
 
@@ -36,6 +36,7 @@ def main() -> None:
         "--python", default="3.11", metavar="3.N", help="of the notebook, for the wheels (default: 3.11)"
     )
     parser.add_argument("--no-wheels", action="store_true", help="pack none: where no package index can be reached")
+    add_images_option(parser, "where the images are in the competition's folder at Kaggle, if they are not found")
     args = parser.parse_args()
 
     from facefold.data.competition import load_competition
@@ -69,7 +70,7 @@ def main() -> None:
     gpu = any(run["device"].startswith("cuda") for member in members for run in member.runs)
     with staged_upload(out) as staged:
         write_metadata(staged, args.user, slug, gpu)
-        fill_upload(staged, root, blend.facts, folds.k)
+        fill_upload(staged, root, blend.facts, folds.k, images_options(args.images))
         wheels = [] if args.no_wheels else fetch_wheels(staged, args.python)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     names = ", ".join(member.name for member in members)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from command import refused
+from facefold.cli import images_options
 from facefold.kaggle import kernel, pack
 from facefold.task import Task
 from facefold.utils import environment
@@ -146,7 +147,9 @@ def test_the_folds_that_folds_json_names_are_packed_and_nothing_else(tmp_path):
     (root / "submissions" / "submission.csv").write_text("")
     options = {"method": "auto", "weights": "auto", "recipes": ["a"], "leaks": []}
     with pack.staged_upload(out) as staged:
-        pack.fill_upload(staged, root, {"options": options, "members": []}, folds=2)
+        pack.fill_upload(staged, root, {"options": options, "members": []}, 2, images_options({"train": "a"}))
+    settings = json.loads((out / "dataset" / kernel.MARK).read_text())
+    assert settings["audit"][-2:] == ["--images", "train=a"] and "--images" not in settings["audit"][:-2]
     assert files(out / "dataset" / "folds") == ["folds.csv", "folds.json"]
     assert (out / "kernel" / "kernel.py").read_bytes() == Path(kernel.__file__).read_bytes()
 

@@ -176,10 +176,18 @@ def add_competition_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--submission", default="", choices=("labels", "probabilities"), help="what is submitted")
     parser.add_argument("--id-column", default="", metavar="NAME", help="the column of the ids")
     parser.add_argument("--label-column", default="", metavar="NAME", help="the column of the labels in train.csv")
-    parser.add_argument(
-        "--images", type=_image_folders, default={}, metavar="train=DIR,test=DIR", help="where the images are in --data"
-    )
+    add_images_option(parser, "where the images are in --data")
     parser.add_argument("--in-place", action="store_true", help="leave the images in the folder --data")
+
+
+def add_images_option(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--images", type=_image_folders, default={}, metavar="train=DIR,test=DIR", help=help)
+
+
+def images_options(folders: dict[str, str]) -> list[str]:
+    """Return the arguments of audit.py for the folders that --images named, by split."""
+    named = ",".join(f"{split}={folder}" for split, folder in folders.items())
+    return ["--images", named] if named else []
 
 
 def _image_folders(text: str) -> dict[str, str]:
@@ -201,8 +209,7 @@ def competition_options(args: argparse.Namespace) -> list[str]:
     options = [
         part for name in names if getattr(args, name) for part in (f"--{name.replace('_', '-')}", getattr(args, name))
     ]
-    folders = ",".join(f"{split}={folder}" for split, folder in args.images.items())
-    return options + (["--images", folders] if folders else []) + (["--in-place"] if args.in_place else [])
+    return options + images_options(args.images) + (["--in-place"] if args.in_place else [])
 
 
 def add_device_option(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -83,12 +83,15 @@ def _require_upload(folder: Path) -> None:
         )
 
 
-def fill_upload(out: Path, root: Path, facts: dict, folds: int) -> None:
-    """Fill an empty upload folder: source, folds, runs and options of the blend that `facts` (blend.json) describes."""
+def fill_upload(out: Path, root: Path, facts: dict, folds: int, audit: Sequence[str] = ()) -> None:
+    """Fill an empty upload folder: source, folds, runs and options of the blend that `facts` (blend.json) describes.
+
+    audit: further arguments of audit.py in the notebook.
+    """
     dataset, names = out / "dataset", [member["recipe"] for member in facts["members"]]
     made_with = f"Python {platform.python_version()}, torch {version('torch')}"
     task = replace(load_task(root), train_images="", test_images="")  # where they are there, the notebook finds
-    settings = {"blend": _options(facts["options"]), "audit": _audit_options(task), "task": task.text()}
+    settings = {"blend": _options(facts["options"]), "audit": [*_audit_options(task), *audit], "task": task.text()}
     write_json(dataset / MARK, settings | {"made_with": made_with})
     sources = (path for suffix in ("py", "toml", "j2") for path in (PROJECT / "src").rglob(f"*.{suffix}"))
     for path in sorted([*sources, PROJECT / "pyproject.toml"]):
