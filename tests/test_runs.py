@@ -180,7 +180,7 @@ def test_a_seed_that_is_written_twice_is_one_run():
     require_distinct({"lite0": 0, "lite0#1": 1, "lite0@3": 1, "lite0~size=160": 1, "lite0+corrected": 1})
     with pytest.raises(InputError) as caught:
         require_distinct({"lite0#1": 1, "lite0@3": 1, "lite0": 1})
-    assert str(caught.value) == "lite0#1 and lite0 are the same run, for both have seed 1; name one of them"
+    assert str(caught.value) == "lite0#1 and lite0 are the same run, for both have seed 1; name one of the two"
 
 
 def test_a_run_of_corrected_labels_is_another_run(tmp_path, split):

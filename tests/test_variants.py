@@ -2,16 +2,19 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import pytest
 import torch
 
+import run_all
 import train
 from command import call, refused, run
 from facefold.models import recipe as recipes
 from facefold.runs import fold_dir, run_names
 from facefold.training import fold as fold_module
-from facefold.training import workers
+from facefold.training import plan, workers
+from facefold.utils import processes
 from facefold.utils.files import read_json
 
 RECIPE = """
@@ -91,7 +94,7 @@ def test_the_seed_of_a_name_is_the_seed_of_the_option(root, tmp_path):
     call("train", other, "--recipe", "demo_cnn", "--seed", "5", "--fold", "0")
     assert weights(other, "demo_cnn") == weights(root, "demo_cnn#5") != weights(root, "demo_cnn")
     assert refused("train", other, "--recipe", "demo_cnn,demo_cnn#5", "--seed", "5") == (
-        "demo_cnn and demo_cnn#5 are the same run, for both have seed 5; name one of them"
+        "demo_cnn and demo_cnn#5 are the same run, for both have seed 5; name one of the two"
     )
     assert refused("train", root, "--recipe", "demo_cnn", "--seed", "5").endswith(
         "To have both seeds, give one of them a run of its own: `train.py --recipe demo_cnn#5`."
@@ -122,3 +125,32 @@ def test_a_killed_run_of_a_seed_continues_and_a_stale_one_is_refused(root, tmp_p
         f"{root}/runs/{name}/fold_0 is stale: it was trained with another version of the recipe. Move it away, or "
         f"train over it with `train.py --recipe {name} --force`."
     )
+
+
+def test_the_whole_job_plans_trains_and_blends_the_variants(root, monkeypatch, capsys):
+    done = {}
+
+    def run_step(name, *options):
+        done[name] = dict(zip(options[::2], map(str, options[1::2])))
+        if name == "train":
+            call(name, root, *options[2:])
+        if name == "report":
+            raise SystemExit(0)
+        return 1.0
+
+    timed = [plan.Rates(1e-3, 1e-3, 0.0, 0.0)]
+    monkeypatch.setattr(plan, "time_recipes", lambda some, *_: (timed * len(some), 1.0))
+    monkeypatch.setattr(processes, "start_server", lambda: None)
+    monkeypatch.setattr(run_all, "run_step", run_step)
+    monkeypatch.setattr(train, "hold_root", lambda root: nullcontext())  # the job holds it
+    with pytest.raises(SystemExit):
+        call("run_all", root, "--recipes", "demo_cnn,demo_cnn#1", "-o", "width=4,lr=5e-3", "--budget", "1h")
+    names = "demo_cnn~lr=0.005~width=4,demo_cnn~lr=0.005~width=4#1"
+    assert done["train"]["--recipe"] == done["blend"]["--recipes"] == names
+    assert ",".join(read_json(root / "cache" / "budget.json")["runs"]) == names
+    assert "demo_cnn~lr=0.005~width=4#1 2 folds to go, about " in capsys.readouterr().out
+    done.clear()
+    assert refused("run_all", root, "--recipes", "demo_cnn", "-o", "width=8") == (
+        "recipe 'demo_cnn~width=8': width = 8 is what demo_cnn has; leave it out"
+    )
+    assert not done

@@ -162,7 +162,7 @@ def require_distinct(seeds: dict[str, int]) -> None:
     for name, seed in seeds.items():
         other = first.setdefault((str(replace(parse_run_name(name), seed=None)), seed), name)
         if other != name:
-            raise InputError(f"{other} and {name} are the same run, for both have seed {seed}; name one of them")
+            raise InputError(f"{other} and {name} are the same run, for both have seed {seed}; name one of the two")
 
 
 def current_identity(name: str, folds: Folds, images_hash: str) -> Identity:
