@@ -195,6 +195,8 @@ def test_what_takes_as_long_for_an_image_is_timed_once_and_a_variant_by_itself(m
 def test_a_variant_or_a_seed_with_fewer_epochs_keeps_its_settings_and_its_seed():
     names = [recipe.name for recipe in plan._shorter_recipes(recipes.load_recipe("lite0~size=160@3#1"))]
     assert names == ["lite0~size=160@2#1", "lite0~size=160@1#1"]
+    names = [recipe.name for recipe in plan._shorter_recipes(recipes.load_recipe("lite0@7#1"))]
+    assert names[:3] == ["lite0@6#1", "lite0#1", "lite0@4#1"]
 
 
 # What fits

@@ -210,10 +210,11 @@ def rates_key(recipe: Recipe) -> str:
 
 def _shorter_recipes(recipe: Recipe) -> list[Recipe]:
     """List the recipe with fewer epochs, from most to fewest, as far as its other settings allow."""
-    shorter = []
+    shorter, name = [], parse_run_name(recipe.name)
     for epochs in range(recipe.epochs - 1, 0, -1):
         with suppress(InputError):  # its warm-up, for example, would be as long as all of it
-            shorter.append(load_recipe(str(replace(parse_run_name(recipe.name), epochs=epochs))))
+            own = load_recipe(name.stem).epochs
+            shorter.append(load_recipe(str(replace(name, epochs=None if epochs == own else epochs))))
     return shorter
 
 
