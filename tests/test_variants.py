@@ -68,6 +68,8 @@ def test_seeds_and_a_variant_blend_as_members_of_their_own(root, tmp_path):
     facts = read_json(root / "submissions" / "blend.json")
     assert [member["recipe"] for member in facts["members"]] == NAMES
     assert facts["weights"] == dict(zip(NAMES, (1, 1, 0.5, 2)))
+    call("clean", root, "--recipes", "demo_cnn#1,demo_cnn#2")
+    assert "by confident learning on demo_cnn#1, demo_cnn#2" in (root / "label_issues.html").read_text()
     call("report", root)
     page = (root / "report.html").read_text()
     assert "python src/train.py --recipe demo_cnn --seed 0\n" in page
