@@ -3,6 +3,7 @@
     python src/blend.py                                   every recipe under runs/, the method chosen
     python src/blend.py --recipes lite0,cnn5 --method majority
     python src/blend.py --weights lite0=2,cnn5=1          a weighted vote or mean with your weights
+    python src/blend.py --recipes lite0,lite0#1,lite0#2   three seeds of a recipe (see train.py)
 
 Everything that is chosen goes by the metric of competition/task.toml. Methods, from simple to complicated:
     mean             the mean probability
@@ -84,7 +85,14 @@ def main() -> None:
     from facefold.ensemble.stacking import fit_feature_stackers
     from facefold.ensemble.submission import write_blend
     from facefold.ensemble.weights import RULES, parse_weights
-    from facefold.runs import current_identity, load_member, parse_run_names, run_names, shared_corrections
+    from facefold.runs import (
+        current_identity,
+        load_member,
+        parse_run_names,
+        require_distinct,
+        run_names,
+        shared_corrections,
+    )
 
     root, target, directory = args.root.resolve(), args.target, args.target.directory(args.root.resolve())
     leak_names = [name for name in LEAK_NAMES if getattr(args, f"use_{name}")]
@@ -95,6 +103,7 @@ def main() -> None:
     names = parse_run_names(args.recipes) if args.recipes else run_names(directory)
     identities = {name: current_identity(name, folds, images_hash) for name in names}
     members = [load_member(directory, identities[name], name, folds, test_ids) for name in sorted(names)]
+    require_distinct({member.name: member.runs[0]["seed"] for member in members})
     matrix = join_members(members, folds, test_ids)
     if len(members) == 1 and args.method not in ("auto", "best_single"):
         raise InputError(

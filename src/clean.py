@@ -67,9 +67,9 @@ def list_suspects(args: argparse.Namespace) -> None:
     from facefold.data.competition import load_competition
     from facefold.data.folds import load_folds
     from facefold.ensemble.label_issues import CONFLICT, find_label_issues
+    from facefold.models.run_name import parse_run_name
     from facefold.report.pages import MAX_ROWS, label_issues_page, nearest_neighbours
     from facefold.runs import (
-        CORRECTED_SUFFIX,
         current_identity,
         label_issues_path,
         load_member,
@@ -84,7 +84,7 @@ def list_suspects(args: argparse.Namespace) -> None:
     if task.multiclass:
         raise InputError(f"clean.py judges labels of two classes, and this competition has {len(task.classes)}")
     competition, folds, images_hash = load_competition(root), load_folds(root, task), load_images_hash(root)
-    uncorrected = [name for name in run_names(root) if not name.endswith(CORRECTED_SUFFIX)]
+    uncorrected = [name for name in run_names(root) if not parse_run_name(name).corrected]
     # sorted: the last bit of a mean depends on the order
     names = sorted(parse_run_names(args.recipes) if args.recipes else uncorrected)
     if not names:

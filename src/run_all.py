@@ -4,6 +4,8 @@
     ./run_all.sh                                 continues with what is in competition/; without any data, a synthetic
                                                  competition and the demo profile show the whole job in minutes
     ./run_all.sh --recipes lite0,lite1 --folds 5 --seed 0
+    ./run_all.sh --recipes lite0,lite0#1 -o size=160
+                                                 variants of recipes: another seed, other settings (see train.py)
     ./run_all.sh --target age                    a regression on a column of meta.csv, in a folder of its own
     ./run_all.sh --budget 90m                    what fits into 90 minutes from now: recipes in their order, as long as
                                                  they fit; fewer folds or epochs if not even one does
@@ -29,6 +31,7 @@ from facefold.cli import (
     add_device_option,
     add_engine_options,
     add_seed_option,
+    add_settings_option,
     add_target_option,
     build_parser,
     check_competition_options,
@@ -62,6 +65,7 @@ def main() -> None:
         help="default: gpu if there is CUDA, else cpu; demo for a synthetic competition",
     )
     parser.add_argument("--recipes", metavar="A,B", help=f"instead of the profile's: any of {recipe_list()}")
+    add_settings_option(parser)
     parser.add_argument("--folds", type=int, metavar="K", help="default: as many as there are, else 5")
     add_seed_option(parser, "of the folds and of training (default: that of existing folds, else 0)", default=None)
     add_device_option(parser)
@@ -131,7 +135,7 @@ class Job:
         from facefold.models.requirements import require_trainable
 
         args = self.args
-        named = load_recipes(args.recipes) if args.recipes else None
+        named = load_recipes(args.recipes, args.settings) if args.recipes else None
         if named:
             require_trainable(named, self.target, args.weights_dir)
         if args.tensorboard:
@@ -151,7 +155,7 @@ class Job:
 
     def profile_recipes(self) -> list[Recipe]:
         from facefold.data.synthetic import is_synthetic
-        from facefold.models.recipe import PROFILES, load_recipe
+        from facefold.models.recipe import PROFILES, load_recipes
         from facefold.training.workers import select_devices
 
         profile = self.args.profile
@@ -161,14 +165,15 @@ class Job:
             profile = "demo"
         elif profile is None:
             profile = "gpu" if select_devices(self.args.device, 1) != ["cpu"] else "cpu"
-        return [load_recipe(name) for name in PROFILES[profile]]
+        return load_recipes(",".join(PROFILES[profile]), self.args.settings)
 
     def make_plan(self, recipes: list[Recipe]) -> tuple[Plan, str, dict]:
         """Time the recipes and print the plan; return it, the suffix of the runs' names, and options for train.py."""
         from facefold.data.corrections import load_corrections
         from facefold.data.fold_methods import parse_method
         from facefold.data.folds import load_folds
-        from facefold.runs import CORRECTED_SUFFIX, is_fold_sealed, run_names
+        from facefold.models.run_name import CORRECTED_SUFFIX
+        from facefold.runs import is_fold_sealed, run_names
         from facefold.training.plan import (
             format_budget,
             format_plan,

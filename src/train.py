@@ -6,8 +6,10 @@
 On the CPU as many folds run side by side as there are cores, each in one thread; with CUDA one fold per visible GPU.
 Finished folds are skipped. Kill it at any time: the same command continues at the epoch where it stopped and ends with
 the same bytes. A run of another version of the recipe, other folds, images, seed or corrections is refused; --force
-trains over it. A recipe with another number of epochs is one of its own: lite0@3 is lite0 with 3 epochs, trained into
-runs/lite0@3/.
+trains over it.
+A variant of a recipe is one of its own, with a run of its own, and is called so wherever recipes are named: lite0@3 is
+lite0 with 3 epochs, lite0#1 with seed 1, lite0~lr=0.0003~size=160 with these settings, lite0~size=160@3#1 with all.
+-o size=160,lr=3e-4 takes the variant with these settings of each recipe in --recipe.
 --corrections FILE (see clean.py) drops or relabels training rows, never held-out ones, and trains into
 runs/<recipe>+corrected/. --target COLUMN predicts a number that meta.csv has for every train row (mean absolute error
 as the loss, on standardised values) and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUMN`.
@@ -25,6 +27,7 @@ from facefold.cli import (
     add_device_option,
     add_engine_options,
     add_seed_option,
+    add_settings_option,
     add_target_option,
     build_parser,
     check_engine_options,
@@ -49,7 +52,8 @@ def main() -> None:
     parser = build_parser(__doc__)
     parser.add_argument("--recipe", "--recipes", required=True, metavar="NAME[,NAME]", help=f"any of {recipe_list()}")
     parser.add_argument("--fold", default="all", metavar="K|all", help="one fold, several as 0,2, or all (default)")
-    add_seed_option(parser, "of everything random in training (default: 0)")
+    add_settings_option(parser)
+    add_seed_option(parser, "of everything random in training, for recipes named without # (default: 0)")
     add_device_option(parser)
     parser.add_argument(
         "--workers", type=int, metavar="N", help="folds side by side (default: one per core, or per GPU)"
@@ -96,10 +100,11 @@ def train(args: argparse.Namespace) -> None:
     from facefold.data.corrections import NO_CORRECTIONS, load_corrections
     from facefold.data.folds import load_folds
     from facefold.models.recipe import load_recipes
-    from facefold.runs import Identity, find_unfinished_folds
+    from facefold.models.run_name import parse_run_name
+    from facefold.runs import Identity, find_unfinished_folds, require_distinct
 
     competition, folds = load_competition(args.root), load_folds(args.root, args.target)
-    recipes, numbers = load_recipes(args.recipe), parse_fold_numbers(args.fold, folds.k)
+    recipes, numbers = load_recipes(args.recipe, args.settings), parse_fold_numbers(args.fold, folds.k)
     corrections = load_corrections(args.corrections, folds) if args.corrections else NO_CORRECTIONS
     check_images(competition)  # an image that changed since the audit must not meet a cache of the old one
     images_hash = load_images_hash(args.root)
@@ -109,13 +114,14 @@ def train(args: argparse.Namespace) -> None:
             recipe.hash,
             folds.hash,
             images_hash,
-            args.seed,
+            parse_run_name(recipe.name).seed or args.seed,
             corrections.hash,
             args.target.name,
             args.target.hash,
         )
         for recipe in recipes
     ]
+    require_distinct({identity.name: identity.seed for identity in identities})
     target_root = args.target.directory(args.root)
     if args.force:
         from facefold.models.requirements import require_trainable

@@ -27,6 +27,10 @@ RECIPES = [recipes.load_recipe(name) for name in NAMES]
 TINY = {"size": 32, "width": 4, "batch": 16, "epochs": 4}
 
 
+def rates_of(*some: recipes.Recipe, **changes: float) -> dict[str, Rates]:
+    return {plan.rates_key(recipe): replace(RATES, **changes) for recipe in some}
+
+
 def workload(**changes) -> Workload:
     return replace(
         Workload(
@@ -35,7 +39,7 @@ def workload(**changes) -> Workload:
             folds=5,
             devices=[CPU] * 2,
             folds_left=lambda recipe: 5,
-            rates=dict.fromkeys((*NAMES, "r"), RATES),
+            rates=rates_of(*RECIPES),
             decode={32: 1.0, 64: 2.0, 128: 4.0},
             start=5.0,
         ),
@@ -73,7 +77,7 @@ def test_no_job_is_forgotten_and_no_device_idles_while_one_waits(jobs, devices):
 
 def test_the_cost_of_a_fold_by_hand():
     recipe = recipes.parse_recipe("r", {"epochs": 4, "tta": "none", "size": 32}, "r.toml")
-    planned = workload().plan_recipe(recipe, 5)
+    planned = workload(rates=rates_of(recipe)).plan_recipe(recipe, 5)
     assert planned.folds == 5 and planned.cost == Cost(
         0.0, pytest.approx(800 * 4 * 0.01 + 200 * 4 * 0.002 + (200 + 300) * 0.002 + 800 * 4 * 0.001)
     )
@@ -81,7 +85,7 @@ def test_the_cost_of_a_fold_by_hand():
 
 def test_the_frozen_stages_are_counted_once_for_all_folds():
     recipe = recipes.parse_recipe("r", FROZEN, "r.toml")
-    cost = workload(rates={"r": replace(RATES, freeze=0.003)}).plan_recipe(recipe, 5).cost
+    cost = workload(rates=rates_of(recipe, freeze=0.003)).plan_recipe(recipe, 5).cost
     assert cost.shared == pytest.approx(4 * 1000 * (0.001 + 0.003) + 2 * (1000 + 300) * 0.003)
     assert cost.fold == pytest.approx(800 * 4 * 0.01 + 200 * 4 * 0.002 + 2 * (200 + 300) * 0.002)
 
@@ -166,8 +170,33 @@ def test_a_recipe_with_other_epochs_is_planned_by_the_rates_of_its_own(monkeypat
     monkeypatch.setattr(plan, "time_recipes", lambda recipes, devices, target: timed)
     short, tables = recipes.load_recipe("cnn5@3"), SimpleNamespace(train=range(100), test=range(10))
     measured = plan.measure_workload(tables, [short], 2, [CPU], lambda recipe: 2)
-    assert (measured.rows, measured.test_rows, list(measured.rates), measured.start) == (100, 10, ["cnn5"], 5.0)
+    assert (measured.rows, measured.test_rows, measured.start) == (100, 10, 5.0)
+    assert list(measured.rates) == [plan.rates_key(recipes.load_recipe("cnn5"))]
     assert measured.plan_recipe(short, 2).cost.fold > 0
+
+
+def test_what_takes_as_long_for_an_image_is_timed_once_and_a_variant_by_itself(monkeypatch):
+    monkeypatch.setattr(plan, "estimate_cache_seconds", lambda competition, size: float(size))
+    timed = []
+
+    def time_recipes(some, devices, target):
+        timed.extend(recipe.name for recipe in some)
+        return [replace(RATES, train=float(recipe.size)) for recipe in some], 5.0
+
+    monkeypatch.setattr(plan, "time_recipes", time_recipes)
+    listed = recipes.load_recipes("lite0,lite0#1,lite0@3,lite0~size=160,lite0~size=160@2#7")
+    tables = SimpleNamespace(train=range(100), test=range(10))
+    measured = plan.measure_workload(tables, listed, 2, [CPU], lambda recipe: 2)
+    assert len(timed) == len(measured.rates) == 2 and measured.decode == {128: 128.0, 160: 160.0}
+    costs = [measured.plan_recipe(recipe, 2).cost.fold for recipe in listed]
+    assert costs[0] == costs[1] > costs[2] and costs[3] > costs[0] and costs[3] > costs[4] > 0
+
+
+def test_a_variant_or_a_seed_with_fewer_epochs_keeps_its_settings_and_its_seed():
+    names = [recipe.name for recipe in plan._shorter_recipes(recipes.load_recipe("lite0~size=160@3#1"))]
+    assert names == ["lite0~size=160@2#1", "lite0~size=160@1#1"]
+    names = [recipe.name for recipe in plan._shorter_recipes(recipes.load_recipe("lite0@7#1"))]
+    assert names[:3] == ["lite0@6#1", "lite0#1", "lite0@4#1"]
 
 
 # What fits
@@ -192,7 +221,7 @@ def test_a_budget_takes_the_recipes_in_their_order_as_many_as_fit():
 
 
 def test_a_recipe_that_does_not_fit_lets_a_later_one_pass():
-    slow = {"lite0": replace(RATES, train=1.0), "cnn5": RATES}
+    slow = rates_of(RECIPES[0], train=1.0) | rates_of(RECIPES[1])
     assert fits(needed("cnn5") + 1, rates=slow) == (["cnn5"], 5)
 
 

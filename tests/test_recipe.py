@@ -170,14 +170,15 @@ def test_unknown_recipe_lists_those_there_are():
         load_recipe("lite9")
 
 
-@pytest.mark.parametrize("name", ["blend", "lite0+corrected"])
+@pytest.mark.parametrize("name", ["blend", "lite0+corrected", "lite0@3", "lite0#1", "my~net"])
 def test_a_recipe_has_no_name_that_means_something_else(tmp_path, monkeypatch, name):
     monkeypatch.setattr("facefold.models.recipe.RECIPES_DIR", tmp_path)
     (tmp_path / f"{name}.toml").write_text("size = 32\n")
     with pytest.raises(InputError) as caught:
         load_recipe(name)
     assert str(caught.value) == (
-        f"{tmp_path / name}.toml: the report calls the blend so, and + marks corrected runs; give it another name"
+        f"{tmp_path / name}.toml: the report calls the blend so, and ~, @, # and + mark variants, epochs, seeds and "
+        "corrected runs; give it another name"
     )
 
 
@@ -197,7 +198,7 @@ def test_a_recipe_with_another_number_of_epochs_is_another_recipe():
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("lite0@5", "recipe 'lite0@5': 5 epochs are its own number; leave @5 out"),
+        ("lite0@5", "recipe 'lite0@5': epochs = 5 is what lite0 has; leave it out"),
         ("lite0@", "recipe 'lite0@': what follows @ is a number of epochs"),
         ("lite0@03", "recipe 'lite0@03': what follows @ is a number of epochs"),
         ("lite0@-1", "recipe 'lite0@-1': what follows @ is a number of epochs"),

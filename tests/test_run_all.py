@@ -306,8 +306,8 @@ def test_a_stale_run_is_refused_and_force_trains_over_it(whole):
     assert stale.returncode == 2
     assert stale.stderr == (
         f"train.py: {whole}/runs/demo_cnn/fold_0 is stale: it was trained with another seed. Move it away, or train "
-        "over it with `train.py --recipe demo_cnn --force`. To have both seeds, copy src/recipes/demo_cnn.toml under "
-        "another name and train that recipe with the other seed: blend.py takes both.\n"
+        "over it with `train.py --recipe demo_cnn --force`. To have both seeds, give one of them a run of its own: "
+        "`train.py --recipe demo_cnn#5`.\n"
     )
     forced = run("train", whole, "--recipe", "demo_cnn", "--seed", "5", "--fold", "0", "--force")
     assert forced.returncode == 0, forced.stderr

@@ -11,8 +11,8 @@ import pytest
 from facefold import runs as runs_module
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.folds import make_folds
+from facefold.models.run_name import CORRECTED_SUFFIX
 from facefold.runs import (
-    CORRECTED_SUFFIX,
     RESULT_FILES,
     Identity,
     fold_dir,
@@ -24,6 +24,7 @@ from facefold.runs import (
     parse_run_names,
     remove_fold,
     replace_test_predictions,
+    require_distinct,
     run_names,
     seal_fold,
     shared_corrections,
@@ -77,11 +78,13 @@ def test_folders_of_other_names_and_foreign_files_in_runs_are_no_runs(tmp_path, 
     (runs / "cnn" / "fold_0 backup").mkdir()
     (runs / "demo_cnn" / "fold_1").mkdir(parents=True)  # not finished
     (runs / "exp1" / "fold_0").mkdir(parents=True)
+    for name in ("lite0@3", "cnn5~size=96#2", "lite0@3 backup", "lite0#old", "lite0~size=1e2", "exp1#1"):
+        (runs / name / "fold_0").mkdir(parents=True)
     (runs / "lite0" / "folds").mkdir(parents=True)
     (runs / ".ipynb_checkpoints" / "fold_0").mkdir(parents=True)
     (runs / ".DS_Store").write_text("")
     (runs / "lite0" / "fold_0").write_text("")
-    assert run_names(tmp_path) == ["cnn", "demo_cnn"]
+    assert run_names(tmp_path) == ["cnn", "cnn5~size=96#2", "demo_cnn", "lite0@3"]
 
 
 def test_a_removed_fold_leaves_the_files_of_a_person(tmp_path, split):
@@ -143,16 +146,41 @@ def test_a_stale_run_says_why(tmp_path, split, field, value, cause):
 
 def test_a_run_of_another_seed_says_how_to_have_both(tmp_path, split):
     leave(tmp_path, split, 0)
-    both = (
-        "To have both seeds, copy src/recipes/cnn.toml under another name and train that recipe with the other seed: "
-        "blend.py takes both."
-    )
+    both = "To have both seeds, give one of them a run of its own: `train.py --recipe cnn#1`."
     with pytest.raises(InputError) as caught:
         is_fold_finished(tmp_path, dataclasses.replace(IDENTITY, seed=1), 0)
     assert str(caught.value).endswith(f"`train.py --recipe cnn --force`. {both}")
     with pytest.raises(InputError) as caught:
         is_fold_finished(tmp_path, dataclasses.replace(IDENTITY, seed=1, folds_hash="x"), 0)
-    assert both not in str(caught.value)  # a copy would have other folds as well
+    assert both not in str(caught.value)  # it would have other folds as well
+    leave(tmp_path, split, 1, dataclasses.replace(IDENTITY, seed=3))
+    with pytest.raises(InputError, match=re.escape("a run of its own: `train.py --recipe cnn#3`.")):
+        is_fold_finished(tmp_path, IDENTITY, 1)
+
+
+def test_the_seed_in_the_name_of_a_run_is_that_of_the_run(tmp_path, split):
+    identity = dataclasses.replace(IDENTITY, recipe="cnn#1", seed=1)
+    for fold in (0, 1):
+        leave(tmp_path, split, fold, identity)
+    assert run_names(tmp_path) == ["cnn#1"]
+    for known in (dataclasses.replace(identity, seed=0), None):
+        assert load_member(tmp_path, known, "cnn#1", split, TEST_IDS).name == "cnn#1"
+    for fold in (0, 1):
+        leave(tmp_path, split, fold, dataclasses.replace(identity, seed=2))
+    for known in (identity, None):
+        with pytest.raises(InputError) as caught:
+            load_member(tmp_path, known, "cnn#1", split, TEST_IDS)
+        assert str(caught.value) == (
+            f"{tmp_path}/runs/cnn#1/fold_0 is stale: it was trained with another seed. Move it away, or train over it "
+            "with `train.py --recipe cnn#1 --force`."
+        )
+
+
+def test_a_seed_that_is_written_twice_is_one_run():
+    require_distinct({"lite0": 0, "lite0#1": 1, "lite0@3": 1, "lite0~size=160": 1, "lite0+corrected": 1})
+    with pytest.raises(InputError) as caught:
+        require_distinct({"lite0#1": 1, "lite0@3": 1, "lite0": 1})
+    assert str(caught.value) == "lite0#1 and lite0 are the same run, for both have seed 1; name one of the two"
 
 
 def test_a_run_of_corrected_labels_is_another_run(tmp_path, split):
@@ -230,6 +258,10 @@ def test_corrections_that_were_edited_in_a_run_are_refused(tmp_path, split):
 
 def test_names_as_a_person_lists_them():
     assert parse_run_names("lite0+corrected, cnn5,lite0,,cnn5") == ["lite0+corrected", "cnn5", "lite0"]
+    variants = ["lite0", "lite0~size=160@3#1+corrected", "lite0#1"]
+    assert parse_run_names(",".join(variants)) == variants
+    with pytest.raises(InputError, match="write it as lite0~lr=0.01, for a run has one name"):
+        parse_run_names("lite0,lite0~lr=1e-2")
     with pytest.raises(InputError, match="there is no recipe 'nothing'; there are: "):
         parse_run_names("lite0,nothing+corrected")
     with pytest.raises(InputError, match="',' names no recipe"):

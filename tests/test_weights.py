@@ -88,6 +88,10 @@ def test_parse_orders_by_name_and_tells_who_is_absent():
     weights, absent = parse_weights(" b=2, a=0.5", ["a", "b", "c"])
     assert weights.tolist() == [0.5, 2, 0] and absent == ["c"]
     assert parse_weights("accuracy", ["a"]) == ("accuracy", [])
+    weights, absent = parse_weights("a~size=96=2,a#1=1", ["a", "a#1", "a~size=96"])
+    assert weights.tolist() == [0, 1, 2] and absent == ["a"]
+    with pytest.raises(InputError, match="no recipe 'a~size' among those to blend"):
+        parse_weights("a~size=96", ["a", "a~size=96"])
 
 
 @pytest.mark.parametrize(

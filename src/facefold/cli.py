@@ -26,6 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+from facefold.models.run_name import MAX_SEED
 from facefold.task import LABEL, load_task
 from facefold.utils.console import is_quiet
 from facefold.utils.errors import InputError, disk_error_advice
@@ -153,9 +154,21 @@ def add_seed_option(parser: argparse.ArgumentParser, help: str, default: int | N
     parser.add_argument("--seed", type=_seed, default=default, help=help)
 
 
+def add_settings_option(parser: argparse.ArgumentParser) -> None:
+    """Add -o, the settings that replace those of every recipe that is named, a list of texts (see `add_settings`)."""
+    parser.add_argument(
+        "-o",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE[,..]",
+        help="take variants of the recipes, with these settings: -o size=160,lr=3e-4",
+    )
+
+
 def _seed(text: str) -> int:
-    if not re.fullmatch("[0-9]+", text) or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text}: a seed is a whole number from 0 to {2**32 - 1}")
+    if not re.fullmatch("[0-9]+", text) or int(text) > MAX_SEED:
+        raise argparse.ArgumentTypeError(f"{text}: a seed is a whole number from 0 to {MAX_SEED}")
     return int(text)
 
 

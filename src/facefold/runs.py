@@ -6,8 +6,9 @@
     runs/label_issues.csv     labels that are likely wrong, see ensemble/label_issues.py
 
 A recipe that learned from corrected labels has a folder of its own, runs/<recipe>+corrected/, so that before and after
-can be compared; its run.json holds the corrections. A run's name is its folder's: lite0, lite0+corrected. The runs of
-another target than the label lie under targets/<target>/, the `root` of the functions here (`Task.directory`).
+can be compared; its run.json holds the corrections. A run's name is its folder's, see models/run_name.py: lite0,
+lite0#1, lite0+corrected. The runs of another target than the label lie under targets/<target>/, the `root` of the
+functions here (`Task.directory`).
 
 `run.json` is written last and holds the sha256 of every other file, so a fold is finished exactly when it has one, and
 a file that was torn or edited afterwards is found before it is used.
@@ -17,6 +18,7 @@ import json
 import re
 import shutil
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from safetensors.numpy import load_file, save
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.folds import Folds
 from facefold.models.recipe import load_recipe, load_recipes, recipe_names
+from facefold.models.run_name import CORRECTED_SUFFIX, parse_run_name
 from facefold.task import LABEL, Task, load_task, task_named
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
@@ -47,7 +50,6 @@ from facefold.utils.npy import NpyRows
 WEIGHTS_FILE = "weights.safetensors"  # those that predict
 RESULT_FILES = (WEIGHTS_FILE, "history.csv", "oof.csv", "test.csv", "features_oof.npy", "features_test.npy")
 CHECKPOINT_FILE = "checkpoint.pt"  # while a fold trains
-CORRECTED_SUFFIX = "+corrected"
 SUM_TOLERANCE = 1e-4  # of the probabilities of a row from one: what rounding leaves
 
 
@@ -142,19 +144,30 @@ def _holds_run(folder: Path) -> bool:
         except InputError:
             continue
         return f"{run.get('recipe')}{CORRECTED_SUFFIX if _recorded(run, 'corrections') else ''}" == folder.name
-    return bool(folds) and folder.name.removesuffix(CORRECTED_SUFFIX).partition("@")[0] in recipe_names()
+    with suppress(InputError):
+        return bool(folds) and parse_run_name(folder.name).stem in recipe_names()
+    return False
 
 
 def parse_run_names(text: str) -> list[str]:
     """Return the names in a comma-separated list, each once. Raise `InputError` for a recipe that does not exist."""
     names = dict.fromkeys(part.strip() for part in text.split(",") if part.strip())
-    load_recipes(",".join(name.removesuffix(CORRECTED_SUFFIX) for name in names) or text)
+    load_recipes(",".join(parse_run_name(name).recipe for name in names) or text)
     return list(names)
+
+
+def require_distinct(seeds: dict[str, int]) -> None:
+    """Raise `InputError` if two runs differ in nothing but where their seed is written; seeds: of each run, by name."""
+    first: dict[tuple[str, int], str] = {}
+    for name, seed in seeds.items():
+        other = first.setdefault((str(replace(parse_run_name(name), seed=None)), seed), name)
+        if other != name:
+            raise InputError(f"{other} and {name} are the same run, for both have seed {seed}; name one of the two")
 
 
 def current_identity(name: str, folds: Folds, images_hash: str) -> Identity:
     """Return what a run of this name must agree with now; seed and corrections are its own, see `load_member`."""
-    recipe = load_recipe(name.removesuffix(CORRECTED_SUFFIX))
+    recipe = load_recipe(parse_run_name(name).recipe)
     return Identity(recipe.name, recipe.hash, folds.hash, images_hash, 0, "", folds.target.name, folds.target.hash)
 
 
@@ -231,15 +244,13 @@ def require_current(directory: Path, run: dict, identity: Identity) -> None:
     """Raise `InputError` if the run.json or checkpoint in `directory` has another identity."""
     causes = [cause for name, cause in _CAUSES.items() if _recorded(run, name) != getattr(identity, name)]
     if causes:
-        stem = identity.recipe.partition("@")[0]
-        both = (
-            f" To have both seeds, copy src/recipes/{stem}.toml under another name and train that recipe with the "
-            "other seed: blend.py takes both."
-        )
+        name, target, both = directory.parent.name, task_named(identity.target), ""
+        if causes == [_CAUSES["seed"]] and parse_run_name(name).seed is None:
+            seeded = str(replace(parse_run_name(name), seed=identity.seed or _recorded(run, "seed")))
+            both = f" To have both seeds, give one of them a run of its own: `train.py {_options(seeded, target)}`."
         raise InputError(
             f"{directory} is stale: it was trained with {' and '.join(causes)}. Move it away, or train over it with "
-            f"`train.py {_options(directory.parent.name, task_named(identity.target))} --force`."
-            + (both if causes == [_CAUSES["seed"]] else "")
+            f"`train.py {_options(name, target)} --force`.{both}"
         )
 
 
@@ -258,8 +269,8 @@ def load_member(root: Path, identity: Identity | None, name: str, folds: Folds, 
 
     Args:
         root: The folder that holds runs/.
-        identity: What the run must agree with, but for seed and corrections, which are taken from the run; None for
-            whatever the folds agree on among themselves.
+        identity: What the run must agree with, but for seed and corrections, which are taken from the name, or from
+            the run where the name does not say; None for whatever the folds agree on among themselves.
         name: Of the run.
         folds: The folds it was trained on.
         test_ids: In the order of test.csv.
@@ -270,15 +281,16 @@ def load_member(root: Path, identity: Identity | None, name: str, folds: Folds, 
             f"{folds.target.folder}runs/{name} is incomplete: fold {', '.join(missing)} of {folds.k} not finished. Run "
             f"`python src/train.py {_options(name, folds.target)}`, or name the recipes to blend with --recipes."
         )
-    runs, oof, test = [], [], {}
+    runs, oof, test, parts = [], [], {}, parse_run_name(name)
     for k in range(folds.k):
         directory = fold_dir(root, name, k)
         run = read_json(directory / "run.json")
         if identity is None:
             identity = Identity(**{field.name: _recorded(run, field.name) for field in fields(Identity)})
         first = runs[0] if runs else run
-        own = (_recorded(first, "corrections") or "none") if name.endswith(CORRECTED_SUFFIX) else ""
-        require_current(directory, run, replace(identity, seed=first.get("seed"), corrections=own))
+        own = (_recorded(first, "corrections") or "none") if parts.corrected else ""
+        seed = parts.seed or first.get("seed")
+        require_current(directory, run, replace(identity, seed=seed, corrections=own))
         _require_intact(directory)
         valid_ids = folds.table.loc[folds.table["fold"] == k, "id"]
         oof.append(_load_by_id(directory / "oof.csv", folds.target, valid_ids, "the validation rows of that fold"))
@@ -297,9 +309,7 @@ def load_member(root: Path, identity: Identity | None, name: str, folds: Folds, 
 def shared_corrections(members: list[Member]) -> Corrections:
     """Return what the members with corrected labels learned from. Raise `InputError` if two differ."""
     corrections = {
-        member.name: load_run_corrections(member.runs[0])
-        for member in members
-        if member.name.endswith(CORRECTED_SUFFIX)
+        member.name: load_run_corrections(member.runs[0]) for member in members if parse_run_name(member.name).corrected
     }
     if len({one.hash for one in corrections.values()}) > 1:
         raise InputError(
@@ -419,8 +429,8 @@ def _recorded(run: dict, name: str) -> object:
 
 def _options(name: str, target: Task) -> str:
     """Return the options of train.py that train the run of this name."""
-    recipe = name.removesuffix(CORRECTED_SUFFIX)
-    return f"--recipe {recipe}{target.option}" + (" --corrections FILE" if recipe != name else "")
+    parts = parse_run_name(name)
+    return f"--recipe {parts.recipe}{target.option}" + (" --corrections FILE" if parts.corrected else "")
 
 
 def _digest(run: dict) -> str:

@@ -107,7 +107,7 @@ def parse_weights(text: str, names: list[str]) -> tuple[str | np.ndarray, list[s
         return text, []
     weights: dict[str, float] = {}
     for part in text.split(","):
-        name, sign, number = (word.strip() for word in part.partition("="))
+        name, sign, number = (word.strip() for word in part.rpartition("="))  # a name may have = as well
         try:
             weight = float(number)
         except ValueError:

@@ -2,13 +2,15 @@
 
 import json
 import math
+import re
 import tomllib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 
 from facefold.augment.policies import POLICIES
+from facefold.models.run_name import RunName, add_settings, parse_run_name
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_text
 
@@ -141,43 +143,56 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES_DIR.glob("*.toml"))
 
 
-def load_recipe(name: str) -> Recipe:
-    """Read recipes/<name>.toml; `<name>@<n>` is that recipe with n epochs, a recipe of its own with its own hash.
+def load_recipe(text: str) -> Recipe:
+    """Read the recipe of a run's name, such as lite0, lite0@3 or lite0~size=160#1; see run_name.py.
 
-    Raises `InputError` for unknown keys, wrong types and settings that contradict each other.
+    Raises `InputError` for unknown keys, wrong types, settings that contradict each other, and a variant whose setting
+    is the recipe's own.
     """
-    stem, at, epochs = name.partition("@")
-    path = RECIPES_DIR / f"{stem}.toml"
-    if stem not in recipe_names():
-        raise InputError(f"there is no recipe '{stem}'; there are: {', '.join(recipe_names())}")
-    if stem == "blend" or "+" in stem:
-        raise InputError(f"{path}: the report calls the blend so, and + marks corrected runs; give it another name")
+    names = recipe_names()
+    name = RunName(text) if text in names else parse_run_name(text)
+    if name.stem in names and (name.stem == "blend" or re.search("[~@#+]", name.stem)):
+        raise InputError(
+            f"{RECIPES_DIR / name.stem}.toml: the report calls the blend so, and ~, @, # and + mark variants, epochs, "
+            "seeds and corrected runs; give it another name"
+        )
+    if name.corrected or name.stem not in names:
+        raise InputError(f"there is no recipe '{text if name.corrected else name.stem}'; there are: {', '.join(names)}")
+    path = RECIPES_DIR / f"{name.stem}.toml"
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} is not valid TOML: {error}") from error
-    if not at:
-        return parse_recipe(name, settings, path.name)
-    return parse_recipe(name, _replace_epochs(name, settings, epochs), f"'{name}', {path.name} with epochs = {epochs},")
+    recipe = parse_recipe(name.stem, settings, path.name)
+    recipe = _change_settings(recipe, name, settings) if name.changes else recipe
+    seed = "" if name.seed is None else f"; seed {name.seed}"
+    return replace(recipe, name=text, about=recipe.about + seed)
 
 
-def _replace_epochs(name: str, settings: dict, epochs: str) -> dict:
-    """Return the settings with the epochs of `name`; there is one spelling per recipe, so `@05` and `@` are refused."""
-    if not epochs.isdecimal() or str(int(epochs)) != epochs:
-        raise InputError(f"recipe '{name}': what follows @ is a number of epochs")
-    own = settings.get("epochs", Recipe.epochs)
-    if int(epochs) == own:
-        raise InputError(f"recipe '{name}': {own} epochs are its own number; leave @{own} out")
-    about = f"{settings.get('about', '')}; {epochs} epochs instead of {own}"
-    return {**settings, "epochs": int(epochs), "about": about}
+def _change_settings(own: Recipe, name: RunName, settings: dict) -> Recipe:
+    """Return the recipe `own`, whose file has these `settings`, with the changes in `name`."""
+    changes, about = name.changes, own.about
+    if "about" in changes:
+        raise InputError(f"recipe '{name}': about describes a recipe, and makes no other one; edit {own.name}.toml")
+    source = f"'{name}', {own.name}.toml with {', '.join(f'{key} = {value}' for key, value in changes.items())},"
+    recipe = parse_recipe(str(name), {**settings, **changes}, source)
+    for key in changes:
+        value, before = getattr(recipe, key), getattr(own, key)
+        if value == before:
+            raise InputError(f"recipe '{name}': {key} = {before} is what {own.name} has; leave it out")
+        about += f"; {value} epochs instead of {before}" if key == "epochs" else f"; {key} {value} instead of {before}"
+    return replace(recipe, about=about)
 
 
-def load_recipes(text: str) -> list[Recipe]:
-    """Load the recipes of a comma-separated list; one named twice is loaded once."""
+def load_recipes(text: str, options: Sequence[str] = ()) -> list[Recipe]:
+    """Load the recipes of a comma-separated list; one named twice is loaded once.
+
+    options: settings that all of them take, in the words of -o, such as `["size=160,lr=3e-4"]`.
+    """
     names = dict.fromkeys(name.strip() for name in text.split(",") if name.strip())
     if not names:
         raise InputError(f"'{text}' names no recipe; there are: {', '.join(recipe_names())}")
-    return [load_recipe(name) for name in names]
+    return [load_recipe(str(add_settings(parse_run_name(name), options)) if options else name) for name in names]
 
 
 def parse_recipe(name: str, settings: dict, source: str) -> Recipe:

@@ -6,7 +6,8 @@ from typing import Any
 from facefold.data.fold_methods import parse_method
 from facefold.data.folds import Folds
 from facefold.models.recipe import Recipe
-from facefold.runs import CORRECTED_SUFFIX, Member
+from facefold.models.run_name import parse_run_name
+from facefold.runs import Member
 from facefold.task import Task
 
 
@@ -27,18 +28,16 @@ def origin(facts: dict, folds: Folds, members: list[Member]) -> dict[str, Any]:
 def _commands(facts: dict, folds: Folds) -> list[str]:
     options = facts["options"]
     target = Task.from_facts(facts["task"]).option
-    seeds = ",".join(sorted({str(member["seed"]) for member in facts["members"]}))
     method = parse_method(facts["folds"]["method"])
     count = "" if method.file else f" --folds {folds.k}"
-    corrected = [name.removesuffix(CORRECTED_SUFFIX) for name in options["recipes"] if name.endswith(CORRECTED_SUFFIX)]
-    plain = [name for name in options["recipes"] if not name.endswith(CORRECTED_SUFFIX)]
+    recipes: dict[str, list[str]] = {}  # by the other options of train.py
+    for member in facts["members"]:
+        name = parse_run_name(member["recipe"])
+        seed = f" --seed {member['seed']}" if name.seed is None else ""
+        recipes.setdefault(seed + (" --corrections FILE" if name.corrected else ""), []).append(name.recipe)
     return [
         f"python src/split.py{target}{count} --seed {folds.seed}{method.options}",
-        *(
-            f"python src/train.py{target} --recipe {','.join(names)} --seed {seeds}{option}"
-            for names, option in ((plain, ""), (corrected, " --corrections FILE"))
-            if names
-        ),
+        *(f"python src/train.py{target} --recipe {','.join(names)}{more}" for more, names in recipes.items()),
         f"python src/blend.py{target} --recipes {','.join(options['recipes'])} --method {options['method']} "
         f"--weights '{options['weights']}'"
         + "".join(f" --use-{name}" for name in options["leaks"])

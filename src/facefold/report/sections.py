@@ -13,10 +13,11 @@ from facefold.data.folds import Folds
 from facefold.ensemble.blend import Blend
 from facefold.ensemble.metrics import target_metric
 from facefold.ensemble.scores import auc_interval, decide, score_decisions, score_errors
+from facefold.models.run_name import parse_run_name
 from facefold.report.calibration import calibration_section, doubtful_section
 from facefold.report.galleries import photo_galleries
 from facefold.report.groups import accuracy_by_column, align_meta, band_edges, parse_numbers
-from facefold.runs import CORRECTED_SUFFIX, Member
+from facefold.runs import Member
 from facefold.task import Task
 
 MAX_BANDS = 12  # of the values of a regression
@@ -25,7 +26,7 @@ _ROC_POINTS = 200
 
 def label_sections(competition: Competition, folds: Folds, blend: Blend, members: list[Member]) -> dict[str, Any]:
     """Return all that report.html.j2 needs besides the parts that both reports share (see `src/report.py`)."""
-    judges = [member for member in members if not member.name.endswith(CORRECTED_SUFFIX)] or members
+    judges = [member for member in members if not parse_run_name(member.name).corrected] or members
     mean_prob = np.mean([member.oof.to_numpy() for member in judges], axis=0)
     correct, labels = correct_by_recipe(blend, members), [f"label {name}" for name in competition.task.classes]
     return {

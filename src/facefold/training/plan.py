@@ -14,13 +14,14 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from facefold.data.cache import estimate_cache_seconds
 from facefold.models.recipe import Recipe, load_recipe
+from facefold.models.run_name import parse_run_name
 from facefold.task import LABEL, Task
 from facefold.utils.console import format_duration
 from facefold.utils.errors import InputError
@@ -81,7 +82,7 @@ class Workload:
     folds: int
     devices: Sequence[str]  # one for each process that trains at a time
     folds_left: Callable[[Recipe], int]  # folds that have yet to be trained
-    rates: dict[str, Rates]  # by the name of each recipe that has folds left
+    rates: dict[str, Rates]  # by the `rates_key` of each recipe that has folds left
     decode: dict[int, float]  # seconds until the images of a size are in the cache, by size
     start: float  # seconds until train.py has imported its libraries
 
@@ -93,7 +94,7 @@ class Workload:
         left = self.folds_left(recipe) if folds == self.folds else folds
         if not left:
             return RecipePlan(recipe, 0, Cost(0.0, 0.0))
-        rates, valid = self.rates[_base_name(recipe)], math.ceil(self.rows / folds)
+        rates, valid = self.rates[rates_key(recipe)], math.ceil(self.rows / folds)
         views, epochs = 2 if recipe.tta == "flip" else 1, recipe.epochs
         epochs_of_full_size = sum((recipe.size_in(epoch) / recipe.size) ** 2 for epoch in range(epochs))
         fold = (self.rows - valid) * rates.train * epochs_of_full_size + (
@@ -125,10 +126,10 @@ def measure_workload(
     target: Task = LABEL,
 ) -> Workload:
     """Time a few batches of each recipe that has folds left, and the decoding of a few images."""
-    unfinished = [recipe for recipe in recipes if folds_left(recipe)]
-    timed, start = time_recipes(unfinished, devices, target) if unfinished else ([], 0.0)
-    rates = {_base_name(recipe): of_recipe for recipe, of_recipe in zip(unfinished, timed, strict=True)}
-    decode = {size: estimate_cache_seconds(competition, size) for size in {recipe.size for recipe in unfinished}}
+    unfinished = {rates_key(recipe): recipe for recipe in recipes if folds_left(recipe)}
+    timed, start = time_recipes(list(unfinished.values()), devices, target) if unfinished else ([], 0.0)
+    rates, sizes = dict(zip(unfinished, timed, strict=True)), {recipe.size for recipe in unfinished.values()}
+    decode = {size: estimate_cache_seconds(competition, size) for size in sizes}
     return Workload(len(competition.train), len(competition.test), folds, devices, folds_left, rates, decode, start)
 
 
@@ -202,16 +203,18 @@ def make_plan(workload: Workload, recipes: Sequence[Recipe], seconds: float, fix
     )
 
 
-def _base_name(recipe: Recipe) -> str:
-    return recipe.name.partition("@")[0]
+def rates_key(recipe: Recipe) -> str:
+    """Return the hash of all settings but the epochs: other seeds and other epochs take as long for an image."""
+    return replace(recipe, epochs=Recipe.epochs).hash
 
 
 def _shorter_recipes(recipe: Recipe) -> list[Recipe]:
     """List the recipe with fewer epochs, from most to fewest, as far as its other settings allow."""
-    shorter = []
+    shorter, name = [], parse_run_name(recipe.name)
     for epochs in range(recipe.epochs - 1, 0, -1):
         with suppress(InputError):  # its warm-up, for example, would be as long as all of it
-            shorter.append(load_recipe(f"{_base_name(recipe)}@{epochs}"))
+            own = load_recipe(name.stem).epochs
+            shorter.append(load_recipe(str(replace(name, epochs=None if epochs == own else epochs))))
     return shorter
 
 
