@@ -63,6 +63,7 @@ def test_the_defaults_never_change():
         head="",
         stop_on="loss",
         shuffle="auto",
+        classifier="",
     )
 
 

@@ -5,7 +5,7 @@ stacker trained on features pooled over folds learns from a mixture of unrelated
 trained on the held-out rows of that fold, whose features come from the one model that did not train on them. Its
 probabilities for these rows are cross-fitted inside the fold (groups undivided). Its probabilities for the test rows
 start from the features that the same fold's model computes, and the mean over folds is the test prediction. (A backbone
-frozen as a whole would have one basis in all folds and could pool; no recipe has one.)
+frozen as a whole has one basis in all folds and could pool; there is one rule for all members instead.)
 
 The probability of a row is learned from other rows of its own fold, never from the row itself, and from no other fold.
 So it is one more column next to the members' probabilities, the same for any folds that an outer loop holds out, and is

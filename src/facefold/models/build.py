@@ -11,6 +11,7 @@ from timm.data.constants import (
 )
 from torch import Tensor, nn
 
+from facefold.models.classifiers import Classifier
 from facefold.models.cnn import CNNS
 from facefold.models.heads import build_head, parse_head
 from facefold.models.pretrained import build_backbone
@@ -44,8 +45,8 @@ class FrozenStages(nn.Module):
 class Net(nn.Module):
     """Frozen stages, backbone, dropout and a linear layer of `outputs` numbers.
 
-    Each forward method returns logits float32, (N,) of one output or (N, outputs), and penultimate features float32
-    (N, F).
+    A recipe's classifier replaces dropout and linear layer. Each forward method returns logits float32 (of a classifier
+    float64), (N,) of one output or (N, outputs), and penultimate features float32 (N, F).
     """
 
     def __init__(
@@ -67,8 +68,15 @@ class Net(nn.Module):
 
     def forward_from_stages(self, activations: Tensor) -> tuple[Tensor, Tensor]:
         """Run what follows the frozen stages on their activations float (N, h, w, C), as `FeatureCache` keeps them."""
+        return self._forward_backbone(self._channels_first(activations))
+
+    def features_from_stages(self, activations: Tensor) -> Tensor:
+        """Return the features alone, which a classifier is fitted on."""
+        return self.backbone(self._channels_first(activations)).float()
+
+    def _channels_first(self, activations: Tensor) -> Tensor:
         x = activations.permute(0, 3, 1, 2).float()
-        return self._forward_backbone(x if self.channels_last else x.contiguous())
+        return x if self.channels_last else x.contiguous()
 
     def forward_inputs(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Run on what training and prediction read: activations if this network has frozen stages, else images."""
@@ -138,4 +146,7 @@ def build_model(
     features = example_output(nn.Sequential(*stages, backbone), recipe.size).shape[1]
     mean = model.pretrained_cfg.get("mean", IMAGENET_DEFAULT_MEAN)
     std = model.pretrained_cfg.get("std", IMAGENET_DEFAULT_STD)
-    return Net(FrozenStages(mean, std, stages), backbone, features, recipe.dropout, outputs), source
+    net = Net(FrozenStages(mean, std, stages), backbone, features, recipe.dropout, outputs)
+    if recipe.classifier:
+        net.output = Classifier()
+    return net, source

@@ -46,6 +46,9 @@ class Recipe:
     freeze_stages: int = 0
     freeze_backbone: bool = False  # the whole backbone stays as pretrained and is computed once: only the head learns
     frozen_precision: str = "float32"  # of what is frozen: float32 | half (if fast on the device and near float32)
+    # What reads the features of a frozen backbone: "" (a linear output trained by gradient descent) or a classifier of
+    # models/classifiers.py: logistic | svm | network. It reads the mean of the image's and its mirror's features.
+    classifier: str = ""
     head: str = ""  # layers before the output, see heads.py; "": the pooling that timm gives the backbone
     views: int = 0  # frozen stages: number of augmented copies of the images, used in turn; 0: a new one per epoch
     dropout: float = 0.0  # before the output layer; cnn3 and cnn5 have one before their dense layer as well
@@ -93,7 +96,7 @@ class Recipe:
     @property
     def changes_images(self) -> bool:
         """Whether training images differ from the cached ones, by augmentation or by size."""
-        return self.augment != "none" or self.start_size > 0
+        return not self.classifier and (self.augment != "none" or self.start_size > 0)
 
     @cached_property
     def hash(self) -> str:
@@ -117,10 +120,17 @@ _CHOICES = {
     "schedule": ("cosine", "plateau", "constant"),
     "stop_on": ("loss", "accuracy"),
     "frozen_precision": ("float32", "half"),
+    "classifier": ("", "logistic", "svm", "network"),
     "precision": ("auto", "float32", "bfloat16", "float16"),
     "layout": ("auto", "channels_last", "channels_first"),
     "tta": ("flip", "none"),
 }
+# What a classifier, which is fitted without gradients, does not read.
+_GRADIENT_SETTINGS = (
+    *("start_size", "views", "dropout", "drop_path", "augment", "augmenter", "shuffle", "batch", "epochs", "optimizer"),
+    *("lr", "weight_decay", "momentum", "schedule", "warmup", "plateau_factor", "plateau_patience", "early_stopping"),
+    *("stop_on", "monitor", "label_smoothing", "clip", "ema", "compile"),
+)
 _POSITIVE = ("size", "batch", "epochs", "lr", "width")
 _BELOW_ONE = ("dropout", "drop_path", "momentum", "label_smoothing", "ema", "monitor", "plateau_factor")
 
@@ -218,7 +228,7 @@ def _invalid_settings(recipe: Recipe) -> Iterator[str]:
     """Yield what is wrong with single settings."""
     for key, value in asdict(recipe).items():
         if value not in _CHOICES.get(key, (value,)):
-            yield f"{key} = {value!r} is none of {', '.join(_CHOICES[key])}"
+            yield f"{key} = {value!r} is none of {', '.join(filter(None, _CHOICES[key]))}"
         elif key in _POSITIVE and not 0 < value < math.inf:
             yield f"{key} = {value} should be above 0"
         elif key in _BELOW_ONE and not 0 <= value < 1:
@@ -255,6 +265,9 @@ def _misplaced_settings(recipe: Recipe, settings: dict) -> Iterator[str]:
     ):
         if not applies and key in settings and settings[key] != off.get(key):
             yield f"{key} belongs to {owner} only"
+    for key in _GRADIENT_SETTINGS if recipe.classifier else ():
+        if key in settings:
+            yield f'{key} belongs to training by gradients, which classifier = "{recipe.classifier}" replaces'
 
 
 def _conflicts(recipe: Recipe) -> list[str]:
@@ -271,6 +284,10 @@ def _conflicts(recipe: Recipe) -> list[str]:
         (
             recipe.freeze_backbone and recipe.freeze_stages,
             "freeze_backbone freezes all stages: leave freeze_stages out",
+        ),
+        (
+            recipe.classifier and (not recipe.freeze_backbone or recipe.head),
+            "classifier reads the features of a frozen backbone: set freeze_backbone = true, and no head",
         ),
         (recipe.freeze_backbone and recipe.drop_path, "drop_path does nothing in a frozen backbone"),
         (grows and "flatten" in recipe.head, "start_size is not for a head that flattens, which has one size"),

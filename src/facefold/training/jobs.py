@@ -91,6 +91,7 @@ class FoldJob:
 
     def run(self, device: "torch.device", position: int) -> None:
         """Train the fold unless it is finished, and leave its run."""
+        from facefold.training.classifier import fit_fold
         from facefold.training.fold import train_fold
         from facefold.training.machine import reset_peak_memory
         from facefold.training.predict import predict_fold
@@ -104,14 +105,17 @@ class FoldJob:
                 return
             reset_peak_memory(device)
             task = _fold_task(self.root, self.recipe, self.identity, self.fold, self.weights_dir, self.corrections)
-            trained = train_fold(task, device, position, self.loader_workers, events)
+            if self.recipe.classifier:
+                trained = fit_fold(task, device, events)
+            else:
+                trained = train_fold(task, device, position, self.loader_workers, events)
             result = predict_fold(task, trained, device)
             write_weights(directory, result.state)
             write_history(directory, result.history)
             write_predictions(directory, "oof", task.valid["id"].tolist(), result.oof_prob, result.oof_features, target)
             write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features, target)
             seal_fold(directory, self.identity, result.facts, self.corrections)
-            task.checkpoint.unlink()
+            task.checkpoint.unlink(missing_ok=True)  # a classifier has none
         remove_feature_caches(self.root, self.identity, load_folds(self.root, target).k)
 
 

@@ -125,6 +125,8 @@ class MAELoss:
 
     def export_state(self, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return the weights to write, the standardisation in the output layer: they predict in the target's unit."""
+        if "output.weight" not in state:  # a classifier's state, which does so already
+            return state
         weight, bias = state["output.weight"] * self.std, state["output.bias"] * self.std + self.mean
         return {**state, "output.weight": weight.astype(np.float32), "output.bias": bias.astype(np.float32)}
 

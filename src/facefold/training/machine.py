@@ -12,6 +12,7 @@ from torch import Tensor
 
 from facefold.models.build import build_model
 from facefold.models.recipe import Recipe
+from facefold.models.svm import KERNEL_BYTES
 
 PROCESS_BYTES = 1 << 30  # memory of a process that has imported torch, timm and albumentations, and of what it read
 _RECORDED = ("torch", "timm", "numpy", "albumentations", "opencv-python-headless", "scikit-learn")
@@ -50,8 +51,11 @@ def estimate_training_memory(recipe: Recipe) -> int:
     """Estimate the bytes of memory that a process needs to train the recipe on the CPU.
 
     Twice what autograd keeps of a batch in float32 (by a forward pass of two images), for gradients are as large; the
-    weights, their gradients, moments and EMA.
+    weights, their gradients, moments and EMA. Of a classifier, whose rows are not known here, room for an SVM's largest
+    kernel and a part of it.
     """
+    if recipe.classifier:
+        return PROCESS_BYTES + 2 * KERNEL_BYTES
     net, _ = build_model(recipe, pretrained=False)
     state = {value.data_ptr(): value.nbytes for value in net.state_dict().values()}
     kept: dict[int, int] = {}

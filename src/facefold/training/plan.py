@@ -32,13 +32,14 @@ if TYPE_CHECKING:
     from facefold.data.competition import Competition
     from facefold.training.jobs import FeatureJob, FoldJob
 
+TIMED_ROWS = 2000  # on which a recipe's classifier is fitted to time it
 RESERVE = 0.1  # share of the time left that is kept for errors of the estimate
 FEW_FOLDS = 3
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds of one process for an image of the recipe's full size."""
+    """Seconds of one process for an image of the recipe's full size; with a classifier of `TIMED_ROWS` rows."""
 
     train: float
     predict: float
@@ -96,6 +97,9 @@ class Workload:
             return RecipePlan(recipe, 0, Cost(0.0, 0.0))
         rates, valid = self.rates[rates_key(recipe)], math.ceil(self.rows / folds)
         views, epochs = 2 if recipe.tta == "flip" else 1, recipe.epochs
+        if recipe.classifier:
+            cost = Cost(views * (self.rows + self.test_rows) * rates.freeze, self._fit_seconds(recipe, rates, valid))
+            return RecipePlan(recipe, left, cost)
         epochs_of_full_size = sum((recipe.size_in(epoch) / recipe.size) ** 2 for epoch in range(epochs))
         fold = (self.rows - valid) * rates.train * epochs_of_full_size + (
             valid * epochs + views * (valid + self.test_rows)
@@ -106,6 +110,12 @@ class Workload:
         plain = views * (self.rows + self.test_rows)
         shared = augmented * (rates.augment + rates.freeze) + plain * rates.freeze
         return RecipePlan(recipe, left, Cost(shared, fold))
+
+    def _fit_seconds(self, recipe: Recipe, rates: Rates, valid: int) -> float:
+        """Estimate the seconds to fit a recipe's classifier and to predict all rows by it; an SVM's grow per row."""
+        rows = self.rows - valid
+        growth = rows / TIMED_ROWS if recipe.classifier == "svm" else 1.0
+        return growth * (rows * rates.train + (self.rows + valid + self.test_rows) * rates.predict)
 
     def seconds(self, recipes: Sequence[RecipePlan]) -> float:
         """Estimate the seconds of cache, training, blend and report."""

@@ -74,8 +74,8 @@ def predict_fold(task: FoldTask, trained: TrainedFold, device: torch.device) -> 
     """Predict the held-out rows and the test rows of a fold that was just trained, by one code path."""
     started, cpu_started = time.perf_counter(), time.process_time()
     loss_fn, folder = trained.loss_fn, task.checkpoint.parent
-    train_views = _views(task.recipe, trained.train_images, trained.features.get("train"))
-    test_views = _views(task.recipe, ImageSource(task.test_images, device), trained.features.get("test"))
+    train_views = prediction_views(task.recipe, trained.train_images, trained.features.get("train"))
+    test_views = prediction_views(task.recipe, ImageSource(task.test_images, device), trained.features.get("test"))
     valid_rows = task.train_images.rows(task.valid["id"].tolist())
     test_rows = np.arange(len(task.test_images.ids))
     half = half_precision(task.recipe, trained.precision, device)
@@ -134,10 +134,16 @@ def _training_facts(task: FoldTask, trained: TrainedFold, device: torch.device) 
     }
 
 
-def _views(recipe: Recipe, images: ImageSource, features: FeatureCache | None) -> list[InputFn]:
-    """Return the views to average over: the image, and its mirror image for flip TTA."""
+def prediction_views(recipe: Recipe, images: ImageSource, features: FeatureCache | None) -> list[InputFn]:
+    """Return the views to average over: the image, and its mirror image for flip TTA.
+
+    A classifier reads one view, the mean of their features.
+    """
     names = ("plain", "mirror") if recipe.tta == "flip" else ("plain",)
-    return [input_view(images, features, name) for name in names]
+    views = [input_view(images, features, name) for name in names]
+    if not recipe.classifier:
+        return views
+    return [lambda rows: sum(view(rows).float() for view in views) / len(views)]
 
 
 def trained_recipe(name: str, folds: list[dict]) -> Recipe:
@@ -186,7 +192,7 @@ def predict_folds(
                     device,
                     frozen_precision(recipe, precision, device),
                 )
-            views = _views(recipe, source, features)
+            views = prediction_views(recipe, source, features)
             inference = _inference_model(model, run, half, views[0](rows[:CHECKED_ROWS]))
             for line in inference.refused:
                 print_progress(f"{name} fold {fold}: {line}")

@@ -15,14 +15,17 @@ from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from facefold.data.cache import ImageCache
+from facefold.models.build import Net
+from facefold.models.classifiers import apply_classifier, fit_classifier
+from facefold.models.feature_cache import CHUNK
 from facefold.models.inference import InferenceModel, fuse_frozen_stages
-from facefold.models.precision import frozen_precision
+from facefold.models.precision import Precision, frozen_precision
 from facefold.models.recipe import Recipe
 from facefold.task import LABEL, Task
 from facefold.training.dataset import AugmentedImages, ImageSource
 from facefold.training.fold import prepare_model
 from facefold.training.loss import make_loss
-from facefold.training.plan import Rates
+from facefold.training.plan import TIMED_ROWS, Rates
 from facefold.training.step import TrainingStep
 
 TIMED_BATCHES, TIMED_SECONDS = 3, 0.5  # for each rate, at least
@@ -37,6 +40,8 @@ def time_batches(recipe: Recipe, device: torch.device, target: Task = LABEL) -> 
         torch.set_num_threads(1)
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     net, _, precision = prepare_model(recipe, device, None, False, target.outputs)
+    if recipe.classifier:
+        return _time_classifier(recipe, net, precision, device, target)
     optimizer = create_optimizer_v2(net, opt=recipe.optimizer, lr=recipe.lr)
     ema = ModelEmaV3(net, decay=recipe.ema) if recipe.ema else None
     scaler = torch.amp.GradScaler(device.type, enabled=precision.dtype is torch.float16)
@@ -61,13 +66,7 @@ def time_batches(recipe: Recipe, device: torch.device, target: Task = LABEL) -> 
         return loss
 
     def seconds_per_image(work: Callable[[], Tensor]) -> float:
-        work().sum().item()  # waits for the device
-        started, batches = clock(), 0
-        while batches < TIMED_BATCHES or clock() - started < TIMED_SECONDS:
-            last = work()
-            batches += 1
-        last.sum().item()
-        return (clock() - started) / (batches * recipe.batch)
+        return _seconds(work, clock) / recipe.batch
 
     train_seconds = seconds_per_image(train)
     predict_seconds = seconds_per_image(lambda: InferenceModel(net.eval().forward_inputs, precision)(inputs)[0])
@@ -76,3 +75,38 @@ def time_batches(recipe: Recipe, device: torch.device, target: Task = LABEL) -> 
     with torch.inference_mode():
         freeze_seconds = seconds_per_image(lambda: frozen_stages(pixels)) if frozen_stages else 0.0
     return Rates(train_seconds, predict_seconds, augment_seconds, freeze_seconds)
+
+
+def _seconds(work: Callable[[], Tensor], clock: Callable[[], float]) -> float:
+    """Return the mean seconds of `work`, after once to warm up."""
+    work().sum().item()  # waits for the device
+    started, batches = clock(), 0
+    while batches < TIMED_BATCHES or clock() - started < TIMED_SECONDS:
+        last = work()
+        batches += 1
+    last.sum().item()
+    return (clock() - started) / batches
+
+
+def _time_classifier(recipe: Recipe, net: Net, precision: Precision, device: torch.device, target: Task) -> Rates:
+    """Time the frozen backbone on random pixels, and the classifier on `TIMED_ROWS` rows that it can half learn.
+
+    The classifier runs on the CPU: once, in CPU seconds, as a fit has no batches.
+    """
+    generator = np.random.default_rng(0)
+    pixels = torch.from_numpy(generator.integers(0, 256, (CHUNK, recipe.size, recipe.size, 3), np.uint8)).to(device)
+    stages = fuse_frozen_stages(net.frozen_stages, pixels, frozen_precision(recipe, precision, device))
+    with torch.inference_mode():
+        width = stages(pixels[:1]).shape[1]
+        clock = time.process_time if device.type == "cpu" else time.perf_counter
+        freeze = _seconds(lambda: stages(pixels), clock) / CHUNK
+    features, rows = generator.standard_normal((TIMED_ROWS, width), np.float32), np.arange(TIMED_ROWS)
+    labels = rows % max(2, len(target.classes))
+    features[:, :8] += labels[:, None]
+    labels = labels.astype(float) if target.regression else labels
+    for count in (CHUNK, TIMED_ROWS):  # the first imports scikit-learn
+        started = time.process_time()
+        state = fit_classifier(recipe.classifier, features[:count], labels[:count], rows[:count], target, 0)
+        fitted = time.process_time()
+    apply_classifier(state, features)
+    return Rates((fitted - started) / TIMED_ROWS, (time.process_time() - fitted) / TIMED_ROWS, 0.0, freeze)
