@@ -31,6 +31,7 @@ def main() -> None:
     from facefold.report.reproducibility import origin
     from facefold.report.sections import label_sections, regression_sections
     from facefold.runs import load_history
+    from facefold.training.sweep import load_tables
     from facefold.utils.files import lock_directory, write_text
 
     root, target = args.root.resolve(), args.target
@@ -65,6 +66,7 @@ def main() -> None:
         "folds": folds,
         "members": members,
         "steps": steps,
+        "sweeps": {} if target.regression else load_tables(root),
         "origin": origin(blend.facts, folds, members),
     }
     page = render_page(template, **data, **shared)

@@ -5,6 +5,7 @@ with the same bytes as one that was not.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -99,6 +100,7 @@ def train_fold(
     position: int = 0,
     loader_workers: int = 0,
     events: Path | None = None,
+    before_epoch: Callable[[list[dict]], None] = lambda history: None,
 ) -> TrainedFold:
     """Train one fold, or continue from its checkpoint.
 
@@ -112,9 +114,11 @@ def train_fold(
         position: The line of the progress bar.
         loader_workers: Processes that augment images; 0 for none.
         events: Folder of the learning curve for TensorBoard, None for no curve.
+        before_epoch: Called with the rows of the epochs before, if there are any; what it raises ends the training,
+            with the checkpoint in place.
     """
     try:
-        return FoldTrainer(task, device, position, loader_workers).train(events)
+        return FoldTrainer(task, device, position, loader_workers).train(events, before_epoch)
     except NonFiniteLoss as failure:
         repeated_epoch = failure.epoch
         print_progress(
@@ -122,7 +126,7 @@ def train_fold(
             "rate from there on"
         )
     # Outside of the handler, where the memory of the first trainer is free again.
-    return FoldTrainer(task, device, position, loader_workers, repeated_epoch).train(events)
+    return FoldTrainer(task, device, position, loader_workers, repeated_epoch).train(events, before_epoch)
 
 
 class FoldTrainer:
@@ -214,13 +218,15 @@ class FoldTrainer:
             )
         self.meta.weights_source, self.meta.precision = began.weights_source or source, precision
 
-    def train(self, events: Path | None = None) -> TrainedFold:
+    def train(self, events: Path | None, before_epoch: Callable[[list[dict]], None]) -> TrainedFold:
         """Run the epochs that are left. Raise `NonFiniteLoss` the first time that a loss is not finite."""
         curves = Curves(events, self.history)
         try:
             for epoch in range(len(self.history), self.recipe.epochs):
                 if self.stopped_early():
                     break
+                if self.history:
+                    before_epoch(self.history)
                 started, cpu_started = time.perf_counter(), time.process_time()
                 train_loss = self.train_epoch(epoch)
                 train_seconds = time.perf_counter() - started

@@ -58,7 +58,7 @@ class FeatureJob:
         from facefold.training.fold import open_feature_caches, prepare_model
 
         recipe = self.recipe
-        task = _fold_task(self.root, recipe, self.identity, 0, self.weights_dir)
+        task = fold_task(self.root, recipe, self.identity, 0, self.weights_dir)
         model, source, precision = prepare_model(recipe, device, self.weights_dir, pretrained=True)
         features = open_feature_caches(task, model, source, precision, ImageSource(task.train_images, device))
         started, views = time.perf_counter(), view_names(recipe)[self.part :: self.parts]
@@ -104,7 +104,7 @@ class FoldJob:
             if is_fold_finished(target_root, self.identity, self.fold):
                 return
             reset_peak_memory(device)
-            task = _fold_task(self.root, self.recipe, self.identity, self.fold, self.weights_dir, self.corrections)
+            task = fold_task(self.root, self.recipe, self.identity, self.fold, self.weights_dir, self.corrections)
             if self.recipe.classifier:
                 trained = fit_fold(task, device, events)
             else:
@@ -119,7 +119,7 @@ class FoldJob:
         remove_feature_caches(self.root, self.identity, load_folds(self.root, target).k)
 
 
-def _fold_task(
+def fold_task(
     root: Path,
     recipe: Recipe,
     identity: Identity,
@@ -127,6 +127,7 @@ def _fold_task(
     weights_dir: Path | None,
     corrections: Corrections = NO_CORRECTIONS,
 ) -> "FoldTask":
+    """Return what a fold of a run is trained on."""
     from facefold.training.fold import FoldTask
 
     target = load_task(root, identity.target)

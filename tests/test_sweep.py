@@ -1,0 +1,154 @@
+"""The search for settings: what is tried, when a trial ends early, and that a killed sweep ends with the same table."""
+
+import pytest
+import torch
+
+import sweep as step
+from command import refused, run
+from facefold.models import recipe as recipes
+from facefold.training import fold as fold_module
+from facefold.training import sweep, workers
+from facefold.utils.errors import InputError
+from facefold.utils.files import read_json
+
+TINY = 'backbone = "cnn3"\nsize = 16\nwidth = 4\nbatch = 16\nepochs = 3\nlr = 3e-3\naugment = "none"\n'
+GRID = ("--recipe", "tiny", "--over", "lr=3e-3,1e-2,1", "--over", "width=4,8")
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch, one_thread):
+    """Train in this process, with one recipe of a few hundred weights."""
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "tiny.toml").write_text(TINY)
+    (tmp_path / "recipes" / "wild.toml").write_text(TINY.replace("3e-3", "1.0"))
+    monkeypatch.setattr(recipes, "RECIPES_DIR", tmp_path / "recipes")
+    monkeypatch.setattr(step, "start_server", lambda: None)
+    monkeypatch.setattr(workers, "run_jobs", lambda jobs, *_: [job.run(torch.device("cpu"), 0) for job in jobs])
+    return tmp_path
+
+
+def names(text: str, *over: str, most: int = 20, seed: int = 0) -> list[str]:
+    return [recipe.name for recipe in sweep.sweep_recipes(text, sweep.parse_grid(over), most, seed)]
+
+
+def test_every_combination_is_tried_after_the_recipe_itself(tiny):
+    assert names("tiny", "lr=0.003,1e-2", "width=4,8") == [
+        "tiny",
+        "tiny~width=8",
+        "tiny~lr=0.01",
+        "tiny~lr=0.01~width=8",
+    ]
+    assert names("tiny~width=8", "epochs=3,2") == ["tiny~width=8", "tiny~width=8@2"]
+
+
+def test_of_a_larger_grid_trials_are_drawn_by_the_seed(tiny):
+    grid = ("lr=1e-3,2e-3,4e-3,5e-3", "width=4,6,8,10")
+    drawn = names("tiny", *grid, most=5)
+    assert len(drawn) == 5 and drawn[0] == "tiny" and set(drawn) < set(names("tiny", *grid))
+    assert drawn == names("tiny", *grid, most=5) != names("tiny", *grid, most=5, seed=1)
+
+
+@pytest.mark.parametrize(
+    "over, message",
+    [
+        (("lr",), "--over lr: a setting and its values are needed, each setting once: lr=3e-4,1e-3"),
+        (("lr=1", "lr=2"), "--over lr=2: a setting and its values are needed, each setting once: lr=3e-4,1e-3"),
+        (
+            ("epochs=0",),
+            "'tiny@0', tiny.toml with epochs = 0, is not a recipe:\n  - epochs = 0 should be above 0\n"
+            "  - warmup is not shorter than epochs",
+        ),
+    ],
+)
+def test_what_is_no_grid_is_refused(tiny, over, message):
+    with pytest.raises(InputError) as caught:
+        names("tiny", *over)
+    assert str(caught.value) == message
+
+
+def finished(monkeypatch, curves: list[tuple[str, list[float]]]) -> list[sweep.SweepJob]:
+    """Return jobs that ended in these ways with these losses."""
+
+    class Done:
+        def __init__(self, ended, losses):
+            self.result = {"ended": ended}
+            self.losses = losses
+
+        def history(self):
+            return {"valid_loss": torch.tensor(self.losses, dtype=torch.float64)}
+
+    return [Done(*curve) for curve in curves]
+
+
+def test_the_bound_of_an_epoch_is_the_median_of_the_trials_that_ran_to_their_end(monkeypatch):
+    jobs = finished(
+        monkeypatch, [("whole", [4.0, 1.0]), ("whole", [2.0, 3.0]), ("whole", [3.0]), ("stopped", [9.0, 9.0])]
+    )
+    assert sweep.loss_bounds(jobs) == (3.0, 2.0)
+    assert sweep.loss_bounds([]) == ()
+
+
+def test_a_sweep_ends_bad_trials_early_and_killed_it_ends_with_the_same_table(
+    tiny, make_competition, tmp_path, monkeypatch
+):
+    roots = [tmp_path / "a", tmp_path / "b"]
+    for root in roots:
+        make_competition(root, 80, 20, 32, 2)
+    done = run("sweep", roots[0], *GRID)
+    assert done.returncode == 0, done.stderr
+    table = (roots[0] / "sweep" / "tiny" / "sweep.csv").read_text()
+    rows = [line.split(",") for line in table.splitlines()[1:]]
+    assert [row[1] for row in rows] == ["whole"] * 4 + ["stopped"] * 2
+    assert {row[0] for row in rows[4:]} == {"tiny~lr=1", "tiny~lr=1~width=8"} and {row[2] for row in rows[4:]} == {"1"}
+
+    save, saved = fold_module.save_checkpoint, []
+
+    def save_and_die(*args):
+        save(*args)
+        saved.append(args)
+        if len(saved) in (2, 14):  # in the first generation, and just before a trial of the second is judged
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(fold_module, "save_checkpoint", save_and_die)
+    for _ in range(2):
+        assert run("sweep", roots[1], *GRID).returncode == 130
+    assert run("sweep", roots[1], *GRID).returncode == 0
+    assert (roots[1] / "sweep" / "tiny" / "sweep.csv").read_text() == table
+    assert not list(roots[1].rglob("checkpoint*")) and not list((roots[1] / "cache").glob("frozen/*"))
+
+
+def test_a_budget_starts_no_further_generation_and_more_of_it_goes_on(tiny, make_competition, tmp_path):
+    make_competition(tmp_path, 80, 20, 32, 2)
+    short = run("sweep", tmp_path, *GRID, "--budget", "0.001s")
+    assert short.returncode == 0 and "2 trials are left: the same command with a larger --budget" in short.stdout
+    results = {path: read_json(path) for path in tmp_path.glob("sweep/tiny/*/result.json")}
+    assert len(results) == sweep.GENERATION
+    assert run("sweep", tmp_path, *GRID).returncode == 0
+    assert {path: read_json(path) for path in results} == results
+    assert len(list(tmp_path.glob("sweep/tiny/*/result.json"))) == 6
+
+
+def test_the_best_is_scored_on_the_other_folds(tiny, make_competition, tmp_path, monkeypatch):
+    make_competition(tmp_path, 80, 20, 32, 2)
+    monkeypatch.setattr(step, "run_step", lambda name, *options: run(name, tmp_path, *options[2:]))
+    found = run("sweep", tmp_path, "--recipe", "wild", "--over", "lr=3e-3,1")
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.endswith("add --score, or train it:\n  python src/train.py --recipe wild~lr=0.003\n")
+    done = run("sweep", tmp_path, "--recipe", "wild", "--over", "lr=3e-3,1", "--score")
+    assert done.returncode == 0, done.stderr
+    assert "on 39 rows of the other folds" in done.stdout and "(McNemar, p = " in done.stdout
+    assert run("blend", tmp_path, "--recipes", "wild").returncode == 0
+    assert run("report", tmp_path).returncode == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "Settings searched" in page and "<th>trial of wild</th>" in page and "<td>wild~lr=0.003</td>" in page
+
+
+def test_one_setting_too_few_is_said(tiny, make_competition, tmp_path):
+    make_competition(tmp_path, 20, 10, 16, 2)
+    assert (
+        refused("sweep", tmp_path, "--recipe", "tiny", "--over", "width=4") == "--over has only what tiny has already"
+    )
+    assert refused("sweep", tmp_path, *GRID, "--fold", "2") == "--fold 2: the folds are 0 to 1"
+    assert refused("sweep", tmp_path, *GRID, "--trials", "1") == (
+        "--trials 1: at least two, the recipe itself and another one"
+    )
