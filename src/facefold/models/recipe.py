@@ -13,6 +13,7 @@ from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_text
 
 OWN_BACKBONES = ("cnn3", "cnn5")  # see cnn.py; all others are timm's
+EMBEDDINGS_NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"  # of a file under features/
 RECIPES_DIR = Path(__file__).resolve().parents[2] / "recipes"
 
 # Which recipes run_all.py trains; if a budget does not suffice for all, the first come first. The order of `cpu` is
