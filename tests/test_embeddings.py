@@ -13,6 +13,7 @@ from facefold.data import embeddings
 from facefold.data.competition import load_competition
 from facefold.data.embeddings import embeddings_path, load_embeddings
 from facefold.models import recipe as recipes
+from facefold.runs import fold_dir, load_fold_features
 from facefold.training import workers
 from facefold.utils.errors import InputError
 
@@ -133,3 +134,38 @@ def test_rows_in_any_order_are_joined_by_id(root):
     write(root, np.arange(100.0)[order, None], [ids[row] for row in order])
     loaded = load_embeddings(load_competition(root), "mine")
     assert np.concatenate([loaded[split].pixels.ravel() for split in ("train", "test")]).tolist() == list(range(100))
+
+
+def test_a_backbone_gives_the_features_of_its_recipe(root):
+    call("embed", root, "--name", "same", "--recipe", "tiny", "--device", "cpu")
+    call("train", root, "--recipe", "tiny", "--device", "cpu")
+    call("train", root, "--features", "same", "--classifier", "logistic", "--device", "cpu")
+    for part in ("oof", "test"):
+        one, other = (load_fold_features(root, name, 0, part).astype(float) for name in ("tiny", "same.logistic"))
+        assert one == pytest.approx(other, rel=2e-3, abs=2e-3)
+        one, other = (pd.read_csv(fold_dir(root, name, 0) / f"{part}.csv") for name in ("tiny", "same.logistic"))
+        assert one["prob"].to_numpy() == pytest.approx(other["prob"].to_numpy(), abs=0.01)
+
+
+def test_a_run_on_features_is_blended_and_cannot_look_at_images(root):
+    call("embed", root, "--name", "mine", "--function", "my_features:colours")
+    call("train", root, "--features", "mine", "--classifier", "svm", "--device", "cpu")
+    call("train", root, "--recipe", "tiny", "--device", "cpu")
+    assert not (root / "cache" / "frozen").exists() or not list((root / "cache" / "frozen").rglob("*.npy"))
+    call("blend", root, "--method", "mean")
+    why = "runs/mine.svm learned from features/mine.npy and has no network that looks at new images"
+    assert why in refused("predict", root, "--no-detect", root / "competition" / "test", "--device", "cpu")
+    assert why in refused("predict", root, "--test", "--recipes", "mine.svm", "--device", "cpu")
+    options = ("--out", root / "pack", "--user", "me", "--competition", "c", "--no-wheels")
+    assert why in refused("pack", root, *options)
+    before = (fold_dir(root, "mine.svm", 1) / "oof.csv").read_bytes()
+    call("predict", root, "--test", "--device", "cpu")
+    call("train", root, "--features", "mine", "--classifier", "svm", "--device", "cpu")
+    assert (fold_dir(root, "mine.svm", 1) / "oof.csv").read_bytes() == before
+    call("report", root)
+    np.save(root / "features" / "mine.npy", 1 - np.load(root / "features" / "mine.npy") ** 2)
+    again = ("train", root, "--features", "mine", "--classifier", "svm", "--device", "cpu")
+    assert "is stale: features/mine.npy has changed since" in refused(*again)
+    call(*again, "--force")
+    assert (fold_dir(root, "mine.svm", 1) / "oof.csv").read_bytes() != before
+    assert "--features together with --classifier" in refused("train", root, "--features", "mine")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -13,6 +14,7 @@ from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_text
 
 OWN_BACKBONES = ("cnn3", "cnn5")  # see cnn.py; all others are timm's
+_EMBEDDINGS = "features:"
 EMBEDDINGS_NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"  # of a file under features/
 RECIPES_DIR = Path(__file__).resolve().parents[2] / "recipes"
 
@@ -90,7 +92,12 @@ class Recipe:
     @property
     def has_frozen_stages(self) -> bool:
         """Whether a part of the network is frozen, so that its activations are computed once."""
-        return self.freeze_backbone or self.freeze_stages > 0
+        return not self.embeddings and (self.freeze_backbone or self.freeze_stages > 0)
+
+    @property
+    def embeddings(self) -> str:
+        """The name of the file under features/ that its classifier reads; empty if it reads images."""
+        return self.backbone.removeprefix(_EMBEDDINGS) if self.backbone.startswith(_EMBEDDINGS) else ""
 
     @property
     def changes_images(self) -> bool:
@@ -155,8 +162,13 @@ def recipe_names() -> list[str]:
 def load_recipe(name: str) -> Recipe:
     """Read recipes/<name>.toml; `<name>@<n>` is that recipe with n epochs, a recipe of its own with its own hash.
 
+    `<features>.<classifier>` has no file: it is that classifier on features/<features>.npy.
     Raises `InputError` for unknown keys, wrong types and settings that contradict each other.
     """
+    features, _, classifier = name.rpartition(".")
+    if re.fullmatch(EMBEDDINGS_NAME, features) and classifier in _CHOICES["classifier"][1:]:
+        about = f"{classifier} on features/{features}.npy"
+        return Recipe(name, about, _EMBEDDINGS + features, classifier=classifier, tta="none")
     stem, at, epochs = name.partition("@")
     path = RECIPES_DIR / f"{stem}.toml"
     if stem not in recipe_names():
