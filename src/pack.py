@@ -52,6 +52,7 @@ def main() -> None:
         write_metadata,
     )
     from facefold.kaggle.submit import load_submission_log
+    from facefold.training.predict import require_network, trained_recipe
 
     root, out = args.root.resolve(), args.out.resolve()
     log = load_submission_log(root)
@@ -67,6 +68,8 @@ def main() -> None:
     folds = load_folds(root, competition.task)
     test_ids = competition.test["id"].tolist()
     members = load_blended_members(root, blend.facts, folds, test_ids)
+    for member in members:
+        require_network(member.name, trained_recipe(member.name, member.runs))
     gpu = any(run["device"].startswith("cuda") for member in members for run in member.runs)
     with staged_upload(out) as staged:
         write_metadata(staged, args.user, slug, gpu)

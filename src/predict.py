@@ -65,7 +65,7 @@ def predict_test_images(args: argparse.Namespace) -> None:
     from facefold.data.folds import load_folds
     from facefold.runs import parse_run_names, run_names
     from facefold.task import load_task
-    from facefold.training.predict import PredictTestJob
+    from facefold.training.predict import PredictTestJob, require_network
     from facefold.training.workers import run_jobs, select_devices
 
     root = args.root.resolve()
@@ -74,6 +74,11 @@ def predict_test_images(args: argparse.Namespace) -> None:
         check_images(competition)
         names = parse_run_names(args.recipes) if args.recipes else run_names(root)
         jobs = [PredictTestJob(root, name, folds.k) for name in names]
+        for job in [job for job in jobs if job.recipe.embeddings]:
+            if args.recipes:
+                require_network(job.name, job.recipe)
+            print(f"{job.name} is left out: it learned from features/{job.recipe.embeddings}.npy and has no network")
+            jobs.remove(job)
         for size in {job.size for job in jobs}:
             open_cache(competition, "test", size)  # now, so that processes side by side do not
         run_jobs(jobs, select_devices(args.device, None))

@@ -2,6 +2,7 @@
 
     python src/train.py --recipe lite0,cnn5 --fold all
     python src/train.py --recipe lite0_age --target age
+    python src/train.py --features NAME --classifier svm      on features/NAME.npy, see embed.py
 
 On the CPU as many folds run side by side as there are cores, each in one thread; with CUDA one fold per visible GPU.
 Finished folds are skipped. Kill it at any time: the same command continues at the epoch where it stopped and ends with
@@ -50,8 +51,10 @@ if TYPE_CHECKING:
 
 def main() -> None:
     parser = build_parser(__doc__)
-    parser.add_argument("--recipe", "--recipes", required=True, metavar="NAME[,NAME]", help=f"any of {recipe_list()}")
+    parser.add_argument("--recipe", "--recipes", metavar="NAME[,NAME]", help=f"any of {recipe_list()}")
     parser.add_argument("--fold", default="all", metavar="K|all", help="one fold, several as 0,2, or all (default)")
+    parser.add_argument("--features", metavar="NAME", help="learn from features/NAME.npy, see embed.py")
+    parser.add_argument("--classifier", choices=("svm", "logistic", "network"), help="what learns from --features")
     add_settings_option(parser)
     add_seed_option(parser, "of everything random in training, for recipes named without # (default: 0)")
     add_device_option(parser)
@@ -82,6 +85,10 @@ def main() -> None:
     add_engine_options(parser)
     parser.add_argument("--quiet", action="store_true", help="print the results alone: no bars, no line per epoch")
     args = parser.parse_args()
+    if bool(args.recipe) == bool(args.features) or bool(args.features) != bool(args.classifier):
+        raise InputError("name recipes with --recipe, or --features together with --classifier")
+    if args.features:
+        args.recipe = f"{args.features}.{args.classifier}"
     check_engine_options(args, {"--workers": args.workers, "--budget": args.budget})
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers}: at least one")
@@ -98,16 +105,22 @@ def train(args: argparse.Namespace) -> None:
     from facefold.data.audit import check_images, load_images_hash
     from facefold.data.competition import load_competition
     from facefold.data.corrections import NO_CORRECTIONS, load_corrections
+    from facefold.data.embeddings import embeddings_source, load_embeddings
     from facefold.data.folds import load_folds
     from facefold.models.recipe import load_recipes
     from facefold.models.run_name import parse_run_name
-    from facefold.runs import Identity, find_unfinished_folds, require_distinct
+    from facefold.runs import Identity, find_other_sources, find_unfinished_folds, require_distinct
 
     competition, folds = load_competition(args.root), load_folds(args.root, args.target)
     recipes, numbers = load_recipes(args.recipe, args.settings), parse_fold_numbers(args.fold, folds.k)
     corrections = load_corrections(args.corrections, folds) if args.corrections else NO_CORRECTIONS
     check_images(competition)  # an image that changed since the audit must not meet a cache of the old one
     images_hash = load_images_hash(args.root)
+    sources = {
+        recipe.name: embeddings_source(recipe.embeddings, load_embeddings(competition, recipe.embeddings))
+        for recipe in recipes
+        if recipe.embeddings
+    }
     identities = [
         Identity(
             recipe.name,
@@ -130,6 +143,10 @@ def train(args: argparse.Namespace) -> None:
     unfinished = {
         identity: find_unfinished_folds(target_root, identity, numbers, args.force) for identity in identities
     }
+    for identity, missing in unfinished.items():
+        if source := sources.get(identity.recipe):
+            finished = [fold for fold in numbers if fold not in missing]
+            missing += find_other_sources(target_root, identity, finished, source, args.force)
     left_out = {}
     if any(unfinished.values()):
         left_out = train_missing(args, recipes, unfinished, competition, folds, corrections)
@@ -200,8 +217,9 @@ def train_missing(
         require_usable_checkpoint(root, job.identity, job.fold, args.force)
     names = {job.identity.recipe for job in missing}
     to_train = [recipe for recipe in recipes if recipe.name in names]
-    print_progress(check_disk_space(target_root, competition, to_train))
-    for recipe in to_train:
+    of_images = [recipe for recipe in to_train if not recipe.embeddings]
+    print_progress(check_disk_space(target_root, competition, of_images))
+    for recipe in of_images:
         build_caches(competition, recipe.size)
     for name in {job.identity.name for job in missing}:
         joined_oof_path(target_root, name).unlink(missing_ok=True)  # stale: it is rebuilt from the new folds

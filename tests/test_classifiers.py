@@ -24,7 +24,7 @@ from facefold.runs import RESULT_FILES, fold_dir, load_fold_features, load_histo
 from facefold.task import LABEL, Task, task_named
 from facefold.training import timing, workers
 from facefold.training.classifier import fit_fold
-from facefold.training.plan import Rates, Workload
+from facefold.training.plan import Rates, Workload, rates_key
 from facefold.training.predict import predict_fold
 from facefold.utils.errors import InputError
 from tiny_fold import make_task, same
@@ -266,10 +266,10 @@ def test_one_view_is_read_without_tta(tmp_path, one_thread):
 def test_the_time_of_a_fit_is_estimated(one_thread):
     rates = timing.time_batches(parse_recipe("r", {**FROZEN, "classifier": "svm"}, "r.toml"), CPU)
     assert min(rates.train, rates.predict, rates.freeze) > 0 == rates.augment
-    cost = {}
+    cost, rates = {}, Rates(0.01, 0.002, 0.0, 0.1)
     for kind in CLASSIFIERS:
         recipe = parse_recipe("r", {**FROZEN, "classifier": kind}, "r.toml")
-        work = Workload(1000, 300, 5, ["cpu"], lambda _: 5, {"r": Rates(0.01, 0.002, 0.0, 0.1)}, {}, 0.0)
+        work = Workload(1000, 300, 5, ["cpu"], lambda _: 5, {rates_key(recipe): rates}, {}, 0.0)
         cost[kind] = work.plan_recipe(recipe, 5).cost
     assert {one.shared for one in cost.values()} == {2 * 1300 * 0.1}
     assert cost["logistic"].fold == pytest.approx(800 * 0.01 + 1500 * 0.002) == cost["network"].fold

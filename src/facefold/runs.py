@@ -230,6 +230,26 @@ def find_unfinished_folds(root: Path, identity: Identity, numbers: Collection[in
     return unfinished
 
 
+def find_other_sources(root: Path, identity: Identity, finished: list[int], source: dict, force: bool) -> list[int]:
+    """Return those of the finished folds whose features came from another `source` than this one ({source, sha256}).
+
+    One of them is an `InputError`, or removed if `force`.
+    """
+    others = []
+    for fold in finished:
+        directory = fold_dir(root, identity.name, fold)
+        if read_json(directory / "run.json").get("weights") == source:
+            continue
+        if not force:
+            raise InputError(
+                f"{directory} is stale: {source['source']} has changed since. Move it away, or train over it with "
+                "--force."
+            )
+        remove_fold(directory)
+        others.append(fold)
+    return others
+
+
 def remove_fold(directory: Path) -> None:
     """Remove the files of a fold, unless another process trains it; the folder stays if it holds others."""
     with lock_directory(directory):

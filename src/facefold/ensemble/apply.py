@@ -23,7 +23,7 @@ from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.ensemble.weights import parse_weights
 from facefold.runs import Member
 from facefold.task import LABEL, Task, task_named
-from facefold.training.predict import predict_folds, trained_recipe
+from facefold.training.predict import predict_folds, require_network, trained_recipe
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json
 
@@ -121,8 +121,10 @@ def _predict_members(
     even = 1 / one[0] if one else 0.5
     prob, features = np.full((folds, len(paths), len(blend.members), *one), even), [[] for _ in range(folds)]
     images: dict[int, ImageCache] = {}
-    for j in np.flatnonzero(~skipped):
-        member = blend.members[j]
+    members = [blend.members[j] for j in np.flatnonzero(~skipped)]
+    for member in members:  # before the first of them takes its time
+        require_network(member.name, trained_recipe(member.name, member.runs))
+    for j, member in zip(np.flatnonzero(~skipped), members, strict=True):
         size = trained_recipe(member.name, member.runs).size
         if size not in images:
             images[size] = ImageCache(names, np.stack([_open(path, size) for path in paths]))

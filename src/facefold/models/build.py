@@ -130,6 +130,10 @@ def build_model(
         backbone = CNNS[recipe.backbone](recipe.width, recipe.size, recipe.dropout)
         normalisation = FrozenStages(IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD, [])
         return Net(normalisation, backbone, backbone.num_features, recipe.dropout, outputs), {"source": "none"}
+    if recipe.embeddings:  # they take the part of the frozen stages' activations
+        net = Net(FrozenStages(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, [nn.Identity()]), nn.Flatten(), 1, 0.0)
+        net.output = Classifier()
+        return net, {"source": "none"}
     model, source = build_backbone(recipe, weights_dir, pretrained=pretrained)
     for size in sorted({recipe.size_in(epoch) for epoch in range(recipe.epochs)}):
         example_output(model, size)  # raises if the backbone does not accept it

@@ -15,6 +15,8 @@ from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_text
 
 OWN_BACKBONES = ("cnn3", "cnn5")  # see cnn.py; all others are timm's
+_EMBEDDINGS = "features:"
+EMBEDDINGS_NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"  # of a file under features/
 RECIPES_DIR = Path(__file__).resolve().parents[2] / "recipes"
 
 # Which recipes run_all.py trains; if a budget does not suffice for all, the first come first. The order of `cpu` is
@@ -91,7 +93,12 @@ class Recipe:
     @property
     def has_frozen_stages(self) -> bool:
         """Whether a part of the network is frozen, so that its activations are computed once."""
-        return self.freeze_backbone or self.freeze_stages > 0
+        return not self.embeddings and (self.freeze_backbone or self.freeze_stages > 0)
+
+    @property
+    def embeddings(self) -> str:
+        """The name of the file under features/ that its classifier reads; empty if it reads images."""
+        return self.backbone.removeprefix(_EMBEDDINGS) if self.backbone.startswith(_EMBEDDINGS) else ""
 
     @property
     def changes_images(self) -> bool:
@@ -156,11 +163,13 @@ def recipe_names() -> list[str]:
 def load_recipe(text: str) -> Recipe:
     """Read the recipe of a run's name, such as lite0, lite0@3 or lite0~size=160#1; see run_name.py.
 
-    Raises `InputError` for unknown keys, wrong types, settings that contradict each other, and a variant whose setting
-    is the recipe's own.
+    `<features>.<classifier>` has no file: it is that classifier on features/<features>.npy. Raises `InputError` for
+    unknown keys, wrong types, settings that contradict each other, and a variant whose setting is the recipe's own.
     """
     names = recipe_names()
     name = RunName(text) if text in names else parse_run_name(text)
+    if name == RunName(name.stem, seed=name.seed) and (recipe := _on_embeddings(name)):
+        return recipe
     if name.stem in names and (name.stem == "blend" or re.search("[~@#+]", name.stem)):
         raise InputError(
             f"{RECIPES_DIR / name.stem}.toml: the report calls the blend so, and ~, @, # and + mark variants, epochs, "
@@ -175,8 +184,20 @@ def load_recipe(text: str) -> Recipe:
         raise InputError(f"{path.name} is not valid TOML: {error}") from error
     recipe = parse_recipe(name.stem, settings, path.name)
     recipe = _change_settings(recipe, name, settings) if name.changes else recipe
-    seed = "" if name.seed is None else f"; seed {name.seed}"
-    return replace(recipe, name=text, about=recipe.about + seed)
+    return replace(recipe, name=text, about=recipe.about + _describe_seed(name))
+
+
+def _describe_seed(name: RunName) -> str:
+    return "" if name.seed is None else f"; seed {name.seed}"
+
+
+def _on_embeddings(name: RunName) -> Recipe | None:
+    """Return the recipe of a classifier on the features of another program, None if `name` is none."""
+    features, _, classifier = name.stem.rpartition(".")
+    if not (re.fullmatch(EMBEDDINGS_NAME, features) and classifier in _CHOICES["classifier"][1:]):
+        return None
+    about = f"{classifier} on features/{features}.npy" + _describe_seed(name)
+    return Recipe(str(name), about, _EMBEDDINGS + features, classifier=classifier, tta="none")
 
 
 def _change_settings(own: Recipe, name: RunName, settings: dict) -> Recipe:

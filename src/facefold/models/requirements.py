@@ -127,7 +127,7 @@ def check_disk_space(target_root: Path, competition: Competition, recipes: Seque
     those of the next one are computed. Raise `InputError` if there is too little room.
     """
     sizes = _feature_bytes(recipes, len(competition.train), len(competition.test))
-    most = max(first + second for first, second in pairwise([0, *sizes]))
+    most = max((first + second for first, second in pairwise([0, *sizes])), default=0)
     present = sum(path.stat().st_size for path in (target_root / "cache" / "frozen").rglob("*.npy"))
     images = sum(missing_cache_bytes(competition, size) for size in {recipe.size for recipe in recipes})
     needed, what = images + max(0, most - present), "the cache and the frozen stages"

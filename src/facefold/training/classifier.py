@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from facefold.data.embeddings import embeddings_source
 from facefold.models.build import Net
 from facefold.models.classifiers import apply_classifier, fit_classifier
 from facefold.training.checkpoint import CheckpointMeta
@@ -35,8 +36,10 @@ def fit_fold(task: FoldTask, device: torch.device, events: Path | None = None) -
     recipe, target = task.recipe, task.target
     net, source, precision = prepare_model(recipe, device, task.weights_dir, True, target.outputs)
     images = ImageSource(task.train_images, device)
+    if recipe.embeddings:
+        source = embeddings_source(recipe.embeddings, {"train": task.train_images, "test": task.test_images})
     caches = open_feature_caches(task, net, source, precision, images)
-    (view,) = prediction_views(recipe, images, caches["train"])
+    (view,) = prediction_views(recipe, images, caches.get("train"))
     labels = task.train["label"].to_numpy()
     loss_fn = make_loss(target, recipe, labels)
     if target.regression:

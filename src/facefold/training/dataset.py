@@ -43,7 +43,8 @@ class ImageSource:
         """All images on the GPU, loaded when first asked for: frozen stages' activations may make that needless."""
         if self.device.type != "cuda" or not fits_on_gpu(self.images, self.device):
             return None
-        images = torch.empty(self.images.pixels.shape, dtype=torch.uint8, device=self.device)
+        dtype = torch.from_numpy(np.array(self.images.pixels[:1])).dtype  # uint8, or float32 of embeddings
+        images = torch.empty(self.images.pixels.shape, dtype=dtype, device=self.device)
         for start in range(0, len(images), COPY_CHUNK):
             chunk = slice(start, start + COPY_CHUNK)
             images[chunk] = torch.from_numpy(np.array(self.images.pixels[chunk]))

@@ -372,7 +372,7 @@ def open_feature_caches(
 
     A view is computed when it is first read. images: the train images.
     """
-    if not model.has_frozen_stages:
+    if not model.has_frozen_stages or task.recipe.embeddings:
         return {}
     recipe, device = task.recipe, images.device
     precision = frozen_precision(recipe, precision, device)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facefold.data.cache import open_cache
-from facefold.data.competition import load_competition
+from facefold.data.competition import SPLITS, load_competition
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
+from facefold.data.embeddings import load_embeddings
 from facefold.data.folds import load_folds
 from facefold.models.recipe import Recipe, view_names
 from facefold.runs import (
@@ -132,6 +133,10 @@ def fold_task(
 
     target = load_task(root, identity.target)
     competition, folds = load_competition(root), load_folds(root, target)
+    if recipe.embeddings:
+        images = load_embeddings(competition, recipe.embeddings)
+    else:
+        images = {split: open_cache(competition, split, recipe.size) for split in SPLITS}
     table, held_out = folds.table[["id", "label", "group"]], folds.table["fold"] == fold
     return FoldTask(
         recipe=recipe,
@@ -139,8 +144,8 @@ def fold_task(
         seed=identity.seed,
         train=corrections.apply(table[~held_out]),
         valid=table[held_out],
-        train_images=open_cache(competition, "train", recipe.size),
-        test_images=open_cache(competition, "test", recipe.size),
+        train_images=images["train"],
+        test_images=images["test"],
         checkpoint=fold_dir(target.directory(root), identity.name, fold) / CHECKPOINT_FILE,
         identity=asdict(identity),
         feature_dir=feature_cache_dir(root, identity),

@@ -154,6 +154,15 @@ def trained_recipe(name: str, folds: list[dict]) -> Recipe:
         raise _other_version(name) from error
 
 
+def require_network(name: str, recipe: Recipe) -> None:
+    """Raise `InputError` for a run that cannot look at images."""
+    if recipe.embeddings:
+        raise InputError(
+            f"runs/{name} learned from features/{recipe.embeddings}.npy and has no network that looks at new images; "
+            "leave it out with --recipes"
+        )
+
+
 def _other_version(name: str) -> InputError:
     return InputError(f"runs/{name} was trained by another version of this program; train it again to predict with it")
 
@@ -241,7 +250,11 @@ class PredictTestJob:
     @property
     def size(self) -> int:
         """Side in pixels of the images that its models read."""
-        return trained_recipe(self.name, [read_json(fold_dir(self.root, self.name, 0) / "run.json")]).size
+        return self.recipe.size
+
+    @property
+    def recipe(self) -> Recipe:
+        return trained_recipe(self.name, [read_json(fold_dir(self.root, self.name, 0) / "run.json")])
 
     def run(self, device: torch.device, position: int) -> None:
         directories = [fold_dir(self.root, self.name, fold) for fold in range(self.folds)]

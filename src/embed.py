@@ -1,0 +1,75 @@
+"""Compute features of all images, for a classifier to learn from: features/<name>.npy and .csv under --root.
+
+    python src/embed.py --name lite2 --recipe lite2_svm
+    python src/embed.py --name rex --backbone rexnet_150 --size 224
+    python src/embed.py --name clip --function my_features:clip
+    python src/train.py --features lite2 --classifier svm
+
+--recipe and --backbone take a pretrained backbone as it is (of a recipe: backbone, weights, size, precision and tta)
+and write the mean of the features of each image and its mirror. --function names a function of yours, in the current
+folder or an installed package, that takes a list of image paths and returns an array (images, F). Any program may write
+these files: float (n, F), and the column id, each train and test id once, in any order.
+
+Kill it at any time: the same command continues at the last block of 512 images and ends with the same bytes.
+"""
+
+import argparse
+import re
+
+from facefold.cli import add_device_option, build_parser, hold_root, path_argument, run_main
+from facefold.utils.errors import InputError
+
+
+def main() -> None:
+    parser = build_parser(__doc__)
+    parser.add_argument("--name", required=True, help="of the files: letters, digits, _ and -")
+    parser.add_argument("--recipe", metavar="NAME", help="the pretrained backbone of a recipe")
+    parser.add_argument("--backbone", metavar="NAME", help="timm's name")
+    parser.add_argument("--size", type=int, help="side of the images in pixels, for --backbone (default: 224)")
+    parser.add_argument("--weights", help="for --backbone: hub (default) or package:<name>")
+    parser.add_argument("--weights-dir", type=path_argument, metavar="DIR", help="for hub: DIR/<timm name>.safetensors")
+    parser.add_argument("--function", metavar="MODULE:NAME", help="a function of yours")
+    add_device_option(parser)
+    args = parser.parse_args()
+    from facefold.models.recipe import EMBEDDINGS_NAME
+
+    if not re.fullmatch(EMBEDDINGS_NAME, args.name):
+        raise InputError(f"--name {args.name}: letters, digits, _ and - are allowed")
+    if sum(map(bool, (args.recipe, args.backbone, args.function))) != 1:
+        raise InputError("name one of --recipe, --backbone and --function")
+    if not args.backbone and (args.size or args.weights):
+        raise InputError("--size and --weights belong to --backbone")
+    with hold_root(args.root):
+        embed(args)
+
+
+def embed(args: argparse.Namespace) -> None:
+    """Write the features and say where they are."""
+    import torch
+
+    from facefold.data.audit import check_images
+    from facefold.data.competition import load_competition
+    from facefold.models.embed import embed_by_backbone, embed_by_function
+    from facefold.models.recipe import load_recipe, parse_recipe
+    from facefold.training.workers import select_devices
+
+    competition = load_competition(args.root)
+    check_images(competition)
+    if args.function:
+        path = embed_by_function(competition, args.name, args.function)
+    else:
+        if args.recipe:
+            known = load_recipe(args.recipe)
+            names = ("backbone", "weights", "size", "precision", "layout", "tta")
+            settings = {name: getattr(known, name) for name in names}
+        else:
+            settings = {"backbone": args.backbone, "weights": args.weights or "hub", "size": args.size or 224}
+        settings |= {"freeze_backbone": True, "classifier": "svm"}
+        recipe = parse_recipe(args.name, settings, args.recipe or "--backbone")
+        device = torch.device(select_devices(args.device, 1)[0])
+        path = embed_by_backbone(competition, args.name, recipe, args.weights_dir, device)
+    print(f"{path}: now `python src/train.py --features {args.name} --classifier svm`")
+
+
+if __name__ == "__main__":
+    run_main(main)
