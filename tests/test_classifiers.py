@@ -1,6 +1,7 @@
 """Classifiers on frozen features: what they predict, what they are refused with, and a whole job of two recipes."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -261,6 +262,28 @@ def test_one_view_is_read_without_tta(tmp_path, one_thread):
     result = predict_fold(task, fit_fold(task, CPU), CPU)
     assert result.facts["metrics"]["accuracy"] > 0.9
     assert sorted(path.stem for path in (tmp_path / "cache").rglob("*.npy")) == ["test_plain", "train_plain"]
+
+
+@pytest.mark.parametrize("target", [THREE, task_named("age")], ids=lambda target: target.kind)
+def test_a_fold_of_more_classes_and_of_a_number(tmp_path, target, one_thread):
+    task = make_task(tmp_path, {**FROZEN, "classifier": "svm"})
+    scale = 10.0 if target.regression else 1
+    tables = {
+        name: getattr(task, name).assign(label=scale * getattr(task, name)["label"]) for name in ("train", "valid")
+    }
+    task = replace(task, target=target, **tables)
+    result = predict_fold(task, fit_fold(task, CPU), CPU)
+    labels = task.valid["label"].to_numpy()
+    if target.regression:
+        error = np.abs(result.oof_prob - labels).mean()
+        assert error < 3 and result.facts["metrics"]["mae"] == pytest.approx(error)
+        assert result.history["valid_mae"].tolist() == pytest.approx([error])
+    else:
+        assert result.oof_prob.shape == (32, 3) and result.oof_prob.sum(axis=1) == pytest.approx(1)
+        assert (result.oof_prob.argmax(axis=1) == labels).mean() == result.facts["metrics"]["accuracy"] > 0.9
+    state = {name.removeprefix("output."): value for name, value in result.state.items() if name.startswith("output.")}
+    outputs = apply_classifier(state, result.oof_features[:].astype(np.float32))
+    assert (outputs if target.regression else np.exp(outputs)) == pytest.approx(result.oof_prob, abs=0.02)
 
 
 def test_the_time_of_a_fit_is_estimated(one_thread):
