@@ -17,7 +17,6 @@ from facefold.data.audit import load_images_hash
 from facefold.data.cache import ImageCache, join_caches
 from facefold.data.pseudo_labels import DEFAULT_WEIGHT, PseudoLabels
 from facefold.models import recipe as recipes
-from facefold.models.recipe import parse_recipe
 from facefold.runs import (
     fold_dir,
     load_fold_features,
@@ -29,7 +28,7 @@ from facefold.runs import (
 from facefold.task import LABEL, Task, task_named
 from facefold.training import fold as fold_module
 from facefold.training import soft_labels, workers
-from facefold.training.loss import BinaryLoss, MAELoss, MulticlassLoss, make_loss
+from facefold.training.loss import BinaryLoss, MAELoss, MulticlassLoss
 from facefold.training.soft_labels import SoftLabels, load_soft_labels, training_targets
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, sha256_file, write_csv
@@ -149,15 +148,6 @@ def test_the_loss_weighs_rows_and_smooths_the_labels_of_train_rows_alone():
 
     ids, labels, loss = training_targets(rows, None, BinaryLoss(0.1))  # as without pseudo-labels
     assert ids == ["a", "b"] and labels.tolist() == [1, 0] and loss == BinaryLoss(0.1)
-
-
-def test_values_of_test_images_do_not_change_the_standardisation_of_a_regression():
-    task, values = task_named("age"), np.array([10.0, 30.0])
-    assert make_loss(task, parse_recipe("r", {}, "r.toml"), values) == MAELoss(20.0, 10.0)
-    _, _, loss = training_targets(
-        pd.DataFrame({"id": ["a", "b"], "label": values}), SoftLabels(["t"], np.array([[99.0]]), 1.0), MAELoss(20.0, 10)
-    )
-    assert loss.loss_fn == MAELoss(20.0, 10)
 
 
 def test_two_caches_are_one_source(tmp_path):
@@ -315,6 +305,19 @@ def test_a_run_with_pseudo_labels_is_blended_reported_and_predicted_with_like_an
     call("blend", root, "--method", "mean", "--recipes", "demo_cnn+pseudo,second+pseudo")
     call("predict", root, "--test", "--recipes", "demo_cnn+pseudo,demo_cnn+corrected+pseudo")
     assert [path.read_bytes() for path in tests[2:]] == before[2:]
+
+
+def test_values_of_a_regression_are_pseudo_labels_too(root):
+    ids = pd.read_csv(root / "competition" / "train.csv", dtype=str)["id"]
+    write_csv(root / "competition" / "meta.csv", pd.DataFrame({"id": ids, "age": np.arange(5.0, 45.0)}))
+    age = ("--target", "age")
+    call("split", root, *age, "--folds", "2")
+    call("train", root, *age, "--recipe", "demo_cnn")
+    call("train", root, *age, "--recipe", "second", "--pseudo", "demo_cnn", "--pseudo-weight", "1")
+    target_root = root / "targets" / "age"
+    assert run_names(target_root) == ["demo_cnn", "second+pseudo"]
+    plain, pseudo = (read_json(fold_dir(target_root, name, 0) / "run.json") for name in ("demo_cnn", "second+pseudo"))
+    assert pseudo["standardised"] == plain["standardised"]  # of the train rows
 
 
 def write_copies(root: Path, count: int) -> None:
