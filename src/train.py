@@ -6,14 +6,18 @@
 
 On the CPU as many folds run side by side as there are cores, each in one thread; with CUDA one fold per visible GPU.
 Finished folds are skipped. Kill it at any time: the same command continues at the epoch where it stopped and ends with
-the same bytes. A run of another version of the recipe, other folds, images, seed or corrections is refused; --force
-trains over it.
+the same bytes. A run of another version of the recipe, other folds, images, seed, corrections or pseudo-labels is
+refused; --force trains over it.
 A variant of a recipe is one of its own, with a run of its own, and is called so wherever recipes are named: lite0@3 is
 lite0 with 3 epochs, lite0#1 with seed 1, lite0~lr=0.0003~size=160 with these settings, lite0~size=160@3#1 with all.
 -o size=160,lr=3e-4 takes the variant with these settings of each recipe in --recipe.
 --corrections FILE (see clean.py) drops or relabels training rows, never held-out ones, and trains into
-runs/<recipe>+corrected/. --target COLUMN predicts a number that meta.csv has for every train row (mean absolute error
-as the loss, on standardised values) and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUMN`.
+runs/<recipe>+corrected/.
+--pseudo A,B trains on the test images as well, into runs/<recipe>+pseudo/ (pseudo-labels, Lee 2013). A and B are
+finished runs. In fold k the soft label of a test image is the mean of what their fold-k models predict for it, which
+have not seen the rows of fold k, so the out-of-fold score stays honest: docs/options.md.
+--target COLUMN predicts a number that meta.csv has for every train row (mean absolute error as the loss, on
+standardised values) and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUMN`.
 --engine ray makes each fold a task of a Ray cluster, with the same bytes; every machine must see the root:
 docs/cluster.md.
 """
@@ -37,6 +41,7 @@ from facefold.cli import (
     recipe_list,
     run_main,
 )
+from facefold.data.pseudo_labels import DEFAULT_WEIGHT, require_weight
 from facefold.utils.console import format_duration, print_progress, quiet
 from facefold.utils.errors import InputError
 from facefold.utils.processes import start_server
@@ -45,6 +50,7 @@ if TYPE_CHECKING:
     from facefold.data.competition import Competition
     from facefold.data.corrections import Corrections
     from facefold.data.folds import Folds
+    from facefold.data.pseudo_labels import PseudoLabels
     from facefold.models.recipe import Recipe
     from facefold.runs import Identity
 
@@ -74,6 +80,13 @@ def main() -> None:
         metavar="FILE",
         help="id,action: training rows to drop or relabel, see clean.py",
     )
+    parser.add_argument("--pseudo", metavar="A,B", help="finished runs whose predictions label the test images")
+    parser.add_argument(
+        "--pseudo-weight",
+        type=float,
+        metavar="W",
+        help=f"of a test image in the loss, where a train row has 1 (default: {DEFAULT_WEIGHT:g})",
+    )
     add_target_option(parser)
     parser.add_argument(
         "--budget",
@@ -92,12 +105,24 @@ def main() -> None:
     check_engine_options(args, {"--workers": args.workers, "--budget": args.budget})
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers}: at least one")
+    check_pseudo_options(args)
     if args.tensorboard:
         from facefold.training.curves import require_tensorboard
 
         require_tensorboard()
     with quiet(args.quiet), hold_root(args.root):
         train(args)
+
+
+def check_pseudo_options(args: argparse.Namespace) -> None:
+    """Raise `InputError` for a weight without runs, one that is not positive, and what does not go with --pseudo."""
+    if args.pseudo is None and args.pseudo_weight is not None:
+        raise InputError("--pseudo-weight belongs to --pseudo A,B")
+    if args.pseudo is not None and args.budget:
+        raise InputError("--budget is for the runs that run_all.py plans, which have no pseudo-labels; leave it out")
+    if args.pseudo_weight is None:
+        args.pseudo_weight = DEFAULT_WEIGHT
+    require_weight(args.pseudo_weight)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -108,7 +133,7 @@ def train(args: argparse.Namespace) -> None:
     from facefold.data.embeddings import embeddings_source, load_embeddings
     from facefold.data.folds import load_folds
     from facefold.models.recipe import load_recipes
-    from facefold.models.run_name import parse_run_name
+    from facefold.models.run_name import parse_run_name, run_suffix
     from facefold.runs import Identity, find_other_sources, find_unfinished_folds, require_distinct
 
     competition, folds = load_competition(args.root), load_folds(args.root, args.target)
@@ -121,6 +146,8 @@ def train(args: argparse.Namespace) -> None:
         for recipe in recipes
         if recipe.embeddings
     }
+    own = {recipe.name + run_suffix(bool(corrections.actions), True): recipe for recipe in recipes}
+    pseudo = load_makers(args, own, folds, images_hash, competition.test["id"].tolist())
     identities = [
         Identity(
             recipe.name,
@@ -131,6 +158,7 @@ def train(args: argparse.Namespace) -> None:
             corrections.hash,
             args.target.name,
             args.target.hash,
+            pseudo.hash,
         )
         for recipe in recipes
     ]
@@ -149,7 +177,7 @@ def train(args: argparse.Namespace) -> None:
             missing += find_other_sources(target_root, identity, finished, source, args.force)
     left_out = {}
     if any(unfinished.values()):
-        left_out = train_missing(args, recipes, unfinished, competition, folds, corrections)
+        left_out = train_missing(args, recipes, unfinished, competition, folds, corrections, pseudo)
     if args.tensorboard:
         draw_finished(
             target_root, [(i.name, fold) for i in identities for fold in numbers if fold not in unfinished[i]]
@@ -160,6 +188,28 @@ def train(args: argparse.Namespace) -> None:
             print(f"{identity.name}: left out, it would have ended {late} too late; what is trained of it is kept")
         else:
             join_and_score(args, identity, folds, corrections, competition.test["id"].tolist())
+
+
+def load_makers(
+    args: argparse.Namespace, own: dict[str, Recipe], folds: Folds, images_hash: str, test_ids: list[str]
+) -> PseudoLabels:
+    """Return the pseudo-labels by the runs that --pseudo names, none without it.
+
+    own: the recipes that learn from them, by the run.
+    """
+    from facefold.data.pseudo_labels import NO_PSEUDO_LABELS
+
+    if args.pseudo is None:
+        return NO_PSEUDO_LABELS
+    from facefold.runs import parse_run_names
+    from facefold.training.soft_labels import load_pseudo_labels
+
+    names, root = parse_run_names(args.pseudo), args.target.directory(args.root)
+    if circular := [name for name in names if name in own]:
+        raise InputError(f"--pseudo {', '.join(circular)}: a run cannot label the test images for itself")
+    if fitted := [recipe.name for recipe in own.values() if recipe.classifier]:
+        raise InputError(f"{', '.join(fitted)}: a classifier of scikit-learn takes no soft labels; leave --pseudo out")
+    return load_pseudo_labels(names, args.pseudo_weight, folds, images_hash, root, test_ids)
 
 
 def parse_fold_numbers(text: str, k: int) -> list[int]:
@@ -179,6 +229,7 @@ def train_missing(
     competition: Competition,
     folds: Folds,
     corrections: Corrections,
+    pseudo: PseudoLabels,
 ) -> dict[str, float]:
     """Train the unfinished folds; return the runs that a budget left out, and how many seconds too long each takes."""
     if args.engine == "local":
@@ -209,6 +260,7 @@ def train_missing(
             workers.loader_workers,
             args.tensorboard,
             waits=args.engine == "ray",
+            pseudo=pseudo,
         )
         for recipe, (identity, numbers) in zip(recipes, unfinished.items(), strict=True)
         for fold in numbers
@@ -218,7 +270,7 @@ def train_missing(
     names = {job.identity.recipe for job in missing}
     to_train = [recipe for recipe in recipes if recipe.name in names]
     of_images = [recipe for recipe in to_train if not recipe.embeddings]
-    print_progress(check_disk_space(target_root, competition, of_images))
+    print_progress(check_disk_space(target_root, competition, of_images, bool(pseudo.makers)))
     for recipe in of_images:
         build_caches(competition, recipe.size)
     for name in {job.identity.name for job in missing}:

@@ -5,7 +5,6 @@ from multiprocessing.reduction import ForkingPickler
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import torch
 
 from facefold.augment.per_image import ImageAugment
@@ -68,11 +67,10 @@ def test_only_images_that_memory_may_not_keep_are_shuffled_in_blocks(tmp_path, m
 
 def test_rows_find_their_pixels_and_labels_by_id():
     cache, labels = images("a", 6)
-    table = pd.DataFrame({"id": ["a4", "a1"], "label": [0, 1]})
     unchanged = dataset.AugmentedImages(
         dataset.ImageSource(cache, CPU), parse_recipe("r", {**TINY, "augment": "none"}, "r.toml"), 0
     )
-    pixels, label = dataset.TrainDataset(table, cache, unchanged)[0, np.array([1, 0])]
+    pixels, label = dataset.TrainDataset(["a4", "a1"], torch.tensor([0.0, 1.0]), cache, unchanged)[0, np.array([1, 0])]
     assert np.array_equal(pixels.numpy(), cache.pixels[[1, 4]]) and label.tolist() == [1, 0] and labels[1] == 1
 
 

@@ -179,7 +179,7 @@ def test_a_recipe_has_no_name_that_means_something_else(tmp_path, monkeypatch, n
         load_recipe(name)
     assert str(caught.value) == (
         f"{tmp_path / name}.toml: the report calls the blend so, and ~, @, # and + mark variants, epochs, seeds and "
-        "corrected runs; give it another name"
+        "runs on other labels; give it another name"
     )
 
 

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from facefold.models.recipe import load_recipe, load_recipes
-from facefold.models.run_name import MAX_LENGTH, MAX_SEED, RunName, _format_value, _parse_value, parse_run_name
+from facefold.models.run_name import (
+    MAX_LENGTH,
+    MAX_SEED,
+    SUFFIXES,
+    RunName,
+    _format_value,
+    _parse_value,
+    parse_run_name,
+    run_suffix,
+)
 from facefold.utils.errors import InputError
 
 WORDS = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789._-", min_size=1, max_size=12)
@@ -27,7 +36,7 @@ NAMES = st.builds(
     st.dictionaries(KEYS, VALUES, max_size=3).map(canonical),
     st.none() | st.integers(0, 10**9),
     st.none() | st.integers(1, MAX_SEED),
-    st.booleans(),
+    st.sampled_from([(), SUFFIXES[:1], SUFFIXES[1:], SUFFIXES]),
 ).filter(lambda name: len(str(name)) <= MAX_LENGTH)
 
 
@@ -40,10 +49,12 @@ def refusal(text: str, *options: str) -> str:
 @given(NAMES)
 def test_a_name_is_read_as_it_is_written(name):
     assert parse_run_name(str(name)) == name
-    assert parse_run_name(name.recipe).corrected is False and str(name).removesuffix("+corrected") == name.recipe
+    assert str(parse_run_name(name.recipe)) == name.recipe and str(name) == name.recipe + run_suffix(
+        name.corrected, name.pseudo
+    )
 
 
-@given(st.lists(st.sampled_from(["r", "~", "@", "#", "+", "a=1", "a=1.0", "b=x", "3", "03", "0", "+corrected"])))
+@given(st.lists(st.sampled_from(["r", "~", "@", "#", "+", "a=1", "a=1.0", "b=x", "3", "03", "0", *SUFFIXES])))
 def test_no_other_spelling_of_a_name_is_taken(parts):
     text = "".join(parts)
     try:
@@ -88,14 +99,16 @@ def test_a_value_has_one_spelling(text, spelling):
 
 def test_the_parts_of_a_name():
     name = parse_run_name("lite0~augment=aligned~lr=0.0003@3#1+corrected")
-    assert name == RunName("lite0", (("augment", "aligned"), ("lr", "0.0003")), 3, 1, True)
+    assert name == RunName("lite0", (("augment", "aligned"), ("lr", "0.0003")), 3, 1, ("+corrected",))
     assert name.recipe == "lite0~augment=aligned~lr=0.0003@3#1"
     assert name.changes == {"augment": "aligned", "lr": 0.0003, "epochs": 3}
+    both = parse_run_name("lite0#1+corrected+pseudo")
+    assert both.corrected and both.pseudo and both.recipe == "lite0#1" and not name.pseudo
     assert parse_run_name("lite0#1").changes == {} == parse_run_name("lite0").changes
 
 
 SEED = "what follows # is a seed, a whole number from 1 to 4294967295"
-FORM = "is no name of a run, which is recipe[~key=value]..[@epochs][#seed], in this order, and +corrected last"
+FORM = "is no name of a run, which is recipe[~key=value]..[@epochs][#seed], in this order, and +corrected, +pseudo last"
 FOLDER = "which takes letters, digits, '.', '-' and '_'; write a recipe of its own in src/recipes/"
 
 
@@ -108,6 +121,8 @@ FOLDER = "which takes letters, digits, '.', '-' and '_'; write a recipe of its o
         ("lite0#1@3", f"'lite0#1@3' {FORM}"),
         ("lite0+corrected#1", f"'lite0+corrected#1' {FORM}"),
         ("lite0+x", f"'lite0+x' {FORM}"),
+        ("lite0+pseudo+corrected", f"'lite0+pseudo+corrected' {FORM}"),
+        ("lite0+pseudo+pseudo", f"'lite0+pseudo+pseudo' {FORM}"),
         ("lite0#0", "recipe 'lite0#0': without # the seed is 0, or what --seed says; leave #0 out"),
         ("lite0#01", f"recipe 'lite0#01': {SEED}"),
         ("lite0#", f"recipe 'lite0#': {SEED}"),

@@ -5,10 +5,10 @@
     runs/<recipe>/oof.csv     the folds' OOF joined: each train id exactly once
     runs/label_issues.csv     labels that are likely wrong, see ensemble/label_issues.py
 
-A recipe that learned from corrected labels has a folder of its own, runs/<recipe>+corrected/, so that before and after
-can be compared; its run.json holds the corrections. A run's name is its folder's, see models/run_name.py: lite0,
-lite0#1, lite0+corrected. The runs of another target than the label lie under targets/<target>/, the `root` of the
-functions here (`Task.directory`).
+A recipe that learned from corrected labels or from pseudo-labels has a folder of its own, runs/<recipe>+corrected/ or
+runs/<recipe>+pseudo/, so that before and after can be compared; its run.json holds the corrections, or the runs that
+labelled the test images. A run's name is its folder's, see models/run_name.py: lite0, lite0#1, lite0+corrected. The
+runs of another target than the label lie under targets/<target>/, the `root` of the functions here (`Task.directory`).
 
 `run.json` is written last and holds the sha256 of every other file, so a fold is finished exactly when it has one, and
 a file that was torn or edited afterwards is found before it is used.
@@ -29,7 +29,7 @@ from safetensors.numpy import load_file, save
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.folds import Folds
 from facefold.models.recipe import load_recipe, load_recipes, recipe_names
-from facefold.models.run_name import CORRECTED_SUFFIX, parse_run_name
+from facefold.models.run_name import parse_run_name, run_suffix
 from facefold.task import LABEL, Task, load_task, task_named
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
@@ -57,8 +57,8 @@ SUM_TOLERANCE = 1e-4  # of the probabilities of a row from one: what rounding le
 class Identity:
     """What must be equal for two runs to be the same run.
 
-    Hashes are sha256 in hex; that of the corrections is empty if there are none. target: the name of the task; task:
-    `Task.hash`.
+    Hashes are sha256 in hex; those of corrections and pseudo-labels are empty if there are none. target: the name of
+    the task; task: `Task.hash`.
     """
 
     recipe: str
@@ -69,11 +69,12 @@ class Identity:
     corrections: str = ""
     target: str = LABEL.name
     task: str = ""
+    pseudo: str = ""
 
     @property
     def name(self) -> str:
         """The run's folder under runs/."""
-        return self.recipe + (CORRECTED_SUFFIX if self.corrections else "")
+        return self.recipe + run_suffix(bool(self.corrections), bool(self.pseudo))
 
 
 _CAUSES = {
@@ -85,6 +86,7 @@ _CAUSES = {
     "corrections": "other corrections",
     "target": "another target",
     "task": "other classes",
+    "pseudo": "other pseudo-labels",
 }
 
 
@@ -143,7 +145,7 @@ def _holds_run(folder: Path) -> bool:
             run = read_json(fold / "run.json")
         except InputError:
             continue
-        return f"{run.get('recipe')}{CORRECTED_SUFFIX if _recorded(run, 'corrections') else ''}" == folder.name
+        return _recorded_name(run) == folder.name
     with suppress(InputError):
         return bool(folds) and parse_run_name(folder.name).stem in recipe_names()
     return False
@@ -166,7 +168,7 @@ def require_distinct(seeds: dict[str, int]) -> None:
 
 
 def current_identity(name: str, folds: Folds, images_hash: str) -> Identity:
-    """Return what a run of this name must agree with now; seed and corrections are its own, see `load_member`."""
+    """Return what a run of this name must agree with now; seed and labels are its own, see `load_member`."""
     recipe = load_recipe(parse_run_name(name).recipe)
     return Identity(recipe.name, recipe.hash, folds.hash, images_hash, 0, "", folds.target.name, folds.target.hash)
 
@@ -182,7 +184,7 @@ def load_run_corrections(run: dict) -> Corrections:
     corrections = Corrections(run.get("corrected", {}))
     if corrections.hash != _recorded(run, "corrections"):
         raise InputError(
-            f"runs/{run['recipe']}{CORRECTED_SUFFIX}: the corrections in a run.json were edited, or come from an "
+            f"runs/{_recorded_name(run)}: the corrections in a run.json were edited, or come from an "
             "earlier version of this program; delete the folder and train it again"
         )
     return corrections
@@ -285,12 +287,12 @@ def load_member(root: Path, identity: Identity | None, name: str, folds: Folds, 
     """Join a run's folds by id.
 
     Raise `InputError` naming the run if folds are missing, stale, damaged, of different seeds or pretrained weights, if
-    their ids are not those of folds/ and test.csv, or if corrections and the suffix of the folder do not go together.
+    their ids are not those of folds/ and test.csv, or if the labels and the suffix of the folder do not go together.
 
     Args:
         root: The folder that holds runs/.
-        identity: What the run must agree with, but for seed and corrections, which are taken from the name, or from
-            the run where the name does not say; None for whatever the folds agree on among themselves.
+        identity: What the run must agree with, but for seed, corrections and pseudo-labels, which are taken from the
+            name, or from the run where the name does not say; None for whatever the folds agree on among themselves.
         name: Of the run.
         folds: The folds it was trained on.
         test_ids: In the order of test.csv.
@@ -308,9 +310,12 @@ def load_member(root: Path, identity: Identity | None, name: str, folds: Folds, 
         if identity is None:
             identity = Identity(**{field.name: _recorded(run, field.name) for field in fields(Identity)})
         first = runs[0] if runs else run
-        own = (_recorded(first, "corrections") or "none") if parts.corrected else ""
-        seed = parts.seed or first.get("seed")
-        require_current(directory, run, replace(identity, seed=seed, corrections=own))
+        own = {
+            "seed": parts.seed or first.get("seed"),
+            "corrections": (_recorded(first, "corrections") or "none") if parts.corrected else "",
+            "pseudo": (_recorded(first, "pseudo") or "none") if parts.pseudo else "",
+        }
+        require_current(directory, run, replace(identity, **own))
         _require_intact(directory)
         valid_ids = folds.table.loc[folds.table["fold"] == k, "id"]
         oof.append(_load_by_id(directory / "oof.csv", folds.target, valid_ids, "the validation rows of that fold"))
@@ -443,14 +448,20 @@ def _load_by_id(path: Path, target: Task, expected: Collection[str], source: str
 
 
 def _recorded(run: dict, name: str) -> object:
-    """Return a field of the identity in run.json or a checkpoint; old ones lack the last three."""
-    return run.get(name, {"corrections": "", "target": LABEL.name, "task": ""}.get(name))
+    """Return a field of the identity in run.json or a checkpoint; old ones lack the last four."""
+    return run.get(name, {"corrections": "", "target": LABEL.name, "task": "", "pseudo": ""}.get(name))
+
+
+def _recorded_name(run: dict) -> str:
+    """Return the name of the run of a run.json."""
+    return f"{run.get('recipe')}{run_suffix(bool(_recorded(run, 'corrections')), bool(_recorded(run, 'pseudo')))}"
 
 
 def _options(name: str, target: Task) -> str:
     """Return the options of train.py that train the run of this name."""
     parts = parse_run_name(name)
-    return f"--recipe {parts.recipe}{target.option}" + (" --corrections FILE" if parts.corrected else "")
+    labels = " --corrections FILE" * parts.corrected + " --pseudo RUNS" * parts.pseudo
+    return f"--recipe {parts.recipe}{target.option}{labels}"
 
 
 def _digest(run: dict) -> str:

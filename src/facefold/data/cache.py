@@ -75,6 +75,17 @@ def open_cache(competition: Competition, split: str, size: int) -> ImageCache:
     return ImageCache(competition.ids(split), NpyRows([path for path, _ in _shards(competition, split, size)]))
 
 
+def join_caches(first: ImageCache, second: ImageCache) -> ImageCache:
+    """Return the images of both caches as one: first those of `first`, whose rows keep their numbers.
+
+    The ids of train and test differ, which `load_competition` checks.
+    """
+    ids = [*first.ids, *second.ids]
+    if isinstance(first.pixels, NpyRows) and isinstance(second.pixels, NpyRows):
+        return ImageCache(ids, NpyRows([*first.pixels.sources, *second.pixels.sources]))
+    return ImageCache(ids, np.concatenate([first.pixels, second.pixels]))
+
+
 def missing_cache_bytes(competition: Competition, size: int) -> int:
     """Return how many bytes `build_caches` will write."""
     return 3 * size**2 * sum(_count_missing(competition, split, size) for split in SPLITS)

@@ -1,6 +1,7 @@
 """Activations of a network's frozen stages for each image, computed once for all folds and epochs.
 
-    cache/frozen/<run>/<key>/<split>_<view>.npy   float16 (n, h, w, C), rows in the order of the split's csv
+    cache/frozen/<run>/<key>/<split>_<view>.npy   float16 (n, h, w, C), rows in the order of the split's csv; the split
+                                                  train_test of a run that trains on both has those of both
 
 A view is `plain`, `mirror` or an augmented copy of all images, `epoch_<e>`; h and w are 1 if the frozen stages end in a
 pooling. All folds share an augmented copy, because the augmentation of an image in epoch e depends on (seed, e, id)

@@ -173,10 +173,10 @@ def load_recipe(text: str) -> Recipe:
     if name.stem in names and (name.stem == "blend" or re.search("[~@#+]", name.stem)):
         raise InputError(
             f"{RECIPES_DIR / name.stem}.toml: the report calls the blend so, and ~, @, # and + mark variants, epochs, "
-            "seeds and corrected runs; give it another name"
+            "seeds and runs on other labels; give it another name"
         )
-    if name.corrected or name.stem not in names:
-        raise InputError(f"there is no recipe '{text if name.corrected else name.stem}'; there are: {', '.join(names)}")
+    if name.suffixes or name.stem not in names:
+        raise InputError(f"there is no recipe '{text if name.suffixes else name.stem}'; there are: {', '.join(names)}")
     path = RECIPES_DIR / f"{name.stem}.toml"
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))

@@ -120,13 +120,18 @@ def install_command(package: str) -> str:
     return f"pip install --no-deps --force-reinstall {what}"
 
 
-def check_disk_space(target_root: Path, competition: Competition, recipes: Sequence[Recipe]) -> str:
+def check_disk_space(
+    target_root: Path, competition: Competition, recipes: Sequence[Recipe], pseudo: bool = False
+) -> str:
     """Check that the disk has room for the cache and the frozen stages of `recipes`; return what it found, in words.
+
+    pseudo: whether the recipes train on the test images as well.
 
     Weights and predictions are small next to these. What the frozen stages of a recipe left may still be there while
     those of the next one are computed. Raise `InputError` if there is too little room.
     """
-    sizes = _feature_bytes(recipes, len(competition.train), len(competition.test))
+    train_rows = len(competition.train) + pseudo * len(competition.test)
+    sizes = _feature_bytes(recipes, train_rows, len(competition.test))
     most = max((first + second for first, second in pairwise([0, *sizes])), default=0)
     present = sum(path.stat().st_size for path in (target_root / "cache" / "frozen").rglob("*.npy"))
     images = sum(missing_cache_bytes(competition, size) for size in {recipe.size for recipe in recipes})

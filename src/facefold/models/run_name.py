@@ -1,9 +1,12 @@
 """The names of runs: which recipe, with which settings, epochs, seed and labels. One spelling per run.
 
-    <stem>[~<key>=<value>]..[@<epochs>][#<seed>][+corrected]    lite0   lite0~lr=0.0003~size=160@3#1   lite0+corrected
+    <stem>[~<key>=<value>]..[@<epochs>][#<seed>][+corrected][+pseudo]
 
-The keys of a variant are sorted, and its values are written in one way, so that a run has one folder. A shell passes
-`~` and `#` on as they are inside a word.
+    lite0   lite0~lr=0.0003~size=160@3#1   lite0+corrected   lite0#1+pseudo
+
+The suffixes say what a run learned from that is no part of the recipe; `SUFFIXES` has all of them in their order. The
+keys of a variant are sorted, and its values are written in one way, so that a run has one folder. A shell passes `~`
+and `#` on as they are inside a word.
 """
 
 import re
@@ -13,11 +16,15 @@ from dataclasses import dataclass, replace
 
 from facefold.utils.errors import InputError
 
-CORRECTED_SUFFIX = "+corrected"
+CORRECTED_SUFFIX, PSEUDO_SUFFIX = "+corrected", "+pseudo"
+SUFFIXES = (CORRECTED_SUFFIX, PSEUDO_SUFFIX)  # in the order of a name
 MAX_SEED = 2**32 - 1  # what numpy and scikit-learn take
 MAX_LENGTH = 200  # of a variant's name, in characters: a file system takes 255 bytes
 
-_NAME = re.compile(r"([^~@#+]+)((?:~[^~@#+]*)*)(?:@([^~@#+]*))?(?:#([^~@#+]*))?(\+corrected)?")
+_NAME = re.compile(
+    r"([^~@#+]+)((?:~[^~@#+]*)*)(?:@([^~@#+]*))?(?:#([^~@#+]*))?"
+    + "".join(f"({re.escape(suffix)})?" for suffix in SUFFIXES)
+)
 _KEY, _VALUE = re.compile("[a-z_]+"), re.compile("[A-Za-z0-9._-]+")
 
 
@@ -26,25 +33,36 @@ class RunName:
     """The parts of a run's name, which `str` puts together.
 
     stem: of the file src/recipes/<stem>.toml. settings: (key, value as it is written), sorted by key. epochs, seed:
-    None where the name has none: then they are those of the recipe and of --seed. corrected: whether the labels are.
+    None where the name has none: then they are those of the recipe and of --seed. suffixes: of `SUFFIXES`, in their
+    order.
     """
 
     stem: str
     settings: tuple[tuple[str, str], ...] = ()
     epochs: int | None = None
     seed: int | None = None
-    corrected: bool = False
+    suffixes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         settings = "".join(f"~{key}={value}" for key, value in self.settings)
         epochs = "" if self.epochs is None else f"@{self.epochs}"
         seed = "" if self.seed is None else f"#{self.seed}"
-        return self.stem + settings + epochs + seed + (CORRECTED_SUFFIX if self.corrected else "")
+        return self.stem + settings + epochs + seed + "".join(self.suffixes)
 
     @property
     def recipe(self) -> str:
-        """The name that --recipe takes; a run of corrected labels takes --corrections as well."""
-        return str(replace(self, corrected=False))
+        """The name that --recipe takes; each suffix stands for another option, such as --corrections."""
+        return str(replace(self, suffixes=()))
+
+    @property
+    def corrected(self) -> bool:
+        """Whether the run learned from corrected labels."""
+        return CORRECTED_SUFFIX in self.suffixes
+
+    @property
+    def pseudo(self) -> bool:
+        """Whether the run learned from pseudo-labels."""
+        return PSEUDO_SUFFIX in self.suffixes
 
     @property
     def changes(self) -> dict[str, bool | int | float | str]:
@@ -59,9 +77,9 @@ def parse_run_name(text: str) -> RunName:
     if not match:
         raise InputError(
             f"'{text}' is no name of a run, which is recipe[~key=value]..[@epochs][#seed], in this order, and "
-            f"{CORRECTED_SUFFIX} last"
+            f"{', '.join(SUFFIXES)} last"
         )
-    stem, settings, epochs, seed, corrected = match.groups()
+    stem, settings, epochs, seed, *suffixes = match.groups()
     if epochs is not None and not _is_number(epochs):
         raise InputError(f"recipe '{text}': what follows @ is a number of epochs")
     if seed == "0":
@@ -72,8 +90,13 @@ def parse_run_name(text: str) -> RunName:
     if "epochs" in dict(variant):
         raise InputError(f"recipe '{text}': the number of epochs follows @, as in {stem}@3")
     return _require_spelling(
-        text, RunName(stem, variant, epochs and int(epochs), seed and int(seed), corrected is not None)
+        text, RunName(stem, variant, epochs and int(epochs), seed and int(seed), tuple(filter(None, suffixes)))
     )
+
+
+def run_suffix(corrected: bool, pseudo: bool) -> str:
+    """Return what follows the recipe in the name of a run that learned from corrected labels or from pseudo-labels."""
+    return CORRECTED_SUFFIX * corrected + PSEUDO_SUFFIX * pseudo
 
 
 def add_settings(name: RunName, options: Iterable[str]) -> RunName:

@@ -15,7 +15,7 @@ def origin(facts: dict, folds: Folds, members: list[Member]) -> dict[str, Any]:
     """Return the commands, and the versions and settings of everything that went in; facts: blend.json."""
     runs = [run for member in members for run in member.runs]
     return {
-        "commands": _commands(facts, folds),
+        "commands": _commands(facts, folds, {member.name: pseudo_options(member) for member in members}),
         "versions": sorted({pair for run in runs for pair in run.get("versions", {}).items()}),
         "settings": {
             member.name: _changed_settings(member.runs[0]["settings"])
@@ -25,7 +25,13 @@ def origin(facts: dict, folds: Folds, members: list[Member]) -> dict[str, Any]:
     }
 
 
-def _commands(facts: dict, folds: Folds) -> list[str]:
+def pseudo_options(member: Member) -> str:
+    """Return the options of train.py for the runs that labelled the test images; empty without pseudo-labels."""
+    pseudo = member.runs[0].get("pseudo_labels")
+    return f" --pseudo {','.join(sorted(pseudo['test_sha256']))} --pseudo-weight {pseudo['weight']:g}" if pseudo else ""
+
+
+def _commands(facts: dict, folds: Folds, pseudo: dict[str, str]) -> list[str]:
     options = facts["options"]
     target = Task.from_facts(facts["task"]).option
     method = parse_method(facts["folds"]["method"])
@@ -34,10 +40,15 @@ def _commands(facts: dict, folds: Folds) -> list[str]:
     for member in facts["members"]:
         name = parse_run_name(member["recipe"])
         seed = f" --seed {member['seed']}" if name.seed is None else ""
-        recipes.setdefault(seed + (" --corrections FILE" if name.corrected else ""), []).append(name.recipe)
+        more = seed + " --corrections FILE" * name.corrected + pseudo[member["recipe"]]
+        recipes.setdefault(more, []).append(name.recipe)
     return [
         f"python src/split.py{target}{count} --seed {folds.seed}{method.options}",
-        *(f"python src/train.py{target} --recipe {','.join(names)}{more}" for more, names in recipes.items()),
+        # Those that need the predictions of others come after them.
+        *(
+            f"python src/train.py{target} --recipe {','.join(names)}{more}"
+            for more, names in sorted(recipes.items(), key=lambda item: "--pseudo" in item[0])
+        ),
         f"python src/blend.py{target} --recipes {','.join(options['recipes'])} --method {options['method']} "
         f"--weights '{options['weights']}'"
         + "".join(f" --use-{name}" for name in options["leaks"])

@@ -7,7 +7,6 @@ from functools import cached_property
 
 import cv2
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -158,18 +157,26 @@ class EpochSampler(Sampler[tuple[int, np.ndarray]]):
 
 
 class TrainDataset(Dataset[tuple[Tensor, Tensor]]):
-    """`dataset[epoch, rows]`: what the network reads of these rows of the table, augmented, and labels (N,)."""
+    """`dataset[epoch, rows]`: what the network reads of these rows, augmented, and their labels.
+
+    Args:
+        ids: Of the rows (n,), among those of `images`.
+        labels: Of the rows (n, ..).
+        images: The cache that the rows are in.
+        augmented: Gives its images.
+        features: Of the same cache, in place of the images.
+    """
 
     def __init__(
         self,
-        table: pd.DataFrame,
+        ids: list[str],
+        labels: Tensor,
         images: ImageCache,
         augmented: AugmentedImages,
         features: FeatureCache | None = None,
-        label_dtype: torch.dtype = torch.float32,
     ):
-        self._labels = torch.tensor(table["label"].to_numpy(), dtype=label_dtype)
-        self._cache_rows = images.rows(table["id"].tolist())
+        self._labels = labels
+        self._cache_rows = images.rows(ids)
         self.images, self._augmented, self._features = images, augmented, features
         # The epoch's activations, opened once: an open file outlives its name.
         self._open: tuple[int, NpyRows | None] = (-1, None)

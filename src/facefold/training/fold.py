@@ -32,6 +32,7 @@ from facefold.training.dataset import AugmentedImages, ImageSource, TrainDataset
 from facefold.training.loss import Loss, make_loss
 from facefold.training.outputs import predict_batches
 from facefold.training.schedule import Schedule
+from facefold.training.soft_labels import SoftLabels, training_targets
 from facefold.training.step import TrainingStep
 from facefold.utils.console import no_bar, print_progress
 from facefold.utils.errors import InputError
@@ -46,7 +47,8 @@ class FoldTask:
 
     train: id, label (index of the class, or value), group; valid: id, label. seed and fold name the random draws.
     identity: of the run, `runs.Identity` as a dict. feature_dir: the folder for the activations of frozen stages,
-    shared by the run's folds.
+    shared by the run's folds. soft: labels of test images that are trained on as well; then `train_images` holds the
+    train images and the test images.
     """
 
     recipe: Recipe
@@ -61,6 +63,7 @@ class FoldTask:
     feature_dir: Path
     weights_dir: Path | None = None
     target: Task = LABEL
+    soft: SoftLabels | None = None
 
     def __str__(self) -> str:
         return f"{self.recipe.name} fold {self.fold}"
@@ -168,15 +171,14 @@ class FoldTrainer:
         self.images = ImageSource(task.train_images, device)
         self.features = open_feature_caches(task, self.model, self.meta.weights_source, self.precision, self.images)
         augmented = AugmentedImages(self.images, recipe, task.seed)
-        dataset = TrainDataset(
-            train, task.train_images, augmented, self.features.get("train"), self.loss_fn.label_dtype
-        )
-        self.batch = min(recipe.batch, len(train))
+        ids, targets, batch_loss = training_targets(train, task.soft, self.loss_fn)
+        dataset = TrainDataset(ids, targets, task.train_images, augmented, self.features.get("train"))
+        self.batch = min(recipe.batch, len(dataset))
         order_seed = derive_seed(task.seed, task.fold, "order")
         self.batches, self.sampler = train_batches(dataset, recipe, self.batch, order_seed, device, loader_workers)
         self.schedule = Schedule(recipe, self.optimizer, len(self.batches))
         self.training_step = TrainingStep(
-            self.model, self.optimizer, self.scaler, self.precision, recipe, self.loss_fn, self.meta.accumulate
+            self.model, self.optimizer, self.scaler, self.precision, recipe, batch_loss, self.meta.accumulate
         )
         self.best: dict[str, Tensor] = {}
         if checkpoint:
@@ -379,10 +381,12 @@ def open_feature_caches(
     folder = feature_dir(task.feature_dir, recipe, task.seed, task.identity["images_hash"], source, precision, device)
     # Only train images have augmented views.
     augmented = AugmentedImages(images, recipe, task.seed) if recipe.changes_images else None
-    splits = (("train", task.train_images), ("test", task.test_images))
+    # With pseudo-labels the train images are followed by the test images, in files of another name.
+    train = "train_test" if task.identity.get("pseudo") else "train"
+    splits = (("train", train, task.train_images), ("test", "test", task.test_images))
     return {
-        split: FeatureCache(folder, split, cache, model.frozen_stages, device, precision, augmented, recipe.views)
-        for split, cache in splits
+        split: FeatureCache(folder, file, cache, model.frozen_stages, device, precision, augmented, recipe.views)
+        for split, file, cache in splits
     }
 
 

@@ -4,15 +4,16 @@ Their `run` imports what trains, so that a process that only plans and starts th
 """
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facefold.data.cache import open_cache
+from facefold.data.cache import join_caches, open_cache
 from facefold.data.competition import SPLITS, load_competition
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.embeddings import load_embeddings
 from facefold.data.folds import load_folds
+from facefold.data.pseudo_labels import NO_PSEUDO_LABELS, PseudoLabels
 from facefold.models.recipe import Recipe, view_names
 from facefold.runs import (
     CHECKPOINT_FILE,
@@ -73,8 +74,9 @@ class FeatureJob:
 class FoldJob:
     """Train one fold of a run and seal it.
 
-    loader_workers: processes that augment images. tensorboard: whether to write its learning curve as event files.
-    waits: whether to wait for another process that trains this fold, which is an `InputError` otherwise.
+    pseudo: the runs whose predictions of the test images are learned from as well, none by default. loader_workers:
+    processes that augment images. tensorboard: whether to write its learning curve as event files. waits: whether to
+    wait for another process that trains this fold, which is an `InputError` otherwise.
     """
 
     root: Path
@@ -86,6 +88,7 @@ class FoldJob:
     loader_workers: int
     tensorboard: bool = False
     waits: bool = False
+    pseudo: PseudoLabels = NO_PSEUDO_LABELS
 
     def __str__(self) -> str:
         return f"{self.identity.name} fold {self.fold}"
@@ -96,6 +99,7 @@ class FoldJob:
         from facefold.training.fold import train_fold
         from facefold.training.machine import reset_peak_memory
         from facefold.training.predict import predict_fold
+        from facefold.training.soft_labels import load_soft_labels
 
         target = load_task(self.root, self.identity.target)
         target_root = target.directory(self.root)
@@ -106,6 +110,9 @@ class FoldJob:
                 return
             reset_peak_memory(device)
             task = fold_task(self.root, self.recipe, self.identity, self.fold, self.weights_dir, self.corrections)
+            if self.pseudo.makers:
+                soft = load_soft_labels(target_root, self.pseudo, self.fold, target, task.test_images.ids)
+                task = replace(task, soft=soft)
             if self.recipe.classifier:
                 trained = fit_fold(task, device, events)
             else:
@@ -115,7 +122,8 @@ class FoldJob:
             write_history(directory, result.history)
             write_predictions(directory, "oof", task.valid["id"].tolist(), result.oof_prob, result.oof_features, target)
             write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features, target)
-            seal_fold(directory, self.identity, result.facts, self.corrections)
+            facts = {**result.facts, "pseudo_labels": self.pseudo.facts}
+            seal_fold(directory, self.identity, facts, self.corrections)
             task.checkpoint.unlink(missing_ok=True)  # a classifier has none
         remove_feature_caches(self.root, self.identity, load_folds(self.root, target).k)
 
@@ -144,7 +152,7 @@ def fold_task(
         seed=identity.seed,
         train=corrections.apply(table[~held_out]),
         valid=table[held_out],
-        train_images=images["train"],
+        train_images=join_caches(images["train"], images["test"]) if identity.pseudo else images["train"],
         test_images=images["test"],
         checkpoint=fold_dir(target.directory(root), identity.name, fold) / CHECKPOINT_FILE,
         identity=asdict(identity),

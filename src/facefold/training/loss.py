@@ -5,16 +5,17 @@
     MAELoss          a number: standard deviations from the mean of the training rows; mean absolute error
 
 Each has `metric`, its name, `history_column`, its column in the learning curve, `difference`, how a change of what
-`comparable` returns is stated, and `label_dtype`, that of the labels of a batch.
+`comparable` returns is stated, and `label_dtype`, that of the labels of a batch. `WeightedLoss` is one of these over
+rows of different weights.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, l1_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, l1_loss, one_hot
 
 from facefold.models.recipe import Recipe
 from facefold.task import Task
@@ -29,6 +30,10 @@ class _CrossEntropy:
     metric: ClassVar[str] = "accuracy"
     history_column: ClassVar[str] = "valid_acc"
     difference: ClassVar[str] = "a probability of {:.3f}"
+
+    def unsmoothed(self) -> Self:
+        """Return the same loss for labels that have been smoothed."""
+        return replace(self, smoothing=0.0)
 
     def run_facts(self, loss: float, metric: float) -> dict:
         """Return the scores for run.json."""
@@ -45,9 +50,14 @@ class BinaryLoss(_CrossEntropy):
 
     label_dtype: ClassVar[torch.dtype] = torch.float32
 
-    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean loss () of outputs (N,) and labels float32 (N,)."""
-        return binary_cross_entropy_with_logits(outputs, labels * (1 - self.smoothing) + 0.5 * self.smoothing)
+    def __call__(self, outputs: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+        """Return the mean loss () of outputs (N,) and labels float32 (N,), or with "none" that of each row (N,)."""
+        targets = labels * (1 - self.smoothing) + 0.5 * self.smoothing
+        return binary_cross_entropy_with_logits(outputs, targets, reduction=reduction)
+
+    def soften(self, labels: Tensor, outputs: int) -> Tensor:
+        """Return smoothed labels float32 (n, 1), of labels (n,)."""
+        return labels[:, None] * (1 - self.smoothing) + 0.5 * self.smoothing
 
     def comparable(self, outputs: Tensor) -> Tensor:
         """Return what forms of inference are compared by: the probabilities of label 1 (n,)."""
@@ -69,9 +79,16 @@ class MulticlassLoss(_CrossEntropy):
 
     label_dtype: ClassVar[torch.dtype] = torch.int64
 
-    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean loss () of outputs (N, C) and labels, int64 (N,) or shares of the classes float32 (N, C)."""
-        return cross_entropy(outputs, labels, label_smoothing=self.smoothing)
+    def __call__(self, outputs: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+        """Return the mean loss () of outputs (N, C) and labels, or with "none" that of each row (N,).
+
+        labels: int64 (N,), or shares of the classes float32 (N, C).
+        """
+        return cross_entropy(outputs, labels, label_smoothing=self.smoothing, reduction=reduction)
+
+    def soften(self, labels: Tensor, outputs: int) -> Tensor:
+        """Return smoothed labels as shares of the `outputs` classes, float32 (n, C), of labels int64 (n,)."""
+        return one_hot(labels, outputs) * (1 - self.smoothing) + self.smoothing / outputs
 
     def comparable(self, outputs: Tensor) -> Tensor:
         """Return what forms of inference are compared by: the probabilities (n, C)."""
@@ -102,9 +119,20 @@ class MAELoss:
     difference: ClassVar[str] = "{:.3f} standard deviations"
     label_dtype: ClassVar[torch.dtype] = torch.float32
 
-    def __call__(self, outputs: Tensor, values: Tensor) -> Tensor:
-        """Return the mean absolute error () of outputs (N,) in standard deviations; values float32 (N,)."""
-        return l1_loss(outputs, (values - self.mean) / self.std)
+    def __call__(self, outputs: Tensor, values: Tensor, reduction: str = "mean") -> Tensor:
+        """Return the mean absolute error () of outputs (N,), or with "none" that of each row (N,).
+
+        It is in standard deviations; values: float32 (N,).
+        """
+        return l1_loss(outputs, (values - self.mean) / self.std, reduction=reduction)
+
+    def soften(self, values: Tensor, outputs: int) -> Tensor:
+        """Return the values (n, 1): there is nothing to smooth."""
+        return values[:, None]
+
+    def unsmoothed(self) -> "MAELoss":
+        """Return this loss: there is nothing to smooth."""
+        return self
 
     def comparable(self, outputs: Tensor) -> Tensor:
         """Return what forms of inference are compared by: the outputs (n,) themselves."""
@@ -132,6 +160,22 @@ class MAELoss:
 
 
 Loss = BinaryLoss | MulticlassLoss | MAELoss
+
+
+@dataclass(frozen=True)
+class WeightedLoss:
+    """The loss of rows that have a soft label and a weight.
+
+    It is sum(weight * loss) / N, not divided by the sum of the weights: then a train row counts the same whichever rows
+    share its batch, and parts of a batch add up to the step of the whole batch (`TrainingStep`).
+    """
+
+    loss_fn: Loss
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss () of outputs (N,) or (N, C) and targets float32 (N, C + 1): soft labels, then the weight."""
+        labels, weights = targets[:, :-1].reshape(outputs.shape), targets[:, -1]
+        return (weights * self.loss_fn(outputs, labels, "none")).mean()
 
 
 def make_loss(target: Task, recipe: Recipe, values: np.ndarray) -> Loss:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from facefold.models.build import Net
 from facefold.models.precision import Precision
 from facefold.models.recipe import Recipe
-from facefold.training.loss import Loss
+from facefold.training.loss import Loss, WeightedLoss
 
 MIN_ROWS = 2  # of a part: batch norm needs two
 
@@ -26,7 +26,7 @@ class TrainingStep:
         scaler: Scales the loss for float16; disabled for other formats.
         precision: The number format of the forward pass.
         recipe: Gives clip and compile.
-        loss_fn: Maps outputs and labels to the mean loss.
+        loss_fn: Maps outputs and labels to the mean loss of the rows.
         accumulate: Parts of a batch to begin with.
     """
 
@@ -37,7 +37,7 @@ class TrainingStep:
         scaler: torch.amp.GradScaler,
         precision: Precision,
         recipe: Recipe,
-        loss_fn: Loss,
+        loss_fn: Loss | WeightedLoss,
         accumulate: int = 1,
     ):
         self.net, self.optimizer, self.scaler, self.precision = net, optimizer, scaler, precision
@@ -45,7 +45,8 @@ class TrainingStep:
         self.forward = torch.compile(net.forward_inputs) if recipe.compile else net.forward_inputs
 
     def __call__(self, inputs: Tensor, labels: Tensor, report: Callable[[str], None] = print) -> Tensor:
-        """Take one step on inputs (N, ..), see `Net.forward_inputs`, and labels (N,).
+        """Take one step on inputs (N, ..), see `Net.forward_inputs`, and labels (N,), or
+        targets (N, C + 1), see `WeightedLoss`.
 
         Return the detached mean loss (). `report` gets a line when the batch is split. Raise torch.OutOfMemoryError if
         parts of `MIN_ROWS` rows are still too large.

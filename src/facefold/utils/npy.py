@@ -39,7 +39,12 @@ class NpyRows:
         self.dtype = first.dtype
 
     def __reduce__(self) -> tuple:
-        return NpyRows, ([part.source for part in self._parts],)
+        return NpyRows, (self.sources,)
+
+    @property
+    def sources(self) -> list[Path | BinaryIO]:
+        """The files, in the order of the rows."""
+        return [part.source for part in self._parts]
 
     def __len__(self) -> int:
         return self.shape[0]
