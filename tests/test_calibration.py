@@ -6,6 +6,7 @@ from scipy.special import expit
 
 from facefold.ensemble.calibration import fit_calibrated_mean, fit_logistic, fit_rank_mean
 from facefold.ensemble.members import Rows
+from facefold.ensemble.memo import keep_results
 from facefold.ensemble.scores import decide, log_loss, logit
 
 FOLD = np.arange(6000) % 5
@@ -77,3 +78,24 @@ def test_logistic_finds_what_drew_the_labels_and_survives_one_class():
     assert model.predict(np.array([[0.0], [100.0]])) == pytest.approx([expit(model.shift), 1])
     alone = fit_logistic(x[:8, None], np.ones(8, int))
     assert alone.coef.tolist() == [0] and alone.predict(x[:3, None]) == pytest.approx(0.9)
+
+
+def test_a_fit_is_kept_by_what_it_was_fitted_on_alone():
+    calls = []
+
+    @keep_results
+    def count(x, labels, c):
+        calls.append(c)
+        return len(calls)
+
+    x, labels = np.arange(6.0).reshape(3, 2), np.array([0, 1, 1])
+    assert count(x, labels, 1.0) == count(x.copy(), labels[::-1][::-1], 1.0) == 1
+    assert [
+        count(*args) for args in [(x.T, labels, 1.0), (x, labels, 2.0), (x + 1, labels, 1.0), (x, 1 - labels, 1.0)]
+    ] == [
+        2,
+        3,
+        4,
+        5,
+    ]
+    assert count(x.astype(np.float32), labels, 1.0) == 6 and count(x.reshape(2, 3), labels, 1.0) == 7

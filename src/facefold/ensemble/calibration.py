@@ -8,6 +8,7 @@ from sklearn import config_context
 from sklearn.linear_model import LogisticRegression
 
 from facefold.ensemble.members import Fitted, Rows, inner_folds
+from facefold.ensemble.memo import keep_results
 from facefold.ensemble.scores import log_loss, logit
 
 CALIBRATION_C = 100.0  # inverse strength of a calibration's ridge, which a few dozen rows feel and more do not
@@ -38,6 +39,11 @@ def fit_logistic(x: np.ndarray, labels: np.ndarray, c: float = 1.0, intercept: b
         c: The L2 penalty is |coef|^2 / 2c against the sum of the losses.
         intercept: Whether to fit a shift.
     """
+    return _fit_logistic(x, labels, c, intercept)
+
+
+@keep_results
+def _fit_logistic(x: np.ndarray, labels: np.ndarray, c: float, intercept: bool) -> LogisticModel:
     if len(np.unique(labels)) < 2:
         shift = float(logit((labels.sum() + 1) / (len(labels) + 2))) if intercept else 0.0
         return LogisticModel(np.zeros(x.shape[1]), shift)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from facefold.ensemble.memo import keep_results
 from facefold.ensemble.metrics import ACCURACY, Metric
 from facefold.ensemble.scores import row_losses
 
@@ -20,16 +21,21 @@ def search_greedy_weights(prob: np.ndarray, labels: np.ndarray, metric: Metric =
     curve) it is the log loss alone, which is smooth and costs least. The weights are the mean over the bags. The seed
     is fixed; six decimals are kept.
     """
+    return _search(prob, labels, metric, BAGS).copy()
+
+
+@keep_results
+def _search(prob: np.ndarray, labels: np.ndarray, metric: Metric, bags: int) -> np.ndarray:
     rows, members = prob.shape
     ones = labels == 1
     rng, weights = np.random.default_rng(_SEED), np.zeros(members)
-    for _ in range(BAGS):
+    for _ in range(bags):
         counts = np.bincount(rng.integers(0, rows, rows), minlength=rows)
         pool = draw_pool(members, rng)
         drawn = np.flatnonzero(counts)
         selected = _select(np.ascontiguousarray(prob.T[np.ix_(pool, drawn)]), ones[drawn], counts[drawn], metric)
         weights[pool] += selected / selected.sum()
-    return np.round(weights / BAGS, 6)
+    return np.round(weights / bags, 6)
 
 
 def draw_pool(members: int, rng: np.random.Generator) -> np.ndarray:
