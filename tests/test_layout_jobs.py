@@ -16,8 +16,8 @@ RECIPE = """
 backbone = "cnn3"
 size = 16
 width = 8
-batch = 8
-epochs = 30
+batch = 4
+epochs = 10
 lr = 5e-3
 augment = "none"
 """
