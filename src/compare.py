@@ -19,7 +19,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from facefold.cli import add_device_option, add_seed_option, build_parser, hold_root, path_argument, run_main
+from facefold.cli import (
+    add_device_option,
+    add_seed_option,
+    add_weights_dir_option,
+    build_parser,
+    hold_root,
+    run_main,
+)
 from facefold.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -41,12 +48,7 @@ def main() -> None:
         metavar="W[,W]",
         help="hub (default), package:<name> or none: one for all, or one each",
     )
-    parser.add_argument(
-        "--weights-dir",
-        type=path_argument,
-        metavar="DIR",
-        help="for hub: take them from DIR/<timm name>.safetensors or .pth",
-    )
+    add_weights_dir_option(parser)
     add_seed_option(parser, "of everything random in training (default: 0)")
     add_device_option(parser)
     parser.add_argument(

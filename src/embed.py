@@ -16,7 +16,7 @@ Kill it at any time: the same command continues at the last block of 512 images 
 import argparse
 import re
 
-from facefold.cli import add_device_option, build_parser, hold_root, path_argument, run_main
+from facefold.cli import add_device_option, add_weights_dir_option, build_parser, hold_root, run_main
 from facefold.utils.errors import InputError
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--backbone", metavar="NAME", help="timm's name")
     parser.add_argument("--size", type=int, help="side of the images in pixels, for --backbone (default: 224)")
     parser.add_argument("--weights", help="for --backbone: hub (default) or package:<name>")
-    parser.add_argument("--weights-dir", type=path_argument, metavar="DIR", help="for hub: DIR/<timm name>.safetensors")
+    add_weights_dir_option(parser)
     parser.add_argument("--function", metavar="MODULE:NAME", help="a function of yours")
     add_device_option(parser)
     args = parser.parse_args()

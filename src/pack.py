@@ -11,6 +11,8 @@ same, byte for byte. To try it here: python DIR/kernel/kernel.py INPUT OUTPUT, w
 below INPUT.
 """
 
+from pathlib import Path
+
 from facefold.cli import add_images_option, build_parser, images_options, path_argument, run_main
 from facefold.utils.errors import InputError
 
@@ -51,16 +53,10 @@ def main() -> None:
         staged_upload,
         write_metadata,
     )
-    from facefold.kaggle.submit import load_submission_log
     from facefold.training.predict import require_network, trained_recipe
 
     root, out = args.root.resolve(), args.out.resolve()
-    log = load_submission_log(root)
-    slug = args.competition or (log[-1].competition if log else "")
-    if not slug:
-        raise InputError(
-            "which competition? Name it with --competition SLUG: what follows /competitions/ in the address of its page"
-        )
+    slug = args.competition or last_competition(root)
     require_names(args.user, slug)
     if not args.no_wheels:
         require_wheels(args.python)
@@ -79,6 +75,17 @@ def main() -> None:
     names = ", ".join(member.name for member in members)
     print(f"packed {names} and {len(wheels)} wheels into {out} ({size / 1e6:.0f} MB); now:")
     print(f"  kaggle datasets create -p {out / 'dataset'} --dir-mode zip\n  kaggle kernels push -p {out / 'kernel'}")
+
+
+def last_competition(root: Path) -> str:
+    """Return the competition of the last upload. Raise `InputError` if there was none."""
+    from facefold.kaggle.submit import load_submission_log
+
+    if log := load_submission_log(root):
+        return log[-1].competition
+    raise InputError(
+        "which competition? Name it with --competition SLUG: what follows /competitions/ in the address of its page"
+    )
 
 
 if __name__ == "__main__":

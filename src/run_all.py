@@ -33,6 +33,7 @@ from facefold.cli import (
     add_seed_option,
     add_settings_option,
     add_target_option,
+    add_weights_dir_option,
     build_parser,
     check_competition_options,
     check_engine_options,
@@ -69,9 +70,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, metavar="K", help="default: as many as there are, else 5")
     add_seed_option(parser, "of the folds and of training (default: that of existing folds, else 0)", default=None)
     add_device_option(parser)
-    parser.add_argument(
-        "--weights-dir", type=path_argument, metavar="DIR", help="pretrained weights as local files, see train.py"
-    )
+    add_weights_dir_option(parser)
     parser.add_argument(
         "--corrections", type=path_argument, metavar="FILE", help="training rows to drop or relabel, see clean.py"
     )
@@ -132,13 +131,11 @@ class Job:
         """Audit and split; return the recipes to train."""
         from facefold.data.competition import is_empty
         from facefold.models.recipe import load_recipes
-        from facefold.models.requirements import install_missing_weights, require_trainable
 
         args = self.args
         named = load_recipes(args.recipes, args.settings) if args.recipes else None
         if named:
-            install_missing_weights(named)
-            require_trainable(named, self.target, args.weights_dir)
+            self.require(named)
         if args.tensorboard:
             from facefold.training.curves import require_tensorboard
 
@@ -150,10 +147,16 @@ class Job:
         args.target = load_task(self.root, args.target.name)  # the audit has just inferred it
         recipes = named or self.profile_recipes()
         if not named:
-            install_missing_weights(recipes)
-            require_trainable(recipes, self.target, args.weights_dir)
+            self.require(recipes)
         self.step("split", *given_options({"--folds": args.folds, "--seed": args.seed}))
         return recipes
+
+    def require(self, recipes: list[Recipe]) -> None:
+        """Install the weights that the recipes need where that is ours to do, and check that they can be trained."""
+        from facefold.models.requirements import install_missing_weights, require_trainable
+
+        install_missing_weights(recipes)
+        require_trainable(recipes, self.target, self.args.weights_dir)
 
     def profile_recipes(self) -> list[Recipe]:
         from facefold.data.synthetic import is_synthetic

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 from facefold.cli import (
     add_device_option,
     add_seed_option,
+    add_weights_dir_option,
     build_parser,
     hold_root,
-    path_argument,
     recipe_list,
     run_main,
     run_step,
@@ -47,12 +47,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=20, metavar="N", help="at most (default: 20)")
     parser.add_argument("--budget", metavar="90m|1.5h", help="start no trial that would end later than this")
     parser.add_argument("--score", action="store_true", help="compare the best with the recipe on the other folds")
-    parser.add_argument(
-        "--weights-dir",
-        type=path_argument,
-        metavar="DIR",
-        help="take pretrained weights from DIR/<timm name>.safetensors",
-    )
+    add_weights_dir_option(parser)
     add_seed_option(parser, "of training and of the trials that are drawn (default: 0)")
     add_device_option(parser)
     parser.add_argument(
@@ -101,6 +96,7 @@ def plan_trials(args: argparse.Namespace) -> list[SweepJob]:
     from facefold.data.competition import load_competition
     from facefold.data.folds import load_folds
     from facefold.models.requirements import require_trainable
+    from facefold.models.run_name import parse_run_name
     from facefold.runs import current_identity
     from facefold.task import load_task
     from facefold.training.sweep import SweepJob, parse_grid, sweep_recipes
@@ -120,7 +116,9 @@ def plan_trials(args: argparse.Namespace) -> list[SweepJob]:
     root, weights_dir = args.root.resolve(), args.weights_dir and args.weights_dir.resolve()
     jobs = []
     for recipe in recipes:
-        identity = replace(current_identity(recipe.name, folds, images_hash), seed=args.seed)
+        identity = replace(
+            current_identity(recipe.name, folds, images_hash), seed=parse_run_name(recipe.name).seed or args.seed
+        )
         jobs.append(SweepJob(root, args.recipe, recipe, identity, args.fold, weights_dir))
     return jobs
 
@@ -156,32 +154,23 @@ def train_options(args: argparse.Namespace, names: str) -> list[str]:
 
 def score_best(args: argparse.Namespace, best: str) -> None:
     """Train the recipe and the best trial on all folds, and compare them on the folds that did not choose."""
-    import pandas as pd
-
+    from facefold.data.audit import load_images_hash
+    from facefold.data.competition import load_competition
     from facefold.data.folds import load_folds
     from facefold.ensemble.metrics import target_metric
-    from facefold.runs import fold_dir, load_predictions
-    from facefold.task import load_task
+    from facefold.runs import current_identity, load_member
 
-    task, root = load_task(args.root), args.root.resolve()
-    folds = load_folds(root, task)
-    others = [fold for fold in range(folds.k) if fold != args.fold]
+    root, competition = args.root.resolve(), load_competition(args.root)
+    folds, test_ids = load_folds(root, competition.task), competition.test["id"].tolist()
     run_step("train", "--root", root, "--device", args.device, *train_options(args, f"{args.recipe},{best}"))
-    labels = folds.table.set_index("id")["label"]
-
-    def load(name: str) -> pd.DataFrame:
-        parts = [load_predictions(fold_dir(root, name, fold) / "oof.csv", task) for fold in others]
-        return pd.concat(parts).set_index("id")
-
-    own, found = load(args.recipe), load(best)
-    metric, answers = target_metric(task), labels.loc[own.index].to_numpy()
-    columns = list(task.columns) if task.multiclass else task.column
-    scores = [table.loc[own.index, columns].to_numpy() for table in (found, own)]
-    gain = metric.compare(*scores, answers)
-    for name, values in ((best, scores[0]), (args.recipe, scores[1])):
-        print(
-            f"{name}: {metric.format_score(metric.score(values, answers))} on {len(answers):,} rows of the other folds"
-        )
+    images_hash, others = load_images_hash(root), (folds.table["fold"] != args.fold).to_numpy()
+    metric, labels, scores = target_metric(competition.task), folds.table["label"].to_numpy()[others], []
+    for name in (best, args.recipe):
+        member = load_member(root, current_identity(name, folds, images_hash), name, folds, test_ids)
+        scores.append(member.oof.to_numpy()[others])
+        score = metric.format_score(metric.score(scores[-1], labels))
+        print(f"{name}: {score} on {len(labels):,} rows of the other folds")
+    gain = metric.compare(*scores, labels)
     low, high = metric.format_gain(gain.low), metric.format_gain(gain.high)
     print(f"gain {metric.format_gain(gain.gain)}, between {low} and {high} ({metric.test}, p = {gain.p:.2g})")
 

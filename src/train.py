@@ -34,6 +34,7 @@ from facefold.cli import (
     add_seed_option,
     add_settings_option,
     add_target_option,
+    add_weights_dir_option,
     build_parser,
     check_engine_options,
     hold_root,
@@ -53,6 +54,11 @@ if TYPE_CHECKING:
     from facefold.data.pseudo_labels import PseudoLabels
     from facefold.models.recipe import Recipe
     from facefold.runs import Identity
+    from facefold.training.ray_workers import RayWorkers
+    from facefold.training.workers import LocalWorkers
+
+
+CLASSIFIER_NAMES = ("logistic", "svm", "network")  # without the import that --help need not wait for
 
 
 def main() -> None:
@@ -60,19 +66,14 @@ def main() -> None:
     parser.add_argument("--recipe", "--recipes", metavar="NAME[,NAME]", help=f"any of {recipe_list()}")
     parser.add_argument("--fold", default="all", metavar="K|all", help="one fold, several as 0,2, or all (default)")
     parser.add_argument("--features", metavar="NAME", help="learn from features/NAME.npy, see embed.py")
-    parser.add_argument("--classifier", choices=("svm", "logistic", "network"), help="what learns from --features")
+    parser.add_argument("--classifier", choices=CLASSIFIER_NAMES, help="what learns from --features")
     add_settings_option(parser)
     add_seed_option(parser, "of everything random in training, for recipes named without # (default: 0)")
     add_device_option(parser)
     parser.add_argument(
         "--workers", type=int, metavar="N", help="folds side by side (default: one per core, or per GPU)"
     )
-    parser.add_argument(
-        "--weights-dir",
-        type=path_argument,
-        metavar="DIR",
-        help="take pretrained weights from DIR/<timm name>.safetensors or .pth",
-    )
+    add_weights_dir_option(parser)
     parser.add_argument("--force", action="store_true", help="train over runs that are stale or damaged")
     parser.add_argument(
         "--corrections",
@@ -133,8 +134,8 @@ def train(args: argparse.Namespace) -> None:
     from facefold.data.embeddings import embeddings_source, load_embeddings
     from facefold.data.folds import load_folds
     from facefold.models.recipe import load_recipes
-    from facefold.models.run_name import parse_run_name, run_suffix
-    from facefold.runs import Identity, find_other_sources, find_unfinished_folds, require_distinct
+    from facefold.models.run_name import run_suffix
+    from facefold.runs import find_other_sources, find_unfinished_folds, require_distinct
 
     competition, folds = load_competition(args.root), load_folds(args.root, args.target)
     recipes, numbers = load_recipes(args.recipe, args.settings), parse_fold_numbers(args.fold, folds.k)
@@ -148,20 +149,7 @@ def train(args: argparse.Namespace) -> None:
     }
     own = {recipe.name + run_suffix(bool(corrections.actions), True): recipe for recipe in recipes}
     pseudo = load_makers(args, own, folds, images_hash, competition.test["id"].tolist())
-    identities = [
-        Identity(
-            recipe.name,
-            recipe.hash,
-            folds.hash,
-            images_hash,
-            parse_run_name(recipe.name).seed or args.seed,
-            corrections.hash,
-            args.target.name,
-            args.target.hash,
-            pseudo.hash,
-        )
-        for recipe in recipes
-    ]
+    identities = identify(args, recipes, folds, images_hash, corrections, pseudo)
     require_distinct({identity.name: identity.seed for identity in identities})
     target_root = args.target.directory(args.root)
     if args.force:
@@ -188,6 +176,34 @@ def train(args: argparse.Namespace) -> None:
             print(f"{identity.name}: left out, it would have ended {late} too late; what is trained of it is kept")
         else:
             join_and_score(args, identity, folds, corrections, competition.test["id"].tolist())
+
+
+def identify(
+    args: argparse.Namespace,
+    recipes: list[Recipe],
+    folds: Folds,
+    images_hash: str,
+    corrections: Corrections,
+    pseudo: PseudoLabels,
+) -> list[Identity]:
+    """Return the identity of each recipe's run, with the seed of its name, or of --seed where that has none."""
+    from facefold.models.run_name import parse_run_name
+    from facefold.runs import Identity
+
+    return [
+        Identity(
+            recipe.name,
+            recipe.hash,
+            folds.hash,
+            images_hash,
+            parse_run_name(recipe.name).seed or args.seed,
+            corrections.hash,
+            args.target.name,
+            args.target.hash,
+            pseudo.hash,
+        )
+        for recipe in recipes
+    ]
 
 
 def load_makers(
@@ -239,15 +255,9 @@ def train_missing(
     from facefold.runs import is_run_complete, joined_oof_path
     from facefold.training.jobs import FoldJob, order_jobs, require_usable_checkpoint
     from facefold.training.plan import BudgetGuard
-    from facefold.training.workers import LocalWorkers
 
     require_trainable(recipes, args.target, args.weights_dir)
-    if args.engine == "ray":
-        from facefold.training.ray_workers import RayWorkers
-
-        workers = RayWorkers(args.address, args.device)
-    else:
-        workers = LocalWorkers(args.device, args.workers)
+    workers = choose_workers(args)
     root, target_root = args.root.resolve(), args.target.directory(args.root)
     missing = [
         FoldJob(
@@ -283,6 +293,17 @@ def train_missing(
     guard = BudgetGuard(args.budget, jobs, len(workers.devices), any_complete) if args.budget else None
     workers.run(jobs, after, guard)
     return guard.left_out if guard else {}
+
+
+def choose_workers(args: argparse.Namespace) -> LocalWorkers | RayWorkers:
+    """Return what runs the jobs: processes of this machine, or a Ray cluster."""
+    if args.engine == "ray":
+        from facefold.training.ray_workers import RayWorkers
+
+        return RayWorkers(args.address, args.device)
+    from facefold.training.workers import LocalWorkers
+
+    return LocalWorkers(args.device, args.workers)
 
 
 def join_and_score(

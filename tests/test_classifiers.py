@@ -15,15 +15,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR
 
-import train
-from command import call, run
+from command import call, run, train_here
 from facefold.models import classifiers, svm
 from facefold.models import recipe as recipes
-from facefold.models.classifiers import CLASSIFIERS, Classifier, apply_classifier, fit_classifier
-from facefold.models.recipe import load_recipe, parse_recipe
+from facefold.models.classifiers import Classifier, apply_classifier, fit_classifier
+from facefold.models.recipe import CLASSIFIERS, load_recipe, parse_recipe
 from facefold.runs import RESULT_FILES, fold_dir, load_fold_features, load_history, load_weights
 from facefold.task import LABEL, Task, task_named
-from facefold.training import timing, workers
+from facefold.training import timing
 from facefold.training.classifier import fit_fold
 from facefold.training.plan import Rates, Workload, rates_key
 from facefold.training.predict import predict_fold
@@ -305,12 +304,8 @@ def test_the_time_of_a_fit_is_estimated(one_thread):
 @pytest.fixture
 def root(tmp_path, monkeypatch, make_competition, one_thread):
     """A synthetic competition in two folds, its recipes trained in this process."""
-    (tmp_path / "recipes").mkdir()
-    for kind in ("svm", "logistic"):
-        (tmp_path / "recipes" / f"tiny_{kind}.toml").write_text(TOML.format(kind))
-    monkeypatch.setattr(recipes, "RECIPES_DIR", tmp_path / "recipes")
-    monkeypatch.setattr(train, "start_server", lambda: None)
-    monkeypatch.setattr(workers, "run_jobs", lambda jobs, *_: [job.run(CPU, 0) for job in jobs])
+    texts = {f"tiny_{kind}": TOML.format(kind) for kind in ("svm", "logistic")}
+    train_here(tmp_path / "recipes", monkeypatch, **texts)
     make_competition(tmp_path / "root", 80, 20, 32, 2)
     return tmp_path / "root"
 

@@ -17,13 +17,14 @@ import pytest
 import blend
 import run_all
 import split
+import train
 from command import call, refused, run, words
 from facefold import cli
 from facefold.cli import add_seed_option, check_engine_options, path_argument
 from facefold.data.fold_methods import GROUPINGS
 from facefold.ensemble.leaks import LEAKS
 from facefold.ensemble.methods import METHOD_NAMES, REGRESSION_METHOD_NAMES
-from facefold.models.recipe import PROFILES
+from facefold.models.recipe import CLASSIFIERS, PROFILES
 from facefold.utils.errors import InputError, disk_error_advice
 from facefold.utils.files import write_text
 
@@ -92,6 +93,7 @@ def test_the_choices_of_the_options_are_those_of_the_library():
     assert tuple(LEAKS) == blend.LEAK_NAMES
     assert tuple(sorted(PROFILES)) == run_all.PROFILE_NAMES
     assert tuple(sorted(GROUPINGS)) == split.GROUPING_NAMES
+    assert train.CLASSIFIER_NAMES == CLASSIFIERS
 
 
 def test_options_of_one_machine_are_refused(monkeypatch):

@@ -7,14 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-import train
-from command import call, refused
+from command import call, refused, train_here
 from facefold.data import embeddings
 from facefold.data.competition import load_competition
 from facefold.data.embeddings import embeddings_path, load_embeddings
-from facefold.models import recipe as recipes
 from facefold.runs import fold_dir, load_fold_features
-from facefold.training import workers
 from facefold.utils.errors import InputError
 
 CPU = torch.device("cpu")
@@ -50,11 +47,7 @@ def flat(paths):
 @pytest.fixture
 def root(tmp_path, monkeypatch, make_competition, one_thread):
     """A synthetic competition in two folds; recipes trained in this process; a module of functions in the folder."""
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "tiny.toml").write_text(TOML)
-    monkeypatch.setattr(recipes, "RECIPES_DIR", tmp_path / "recipes")
-    monkeypatch.setattr(train, "start_server", lambda: None)
-    monkeypatch.setattr(workers, "run_jobs", lambda jobs, *_: [job.run(CPU, 0) for job in jobs])
+    train_here(tmp_path / "recipes", monkeypatch, tiny=TOML)
     monkeypatch.setattr(embeddings, "BLOCK", 32)
     make_competition(tmp_path / "root", 80, 20, 32, 2)
     (tmp_path / "root" / "my_features.py").write_text(FUNCTION)

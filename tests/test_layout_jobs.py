@@ -3,13 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
-import train
-from command import run
-from facefold.models import recipe as recipes
+from command import run, train_here
 from facefold.task import Task
-from facefold.training import workers
 from layouts import AGES, GENDER, GROUP, LAYOUTS, TEST, WORDS, write
 
 RECIPE = """
@@ -26,11 +22,7 @@ augment = "none"
 @pytest.fixture
 def quick_training(tmp_path, monkeypatch, one_thread):
     """Train a tiny recipe in this process, which saves the seconds of each start."""
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "demo_cnn.toml").write_text(RECIPE)
-    monkeypatch.setattr(recipes, "RECIPES_DIR", tmp_path / "recipes")
-    monkeypatch.setattr(train, "start_server", lambda: None)
-    monkeypatch.setattr(workers, "run_jobs", lambda jobs, *_: [job.run(torch.device("cpu"), 0) for job in jobs])
+    train_here(tmp_path / "recipes", monkeypatch, demo_cnn=RECIPE)
 
 
 def answers(layout: str, task: Task) -> np.ndarray:

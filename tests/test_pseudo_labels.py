@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-import train
-from command import call, refused, run
+from command import call, refused, run, train_here
 from facefold.data.audit import load_images_hash
 from facefold.data.cache import ImageCache, join_caches
 from facefold.data.pseudo_labels import DEFAULT_WEIGHT, PseudoLabels
@@ -57,12 +56,7 @@ def quick_training(tmp_path, monkeypatch):
 
 
 def set_up(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    folder.mkdir()
-    (folder / "demo_cnn.toml").write_text(RECIPE)
-    (folder / "second.toml").write_text(RECIPE.replace("width = 8", "width = 4"))
-    patch.setattr(recipes, "RECIPES_DIR", folder)
-    patch.setattr(train, "start_server", lambda: None)
-    patch.setattr(workers, "run_jobs", lambda jobs, *_: [job.run(torch.device("cpu"), 0) for job in jobs])
+    train_here(folder, patch, demo_cnn=RECIPE, second=RECIPE.replace("width = 8", "width = 4"))
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 import sweep as step
-from command import refused, run
-from facefold.models import recipe as recipes
+from command import refused, run, train_here
 from facefold.training import fold as fold_module
-from facefold.training import sweep, workers
+from facefold.training import sweep
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json
 
@@ -18,12 +17,7 @@ GRID = ("--recipe", "tiny", "--over", "lr=3e-3,1e-2,1", "--over", "width=4,8")
 @pytest.fixture
 def tiny(tmp_path, monkeypatch, one_thread):
     """Train in this process, with one recipe of a few hundred weights."""
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "tiny.toml").write_text(TINY)
-    (tmp_path / "recipes" / "wild.toml").write_text(TINY.replace("3e-3", "1.0"))
-    monkeypatch.setattr(recipes, "RECIPES_DIR", tmp_path / "recipes")
-    monkeypatch.setattr(step, "start_server", lambda: None)
-    monkeypatch.setattr(workers, "run_jobs", lambda jobs, *_: [job.run(torch.device("cpu"), 0) for job in jobs])
+    train_here(tmp_path / "recipes", monkeypatch, tiny=TINY, wild=TINY.replace("3e-3", "1.0"))
     return tmp_path
 
 
@@ -66,7 +60,7 @@ def test_what_is_no_grid_is_refused(tiny, over, message):
     assert str(caught.value) == message
 
 
-def finished(monkeypatch, curves: list[tuple[str, list[float]]]) -> list[sweep.SweepJob]:
+def finished(curves: list[tuple[str, list[float]]]) -> list[sweep.SweepJob]:
     """Return jobs that ended in these ways with these losses."""
 
     class Done:
@@ -80,10 +74,8 @@ def finished(monkeypatch, curves: list[tuple[str, list[float]]]) -> list[sweep.S
     return [Done(*curve) for curve in curves]
 
 
-def test_the_bound_of_an_epoch_is_the_median_of_the_trials_that_ran_to_their_end(monkeypatch):
-    jobs = finished(
-        monkeypatch, [("whole", [4.0, 1.0]), ("whole", [2.0, 3.0]), ("whole", [3.0]), ("stopped", [9.0, 9.0])]
-    )
+def test_the_bound_of_an_epoch_is_the_median_of_the_trials_that_ran_to_their_end():
+    jobs = finished([("whole", [4.0, 1.0]), ("whole", [2.0, 3.0]), ("whole", [3.0]), ("stopped", [9.0, 9.0])])
     assert sweep.loss_bounds(jobs) == (3.0, 2.0)
     assert sweep.loss_bounds([]) == ()
 
@@ -141,6 +133,16 @@ def test_the_best_is_scored_on_the_other_folds(tiny, make_competition, tmp_path,
     assert run("report", tmp_path).returncode == 0
     page = (tmp_path / "report.html").read_text()
     assert "Settings searched" in page and "<th>trial of wild</th>" in page and "<td>wild~lr=0.003</td>" in page
+
+
+def test_trials_of_a_seed_have_that_seed(tiny, make_competition, tmp_path):
+    make_competition(tmp_path, 20, 10, 16, 2)
+    assert run("sweep", tmp_path, "--recipe", "tiny#1", "--over", "width=8").returncode == 0
+    results = [read_json(path) for path in tmp_path.glob("sweep/tiny#1/*/result.json")]
+    assert [(result["identity"]["recipe"], result["identity"]["seed"]) for result in sorted(results, key=str)] == [
+        ("tiny#1", 1),
+        ("tiny~width=8#1", 1),
+    ]
 
 
 def test_one_setting_too_few_is_said(tiny, make_competition, tmp_path):

@@ -5,15 +5,13 @@ import shutil
 from contextlib import nullcontext
 
 import pytest
-import torch
 
 import run_all
 import train
-from command import call, refused, run
-from facefold.models import recipe as recipes
+from command import call, refused, run, train_here
 from facefold.runs import fold_dir, run_names
 from facefold.training import fold as fold_module
-from facefold.training import plan, workers
+from facefold.training import plan
 from facefold.utils import processes
 from facefold.utils.files import read_json
 
@@ -35,11 +33,7 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def quick_training(tmp_path, monkeypatch, one_thread):
     """Train in this process, which saves the seconds of each start."""
-    (tmp_path / "recipes").mkdir()
-    (tmp_path / "recipes" / "demo_cnn.toml").write_text(RECIPE)
-    monkeypatch.setattr(recipes, "RECIPES_DIR", tmp_path / "recipes")
-    monkeypatch.setattr(train, "start_server", lambda: None)
-    monkeypatch.setattr(workers, "run_jobs", lambda jobs, *_: [job.run(torch.device("cpu"), 0) for job in jobs])
+    train_here(tmp_path / "recipes", monkeypatch, demo_cnn=RECIPE)
 
 
 @pytest.fixture

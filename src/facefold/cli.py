@@ -154,6 +154,15 @@ def add_seed_option(parser: argparse.ArgumentParser, help: str, default: int | N
     parser.add_argument("--seed", type=_seed, default=default, help=help)
 
 
+def add_weights_dir_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights-dir",
+        type=path_argument,
+        metavar="DIR",
+        help="take pretrained weights from DIR/<timm name>.safetensors or .pth",
+    )
+
+
 def add_settings_option(parser: argparse.ArgumentParser) -> None:
     """Add -o, the settings that replace those of every recipe that is named, a list of texts (see `add_settings`)."""
     parser.add_argument(

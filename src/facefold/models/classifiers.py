@@ -30,7 +30,6 @@ from facefold.task import Task
 
 State = dict[str, np.ndarray]
 
-CLASSIFIERS = ("logistic", "svm", "network")
 LOGISTIC_C = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)  # of 1,280 features of 1,000 images 1e-3 and 1e-2 were the best
 RIDGE_ALPHA = 1000.0  # likewise
 # Platt's two numbers need few folds, and each more costs nearly another fit.
@@ -48,7 +47,7 @@ def fit_classifier(
     more than there are.
 
     Args:
-        kind: One of `CLASSIFIERS`.
+        kind: One of `recipe.CLASSIFIERS`.
         features: float32 (n, F).
         labels: (n,), indices of classes or values.
         groups: (n,), of near-duplicates, which inner folds do not divide.

@@ -119,6 +119,7 @@ class Recipe:
         return sha256_text(json.dumps(settings, sort_keys=True))
 
 
+CLASSIFIERS = ("logistic", "svm", "network")  # of scikit-learn, see models/classifiers.py
 _CHOICES = {
     "augment": tuple(sorted(POLICIES)),
     "augmenter": ("albumentations", "batch"),
@@ -127,7 +128,7 @@ _CHOICES = {
     "schedule": ("cosine", "plateau", "constant"),
     "stop_on": ("loss", "accuracy"),
     "frozen_precision": ("float32", "half"),
-    "classifier": ("", "logistic", "svm", "network"),
+    "classifier": ("", *CLASSIFIERS),
     "precision": ("auto", "float32", "bfloat16", "float16"),
     "layout": ("auto", "channels_last", "channels_first"),
     "tta": ("flip", "none"),
@@ -194,7 +195,7 @@ def _describe_seed(name: RunName) -> str:
 def _on_embeddings(name: RunName) -> Recipe | None:
     """Return the recipe of a classifier on the features of another program, None if `name` is none."""
     features, _, classifier = name.stem.rpartition(".")
-    if not (re.fullmatch(EMBEDDINGS_NAME, features) and classifier in _CHOICES["classifier"][1:]):
+    if not (re.fullmatch(EMBEDDINGS_NAME, features) and classifier in CLASSIFIERS):
         return None
     about = f"{classifier} on features/{features}.npy" + _describe_seed(name)
     return Recipe(str(name), about, _EMBEDDINGS + features, classifier=classifier, tta="none")

@@ -14,14 +14,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from facefold.data.cache import open_cache
-from facefold.data.competition import load_competition
-from facefold.data.folds import load_folds
 from facefold.ensemble.scores import wilson_interval
 from facefold.models.recipe import Recipe, parse_recipe
-from facefold.runs import CHECKPOINT_FILE
+from facefold.runs import CHECKPOINT_FILE, Identity
 from facefold.task import load_task
-from facefold.training.fold import FoldTask, train_fold
+from facefold.training.fold import train_fold
+from facefold.training.jobs import fold_task
 from facefold.utils.files import lock_directory, read_csv, read_json, sha256_text, write_csv, write_json
 
 CURVES = {"epoch": "int64", "lr": float, "train_loss": float, "valid_loss": float, "valid_acc": float, "seconds": float}
@@ -89,24 +87,13 @@ class CompareJob:
         with lock_directory(self.folder):
             if self.finished:
                 return
-            target = load_task(self.root)
-            folds, competition = load_folds(self.root, target), load_competition(self.root)
-            table, held_out = folds.table[["id", "label", "group"]], folds.table["fold"] == self.fold
             feature_dir = self.root / "cache" / "frozen" / self.folder.name
-            images = open_cache(competition, "train", self.recipe.size)
-            task = FoldTask(
-                recipe=self.recipe,
-                fold=self.fold,
-                seed=self.seed,
-                train=table[~held_out],
-                valid=table[held_out],
-                train_images=images,
-                test_images=images,
+            identity = Identity(self.recipe.name, self.recipe.hash, self.folds_hash, self.images_hash, self.seed)
+            task = replace(
+                fold_task(self.root, self.recipe, identity, self.fold, self.weights_dir),
                 checkpoint=self.folder / CHECKPOINT_FILE,
                 identity=self.identity,
                 feature_dir=feature_dir,
-                weights_dir=self.weights_dir,
-                target=target,
             )
             trained = train_fold(task, device, position)
             write_csv(self.folder / "history.csv", pd.DataFrame(trained.history)[list(CURVES)])
@@ -115,7 +102,7 @@ class CompareJob:
                 "settings": asdict(self.recipe),
                 "weights": trained.meta.weights_source,
                 "features": trained.model.output.in_features,
-                "valid_rows": int(held_out.sum()),
+                "valid_rows": len(task.valid),
                 "head_cpu_seconds": round(trained.meta.cpu_seconds, 1),
             }
             write_json(self.folder / "result.json", result)
