@@ -125,7 +125,7 @@ def root(tmp_path, monkeypatch, make_competition):
     groups = pd.Series(train["id"].tolist(), index=train["id"])
     sha256 = sha256_file(tmp_path / "competition" / "train.csv")
     write_folds(tmp_path, make_folds(train, groups, 2, 0, sha256, "none", THREE), force=True)
-    for module in ("training.jobs", "training.predict", "report.comparison"):
+    for module in ("training.jobs", "training.predict"):
         monkeypatch.setattr(f"facefold.{module}.load_competition", lambda root: competition)
     return tmp_path
 
