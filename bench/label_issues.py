@@ -150,7 +150,7 @@ def rank_suspects(prob: np.ndarray, labels: np.ndarray) -> dict[str, tuple[np.nd
 def suspicious_rows(prob: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the rows of `label_issues.find_label_issues`, the most suspicious first."""
     ids = [f"{row:06d}" for row in range(len(prob))]
-    issues = label_issues.find_label_issues(pd.DataFrame({"id": ids, "label": labels, "group": ids, "prob": prob}))
+    issues = label_issues.find_label_issues(pd.DataFrame({"id": ids, "label": labels, "group": ids}), prob)
     return issues["id"].astype(int).to_numpy()
 
 

@@ -11,18 +11,19 @@ difficult images with correct labels: look at label_issues.html before you chang
 
 Writes runs/label_issues.csv, the most suspicious first:
     id, label     the train id and its label
-    prob          OOF probability of label 1, the mean over the recipes
+    prob          OOF probability of label 1, or of the label among more than two classes; the mean over the recipes
     kind          conflict (within a group) or confident (confident learning)
     rank          1, 2, ..
-    suggested     the likely label; confident: the other one; conflict: that of most rows of the group, in a tie by
-                  prob, so that the rows of a conflict that have this label keep it
+    suggested     the likely label; confident: the likeliest other one; conflict: that of most rows of the group, in a
+                  tie by the probabilities, so that the rows of a conflict that have this label keep it
     confidence    probability of the suggested label, in a conflict the mean over the group
     group         group of the row in folds.csv
 and label_issues.html: the first 200 as images, with their nearest neighbours in the features of the models.
 
 A file of corrections is id,action and meant to be edited: keep, drop (leave the row out) or relabel (take the other
-label). drop is the default: a row dropped by mistake costs one row, a row relabelled by mistake teaches an error. The
-rows of a conflict that have the suggested label are written as keep. An edited file is replaced only with --force.
+label; of more than two classes relabel:CLASS). drop is the default: a row dropped by mistake costs one row, a row
+relabelled by mistake teaches an error. The rows of a conflict that have the suggested label are written as keep. An
+edited file is replaced only with --force.
 
 Corrections change training rows only; rows are scored by their original labels. A little leaks all the same: the label
 of a training row was judged by models that had trained on the rows that are held out now. The score against corrected
@@ -32,6 +33,7 @@ labels, which is reported as well, is too high: predictions like the scored ones
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from facefold.cli import build_parser, path_argument, run_main
@@ -81,8 +83,6 @@ def list_suspects(args: argparse.Namespace) -> None:
 
     root = args.root.resolve()
     task = load_task(root)
-    if task.multiclass:
-        raise InputError(f"clean.py judges labels of two classes, and this competition has {len(task.classes)}")
     competition, folds, images_hash = load_competition(root), load_folds(root, task), load_images_hash(root)
     uncorrected = [name for name in run_names(root) if not parse_run_name(name).corrected]
     # sorted: the last bit of a mean depends on the order
@@ -91,16 +91,22 @@ def list_suspects(args: argparse.Namespace) -> None:
         raise InputError("there are no runs to judge labels by. Run `python src/train.py --recipe NAME` first.")
     test_ids = competition.test["id"].tolist()
     members = [load_member(root, current_identity(name, folds, images_hash), name, folds, test_ids) for name in names]
-    issues = find_label_issues(folds.table.assign(prob=np.mean([member.oof.to_numpy() for member in members], axis=0)))
+    prob = np.mean([member.oof.to_numpy() for member in members], axis=0)
+    issues = find_label_issues(folds.table, prob)
     confident = issues[issues["kind"] != CONFLICT]
+    different = "different" if task.multiclass else "both"
     title = (
-        f"{len(issues)} of {len(folds.table)} labels to look at: {len(issues) - len(confident)} in groups with both "
-        f"labels, {len(confident)} by confident learning on {', '.join(names)}"
+        f"{len(issues)} of {len(folds.table)} labels to look at: {len(issues) - len(confident)} in groups with "
+        f"{different} labels, {len(confident)} by confident learning on {', '.join(names)}"
     )
     neighbours = nearest_neighbours(root, names, folds, issues["id"].head(MAX_ROWS).tolist())
-    page = label_issues_page(competition, issues, neighbours, title)
+    shown = issues
+    if task.multiclass:
+        shown = issues.assign(**{column: np.array(task.classes)[issues[column]] for column in ("label", "suggested")})
+        neighbours["label"] = np.array(task.classes)[neighbours["label"].astype(np.int64)]
+    page = label_issues_page(competition, shown, neighbours, title)
     with lock_directory(root / "runs", wait=True):
-        write_csv(label_issues_path(root), issues)
+        write_csv(label_issues_path(root), shown)
         write_text(root / "label_issues.html", page)
 
     print(title)
@@ -112,15 +118,15 @@ def list_suspects(args: argparse.Namespace) -> None:
         )
     print(f"look at {root / 'label_issues.html'}; all of them are in {label_issues_path(root)}")
     if args.write_corrections:
-        propose(args, issues, names[0])
+        propose(args, issues, names[0], task.classes if task.multiclass else ())
 
 
-def propose(args: argparse.Namespace, issues: pd.DataFrame, recipe: str) -> None:
+def propose(args: argparse.Namespace, issues: pd.DataFrame, recipe: str, classes: Sequence[str] = ()) -> None:
     """Write the corrections that the options propose, and print what to do with them."""
     from facefold.data.corrections import write_corrections
     from facefold.ensemble.label_issues import propose_corrections
 
-    corrections = propose_corrections(issues, args.action or "drop", args.top, args.confidence or 0.0)
+    corrections = propose_corrections(issues, args.action or "drop", args.top, args.confidence or 0.0, classes)
     if corrections.empty:
         found = "there are no suspects" if issues.empty else f"no suspect has confidence {args.confidence:g} or more"
         raise InputError(f"{found}; {args.write_corrections} is unchanged")

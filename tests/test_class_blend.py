@@ -237,11 +237,18 @@ def test_what_is_for_two_classes_is_refused():
     message = "--use-order reads labels 0 and 1, and this task has 3 classes; leave it out"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         check_options(BREEDS, "auto", "auto", ["order"])
-    message = (
-        "corrected labels are for two classes and the metric accuracy; this task is multiclass, by accuracy. Name the "
-        "recipes without +corrected with --recipes."
+
+
+def test_corrected_labels_are_scored_beside_any_metric():
+    matrix, stacked = case(BREEDS)
+    blend = make_blend(
+        matrix, stacked, "mean", "auto", (), Corrections({matrix.ids[3]: "relabel:2", matrix.ids[5]: "drop"})
     )
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
-        make_blend(*case(BREEDS), "mean", "auto", (), Corrections({"3": "drop"}))
-    with pytest.raises(InputError, match="this task is binary, by auc"):
-        make_blend(*case(Task(metric="auc")), "mean", "auto", (), Corrections({"3": "drop"}))
+    labels = matrix.labels.copy()
+    labels[3] = 2
+    right = np.delete(decide(matrix.prob[:, 0]) == labels, 5)
+    board = blend.leaderboard.set_index("name").loc[matrix.names[0]]
+    assert board["corrected_accuracy"] == pytest.approx(right.mean())
+    assert blend.facts["corrections"]["changes"] == "1 dropped, 1 relabelled"
+    by_auc = make_blend(*case(Task(metric="auc")), "mean", "auto", (), Corrections({"3": "drop"}))
+    assert by_auc.facts["corrections"]["score"]["rows"] == by_auc.facts["score"]["rows"] - 1

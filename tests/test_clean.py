@@ -21,7 +21,6 @@ from facefold.data.folds import load_folds
 from facefold.ensemble.label_issues import COLUMNS
 from facefold.models.recipe import load_recipe
 from facefold.runs import Identity, fold_dir, load_predictions, run_names, seal_fold, write_history, write_predictions
-from facefold.task import Task
 from facefold.training import jobs
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, write_text
@@ -311,10 +310,3 @@ def test_training_with_corrections(tmp_path, monkeypatch, make_competition):
         f"{tmp_path}/runs/demo_cnn+corrected/fold_0 is stale: it was trained with other corrections. Move it away, or "
         "train over it with `train.py --recipe demo_cnn --corrections FILE --force`."
     )
-
-
-def test_labels_of_three_classes_are_refused(tmp_path):
-    three = Task(kind="multiclass", classes=("ant", "bee", "cow"))
-    write_text(tmp_path / "competition" / "task.toml", three.text())
-    with pytest.raises(InputError, match="^clean.py judges labels of two classes, and this competition has 3$"):
-        clean.list_suspects(Namespace(root=tmp_path, recipes=None))

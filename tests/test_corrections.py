@@ -112,9 +112,22 @@ def test_a_file_with_other_content_is_kept(tmp_path):
     assert path.read_text() == "id,action\n0001,drop\n"
 
 
-def test_of_three_classes_there_is_no_other_label(tmp_path, folds):
+def test_of_three_classes_relabel_names_one(tmp_path, folds):
     three = replace(folds, target=Task(kind="multiclass", classes=("ant", "bee", "cow")))
-    path = written(tmp_path, "id,action\n0001,relabel\n0002,drop\n")
-    with pytest.raises(InputError, match="row 2: relabel takes the other label, and there are 2; use drop\n"):
+    path = written(tmp_path, "id,action\n0001,relabel\n0002,relabel:dog\n0003,cow\n")
+    with pytest.raises(InputError) as caught:
         load_corrections(path, three)
+    assert str(caught.value) == (
+        "the corrections cannot be used:\n"
+        f"  - {path}, row 2: action 'relabel'; write relabel:CLASS with one of ant, bee, cow\n"
+        f"  - {path}, row 3: action 'relabel:dog'; write relabel:CLASS with one of ant, bee, cow\n"
+        f"  - {path}, row 4: action 'cow' is none of keep, drop, relabel:CLASS\n"
+        "The header is id,action; each train id at most once; action is keep, drop or relabel:CLASS. Nothing was "
+        "changed."
+    )
+    text = "id,action\n0001,relabel:cow\n0000,relabel:ant\n0003,drop\n"  # 0000 is an ant
+    corrections = load_corrections(written(tmp_path, text), three)
+    assert corrections.actions == {"0001": "relabel:2", "0003": "drop"}
+    assert str(corrections) == "1 dropped, 1 relabelled"
+    assert corrections.labels(["0003", "0001", "0000"], np.array([1, 1, 0])).tolist() == [DROPPED, 2, 0]
     assert load_corrections(written(tmp_path, "id,action\n0002,drop\n"), three).actions == {"0002": "drop"}

@@ -66,7 +66,10 @@ def test_each_class_against_the_rest_and_the_worst_curves():
 
 
 def draw(root, train: int, test: int) -> None:
-    """Draw noise whose brightness is the class, with ids that have their suffix, in folders of other names."""
+    """Draw noise whose brightness is the class, with ids that have their suffix, in folders of other names.
+
+    The train images 0 and 1 are one picture, so that one of their labels is wrong.
+    """
     rng = np.random.default_rng(0)
     tables = {}
     for split, count in (("train", train), ("test", test)):
@@ -78,6 +81,7 @@ def draw(root, train: int, test: int) -> None:
             cv2.imwrite(str(folder / f"{split}{number}.png"), pixels.astype(np.uint8))
         ids = [f"{split}{number}.png" for number in range(count)]
         tables[split] = pd.DataFrame({"image_id": ids, "animal": [NAMES[label] for label in labels]})
+    (root / "train_images" / "train1.png").write_bytes((root / "train_images" / "train0.png").read_bytes())
     tables["train"].to_csv(root / "train.csv", index=False)
     tables["test"].assign(animal="ant").to_csv(root / "sample_submission.csv", index=False)
 
@@ -103,5 +107,14 @@ def test_a_competition_of_three_classes_from_the_download_to_the_report(tmp_path
     page = (root / "report.html").read_text()
     assert all(f"The most wrong of {name}" in page or f"<td>{name}</td>" in page for name in NAMES)
     assert "nested accuracy" in page and "Confusion matrix" in page
+    done = run("clean", root, "--write-corrections", root / "corrections.csv", "--top", "2", "--action", "relabel")
+    assert done.returncode == 0, done.stderr
+    assert "2 in groups with different labels" in done.stdout
+    suspects = pd.read_csv(root / "runs" / "label_issues.csv").head(2)
+    assert set(suspects["id"]) == {"train0.png", "train1.png"} and set(suspects["label"]) == {"ant", "bee"}
+    likely = suspects["suggested"][0]
+    actions = pd.read_csv(root / "corrections.csv").set_index("id")["action"]
+    assert sorted(actions) == ["keep", f"relabel:{likely}"]
+    assert f"1. Label {suspects['label'][0]}; its probability is" in (root / "label_issues.html").read_text()
     predictions = pd.read_csv(root / "predictions.csv")
     assert predictions[list(TASK.columns)].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)

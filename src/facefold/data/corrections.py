@@ -1,6 +1,7 @@
 """Corrections of labels, by hand or from suspects: a csv file of id,action that changes what a model learns from.
 
-    keep   as it is: the same as no line          drop   leave the row out          relabel   take the other label
+    keep   as it is: the same as no line          drop   leave the row out
+    relabel   take the other label; of more than two classes relabel:CLASS
 
 They change training rows and nothing else. A held-out row keeps its original label, and scores are against the
 original labels unless they are called otherwise.
@@ -20,12 +21,16 @@ from facefold.utils.files import csv_text, sha256_text, write_text
 
 ACTIONS = ("keep", "drop", "relabel")
 DROPPED = -1
-_HINT = "The header is id,action; each train id at most once; action is keep, drop or relabel. Nothing was changed."
+_RELABEL = "relabel:"  # and a class
+_HINT = "The header is id,action; each train id at most once; action is keep, drop or {}. Nothing was changed."
 
 
 @dataclass(frozen=True)
 class Corrections:
-    """actions: train id -> drop or relabel. Without any nothing changes, and the hash is empty."""
+    """Without any nothing changes, and the hash is empty.
+
+    actions: train id -> drop, relabel, or of more than two classes relabel:<index of the class>.
+    """
 
     actions: dict[str, str]
 
@@ -38,9 +43,17 @@ class Corrections:
         return hash(self.hash)
 
     def labels(self, ids: list[str], labels: np.ndarray) -> np.ndarray:
-        """Correct labels (n,) of 0 and 1 of the rows `ids` (n,): int64 (n,), DROPPED for rows that are left out."""
-        action = np.array([self.actions.get(id, "keep") for id in ids], dtype=object)
-        return np.where(action == "drop", DROPPED, np.where(action == "relabel", 1 - labels, labels)).astype(np.int64)
+        """Correct labels (n,) of the rows `ids` (n,): int64 (n,), DROPPED for rows that are left out."""
+        corrected = np.array(labels, dtype=np.int64)
+        for row, id in enumerate(ids):
+            action = self.actions.get(id, "keep")
+            if action == "drop":
+                corrected[row] = DROPPED
+            elif action == "relabel":
+                corrected[row] = 1 - corrected[row]
+            elif action != "keep":
+                corrected[row] = int(action.removeprefix(_RELABEL))
+        return corrected
 
     def apply(self, rows: pd.DataFrame) -> pd.DataFrame:
         """Correct training rows (id, label, ..): leave out dropped ones, change the label of relabelled ones."""
@@ -50,8 +63,8 @@ class Corrections:
         return rows.assign(label=labels)[labels != DROPPED]
 
     def __str__(self) -> str:
-        actions = list(self.actions.values())
-        return f"{actions.count('drop'):,} dropped, {actions.count('relabel'):,} relabelled"
+        dropped = list(self.actions.values()).count("drop")
+        return f"{dropped:,} dropped, {len(self.actions) - dropped:,} relabelled"
 
 
 NO_CORRECTIONS = Corrections({})
@@ -66,19 +79,22 @@ def load_corrections(path: Path, folds: Folds) -> Corrections:
     if folds.target.regression:
         raise InputError(f"--corrections corrects labels; with{folds.target.option} leave it out")
     findings = Findings()
-    known, actions = set(folds.table["id"]), {}
+    known, actions, target = dict(folds.table[["id", "label"]].to_numpy().tolist()), {}, folds.target
+    relabel = f"{_RELABEL}CLASS" if target.multiclass else "relabel"
     for row, (id, action) in read_csv_rows(path, ["id", "action"], findings):
         if id not in known:
             findings.add("unknown", f"{path}, row {row}: id {id!r} is not in train.csv")
-        if action not in ACTIONS:
-            findings.add("action", f"{path}, row {row}: action {action!r} is none of {', '.join(ACTIONS)}")
-        if action == "relabel" and folds.target.multiclass:
-            others = len(folds.target.classes) - 1
-            findings.add(
-                "relabel", f"{path}, row {row}: relabel takes the other label, and there are {others}; use drop"
-            )
+        name = action.removeprefix(_RELABEL)
+        if target.multiclass and name in target.classes and name != action:
+            index = target.classes.index(name)
+            action = "keep" if index == known.get(id) else f"{_RELABEL}{index}"
+        elif target.multiclass and action.startswith("relabel"):
+            classes = ", ".join(target.classes)
+            findings.add("relabel", f"{path}, row {row}: action {action!r}; write {relabel} with one of {classes}")
+        elif action not in ACTIONS:
+            findings.add("action", f"{path}, row {row}: action {action!r} is none of keep, drop, {relabel}")
         actions[id] = action
-    findings.raise_any("the corrections cannot be used:", _HINT)
+    findings.raise_any("the corrections cannot be used:", _HINT.format(relabel))
     corrections = Corrections({id: action for id, action in actions.items() if action != "keep"})
     if not corrections.actions:
         raise InputError(f"{path}: every action is keep; set some to drop or relabel, or leave --corrections out")

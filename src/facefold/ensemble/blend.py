@@ -75,7 +75,7 @@ def make_blend(
 ) -> Blend:
     """Score all members and methods, choose one, fit it on all rows and predict the test rows.
 
-    Raises `InputError` if a leak is not there, and for corrections where accuracy of two classes is not the metric.
+    Raises `InputError` if a leak is not there.
 
     Args:
         matrix: The members.
@@ -86,7 +86,6 @@ def make_blend(
         corrections: Those that members learned from, to score by; nothing is learned from them here.
     """
     metric, data = target_metric(matrix.target), (Rows(matrix.prob, stacked.oof), matrix.labels, matrix.fold)
-    _check_corrections(matrix.target, corrections)
     candidates = candidate_methods(matrix.target, method, rule, len(matrix.names))
     methods = blend_methods(matrix.target, rule)
     nested = {name: cross_predict(fit, *data) for name, fit in methods.items()}
@@ -128,14 +127,6 @@ def make_blend(
     }
     leaderboard = make_leaderboard(entries, matrix.labels, nested["best_single"], metric, corrected)
     return Blend(leaderboard, *_prediction_tables(matrix, scores, test), facts)
-
-
-def _check_corrections(target: Task, corrections: Corrections) -> None:
-    if corrections.actions and (target.kind, target.metric) != ("binary", "accuracy"):
-        raise InputError(
-            f"corrected labels are for two classes and the metric accuracy; this task is {target.kind}, by "
-            f"{target_metric(target).name}. Name the recipes without +corrected with --recipes."
-        )
 
 
 def _corrections_facts(corrections: Corrections, nested: np.ndarray, corrected: np.ndarray) -> dict:

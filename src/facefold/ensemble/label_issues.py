@@ -4,33 +4,41 @@ Confident learning (Northcutt, Jiang and Chuang 2021, Journal of Artificial Inte
 estimates how many labels of each class are wrong, and takes so many rows with the largest margin of the other class.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
-
-from facefold.ensemble.scores import decide
 
 CONFLICT, CONFIDENT = "conflict", "confident"
 COLUMNS = ("id", "label", "prob", "kind", "rank", "suggested", "confidence", "group")
 
 
-def find_label_issues(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the suspects among `rows` (id, label, group, prob in 0..1), the most suspicious first.
+def find_label_issues(rows: pd.DataFrame, prob: np.ndarray) -> pd.DataFrame:
+    """Return the suspects among the train rows, the most suspicious first.
 
-    The order of `rows`, which need both labels, changes nothing. Columns:
+    The order of the rows, which need two labels, changes nothing. Columns:
 
         id          train id (text)
-        label       the label in train.csv
-        prob        out-of-fold probability of label 1
-        kind        conflict: its group has both labels; confident: confident learning
+        label       index of the class in train.csv
+        prob        out-of-fold probability of the second of two classes, or of the label among more
+        kind        conflict: its group has different labels; confident: confident learning
         rank        1, 2, ..: conflicts before confident ones, then by confidence, then by id
         suggested   the likely label. conflict: that of most rows of the group, in a tie by the mean of its
-                    probabilities, so the rows of a conflict that have this label keep it; confident: the other label
+                    probabilities, so the rows of a conflict that have this label keep it; confident: the likeliest
+                    other label
         confidence  probability of the suggested label, in a conflict the mean over the group
         group       group of the row in folds.csv
+
+    Args:
+        rows: id, label, group (n rows).
+        prob: Out-of-fold probabilities in 0..1: (n,) of the second of two classes, or (n, C).
     """
-    rows = rows[["id", "label", "group", "prob"]].sort_values("id", ignore_index=True)  # a mean depends on the order
-    conflicts = _find_conflicts(rows)
-    confident = _find_confident(rows)
+    order = rows["id"].argsort(kind="stable").to_numpy()  # a mean depends on the order
+    rows, prob = rows[["id", "label", "group"]].iloc[order].reset_index(drop=True), np.asarray(prob)[order]
+    own = prob if prob.ndim == 1 else prob[np.arange(len(prob)), rows["label"]]
+    rows = rows.assign(prob=own)
+    conflicts = _find_conflicts(rows, prob)
+    confident = _find_confident(rows, prob)
     confident = confident[~confident["id"].isin(conflicts["id"])]
     ordered = [part.sort_values(["confidence", "id"], ascending=[False, True]) for part in (conflicts, confident)]
     issues = pd.concat(ordered, ignore_index=True)
@@ -38,13 +46,18 @@ def find_label_issues(rows: pd.DataFrame) -> pd.DataFrame:
     return issues[list(COLUMNS)]
 
 
-def _find_confident(rows: pd.DataFrame) -> pd.DataFrame:
+def _find_confident(rows: pd.DataFrame, prob: np.ndarray) -> pd.DataFrame:
     """Return cleanlab's label issues with kind, suggested and confidence; rows are sorted by id."""
     from cleanlab.filter import find_label_issues as find_by_confident_learning  # slow to import
 
-    labels, prob = rows["label"].to_numpy(np.int64), rows["prob"].to_numpy(np.float64)
-    issues = find_by_confident_learning(labels, np.column_stack([1 - prob, prob]), n_jobs=1)
-    rows = rows.assign(kind=CONFIDENT, suggested=1 - labels, confidence=np.where(labels == 1, 1 - prob, prob))
+    labels, by_class, every = rows["label"].to_numpy(np.int64), _by_class(prob), np.arange(len(rows))
+    issues = find_by_confident_learning(labels, by_class, n_jobs=1)
+    others = by_class.copy()
+    others[every, labels] = -np.inf
+    suggested = others.argmax(axis=1)
+    rows = rows.assign(kind=CONFIDENT, suggested=suggested, confidence=by_class[every, suggested])
+    if prob.ndim == 2:
+        return rows[issues]
     # cleanlab's sort is not stable: of equal rows at the cut it takes those that the CPU's sort has first. We take its
     # number of rows per label, and of equal rows the first ids.
     rows = rows.sort_values("confidence", ascending=False, kind="stable")
@@ -52,17 +65,24 @@ def _find_confident(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows.groupby("label").cumcount() < counts[rows["label"]]]
 
 
-def _find_conflicts(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows whose group has both labels, with kind, suggested and confidence."""
-    groups = rows.groupby("group")
-    share, prob = groups["label"].transform("mean"), groups["prob"].transform("mean")
-    suggested = np.where(share == 0.5, decide(prob), decide(share))
-    rows = rows.assign(kind=CONFLICT, suggested=suggested, confidence=np.where(suggested == 1, prob, 1 - prob))
-    return rows[(share > 0) & (share < 1)]
+def _find_conflicts(rows: pd.DataFrame, prob: np.ndarray) -> pd.DataFrame:
+    """Return the rows whose group has different labels, with kind, suggested and confidence."""
+    group = rows["group"]
+    mean = _by_class(pd.DataFrame(prob).groupby(group).transform("mean").to_numpy().reshape(prob.shape))
+    votes = pd.DataFrame(np.eye(mean.shape[1])[rows["label"]]).groupby(group).transform("sum").to_numpy()
+    rank = 2 * votes + mean  # the mean, at most 1, decides between equal votes; of equal means the last class
+    suggested = rank.shape[1] - 1 - rank[:, ::-1].argmax(axis=1)
+    rows = rows.assign(kind=CONFLICT, suggested=suggested, confidence=mean[np.arange(len(rows)), suggested])
+    return rows[(votes > 0).sum(axis=1) > 1]
+
+
+def _by_class(prob: np.ndarray) -> np.ndarray:
+    """Return probabilities (n, C), of which (n,) are those of the second of two classes."""
+    return np.column_stack([1 - prob, prob]) if prob.ndim == 1 else prob
 
 
 def propose_corrections(
-    issues: pd.DataFrame, action: str, top: int | None = None, confidence: float = 0.0
+    issues: pd.DataFrame, action: str, top: int | None = None, confidence: float = 0.0, classes: Sequence[str] = ()
 ) -> pd.DataFrame:
     """Return corrections (id, action) for the first suspects of at least this confidence.
 
@@ -71,7 +91,10 @@ def propose_corrections(
         action: drop or relabel; a suspect whose suggested label is its label gets keep.
         top: how many suspects, None for all.
         confidence: the least probability of the suggested label.
+        classes: the names of more than two classes, of which relabel says one.
     """
     chosen = issues[issues["confidence"] >= confidence].head(len(issues) if top is None else top)
-    keep = chosen["suggested"] == chosen["label"]
-    return pd.DataFrame({"id": chosen["id"], "action": np.where(keep, "keep", action)})
+    keep, actions = chosen["suggested"] == chosen["label"], np.full(len(chosen), action, dtype=object)
+    if action == "relabel" and classes:
+        actions = [f"relabel:{classes[suggested]}" for suggested in chosen["suggested"]]
+    return pd.DataFrame({"id": chosen["id"], "action": np.where(keep, "keep", actions)})

@@ -17,7 +17,7 @@ PHOTOS = 20  # per gallery
 
 def photo_galleries(competition: Competition, blend: Blend, rows: pd.DataFrame) -> dict[str, Any]:
     """Return the rows of all galleries; rows: id, label, group and out-of-fold prob of the train rows."""
-    issues = find_label_issues(rows)
+    issues = find_label_issues(rows, rows["prob"].to_numpy())
     confident, conflicts = (issues[issues["kind"] == kind] for kind in (CONFIDENT, CONFLICT))
     return {
         "labels": random_labels(competition.train),

@@ -37,7 +37,7 @@ def nearest_neighbours(root: Path, recipes: list[str], folds: Folds, ids: list[s
                 continue
             similarity = np.zeros((len(queries), len(valid)))
             for recipe in recipes:
-                features = _normalise(load_features(root, [recipe], k, "oof", valid["id"].tolist()))
+                features = _normalise(load_features(root, [recipe], k, "oof", valid["id"].tolist(), folds.target))
                 similarity += features[queries] @ features.T / len(recipes)
             similarity[np.arange(len(queries)), queries] = -np.inf
             nearest = np.argsort(-similarity, axis=1, kind="stable")[:, : min(NEIGHBOURS, len(valid) - 1)]
@@ -60,6 +60,7 @@ def label_issues_page(competition: Competition, issues: pd.DataFrame, neighbours
     """Return the HTML of the first `MAX_ROWS` of `issues` (see `find_label_issues`) with their nearest neighbours."""
     rows, by_id = issues.head(MAX_ROWS), dict(list(neighbours.groupby("id")))
     data = {"competition": competition, "rows": rows, "neighbours": by_id, "total": len(issues)}
+    data["multiclass"] = competition.task.multiclass
     return render_page("label_issues.html.j2", title=title, **data)
 
 
