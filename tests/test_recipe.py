@@ -43,6 +43,8 @@ def test_the_defaults_never_change():
         epochs=4,
         optimizer="adamw",
         lr=1e-3,
+        layer_decay=1.0,
+        head_lr=1.0,
         weight_decay=0.01,
         momentum=0.9,
         schedule="cosine",

@@ -66,6 +66,8 @@ class Recipe:
     epochs: int = 4
     optimizer: str = "adamw"  # adamw | sgd (timm's: with Nesterov momentum)
     lr: float = 1e-3
+    layer_decay: float = 1.0  # each layer of a timm backbone learns at this times the rate of the next one
+    head_lr: float = 1.0  # times lr: the rate of the head and of the output layer
     weight_decay: float = 0.01
     momentum: float = 0.9  # sgd only
     schedule: str = "cosine"  # cosine (per step) | plateau (per epoch, on the monitor loss) | constant
@@ -136,10 +138,11 @@ _CHOICES = {
 # What a classifier, which is fitted without gradients, does not read.
 _GRADIENT_SETTINGS = (
     *("start_size", "views", "dropout", "drop_path", "augment", "augmenter", "shuffle", "batch", "epochs", "optimizer"),
-    *("lr", "weight_decay", "momentum", "schedule", "warmup", "plateau_factor", "plateau_patience", "early_stopping"),
+    *("lr", "layer_decay", "head_lr", "weight_decay", "momentum", "schedule", "warmup", "plateau_factor"),
+    *("plateau_patience", "early_stopping"),
     *("stop_on", "monitor", "label_smoothing", "clip", "ema", "compile"),
 )
-_POSITIVE = ("size", "batch", "epochs", "lr", "width")
+_POSITIVE = ("size", "batch", "epochs", "lr", "layer_decay", "head_lr", "width")
 _BELOW_ONE = ("dropout", "drop_path", "momentum", "label_smoothing", "ema", "monitor", "plateau_factor")
 
 
@@ -312,6 +315,11 @@ def _conflicts(recipe: Recipe) -> list[str]:
             "classifier reads the features of a frozen backbone: set freeze_backbone = true, and no head",
         ),
         (recipe.freeze_backbone and recipe.drop_path, "drop_path does nothing in a frozen backbone"),
+        (recipe.layer_decay > 1, "layer_decay is at most 1: earlier layers learn more slowly"),
+        (
+            recipe.layer_decay < 1 and (own_cnn or recipe.freeze_backbone),
+            "layer_decay is for a backbone of timm that learns",
+        ),
         (grows and "flatten" in recipe.head, "start_size is not for a head that flattens, which has one size"),
         (
             grows and (own_cnn or recipe.start_size >= recipe.size),

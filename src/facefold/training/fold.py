@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor
 from tqdm import tqdm
@@ -30,6 +29,7 @@ from facefold.training.checkpoint import CheckpointMeta, load_checkpoint, save_c
 from facefold.training.curves import Curves
 from facefold.training.dataset import AugmentedImages, ImageSource, TrainDataset, input_view, to_device, train_batches
 from facefold.training.loss import Loss, make_loss
+from facefold.training.optimizer import make_optimizer
 from facefold.training.outputs import predict_batches
 from facefold.training.schedule import Schedule
 from facefold.training.soft_labels import SoftLabels, training_targets
@@ -155,14 +155,7 @@ class FoldTrainer:
             recipe, device, task.weights_dir, not self.history or recipe.has_frozen_stages, task.target.outputs
         )
         self._require_same_start(source)
-        self.optimizer = create_optimizer_v2(
-            self.model,
-            opt=recipe.optimizer,
-            lr=recipe.lr,
-            weight_decay=recipe.weight_decay,
-            momentum=recipe.momentum,
-            **({"fused": True} if device.type == "cuda" else {}),
-        )
+        self.optimizer = make_optimizer(self.model, recipe, device)
         self.ema = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision.dtype is torch.float16)
 
@@ -232,7 +225,7 @@ class FoldTrainer:
                 started, cpu_started = time.perf_counter(), time.process_time()
                 train_loss = self.train_epoch(epoch)
                 train_seconds = time.perf_counter() - started
-                row = {"epoch": epoch, "lr": self.optimizer.param_groups[0]["lr"], "train_loss": train_loss}
+                row = {"epoch": epoch, "lr": self.schedule.rate, "train_loss": train_loss}
                 row |= self.evaluate()
                 self._require_finite(epoch, row)
                 row |= {"train_seconds": train_seconds, "seconds": time.perf_counter() - started}
