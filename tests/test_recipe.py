@@ -44,6 +44,7 @@ def test_the_defaults_never_change():
         optimizer="adamw",
         lr=1e-3,
         layer_decay=1.0,
+        feature_scale="",
         head_lr=1.0,
         weight_decay=0.01,
         momentum=0.9,

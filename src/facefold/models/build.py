@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from timm.data.constants import (
     IMAGENET_DEFAULT_MEAN,
@@ -42,17 +43,48 @@ class FrozenStages(nn.Module):
         return super().train(False)  # frozen batch norm keeps its pretrained statistics
 
 
+class FrozenBackbones(nn.Module):
+    """Several frozen backbones: maps images uint8 (N, H, W, 3) to their features side by side, float (N, F, 1, 1)."""
+
+    def __init__(self, backbones: list[FrozenStages]):
+        super().__init__()
+        self.stages = nn.ModuleList(backbones)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([backbone(images) for backbone in self.stages], dim=1)
+
+    @property
+    def channels_last(self) -> bool:
+        return self.stages[0].channels_last
+
+    @channels_last.setter
+    def channels_last(self, value: bool) -> None:
+        for backbone in self.stages:
+            backbone.channels_last = value
+
+    def train(self, mode: bool = True) -> "FrozenBackbones":
+        return super().train(False)
+
+
 class Net(nn.Module):
     """Frozen stages, backbone, dropout and a linear layer of `outputs` numbers.
 
-    A recipe's classifier replaces dropout and linear layer. Each forward method returns logits float32 (of a classifier
-    float64), (N,) of one output or (N, outputs), and penultimate features float32 (N, F).
+    A recipe's classifier replaces dropout and linear layer; it multiplies standardised features by `feature_scale` (F,)
+    or 1. Each forward method returns logits float32 (of a classifier float64), (N,) of one output or (N, outputs), and
+    penultimate features float32 (N, F).
     """
 
     def __init__(
-        self, frozen_stages: FrozenStages, backbone: nn.Module, features: int, dropout: float, outputs: int = 1
+        self,
+        frozen_stages: FrozenStages | FrozenBackbones,
+        backbone: nn.Module,
+        features: int,
+        dropout: float,
+        outputs: int = 1,
     ):
         super().__init__()
+        self.feature_scale: np.ndarray | float = 1.0
         self.frozen_stages = frozen_stages
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
@@ -134,6 +166,8 @@ def build_model(
         net = Net(FrozenStages(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, [nn.Identity()]), nn.Flatten(), 1, 0.0)
         net.output = Classifier()
         return net, {"source": "none"}
+    if len(recipe.parts) > 1:
+        return _build_several(recipe, weights_dir, pretrained)
     model, source = build_backbone(recipe, weights_dir, pretrained=pretrained)
     for size in sorted({recipe.size_in(epoch) for epoch in range(recipe.epochs)}):
         example_output(model, size)  # raises if the backbone does not accept it
@@ -154,3 +188,19 @@ def build_model(
     if recipe.classifier:
         net.output = Classifier()
     return net, source
+
+
+def _build_several(recipe: Recipe, weights_dir: Path | None, pretrained: bool) -> tuple[Net, dict]:
+    """Build a network whose classifier reads the features of several frozen backbones, see `build_model`.
+
+    `feature_scale` gives each backbone the same part in the distance of two images, times the recipe's own weight.
+    """
+    nets, sources = zip(*(build_model(part, weights_dir, pretrained) for part in recipe.parts), strict=True)
+    net = Net(FrozenBackbones([net.frozen_stages for net in nets]), nn.Flatten(), 1, 0.0)
+    image = torch.zeros((1, recipe.size, recipe.size, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        sizes = [backbone(image).shape[1] for backbone in net.frozen_stages.stages]
+    equal = np.sqrt(sum(sizes) / len(sizes) / np.array(sizes))
+    net.output, net.feature_scale = Classifier(), np.repeat(equal * recipe.feature_scales, sizes)
+    keys = dict.fromkeys(key for source in sources for key in source)
+    return net, {key: ", ".join(source.get(key, "none") for source in sources) for key in keys}

@@ -39,7 +39,13 @@ BLOCK = 1024  # rows that are predicted at a time
 
 
 def fit_classifier(
-    kind: str, features: np.ndarray, labels: np.ndarray, groups: np.ndarray, task: Task, seed: int
+    kind: str,
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    task: Task,
+    seed: int,
+    feature_scale: np.ndarray | float = 1.0,
 ) -> State:
     """Fit a classifier, or for a regression task a regressor, on standardised features; return its state.
 
@@ -53,9 +59,10 @@ def fit_classifier(
         groups: (n,), of near-duplicates, which inner folds do not divide.
         task: What the labels are.
         seed: Of the inner folds and the network's weights.
+        feature_scale: (F,), by which standardised features are multiplied.
     """
     with threadpool_limits(1):
-        state = _fit_scaler(features)
+        state = _fit_scaler(features, feature_scale)
         x = _standardise(state, features).astype(np.float64)
         if task.regression:
             return state | _fit_values(kind, x, labels, seed)
@@ -96,11 +103,11 @@ def _apply(state: State, features: np.ndarray) -> np.ndarray:
     return outputs
 
 
-def _fit_scaler(features: np.ndarray) -> State:
+def _fit_scaler(features: np.ndarray, feature_scale: np.ndarray | float) -> State:
     from sklearn.preprocessing import StandardScaler  # as all of scikit-learn slow to import, and only needed to fit
 
     scaler = StandardScaler().fit(features)
-    return {"mean": scaler.mean_, "scale": scaler.scale_}
+    return {"mean": scaler.mean_, "scale": scaler.scale_ / feature_scale}
 
 
 def _standardise(state: State, features: np.ndarray) -> np.ndarray:

@@ -39,8 +39,9 @@ class Recipe:
     name: str
     about: str = ""  # one line for the plan and the report; not part of the hash
 
-    backbone: str = "cnn5"  # a timm name, or cnn3 or cnn5
-    weights: str = "none"  # none | hub (timm's) | package:<python module of the package that ships them>
+    backbone: str = "cnn5"  # a timm name, or cnn3 or cnn5; "A, B": a classifier reads the features of both
+    # none | hub (timm's) | package:<python module of the package that ships them>; of several backbones "W, V"
+    weights: str = "none"
     size: int = 128  # height and width in pixels
     start_size: int = 0  # the first epoch's size, growing to `size` in steps of 16 pixels; 0: `size` throughout
     # The stem and this many first stages keep their pretrained weights and statistics. Their activations are computed
@@ -51,6 +52,7 @@ class Recipe:
     # What reads the features of a frozen backbone: "" (a linear output trained by gradient descent) or a classifier of
     # models/classifiers.py: logistic | svm | network. It reads the mean of the image's and its mirror's features.
     classifier: str = ""
+    feature_scale: str = ""  # several backbones: the weight of each one's features, as "1, 0.3"; "": all the same
     head: str = ""  # layers before the output, see heads.py; "": the pooling that timm gives the backbone
     views: int = 0  # frozen stages: number of augmented copies of the images, used in turn; 0: a new one per epoch
     dropout: float = 0.0  # before the output layer; cnn3 and cnn5 have one before their dense layer as well
@@ -96,6 +98,19 @@ class Recipe:
     def has_frozen_stages(self) -> bool:
         """Whether a part of the network is frozen, so that its activations are computed once."""
         return not self.embeddings and (self.freeze_backbone or self.freeze_stages > 0)
+
+    @cached_property
+    def parts(self) -> tuple["Recipe", ...]:
+        """This recipe with each of its backbones alone."""
+        names, weights = (_split_list(text) for text in (self.backbone, self.weights))
+        if len(names) == 1:
+            return (self,)
+        return tuple(replace(self, backbone=name, weights=own) for name, own in zip(names, weights, strict=True))
+
+    @property
+    def feature_scales(self) -> list[float]:
+        """The weight of each backbone's features."""
+        return [float(text) for text in _split_list(self.feature_scale or ",".join("1" for _ in self.parts))]
 
     @property
     def embeddings(self) -> str:
@@ -249,6 +264,10 @@ def parse_recipe(name: str, settings: dict, source: str) -> Recipe:
     return recipe
 
 
+def _split_list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
 def _invalid_settings(recipe: Recipe) -> Iterator[str]:
     """Yield what is wrong with single settings."""
     for key, value in asdict(recipe).items():
@@ -260,8 +279,12 @@ def _invalid_settings(recipe: Recipe) -> Iterator[str]:
             yield f"{key} = {value} should be in 0 <= {key} < 1"
         elif not isinstance(value, str) and not 0 <= value < math.inf:
             yield f"{key} = {value} should not be negative"
-    if recipe.weights not in ("none", "hub") and not recipe.weights.startswith("package:"):
-        yield f"weights = {recipe.weights!r} is none of none, hub, package:<name>"
+    for scale in _split_list(recipe.feature_scale) if recipe.feature_scale else []:
+        if not re.fullmatch(r"\d+(\.\d+)?", scale) or not float(scale):
+            yield f"feature_scale = {scale!r} is no number above 0"
+    for weights in _split_list(recipe.weights):
+        if weights not in ("none", "hub") and not weights.startswith("package:"):
+            yield f"weights = {weights!r} is none of none, hub, package:<name>"
     if recipe.head:
         from facefold.models.heads import parse_head  # with torch, which the steps need later if at all
 
@@ -297,7 +320,9 @@ def _misplaced_settings(recipe: Recipe, settings: dict) -> Iterator[str]:
 
 def _conflicts(recipe: Recipe) -> list[str]:
     """Return settings that contradict each other."""
-    own_cnn = recipe.backbone in OWN_BACKBONES
+    backbones, weights = _split_list(recipe.backbone), _split_list(recipe.weights)
+    scales = _split_list(recipe.feature_scale) if recipe.feature_scale else backbones
+    own_cnn = any(backbone in OWN_BACKBONES for backbone in backbones)
     frozen, grows = recipe.has_frozen_stages, recipe.start_size > 0
     rules = [
         (
@@ -305,7 +330,13 @@ def _conflicts(recipe: Recipe) -> list[str]:
             f"{recipe.backbone} has no pretrained weights, no drop_path and no stages to freeze",
         ),
         (own_cnn and recipe.head, f"{recipe.backbone} has a head of its own"),
-        (frozen and recipe.weights == "none", "freezing stages that were never trained"),
+        (frozen and "none" in weights, "freezing stages that were never trained"),
+        (len(backbones) > 1 and not recipe.classifier, "several backbones are for a classifier"),
+        (len(weights) != len(backbones), f"backbone names {len(backbones)}, and weights {len(weights)}: one for each"),
+        (
+            len(scales) != len(backbones),
+            f"backbone names {len(backbones)}, and feature_scale {len(scales)}: one for each",
+        ),
         (
             recipe.freeze_backbone and recipe.freeze_stages,
             "freeze_backbone freezes all stages: leave freeze_stages out",

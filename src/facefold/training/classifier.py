@@ -48,7 +48,8 @@ def fit_fold(task: FoldTask, device: torch.device, events: Path | None = None) -
     started, cpu_started = time.perf_counter(), time.process_time()
     features = read_features(net, view, task.train_images.rows(task.train["id"].tolist()))
     seed = derive_seed(task.seed, task.fold, "classifier")
-    state = fit_classifier(recipe.classifier, features, labels, task.train["group"].to_numpy(), target, seed)
+    groups = task.train["group"].to_numpy()
+    state = fit_classifier(recipe.classifier, features, labels, groups, target, seed, net.feature_scale)
     net.output.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
     train_seconds = time.perf_counter() - started
     train_loss, _ = loss_fn.evaluate(apply_classifier(state, features), labels)
