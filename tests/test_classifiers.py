@@ -212,6 +212,7 @@ def test_a_module_takes_the_state_of_a_file():
     [
         ({"classifier": "forest"}, "classifier = 'forest' is none of logistic, svm, network"),
         ({"epochs": 4}, 'epochs belongs to training by gradients, which classifier = "svm" replaces'),
+        ({"soup": 2}, 'soup belongs to training by gradients, which classifier = "svm" replaces'),
         ({"augment": "none"}, 'augment belongs to training by gradients, which classifier = "svm" replaces'),
         (
             {"freeze_backbone": False},

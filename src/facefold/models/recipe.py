@@ -74,10 +74,13 @@ class Recipe:
     plateau_patience: int = 2  # .. after this many epochs without a better monitor loss
     early_stopping: int = 0  # stop after this many epochs without a better monitor loss, best weights kept; 0: never
     stop_on: str = "loss"  # what early stopping compares, on the monitor rows: loss | accuracy
-    monitor: float = 0.0  # share of the training rows held out for plateau and early stopping
+    monitor: float = 0.0  # share of the training rows held out for plateau, early stopping and the choice of a soup
     label_smoothing: float = 0.0
     clip: float = 1.0  # largest gradient norm; 0: no clipping
     ema: float = 0.0  # decay per step of the averaged weights that predict; 0: the last weights predict
+    # Number of last epochs whose weights (those of EMA if there is one) are averaged to predict; 0: none. With monitor
+    # the epochs are tried from the least monitor loss on, and one is taken if the average's loss does not rise.
+    soup: int = 0
     compile: bool = False  # torch.compile for the training steps: takes a minute or more, so for long GPU runs
     precision: str = "auto"  # auto | float32 | bfloat16 | float16
     layout: str = "auto"  # auto | channels_last | channels_first
@@ -137,7 +140,7 @@ _CHOICES = {
 _GRADIENT_SETTINGS = (
     *("start_size", "views", "dropout", "drop_path", "augment", "augmenter", "shuffle", "batch", "epochs", "optimizer"),
     *("lr", "weight_decay", "momentum", "schedule", "warmup", "plateau_factor", "plateau_patience", "early_stopping"),
-    *("stop_on", "monitor", "label_smoothing", "clip", "ema", "compile"),
+    *("stop_on", "monitor", "label_smoothing", "clip", "ema", "soup", "compile"),
 )
 _POSITIVE = ("size", "batch", "epochs", "lr", "width")
 _BELOW_ONE = ("dropout", "drop_path", "momentum", "label_smoothing", "ema", "monitor", "plateau_factor")
@@ -283,7 +286,7 @@ def _misplaced_settings(recipe: Recipe, settings: dict) -> Iterator[str]:
         ("momentum", recipe.optimizer == "sgd", 'optimizer = "sgd"'),
         ("plateau_factor", plateau, 'schedule = "plateau"'),
         ("plateau_patience", plateau, 'schedule = "plateau"'),
-        ("monitor", plateau or recipe.early_stopping > 0, 'early_stopping or schedule = "plateau"'),
+        ("monitor", plateau or recipe.early_stopping or recipe.soup, 'early_stopping, soup or schedule = "plateau"'),
     ):
         if not applies and key in settings and settings[key] != off.get(key):
             yield f"{key} belongs to {owner} only"
@@ -342,5 +345,11 @@ def _conflicts(recipe: Recipe) -> list[str]:
             "early_stopping would cut a cosine schedule off: use plateau",
         ),
         (recipe.warmup >= recipe.epochs, "warmup is not shorter than epochs"),
+        (recipe.soup == 1, "soup = 1 averages nothing: set at least 2, or 0 for none"),
+        (recipe.soup > recipe.epochs, "soup is at most epochs: it averages the last ones"),
+        (
+            recipe.soup and recipe.early_stopping,
+            "early_stopping keeps the weights of one epoch, soup averages several: leave one of them out",
+        ),
     ]
     return [message for broken, message in rules if broken]

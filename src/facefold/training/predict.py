@@ -125,6 +125,7 @@ def _training_facts(task: FoldTask, trained: TrainedFold, device: torch.device) 
         "weights": trained.meta.weights_source,
         "epochs_run": len(history),
         "repeated_epoch": trained.meta.repeated_epoch,
+        "soup": trained.soup,
         "parts_of_a_batch": trained.meta.accumulate,
         "shuffle": shuffle_mode(task.recipe, task.train_images),
         "images_per_second": round(len(history) * trained.epoch_images / train_seconds, 2),
