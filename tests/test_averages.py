@@ -1,4 +1,4 @@
-"""Averages at the end of a fold, and what the monitor's rows choose."""
+"""Averages, and soups of a fold's last epochs; the choice of views is in test_training_predict.py."""
 
 import operator
 from copy import deepcopy
@@ -101,12 +101,13 @@ def test_no_row_of_the_monitor_is_learned(tmp_path):
 
 
 def test_a_soup_that_was_killed_has_the_same_bytes(tmp_path, monkeypatch):
-    settings = {**SMALL, "epochs": 3, "soup": 2, "monitor": 0.2}
+    settings = {**SMALL, "epochs": 3, "soup": 2, "monitor": 0.2, "tta": "choose"}
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     whole = fit(make_task(tmp_path / "a", settings))
     resumed = fit_with_kills(make_task(tmp_path / "b", settings), monkeypatch)
-    assert same(whole, resumed) and whole.facts["soup"] == resumed.facts["soup"]
+    assert same(whole, resumed)
+    assert all(whole.facts[key] == resumed.facts[key] for key in ("soup", "tta"))
 
 
 def test_a_checkpoint_holds_the_epochs_of_the_window_alone(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Averages that a fold makes at its end, and the greedy choice of what goes into one."""
+"""Averages of weights and of outputs, and the greedy choice of what goes into one."""
 
 from collections.abc import Callable
 from typing import TypeVar

@@ -78,6 +78,7 @@ class TrainedFold:
     model: the network whose weights predict. history: one row per epoch. meta: of the last checkpoint. epoch_images:
     how many images an epoch trains on. train_images: their source; features: caches of frozen stages by split (train,
     test). progress: the closed progress bar. soup: the epochs (from 0) whose weights the network's are the average of.
+    monitor: the rows (id, label) that were held out of the training rows; None of a classifier.
     """
 
     model: Net
@@ -90,6 +91,7 @@ class TrainedFold:
     features: dict[str, FeatureCache]
     progress: tqdm
     soup: list[int] = field(default_factory=list)
+    monitor: pd.DataFrame | None = None
 
 
 class NonFiniteLoss(Exception):
@@ -260,6 +262,7 @@ class FoldTrainer:
             self.features,
             self.progress,
             soup,
+            self.monitor,
         )
 
     def average_epochs(self) -> list[int]:
