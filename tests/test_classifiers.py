@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -26,7 +27,7 @@ from facefold.task import LABEL, Task, task_named
 from facefold.training import timing
 from facefold.training.classifier import fit_fold
 from facefold.training.plan import Rates, Workload, rates_key
-from facefold.training.predict import predict_fold
+from facefold.training.predict import predict_fold, prediction_views
 from facefold.utils.errors import InputError
 from tiny_fold import make_task, same
 
@@ -221,6 +222,11 @@ def test_a_module_takes_the_state_of_a_file():
     [
         ({"classifier": "forest"}, "classifier = 'forest' is none of logistic, svm, network"),
         ({"epochs": 4}, 'epochs belongs to training by gradients, which classifier = "svm" replaces'),
+        (
+            {"tta": "choose"},
+            'tta = "choose" needs monitor rows, which a classifier has none of: use flip, flip_zoom or none',
+        ),
+        ({"soup": 2}, 'soup belongs to training by gradients, which classifier = "svm" replaces'),
         ({"augment": "none"}, 'augment belongs to training by gradients, which classifier = "svm" replaces'),
         (
             {"freeze_backbone": False},
@@ -296,6 +302,14 @@ def test_another_number_of_epochs_is_refused():
 def test_no_augmented_view_is_computed():
     views = [("train", "plain"), ("train", "mirror"), ("test", "plain"), ("test", "mirror")]
     assert recipes.view_names(load_recipe("mobilenetv2_svm")) == views
+
+
+def test_the_features_of_all_views_are_averaged():
+    values = {"plain": 1.0, "mirror": 2.0, "zoom": 3.0, "zoom_mirror": 8.0}
+    features = SimpleNamespace(view=lambda name: np.full((5, 1, 1, 2), values[name], np.float16))
+    recipe = parse_recipe("c", {**FROZEN, "classifier": "svm", "tta": "flip_zoom"}, "c.toml")
+    (view,) = prediction_views(recipe, recipe.tta_views, SimpleNamespace(device=CPU), features)
+    assert view(np.arange(3)).tolist() == np.full((3, 1, 1, 2), 3.5).tolist()
 
 
 # Folds

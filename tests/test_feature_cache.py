@@ -20,6 +20,7 @@ from facefold.models.feature_cache import FeatureCache, feature_cache_bytes, fea
 from facefold.models.precision import Precision, frozen_precision
 from facefold.models.recipe import Recipe, parse_recipe, view_names
 from facefold.models.requirements import check_disk_space
+from facefold.models.views import view_images
 from facefold.training.dataset import AugmentedImages, ImageSource
 from facefold.utils import files
 from facefold.utils.errors import InputError
@@ -58,6 +59,7 @@ def test_a_view_holds_the_activations_of_each_image(tmp_path):
     for name, pixels in [
         ("plain", cache.images.pixels),
         ("mirror", cache.images.pixels[:, :, ::-1].copy()),
+        ("zoom_mirror", view_images(torch.from_numpy(cache.images.pixels), "zoom_mirror").numpy()),
         ("epoch_2", augment(cache.images)(2, np.arange(70)).numpy()),
     ]:
         with torch.inference_mode():
@@ -146,6 +148,15 @@ def test_images_that_nothing_changes_have_one_view(tmp_path):
     assert [path.name for path in cache.folder.glob("*.npy")] == ["train_plain.npy"]
     recipe = parse_recipe("f", {**SETTINGS, "augment": "none", "tta": "none"}, "f.toml")
     assert view_names(recipe) == [("train", "plain"), ("test", "plain")]
+
+
+@pytest.mark.parametrize("tta", [{"tta": "flip_zoom"}, {"tta": "choose", "monitor": 0.2}])
+def test_each_view_of_a_prediction_has_a_file_of_each_split(tta):
+    recipe = parse_recipe("f", {**SETTINGS, "augment": "none", **tta}, "f.toml")
+    views = ("plain", "mirror", "zoom", "zoom_mirror")
+    assert view_names(recipe) == [(split, view) for split in ("train", "test") for view in views]
+    flip = dataclasses.replace(recipe, tta="flip")
+    assert feature_cache_bytes(recipe, 80, 20) == 2 * feature_cache_bytes(flip, 80, 20)
 
 
 def test_half_precision_is_used_only_if_it_nearly_agrees(tmp_path, monkeypatch, capsys):

@@ -75,11 +75,12 @@ def test_no_job_is_forgotten_and_no_device_idles_while_one_waits(jobs, devices):
     assert max(max(jobs), sum(jobs) / devices) <= seconds <= sum(jobs) / devices + max(jobs)
 
 
-def test_the_cost_of_a_fold_by_hand():
-    recipe = recipes.parse_recipe("r", {"epochs": 4, "tta": "none", "size": 32}, "r.toml")
+@pytest.mark.parametrize("tta, views", [("none", 1), ("flip", 2), ("flip_zoom", 4)])
+def test_the_cost_of_a_fold_by_hand(tta, views):
+    recipe = recipes.parse_recipe("r", {"epochs": 4, "tta": tta, "size": 32}, "r.toml")
     planned = workload(rates=rates_of(recipe)).plan_recipe(recipe, 5)
     assert planned.folds == 5 and planned.cost == Cost(
-        0.0, pytest.approx(800 * 4 * 0.01 + 200 * 4 * 0.002 + (200 + 300) * 0.002 + 800 * 4 * 0.001)
+        0.0, pytest.approx(800 * 4 * 0.01 + 200 * 4 * 0.002 + views * (200 + 300) * 0.002 + 800 * 4 * 0.001)
     )
 
 

@@ -67,6 +67,7 @@ def test_the_defaults_never_change():
         stop_on="loss",
         shuffle="auto",
         classifier="",
+        soup=0,
     )
 
 
@@ -105,7 +106,16 @@ def test_all_wrong_keys_and_types_are_named_at_once():
         ({"clip": -1.0}, "clip = -1.0 should not be negative"),
         ({"ema": 1.0}, "ema = 1.0 should be in 0 <= ema < 1"),
         ({"schedule": "plateau"}, "plateau and early_stopping need monitor > 0: the rows they watch"),
-        ({"monitor": 0.1}, 'monitor belongs to early_stopping or schedule = "plateau" only'),
+        ({"monitor": 0.1}, 'monitor belongs to early_stopping, soup, tta = "choose" or schedule = "plateau" only'),
+        ({"tta": "zoom"}, "tta = 'zoom' is none of flip, none, flip_zoom, choose"),
+        ({"tta": "choose"}, 'tta = "choose" needs monitor > 0: the rows that choose the views'),
+        ({"soup": 1}, "soup = 1 averages nothing: set at least 2, or 0 for none"),
+        ({"soup": -1}, "soup = -1 should not be negative"),
+        ({"soup": 5, "epochs": 4}, "soup is at most epochs: it averages the last ones"),
+        (
+            {"soup": 2, "early_stopping": 3, "monitor": 0.1, "schedule": "plateau"},
+            "early_stopping keeps the weights of one epoch, soup averages several: leave one of them out",
+        ),
         ({"early_stopping": 3, "monitor": 0.1}, "early_stopping would cut a cosine schedule off: use plateau"),
         ({"warmup": 4.0, "epochs": 4}, "warmup is not shorter than epochs"),
         ({"weights": "hub"}, "cnn5 has no pretrained weights, no drop_path and no stages to freeze"),

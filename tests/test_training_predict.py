@@ -2,9 +2,12 @@
 
 import dataclasses
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from facefold.data.cache import ImageCache
 from facefold.models import precision
 from facefold.runs import (
     RESULT_FILES,
@@ -17,10 +20,18 @@ from facefold.runs import (
     write_predictions,
     write_weights,
 )
-from facefold.training.predict import FoldPrediction, FoldResult, PredictTestJob, predict_folds, trained_recipe
+from facefold.training.loss import BinaryLoss, MAELoss, MulticlassLoss
+from facefold.training.predict import (
+    FoldPrediction,
+    FoldResult,
+    PredictTestJob,
+    choose_views,
+    predict_folds,
+    trained_recipe,
+)
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, sha256_file, write_json
-from tiny_fold import CPU, TINY, fit, images, make_task
+from tiny_fold import CPU, TINY, fit, images, make_task, same
 
 FROZEN = {
     "backbone": "tf_efficientnet_lite0",
@@ -51,7 +62,15 @@ def leave(root, settings: dict) -> FoldResult:
     return result
 
 
-@pytest.mark.parametrize("settings", [{**TINY, "epochs": 1}, FROZEN], ids=["cnn5", "frozen stages"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {**TINY, "epochs": 1},
+        {**FROZEN, "tta": "choose", "monitor": 0.2},
+        {**TINY, "epochs": 2, "soup": 2, "tta": "flip_zoom"},
+    ],
+    ids=["cnn5", "frozen stages, chosen views", "soup, zoom"],
+)
 def test_the_same_bytes_as_in_training(tmp_path, settings):
     result = leave(tmp_path, settings)
     [prediction] = predict(tmp_path, images("te", 10)[0])
@@ -106,3 +125,66 @@ def test_damaged_weights_and_runs_of_another_version_are_refused(tmp_path):
         InputError, match="runs/tiny was trained by another version of this program; train it again to predict with it"
     ):
         trained_recipe("tiny", [{"settings": {"colour": "blue"}}])
+
+
+def test_each_fold_predicts_by_its_own_views(tmp_path):
+    result = leave(tmp_path, {**TINY, "epochs": 1})
+    path, test_images = fold_dir(tmp_path, "tiny", 0) / "run.json", images("te", 10)[0]
+    run = read_json(path)
+    assert run.pop("tta") == ["plain", "mirror"]
+
+    def prob(test_images: ImageCache, **facts) -> np.ndarray:
+        write_json(path, {**run, **facts})
+        return predict(tmp_path, test_images)[0].prob
+
+    assert prob(test_images).tobytes() == result.test_prob.tobytes()  # of an earlier version: the recipe's views
+    mirrored = dataclasses.replace(test_images, pixels=test_images.pixels[:, :, ::-1].copy())
+    assert prob(test_images, tta=["mirror"]) == pytest.approx(prob(mirrored, tta=["plain"]), abs=1e-6)
+    assert not np.allclose(prob(test_images, tta=["plain", "zoom"]), prob(test_images, tta=["plain"]), atol=1e-6)
+
+
+# Which views a fold chooses
+
+
+def choose(outputs: dict[str, list], labels: list, loss_fn) -> list[str]:
+    """Choose among views of dictated outputs."""
+    views = {name: lambda rows, values=values: torch.tensor(values)[rows] for name, values in outputs.items()}
+    rows = pd.DataFrame({"id": [str(row) for row in range(len(labels))], "label": labels})
+    model = lambda inputs: (inputs, torch.zeros(len(inputs), 1))  # noqa: E731
+    return choose_views(model, views, ImageCache(rows["id"].tolist(), np.empty(len(labels))), rows, loss_fn)
+
+
+def test_a_view_is_chosen_if_the_loss_falls():
+    """The mirror's error is 1; its mean with zoom or with a plain view of -4 has 1.5, with one of -2 it has 0.5."""
+    outputs = {"plain": [-4.0, -4.0], "mirror": [1.0, 1.0], "zoom": [3.0, -3.0], "zoom_mirror": [9.0, 9.0]}
+    assert choose(outputs, [0.0, 0.0], MAELoss(0.0, 1.0)) == ["mirror"]
+    outputs["plain"] = [-2.0, -2.0]
+    assert choose(outputs, [0.0, 0.0], MAELoss(0.0, 1.0)) == ["plain", "mirror"]
+
+
+def test_views_are_chosen_by_the_loss_of_the_task():
+    binary = {"plain": [2.0, -0.1], "mirror": [0.1, -2.0], "zoom": [-2.0, 2.0], "zoom_mirror": [2.0, -0.1]}
+    assert choose(binary, [1, 0], BinaryLoss()) == ["plain", "mirror"]
+    wrong = [[0.0, 3.0, 0.0], [3.0, 0.0, 0.0]]
+    right = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    assert choose({"plain": wrong, "mirror": right, "zoom": wrong}, [0, 1], MulticlassLoss()) == ["mirror"]
+
+
+def test_a_fold_leaves_out_a_view_that_harms_whatever_its_held_out_rows_say(tmp_path, capsys):
+    """The brighter half is the left one if and only if the label is 1, so a mirror image has the other label."""
+    results = []
+    for name, turned in (("a", False), ("b", True)):
+        (tmp_path / name).mkdir()
+        task = make_task(tmp_path / name, {**TINY, "augment": "none", "ema": 0.0, "tta": "choose", "monitor": 0.2})
+        pixels = np.random.default_rng(0).integers(0, 100, task.train_images.pixels.shape, dtype=np.uint8)
+        pixels[0::2, :, 16:] += 100
+        pixels[1::2, :, :16] += 100
+        task = dataclasses.replace(task, train_images=ImageCache(task.train_images.ids, pixels))
+        if turned:
+            task = dataclasses.replace(task, valid=task.valid.assign(label=1 - task.valid["label"]))
+        results.append(fit(task))
+    first, second = results
+    assert first.facts["metrics"]["accuracy"] > 0.9 and second.facts["metrics"]["accuracy"] < 0.1
+    assert first.facts["tta"] == second.facts["tta"] and not {"mirror", "zoom_mirror"} & set(first.facts["tta"])
+    assert same(first, second)
+    assert f"tiny fold 0: chosen views: {', '.join(first.facts['tta'])}\n" in capsys.readouterr().out

@@ -20,6 +20,7 @@ from facefold.models.feature_cache import CHUNK
 from facefold.models.inference import fuse_frozen_stages
 from facefold.models.precision import choose_precision, frozen_precision
 from facefold.models.recipe import Recipe
+from facefold.models.views import view_images
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_text
 
@@ -27,7 +28,7 @@ from facefold.utils.files import sha256_text
 def embed_by_backbone(
     competition: Competition, name: str, recipe: Recipe, weights_dir: Path | None, device: torch.device
 ) -> Path:
-    """Write the features of a recipe with a classifier: of the image, or the mean of it and its mirror.
+    """Write the features of a recipe with a classifier: the mean over its views.
 
     Args:
         competition: Whose images.
@@ -49,8 +50,8 @@ def embed_by_backbone(
         blocks = []
         for start in range(0, len(rows), CHUNK):
             images = torch.from_numpy(pixels[split][rows[start : start + CHUNK]]).to(device)
-            views = [images, images.flip(2)] if recipe.tta == "flip" else [images]
-            features = sum(stages(view).flatten(1).float() for view in views) / len(views)
+            views = [stages(view_images(images, view)).flatten(1).float() for view in recipe.tta_views]
+            features = sum(views) / len(views)
             blocks.append(features.cpu().numpy())
         return np.concatenate(blocks)
 

@@ -3,9 +3,9 @@
     cache/frozen/<run>/<key>/<split>_<view>.npy   float16 (n, h, w, C), rows in the order of the split's csv; the split
                                                   train_test of a run that trains on both has those of both
 
-A view is `plain`, `mirror` or an augmented copy of all images, `epoch_<e>`; h and w are 1 if the frozen stages end in a
-pooling. All folds share an augmented copy, because the augmentation of an image in epoch e depends on (seed, e, id)
-alone. The key is a hash of whatever decides a value, so activations of other settings, images or weights are never
+A view is one of `view_images` or an augmented copy of all images, `epoch_<e>`; h and w are 1 if the frozen stages end
+in a pooling. All folds share an augmented copy, because the augmentation of an image in epoch e depends on (seed, e,
+id) alone. The key is a hash of whatever decides a value, so activations of other settings, images or weights are never
 read; they are removed when the run's current ones are computed.
 """
 
@@ -27,6 +27,7 @@ from facefold.models.build import FrozenStages, build_model
 from facefold.models.inference import fuse_frozen_stages
 from facefold.models.precision import Precision
 from facefold.models.recipe import Recipe, epoch_view_name, view_names
+from facefold.models.views import view_images
 from facefold.utils.errors import InputError
 from facefold.utils.files import (
     is_intact,
@@ -148,7 +149,7 @@ class FeatureCache:
         if name.startswith("epoch_"):
             return self.augmented(int(name.removeprefix("epoch_")), rows).to(self.device)
         images = torch.from_numpy(self.images.pixels[rows]).to(self.device)
-        return images.flip(2) if name == "mirror" else images
+        return view_images(images, name)
 
 
 def feature_cache_bytes(recipe: Recipe, train_rows: int, test_rows: int) -> int:

@@ -78,14 +78,19 @@ class Recipe:
     plateau_patience: int = 2  # .. after this many epochs without a better monitor loss
     early_stopping: int = 0  # stop after this many epochs without a better monitor loss, best weights kept; 0: never
     stop_on: str = "loss"  # what early stopping compares, on the monitor rows: loss | accuracy
-    monitor: float = 0.0  # share of the training rows held out for plateau and early stopping
+    monitor: float = 0.0  # share of the training rows held out for plateau, early stopping, soup and tta = "choose"
     label_smoothing: float = 0.0
     clip: float = 1.0  # largest gradient norm; 0: no clipping
     ema: float = 0.0  # decay per step of the averaged weights that predict; 0: the last weights predict
+    # Number of last epochs whose weights (those of EMA if there is one) are averaged to predict; 0: none. With monitor
+    # the epochs are tried from the least monitor loss on, and one is taken if the average's loss does not rise.
+    soup: int = 0
     compile: bool = False  # torch.compile for the training steps: takes a minute or more, so for long GPU runs
     precision: str = "auto"  # auto | float32 | bfloat16 | float16
     layout: str = "auto"  # auto | channels_last | channels_first
-    tta: str = "flip"  # flip (mean logit of the image and its mirror) | none
+    # Views whose mean logit predicts: flip (the image and its mirror) | flip_zoom (these and the centre, enlarged, and
+    # its mirror) | none (the image) | choose (those of flip_zoom that the fold's monitor rows choose)
+    tta: str = "flip"
 
     def size_in(self, epoch: int) -> int:
         """Return height and width of the training images in that epoch, counted from 0."""
@@ -122,6 +127,11 @@ class Recipe:
         """Whether training images differ from the cached ones, by augmentation or by size."""
         return not self.classifier and (self.augment != "none" or self.start_size > 0)
 
+    @property
+    def tta_views(self) -> tuple[str, ...]:
+        """The views of `view_images` that predict, or of which a fold chooses."""
+        return TTA_VIEWS[self.tta]
+
     @cached_property
     def hash(self) -> str:
         """Hex sha256 of the settings that differ from their defaults.
@@ -136,6 +146,12 @@ class Recipe:
         return sha256_text(json.dumps(settings, sort_keys=True))
 
 
+TTA_VIEWS = {
+    "flip": ("plain", "mirror"),
+    "none": ("plain",),
+    "flip_zoom": ("plain", "mirror", "zoom", "zoom_mirror"),
+    "choose": ("plain", "mirror", "zoom", "zoom_mirror"),
+}
 CLASSIFIERS = ("logistic", "svm", "network")  # of scikit-learn, see models/classifiers.py
 _CHOICES = {
     "augment": tuple(sorted(POLICIES)),
@@ -148,14 +164,14 @@ _CHOICES = {
     "classifier": ("", *CLASSIFIERS),
     "precision": ("auto", "float32", "bfloat16", "float16"),
     "layout": ("auto", "channels_last", "channels_first"),
-    "tta": ("flip", "none"),
+    "tta": tuple(TTA_VIEWS),
 }
 # What a classifier, which is fitted without gradients, does not read.
 _GRADIENT_SETTINGS = (
     *("start_size", "views", "dropout", "drop_path", "augment", "augmenter", "shuffle", "batch", "epochs", "optimizer"),
     *("lr", "layer_decay", "head_lr", "weight_decay", "momentum", "schedule", "warmup", "plateau_factor"),
     *("plateau_patience", "early_stopping"),
-    *("stop_on", "monitor", "label_smoothing", "clip", "ema", "compile"),
+    *("stop_on", "monitor", "label_smoothing", "clip", "ema", "soup", "compile"),
 )
 _POSITIVE = ("size", "batch", "epochs", "lr", "layer_decay", "head_lr", "width")
 _BELOW_ONE = ("dropout", "drop_path", "momentum", "label_smoothing", "ema", "monitor", "plateau_factor")
@@ -163,9 +179,9 @@ _BELOW_ONE = ("dropout", "drop_path", "momentum", "label_smoothing", "ema", "mon
 
 def view_names(recipe: Recipe) -> list[tuple[str, str]]:
     """Return (split, view) of each view that the folds of this recipe read."""
-    plain = ["plain", "mirror"] if recipe.tta == "flip" else ["plain"]
     epochs = range(recipe.epochs if recipe.changes_images else 0)
     augmented = dict.fromkeys(epoch_view_name(epoch, recipe.views) for epoch in epochs)
+    plain = recipe.tta_views
     return [("train", view) for view in augmented] + [(split, view) for split in ("train", "test") for view in plain]
 
 
@@ -301,6 +317,7 @@ def _misplaced_settings(recipe: Recipe, settings: dict) -> Iterator[str]:
     """
     off = {"views": 0, "monitor": 0, "frozen_precision": "float32"}
     plateau = recipe.schedule == "plateau"
+    monitored = plateau or recipe.early_stopping or recipe.soup or recipe.tta == "choose"
     for key, applies, owner in (
         ("width", recipe.backbone in OWN_BACKBONES, "cnn3 and cnn5"),
         ("frozen_precision", recipe.has_frozen_stages, "freeze_stages or freeze_backbone"),
@@ -309,7 +326,7 @@ def _misplaced_settings(recipe: Recipe, settings: dict) -> Iterator[str]:
         ("momentum", recipe.optimizer == "sgd", 'optimizer = "sgd"'),
         ("plateau_factor", plateau, 'schedule = "plateau"'),
         ("plateau_patience", plateau, 'schedule = "plateau"'),
-        ("monitor", plateau or recipe.early_stopping > 0, 'early_stopping or schedule = "plateau"'),
+        ("monitor", monitored, 'early_stopping, soup, tta = "choose" or schedule = "plateau"'),
     ):
         if not applies and key in settings and settings[key] != off.get(key):
             yield f"{key} belongs to {owner} only"
@@ -381,5 +398,19 @@ def _conflicts(recipe: Recipe) -> list[str]:
             "early_stopping would cut a cosine schedule off: use plateau",
         ),
         (recipe.warmup >= recipe.epochs, "warmup is not shorter than epochs"),
+        (
+            recipe.tta == "choose" and recipe.classifier,
+            'tta = "choose" needs monitor rows, which a classifier has none of: use flip, flip_zoom or none',
+        ),
+        (
+            recipe.tta == "choose" and not recipe.classifier and not recipe.monitor,
+            'tta = "choose" needs monitor > 0: the rows that choose the views',
+        ),
+        (recipe.soup == 1, "soup = 1 averages nothing: set at least 2, or 0 for none"),
+        (recipe.soup > recipe.epochs, "soup is at most epochs: it averages the last ones"),
+        (
+            recipe.soup and recipe.early_stopping,
+            "early_stopping keeps the weights of one epoch, soup averages several: leave one of them out",
+        ),
     ]
     return [message for broken, message in rules if broken]

@@ -1,7 +1,8 @@
 """The state of a fold's training after an epoch, in one file that is there whole or not at all.
 
 The file is a line with the sha256 (hex) of what follows, then a dict as `torch.save` writes it: meta, the fields of
-`CheckpointMeta` and of the run's identity; model, ema and best, trainable state dicts; optimizer, its state.
+`CheckpointMeta` and of the run's identity; model, ema and best, trainable state dicts; soup, those of the last epochs
+by epoch; optimizer, its state.
 """
 
 import hashlib
@@ -39,7 +40,7 @@ class CheckpointMeta:
 class Checkpoint:
     """The state of a run after an epoch; identity: see `runs.Identity`.
 
-    state: part (model, ema, best, optimizer) -> state dict, on the CPU.
+    state: part (model, ema, best, soup, optimizer) -> state dict, or state dicts by epoch, on the CPU.
     """
 
     identity: dict

@@ -39,7 +39,7 @@ def fit_fold(task: FoldTask, device: torch.device, events: Path | None = None) -
     if recipe.embeddings:
         source = embeddings_source(recipe.embeddings, {"train": task.train_images, "test": task.test_images})
     caches = open_feature_caches(task, net, source, precision, images)
-    (view,) = prediction_views(recipe, images, caches.get("train"))
+    (view,) = prediction_views(recipe, recipe.tta_views, images, caches.get("train"))
     labels = task.train["label"].to_numpy()
     loss_fn = make_loss(target, recipe, labels)
     if target.regression:

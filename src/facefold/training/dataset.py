@@ -17,6 +17,7 @@ from facefold.augment.per_image import ImageAugment
 from facefold.data.cache import ImageCache
 from facefold.models.feature_cache import FeatureCache
 from facefold.models.recipe import Recipe
+from facefold.models.views import view_images
 from facefold.utils.npy import NpyRows
 from facefold.utils.seeding import derive_seed
 
@@ -99,14 +100,14 @@ def _shrink(images: Tensor, side: int) -> Tensor:
 
 
 def input_view(images: ImageSource, features: FeatureCache | None, view: str) -> InputFn:
-    """Return what the network reads of given rows in the view `plain` or `mirror`.
+    """Return what the network reads of given rows in a view of `view_images`.
 
     Images uint8 (N, H, W, 3), or activations float16 (N, h, w, C) where there is a feature cache.
     """
     if features is not None:
         activations = features.view(view)
         return lambda rows: to_device(torch.from_numpy(activations[rows]), images.device)
-    return (lambda rows: images(rows).flip(2)) if view == "mirror" else images
+    return lambda rows: view_images(images(rows), view)
 
 
 class EpochSampler(Sampler[tuple[int, np.ndarray]]):

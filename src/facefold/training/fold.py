@@ -4,9 +4,10 @@ Everything random is drawn from names (seed, fold, epoch, id), so a run that was
 with the same bytes as one that was not.
 """
 
+import operator
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from facefold.models.inference import InferenceModel
 from facefold.models.precision import Precision, choose_precision, frozen_precision
 from facefold.models.recipe import Recipe
 from facefold.task import LABEL, Task, strata
+from facefold.training.averages import average_states, greedy_average
 from facefold.training.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
 from facefold.training.curves import Curves
 from facefold.training.dataset import AugmentedImages, ImageSource, TrainDataset, input_view, to_device, train_batches
@@ -75,7 +77,8 @@ class TrainedFold:
 
     model: the network whose weights predict. history: one row per epoch. meta: of the last checkpoint. epoch_images:
     how many images an epoch trains on. train_images: their source; features: caches of frozen stages by split (train,
-    test). progress: the closed progress bar.
+    test). progress: the closed progress bar. soup: the epochs (from 0) whose weights the network's are the average of.
+    monitor: the rows (id, label) that were held out of the training rows; None of a classifier.
     """
 
     model: Net
@@ -87,6 +90,8 @@ class TrainedFold:
     train_images: ImageSource
     features: dict[str, FeatureCache]
     progress: tqdm
+    soup: list[int] = field(default_factory=list)
+    monitor: pd.DataFrame | None = None
 
 
 class NonFiniteLoss(Exception):
@@ -174,6 +179,7 @@ class FoldTrainer:
             self.model, self.optimizer, self.scaler, self.precision, recipe, batch_loss, self.meta.accumulate
         )
         self.best: dict[str, Tensor] = {}
+        self.soup_states: dict[int, dict[str, Tensor]] = {}
         if checkpoint:
             self.resume(checkpoint.state)
         self.progress = tqdm(
@@ -237,6 +243,7 @@ class FoldTrainer:
             curves.close()
         if self.best:
             self.predictor.load_trainable_state_dict(self.best)
+        soup = self.average_epochs()
         return TrainedFold(
             self.predictor,
             self.precision,
@@ -247,7 +254,29 @@ class FoldTrainer:
             self.images,
             self.features,
             self.progress,
+            soup,
+            self.monitor,
         )
+
+    def average_epochs(self) -> list[int]:
+        """Give the predictor the average of the last epochs' weights that `soup` asks for.
+
+        Return the epochs (from 0) that are in it. Where there are monitor rows they choose them, by their loss.
+        """
+        if not self.recipe.soup:
+            return []
+
+        def average_loss(epochs: list[int]) -> float:
+            self.predictor.load_trainable_state_dict(average_states([self.soup_states[epoch] for epoch in epochs]))
+            return self.score(self.monitor)[0]
+
+        epochs = list(self.soup_states)
+        if len(self.monitor):
+            losses = {epoch: self.history[epoch]["monitor_loss"] for epoch in epochs}
+            epochs = greedy_average(losses, average_loss, operator.le)
+        self.predictor.load_trainable_state_dict(average_states([self.soup_states[epoch] for epoch in epochs]))
+        self._print(f"averaged weights: epoch {', '.join(str(epoch + 1) for epoch in epochs)}")
+        return epochs
 
     def resume(self, state: dict[str, dict]) -> None:
         """Load the state of a checkpoint. The schedule is a function of the history and is replayed."""
@@ -256,7 +285,7 @@ class FoldTrainer:
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
         if self.ema:
             self.ema.module.load_trainable_state_dict(state["ema"])
-        self.best = state["best"]
+        self.best, self.soup_states = state["best"], state.get("soup", {})  # not in files of earlier versions
         self.scaler.load_state_dict(self.meta.scaler)
         for row in self.history:
             self.schedule.after_epoch(row["epoch"], row["monitor_loss"])
@@ -279,17 +308,9 @@ class FoldTrainer:
 
     def evaluate(self) -> dict[str, float | None]:
         """Return loss and metric of the monitor's rows, None where there are none, and of the held-out rows."""
-        model = InferenceModel(self.predictor.eval().forward_inputs, self.precision)
-        view = input_view(self.images, self.features.get("train"), "plain")  # one view: half the cost of TTA
-
-        def score(rows: pd.DataFrame) -> tuple[float, float]:
-            positions = self.task.train_images.rows(rows["id"].tolist())
-            outputs = np.concatenate([logits for logits, _ in predict_batches(model, [view], positions)])
-            return self.loss_fn.evaluate(outputs, rows["label"].to_numpy())
-
         with np.errstate(invalid="ignore"):  # a loss that is not finite is reported by the caller
-            monitor_loss, monitor_metric = score(self.monitor) if len(self.monitor) else (None, None)
-            valid_loss, valid_metric = score(self.task.valid)
+            monitor_loss, monitor_metric = self.score(self.monitor) if len(self.monitor) else (None, None)
+            valid_loss, valid_metric = self.score(self.task.valid)
         monitor = {"monitor_acc": monitor_metric} if self.recipe.stop_on == "accuracy" else {}
         return {
             "monitor_loss": monitor_loss,
@@ -297,6 +318,14 @@ class FoldTrainer:
             "valid_loss": valid_loss,
             self.loss_fn.history_column: valid_metric,
         }
+
+    def score(self, rows: pd.DataFrame) -> tuple[float, float]:
+        """Return loss and metric of rows (id, label) by the weights that predict, in one view: half the cost of TTA."""
+        model = InferenceModel(self.predictor.eval().forward_inputs, self.precision)
+        view = input_view(self.images, self.features.get("train"), "plain")
+        positions = self.task.train_images.rows(rows["id"].tolist())
+        outputs = np.concatenate([logits for logits, _ in predict_batches(model, [view], positions)])
+        return self.loss_fn.evaluate(outputs, rows["label"].to_numpy())
 
     def _require_finite(self, epoch: int, row: dict) -> None:
         losses = [row["train_loss"], row["valid_loss"], row["monitor_loss"] or 0.0]
@@ -316,6 +345,9 @@ class FoldTrainer:
         self.history.append(row)
         if self.recipe.early_stopping and best_epoch(self.recipe, self.history) == row["epoch"]:
             self.best = self.predictor.trainable_state_dict()
+        if row["epoch"] >= self.recipe.epochs - self.recipe.soup:
+            state = self.predictor.trainable_state_dict()
+            self.soup_states[row["epoch"]] = {name: value.cpu() for name, value in state.items()}
         self.schedule.after_epoch(row["epoch"], row["monitor_loss"])
         self.meta.scaler, self.meta.accumulate = self.scaler.state_dict(), self.training_step.accumulate
         self.meta.cpu_seconds += cpu_seconds
@@ -324,6 +356,7 @@ class FoldTrainer:
             "optimizer": self.optimizer.state_dict()["state"],
             "ema": self.ema.module.trainable_state_dict() if self.ema else {},
             "best": self.best,
+            "soup": self.soup_states,
         }
         save_checkpoint(self.task.checkpoint, self.task.identity, self.meta, state)
 

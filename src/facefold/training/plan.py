@@ -90,13 +90,13 @@ class Workload:
     def plan_recipe(self, recipe: Recipe, folds: int) -> RecipePlan:
         """Estimate a recipe, or a shorter one of it; on another number of folds all of them have to be trained.
 
-        Early stopping makes it an upper bound.
+        Early stopping makes it an upper bound, and so do views that a fold does not choose.
         """
         left = self.folds_left(recipe) if folds == self.folds else folds
         if not left:
             return RecipePlan(recipe, 0, Cost(0.0, 0.0))
         rates, valid = self.rates[rates_key(recipe)], math.ceil(self.rows / folds)
-        views, epochs = 2 if recipe.tta == "flip" else 1, recipe.epochs
+        views, epochs = len(recipe.tta_views), recipe.epochs
         if recipe.classifier:
             cost = Cost(views * (self.rows + self.test_rows) * rates.freeze, self._fit_seconds(recipe, rates, valid))
             return RecipePlan(recipe, left, cost)

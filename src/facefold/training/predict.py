@@ -5,10 +5,11 @@ format that the run recorded, the frozen stages in the same chunks. Elsewhere th
 processor lacks that format, more than these.
 """
 
+import operator
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,11 +27,12 @@ from facefold.models.precision import Precision, frozen_precision, half_precisio
 from facefold.models.recipe import Recipe
 from facefold.runs import WEIGHTS_FILE, fold_dir, load_weights, recorded_task, replace_test_predictions
 from facefold.task import Task
+from facefold.training.averages import greedy_average
 from facefold.training.dataset import ImageSource, InputFn, input_view, shuffle_mode
 from facefold.training.fold import FoldTask, TrainedFold, prepare_model
-from facefold.training.loss import BinaryLoss, MAELoss, MulticlassLoss
+from facefold.training.loss import BinaryLoss, Loss, MAELoss, MulticlassLoss
 from facefold.training.machine import peak_memory_mb, versions
-from facefold.training.outputs import predict_rows
+from facefold.training.outputs import predict_batches, predict_rows
 from facefold.utils.console import print_progress
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, sha256_file
@@ -73,9 +75,8 @@ class FoldPrediction:
 def predict_fold(task: FoldTask, trained: TrainedFold, device: torch.device) -> FoldResult:
     """Predict the held-out rows and the test rows of a fold that was just trained, by one code path."""
     started, cpu_started = time.perf_counter(), time.process_time()
-    loss_fn, folder = trained.loss_fn, task.checkpoint.parent
-    train_views = prediction_views(task.recipe, trained.train_images, trained.features.get("train"))
-    test_views = prediction_views(task.recipe, ImageSource(task.test_images, device), trained.features.get("test"))
+    loss_fn, folder, names = trained.loss_fn, task.checkpoint.parent, task.recipe.tta_views
+    train_views = prediction_views(task.recipe, names, trained.train_images, trained.features.get("train"))
     valid_rows = task.train_images.rows(task.valid["id"].tolist())
     test_rows = np.arange(len(task.test_images.ids))
     half = half_precision(task.recipe, trained.precision, device)
@@ -83,6 +84,13 @@ def predict_fold(task: FoldTask, trained: TrainedFold, device: torch.device) -> 
     model = select_inference_model(trained.model, half, example, loss_fn.comparable, loss_fn.difference)
     for line in model.refused:
         print_progress(f"{task}: {line}", trained.progress)
+    if task.recipe.tta == "choose":
+        candidates = dict(zip(names, train_views, strict=True))
+        names = choose_views(model, candidates, task.train_images, trained.monitor, loss_fn)
+        train_views = [candidates[name] for name in names]
+        print_progress(f"{task}: chosen views: {', '.join(names)}", trained.progress)
+    test_images = ImageSource(task.test_images, device)
+    test_views = prediction_views(task.recipe, names, test_images, trained.features.get("test"))
     try:
         oof_outputs, oof_features = predict_rows(model, train_views, valid_rows, folder)
         test_outputs, test_features = predict_rows(model, test_views, test_rows, folder)
@@ -91,6 +99,7 @@ def predict_fold(task: FoldTask, trained: TrainedFold, device: torch.device) -> 
     predict_seconds = time.perf_counter() - started
     facts = {
         **_training_facts(task, trained, device),
+        "tta": list(names),
         "inference": {
             "form": model.name,
             "difference": model.difference,
@@ -125,6 +134,7 @@ def _training_facts(task: FoldTask, trained: TrainedFold, device: torch.device) 
         "weights": trained.meta.weights_source,
         "epochs_run": len(history),
         "repeated_epoch": trained.meta.repeated_epoch,
+        "soup": trained.soup,
         "parts_of_a_batch": trained.meta.accumulate,
         "shuffle": shuffle_mode(task.recipe, task.train_images),
         "images_per_second": round(len(history) * trained.epoch_images / train_seconds, 2),
@@ -134,12 +144,36 @@ def _training_facts(task: FoldTask, trained: TrainedFold, device: torch.device) 
     }
 
 
-def prediction_views(recipe: Recipe, images: ImageSource, features: FeatureCache | None) -> list[InputFn]:
-    """Return the views to average over: the image, and its mirror image for flip TTA.
+def choose_views(
+    model: InferenceModel, views: dict[str, InputFn], images: ImageCache, rows: pd.DataFrame, loss_fn: Loss
+) -> list[str]:
+    """Return the names of the views whose mean output has the least loss, by a greedy choice.
 
-    A classifier reads one view, the mean of their features.
+    The view of the least loss comes in first; another one only if the loss of the mean falls with it.
+
+    Args:
+        model: Predicts.
+        views: The candidates by name.
+        images: That they are views of.
+        rows: To choose on (id, label): neither trained on nor scored.
+        loss_fn: Evaluates the outputs.
     """
-    names = ("plain", "mirror") if recipe.tta == "flip" else ("plain",)
+    positions, labels = images.rows(rows["id"].tolist()), rows["label"].to_numpy()
+    outputs = {
+        name: np.concatenate([batch for batch, _ in predict_batches(model, [view], positions)])
+        for name, view in views.items()
+    }
+
+    def mean_loss(names: list[str]) -> float:
+        return loss_fn.evaluate(np.mean([outputs[name] for name in names], axis=0), labels)[0]
+
+    return greedy_average({name: mean_loss([name]) for name in views}, mean_loss, operator.lt)
+
+
+def prediction_views(
+    recipe: Recipe, names: Sequence[str], images: ImageSource, features: FeatureCache | None
+) -> list[InputFn]:
+    """Return the views of these names to average over; a classifier reads one view, the mean of their features."""
     views = [input_view(images, features, name) for name in names]
     if not recipe.classifier:
         return views
@@ -201,7 +235,8 @@ def predict_folds(
                     device,
                     frozen_precision(recipe, precision, device),
                 )
-            views = prediction_views(recipe, source, features)
+            # Runs of earlier versions do not record their views, and did not choose them.
+            views = prediction_views(recipe, run.get("tta", recipe.tta_views), source, features)
             inference = _inference_model(model, run, half, views[0](rows[:CHECKED_ROWS]))
             for line in inference.refused:
                 print_progress(f"{name} fold {fold}: {line}")

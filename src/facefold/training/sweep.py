@@ -36,7 +36,7 @@ CURVES = {"epoch": "int64", "valid_loss": float, "score": float}
 TABLE = {"trial": str, "ended": str, "epochs": "int64", "valid_loss": float, "score": float, "metric": str}
 # Settings that do not change what frozen stages compute: trials that differ in these alone share it.
 _TRAINED = ("lr", "weight_decay", "momentum", "optimizer", "schedule", "warmup", "label_smoothing", "clip", "ema")
-_TRAINED += ("dropout", "drop_path", "batch", "shuffle", "classifier")
+_TRAINED += ("soup", "dropout", "drop_path", "batch", "shuffle", "classifier")
 
 
 class Hopeless(Exception):
