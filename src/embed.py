@@ -5,10 +5,10 @@
     python src/embed.py --name clip --function my_features:clip
     python src/train.py --features lite2 --classifier svm
 
---recipe and --backbone take a pretrained backbone as it is (of a recipe: backbone, weights, size, precision and tta)
-and write the mean of the features of each image and its mirror. --function names a function of yours, in the current
-folder or an installed package, that takes a list of image paths and returns an array (images, F). Any program may write
-these files: float (n, F), and the column id, each train and test id once, in any order.
+--recipe and --backbone take a pretrained backbone as it is (of a recipe: backbone, weights, size, crop, precision,
+layout and tta) and write the mean of the features of each image and its mirror. --function names a function of yours,
+in the current folder or an installed package, that takes a list of image paths and returns an array (images, F). Any
+program may write these files: float (n, F), and the column id, each train and test id once, in any order.
 
 Kill it at any time: the same command continues at the last block of 512 images and ends with the same bytes.
 """
@@ -60,7 +60,7 @@ def embed(args: argparse.Namespace) -> None:
     else:
         if args.recipe:
             known = load_recipe(args.recipe)
-            names = ("backbone", "weights", "size", "precision", "layout", "tta")
+            names = ("backbone", "weights", "size", "crop", "precision", "layout", "tta")
             settings = {name: getattr(known, name) for name in names}
         else:
             settings = {"backbone": args.backbone, "weights": args.weights or "hub", "size": args.size or 224}

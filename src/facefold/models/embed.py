@@ -39,8 +39,8 @@ def embed_by_backbone(
     net, source = build_model(recipe, weights_dir)
     precision = choose_precision(recipe, net, device)
     net.to(device).set_memory_format(precision.channels_last)
-    build_caches(competition, recipe.size)
-    pixels = {split: open_cache(competition, split, recipe.size).pixels for split in SPLITS}
+    build_caches(competition, recipe.preprocessing)
+    pixels = {split: open_cache(competition, split, recipe.preprocessing).pixels for split in SPLITS}
     example = torch.from_numpy(pixels["train"][np.arange(min(CHUNK, len(pixels["train"])))]).to(device)
     stages = fuse_frozen_stages(net.frozen_stages, example, frozen_precision(recipe, precision, device))
 
