@@ -34,6 +34,7 @@ from sklearn.model_selection import StratifiedKFold  # noqa: E402
 from facefold.data.audit import check_images  # noqa: E402
 from facefold.data.cache import ImageCache, open_cache  # noqa: E402
 from facefold.data.competition import load_competition  # noqa: E402
+from facefold.data.preprocessing import Preprocessing  # noqa: E402
 from facefold.models.recipe import Recipe, load_recipes  # noqa: E402
 from facefold.training import fold as fold_module  # noqa: E402
 from facefold.utils.processes import set_environment  # noqa: E402
@@ -56,7 +57,7 @@ def main() -> None:
     torch.set_num_threads(1)
     competition = load_competition(args.root)
     check_images(competition)
-    images = open_cache(competition, "train", args.size)
+    images = open_cache(competition, "train", Preprocessing(args.size))
     table = competition.train.iloc[: args.rows]
     images = ImageCache(images.ids[: args.rows], np.array(images.pixels[: args.rows]))
     print(

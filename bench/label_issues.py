@@ -176,7 +176,8 @@ def pooled_features(folder: Path, ids: pd.Series) -> np.ndarray:
     parts = []
     with torch.inference_mode():
         for start in range(0, len(ids), 64):
-            pixels = [decode_image(folder / "train" / f"{id}.jpg", recipe.size) for id in ids[start : start + 64]]
+            paths = [folder / "train" / f"{id}.jpg" for id in ids[start : start + 64]]
+            pixels = [decode_image(path, recipe.size, recipe.crop) for path in paths]
             parts.append(model(torch.from_numpy(np.stack(pixels)))[1].numpy())
     return np.concatenate(parts)
 

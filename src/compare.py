@@ -94,7 +94,7 @@ def compare(args: argparse.Namespace, recipes: list[Recipe]) -> None:
     if not 0 <= args.fold < folds.k:
         raise InputError(f"--fold {args.fold}: the folds are 0 to {folds.k - 1}")
     check_images(competition)
-    build_caches(competition, args.size)
+    build_caches(competition, recipes[0].preprocessing)
     images_hash = load_images_hash(args.root)
     jobs = [
         CompareJob(args.root, recipe, args.fold, args.seed, images_hash, folds.hash, args.weights_dir)

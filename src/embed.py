@@ -5,19 +5,25 @@
     python src/embed.py --name clip --function my_features:clip
     python src/train.py --features lite2 --classifier svm
 
---recipe and --backbone take a pretrained backbone as it is (of a recipe: backbone, weights, size, precision and tta)
-and write the mean of the features of each image and its mirror. --function names a function of yours, in the current
-folder or an installed package, that takes a list of image paths and returns an array (images, F). Any program may write
-these files: float (n, F), and the column id, each train and test id once, in any order.
+--recipe and --backbone take a pretrained backbone as it is (of a recipe: backbone, weights, size, crop, precision,
+layout and tta) and write the mean of the features of each image and its mirror. --function names a function of yours,
+in the current folder or an installed package, that takes a list of image paths and returns an array (images, F). Any
+program may write these files: float (n, F), and the column id, each train and test id once, in any order.
 
 Kill it at any time: the same command continues at the last block of 512 images and ends with the same bytes.
 """
 
+from __future__ import annotations
+
 import argparse
 import re
+from typing import TYPE_CHECKING
 
 from facefold.cli import add_device_option, add_weights_dir_option, build_parser, hold_root, run_main
 from facefold.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from facefold.models.recipe import Recipe
 
 
 def main() -> None:
@@ -30,6 +36,9 @@ def main() -> None:
     add_weights_dir_option(parser)
     parser.add_argument("--function", metavar="MODULE:NAME", help="a function of yours")
     add_device_option(parser)
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes for --recipe and --backbone (default: one per core, or GPU)"
+    )
     args = parser.parse_args()
     from facefold.models.recipe import EMBEDDINGS_NAME
 
@@ -45,30 +54,41 @@ def main() -> None:
 
 def embed(args: argparse.Namespace) -> None:
     """Write the features and say where they are."""
-    import torch
-
     from facefold.data.audit import check_images
+    from facefold.data.cache import build_caches
     from facefold.data.competition import load_competition
-    from facefold.models.embed import embed_by_backbone, embed_by_function
-    from facefold.models.recipe import load_recipe, parse_recipe
-    from facefold.training.workers import select_devices
+    from facefold.data.embeddings import new_embeddings
+    from facefold.models.embed import EmbedJob, embed_by_function, embed_jobs
+    from facefold.models.requirements import require_weights
+    from facefold.training.workers import run_jobs, select_devices
 
     competition = load_competition(args.root)
     check_images(competition)
-    if args.function:
-        path = embed_by_function(competition, args.name, args.function)
-    else:
-        if args.recipe:
-            known = load_recipe(args.recipe)
-            names = ("backbone", "weights", "size", "precision", "layout", "tta")
-            settings = {name: getattr(known, name) for name in names}
+    with new_embeddings(args.root, args.name) as path:
+        if args.function:
+            embed_by_function(competition, args.name, args.function)
         else:
-            settings = {"backbone": args.backbone, "weights": args.weights or "hub", "size": args.size or 224}
-        settings |= {"freeze_backbone": True, "classifier": "svm"}
-        recipe = parse_recipe(args.name, settings, args.recipe or "--backbone")
-        device = torch.device(select_devices(args.device, 1)[0])
-        path = embed_by_backbone(competition, args.name, recipe, args.weights_dir, device)
+            recipe, devices = backbone_recipe(args), select_devices(args.device, args.workers)
+            require_weights(recipe, args.weights_dir)
+            build_caches(competition, recipe.preprocessing)
+            whole = EmbedJob(args.root.resolve(), args.name, recipe, args.weights_dir and args.weights_dir.resolve())
+            jobs, after = embed_jobs(whole, len(devices))
+            run_jobs(jobs, devices, after)
     print(f"{path}: now `python src/train.py --features {args.name} --classifier svm`")
+
+
+def backbone_recipe(args: argparse.Namespace) -> Recipe:
+    """Return the recipe whose backbone computes the features, under a classifier that nothing reads."""
+    from facefold.models.recipe import load_recipe, parse_recipe
+
+    if args.recipe:
+        known = load_recipe(args.recipe)
+        names = ("backbone", "weights", "size", "crop", "precision", "layout", "tta")
+        settings = {name: getattr(known, name) for name in names}
+    else:
+        settings = {"backbone": args.backbone, "weights": args.weights or "hub", "size": args.size or 224}
+    settings |= {"freeze_backbone": True, "classifier": "svm"}
+    return parse_recipe(args.name, settings, args.recipe or "--backbone")
 
 
 if __name__ == "__main__":

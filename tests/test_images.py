@@ -212,6 +212,29 @@ def test_every_size_shows_the_same_picture(tmp_path, size):
     assert np.abs(decoded.astype(int) - expected.astype(int)).mean() < 2
 
 
+@pytest.mark.parametrize("size", [None, 44, 100, 176, 200])
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+def test_a_crop_is_the_middle_at_the_resolution_of_the_file(tmp_path, size, format):
+    """What is left of 200 by 100 pixels is 176 by 88, of which 44 are decoded at half the size."""
+    pixels, inner = np.full((100, 200, 3), (255, 0, 0), np.uint8), np.asarray(picture(176, 88))
+    pixels[6:-6, 12:-12] = inner
+    path = tmp_path / "1.jpg"
+    path.write_bytes(encoded(Image.fromarray(pixels), format, quality=100, subsampling=0))
+    decoded = decode_image(path, size, 0.88).astype(int)
+    shape = (176, 88) if size is None else (size, size)
+    expected = cv2.resize(inner, shape, interpolation=cv2.INTER_CUBIC if (size or 0) > 88 else cv2.INTER_AREA)
+    assert decoded.shape == expected.shape
+    assert np.abs(decoded - expected).mean() < (2 if format == "JPEG" else 1e-9)
+    path.write_bytes(encoded(Image.fromarray(pixels[:, ::-1]), format, quality=100, subsampling=0))
+    assert np.abs(decode_image(path, size, 0.88).astype(int) - decoded[:, ::-1]).mean() < 1
+
+
+def test_a_crop_leaves_a_pixel(tmp_path):
+    (tmp_path / "1.png").write_bytes(encoded(picture(8, 9), "PNG"))
+    assert decode_image(tmp_path / "1.png", None, 0.001).shape == (1, 2, 3)
+    assert decode_image(tmp_path / "1.png", 16, 0.001).shape == (16, 16, 3)
+
+
 def test_grey_becomes_three_channels_and_any_shape_a_square(tmp_path):
     (tmp_path / "1.jpg").write_bytes(encoded(picture(90, 30, "L")))
     decoded = decode_image(tmp_path / "1.jpg", 20)

@@ -11,6 +11,7 @@ from facefold.data.cache import build_caches
 from facefold.data.competition import load_competition
 from facefold.data.corrections import NO_CORRECTIONS
 from facefold.data.folds import load_folds
+from facefold.data.preprocessing import Preprocessing
 from facefold.models import recipe as recipes
 from facefold.models.feature_cache import feature_cache_bytes
 from facefold.runs import CHECKPOINT_FILE, Identity, fold_dir, join_folds
@@ -70,7 +71,7 @@ def root(tmp_path, monkeypatch, make_competition):
     monkeypatch.setattr(recipes, "RECIPES_DIR", tmp_path / "recipes")
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "tiny.toml").write_text(TOML)
-    build_caches(make_competition(tmp_path, 80, 20, 32, 2), 32)
+    build_caches(make_competition(tmp_path, 80, 20, 32, 2), Preprocessing(32))
     return tmp_path
 
 

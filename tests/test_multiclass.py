@@ -11,6 +11,7 @@ import torch
 from facefold.data.audit import load_images_hash
 from facefold.data.cache import ImageCache, build_caches
 from facefold.data.folds import load_folds, make_folds, write_folds
+from facefold.data.preprocessing import Preprocessing
 from facefold.models import recipe as recipes
 from facefold.models.build import build_model
 from facefold.models.inference import select_inference_model
@@ -117,9 +118,9 @@ def test_batches_of_three_classes_are_timed():
 def root(tmp_path, monkeypatch, make_competition):
     """A drawn competition of three classes in two folds, and the recipe tiny."""
     monkeypatch.setattr(recipes, "RECIPES_DIR", tmp_path / "recipes")
-    write_text(tmp_path / "recipes" / "tiny.toml", "size = 32\nwidth = 4\nbatch = 16\nepochs = 1\n")
+    write_text(tmp_path / "recipes" / "tiny.toml", "size = 32\ncrop = 0.75\nwidth = 4\nbatch = 16\nepochs = 1\n")
     competition = make_competition(tmp_path, 60, 12, 32, 2)
-    build_caches(competition, 32)
+    build_caches(competition, Preprocessing(32, 0.75))
     write_text(tmp_path / "competition" / "task.toml", THREE.text())
     train = competition.train.assign(label=np.arange(60) % 3)
     groups = pd.Series(train["id"].tolist(), index=train["id"])

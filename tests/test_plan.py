@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facefold.data.corrections import NO_CORRECTIONS
+from facefold.data.preprocessing import Preprocessing
 from facefold.models import recipe as recipes
 from facefold.runs import Identity
 from facefold.training import plan, timing
@@ -40,7 +41,7 @@ def workload(**changes) -> Workload:
             devices=[CPU] * 2,
             folds_left=lambda recipe: 5,
             rates=rates_of(*RECIPES),
-            decode={32: 1.0, 64: 2.0, 128: 4.0},
+            decode={Preprocessing(size): size / 32 for size in (32, 64, 128)},
             start=5.0,
         ),
         **changes,
@@ -166,7 +167,7 @@ def test_real_batches_are_timed(one_thread):
 
 
 def test_a_recipe_with_other_epochs_is_planned_by_the_rates_of_its_own(monkeypatch):
-    monkeypatch.setattr(plan, "estimate_cache_seconds", lambda competition, size: 0.0)
+    monkeypatch.setattr(plan, "estimate_cache_seconds", lambda competition, preprocessing: 0.0)
     timed = ([Rates(0.1, 0.1, 0.0, 0.0)], 5.0)
     monkeypatch.setattr(plan, "time_recipes", lambda recipes, devices, target: timed)
     short, tables = recipes.load_recipe("cnn5@3"), SimpleNamespace(train=range(100), test=range(10))
@@ -177,7 +178,8 @@ def test_a_recipe_with_other_epochs_is_planned_by_the_rates_of_its_own(monkeypat
 
 
 def test_what_takes_as_long_for_an_image_is_timed_once_and_a_variant_by_itself(monkeypatch):
-    monkeypatch.setattr(plan, "estimate_cache_seconds", lambda competition, size: float(size))
+    decoding = {Preprocessing(128): 1.0, Preprocessing(160): 2.0, Preprocessing(128, 0.88): 3.0}
+    monkeypatch.setattr(plan, "estimate_cache_seconds", lambda competition, preprocessing: decoding[preprocessing])
     timed = []
 
     def time_recipes(some, devices, target):
@@ -185,10 +187,11 @@ def test_what_takes_as_long_for_an_image_is_timed_once_and_a_variant_by_itself(m
         return [replace(RATES, train=float(recipe.size)) for recipe in some], 5.0
 
     monkeypatch.setattr(plan, "time_recipes", time_recipes)
-    listed = recipes.load_recipes("lite0,lite0#1,lite0@3,lite0~size=160,lite0~size=160@2#7")
+    names = "lite0,lite0#1,lite0@3,lite0~size=160,lite0~size=160@2#7,lite0~crop=0.88"
+    listed = recipes.load_recipes(names)
     tables = SimpleNamespace(train=range(100), test=range(10))
     measured = plan.measure_workload(tables, listed, 2, [CPU], lambda recipe: 2)
-    assert len(timed) == len(measured.rates) == 2 and measured.decode == {128: 128.0, 160: 160.0}
+    assert len(timed) == len(measured.rates) == 3 and measured.decode == decoding
     costs = [measured.plan_recipe(recipe, 2).cost.fold for recipe in listed]
     assert costs[0] == costs[1] > costs[2] and costs[3] > costs[0] and costs[3] > costs[4] > 0
 

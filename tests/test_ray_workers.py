@@ -72,7 +72,7 @@ def plan_jobs(root: Path, folds=FOLDS):
 def competition_in(make_competition, root: Path) -> Path:
     competition = make_competition(root, 60, 20, 96, 2)
     for name in {name for name, _ in FOLDS}:
-        build_caches(competition, load_recipe(name).size)
+        build_caches(competition, load_recipe(name).preprocessing)
     return root
 
 

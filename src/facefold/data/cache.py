@@ -1,7 +1,8 @@
-"""Cache all images as uint8: decoded and resized once, in shards on disk that all folds and epochs read.
+"""Cache all images as uint8: decoded, cropped and resized once, in shards on disk that all folds and epochs read.
 
 cache/<split>_<size>px_<images hash>_<shard>.npy   uint8 (n, size, size, 3) RGB, at most `SHARD_BYTES` of images, in the
                                                    order of the csv; each with its .sha256
+cache/<split>_<size>px_crop<crop>_<images hash>_<shard>.npy   the same of the middle of each image
 """
 
 import time
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from facefold.data.audit import load_images_hash
 from facefold.data.competition import SPLITS, Competition
 from facefold.data.images import decode_image, map_images
+from facefold.data.preprocessing import Preprocessing
 from facefold.utils.console import no_bar
 from facefold.utils.files import (
     HASHED,
@@ -33,7 +35,7 @@ SHARD_BYTES = 1 << 30  # what a damaged file or a killed job costs to write agai
 
 @dataclass(frozen=True)
 class ImageCache:
-    """Images of one split at one size.
+    """Images of one split with one preprocessing.
 
     ids: the n ids in the order of the csv. pixels: uint8 (n, size, size, 3) RGB, read from disk by row.
     """
@@ -47,32 +49,32 @@ class ImageCache:
         return np.fromiter((row_of[id] for id in ids), dtype=np.int64, count=len(ids))
 
 
-def build_caches(competition: Competition, size: int) -> None:
+def build_caches(competition: Competition, preprocessing: Preprocessing) -> None:
     """Write the shards of both splits that are missing or damaged, before processes open them in parallel."""
     for split in SPLITS:
-        _build(competition, split, size)
+        _build(competition, split, preprocessing)
 
 
-def estimate_cache_seconds(competition: Competition, size: int) -> float:
+def estimate_cache_seconds(competition: Competition, preprocessing: Preprocessing) -> float:
     """Estimate how long `build_caches` takes on free cores, by the CPU seconds of `TIMED_IMAGES` images per split."""
     seconds = 0.0
     for split in SPLITS:
-        if missing := _count_missing(competition, split, size):
+        if missing := _count_missing(competition, split, preprocessing):
             timed, start = competition.ids(split)[:TIMED_IMAGES], time.process_time()
             for id in timed:
-                decode_image(competition.image_path(split, id), size)
+                decode_image(competition.image_path(split, id), preprocessing.size, preprocessing.crop)
             seconds += (time.process_time() - start) * missing / len(timed) / core_count()
     return seconds
 
 
-def open_cache(competition: Competition, split: str, size: int) -> ImageCache:
-    """Open the cache of `split` at `size` pixels a side; build it if it is missing.
+def open_cache(competition: Competition, split: str, preprocessing: Preprocessing) -> ImageCache:
+    """Open the cache of `split`; build it if it is missing.
 
     Checksums are verified by `build_caches` only.
     """
-    if _count_missing(competition, split, size):
-        _build(competition, split, size)
-    return ImageCache(competition.ids(split), NpyRows([path for path, _ in _shards(competition, split, size)]))
+    if _count_missing(competition, split, preprocessing):
+        _build(competition, split, preprocessing)
+    return ImageCache(competition.ids(split), NpyRows([path for path, _ in _shards(competition, split, preprocessing)]))
 
 
 def join_caches(first: ImageCache, second: ImageCache) -> ImageCache:
@@ -86,40 +88,48 @@ def join_caches(first: ImageCache, second: ImageCache) -> ImageCache:
     return ImageCache(ids, np.concatenate([first.pixels, second.pixels]))
 
 
-def missing_cache_bytes(competition: Competition, size: int) -> int:
+def missing_cache_bytes(competition: Competition, preprocessing: Preprocessing) -> int:
     """Return how many bytes `build_caches` will write."""
-    return 3 * size**2 * sum(_count_missing(competition, split, size) for split in SPLITS)
+    missing = sum(_count_missing(competition, split, preprocessing) for split in SPLITS)
+    return 3 * preprocessing.size**2 * missing
 
 
-def _count_missing(competition: Competition, split: str, size: int) -> int:
-    return sum(len(ids) for path, ids in _shards(competition, split, size) if not path.exists())
+def _count_missing(competition: Competition, split: str, preprocessing: Preprocessing) -> int:
+    return sum(len(ids) for path, ids in _shards(competition, split, preprocessing) if not path.exists())
 
 
-def _shards(competition: Competition, split: str, size: int) -> list[tuple[Path, list[str]]]:
+def _stem(split: str, preprocessing: Preprocessing) -> str:
+    """Return how the names of the shards begin."""
+    crop = "" if preprocessing.crop == 1 else f"_crop{preprocessing.crop}"
+    return f"{split}_{preprocessing.size}px{crop}"
+
+
+def _shards(competition: Competition, split: str, preprocessing: Preprocessing) -> list[tuple[Path, list[str]]]:
     """Return the file and the ids of each shard. Its name has the images' hash, so changed images get a new cache."""
-    ids, rows = competition.ids(split), max(1, SHARD_BYTES // (3 * size**2))
-    stem = f"{split}_{size}px_{load_images_hash(competition.root)[:12]}"
+    ids, rows = competition.ids(split), max(1, SHARD_BYTES // (3 * preprocessing.size**2))
+    stem = f"{_stem(split, preprocessing)}_{load_images_hash(competition.root)[:12]}"
     return [
         (competition.root / "cache" / f"{stem}_{number}.npy", ids[start : start + rows])
         for number, start in enumerate(range(0, len(ids), rows))
     ]
 
 
-def _build(competition: Competition, split: str, size: int) -> None:
+def _build(competition: Competition, split: str, preprocessing: Preprocessing) -> None:
     """Write the shards that are missing or damaged; one process at a time, others wait for it."""
+    size, crop = preprocessing.size, preprocessing.crop
     with lock_directory(competition.root / "competition", wait=True):
-        shards = _shards(competition, split, size)
+        shards = _shards(competition, split, preprocessing)
         missing = [(path, ids) for path, ids in shards if not is_intact(path)]
         if not missing:
             return
         folder, intact = competition.root / "cache", {path for path, _ in shards} - {path for path, _ in missing}
         # damaged, or of images that have changed since
-        remove_files(folder, f"{split}_{size}px_{HASHED}_[0-9]*", intact)
+        remove_files(folder, f"{_stem(split, preprocessing)}_{HASHED}_[0-9]*", intact)
         rows = sum(len(ids) for _, ids in missing)
         require_disk_space(folder, rows * 3 * size**2, f"the {split} images at {size} pixels")
 
         def decode(ids: list[str]) -> Iterator[np.ndarray]:
-            for pixels in map_images(lambda id: decode_image(competition.image_path(split, id), size), ids):
+            for pixels in map_images(lambda id: decode_image(competition.image_path(split, id), size, crop), ids):
                 bar.update()
                 yield pixels[None]
 

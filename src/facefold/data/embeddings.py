@@ -5,7 +5,8 @@ features/<name>.csv   id, of each row: train and test rows together, each once
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -69,42 +70,62 @@ def embeddings_source(name: str, images: dict[str, ImageCache]) -> dict[str, str
     return {"source": f"features/{name}.npy", "sha256": digest.hexdigest()}
 
 
-def write_embeddings(
-    competition: Competition, name: str, key: str, compute: Callable[[str, np.ndarray], np.ndarray]
-) -> Path:
-    """Compute the features of all images in blocks, which a killed job keeps, and write both files.
+@contextmanager
+def new_embeddings(root: Path, name: str) -> Iterator[Path]:
+    """Yield the path of features that only this process and its workers write.
 
-    Raise `InputError` if the file is there already, or for a block that is not finite or not (rows, F).
-
-    Args:
-        competition: Whose images.
-        name: Of the file.
-        key: Hex digits of whatever decides the values: blocks of another key are not used.
-        compute: (split, positions in its csv) -> float (rows, F).
+    Raise `InputError` if they are there already, or if another process writes them.
     """
-    path = embeddings_path(competition.root, name)
-    folder, blocks = path.parent / f".{name}_{key}", []
+    path = embeddings_path(root, name)
     with lock_directory(path.parent / f".{name}.lock"):
         if path.exists():
             raise InputError(f"{path} is there already: choose another --name, or delete it")
-        for split in SPLITS:
-            ids = competition.ids(split)
-            for start in range(0, len(ids), BLOCK):
-                rows = np.arange(start, min(start + BLOCK, len(ids)))
-                blocks.append(folder / f"{split}_{start}.npy")
-                if not is_intact(blocks[-1]):
-                    block = _checked(np.asarray(compute(split, rows), np.float32), [ids[row] for row in rows])
-                    write_npy_blocks(blocks[-1], len(rows), [block])
-        joined = NpyRows(blocks)
-        write_csv(
-            path.with_suffix(".csv"), pd.DataFrame({"id": [id for split in SPLITS for id in competition.ids(split)]})
-        )
-        write_npy_blocks(
-            path, len(joined), (joined[start : start + BLOCK] for start in range(0, len(joined), BLOCK)), checksum=False
-        )
-        remove_files(folder, "*")
-        folder.rmdir()
-    return path
+        yield path
+
+
+def compute_blocks(
+    competition: Competition,
+    name: str,
+    key: str,
+    compute: Callable[[str, np.ndarray], np.ndarray],
+    part: int = 0,
+    parts: int = 1,
+) -> list[Path]:
+    """Compute the features in blocks, which a killed job keeps; return the files of all blocks, in order.
+
+    Raise `InputError` for a block that is not finite or not (rows, F).
+
+    Args:
+        competition: Whose images.
+        name: Of the features, inside `new_embeddings`.
+        key: Hex digits of whatever decides the values: blocks of another key are not used.
+        compute: (split, positions in its csv) -> float (rows, F).
+        part: From which block on those that are missing are computed, from 0.
+        parts: Every how many blocks.
+    """
+    folder = embeddings_path(competition.root, name).parent / f".{name}_{key}"
+    starts = [(split, start) for split in SPLITS for start in range(0, len(competition.ids(split)), BLOCK)]
+    blocks = [folder / f"{split}_{start}.npy" for split, start in starts]
+    for (split, start), block in list(zip(starts, blocks, strict=True))[part::parts]:
+        if not is_intact(block):
+            ids = competition.ids(split)[start : start + BLOCK]
+            values = np.asarray(compute(split, np.arange(start, start + len(ids))), np.float32)
+            write_npy_blocks(block, len(ids), [_checked(values, ids)])
+    return blocks
+
+
+def write_embeddings(
+    competition: Competition, name: str, key: str, compute: Callable[[str, np.ndarray], np.ndarray]
+) -> None:
+    """Compute the blocks that are missing and join all of them into both files; arguments as of `compute_blocks`."""
+    path, blocks = embeddings_path(competition.root, name), compute_blocks(competition, name, key, compute)
+    joined = NpyRows(blocks)
+    write_csv(path.with_suffix(".csv"), pd.DataFrame({"id": [id for split in SPLITS for id in competition.ids(split)]}))
+    write_npy_blocks(
+        path, len(joined), (joined[start : start + BLOCK] for start in range(0, len(joined), BLOCK)), checksum=False
+    )
+    remove_files(blocks[0].parent, "*")
+    blocks[0].parent.rmdir()
 
 
 def _checked(block: np.ndarray, ids: list[str]) -> np.ndarray:

@@ -87,14 +87,16 @@ def inspect_image(path: Path) -> ImageFacts:
     return ImageFacts(hashlib.sha256(data).hexdigest(), len(data), width, height)
 
 
-def open_image(path: Path, size: int | None = None) -> np.ndarray:
+def open_image(path: Path, size: int | None = None, crop: float = 1.0) -> np.ndarray:
     """Decode any image that Pillow reads to uint8 RGB: (size, size, 3), or (height, width, 3) for `size=None`.
+
+    crop: see `Preprocessing`; it is cut out before the rest is resized, so that no resolution is lost.
 
     Every step sees an image as this function returns it: turned upright by its EXIF orientation; grey and palette as
     RGB; 16-bit grey by its high byte; CMYK by Pillow's formula, without a colour profile; transparency left out; the
-    first frame of several. If the shorter side of an upright RGB or grey JPEG is at least twice `size`, the JPEG
-    decoder itself halves (quarters, ..) the image in the DCT domain, which is several times faster; the rest is
-    averaged down, or interpolated up, to a square.
+    first frame of several. If the shorter side of what is kept of an upright RGB or grey JPEG is at least twice `size`,
+    the JPEG decoder itself halves (quarters, ..) the image in the DCT domain, which is several times faster; the rest
+    is averaged down, or interpolated up, to a square.
     Raises `ImageProblem` if that fails, or if it is larger or smaller than an image of a competition may be.
     """
     data = _read_bytes(path)
@@ -103,16 +105,17 @@ def open_image(path: Path, size: int | None = None) -> np.ndarray:
         if image.format in _JPEGS:
             _check_end(data)
         if _is_plain_jpeg(image):
-            bgr = _decode(data, cv2.IMREAD_COLOR | (0 if size is None else _reduced_flag(image, size)))
+            bgr = _decode(data, cv2.IMREAD_COLOR | (0 if size is None else _reduced_flag(image, size / crop)))
         else:
             bgr = cv2.cvtColor(_convert(image), cv2.COLOR_RGB2BGR)
+    bgr = _crop_middle(bgr, crop)
     return cv2.cvtColor(bgr if size is None else _resize_square(bgr, size), cv2.COLOR_BGR2RGB)
 
 
-def decode_image(path: Path, size: int | None = None) -> np.ndarray:
+def decode_image(path: Path, size: int | None = None, crop: float = 1.0) -> np.ndarray:
     """Decode an image of the competition as `open_image` does; raise `InputError` if it is missing or unusable."""
     with _input_errors(path):
-        return open_image(path, size)
+        return open_image(path, size, crop)
 
 
 def read_thumbnail(path: Path, size: int) -> tuple[np.ndarray, JpegHeader]:
@@ -280,7 +283,7 @@ def _short_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def _reduced_flag(header: Image.Image, size: int) -> int:
+def _reduced_flag(header: Image.Image, size: float) -> int:
     """Return OpenCV's flag for the strongest reduction that leaves `size` pixels of the shorter side; 0 for none."""
     return next((flag for factor, flag in _REDUCED.items() if min(header.size) >= factor * size), 0)
 
@@ -291,6 +294,13 @@ def _decode(data: bytes, flag: int) -> np.ndarray:
     if pixels is None:
         raise ImageProblem("cannot be decoded")
     return pixels
+
+
+def _crop_middle(pixels: np.ndarray, crop: float) -> np.ndarray:
+    """Cut the same margin off opposite sides, so that the crop of a mirror image is the mirror image of the crop."""
+    height, width = pixels.shape[:2]
+    top, left = (min(round(side * (1 - crop) / 2), (side - 1) // 2) for side in (height, width))
+    return pixels[top : height - top, left : width - left]
 
 
 def _resize_square(pixels: np.ndarray, size: int) -> np.ndarray:

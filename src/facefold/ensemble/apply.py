@@ -15,6 +15,7 @@ from facefold.data.cache import ImageCache
 from facefold.data.competition import load_competition
 from facefold.data.folds import load_folds
 from facefold.data.images import ImageProblem, open_image
+from facefold.data.preprocessing import Preprocessing
 from facefold.ensemble.blend import load_blend
 from facefold.ensemble.decisions import Decision
 from facefold.ensemble.members import Fit, Fitted, OofMatrix, Rows, join_members, load_blended_members, load_features
@@ -120,24 +121,26 @@ def _predict_members(
     one = blend.matrix.prob.shape[2:]  # of a member and row
     even = 1 / one[0] if one else 0.5
     prob, features = np.full((folds, len(paths), len(blend.members), *one), even), [[] for _ in range(folds)]
-    images: dict[int, ImageCache] = {}
+    images: dict[Preprocessing, ImageCache] = {}
     members = [blend.members[j] for j in np.flatnonzero(~skipped)]
     for member in members:  # before the first of them takes its time
         require_network(member.name, trained_recipe(member.name, member.runs))
     for j, member in zip(np.flatnonzero(~skipped), members, strict=True):
-        size = trained_recipe(member.name, member.runs).size
-        if size not in images:
-            images[size] = ImageCache(names, np.stack([_open(path, size) for path in paths]))
-        by_fold = predict_folds(blend.directory, member.name, member.runs, images[size], device, scratch / member.name)
+        preprocessing = trained_recipe(member.name, member.runs).preprocessing
+        if preprocessing not in images:
+            images[preprocessing] = ImageCache(names, np.stack([_open(path, preprocessing) for path in paths]))
+        by_fold = predict_folds(
+            blend.directory, member.name, member.runs, images[preprocessing], device, scratch / member.name
+        )
         for k, prediction in enumerate(by_fold):
             prob[k, :, j] = prediction.prob / prediction.prob.sum(axis=1, keepdims=True) if one else prediction.prob
             features[k].append(prediction.features[:])
     return prob, features
 
 
-def _open(path: Path, size: int) -> np.ndarray:
+def _open(path: Path, preprocessing: Preprocessing) -> np.ndarray:
     try:
-        return open_image(path, size)
+        return open_image(path, preprocessing.size, preprocessing.crop)
     except ImageProblem as problem:
         raise InputError(f"{path} {problem}. Leave it out, or convert it to JPEG.") from None
 

@@ -54,7 +54,7 @@ def feature_dir(
 
     Args:
         run_dir: The run's folder under cache/frozen.
-        recipe: Its frozen stages, size and augmentation decide the values.
+        recipe: Its frozen stages, size, crop and augmentation decide the values.
         seed: Of the augmentation.
         images_hash: Of the competition's images.
         source: Where the weights come from, as `build_model` returns it.
@@ -76,6 +76,8 @@ def feature_dir(
         device.type,
         [module.__version__ for module in (torch, timm, albumentations, cv2)],
     ]
+    if recipe.crop != 1:
+        settings.append({"crop": recipe.crop})
     if recipe.freeze_backbone:
         settings.append(recipe.head)
     if precision.dtype is not torch.float32:

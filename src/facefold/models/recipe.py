@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from facefold.augment.policies import POLICIES
+from facefold.data.preprocessing import Preprocessing
 from facefold.models.run_name import RunName, add_settings, parse_run_name
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_text
@@ -43,6 +44,7 @@ class Recipe:
     # none | hub (timm's) | package:<python module of the package that ships them>; of several backbones "W, V"
     weights: str = "none"
     size: int = 128  # height and width in pixels
+    crop: float = 1.0  # share of each side that the network sees, the middle, resized to `size`; 1: all of the image
     start_size: int = 0  # the first epoch's size, growing to `size` in steps of 16 pixels; 0: `size` throughout
     # The stem and this many first stages keep their pretrained weights and statistics. Their activations are computed
     # once for all folds and cached until the last fold is finished.
@@ -98,6 +100,11 @@ class Recipe:
             return self.size
         # Never above `size`, from which `start_size` differs by a multiple of 16.
         return self.start_size + 16 * round((self.size - self.start_size) * epoch / (self.epochs - 1) / 16)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What the cached images went through."""
+        return Preprocessing(self.size, self.crop)
 
     @property
     def has_frozen_stages(self) -> bool:
@@ -274,7 +281,12 @@ def parse_recipe(name: str, settings: dict, source: str) -> Recipe:
             values[key] = types[key](value)
     if not problems:
         recipe = Recipe(name, **values)
-        problems = [*_invalid_settings(recipe), *_misplaced_settings(recipe, settings), *_conflicts(recipe)]
+        problems = [
+            *_invalid_settings(recipe),
+            *_invalid_lists(recipe),
+            *_misplaced_settings(recipe, settings),
+            *_conflicts(recipe),
+        ]
     if problems:
         raise InputError.of(f"{source} is not a recipe:", problems)
     return recipe
@@ -291,10 +303,16 @@ def _invalid_settings(recipe: Recipe) -> Iterator[str]:
             yield f"{key} = {value!r} is none of {', '.join(filter(None, _CHOICES[key]))}"
         elif key in _POSITIVE and not 0 < value < math.inf:
             yield f"{key} = {value} should be above 0"
+        elif key == "crop" and not 0 < value <= 1:
+            yield f"crop = {value} should be in 0 < crop <= 1"
         elif key in _BELOW_ONE and not 0 <= value < 1:
             yield f"{key} = {value} should be in 0 <= {key} < 1"
         elif not isinstance(value, str) and not 0 <= value < math.inf:
             yield f"{key} = {value} should not be negative"
+
+
+def _invalid_lists(recipe: Recipe) -> Iterator[str]:
+    """Yield what is wrong with settings of several parts."""
     for scale in _split_list(recipe.feature_scale) if recipe.feature_scale else []:
         if not re.fullmatch(r"\d+(\.\d+)?", scale) or not float(scale):
             yield f"feature_scale = {scale!r} is no number above 0"

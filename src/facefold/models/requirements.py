@@ -136,7 +136,8 @@ def check_disk_space(
     sizes = _feature_bytes(recipes, train_rows, len(competition.test))
     most = max((first + second for first, second in pairwise([0, *sizes])), default=0)
     present = sum(path.stat().st_size for path in (target_root / "cache" / "frozen").rglob("*.npy"))
-    images = sum(missing_cache_bytes(competition, size) for size in {recipe.size for recipe in recipes})
+    preprocessings = {recipe.preprocessing for recipe in recipes}
+    images = sum(missing_cache_bytes(competition, preprocessing) for preprocessing in preprocessings)
     needed, what = images + max(0, most - present), "the cache and the frozen stages"
     free = require_disk_space(target_root, needed, what)
     return f"disk: {format_bytes(needed)} needed for {what}, {format_bytes(free)} free"

@@ -144,7 +144,7 @@ def fold_task(
     if recipe.embeddings:
         images = load_embeddings(competition, recipe.embeddings)
     else:
-        images = {split: open_cache(competition, split, recipe.size) for split in SPLITS}
+        images = {split: open_cache(competition, split, recipe.preprocessing) for split in SPLITS}
     table, held_out = folds.table[["id", "label", "group"]], folds.table["fold"] == fold
     return FoldTask(
         recipe=recipe,

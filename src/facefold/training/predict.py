@@ -210,7 +210,7 @@ def predict_folds(
         root: The folder that holds runs/.
         name: Of the run.
         folds: The run.json of each fold.
-        images: In the size of the run's recipe.
+        images: With the preprocessing of the run's recipe.
         device: Where to predict.
         scratch: A folder for gigabytes of frozen stages' activations, in frozen/, which is removed at the end.
     """
@@ -283,11 +283,6 @@ class PredictTestJob:
         return f"{self.name}, test images"
 
     @property
-    def size(self) -> int:
-        """Side in pixels of the images that its models read."""
-        return self.recipe.size
-
-    @property
     def recipe(self) -> Recipe:
         return trained_recipe(self.name, [read_json(fold_dir(self.root, self.name, 0) / "run.json")])
 
@@ -297,7 +292,7 @@ class PredictTestJob:
         for directory, run in zip(directories, runs, strict=True):
             if sha256_file(directory / WEIGHTS_FILE) != run["files"][WEIGHTS_FILE]:
                 raise InputError(f"{directory / WEIGHTS_FILE} is not the file that training wrote (checksum differs)")
-        images = open_cache(load_competition(self.root), "test", self.size)
+        images = open_cache(load_competition(self.root), "test", self.recipe.preprocessing)
         scratch = self.root / "cache" / "test" / self.name
         for fold, prediction in enumerate(predict_folds(self.root, self.name, runs, images, device, scratch)):
             replace_test_predictions(
