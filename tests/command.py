@@ -17,6 +17,7 @@ from facefold import cli
 from facefold.cli import run_main
 from facefold.models import recipe as recipes
 from facefold.training import workers
+from facefold.utils import processes
 from facefold.utils.console import QUIET_VARIABLE
 from facefold.utils.errors import InputError
 
@@ -40,7 +41,8 @@ def _main(name: str, root: Path, options: tuple[object, ...]) -> Iterator[Callab
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", words(name, root, *options)[1:])
         patch.setenv(QUIET_VARIABLE, "0")  # so that what --quiet puts there is gone afterwards
-        patch.setattr(cli, "stop_server", lambda: None)  # the next step of the tests takes the same one
+        for module in (cli, processes):
+            patch.setattr(module, "stop_server", lambda: None)  # the next step of the tests takes the same one
         if root.is_dir():
             patch.chdir(root)
         yield importlib.import_module(name).main

@@ -17,12 +17,15 @@ from facefold.data.folds import group_rows, make_folds, write_folds  # noqa: E40
 from facefold.data.synthetic import write_synthetic_competition  # noqa: E402
 from facefold.utils.files import sha256_file  # noqa: E402
 
-LONG = ("test_run_all.py", "test_ray_workers.py", "test_real_faces.py")
+FIRST = ("test_run_all.py", "test_ray_workers.py", "test_real_faces.py", "test_workers.py", "test_jobs.py")
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with the files of whole jobs, so that no process of the tests ends minutes after the others."""
-    items.sort(key=lambda item: item.path.name not in LONG)
+    """Begin with the files of whole jobs, so that no process of the tests ends minutes after the others.
+
+    Next to them are the other files whose jobs run in processes: they are forked from the same server.
+    """
+    items.sort(key=lambda item: item.path.name not in FIRST)
 
 
 @pytest.fixture(scope="session")

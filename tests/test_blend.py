@@ -50,7 +50,7 @@ def test_a_threshold_without_a_real_gain_stays():
 
 
 def test_auto_explains_itself_and_every_row_of_the_leaderboard_has_its_gain():
-    blend = make_blend(*case(0.0, 600), "auto", "auto")
+    blend = make_blend(*case(0.0, 300), "auto", "auto")
     board = blend.leaderboard.set_index("name")
     assert set(board.index) == {"a", "b", "c", "auto", *METHOD_NAMES}
     assert board.loc["best_single", "gain"] == 0 and board.loc["best_single", "gain_p"] == 1
@@ -61,7 +61,7 @@ def test_auto_explains_itself_and_every_row_of_the_leaderboard_has_its_gain():
         assert (board[f"{name}_low"] <= board[name]).all() and (board[name] <= board[f"{name}_high"]).all()
     assert blend.facts["picked"] == "mean" and blend.facts["why"].startswith("mean is the simplest candidate")
     assert set(blend.facts["notes"]) == {"calibrated_mean", "second_pass"}
-    again = make_blend(*case(0.0, 600), "auto", "auto")
+    again = make_blend(*case(0.0, 300), "auto", "auto")
     assert again.facts == blend.facts and again.leaderboard.equals(blend.leaderboard) and again.oof.equals(blend.oof)
 
 

@@ -22,6 +22,7 @@ from facefold.ensemble.label_issues import COLUMNS
 from facefold.models.recipe import load_recipe
 from facefold.runs import Identity, fold_dir, load_predictions, run_names, seal_fold, write_history, write_predictions
 from facefold.training import jobs
+from facefold.utils import processes
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, write_text
 
@@ -262,6 +263,7 @@ def test_the_whole_job_passes_corrections_on(root, monkeypatch, capsys):
         return 1.0
 
     monkeypatch.setattr(run_all, "run_step", run_step)
+    monkeypatch.setattr(processes, "stop_server", lambda: None)  # the next test takes the same one
     for options, trained, blended in (
         ((), [], "lite0,cnn5"),
         (("--corrections", str(path)), ["--corrections", str(path)], "lite0+corrected"),

@@ -14,7 +14,7 @@ from torch import nn
 
 from facefold.data.cache import ImageCache
 from facefold.data.competition import load_competition
-from facefold.models import inference
+from facefold.models import feature_cache, inference
 from facefold.models.build import build_model
 from facefold.models.feature_cache import FeatureCache, feature_cache_bytes, feature_dir
 from facefold.models.precision import Precision, frozen_precision
@@ -96,6 +96,19 @@ def test_a_view_is_computed_once(tmp_path):
     assert [path.name for path in cache.folder.glob("*.npy")] == ["train_plain.npy"] and not list(
         cache.folder.glob(".*.part")
     )
+
+
+def test_the_stages_are_fused_once_for_all_views(tmp_path, monkeypatch):
+    compared, cache = [], make_cache(tmp_path, nn.Identity())
+
+    def fuse(stages, images, precision):
+        compared.append((stages, images.tolist(), precision))
+        return lambda pixels: pixels.permute(0, 3, 1, 2).float()
+
+    monkeypatch.setattr(feature_cache, "fuse_frozen_stages", fuse)
+    for name in ("mirror", "plain", "epoch_0"):
+        cache.view(name)
+    assert compared == [(cache.frozen_stages, cache.images.pixels[:64].tolist(), FLOAT32)]
 
 
 def test_a_view_that_another_process_computes_is_waited_for(tmp_path):

@@ -50,7 +50,7 @@ def test_it_learns_and_fills_the_contract(tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [TINY, PLATEAU, {**TINY, "optimizer": "sgd", "lr": 0.05, "ema": 0.0, "precision": "bfloat16"}],
+    [TINY, PLATEAU, {**TINY, "epochs": 2, "optimizer": "sgd", "lr": 0.05, "ema": 0.0, "precision": "bfloat16"}],
     ids=["adamw", "plateau", "sgd"],
 )
 def test_killed_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch, settings):
@@ -206,12 +206,12 @@ def test_monitored_rows_are_not_learned_from_and_groups_stay_whole():
 
 
 def test_batches_augmented_on_the_device_resume_too(tmp_path, monkeypatch):
-    settings = {**TINY, "augmenter": "batch"}
+    settings = {**TINY, "epochs": 2, "augmenter": "batch"}
     (tmp_path / "b").mkdir()
     whole = fit(make_task(tmp_path, settings))
     assert same(whole, fit_with_kills(make_task(tmp_path / "b", settings), monkeypatch))
     (tmp_path / "checkpoint.pt").unlink()
-    assert not same(whole, fit(make_task(tmp_path, TINY)))
+    assert not same(whole, fit(make_task(tmp_path, {**TINY, "epochs": 2})))
 
 
 def test_another_number_format_does_not_continue_a_checkpoint(tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def root(tmp_path, monkeypatch, make_competition):
     monkeypatch.setattr(recipes, "RECIPES_DIR", tmp_path / "recipes")
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "tiny.toml").write_text(TOML)
-    build_caches(make_competition(tmp_path, 80, 20, 32, 2), Preprocessing(32))
+    build_caches(make_competition(tmp_path, 40, 10, 32, 2), Preprocessing(32))
     return tmp_path
 
 
@@ -108,7 +108,7 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
         "train_plain.npy",
     ]
     sizes = [path.stat().st_size - 128 for path in kept]  # without the arrays' headers
-    assert feature_cache_bytes(recipes.load_recipe("tiny"), 80, 20) == sum(sizes)
+    assert feature_cache_bytes(recipes.load_recipe("tiny"), 40, 10) == sum(sizes)
     folds[0].run(CPU, 0)
     assert kept == {path: path.stat().st_mtime_ns for path in (root / "cache" / "frozen" / "tiny").rglob("*.npy")}
     folds[1].run(CPU, 0)

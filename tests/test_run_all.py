@@ -13,11 +13,15 @@ import time
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 import run_all
-from command import apart, refused, run, words
+from command import apart, call, refused, run, train_here, words
+from facefold import cli
 from facefold.cli import hold_root
 from facefold.data.synthetic import write_synthetic_competition
+from facefold.models import recipe as recipes
+from facefold.utils.console import QUIET_VARIABLE, is_quiet
 from facefold.utils.errors import InputError
 from facefold.utils.files import lock_directory
 from facefold.utils.processes import STARTER
@@ -71,16 +75,6 @@ def whole(undisturbed, tmp_path) -> Path:
     return shutil.copytree(undisturbed, tmp_path / "whole")
 
 
-def test_a_second_run_does_only_what_is_missing(whole):
-    before = {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("fold_*/*")}
-    old = submission(whole)
-    done = apart("run_all", whole, "--recipes", "demo_cnn", "--quiet")  # the folds are those that are there
-    assert done.returncode == 0 and done.stderr == ""
-    assert re.fullmatch(rf"upload {whole}/submissions/submission\.csv: nested accuracy .*\n", done.stdout)
-    assert {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("fold_*/*")} == before
-    assert submission(whole) == old
-
-
 def wait_for_an_epoch(process: subprocess.Popen, root: Path, since: float = 0.0) -> None:
     """Wait for a checkpoint that was written after `since`, in seconds of `time.time`."""
     deadline = time.monotonic() + 600
@@ -121,7 +115,7 @@ def test_a_stop_while_a_step_imports_is_one_line_and_its_exit_code(tmp_path, how
     root = tiny(tmp_path)
     process = start(words("run_all", root, *FEW))
     try:
-        step_of(process, "split.py" if how is signal.SIGINT else "audit.py", root)
+        step_of(process, "audit.py", root)
         os.killpg(process.pid, how)
         _, errors = process.communicate(timeout=60)
     finally:
@@ -144,22 +138,6 @@ def is_step(process: Path, name: str, root: Path) -> bool:
     except OSError:
         return False
     return len(arguments) > 1 and arguments[1].endswith(f"/{name}") and str(root) in arguments
-
-
-def test_stopped_and_killed_in_training_its_workers_end_and_run_again_it_ends_with_the_same_bytes(undisturbed, whole):
-    shutil.rmtree(whole / "runs")
-    for how, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
-        started = time.time()
-        process = start(words("train", whole, "--recipe", "demo_cnn"))
-        wait_for_an_epoch(process, whole, started)
-        process.send_signal(how)
-        _, errors = process.communicate(timeout=60)
-        wait_for_the_end_of_its_group(process)
-        assert process.returncode == code
-        assert errors == (STOPPED.replace("run_all", "train") if how is signal.SIGTERM else "")
-    assert not list(whole.glob("runs/*/*/run.json"))
-    assert run("train", whole, "--recipe", "demo_cnn").returncode == 0
-    assert kill.results(whole) == kill.results(undisturbed) and kill.litter(whole) == []
 
 
 def wait_for_the_end_of_its_group(process: subprocess.Popen) -> None:
@@ -213,21 +191,35 @@ def test_the_kill_script_sees_what_was_lost(undisturbed, tmp_path):
     )
 
 
-def test_ctrl_c_in_training_is_one_line_and_the_same_command_ends_with_the_same_bytes_and_what_to_upload(
+def test_stopped_and_killed_in_training_the_same_command_does_only_what_is_missing_to_the_same_bytes(
     undisturbed, tmp_path
 ):
     root = tiny(tmp_path)
-    process = start(words("run_all", root, *FEW))
-    wait_for_an_epoch(process, root)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 130 and errors == STOPPED
-    again = apart("run_all", root, *FEW, "--budget", "20h")
+    step = words("train", root, "--recipe", "demo_cnn")
+    for arguments, stop, how, code, line in (
+        (words("run_all", root, *FEW), os.killpg, signal.SIGINT, 130, STOPPED),
+        (step, os.kill, signal.SIGTERM, 143, STOPPED.replace("run_all", "train")),
+        (step, os.kill, signal.SIGKILL, -signal.SIGKILL, ""),
+    ):
+        started = time.time()
+        process = start(arguments)
+        wait_for_an_epoch(process, root, started)
+        stop(process.pid, how)
+        _, errors = process.communicate(timeout=300)
+        wait_for_the_end_of_its_group(process)
+        assert process.returncode == code and errors == line
+    assert not list(root.glob("runs/*/*/run.json"))
+
+    finished = root / "runs" / "demo_cnn" / "fold_1"
+    shutil.rmtree(finished, ignore_errors=True)
+    shutil.copytree(undisturbed / "runs" / "demo_cnn" / "fold_1", finished)
+    before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
+    again = run("run_all", root, *FEW, "--budget", "20h")
     assert again.returncode == 0 and again.stderr == ""
     lines = again.stdout.strip().splitlines()
     assert re.search(
         r"plan: 60 train and 20 test images, 2 folds, \d+ at a time on cpu\n"
-        r"  demo_cnn +2 folds to go, about .* each: a small",
+        r"  demo_cnn +1 folds to go, about .* each: a small",
         again.stdout,
     )
     assert "  budget 20 h 00 min, " in again.stdout and re.fullmatch(r"budget 20 h 00 min: .* used", lines[-4])
@@ -236,8 +228,42 @@ def test_ctrl_c_in_training_is_one_line_and_the_same_command_ends_with_the_same_
     assert re.fullmatch(
         rf"upload {root}/submissions/submission.csv: nested accuracy 0\.\d{{4}} \[.*\] by .*", lines[-1]
     )
+    assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
     assert kill.results(root) == kill.results(undisturbed) and kill.litter(root) == []
     assert (root / "report.html").is_file() and not list(root.rglob("*.part"))
+
+
+def test_a_finished_job_run_again_quietly_trains_nothing_and_prints_what_to_upload(whole, monkeypatch):
+    """The steps run in this process, which saves the seconds of their imports."""
+    done = []
+
+    def run_step(name, *options):
+        done.append(name)
+        assert is_quiet()
+        with monkeypatch.context() as patch:
+            patch.setenv(STARTER, "1")  # the job holds the root
+            call(name, whole, *options[2:])
+        return 1.0
+
+    monkeypatch.setattr(run_all, "run_step", run_step)
+    before = kill.results(whole)
+    times = {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("fold_*/*")}
+    finished = run("run_all", whole, "--recipes", "demo_cnn", "--quiet")  # the folds are those that are there
+    assert finished.returncode == 0 and finished.stderr == ""
+    assert re.fullmatch(rf"upload {whole}/submissions/submission\.csv: nested accuracy .*\n", finished.stdout)
+    assert done == ["audit", "split", "train", "blend", "report"]
+    assert {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("fold_*/*")} == times
+    assert kill.results(whole) == before
+
+
+@pytest.mark.parametrize("quiet, output", [("0", "the step\n"), ("1", "")])
+def test_a_quiet_job_shows_no_output_of_its_steps(tmp_path, monkeypatch, capfd, quiet, output):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "step.py").write_text("print('the step')")
+    monkeypatch.setattr(cli, "PROJECT", tmp_path)
+    monkeypatch.setenv(QUIET_VARIABLE, quiet)
+    cli.run_step("step")
+    assert capfd.readouterr().out.removeprefix("\n== step\n") == output
 
 
 def test_the_submission_has_the_header_the_ids_and_the_labels_of_the_sample(undisturbed):
@@ -345,10 +371,12 @@ def test_a_step_that_fails_ends_the_job_with_its_sentence_and_exit_code(tmp_path
     )
 
 
-def test_gpu_recipes_without_a_hub_are_a_clear_error(whole, tmp_path):
-    done = apart(
-        "train", whole, "--recipe", "resnet50", "--fold", "0", HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub")
-    )
+def test_gpu_recipes_without_a_hub_are_a_clear_error(whole, tmp_path, monkeypatch):
+    text = (recipes.RECIPES_DIR / "resnet50.toml").read_text()
+    train_here(tmp_path / "recipes", monkeypatch, resnet50=text)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    done = run("train", whole, "--recipe", "resnet50", "--fold", "0")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert (
         "recipe resnet50: the pretrained weights of resnet50.a1_in1k could not be loaded from timm's hub" in done.stderr

@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import albumentations
@@ -127,8 +128,7 @@ class FeatureCache:
         for folder in self.folder.parent.glob("[0-9a-f]" * 16):
             if folder != self.folder:
                 shutil.rmtree(folder, ignore_errors=True)
-        rows = np.arange(len(self.images.ids))
-        stages = fuse_frozen_stages(self.frozen_stages, self._load_images("plain", rows[:CHUNK]), self.precision)
+        rows, stages = np.arange(len(self.images.ids)), self._fast_stages
 
         def compute() -> Iterator[np.ndarray]:
             for start in range(0, len(rows), CHUNK):
@@ -146,6 +146,12 @@ class FeatureCache:
 
         with torch.inference_mode():
             write_npy_blocks(path, len(rows), compute())
+
+    @cached_property
+    def _fast_stages(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """The frozen stages as `fuse_frozen_stages` returns them; it compares plain images, whatever the view."""
+        images = self._load_images("plain", np.arange(min(CHUNK, len(self.images.ids))))
+        return fuse_frozen_stages(self.frozen_stages, images, self.precision)
 
     def _load_images(self, name: str, rows: np.ndarray) -> torch.Tensor:
         if name.startswith("epoch_"):
