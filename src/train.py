@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from facefold.training.workers import LocalWorkers
 
 
-CLASSIFIER_NAMES = ("logistic", "svm", "network")  # without the import that --help need not wait for
+CLASSIFIER_NAMES = ("logistic", "svm", "network", "boosting")  # without the import that --help need not wait for
 
 
 class Additions(NamedTuple):

@@ -49,7 +49,8 @@ class Recipe:
     freeze_backbone: bool = False  # the whole backbone stays as pretrained and is computed once: only the head learns
     frozen_precision: str = "float32"  # of what is frozen: float32 | half (if fast on the device and near float32)
     # What reads the features of a frozen backbone: "" (a linear output trained by gradient descent) or a classifier of
-    # models/classifiers.py: logistic | svm | network. It reads the mean of the image's and its mirror's features.
+    # models/classifiers.py: logistic | svm | network | boosting. It reads the mean of the image's and its mirror's
+    # features.
     classifier: str = ""
     head: str = ""  # layers before the output, see heads.py; "": the pooling that timm gives the backbone
     views: int = 0  # frozen stages: number of augmented copies of the images, used in turn; 0: a new one per epoch
@@ -119,7 +120,7 @@ class Recipe:
         return sha256_text(json.dumps(settings, sort_keys=True))
 
 
-CLASSIFIERS = ("logistic", "svm", "network")  # of scikit-learn, see models/classifiers.py
+CLASSIFIERS = ("logistic", "svm", "network", "boosting")  # of scikit-learn, see models/classifiers.py
 _CHOICES = {
     "augment": tuple(sorted(POLICIES)),
     "augmenter": ("albumentations", "batch"),
