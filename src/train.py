@@ -6,8 +6,8 @@
 
 On the CPU as many folds run side by side as there are cores, each in one thread; with CUDA one fold per visible GPU.
 Finished folds are skipped. Kill it at any time: the same command continues at the epoch where it stopped and ends with
-the same bytes. A run of another version of the recipe, other folds, images, seed, corrections or pseudo-labels is
-refused; --force trains over it.
+the same bytes. A run of another version of the recipe, other folds, images, seed, corrections, pseudo-labels or
+extra rows is refused; --force trains over it.
 A variant of a recipe is one of its own, with a run of its own, and is called so wherever recipes are named: lite0@3 is
 lite0 with 3 epochs, lite0#1 with seed 1, lite0~lr=0.0003~size=160 with these settings, lite0~size=160@3#1 with all.
 -o size=160,lr=3e-4 takes the variant with these settings of each recipe in --recipe.
@@ -16,6 +16,9 @@ runs/<recipe>+corrected/.
 --pseudo A,B trains on the test images as well, into runs/<recipe>+pseudo/ (pseudo-labels, Lee 2013). A and B are
 finished runs. In fold k the soft label of a test image is the mean of what their fold-k models predict for it, which
 have not seen the rows of fold k, so the out-of-fold score stays honest: docs/options.md.
+--extra DIR trains on the labelled images in DIR as well, into runs/<recipe>+extra/: train.csv with the images next to
+it or in train/, or a folder per class. They are never held out. Near-duplicates of test images are dropped, those of
+held-out rows left out of that fold: docs/options.md.
 --target COLUMN predicts a number that meta.csv has for every train row (mean absolute error as the loss, on
 standardised values) and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUMN`.
 --engine ray makes each fold a task of a Ray cluster, with the same bytes; every machine must see the root:
@@ -26,7 +29,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from facefold.cli import (
     add_device_option,
@@ -50,6 +53,7 @@ from facefold.utils.processes import start_server
 if TYPE_CHECKING:
     from facefold.data.competition import Competition
     from facefold.data.corrections import Corrections
+    from facefold.data.extra_rows import ExtraRows
     from facefold.data.folds import Folds
     from facefold.data.pseudo_labels import PseudoLabels
     from facefold.models.recipe import Recipe
@@ -58,7 +62,15 @@ if TYPE_CHECKING:
     from facefold.training.workers import LocalWorkers
 
 
-CLASSIFIER_NAMES = ("logistic", "svm", "network")  # without the import that --help need not wait for
+CLASSIFIER_NAMES = ("logistic", "svm", "network", "boosting")  # without the import that --help need not wait for
+
+
+class Additions(NamedTuple):
+    """What a run learns from that is neither its recipe nor the train rows as they are."""
+
+    corrections: Corrections
+    pseudo: PseudoLabels
+    extra: ExtraRows
 
 
 def main() -> None:
@@ -88,6 +100,9 @@ def main() -> None:
         metavar="W",
         help=f"of a test image in the loss, where a train row has 1 (default: {DEFAULT_WEIGHT:g})",
     )
+    parser.add_argument(
+        "--extra", type=path_argument, metavar="DIR", help="train.csv or a folder per class: images to train on as well"
+    )
     add_target_option(parser)
     parser.add_argument(
         "--budget",
@@ -106,7 +121,7 @@ def main() -> None:
     check_engine_options(args, {"--workers": args.workers, "--budget": args.budget})
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers}: at least one")
-    check_pseudo_options(args)
+    check_options(args)
     if args.tensorboard:
         from facefold.training.curves import require_tensorboard
 
@@ -115,12 +130,14 @@ def main() -> None:
         train(args)
 
 
-def check_pseudo_options(args: argparse.Namespace) -> None:
-    """Raise `InputError` for a weight without runs, one that is not positive, and what does not go with --pseudo."""
+def check_options(args: argparse.Namespace) -> None:
+    """Raise `InputError` for a weight without runs, one that is not positive, and options that do not go together."""
     if args.pseudo is None and args.pseudo_weight is not None:
         raise InputError("--pseudo-weight belongs to --pseudo A,B")
     if args.pseudo is not None and args.budget:
         raise InputError("--budget is for the runs that run_all.py plans, which have no pseudo-labels; leave it out")
+    if args.extra is not None and args.budget:
+        raise InputError("--budget is for the runs that run_all.py plans, which have no extra rows; leave it out")
     if args.pseudo_weight is None:
         args.pseudo_weight = DEFAULT_WEIGHT
     require_weight(args.pseudo_weight)
@@ -147,9 +164,11 @@ def train(args: argparse.Namespace) -> None:
         for recipe in recipes
         if recipe.embeddings
     }
-    own = {recipe.name + run_suffix(bool(corrections.actions), True): recipe for recipe in recipes}
+    extra = load_extra(args, recipes, competition, folds)
+    own = {recipe.name + run_suffix(bool(corrections.actions), True, bool(extra.rows)): recipe for recipe in recipes}
     pseudo = load_makers(args, own, folds, images_hash, competition.test["id"].tolist())
-    identities = identify(args, recipes, folds, images_hash, corrections, pseudo)
+    additions = Additions(corrections, pseudo, extra)
+    identities = identify(args, recipes, folds, images_hash, additions)
     require_distinct({identity.name: identity.seed for identity in identities})
     target_root = args.target.directory(args.root)
     if args.force:
@@ -165,7 +184,7 @@ def train(args: argparse.Namespace) -> None:
             missing += find_other_sources(target_root, identity, finished, source, args.force)
     left_out = {}
     if any(unfinished.values()):
-        left_out = train_missing(args, recipes, unfinished, competition, folds, corrections, pseudo)
+        left_out = train_missing(args, recipes, unfinished, competition, folds, additions)
     if args.tensorboard:
         draw_finished(
             target_root, [(i.name, fold) for i in identities for fold in numbers if fold not in unfinished[i]]
@@ -183,8 +202,7 @@ def identify(
     recipes: list[Recipe],
     folds: Folds,
     images_hash: str,
-    corrections: Corrections,
-    pseudo: PseudoLabels,
+    additions: Additions,
 ) -> list[Identity]:
     """Return the identity of each recipe's run, with the seed of its name, or of --seed where that has none."""
     from facefold.models.run_name import parse_run_name
@@ -197,10 +215,11 @@ def identify(
             folds.hash,
             images_hash,
             parse_run_name(recipe.name).seed or args.seed,
-            corrections.hash,
+            additions.corrections.hash,
             args.target.name,
             args.target.hash,
-            pseudo.hash,
+            additions.pseudo.hash,
+            additions.extra.hash,
         )
         for recipe in recipes
     ]
@@ -228,6 +247,19 @@ def load_makers(
     return load_pseudo_labels(names, args.pseudo_weight, folds, images_hash, root, test_ids)
 
 
+def load_extra(args: argparse.Namespace, recipes: list[Recipe], competition: Competition, folds: Folds) -> ExtraRows:
+    """Return the rows that --extra names, none without it, and print what is left out of them."""
+    from facefold.data.extra_rows import NO_EXTRA_ROWS, load_extra_rows
+
+    if args.extra is None:
+        return NO_EXTRA_ROWS
+    if embedded := [recipe.name for recipe in recipes if recipe.embeddings]:
+        raise InputError(f"{', '.join(embedded)}: there are no features of extra rows; leave --extra out")
+    extra = load_extra_rows(args.extra.resolve(), competition, folds)
+    print_progress(f"--extra {args.extra}: {extra.describe(folds)}")
+    return extra
+
+
 def parse_fold_numbers(text: str, k: int) -> list[int]:
     """Return the folds that --fold names, each once."""
     known = [str(fold) for fold in range(k)]
@@ -244,8 +276,7 @@ def train_missing(
     unfinished: dict[Identity, list[int]],
     competition: Competition,
     folds: Folds,
-    corrections: Corrections,
-    pseudo: PseudoLabels,
+    additions: Additions,
 ) -> dict[str, float]:
     """Train the unfinished folds; return the runs that a budget left out, and how many seconds too long each takes."""
     if args.engine == "local":
@@ -264,13 +295,14 @@ def train_missing(
             root,
             recipe,
             identity,
-            corrections,
+            additions.corrections,
             fold,
             args.weights_dir and args.weights_dir.resolve(),
             workers.loader_workers,
             args.tensorboard,
             waits=args.engine == "ray",
-            pseudo=pseudo,
+            pseudo=additions.pseudo,
+            extra=additions.extra,
         )
         for recipe, (identity, numbers) in zip(recipes, unfinished.items(), strict=True)
         for fold in numbers
@@ -280,9 +312,11 @@ def train_missing(
     names = {job.identity.recipe for job in missing}
     to_train = [recipe for recipe in recipes if recipe.name in names]
     of_images = [recipe for recipe in to_train if not recipe.embeddings]
-    print_progress(check_disk_space(target_root, competition, of_images, bool(pseudo.makers)))
+    print_progress(
+        check_disk_space(target_root, competition, of_images, bool(additions.pseudo.makers), additions.extra)
+    )
     for recipe in of_images:
-        build_caches(competition, recipe.preprocessing)
+        build_caches(competition, recipe.preprocessing, additions.extra)
     for name in {job.identity.name for job in missing}:
         joined_oof_path(target_root, name).unlink(missing_ok=True)  # stale: it is rebuilt from the new folds
     jobs, after = order_jobs(missing, len(workers.devices))

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.special import softmax
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neural_network import MLPClassifier
@@ -19,6 +20,7 @@ from sklearn.svm import SVC, SVR
 from command import call, run, train_here
 from facefold.models import classifiers, svm
 from facefold.models import recipe as recipes
+from facefold.models.boosting import BOOSTING_SETTINGS
 from facefold.models.build import build_model
 from facefold.models.classifiers import Classifier, apply_classifier, fit_classifier
 from facefold.models.recipe import CLASSIFIERS, load_recipe, parse_recipe
@@ -118,6 +120,16 @@ def test_the_margins_of_an_svm_agree_with_scikit_learn(classes, monkeypatch):
     assert state["support_vectors"].dtype == np.float32
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_boosting_agrees_with_scikit_learn(classes):
+    state, features, labels = fit("boosting", classes)
+    x = classifiers._standardise(state, features).astype(float)
+    model = HistGradientBoostingClassifier(**BOOSTING_SETTINGS, random_state=0).fit(x, labels)
+    new = np.concatenate([features, features + np.random.default_rng(5).normal(size=features.shape)]).astype(np.float32)
+    expected = model.predict_proba(classifiers._standardise(state, new).astype(float))
+    assert np.exp(log_prob(apply_classifier(state, new))) == pytest.approx(expected, abs=1e-6)
+
+
 def test_platts_scaling_learns_from_margins_of_rows_that_the_svm_has_not_seen():
     """On noise an SVM separates its own rows by margins of 1; their probabilities are near one half all the same."""
     features = np.random.default_rng(0).normal(size=(200, 300)).astype(np.float32)
@@ -134,7 +146,11 @@ def test_a_number_is_predicted_in_its_own_unit(kind):
     state = fit_classifier(kind, features, values, np.arange(len(values)), task_named("age"), 0)
     outputs, x = apply_classifier(state, features), classifiers._standardise(state, features).astype(float)
     scaled = (values - values.mean()) / values.std()
-    model = {"svm": SVR(C=4), "logistic": Ridge(alpha=1000.0)}.get(kind)
+    model = {
+        "svm": SVR(C=4),
+        "logistic": Ridge(alpha=1000.0),
+        "boosting": HistGradientBoostingRegressor(**BOOSTING_SETTINGS, random_state=0),
+    }.get(kind)
     if model:
         expected = values.mean() + values.std() * model.fit(x, scaled).predict(x)
         assert np.abs(outputs - expected).max() < 1e-5

@@ -1,6 +1,7 @@
 """The names of runs: one spelling for each, and what -o makes of a name."""
 
 import math
+from itertools import combinations
 
 import pytest
 from hypothesis import given
@@ -36,7 +37,7 @@ NAMES = st.builds(
     st.dictionaries(KEYS, VALUES, max_size=3).map(canonical),
     st.none() | st.integers(0, 10**9),
     st.none() | st.integers(1, MAX_SEED),
-    st.sampled_from([(), SUFFIXES[:1], SUFFIXES[1:], SUFFIXES]),
+    st.sampled_from([some for count in range(len(SUFFIXES) + 1) for some in combinations(SUFFIXES, count)]),
 ).filter(lambda name: len(str(name)) <= MAX_LENGTH)
 
 
@@ -50,7 +51,7 @@ def refusal(text: str, *options: str) -> str:
 def test_a_name_is_read_as_it_is_written(name):
     assert parse_run_name(str(name)) == name
     assert str(parse_run_name(name.recipe)) == name.recipe and str(name) == name.recipe + run_suffix(
-        name.corrected, name.pseudo
+        name.corrected, name.pseudo, name.extra
     )
 
 
@@ -104,11 +105,15 @@ def test_the_parts_of_a_name():
     assert name.changes == {"augment": "aligned", "lr": 0.0003, "epochs": 3}
     both = parse_run_name("lite0#1+corrected+pseudo")
     assert both.corrected and both.pseudo and both.recipe == "lite0#1" and not name.pseudo
+    assert parse_run_name("lite0+pseudo+extra").extra and not both.extra
     assert parse_run_name("lite0#1").changes == {} == parse_run_name("lite0").changes
 
 
 SEED = "what follows # is a seed, a whole number from 1 to 4294967295"
-FORM = "is no name of a run, which is recipe[~key=value]..[@epochs][#seed], in this order, and +corrected, +pseudo last"
+FORM = (
+    "is no name of a run, which is recipe[~key=value]..[@epochs][#seed], in this order, and +corrected, +pseudo, "
+    "+extra last"
+)
 FOLDER = "which takes letters, digits, '.', '-' and '_'; write a recipe of its own in src/recipes/"
 
 

@@ -5,10 +5,11 @@
     runs/<recipe>/oof.csv     the folds' OOF joined: each train id exactly once
     runs/label_issues.csv     labels that are likely wrong, see ensemble/label_issues.py
 
-A recipe that learned from corrected labels or from pseudo-labels has a folder of its own, runs/<recipe>+corrected/ or
-runs/<recipe>+pseudo/, so that before and after can be compared; its run.json holds the corrections, or the runs that
-labelled the test images. A run's name is its folder's, see models/run_name.py: lite0, lite0#1, lite0+corrected. The
-runs of another target than the label lie under targets/<target>/, the `root` of the functions here (`Task.directory`).
+A recipe that learned from corrected labels, pseudo-labels or extra rows has a folder of its own,
+runs/<recipe>+corrected/, runs/<recipe>+pseudo/ or runs/<recipe>+extra/, so that before and after can be compared; its
+run.json holds the corrections, the runs that labelled the test images, or what the extra rows were. A run's name is its
+folder's, see models/run_name.py: lite0, lite0#1, lite0+corrected. The runs of another target than the label lie under
+targets/<target>/, the `root` of the functions here (`Task.directory`).
 
 `run.json` is written last and holds the sha256 of every other file, so a fold is finished exactly when it has one, and
 a file that was torn or edited afterwards is found before it is used.
@@ -57,8 +58,8 @@ SUM_TOLERANCE = 1e-4  # of the probabilities of a row from one: what rounding le
 class Identity:
     """What must be equal for two runs to be the same run.
 
-    Hashes are sha256 in hex; those of corrections and pseudo-labels are empty if there are none. target: the name of
-    the task; task: `Task.hash`.
+    Hashes are sha256 in hex; those of corrections, pseudo-labels and extra rows are empty if there are none. target:
+    the name of the task; task: `Task.hash`.
     """
 
     recipe: str
@@ -70,11 +71,17 @@ class Identity:
     target: str = LABEL.name
     task: str = ""
     pseudo: str = ""
+    extra: str = ""
 
     @property
     def name(self) -> str:
         """The run's folder under runs/."""
-        return self.recipe + run_suffix(bool(self.corrections), bool(self.pseudo))
+        return self.recipe + run_suffix(bool(self.corrections), bool(self.pseudo), bool(self.extra))
+
+    @property
+    def facts(self) -> dict:
+        """Return what run.json and a checkpoint record, which without extra rows do not mention them."""
+        return {name: value for name, value in asdict(self).items() if name != "extra" or value}
 
 
 _CAUSES = {
@@ -87,6 +94,7 @@ _CAUSES = {
     "target": "another target",
     "task": "other classes",
     "pseudo": "other pseudo-labels",
+    "extra": "other extra rows",
 }
 
 
@@ -279,7 +287,7 @@ def require_current(directory: Path, run: dict, identity: Identity) -> None:
 def seal_fold(directory: Path, identity: Identity, facts: dict, corrections: Corrections = NO_CORRECTIONS) -> None:
     """Write run.json: the identity, the facts, the corrections, the checksum of every file and its own."""
     checksums = {name: sha256_file(directory / name) for name in RESULT_FILES}
-    run = {**asdict(identity), **facts, "corrected": corrections.actions, "files": checksums}
+    run = {**identity.facts, **facts, "corrected": corrections.actions, "files": checksums}
     write_json(directory / "run.json", {**run, "sha256": _digest(run)})
 
 
@@ -291,8 +299,8 @@ def load_member(root: Path, identity: Identity | None, name: str, folds: Folds, 
 
     Args:
         root: The folder that holds runs/.
-        identity: What the run must agree with, but for seed, corrections and pseudo-labels, which are taken from the
-            name, or from the run where the name does not say; None for whatever the folds agree on among themselves.
+        identity: What the run must agree with, but for seed, corrections, pseudo-labels and extra rows, which are taken
+            from the name, or from the run where the name does not say; None for whatever the folds agree on.
         name: Of the run.
         folds: The folds it was trained on.
         test_ids: In the order of test.csv.
@@ -314,6 +322,7 @@ def load_member(root: Path, identity: Identity | None, name: str, folds: Folds, 
             "seed": parts.seed or first.get("seed"),
             "corrections": (_recorded(first, "corrections") or "none") if parts.corrected else "",
             "pseudo": (_recorded(first, "pseudo") or "none") if parts.pseudo else "",
+            "extra": (_recorded(first, "extra") or "none") if parts.extra else "",
         }
         require_current(directory, run, replace(identity, **own))
         _require_intact(directory)
@@ -448,20 +457,21 @@ def _load_by_id(path: Path, target: Task, expected: Collection[str], source: str
 
 
 def _recorded(run: dict, name: str) -> object:
-    """Return a field of the identity in run.json or a checkpoint; old ones lack the last four."""
-    return run.get(name, {"corrections": "", "target": LABEL.name, "task": "", "pseudo": ""}.get(name))
+    """Return a field of the identity in run.json or a checkpoint; old ones lack the last five."""
+    return run.get(name, {"corrections": "", "target": LABEL.name, "task": "", "pseudo": "", "extra": ""}.get(name))
 
 
 def _recorded_name(run: dict) -> str:
     """Return the name of the run of a run.json."""
-    return f"{run.get('recipe')}{run_suffix(bool(_recorded(run, 'corrections')), bool(_recorded(run, 'pseudo')))}"
+    learned = (bool(_recorded(run, name)) for name in ("corrections", "pseudo", "extra"))
+    return f"{run.get('recipe')}{run_suffix(*learned)}"
 
 
 def _options(name: str, target: Task) -> str:
     """Return the options of train.py that train the run of this name."""
     parts = parse_run_name(name)
-    labels = " --corrections FILE" * parts.corrected + " --pseudo RUNS" * parts.pseudo
-    return f"--recipe {parts.recipe}{target.option}{labels}"
+    learned = " --corrections FILE" * parts.corrected + " --pseudo RUNS" * parts.pseudo + " --extra DIR" * parts.extra
+    return f"--recipe {parts.recipe}{target.option}{learned}"
 
 
 def _digest(run: dict) -> str:

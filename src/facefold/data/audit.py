@@ -226,12 +226,17 @@ def _list_files(folder: Path, deep: bool = False) -> list[tuple[str, int, int]]:
 def _inspect_rows(root: Path, rows: dict[tuple[str, str], int], task: Task) -> list[ImageFacts]:
     """Inspect the image of each (split, id). rows: (split, id) -> row number in the csv file, for the messages."""
     paths = [find_image(root, split, id, task) for split, id in rows]
+    results = inspect_files(paths)
+    _raise_problems(root, rows, paths, results)
+    return results
+
+
+def inspect_files(paths: list[Path]) -> list[ImageFacts | str]:
+    """Return the facts of each image, or what is wrong with it, as the end of a sentence that begins with its name."""
     workers = min(core_count(), len(paths) // (_CHUNK * _CHUNKS_PER_WORKER))
     with process_pool(workers) if workers > 1 else nullcontext() as pool:
         results = pool.map(_inspect, paths, chunksize=_CHUNK) if pool else map(_inspect, paths)
-        results = list(progress_bar(results, len(paths), "checking images"))
-    _raise_problems(root, rows, paths, results)
-    return results
+        return list(progress_bar(results, len(paths), "checking images"))
 
 
 def _raise_problems(

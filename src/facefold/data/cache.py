@@ -1,20 +1,23 @@
 """Cache all images as uint8: decoded, cropped and resized once, in shards on disk that all folds and epochs read.
 
 cache/<split>_<size>px_<images hash>_<shard>.npy   uint8 (n, size, size, 3) RGB, at most `SHARD_BYTES` of images, in the
-                                                   order of the csv; each with its .sha256
+                                                   order of the csv; each with its .sha256; extra rows are a split
 cache/<split>_<size>px_crop<crop>_<images hash>_<shard>.npy   the same of the middle of each image
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from facefold.data.audit import load_images_hash
 from facefold.data.competition import SPLITS, Competition
+from facefold.data.extra_rows import NO_EXTRA_ROWS, ExtraRows
 from facefold.data.images import decode_image, map_images
 from facefold.data.preprocessing import Preprocessing
 from facefold.utils.console import no_bar
@@ -49,20 +52,33 @@ class ImageCache:
         return np.fromiter((row_of[id] for id in ids), dtype=np.int64, count=len(ids))
 
 
-def build_caches(competition: Competition, preprocessing: Preprocessing) -> None:
-    """Write the shards of both splits that are missing or damaged, before processes open them in parallel."""
-    for split in SPLITS:
-        _build(competition, split, preprocessing)
+class _Split(NamedTuple):
+    """The images of one split: train, test or extra.
+
+    root: holds cache/. hash: of the images, hex. ids: in order. path: of the image of an id.
+    """
+
+    root: Path
+    name: str
+    hash: str
+    ids: list[str]
+    path: Callable[[str], Path]
+
+
+def build_caches(competition: Competition, preprocessing: Preprocessing, extra: ExtraRows = NO_EXTRA_ROWS) -> None:
+    """Write the shards of all splits that are missing or damaged, before processes open them in parallel."""
+    for split in _splits(competition, extra):
+        _build(split, preprocessing)
 
 
 def estimate_cache_seconds(competition: Competition, preprocessing: Preprocessing) -> float:
     """Estimate how long `build_caches` takes on free cores, by the CPU seconds of `TIMED_IMAGES` images per split."""
     seconds = 0.0
-    for split in SPLITS:
-        if missing := _count_missing(competition, split, preprocessing):
-            timed, start = competition.ids(split)[:TIMED_IMAGES], time.process_time()
+    for split in _splits(competition):
+        if missing := _count_missing(split, preprocessing):
+            timed, start = split.ids[:TIMED_IMAGES], time.process_time()
             for id in timed:
-                decode_image(competition.image_path(split, id), preprocessing.size, preprocessing.crop)
+                decode_image(split.path(id), preprocessing.size, preprocessing.crop)
             seconds += (time.process_time() - start) * missing / len(timed) / core_count()
     return seconds
 
@@ -72,9 +88,12 @@ def open_cache(competition: Competition, split: str, preprocessing: Preprocessin
 
     Checksums are verified by `build_caches` only.
     """
-    if _count_missing(competition, split, preprocessing):
-        _build(competition, split, preprocessing)
-    return ImageCache(competition.ids(split), NpyRows([path for path, _ in _shards(competition, split, preprocessing)]))
+    return _open(_competition_split(competition, split), preprocessing)
+
+
+def open_extra_cache(root: Path, extra: ExtraRows, preprocessing: Preprocessing) -> ImageCache:
+    """Open the cache of the extra rows, of which there are some, as `open_cache`; root: of the competition."""
+    return _open(_extra_split(root, extra), preprocessing)
 
 
 def join_caches(first: ImageCache, second: ImageCache) -> ImageCache:
@@ -88,51 +107,75 @@ def join_caches(first: ImageCache, second: ImageCache) -> ImageCache:
     return ImageCache(ids, np.concatenate([first.pixels, second.pixels]))
 
 
-def missing_cache_bytes(competition: Competition, preprocessing: Preprocessing) -> int:
+def missing_cache_bytes(
+    competition: Competition, preprocessing: Preprocessing, extra: ExtraRows = NO_EXTRA_ROWS
+) -> int:
     """Return how many bytes `build_caches` will write."""
-    missing = sum(_count_missing(competition, split, preprocessing) for split in SPLITS)
+    missing = sum(_count_missing(split, preprocessing) for split in _splits(competition, extra))
     return 3 * preprocessing.size**2 * missing
 
 
-def _count_missing(competition: Competition, split: str, preprocessing: Preprocessing) -> int:
-    return sum(len(ids) for path, ids in _shards(competition, split, preprocessing) if not path.exists())
+def _splits(competition: Competition, extra: ExtraRows = NO_EXTRA_ROWS) -> list[_Split]:
+    splits = [_competition_split(competition, name) for name in SPLITS]
+    return [*splits, _extra_split(competition.root, extra)] if extra.rows else splits
 
 
-def _stem(split: str, preprocessing: Preprocessing) -> str:
+def _competition_split(competition: Competition, name: str) -> _Split:
+    root = competition.root
+    return _Split(root, name, load_images_hash(root), competition.ids(name), partial(competition.image_path, name))
+
+
+def _extra_split(root: Path, extra: ExtraRows) -> _Split:
+    paths = dict(zip(extra.ids, (row.path for row in extra.rows), strict=True))
+    return _Split(root, "extra", extra.hash, extra.ids, paths.__getitem__)
+
+
+def _open(split: _Split, preprocessing: Preprocessing) -> ImageCache:
+    if _count_missing(split, preprocessing):
+        _build(split, preprocessing)
+    return ImageCache(split.ids, NpyRows([path for path, _ in _shards(split, preprocessing)]))
+
+
+def _count_missing(split: _Split, preprocessing: Preprocessing) -> int:
+    return sum(len(ids) for path, ids in _shards(split, preprocessing) if not path.exists())
+
+
+def _stem(split: _Split, preprocessing: Preprocessing) -> str:
     """Return how the names of the shards begin."""
     crop = "" if preprocessing.crop == 1 else f"_crop{preprocessing.crop}"
-    return f"{split}_{preprocessing.size}px{crop}"
+    return f"{split.name}_{preprocessing.size}px{crop}"
 
 
-def _shards(competition: Competition, split: str, preprocessing: Preprocessing) -> list[tuple[Path, list[str]]]:
+def _shards(split: _Split, preprocessing: Preprocessing) -> list[tuple[Path, list[str]]]:
     """Return the file and the ids of each shard. Its name has the images' hash, so changed images get a new cache."""
-    ids, rows = competition.ids(split), max(1, SHARD_BYTES // (3 * preprocessing.size**2))
-    stem = f"{_stem(split, preprocessing)}_{load_images_hash(competition.root)[:12]}"
+    rows = max(1, SHARD_BYTES // (3 * preprocessing.size**2))
+    stem = f"{_stem(split, preprocessing)}_{split.hash[:12]}"
     return [
-        (competition.root / "cache" / f"{stem}_{number}.npy", ids[start : start + rows])
-        for number, start in enumerate(range(0, len(ids), rows))
+        (split.root / "cache" / f"{stem}_{number}.npy", split.ids[start : start + rows])
+        for number, start in enumerate(range(0, len(split.ids), rows))
     ]
 
 
-def _build(competition: Competition, split: str, preprocessing: Preprocessing) -> None:
+def _build(split: _Split, preprocessing: Preprocessing) -> None:
     """Write the shards that are missing or damaged; one process at a time, others wait for it."""
     size, crop = preprocessing.size, preprocessing.crop
-    with lock_directory(competition.root / "competition", wait=True):
-        shards = _shards(competition, split, preprocessing)
+    with lock_directory(split.root / "competition", wait=True):
+        shards = _shards(split, preprocessing)
         missing = [(path, ids) for path, ids in shards if not is_intact(path)]
         if not missing:
             return
-        folder, intact = competition.root / "cache", {path for path, _ in shards} - {path for path, _ in missing}
-        # damaged, or of images that have changed since
-        remove_files(folder, f"{_stem(split, preprocessing)}_{HASHED}_[0-9]*", intact)
+        folder, intact = split.root / "cache", {path for path, _ in shards} - {path for path, _ in missing}
+        # Damaged, or of images that have changed since. Other extra rows may be those of a job that runs now.
+        former = HASHED if split.name in SPLITS else split.hash[:12]
+        remove_files(folder, f"{_stem(split, preprocessing)}_{former}_[0-9]*", intact)
         rows = sum(len(ids) for _, ids in missing)
-        require_disk_space(folder, rows * 3 * size**2, f"the {split} images at {size} pixels")
+        require_disk_space(folder, rows * 3 * size**2, f"the {split.name} images at {size} pixels")
 
         def decode(ids: list[str]) -> Iterator[np.ndarray]:
-            for pixels in map_images(lambda id: decode_image(competition.image_path(split, id), size, crop), ids):
+            for pixels in map_images(lambda id: decode_image(split.path(id), size, crop), ids):
                 bar.update()
                 yield pixels[None]
 
-        with tqdm(total=rows, desc=f"cache {split} {size} px", disable=no_bar()) as bar:
+        with tqdm(total=rows, desc=f"cache {split.name} {size} px", disable=no_bar()) as bar:
             for path, ids in missing:
                 write_npy_blocks(path, len(ids), decode(ids))

@@ -25,6 +25,7 @@ from facefold.data.task_inference import (
     TRAIN,
     Choices,
     as_number,
+    check_several_labels,
     check_task,
     find_id_column,
     infer_task,
@@ -129,7 +130,10 @@ def load_competition(root: Path, choices: Choices | None = None) -> Competition:
         check_task(task, files, findings)
     if task is None or TRAIN not in files:
         findings.raise_any(_HEADLINE, _HINT)
-    labels = label_indices(task, files[TRAIN], findings) if set(task.label_columns) <= set(files[TRAIN].header) else []
+    labels = []
+    if set(task.label_columns) <= set(files[TRAIN].header):
+        labels = label_indices(task, files[TRAIN], f"competition/{TRAIN}", findings)
+        check_several_labels(task, files[TRAIN], findings)
     _check_ids_across({name: file.row_of_id for name, file in files.items()}, findings)
     findings.raise_any(_HEADLINE, _HINT)
     return _competition_of(root, task, files, labels)

@@ -24,7 +24,13 @@ from facefold.data.staging import CSV
 from facefold.utils.errors import InputError
 from facefold.utils.files import require_disk_space
 
-_TRAIN = ("train.csv", "train_labels.csv", "labels.csv", "training_labels.csv", "trainlabels.csv")  # the first counts
+TRAIN_FILES = (
+    "train.csv",
+    "train_labels.csv",
+    "labels.csv",
+    "training_labels.csv",
+    "trainlabels.csv",
+)  # the first counts
 _SAMPLE = re.compile(r"sample[-_ ]?(submit|submission)\.csv", re.IGNORECASE)
 
 
@@ -76,7 +82,7 @@ def read_source(path: Path, members: list[Member], image_folders: Mapping[str, s
 def _find_folder(source: Path, members: list[Member]) -> PurePosixPath:
     """Return the folder, at the top or one down, that holds the csv file of the train rows, or a folder per class."""
     folders: set[PurePosixPath] = set()
-    for name in _TRAIN:
+    for name in TRAIN_FILES:
         folders = folders or {
             member.path.parent
             for member in members
@@ -112,10 +118,10 @@ def _paths_below(paths: list[PurePosixPath], folder: PurePosixPath) -> list[Pure
 def _find_csv_files(source: Path, members: list[Member]) -> dict[str, Member]:
     files: dict[str, Member] = {}
     found = [(_csv_name(str(member.path)), member) for member in members]
-    best = min((_TRAIN.index(name) for name, _ in found if name in _TRAIN), default=0)
+    best = min((TRAIN_FILES.index(name) for name, _ in found if name in TRAIN_FILES), default=0)
     for name, member in found:
-        name = "train.csv" if name == _TRAIN[best] else name
-        if name in CSV and (name != "train.csv" or _csv_name(str(member.path)) == _TRAIN[best]):
+        name = "train.csv" if name == TRAIN_FILES[best] else name
+        if name in CSV and (name != "train.csv" or _csv_name(str(member.path)) == TRAIN_FILES[best]):
             if member.problem:
                 raise InputError(f"{member.name} {member.problem}")
             if name in files and member.path.suffix.lower() == files[name].path.suffix.lower():

@@ -147,13 +147,16 @@ def check_task(task: Task, files: Mapping[str, CsvFile], findings: Findings) -> 
             findings.add("submission", str(error))
 
 
-def label_indices(task: Task, train: CsvFile, findings: Findings) -> list[int]:
-    """Return the index in `task.classes` of each row's label; what is no label is added to `findings`."""
-    add, index = findings.of_file(f"competition/{TRAIN}"), {name: number for number, name in enumerate(task.classes)}
+def label_indices(task: Task, file: CsvFile, name: str, findings: Findings) -> list[int]:
+    """Return the index in `task.classes` of each row's label, -1 for what is no label, which is added to `findings`.
+
+    name: what messages call the file.
+    """
+    add, index = findings.of_file(name), {name: number for number, name in enumerate(task.classes)}
     if len(task.label_columns) > 1:
-        columns = [train.column(name) for name in task.label_columns]
+        columns = [file.column(name) for name in task.label_columns]
         labels = []
-        for (row, _), cells in zip(train.rows, zip(*columns, strict=True), strict=True):
+        for (row, _), cells in zip(file.rows, zip(*columns, strict=True), strict=True):
             labels.append(_hot(cells))
             if labels[-1] < 0:
                 add(
@@ -163,14 +166,20 @@ def label_indices(task: Task, train: CsvFile, findings: Findings) -> list[int]:
         return labels
     (column,), rule = task.label_columns, "is " + ("not 0 or 1" if task.classes == _HOUSE else "none of the classes ")
     rule += "" if task.classes == _HOUSE else _some(task.classes)
-    labels = train.column(column)
-    for (row, _), label in zip(train.rows, labels, strict=True):
+    labels = file.column(column)
+    for (row, _), label in zip(file.rows, labels, strict=True):
         if label not in index:
             add("label", f", row {row}: {column} {quoted(label)} {rule}")
-    seen = set(labels)
-    if len(seen) == 1 and seen <= set(index):
-        add("class", f": every {column} is {seen.pop()}; two classes are needed")
     return [index.get(label, -1) for label in labels]
+
+
+def check_several_labels(task: Task, train: CsvFile, findings: Findings) -> None:
+    """Add to `findings` that all rows of train.csv have the same label, if a column of it has the labels."""
+    if len(task.label_columns) == 1:
+        (column,) = task.label_columns
+        seen = set(train.column(column))
+        if len(seen) == 1 and seen <= set(task.classes):
+            findings.add("class", f"competition/{TRAIN}: every {column} is {seen.pop()}; two classes are needed")
 
 
 def describe_task(task: Task) -> str:

@@ -4,6 +4,7 @@
                turns margins into logits. Of a number: SVR.
     logistic   logistic regression, its penalty chosen on inner folds. Of a number: ridge regression.
     network    one hidden layer of 64 units (MLPClassifier, MLPRegressor).
+    boosting   gradient boosting of trees (HistGradientBoostingClassifier, HistGradientBoostingRegressor).
 
 A fitted state is a dict of arrays, which weights.safetensors keeps:
 
@@ -11,6 +12,7 @@ A fitted state is a dict of arrays, which weights.safetensors keeps:
     support_vectors            float32 (m, F), standardised                      svm only
     dual_coef, intercept       float64 (m, M), (M,): the M margins of a row      svm only
     gamma                      float64 (1,), of the kernel exp(-gamma d^2)       svm only
+    roots, feature, threshold, children, value   the trees, see boosting.py      boosting only
     weight_<i>, bias_<i>       float64 (in, out), (out,): linear layers with ReLU between them
     classes                    int64 (P,): those among the training rows         more than two classes only
     absent                     float64 (C,): the log probability of the others   more than two classes only
@@ -25,6 +27,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from facefold.data.fold_methods import stratified_folds
+from facefold.models.boosting import BOOSTING_SETTINGS, boosting_state, fit_in_one_thread, tree_sums
 from facefold.models.svm import RbfKernel, svm_margins
 from facefold.task import Task
 
@@ -74,7 +77,8 @@ def fit_classifier(
             bias = 0.0 if task.multiclass else (1 if present[0] else -1) * np.log(len(labels) + 1)
             return state | {"weight_0": np.zeros((x.shape[1], 1)), "bias_0": np.array([bias])}
         inner = stratified_folds(codes, groups, INNER_FOLDS, seed)
-        fitted = {"logistic": _fit_logistic, "svm": _fit_svm, "network": _fit_network}[kind](x, codes, inner, seed)
+        fits = {"logistic": _fit_logistic, "svm": _fit_svm, "network": _fit_network, "boosting": _fit_boosting}
+        fitted = fits[kind](x, codes, inner, seed)
         return state | (_two_outputs(fitted) if task.multiclass and len(present) == 2 else fitted)
 
 
@@ -92,6 +96,8 @@ def _apply(state: State, features: np.ndarray) -> np.ndarray:
     x = _standardise(state, features).astype(np.float64)
     if "support_vectors" in state:
         x = svm_margins(state, x)
+    if "roots" in state:
+        x = tree_sums(state, x)
     layers = sum(name.startswith("weight_") for name in state)
     for number in range(layers):
         x = np.maximum(x, 0) if number else x
@@ -199,6 +205,15 @@ def _train_network(model: object, x: np.ndarray, labels: np.ndarray) -> State:
     return _layers(model.coefs_, model.intercepts_)
 
 
+def _fit_boosting(x: np.ndarray, labels: np.ndarray, inner: np.ndarray, seed: int) -> State:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    model = HistGradientBoostingClassifier(**BOOSTING_SETTINGS, random_state=seed)
+    fit_in_one_thread(model, x, labels)
+    baseline = np.ravel(model._baseline_prediction)
+    return boosting_state(model) | _layers([np.eye(len(baseline))], [baseline])
+
+
 def _fit_values(kind: str, x: np.ndarray, values: np.ndarray, seed: int) -> State:
     """Fit a regressor on standardised values; its last layer returns them in the target's unit."""
     mean, std = float(values.mean()), float(values.std()) or 1.0
@@ -207,6 +222,13 @@ def _fit_values(kind: str, x: np.ndarray, values: np.ndarray, seed: int) -> Stat
         from sklearn.svm import SVR
 
         return RbfKernel.of(x).state(SVR, scaled[:, None]) | unit
+    if kind == "boosting":
+        from sklearn.ensemble import HistGradientBoostingRegressor
+
+        model = HistGradientBoostingRegressor(**BOOSTING_SETTINGS, random_state=seed)
+        fit_in_one_thread(model, x, scaled)
+        baseline = float(np.ravel(model._baseline_prediction)[0])
+        return boosting_state(model) | _layers([np.array([[std]])], [np.array([mean + std * baseline])])
     if kind == "logistic":
         from sklearn.linear_model import Ridge
 

@@ -1,7 +1,8 @@
 """Activations of a network's frozen stages for each image, computed once for all folds and epochs.
 
-    cache/frozen/<run>/<key>/<split>_<view>.npy   float16 (n, h, w, C), rows in the order of the split's csv; the split
-                                                  train_test of a run that trains on both has those of both
+    cache/frozen/<run>/<key>/<split>_<view>.npy   float16 (n, h, w, C), rows in the order of the split's csv; a run that
+                                                  trains on more has the split train_test, train_extra or
+                                                  train_test_extra
 
 A view is one of `view_images` or an augmented copy of all images, `epoch_<e>`; h and w are 1 if the frozen stages end
 in a pooling. All folds share an augmented copy, because the augmentation of an image in epoch e depends on (seed, e,
@@ -57,7 +58,7 @@ def feature_dir(
         run_dir: The run's folder under cache/frozen.
         recipe: Its frozen stages, size, crop and augmentation decide the values.
         seed: Of the augmentation.
-        images_hash: Of the competition's images.
+        images_hash: Of the competition's images, and of the extra rows.
         source: Where the weights come from, as `build_model` returns it.
         precision: The format of the activations, from `frozen_precision`.
         device: Where they are computed.

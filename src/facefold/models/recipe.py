@@ -52,7 +52,8 @@ class Recipe:
     freeze_backbone: bool = False  # the whole backbone stays as pretrained and is computed once: only the head learns
     frozen_precision: str = "float32"  # of what is frozen: float32 | half (if fast on the device and near float32)
     # What reads the features of a frozen backbone: "" (a linear output trained by gradient descent) or a classifier of
-    # models/classifiers.py: logistic | svm | network. It reads the mean of the image's and its mirror's features.
+    # models/classifiers.py: logistic | svm | network | boosting. It reads the mean of the image's and its mirror's
+    # features.
     classifier: str = ""
     feature_scale: str = ""  # several backbones: the weight of each one's features, as "1, 0.3"; "": all the same
     head: str = ""  # layers before the output, see heads.py; "": the pooling that timm gives the backbone
@@ -159,7 +160,7 @@ TTA_VIEWS = {
     "flip_zoom": ("plain", "mirror", "zoom", "zoom_mirror"),
     "choose": ("plain", "mirror", "zoom", "zoom_mirror"),
 }
-CLASSIFIERS = ("logistic", "svm", "network")  # of scikit-learn, see models/classifiers.py
+CLASSIFIERS = ("logistic", "svm", "network", "boosting")  # of scikit-learn, see models/classifiers.py
 _CHOICES = {
     "augment": tuple(sorted(POLICIES)),
     "augmenter": ("albumentations", "batch"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from facefold.data.cache import missing_cache_bytes
 from facefold.data.competition import Competition
+from facefold.data.extra_rows import NO_EXTRA_ROWS, ExtraRows
 from facefold.models.recipe import Recipe
 from facefold.task import Task
 from facefold.utils.environment import installed_version
@@ -123,21 +124,30 @@ def install_command(package: str) -> str:
 
 
 def check_disk_space(
-    target_root: Path, competition: Competition, recipes: Sequence[Recipe], pseudo: bool = False
+    target_root: Path,
+    competition: Competition,
+    recipes: Sequence[Recipe],
+    pseudo: bool = False,
+    extra: ExtraRows = NO_EXTRA_ROWS,
 ) -> str:
     """Check that the disk has room for the cache and the frozen stages of `recipes`; return what it found, in words.
 
-    pseudo: whether the recipes train on the test images as well.
-
     Weights and predictions are small next to these. What the frozen stages of a recipe left may still be there while
     those of the next one are computed. Raise `InputError` if there is too little room.
+
+    Args:
+        target_root: The folder that holds runs/.
+        competition: Whose images are cached.
+        recipes: Those that are trained.
+        pseudo: Whether they train on the test images as well.
+        extra: What they train on as well.
     """
-    train_rows = len(competition.train) + pseudo * len(competition.test)
+    train_rows = len(competition.train) + pseudo * len(competition.test) + len(extra.rows)
     sizes = _feature_bytes(recipes, train_rows, len(competition.test))
     most = max((first + second for first, second in pairwise([0, *sizes])), default=0)
     present = sum(path.stat().st_size for path in (target_root / "cache" / "frozen").rglob("*.npy"))
     preprocessings = {recipe.preprocessing for recipe in recipes}
-    images = sum(missing_cache_bytes(competition, preprocessing) for preprocessing in preprocessings)
+    images = sum(missing_cache_bytes(competition, preprocessing, extra) for preprocessing in preprocessings)
     needed, what = images + max(0, most - present), "the cache and the frozen stages"
     free = require_disk_space(target_root, needed, what)
     return f"disk: {format_bytes(needed)} needed for {what}, {format_bytes(free)} free"

@@ -1,6 +1,6 @@
 """The names of runs: which recipe, with which settings, epochs, seed and labels. One spelling per run.
 
-    <stem>[~<key>=<value>]..[@<epochs>][#<seed>][+corrected][+pseudo]
+    <stem>[~<key>=<value>]..[@<epochs>][#<seed>][+corrected][+pseudo][+extra]
 
     lite0   lite0~lr=0.0003~size=160@3#1   lite0+corrected   lite0#1+pseudo
 
@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 
 from facefold.utils.errors import InputError
 
-CORRECTED_SUFFIX, PSEUDO_SUFFIX = "+corrected", "+pseudo"
-SUFFIXES = (CORRECTED_SUFFIX, PSEUDO_SUFFIX)  # in the order of a name
+CORRECTED_SUFFIX, PSEUDO_SUFFIX, EXTRA_SUFFIX = "+corrected", "+pseudo", "+extra"
+SUFFIXES = (CORRECTED_SUFFIX, PSEUDO_SUFFIX, EXTRA_SUFFIX)  # in the order of a name
 MAX_SEED = 2**32 - 1  # what numpy and scikit-learn take
 MAX_LENGTH = 200  # of a variant's name, in characters: a file system takes 255 bytes
 
@@ -65,6 +65,11 @@ class RunName:
         return PSEUDO_SUFFIX in self.suffixes
 
     @property
+    def extra(self) -> bool:
+        """Whether the run learned from extra rows."""
+        return EXTRA_SUFFIX in self.suffixes
+
+    @property
     def changes(self) -> dict[str, bool | int | float | str]:
         """The settings and epochs that replace those of the recipe's file."""
         changes = {key: _parse_value(value) for key, value in self.settings}
@@ -94,9 +99,9 @@ def parse_run_name(text: str) -> RunName:
     )
 
 
-def run_suffix(corrected: bool, pseudo: bool) -> str:
-    """Return what follows the recipe in the name of a run that learned from corrected labels or from pseudo-labels."""
-    return CORRECTED_SUFFIX * corrected + PSEUDO_SUFFIX * pseudo
+def run_suffix(corrected: bool, pseudo: bool, extra: bool) -> str:
+    """Return what follows the recipe in the name of a run by what it learned from: corrections, pseudo-labels, ..."""
+    return CORRECTED_SUFFIX * corrected + PSEUDO_SUFFIX * pseudo + EXTRA_SUFFIX * extra
 
 
 def add_settings(name: RunName, options: Iterable[str]) -> RunName:

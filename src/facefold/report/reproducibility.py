@@ -40,7 +40,7 @@ def _commands(facts: dict, folds: Folds, pseudo: dict[str, str]) -> list[str]:
     for member in facts["members"]:
         name = parse_run_name(member["recipe"])
         seed = f" --seed {member['seed']}" if name.seed is None else ""
-        more = seed + " --corrections FILE" * name.corrected + pseudo[member["recipe"]]
+        more = seed + " --corrections FILE" * name.corrected + pseudo[member["recipe"]] + " --extra DIR" * name.extra
         recipes.setdefault(more, []).append(name.recipe)
     return [
         f"python src/split.py{target}{count} --seed {folds.seed}{method.options}",

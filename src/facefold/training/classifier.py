@@ -40,15 +40,16 @@ def fit_fold(task: FoldTask, device: torch.device, events: Path | None = None) -
         source = embeddings_source(recipe.embeddings, {"train": task.train_images, "test": task.test_images})
     caches = open_feature_caches(task, net, source, precision, images)
     (view,) = prediction_views(recipe, recipe.tta_views, images, caches.get("train"))
-    labels = task.train["label"].to_numpy()
+    train = task.extra.join(task.train, task.valid["id"])
+    labels = train["label"].to_numpy()
     loss_fn = make_loss(target, recipe, labels)
     if target.regression:
         loss_fn = replace(loss_fn, mean=0.0, std=1.0)  # the state predicts in the target's unit
 
     started, cpu_started = time.perf_counter(), time.process_time()
-    features = read_features(net, view, task.train_images.rows(task.train["id"].tolist()))
+    features = read_features(net, view, task.train_images.rows(train["id"].tolist()))
     seed = derive_seed(task.seed, task.fold, "classifier")
-    groups = task.train["group"].to_numpy()
+    groups = train["group"].to_numpy()
     state = fit_classifier(recipe.classifier, features, labels, groups, target, seed, net.feature_scale)
     net.output.load_state_dict({name: torch.from_numpy(value) for name, value in state.items()})
     train_seconds = time.perf_counter() - started

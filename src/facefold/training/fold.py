@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from facefold.data.cache import ImageCache
+from facefold.data.extra_rows import NO_EXTRA_ROWS, ExtraRows
 from facefold.data.fold_methods import stratified_folds
 from facefold.models.build import Net, build_model
 from facefold.models.depthwise import replace_depthwise
@@ -49,8 +50,8 @@ class FoldTask:
 
     train: id, label (index of the class, or value), group; valid: id, label. seed and fold name the random draws.
     identity: of the run, `runs.Identity` as a dict. feature_dir: the folder for the activations of frozen stages,
-    shared by the run's folds. soft: labels of test images that are trained on as well; then `train_images` holds the
-    train images and the test images.
+    shared by the run's folds. soft: labels of test images that are trained on as well. extra: rows that are trained on
+    as well, but for those that show the picture of a held-out one. `train_images` holds the images of all of these.
     """
 
     recipe: Recipe
@@ -66,6 +67,7 @@ class FoldTask:
     weights_dir: Path | None = None
     target: Task = LABEL
     soft: SoftLabels | None = None
+    extra: ExtraRows = NO_EXTRA_ROWS
 
     def __str__(self) -> str:
         return f"{self.recipe.name} fold {self.fold}"
@@ -165,6 +167,7 @@ class FoldTrainer:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision.dtype is torch.float16)
 
         train, self.monitor = hold_out_monitor(task.train, recipe.monitor, derive_seed(task.seed, task.fold, "monitor"))
+        train = task.extra.join(train, [*task.valid["id"], *self.monitor["id"]])
         self.loss_fn = make_loss(task.target, recipe, train["label"].to_numpy())
         self.images = ImageSource(task.train_images, device)
         self.features = open_feature_caches(task, self.model, self.meta.weights_source, self.precision, self.images)
@@ -404,11 +407,12 @@ def open_feature_caches(
         return {}
     recipe, device = task.recipe, images.device
     precision = frozen_precision(recipe, precision, device)
-    folder = feature_dir(task.feature_dir, recipe, task.seed, task.identity["images_hash"], source, precision, device)
+    images_hash = task.identity["images_hash"] + task.extra.hash
+    folder = feature_dir(task.feature_dir, recipe, task.seed, images_hash, source, precision, device)
     # Only train images have augmented views.
     augmented = AugmentedImages(images, recipe, task.seed) if recipe.changes_images else None
-    # With pseudo-labels the train images are followed by the test images, in files of another name.
-    train = "train_test" if task.identity.get("pseudo") else "train"
+    # The train images are followed by what is trained on as well, in files of another name.
+    train = "train" + "_test" * bool(task.identity.get("pseudo")) + "_extra" * bool(task.extra.rows)
     splits = (("train", train, task.train_images), ("test", "test", task.test_images))
     return {
         split: FeatureCache(folder, file, cache, model.frozen_stages, device, precision, augmented, recipe.views)

@@ -4,14 +4,16 @@ Their `run` imports what trains, so that a process that only plans and starts th
 """
 
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facefold.data.cache import join_caches, open_cache
+from facefold.data.cache import join_caches, open_cache, open_extra_cache
 from facefold.data.competition import SPLITS, load_competition
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.embeddings import load_embeddings
+from facefold.data.extra_rows import NO_EXTRA_ROWS, ExtraRows
 from facefold.data.folds import load_folds
 from facefold.data.pseudo_labels import NO_PSEUDO_LABELS, PseudoLabels
 from facefold.models.recipe import Recipe, view_names
@@ -51,6 +53,7 @@ class FeatureJob:
     weights_dir: Path | None
     part: int
     parts: int
+    extra: ExtraRows = NO_EXTRA_ROWS
 
     def __str__(self) -> str:
         return f"{self.identity.recipe} frozen stages"
@@ -60,7 +63,7 @@ class FeatureJob:
         from facefold.training.fold import open_feature_caches, prepare_model
 
         recipe = self.recipe
-        task = fold_task(self.root, recipe, self.identity, 0, self.weights_dir)
+        task = fold_task(self.root, recipe, self.identity, 0, self.weights_dir, extra=self.extra)
         model, source, precision = prepare_model(recipe, device, self.weights_dir, pretrained=True)
         features = open_feature_caches(task, model, source, precision, ImageSource(task.train_images, device))
         started, views = time.perf_counter(), view_names(recipe)[self.part :: self.parts]
@@ -74,9 +77,9 @@ class FeatureJob:
 class FoldJob:
     """Train one fold of a run and seal it.
 
-    pseudo: the runs whose predictions of the test images are learned from as well, none by default. loader_workers:
-    processes that augment images. tensorboard: whether to write its learning curve as event files. waits: whether to
-    wait for another process that trains this fold, which is an `InputError` otherwise.
+    pseudo: the runs whose predictions of the test images are learned from as well, none by default; likewise the rows
+    of extra. loader_workers: processes that augment images. tensorboard: whether to write its learning curve as event
+    files. waits: whether to wait for another process that trains this fold, which is an `InputError` otherwise.
     """
 
     root: Path
@@ -89,6 +92,7 @@ class FoldJob:
     tensorboard: bool = False
     waits: bool = False
     pseudo: PseudoLabels = NO_PSEUDO_LABELS
+    extra: ExtraRows = NO_EXTRA_ROWS
 
     def __str__(self) -> str:
         return f"{self.identity.name} fold {self.fold}"
@@ -109,7 +113,9 @@ class FoldJob:
             if is_fold_finished(target_root, self.identity, self.fold):
                 return
             reset_peak_memory(device)
-            task = fold_task(self.root, self.recipe, self.identity, self.fold, self.weights_dir, self.corrections)
+            task = fold_task(
+                self.root, self.recipe, self.identity, self.fold, self.weights_dir, self.corrections, self.extra
+            )
             if self.pseudo.makers:
                 soft = load_soft_labels(target_root, self.pseudo, self.fold, target, task.test_images.ids)
                 task = replace(task, soft=soft)
@@ -122,7 +128,7 @@ class FoldJob:
             write_history(directory, result.history)
             write_predictions(directory, "oof", task.valid["id"].tolist(), result.oof_prob, result.oof_features, target)
             write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features, target)
-            facts = {**result.facts, "pseudo_labels": self.pseudo.facts}
+            facts = {**result.facts, "pseudo_labels": self.pseudo.facts, **self.extra.facts(task.valid["id"])}
             seal_fold(directory, self.identity, facts, self.corrections)
             task.checkpoint.unlink(missing_ok=True)  # a classifier has none
         remove_feature_caches(self.root, self.identity, load_folds(self.root, target).k)
@@ -135,6 +141,7 @@ def fold_task(
     fold: int,
     weights_dir: Path | None,
     corrections: Corrections = NO_CORRECTIONS,
+    extra: ExtraRows = NO_EXTRA_ROWS,
 ) -> "FoldTask":
     """Return what a fold of a run is trained on."""
     from facefold.training.fold import FoldTask
@@ -145,6 +152,9 @@ def fold_task(
         images = load_embeddings(competition, recipe.embeddings)
     else:
         images = {split: open_cache(competition, split, recipe.preprocessing) for split in SPLITS}
+    more = [images["test"]] if identity.pseudo else []
+    if extra.rows:
+        more.append(open_extra_cache(root, extra, recipe.preprocessing))
     table, held_out = folds.table[["id", "label", "group"]], folds.table["fold"] == fold
     return FoldTask(
         recipe=recipe,
@@ -152,13 +162,14 @@ def fold_task(
         seed=identity.seed,
         train=corrections.apply(table[~held_out]),
         valid=table[held_out],
-        train_images=join_caches(images["train"], images["test"]) if identity.pseudo else images["train"],
+        train_images=reduce(join_caches, more, images["train"]),
         test_images=images["test"],
         checkpoint=fold_dir(target.directory(root), identity.name, fold) / CHECKPOINT_FILE,
-        identity=asdict(identity),
+        identity=identity.facts,
         feature_dir=feature_cache_dir(root, identity),
         weights_dir=weights_dir,
         target=target,
+        extra=extra,
     )
 
 
@@ -174,7 +185,8 @@ def order_jobs(
         recipe = first.recipe
         count = min(parts, len(view_names(recipe))) if recipe.has_frozen_stages else 0
         features = [
-            FeatureJob(first.root, recipe, first.identity, first.weights_dir, part, count) for part in range(count)
+            FeatureJob(first.root, recipe, first.identity, first.weights_dir, part, count, first.extra)
+            for part in range(count)
         ]
         jobs += [*features, *folds]
         after |= {job: features for job in folds}
