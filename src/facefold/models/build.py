@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from facefold.models.classifiers import Classifier
 from facefold.models.cnn import CNNS
 from facefold.models.heads import build_head, parse_head
-from facefold.models.pretrained import build_backbone
+from facefold.models.pretrained import build_backbone, nearest_multiples
 from facefold.models.recipe import Recipe
 from facefold.models.stages import FeatureMaps, example_output, freeze_backbone, split_frozen_stages
+from facefold.utils.errors import InputError
 
 _FROZEN_PREFIX = "frozen_stages."
 
@@ -170,7 +171,7 @@ def build_model(
         return _build_several(recipe, weights_dir, pretrained)
     model, source = build_backbone(recipe, weights_dir, pretrained=pretrained)
     for size in sorted({recipe.size_in(epoch) for epoch in range(recipe.epochs)}):
-        example_output(model, size)  # raises if the backbone does not accept it
+        _require_size(model, size)
     layers = parse_head(recipe.head)
     if recipe.freeze_backbone:
         stages, layers = freeze_backbone(model, layers, recipe.size)
@@ -188,6 +189,17 @@ def build_model(
     if recipe.classifier:
         net.output = Classifier()
     return net, source
+
+
+def _require_size(model: nn.Module, size: int) -> None:
+    """Raise `InputError` if the backbone does not accept images of that size, with the nearest ones that it may."""
+    try:
+        example_output(model, size)
+    except InputError as error:
+        stride = max((stage["reduction"] for stage in getattr(model, "feature_info", [])), default=1)
+        if size % stride:  # windows and position biases of MaxViT, CoAtNet, Hiera and LeViT fit whole last maps only
+            raise InputError(f"{error}; take a multiple of {stride}: {nearest_multiples(size, stride)}") from error
+        raise
 
 
 def _build_several(recipe: Recipe, weights_dir: Path | None, pretrained: bool) -> tuple[Net, dict]:
