@@ -69,6 +69,8 @@ def test_the_defaults_never_change():
         shuffle="auto",
         classifier="",
         soup=0,
+        mixup=0.0,
+        cutmix=0.0,
     )
 
 
@@ -164,6 +166,12 @@ def test_all_wrong_keys_and_types_are_named_at_once():
         (
             {"augment": "articles", "augmenter": "batch"},
             'augment = "articles" has operations that augmenter = "batch" lacks: use albumentations',
+        ),
+        ({"mixup": -0.2}, "mixup = -0.2 should not be negative"),
+        (
+            {"backbone": "resnet18", "weights": "hub", "freeze_stages": 1, "cutmix": 1.0},
+            "mixup and cutmix mix images, and frozen stages' activations are computed once for each image: leave them "
+            "out, or freeze nothing",
         ),
         ({"plateau_factor": 0.5}, 'plateau_factor belongs to schedule = "plateau" only'),
         ({"plateau_patience": 3}, 'plateau_patience belongs to schedule = "plateau" only'),

@@ -64,6 +64,9 @@ class Recipe:
     augment: str = "standard"  # a policy of augment/policies.py: none | light | aligned | standard | articles
     # albumentations: image by image, for a GPU in loader processes | batch: whole batches, on the network's device
     augmenter: str = "albumentations"
+    # Alphas of MixUp and CutMix, which mix the images of a batch and their labels; 0: off. Of both a batch draws one.
+    mixup: float = 0.0
+    cutmix: float = 0.0
     # rows: any order | blocks: see EpochSampler | auto: blocks if the train images take more than 8 GiB
     shuffle: str = "auto"
     batch: int = 32
@@ -93,6 +96,11 @@ class Recipe:
     # Views whose mean logit predicts: flip (the image and its mirror) | flip_zoom (these and the centre, enlarged, and
     # its mirror) | none (the image) | choose (those of flip_zoom that the fold's monitor rows choose)
     tta: str = "flip"
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training images are mixed with each other, and so are their labels."""
+        return self.mixup > 0 or self.cutmix > 0
 
     def size_in(self, epoch: int) -> int:
         """Return height and width of the training images in that epoch, counted from 0."""
@@ -175,7 +183,20 @@ _CHOICES = {
 }
 # What a classifier, which is fitted without gradients, does not read.
 _GRADIENT_SETTINGS = (
-    *("start_size", "views", "dropout", "drop_path", "augment", "augmenter", "shuffle", "batch", "epochs", "optimizer"),
+    *(
+        "start_size",
+        "views",
+        "dropout",
+        "drop_path",
+        "augment",
+        "augmenter",
+        "mixup",
+        "cutmix",
+        "shuffle",
+        "batch",
+        "epochs",
+        "optimizer",
+    ),
     *("lr", "layer_decay", "head_lr", "weight_decay", "momentum", "schedule", "warmup", "plateau_factor"),
     *("plateau_patience", "early_stopping"),
     *("stop_on", "monitor", "label_smoothing", "clip", "ema", "soup", "compile"),
@@ -402,6 +423,11 @@ def _conflicts(recipe: Recipe) -> list[str]:
             f'augment = "{recipe.augment}" has operations that augmenter = "batch" lacks: use albumentations',
         ),
         (recipe.augmenter == "batch" and recipe.augment == "none", 'augmenter has nothing to do: augment = "none"'),
+        (
+            frozen and recipe.mixes and not recipe.classifier,
+            "mixup and cutmix mix images, and frozen stages' activations are computed once for each image: leave them "
+            "out, or freeze nothing",
+        ),
         (
             frozen and recipe.views and recipe.augment == "none",
             'views are augmented copies: augment = "none" has none',
