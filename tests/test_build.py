@@ -154,6 +154,31 @@ def test_a_step_changes_what_is_trained_and_nothing_else(name):
     assert sum(value.numel() for value in before.values()) < 70e6  # no VGG classifier
 
 
+@pytest.mark.parametrize("head", ["", "average, dense 8"])
+def test_checkpointing_computes_blocks_twice_and_the_same_gradients(head):
+    """Stochastic depth and dropout included: what is computed again draws the same."""
+    gradients, calls = [], []
+    for on in (False, True):
+        settings = {"backbone": "test_vit", "size": 160, "drop_path": 0.3, "dropout": 0.2, "head": head}
+        torch.manual_seed(0)
+        net, _ = build_model(parse_recipe("r", {**settings, "grad_checkpointing": on}, "r.toml"))
+        blocks = next(module for name, module in net.named_modules() if name.endswith("blocks"))
+        calls.append(0)
+        blocks[0].register_forward_pre_hook(lambda *_: calls.__setitem__(-1, calls[-1] + 1))
+        torch.manual_seed(1)
+        net.train()(make_images(160, 4))[0].square().sum().backward()
+        gradients.append([weight.grad for weight in net.parameters() if weight.requires_grad])
+    assert calls == [1, 2]
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("backbone", ["dla46_c", "face_resnet"])
+def test_a_backbone_without_checkpointing_is_named(backbone):
+    recipe = parse_recipe("r", {"backbone": backbone, "size": 128, "grad_checkpointing": True}, "r.toml")
+    with pytest.raises(InputError, match=f"recipe r: timm has no gradient checkpointing for {backbone}; leave "):
+        build_model(recipe, pretrained=False)
+
+
 def test_the_articles_profile_has_every_recipe_whose_weights_are_public():
     """timm's hub has none for resnetv2_152, whose recipe needs a file; vgg16_age is for --target age."""
     assert set(PROFILES["articles"]) == set(TRAINED) - {"resnet152v2_gap", "vgg16_age"}

@@ -71,6 +71,7 @@ def test_the_defaults_never_change():
         soup=0,
         mixup=0.0,
         cutmix=0.0,
+        grad_checkpointing=False,
     )
 
 
@@ -166,6 +167,11 @@ def test_all_wrong_keys_and_types_are_named_at_once():
         (
             {"augment": "articles", "augmenter": "batch"},
             'augment = "articles" has operations that augmenter = "batch" lacks: use albumentations',
+        ),
+        ({"grad_checkpointing": True}, "grad_checkpointing is for a backbone of timm that learns"),
+        (
+            {"backbone": "resnet18", "weights": "hub", "freeze_backbone": True, "grad_checkpointing": True},
+            "grad_checkpointing is for a backbone of timm that learns",
         ),
         ({"mixup": -0.2}, "mixup = -0.2 should not be negative"),
         (

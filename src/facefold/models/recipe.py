@@ -90,6 +90,8 @@ class Recipe:
     # Number of last epochs whose weights (those of EMA if there is one) are averaged to predict; 0: none. With monitor
     # the epochs are tried from the least monitor loss on, and one is taken if the average's loss does not rise.
     soup: int = 0
+    # A timm backbone keeps few activations and computes the others again for the gradient: less memory, more time.
+    grad_checkpointing: bool = False
     compile: bool = False  # torch.compile for the training steps: takes a minute or more, so for long GPU runs
     precision: str = "auto"  # auto | float32 | bfloat16 | float16
     layout: str = "auto"  # auto | channels_last | channels_first
@@ -200,6 +202,7 @@ _GRADIENT_SETTINGS = (
     *("lr", "layer_decay", "head_lr", "weight_decay", "momentum", "schedule", "warmup", "plateau_factor"),
     *("plateau_patience", "early_stopping"),
     *("stop_on", "monitor", "label_smoothing", "clip", "ema", "soup", "compile"),
+    "grad_checkpointing",
 )
 _POSITIVE = ("size", "batch", "epochs", "lr", "layer_decay", "head_lr", "width")
 _BELOW_ONE = ("dropout", "drop_path", "momentum", "label_smoothing", "ema", "monitor", "plateau_factor")
@@ -406,6 +409,10 @@ def _conflicts(recipe: Recipe) -> list[str]:
         (
             recipe.layer_decay < 1 and (own_cnn or recipe.freeze_backbone),
             "layer_decay is for a backbone of timm that learns",
+        ),
+        (
+            recipe.grad_checkpointing and (own_cnn or recipe.freeze_backbone) and not recipe.classifier,
+            "grad_checkpointing is for a backbone of timm that learns",
         ),
         (grows and "flatten" in recipe.head, "start_size is not for a head that flattens, which has one size"),
         (
