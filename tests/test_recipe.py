@@ -17,6 +17,11 @@ def test_profiles_name_recipes_that_exist():
         assert set(chosen) <= set(recipe_names())
 
 
+def test_recipes_for_a_gpu_without_the_hub_need_none_and_freeze_nothing():
+    for recipe in map(load_recipe, PROFILES["gpu_offline"]):
+        assert recipe.weights.startswith("package:") and not recipe.has_frozen_stages and recipe.augmenter == "batch"
+
+
 def test_hash_follows_what_changes_the_model_and_nothing_else():
     plain = parse_recipe("a", {"size": 64}, "a.toml")
     assert parse_recipe("b", {"size": 64, "about": "other words"}, "b.toml").hash == plain.hash

