@@ -10,12 +10,14 @@ import torch
 
 from facefold.data.cache import join_caches
 from facefold.models.recipe import parse_recipe
+from facefold.task import Task
 from facefold.training.loss import BinaryLoss, MulticlassLoss, WeightedLoss
 from facefold.training.mixup import draw_box, mix_batch
 from facefold.training.soft_labels import SoftLabels
 from tiny_fold import TINY, fit, fit_with_kills, make_task, same
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+THREE = Task(kind="multiclass", classes=("ant", "bee", "cow"))
 MIXED = {**TINY, "epochs": 2, "mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1}
 
 
@@ -82,3 +84,10 @@ def test_a_fold_that_mixes_survives_kills_with_the_same_bytes(tmp_path, monkeypa
     once = fit(task("once", MIXED))
     assert same(once, fit_with_kills(task("killed", MIXED), monkeypatch))
     assert not same(once, fit(task("plain", {**MIXED, "mixup": 0.0, "cutmix": 0.0})))
+
+
+def test_classes_are_mixed_as_shares(tmp_path):
+    plain = make_task(tmp_path, {**MIXED, "epochs": 1})
+    train, valid = (table.assign(label=np.arange(len(table)) % 3) for table in (plain.train, plain.valid))
+    task = dataclasses.replace(plain, train=train, valid=valid, target=THREE)
+    assert np.allclose(fit(task).oof_prob.sum(axis=1), 1)

@@ -113,6 +113,23 @@ def test_weights_that_timm_does_not_resample_name_their_own_size(tmp_path):
     assert build_backbone(hub_recipe("levit_128s", size=224), tmp_path)[1]["source"] == "levit_128s.safetensors"
 
 
+def test_weights_of_the_hub_that_timm_does_not_resample_name_their_own_size(monkeypatch):
+    create = timm.create_model
+
+    def mismatch(*args, pretrained=False, **kwargs):
+        if pretrained:
+            raise RuntimeError("size mismatch for stages.0.blocks.0.attn.attention_biases")
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(pretrained.timm, "create_model", mismatch)
+    with pytest.raises(InputError) as caught:
+        build_backbone(hub_recipe("levit_128s", size=192))
+    assert str(caught.value) == (
+        "recipe r: the pretrained weights of levit_128s do not fit size = 192; timm does not resample every family: "
+        "try size = 224, that of the pretrained weights"
+    )
+
+
 @pytest.mark.parametrize("size, sizes", [(160, "154 or 168"), (8, "14")])
 def test_a_size_that_cuts_patches_off_is_refused(size, sizes):
     with pytest.raises(InputError) as caught:
