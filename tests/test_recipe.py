@@ -17,6 +17,11 @@ def test_profiles_name_recipes_that_exist():
         assert set(chosen) <= set(recipe_names())
 
 
+def test_recipes_for_a_gpu_without_the_hub_need_none_and_freeze_nothing():
+    for recipe in map(load_recipe, PROFILES["gpu_offline"]):
+        assert recipe.weights.startswith("package:") and not recipe.has_frozen_stages and recipe.augmenter == "batch"
+
+
 def test_hash_follows_what_changes_the_model_and_nothing_else():
     plain = parse_recipe("a", {"size": 64}, "a.toml")
     assert parse_recipe("b", {"size": 64, "about": "other words"}, "b.toml").hash == plain.hash
@@ -69,6 +74,9 @@ def test_the_defaults_never_change():
         shuffle="auto",
         classifier="",
         soup=0,
+        mixup=0.0,
+        cutmix=0.0,
+        grad_checkpointing=False,
     )
 
 
@@ -164,6 +172,17 @@ def test_all_wrong_keys_and_types_are_named_at_once():
         (
             {"augment": "articles", "augmenter": "batch"},
             'augment = "articles" has operations that augmenter = "batch" lacks: use albumentations',
+        ),
+        ({"grad_checkpointing": True}, "grad_checkpointing is for a backbone of timm that learns"),
+        (
+            {"backbone": "resnet18", "weights": "hub", "freeze_backbone": True, "grad_checkpointing": True},
+            "grad_checkpointing is for a backbone of timm that learns",
+        ),
+        ({"mixup": -0.2}, "mixup = -0.2 should not be negative"),
+        (
+            {"backbone": "resnet18", "weights": "hub", "freeze_stages": 1, "cutmix": 1.0},
+            "mixup and cutmix mix images, and frozen stages' activations are computed once for each image: leave them "
+            "out, or freeze nothing",
         ),
         ({"plateau_factor": 0.5}, 'plateau_factor belongs to schedule = "plateau" only'),
         ({"plateau_patience": 3}, 'plateau_patience belongs to schedule = "plateau" only'),

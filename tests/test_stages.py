@@ -87,3 +87,10 @@ def test_too_many_frozen_stages_are_refused():
 def test_a_size_that_the_backbone_does_not_accept_is_named():
     with pytest.raises(InputError, match="the backbone does not accept 48 x 48 pixels: Input height"):
         build_net(backbone="vit_small_patch16_224", start_size=48)
+
+
+def test_a_size_that_a_backbone_of_windows_does_not_accept_names_those_next_to_it():
+    with pytest.raises(InputError) as caught:
+        build_net(backbone="maxvit_rmlp_pico_rw_256", size=80)
+    assert str(caught.value).startswith("the backbone does not accept 80 x 80 pixels: ")
+    assert str(caught.value).endswith("; take a multiple of 32: 64 or 96")

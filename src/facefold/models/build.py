@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from facefold.models.classifiers import Classifier
 from facefold.models.cnn import CNNS
 from facefold.models.heads import build_head, parse_head
-from facefold.models.pretrained import build_backbone
+from facefold.models.pretrained import build_backbone, nearest_multiples
 from facefold.models.recipe import Recipe
 from facefold.models.stages import FeatureMaps, example_output, freeze_backbone, split_frozen_stages
+from facefold.utils.errors import InputError
 
 _FROZEN_PREFIX = "frozen_stages."
 
@@ -150,7 +151,7 @@ def build_model(
     """Build the recipe's network and return it with the source of its pretrained weights ({source, sha256}).
 
     Parts without pretrained weights are drawn from torch's global generator. Raises `InputError` if weights are
-    missing, or if backbone, head, size and frozen stages do not fit together.
+    missing, or if backbone, head, size, frozen stages and gradient checkpointing do not fit together.
 
     Args:
         recipe: Backbone, head, sizes and frozen stages.
@@ -170,7 +171,9 @@ def build_model(
         return _build_several(recipe, weights_dir, pretrained)
     model, source = build_backbone(recipe, weights_dir, pretrained=pretrained)
     for size in sorted({recipe.size_in(epoch) for epoch in range(recipe.epochs)}):
-        example_output(model, size)  # raises if the backbone does not accept it
+        _require_size(model, size)
+    if recipe.grad_checkpointing:
+        _set_grad_checkpointing(recipe, model)
     layers = parse_head(recipe.head)
     if recipe.freeze_backbone:
         stages, layers = freeze_backbone(model, layers, recipe.size)
@@ -188,6 +191,27 @@ def build_model(
     if recipe.classifier:
         net.output = Classifier()
     return net, source
+
+
+def _require_size(model: nn.Module, size: int) -> None:
+    """Raise `InputError` if the backbone does not accept images of that size, with the nearest ones that it may."""
+    try:
+        example_output(model, size)
+    except InputError as error:
+        stride = max((stage["reduction"] for stage in getattr(model, "feature_info", [])), default=1)
+        if size % stride:  # windows and position biases of MaxViT, CoAtNet, Hiera and LeViT fit whole last maps only
+            raise InputError(f"{error}; take a multiple of {stride}: {nearest_multiples(size, stride)}") from error
+        raise
+
+
+def _set_grad_checkpointing(recipe: Recipe, model: nn.Module) -> None:
+    try:
+        model.set_grad_checkpointing()
+    except (AttributeError, AssertionError) as error:  # timm's models that have none assert so
+        raise InputError(
+            f"recipe {recipe.name}: timm has no gradient checkpointing for {recipe.backbone}; leave grad_checkpointing "
+            "out: a batch that the GPU's memory does not hold is trained in parts"
+        ) from error
 
 
 def _build_several(recipe: Recipe, weights_dir: Path | None, pretrained: bool) -> tuple[Net, dict]:

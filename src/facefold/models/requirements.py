@@ -39,6 +39,11 @@ def require_loss_settings(recipe: Recipe, target: Task) -> None:
             f"recipe {recipe.name} has label_smoothing = {recipe.label_smoothing:g}, and {target.name} is a number, "
             "not a label: take a recipe without it, e.g. lite0_age"
         )
+    if target.regression and recipe.mixes:
+        raise InputError(
+            f"recipe {recipe.name} mixes images and their labels (mixup, cutmix), and {target.name} is a number, not a "
+            "label: take a recipe without them, e.g. lite0_age"
+        )
     if target.regression and recipe.stop_on == "accuracy":
         raise InputError(
             f"recipe {recipe.name} stops by accuracy, and {target.name} is a number, which has none: take a recipe "

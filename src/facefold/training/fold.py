@@ -32,6 +32,7 @@ from facefold.training.checkpoint import CheckpointMeta, load_checkpoint, save_c
 from facefold.training.curves import Curves
 from facefold.training.dataset import AugmentedImages, ImageSource, TrainDataset, input_view, to_device, train_batches
 from facefold.training.loss import Loss, make_loss
+from facefold.training.mixup import mix_batch
 from facefold.training.optimizer import make_optimizer
 from facefold.training.outputs import predict_batches
 from facefold.training.schedule import Schedule
@@ -172,7 +173,8 @@ class FoldTrainer:
         self.images = ImageSource(task.train_images, device)
         self.features = open_feature_caches(task, self.model, self.meta.weights_source, self.precision, self.images)
         augmented = AugmentedImages(self.images, recipe, task.seed)
-        ids, targets, batch_loss = training_targets(train, task.soft, self.loss_fn)
+        soft = SoftLabels.of_no_image(task.target.outputs) if recipe.mixes and task.soft is None else task.soft
+        ids, targets, batch_loss = training_targets(train, soft, self.loss_fn)
         dataset = TrainDataset(ids, targets, task.train_images, augmented, self.features.get("train"))
         self.batch = min(recipe.batch, len(dataset))
         order_seed = derive_seed(task.seed, task.fold, "order")
@@ -302,6 +304,9 @@ class FoldTrainer:
         for step, (inputs, labels) in enumerate(self.batches, start=epoch * len(self.batches)):
             self.schedule.before_step(step)
             inputs, labels = to_device(inputs, self.device), to_device(labels, self.device)
+            if self.recipe.mixes:
+                seed = derive_seed(self.task.seed, self.task.fold, "mixup", epoch, step)
+                inputs, labels = mix_batch(inputs, labels, self.recipe, seed)
             loss = self.training_step(inputs, labels, self._print)
             if self.ema:
                 self.ema.update(self.model, step=step)

@@ -10,6 +10,7 @@ weights learned by a blend, which are fitted on the out-of-fold rows of all fold
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -36,6 +37,11 @@ class SoftLabels:
     ids: list[str]
     values: np.ndarray
     weight: float
+
+    @classmethod
+    def of_no_image(cls, outputs: int) -> Self:
+        """Return the soft labels of no images: the train rows' labels become soft, each with the weight 1."""
+        return cls([], np.empty((0, outputs)), 1.0)
 
 
 def load_pseudo_labels(
