@@ -176,8 +176,8 @@ def test_new_images_that_are_the_test_images_get_their_predictions(method, monke
         j = matrix.names.index(name)
         return [FoldPrediction(matrix.fold_test_prob[k, :, j], features[k][:, 6 * j : 6 * j + 6], "") for k in range(5)]
 
-    monkeypatch.setattr(apply, "_open", lambda path, size: np.zeros((size, size, 3), np.uint8))
-    monkeypatch.setattr(apply, "trained_recipe", lambda name, runs: SimpleNamespace(size=8, embeddings=""))
+    monkeypatch.setattr(apply, "_open", lambda path, _: np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(apply, "trained_recipe", lambda name, runs: SimpleNamespace(preprocessing="", embeddings=""))
     monkeypatch.setattr(apply, "predict_folds", predict_folds)
     monkeypatch.setattr(
         apply, "load_features", lambda root, names, fold, part, ids, target: known_features(fold, part, ids)

@@ -236,7 +236,7 @@ def test_a_module_takes_the_state_of_a_file():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"classifier": "forest"}, "classifier = 'forest' is none of logistic, svm, network"),
+        ({"classifier": "forest"}, "classifier = 'forest' is none of logistic, svm, network, boosting"),
         ({"epochs": 4}, 'epochs belongs to training by gradients, which classifier = "svm" replaces'),
         (
             {"tta": "choose"},

@@ -23,7 +23,7 @@ def test_two_small_folds_tell_most_real_faces_apart(tmp_path):
     for step, *options in [
         ("audit", "--data", tmp_path / "data"),
         ("split", "--folds", "2"),
-        ("train", "--recipe", "demo_cnn@6"),
+        ("train", "--recipe", "demo_cnn~size=32@6"),
         ("blend",),
     ]:
         done = run(step, tmp_path, *options)
