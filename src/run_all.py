@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from facefold.models.recipe import Recipe
     from facefold.training.plan import Plan
 
-PROFILE_NAMES = ("articles", "cpu", "demo", "gpu", "gpu_offline", "regression")
+PROFILE_NAMES = ("articles", "cpu", "demo", "gpu", "gpu_offline", "quick", "regression")
 
 
 def main() -> None:
