@@ -5,9 +5,9 @@
     python src/clean.py --write-corrections corrections.csv --confidence 0.95 --action relabel
     python src/train.py --recipe lite0 --corrections corrections.csv          train without them, then blend.py compares
 
-Suspects come from groups of the same image in folds.csv with both labels, of which one is wrong, and from confident
-learning (Northcutt et al. 2021; cleanlab's default) on the mean OOF probability. With a weak model many suspects are
-difficult images with correct labels: look at label_issues.html before you change anything.
+Suspects come from groups of the same image in folds.csv with different labels, of which at least one is wrong, and from
+confident learning (Northcutt et al. 2021; cleanlab's default) on the mean OOF probability. With a weak model many
+suspects are difficult images with correct labels: look at label_issues.html before you change anything.
 
 Writes runs/label_issues.csv, the most suspicious first:
     id, label     the train id and its label

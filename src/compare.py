@@ -62,7 +62,7 @@ def main() -> None:
         raise InputError(f"{counts}: name at least one backbone, and weights for all or for each")
     weights = weights * len(names) if len(weights) == 1 else weights
 
-    from facefold.models.requirements import require_weights
+    from facefold.models.requirements import require_all_weights
     from facefold.report.comparison import comparison_recipe
 
     recipes = [
@@ -70,7 +70,7 @@ def main() -> None:
         for name, source in zip(names, weights, strict=True)
     ]
     for recipe in recipes:
-        require_weights(recipe, args.weights_dir)
+        require_all_weights(recipe, args.weights_dir)
     with hold_root(args.root):
         compare(args, recipes)
     if "none" in weights:

@@ -6,9 +6,10 @@
     python src/train.py --features lite2 --classifier svm
 
 --recipe and --backbone take a pretrained backbone as it is (of a recipe: backbone, weights, size, crop, precision,
-layout and tta) and write the mean of the features of each image and its mirror. --function names a function of yours,
-in the current folder or an installed package, that takes a list of image paths and returns an array (images, F). Any
-program may write these files: float (n, F), and the column id, each train and test id once, in any order.
+layout and tta) and write the mean of the features of an image's views, by default it and its mirror. --function names a
+function of yours, in the current folder or an installed package, that takes a list of image paths and returns an array
+(images, F). Any program may write these files: float (n, F), and the column id, each train and test id once, in any
+order.
 
 Kill it at any time: the same command continues at the last block of 512 images and ends with the same bytes.
 """
@@ -46,6 +47,8 @@ def main() -> None:
         raise InputError(f"--name {args.name}: letters, digits, _ and - are allowed")
     if sum(map(bool, (args.recipe, args.backbone, args.function))) != 1:
         raise InputError("name one of --recipe, --backbone and --function")
+    if args.function and args.workers is not None:
+        raise InputError("--workers belongs to --recipe and --backbone")
     if not args.backbone and (args.size or args.weights):
         raise InputError("--size and --weights belong to --backbone")
     with hold_root(args.root):
@@ -59,7 +62,7 @@ def embed(args: argparse.Namespace) -> None:
     from facefold.data.competition import load_competition
     from facefold.data.embeddings import new_embeddings
     from facefold.models.embed import EmbedJob, embed_by_function, embed_jobs
-    from facefold.models.requirements import require_weights
+    from facefold.models.requirements import require_all_weights
     from facefold.training.workers import run_jobs, select_devices
 
     competition = load_competition(args.root)
@@ -69,7 +72,7 @@ def embed(args: argparse.Namespace) -> None:
             embed_by_function(competition, args.name, args.function)
         else:
             recipe, devices = backbone_recipe(args), select_devices(args.device, args.workers)
-            require_weights(recipe, args.weights_dir)
+            require_all_weights(recipe, args.weights_dir)
             build_caches(competition, recipe.preprocessing)
             whole = EmbedJob(args.root.resolve(), args.name, recipe, args.weights_dir and args.weights_dir.resolve())
             jobs, after = embed_jobs(whole, len(devices))
@@ -85,6 +88,8 @@ def backbone_recipe(args: argparse.Namespace) -> Recipe:
         known = load_recipe(args.recipe)
         names = ("backbone", "weights", "size", "crop", "precision", "layout", "tta")
         settings = {name: getattr(known, name) for name in names}
+        if known.tta == "choose":  # there are no folds here whose rows could choose
+            settings["tta"] = "flip_zoom"
     else:
         settings = {"backbone": args.backbone, "weights": args.weights or "hub", "size": args.size or 224}
     settings |= {"freeze_backbone": True, "classifier": "svm"}

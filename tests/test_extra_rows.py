@@ -130,6 +130,9 @@ def test_rows_that_are_joined_through_extra_rows_share_a_picture():
         joined = extra.join(train, held_out)
         assert joined["id"].tolist() == ["1", "2", "3", *(PREFIX + id for id in ids)]
         assert joined["label"].dtype == np.int64
+    # Where none is left, the labels are still whole numbers.
+    alone = ExtraRows(tuple(rows[:2]), (("1", "1"),)).join(train, ["1"])
+    assert alone["id"].tolist() == ["1", "2", "3"] and alone["label"].dtype == np.int64
     assert ExtraRows().join(train, ["1"]) is train and ExtraRows().facts(["1"]) == {} and ExtraRows().hash == ""
 
 
@@ -138,11 +141,14 @@ def test_the_monitor_has_no_extra_rows_and_none_of_its_pictures_is_trained_on(ro
     (recipes.RECIPES_DIR / "demo_cnn.toml").write_text(recipe)
     for id in range(20):
         shutil.copy(root / "competition" / "train" / f"{id}.png", folder / "train" / f"copy{id}.png")
-    copies = "".join(f"copy{id},web,{id % 2}\n" for id in range(20))
+    copies, recorded = "".join(f"copy{id},web,{id % 2}\n" for id in range(20)), []
     (folder / "train.csv").write_text("id,source,label\nx,web,0\n" + copies)
     for ids in trained_ids(root, monkeypatch, "--extra", folder):
         own = [id for id in ids if not id.startswith(PREFIX)]
         assert 0 < len(own) < 10 and ids == [*own, f"{PREFIX}x", *(f"{PREFIX}copy{id}" for id in own)]
+        recorded.append(len(ids) - len(own))
+    runs = [read_json(fold_dir(root, NAME, fold) / "run.json") for fold in (0, 1)]
+    assert [run["extra_rows"]["trained"] for run in runs] == recorded
 
 
 def test_a_folder_per_class(root, tmp_path):

@@ -1,6 +1,7 @@
 """The loop of one fold: what it learns, resumes, repeats and keeps."""
 
 import dataclasses
+import re
 from copy import deepcopy
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from facefold.training import fold as fold_module
+from facefold.training import optimizer
 from facefold.training.dataset import AugmentedImages, ImageSource
 from facefold.training.fold import FoldTask, FoldTrainer, hold_out_monitor
 from facefold.training.step import TrainingStep
@@ -75,6 +77,25 @@ def test_pretrained_weights_are_resumed_too(tmp_path, monkeypatch):
     resumed = fit_with_kills(make_task(tmp_path / "b", settings), monkeypatch)
     assert same(whole, resumed)
     assert resumed.facts["weights"] == whole.facts["weights"] and whole.facts["weights"]["source"].endswith(".pth")
+
+
+def test_a_checkpoint_whose_parameters_had_another_order_does_not_continue(tmp_path, monkeypatch):
+    """Earlier versions let the position embeddings of transformers decay, among the other weights."""
+    task = make_task(tmp_path, TINY)
+    save = fold_module.save_checkpoint
+
+    def save_and_die(*args):
+        save(*args)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fold_module, "save_checkpoint", save_and_die)
+        fit(task)
+    groups = optimizer.parameter_groups
+    monkeypatch.setattr(optimizer, "parameter_groups", lambda *args: groups(*args)[::-1])
+    message = "checkpoint.pt was begun by another version of this program; delete it to start that fold again"
+    with pytest.raises(InputError, match=f"{re.escape(message)}$"):
+        fit(task)
 
 
 def test_seed_and_fold_change_the_result(tmp_path):

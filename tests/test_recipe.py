@@ -173,10 +173,14 @@ def test_all_wrong_keys_and_types_are_named_at_once():
             {"augment": "articles", "augmenter": "batch"},
             'augment = "articles" has operations that augmenter = "batch" lacks: use albumentations',
         ),
-        ({"grad_checkpointing": True}, "grad_checkpointing is for a backbone of timm that learns"),
+        ({"grad_checkpointing": True}, "grad_checkpointing is for a backbone of timm that learns as a whole"),
         (
-            {"backbone": "resnet18", "weights": "hub", "freeze_backbone": True, "grad_checkpointing": True},
-            "grad_checkpointing is for a backbone of timm that learns",
+            {"backbone": "resnet18", "weights": "hub", "freeze_stages": 2, "grad_checkpointing": True},
+            "grad_checkpointing is for a backbone of timm that learns as a whole",
+        ),
+        (
+            {"feature_scale": "2"},
+            "feature_scale belongs to several backbones under an svm, a logistic regression or a network only",
         ),
         ({"mixup": -0.2}, "mixup = -0.2 should not be negative"),
         (

@@ -136,9 +136,13 @@ def test_the_best_is_scored_on_the_other_folds(tiny, make_competition, tmp_path,
 
 
 def test_trials_of_a_seed_have_that_seed(tiny, make_competition, tmp_path):
+    # What names a trial's folder has no key for what no trial has: else earlier ones would be trained again.
+    plain = {"recipe", "recipe_hash", "folds_hash", "images_hash", "seed"}
+    plain |= {"corrections", "target", "task", "pseudo", "fold"}
     make_competition(tmp_path, 20, 10, 16, 2)
     assert run("sweep", tmp_path, "--recipe", "tiny#1", "--over", "width=8").returncode == 0
     results = [read_json(path) for path in tmp_path.glob("sweep/tiny#1/*/result.json")]
+    assert all(result["identity"].keys() == plain for result in results)
     assert [(result["identity"]["recipe"], result["identity"]["seed"]) for result in sorted(results, key=str)] == [
         ("tiny#1", 1),
         ("tiny~width=8#1", 1),

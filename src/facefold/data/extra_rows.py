@@ -86,9 +86,10 @@ class ExtraRows:
 
     def join(self, train: pd.DataFrame, held_out: Iterable[str]) -> pd.DataFrame:
         """Return the training rows (id, label, group), and after them the extra rows of `kept`."""
-        if not self.rows:
+        kept = self.kept(held_out)
+        if not kept:  # an empty table would make the labels' column one of objects
             return train
-        cells = [(PREFIX + row.id, row.label, row.group) for row in self.kept(held_out)]
+        cells = [(PREFIX + row.id, row.label, row.group) for row in kept]
         return pd.concat([train, pd.DataFrame(cells, columns=["id", "label", "group"])], ignore_index=True)
 
     def facts(self, held_out: Iterable[str]) -> dict:

@@ -23,8 +23,8 @@ RECIPES_DIR = Path(__file__).resolve().parents[2] / "recipes"
 # Which recipes run_all.py trains; if a budget does not suffice for all, the first come first. The order of `cpu` is
 # that of the out-of-fold accuracy, on the 18,000 faces, of the mean of the first, the first two, .. of them: 0.9402,
 # 0.9419, 0.9426, 0.9431. They were chosen on these rows among six recipes, as the most accurate set that two cores
-# train in about 100 minutes. `quick` is for faces. The other profiles were not measured that way, `gpu` and
-# `gpu_offline` not at all.
+# train in about 100 minutes. `quick` is for faces. The other profiles were not measured that way, and the two for GPUs
+# not at all.
 PROFILES: dict[str, tuple[str, ...]] = {
     "demo": ("demo_cnn", "demo_lite0"),
     "quick": ("face_lite0_svm",),
@@ -55,8 +55,8 @@ class Recipe:
     freeze_backbone: bool = False  # the whole backbone stays as pretrained and is computed once: only the head learns
     frozen_precision: str = "float32"  # of what is frozen: float32 | half (if fast on the device and near float32)
     # What reads the features of a frozen backbone: "" (a linear output trained by gradient descent) or a classifier of
-    # models/classifiers.py: logistic | svm | network | boosting. It reads the mean of the image's and its mirror's
-    # features.
+    # models/classifiers.py: logistic | svm | network | boosting. It reads the mean of the features
+    # of the views in tta.
     classifier: str = ""
     feature_scale: str = ""  # several backbones: the weight of each one's features, as "1, 0.3"; "": all the same
     head: str = ""  # layers before the output, see heads.py; "": the pooling that timm gives the backbone
@@ -136,7 +136,9 @@ class Recipe:
     @property
     def feature_scales(self) -> list[float]:
         """The weight of each backbone's features."""
-        return [float(text) for text in _split_list(self.feature_scale or ",".join("1" for _ in self.parts))]
+        if not self.feature_scale:
+            return [1.0] * len(self.parts)
+        return [float(text) for text in _split_list(self.feature_scale)]
 
     @property
     def embeddings(self) -> str:
@@ -204,8 +206,7 @@ _GRADIENT_SETTINGS = (
         "optimizer",
     ),
     *("lr", "layer_decay", "head_lr", "weight_decay", "momentum", "schedule", "warmup", "plateau_factor"),
-    *("plateau_patience", "early_stopping"),
-    *("stop_on", "monitor", "label_smoothing", "clip", "ema", "soup", "compile"),
+    *("plateau_patience", "early_stopping", "stop_on", "monitor", "label_smoothing", "clip", "ema", "soup", "compile"),
     "grad_checkpointing",
 )
 _POSITIVE = ("size", "batch", "epochs", "lr", "layer_decay", "head_lr", "width")
@@ -361,13 +362,18 @@ def _misplaced_settings(recipe: Recipe, settings: dict) -> Iterator[str]:
 
     One that is written out is refused even if it has its default value, except the values that switch it off.
     """
-    off = {"views": 0, "monitor": 0, "frozen_precision": "float32"}
+    off = {"views": 0, "monitor": 0, "frozen_precision": "float32", "feature_scale": ""}
     plateau = recipe.schedule == "plateau"
     monitored = plateau or recipe.early_stopping or recipe.soup or recipe.tta == "choose"
     for key, applies, owner in (
         ("width", recipe.backbone in OWN_BACKBONES, "cnn3 and cnn5"),
         ("frozen_precision", recipe.has_frozen_stages, "freeze_stages or freeze_backbone"),
         ("views", recipe.has_frozen_stages, "freeze_stages or freeze_backbone"),
+        (
+            "feature_scale",
+            "," in recipe.backbone and recipe.classifier != "boosting",
+            "several backbones under an svm, a logistic regression or a network",
+        ),
         ("stop_on", recipe.early_stopping > 0, "early_stopping"),
         ("momentum", recipe.optimizer == "sgd", 'optimizer = "sgd"'),
         ("plateau_factor", plateau, 'schedule = "plateau"'),
@@ -415,8 +421,8 @@ def _conflicts(recipe: Recipe) -> list[str]:
             "layer_decay is for a backbone of timm that learns",
         ),
         (
-            recipe.grad_checkpointing and (own_cnn or recipe.freeze_backbone) and not recipe.classifier,
-            "grad_checkpointing is for a backbone of timm that learns",
+            recipe.grad_checkpointing and (own_cnn or frozen) and not recipe.classifier,
+            "grad_checkpointing is for a backbone of timm that learns as a whole",
         ),
         (grows and "flatten" in recipe.head, "start_size is not for a head that flattens, which has one size"),
         (

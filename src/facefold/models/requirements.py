@@ -28,8 +28,7 @@ def require_trainable(recipes: Sequence[Recipe], target: Task, weights_dir: Path
     """Raise `InputError` for a recipe whose loss does not fit the target or whose weights are not there."""
     for recipe in recipes:
         require_loss_settings(recipe, target)
-        for part in recipe.parts:
-            require_weights(part, weights_dir)
+        require_all_weights(recipe, weights_dir)
 
 
 def require_loss_settings(recipe: Recipe, target: Task) -> None:
@@ -49,6 +48,12 @@ def require_loss_settings(recipe: Recipe, target: Task) -> None:
             f"recipe {recipe.name} stops by accuracy, and {target.name} is a number, which has none: take a recipe "
             "that stops by loss, e.g. lite0_age"
         )
+
+
+def require_all_weights(recipe: Recipe, weights_dir: Path | None) -> None:
+    """Raise `InputError` if the weights of one of the recipe's backbones are known to be missing."""
+    for part in recipe.parts:
+        require_weights(part, weights_dir)
 
 
 def require_weights(recipe: Recipe, weights_dir: Path | None) -> Path | None:

@@ -286,6 +286,7 @@ class FoldTrainer:
     def resume(self, state: dict[str, dict]) -> None:
         """Load the state of a checkpoint. The schedule is a function of the history and is replayed."""
         self.model.load_trainable_state_dict(state["model"])
+        self._require_same_groups(state["optimizer"])
         groups = self.optimizer.state_dict()["param_groups"]  # rates and decays are the recipe's, not state
         self.optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
         if self.ema:
@@ -294,6 +295,17 @@ class FoldTrainer:
         self.scaler.load_state_dict(self.meta.scaler)
         for row in self.history:
             self.schedule.after_epoch(row["epoch"], row["monitor_loss"])
+
+    def _require_same_groups(self, state: dict[int, dict]) -> None:
+        """Raise `InputError` for the state of an optimiser whose parameters had another order."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for number, values in state.items():
+            shapes = {value.shape for value in values.values() if isinstance(value, Tensor) and value.ndim}
+            if shapes - {parameters[number].shape}:
+                raise InputError(
+                    f"{self.task.checkpoint} was begun by another version of this program; delete it to start that "
+                    "fold again"
+                )
 
     def train_epoch(self, epoch: int) -> float:
         """Train on every batch of the epoch; return the mean loss."""
@@ -428,8 +440,8 @@ def open_feature_caches(
 def hold_out_monitor(train: pd.DataFrame, share: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split training rows (id, label, group) into those to learn from and a stratified share to monitor.
 
-    Groups stay whole. Plateau and early stopping look at the monitor's rows and never at the fold's held-out ones,
-    whose score would then be biased.
+    Groups stay whole. Plateau, early stopping, soup and the choice of views look at the monitor's rows and never at the
+    fold's held-out ones, whose score would then be biased.
     """
     if not share:
         return train, train.iloc[:0]

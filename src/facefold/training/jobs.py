@@ -128,7 +128,8 @@ class FoldJob:
             write_history(directory, result.history)
             write_predictions(directory, "oof", task.valid["id"].tolist(), result.oof_prob, result.oof_features, target)
             write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features, target)
-            facts = {**result.facts, "pseudo_labels": self.pseudo.facts, **self.extra.facts(task.valid["id"])}
+            held_out = [*task.valid["id"], *([] if trained.monitor is None else trained.monitor["id"])]
+            facts = {**result.facts, "pseudo_labels": self.pseudo.facts, **self.extra.facts(held_out)}
             seal_fold(directory, self.identity, facts, self.corrections)
             task.checkpoint.unlink(missing_ok=True)  # a classifier has none
         remove_feature_caches(self.root, self.identity, load_folds(self.root, target).k)

@@ -69,4 +69,4 @@ def estimate_training_memory(recipe: Recipe) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         net.train().forward_inputs(inputs)
     activations = sum(size for pointer, size in kept.items() if pointer not in state)
-    return PROCESS_BYTES + activations * recipe.batch + 5 * sum(state.values())
+    return PROCESS_BYTES + activations * recipe.batch + (5 + 2 * recipe.soup) * sum(state.values())

@@ -12,7 +12,7 @@ import math
 import random
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -35,8 +35,8 @@ GENERATION = 4
 CURVES = {"epoch": "int64", "valid_loss": float, "score": float}
 TABLE = {"trial": str, "ended": str, "epochs": "int64", "valid_loss": float, "score": float, "metric": str}
 # Settings that do not change what frozen stages compute: trials that differ in these alone share it.
-_TRAINED = ("lr", "weight_decay", "momentum", "optimizer", "schedule", "warmup", "label_smoothing", "clip", "ema")
-_TRAINED += ("soup", "dropout", "drop_path", "batch", "shuffle", "classifier")
+_TRAINED = ("lr", "layer_decay", "head_lr", "weight_decay", "momentum", "optimizer", "schedule", "warmup")
+_TRAINED += ("label_smoothing", "clip", "ema", "soup", "dropout", "drop_path", "batch", "shuffle", "classifier")
 
 
 class Hopeless(Exception):
@@ -107,7 +107,7 @@ class SweepJob:
 
     @property
     def key(self) -> dict:
-        return asdict(self.identity) | {"fold": self.fold}
+        return self.identity.facts | {"fold": self.fold}
 
     @property
     def folder(self) -> Path:

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from facefold.task import LABEL, Task
 from facefold.training.dataset import AugmentedImages, ImageSource
 from facefold.training.fold import prepare_model
 from facefold.training.loss import make_loss
+from facefold.training.optimizer import make_optimizer
 from facefold.training.plan import TIMED_ROWS, Rates
 from facefold.training.step import TrainingStep
 
@@ -43,7 +43,7 @@ def time_batches(recipe: Recipe, device: torch.device, target: Task = LABEL) -> 
     net, _, precision = prepare_model(recipe, device, None, False, target.outputs)
     if recipe.classifier:
         return _time_classifier(recipe, net, precision, device, target)
-    optimizer = create_optimizer_v2(net, opt=recipe.optimizer, lr=recipe.lr)
+    optimizer = make_optimizer(net, recipe, device)
     ema = ModelEmaV3(net, decay=recipe.ema) if recipe.ema else None
     scaler = torch.amp.GradScaler(device.type, enabled=precision.dtype is torch.float16)
     noise = np.random.default_rng(0).integers(0, 256, (recipe.batch, recipe.size, recipe.size, 3), dtype=np.uint8)
