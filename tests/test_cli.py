@@ -4,6 +4,7 @@ import argparse
 import errno
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -330,3 +331,12 @@ def test_an_option_with_a_typing_error_names_the_one_that_was_meant(tmp_path, ca
         call("train", tmp_path, "--recipe", "demo_cnn", option)
     assert stopped.value.code == 2
     assert capsys.readouterr().err.endswith(f"train.py: error: unrecognized arguments: {option}{meant}\n")
+
+
+def test_without_the_packages_a_step_says_how_to_get_them(tmp_path):
+    command = [sys.executable, "-S", str(SRC / "blend.py"), "--root", str(tmp_path)]  # -S: without installed packages
+    done = subprocess.run(command, capture_output=True, text=True)
+    advice = r"run `source \.venv/bin/activate`, or `\./run_all\.sh` once, which installs it there\n"
+    assert done.returncode == 2 and re.fullmatch(
+        rf"blend\.py: this Python has no (numpy|pandas): {advice}", done.stderr
+    )

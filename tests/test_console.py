@@ -121,3 +121,17 @@ def test_without_a_terminal_the_turns_are_a_lock_of_this_process(capsys):
         order.append("first")
     other.join()
     assert order == ["first", "other"]
+
+
+def test_a_reader_that_left_ends_no_work(capfd):
+    """`train.py | head`: further lines are lost, and nothing fails."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from facefold.utils.console import print_progress\n"
+        "for number in range(3): print_progress('line')\n"
+        "print('done', file=sys.stderr)"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", code, str(SRC)], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "done\n")

@@ -66,3 +66,7 @@ def test_a_drawing_in_a_page_has_the_pages_colours_and_ids_of_its_own():
         assert used == set(there) and len(there) == len(used)
     assert not set(re.findall(r' id="([^"]*)"', first)) & set(re.findall(r' id="([^"]*)"', second))
     assert re.search(r"<svg [^>]*viewBox=", first) and not re.search(r"<svg [^>]*(width|height)=", first)
+
+
+def test_a_legend_of_long_names_has_fewer_columns():
+    assert [figures._legend_columns(["a" * length, "b"]) for length in (5, 18, 19, 27, 28, 80)] == [3, 3, 2, 2, 1, 1]

@@ -314,6 +314,15 @@ def run_main(main: Callable[[], None]) -> None:
         # The reader left: nobody to tell, no traceback at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+    except ModuleNotFoundError as error:
+        if (error.name or "facefold").startswith("facefold"):
+            raise
+        print(
+            f"{name}: this Python has no {error.name}: run `source .venv/bin/activate`, or `./run_all.sh` once, which "
+            "installs it there",
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
     except OSError as error:
         if not disk_error_advice(error):
             raise

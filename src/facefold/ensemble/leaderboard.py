@@ -110,7 +110,8 @@ def format_headline(facts: dict) -> str:
     text = f"nested {metric.format_score(facts['score'])} by {facts['picked']}"
     text += "".join(leak.headline.format(**leak_facts) for leak, leak_facts in used_leaks(facts))
     if facts["corrections"]:
-        text += f" ({facts['corrections']['score']['accuracy']:.4f} against the corrected labels)"
+        what = "" if metric.key == "accuracy" else "accuracy "
+        text += f" ({what}{facts['corrections']['score']['accuracy']:.4f} against the corrected labels)"
     return text
 
 

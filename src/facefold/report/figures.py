@@ -4,7 +4,7 @@ They are transparent, without a white or black of their own: `html.inline_svg` l
 """
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 
 import matplotlib
@@ -192,6 +192,11 @@ def _draw_cells(
     return figure
 
 
+def _legend_columns(names: Iterable[str]) -> int:
+    """Return how many columns of these names fit above a figure."""
+    return max(1, min(3, 54 // max(map(len, names))))
+
+
 @_drawing
 def draw_fold_accuracy(accuracy: pd.DataFrame) -> Figure:
     """Draw a line per column of accuracy (k folds, recipes); the last column, the blend, is thick."""
@@ -201,7 +206,7 @@ def draw_fold_accuracy(accuracy: pd.DataFrame) -> Figure:
         line = {"color": INK, "linewidth": 2.6} if last else {"color": COLOURS[i % len(COLOURS)], "linewidth": 1.2}
         axes.plot(accuracy.index, accuracy[name], marker=MARKERS[i % len(MARKERS)], markersize=4.5, label=name, **line)
     axes.set(xticks=accuracy.index, xlabel="fold", ylabel="accuracy")
-    figure.legend(loc="outside upper center", ncols=3, columnspacing=1)
+    figure.legend(loc="outside upper center", ncols=_legend_columns(accuracy.columns), columnspacing=1)
     return figure
 
 
@@ -225,7 +230,8 @@ def draw_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], lead: bool = T
     corner.set(xlim=(0, 0.2), ylim=(0.8, 1))
     corner.tick_params(labelsize=8)
     handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles[::-1], names[::-1], loc="outside upper center", ncols=3, columnspacing=1)
+    columns = _legend_columns(names)
+    figure.legend(handles[::-1], names[::-1], loc="outside upper center", ncols=columns, columnspacing=1)
     return figure
 
 

@@ -26,6 +26,7 @@ from facefold.models.feature_cache import FeatureCache, feature_dir
 from facefold.models.inference import InferenceModel
 from facefold.models.precision import Precision, choose_precision, frozen_precision
 from facefold.models.recipe import Recipe
+from facefold.models.run_name import run_suffix
 from facefold.task import LABEL, Task, strata
 from facefold.training.averages import average_states, greedy_average
 from facefold.training.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
@@ -71,7 +72,8 @@ class FoldTask:
     extra: ExtraRows = NO_EXTRA_ROWS
 
     def __str__(self) -> str:
-        return f"{self.recipe.name} fold {self.fold}"
+        added = (bool(self.identity.get(key)) for key in ("corrections", "pseudo", "extra"))
+        return f"{self.recipe.name}{run_suffix(*added)} fold {self.fold}"
 
 
 @dataclass(frozen=True)

@@ -71,10 +71,13 @@ def print_progress(line: str, bar: tqdm | None = None) -> None:
     """Print a line unless it is to be quiet; above the bars if there are any."""
     if is_quiet():
         return
-    if bar is None or bar.disable:
-        print(line, flush=True)
-    else:
-        bar.write(_ERASE + line)
+    try:
+        if bar is None or bar.disable:
+            print(line, flush=True)
+        else:
+            bar.write(_ERASE + line)
+    except BrokenPipeError:  # as in `train.py | head`: nobody reads on, and the work goes on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def format_duration(seconds: float) -> str:
