@@ -162,8 +162,8 @@ def test_rows_in_any_order_are_joined_by_id(root):
 
 def test_backbones_give_the_features_of_their_recipe(root):
     call("embed", root, "--name", "same", "--recipe", "two", "--device", "cpu")
-    call("train", root, "--recipe", "two", "--device", "cpu")
-    call("train", root, "--features", "same", "--classifier", "logistic", "--device", "cpu")
+    call("train", root, "--recipe", "two", "--fold", "0", "--device", "cpu")
+    call("train", root, "--features", "same", "--classifier", "logistic", "--fold", "0", "--device", "cpu")
     for part in ("oof", "test"):
         one, other = (load_fold_features(root, name, 0, part).astype(float) for name in ("two", "same.logistic"))
         assert one == pytest.approx(other, rel=2e-3, abs=2e-3)
