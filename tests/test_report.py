@@ -88,6 +88,11 @@ def test_every_number_is_in_one_of_at_most_twelve_bands(values):
     assert np.allclose(np.diff(cuts), cuts[1] - cuts[0], rtol=1e-6)
 
 
+def test_the_smallest_number_below_zero_has_a_band():
+    edges = band_edges(np.array([11.0, -5e-324]))
+    assert edges[0] < 0 and edges[-1] > 11 and len(edges) <= MAX_GROUPS + 1
+
+
 def test_reliability_bins_by_hand():
     bins = reliability_bins(np.array([0.02, 0.08, 0.55, 1.0]), np.array([0, 1, 1, 1]))
     assert bins["rows"].tolist() == [2, 1, 1] and bins["share"].tolist() == [0.5, 1, 1]

@@ -37,6 +37,7 @@ def band_edges(numbers: np.ndarray, most: int = MAX_GROUPS) -> np.ndarray:
     tens = 10.0 ** (math.floor(math.log10(high - low)) - 2)
     for width in (factor * power for power in (tens, 10 * tens, 100 * tens) for factor in (1, 2, 5)):
         first, last = math.floor(low / width), math.floor(high / width) + 1
+        first -= first * width > low  # a quotient too small for a float is 0
         if last - first <= most:
             break
     return np.arange(first, last + 1) * width
