@@ -22,7 +22,7 @@ from facefold.training import workers
 from facefold.utils.files import read_json, write_csv
 from facefold.utils.npy import NpyRows
 from test_pseudo_labels import MEMORISING, RECIPE, write_copies
-from tiny_fold import FROZEN, Killed
+from tiny_fold import FROZEN, killed_after_an_epoch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAME = "demo_cnn+extra"
@@ -256,16 +256,9 @@ def test_numbers_and_features_from_elsewhere_are_refused(root, folder):
 
 
 def test_a_killed_run_continues_with_the_same_bytes(root, folder, monkeypatch):
-    save, options = fold_module.save_checkpoint, ("--recipe", "demo_cnn", "--extra", folder, "--fold", "0")
-
-    def save_and_die(*args):
-        save(*args)
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fold_module, "save_checkpoint", save_and_die)
-        with pytest.raises(Killed):
-            call("train", root, *options)
+    options = ("--recipe", "demo_cnn", "--extra", folder, "--fold", "0")
+    with killed_after_an_epoch(monkeypatch):
+        call("train", root, *options)
     path = fold_dir(root, NAME, 0) / "weights.safetensors"
     assert not path.exists()
     call("train", root, *options)

@@ -17,7 +17,7 @@ from facefold.training.dataset import AugmentedImages, ImageSource
 from facefold.training.fold import FoldTask, FoldTrainer, hold_out_monitor
 from facefold.training.step import TrainingStep
 from facefold.utils.errors import InputError
-from tiny_fold import CPU, TINY, Killed, fit, fit_with_kills, images, make_task, same
+from tiny_fold import CPU, TINY, Killed, fit, fit_with_kills, images, killed_after_an_epoch, make_task, same
 
 PLATEAU = {
     **TINY,
@@ -82,14 +82,7 @@ def test_pretrained_weights_are_resumed_too(tmp_path, monkeypatch):
 def test_a_checkpoint_whose_parameters_had_another_order_does_not_continue(tmp_path, monkeypatch):
     """Earlier versions let the position embeddings of transformers decay, among the other weights."""
     task = make_task(tmp_path, TINY)
-    save = fold_module.save_checkpoint
-
-    def save_and_die(*args):
-        save(*args)
-        raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(fold_module, "save_checkpoint", save_and_die)
+    with killed_after_an_epoch(monkeypatch):
         fit(task)
     groups = optimizer.parameter_groups
     monkeypatch.setattr(optimizer, "parameter_groups", lambda *args: groups(*args)[::-1])

@@ -38,6 +38,18 @@ def test_packaged_weights_see_what_only_trained_weights_can_see(name):
     assert source["source"].endswith(".pth") and len(source["sha256"]) == 64
 
 
+def let_the_hub_fail(monkeypatch, error: Exception) -> None:
+    """Raise the error wherever timm would load pretrained weights from its hub."""
+    create = timm.create_model
+
+    def fail(*args, pretrained=False, **kwargs):
+        if pretrained:
+            raise error
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(pretrained.timm, "create_model", fail)
+
+
 def test_every_packaged_tensor_is_loaded_under_its_name():
     state = read_state_dict(require_weights(load_recipe("lite0"), None))
     model, _ = build_backbone(load_recipe("lite0"), drop_head=False)
@@ -114,14 +126,7 @@ def test_weights_that_timm_does_not_resample_name_their_own_size(tmp_path):
 
 
 def test_weights_of_the_hub_that_timm_does_not_resample_name_their_own_size(monkeypatch):
-    create = timm.create_model
-
-    def mismatch(*args, pretrained=False, **kwargs):
-        if pretrained:
-            raise RuntimeError("size mismatch for stages.0.blocks.0.attn.attention_biases")
-        return create(*args, **kwargs)
-
-    monkeypatch.setattr(pretrained.timm, "create_model", mismatch)
+    let_the_hub_fail(monkeypatch, RuntimeError("size mismatch for stages.0.blocks.0.attn.attention_biases"))
     with pytest.raises(InputError) as caught:
         build_backbone(hub_recipe("levit_128s", size=192))
     assert str(caught.value) == (
@@ -187,14 +192,7 @@ def test_a_missing_file_says_what_is_expected(tmp_path):
 
 
 def test_a_hub_out_of_reach_is_an_error_never_random_weights(monkeypatch):
-    create = timm.create_model
-
-    def offline(*args, pretrained=False, **kwargs):
-        if pretrained:
-            raise OSError("[Errno 101] Network is unreachable")
-        return create(*args, **kwargs)
-
-    monkeypatch.setattr(pretrained.timm, "create_model", offline)
+    let_the_hub_fail(monkeypatch, OSError("[Errno 101] Network is unreachable"))
     with pytest.raises(InputError) as caught:
         build_backbone(load_recipe("resnet50"))
     assert str(caught.value) == (

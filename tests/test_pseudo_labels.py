@@ -25,14 +25,13 @@ from facefold.runs import (
     write_predictions,
 )
 from facefold.task import LABEL, Task, task_named
-from facefold.training import fold as fold_module
 from facefold.training import soft_labels, workers
 from facefold.training.loss import BinaryLoss, MAELoss, MulticlassLoss
 from facefold.training.soft_labels import SoftLabels, load_soft_labels, training_targets
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, sha256_file, write_csv
 from facefold.utils.npy import NpyRows
-from tiny_fold import FROZEN, TINY, Killed, fit, fit_with_kills, make_task, same
+from tiny_fold import FROZEN, TINY, fit, fit_with_kills, killed_after_an_epoch, make_task, same
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RECIPE = """
@@ -215,16 +214,9 @@ def test_only_the_models_of_a_fold_reach_its_training(root):
 
 
 def test_a_killed_run_continues_with_the_same_bytes(root, monkeypatch):
-    save, options = fold_module.save_checkpoint, (*PSEUDO, "--fold", "0")
-
-    def save_and_die(*args):
-        save(*args)
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fold_module, "save_checkpoint", save_and_die)
-        with pytest.raises(Killed):
-            call("train", root, *options)
+    options = (*PSEUDO, "--fold", "0")
+    with killed_after_an_epoch(monkeypatch):
+        call("train", root, *options)
     assert (fold_dir(root, "demo_cnn+pseudo", 0) / "checkpoint.pt").exists()
     call("train", root, *options)
     resumed = weights(root, "demo_cnn+pseudo", 0)

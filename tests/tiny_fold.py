@@ -1,7 +1,11 @@
 """A small recipe on 96 synthetic squares (label 1 is bright), for the tests of training. Seconds, on the CPU."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
 from facefold.data.cache import ImageCache
@@ -54,6 +58,20 @@ class Killed(BaseException):
 
 def fit(task: FoldTask) -> FoldResult:
     return predict_fold(task, train_fold(task, CPU), CPU)
+
+
+@contextmanager
+def killed_after_an_epoch(monkeypatch) -> Iterator[None]:
+    """Die in the block, right after the first checkpoint."""
+    save = fold_module.save_checkpoint
+
+    def save_and_die(*args):
+        save(*args)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fold_module, "save_checkpoint", save_and_die)
+        yield
 
 
 def fit_with_kills(task: FoldTask, monkeypatch) -> FoldResult:
