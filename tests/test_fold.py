@@ -73,8 +73,10 @@ def test_pretrained_weights_are_resumed_too(tmp_path, monkeypatch):
         "ema": 0.5,
     }
     (tmp_path / "b").mkdir()
-    whole = fit(make_task(tmp_path, settings))
-    resumed = fit_with_kills(make_task(tmp_path / "b", settings), monkeypatch)
+    whole, task = fit(make_task(tmp_path, settings)), make_task(tmp_path / "b", settings)
+    with killed_after_an_epoch(monkeypatch):
+        fit(task)
+    resumed = fit(task)
     assert same(whole, resumed)
     assert resumed.facts["weights"] == whole.facts["weights"] and whole.facts["weights"]["source"].endswith(".pth")
 
