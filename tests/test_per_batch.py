@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
 from facefold.augment import per_batch
+from facefold.augment.branchless import BranchlessAugment, apply_table, parameter_table
 from facefold.augment.per_batch import BatchAugment, apply_params
 from facefold.augment.policies import ORDERS, POLICIES, AugmentParams, sample_params
 from facefold.utils.errors import InputError
@@ -95,6 +96,8 @@ def test_shape_and_type_stay_and_the_input_is_not_changed(policy):
 def test_a_policy_for_single_images_is_refused():
     with pytest.raises(InputError, match="augmentation policy 'articles' has operations for single images only"):
         BatchAugment("articles", 0)
+    with pytest.raises(InputError, match='use augmenter = "albumentations"$'):
+        BranchlessAugment("articles", 0)
 
 
 def test_an_empty_batch_stays_empty():
@@ -102,10 +105,19 @@ def test_an_empty_batch_stays_empty():
 
 
 def test_nothing_is_read_back_from_the_device():
-    augmented = BatchAugment("standard", 0)(
-        noise(40).to("meta"), 0, ids(40)
-    )  # a device without values: asking for one is an error
-    assert augmented.device.type == "meta" and augmented.shape == (40, 9, 7, 3)
+    nothing = noise(40).to("meta")  # a device without values: asking for one is an error
+    branchless = BranchlessAugment("standard", 0)
+    table = torch.from_numpy(branchless.table(0, ids(40), 9, 7)).to("meta")
+    for augmented in (BatchAugment("standard", 0)(nothing, 0, ids(40)), branchless(nothing, table)):
+        assert augmented.device.type == "meta" and augmented.shape == (40, 9, 7, 3)
+
+
+@pytest.mark.parametrize("policy", WHOLE_BATCHES)
+def test_both_ways_give_the_same_images(policy):
+    pixels, branchless = smooth(200, 24), BranchlessAugment(policy, 3)
+    grouped = BatchAugment(policy, 3)(pixels, 2, ids(200))
+    difference = (branchless(pixels, torch.from_numpy(branchless.table(2, ids(200), 24, 24))).int() - grouped).abs()
+    assert difference.max() <= 1 and (difference > 0).float().mean() < 1e-3  # a level where a half is rounded
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -128,37 +140,47 @@ def test_ids_must_be_as_many_as_images():
         BatchAugment("light", 0)(noise(2), 0, ["1"])
 
 
-# Each operation by hand
+# Each operation by hand, by both ways
 
 
-def test_a_flip_is_a_flip_with_and_without_an_affine():
+def apply_branchless(pixels: torch.Tensor, params: AugmentParams) -> torch.Tensor:
+    table = torch.from_numpy(parameter_table(params, *pixels.shape[1:3]))
+    return apply_table(pixels, table, STANDARD)
+
+
+@pytest.fixture(params=[apply_params, apply_branchless], ids=["grouped", "branchless"])
+def augment(request):
+    return request.param
+
+
+def test_a_flip_is_a_flip_with_and_without_an_affine(augment):
     pixels = noise(2)
-    assert torch.equal(apply_params(pixels, identity_params(2, flip=True)), pixels.flip(2))
-    assert torch.equal(apply_params(pixels, identity_params(2, flip=True, affine=True)), pixels.flip(2))
+    assert torch.equal(augment(pixels, identity_params(2, flip=True)), pixels.flip(2))
+    assert torch.equal(augment(pixels, identity_params(2, flip=True, affine=True)), pixels.flip(2))
 
 
 @pytest.mark.parametrize("x,y", [(2, 0), (0, -3), (-1, 4)])
-def test_whole_pixels_of_translation_are_a_shifted_slice_of_the_mirrored_image(x, y):
+def test_whole_pixels_of_translation_are_a_shifted_slice_of_the_mirrored_image(augment, x, y):
     pixels = noise(1)
     wide = np.pad(pixels[0].numpy(), ((5, 5), (5, 5), (0, 0)), mode="reflect")  # numpy's word for reflect-101
-    augmented = apply_params(pixels, identity_params(affine=True, translate=(float(x), float(y))))
+    augmented = augment(pixels, identity_params(affine=True, translate=(float(x), float(y))))
     assert np.array_equal(augmented[0].numpy(), wide[5 - y : 14 - y, 5 - x : 12 - x])
 
 
-def test_the_flip_comes_before_the_translation():
+def test_the_flip_comes_before_the_translation(augment):
     pixels = noise(1)
-    augmented = apply_params(pixels, identity_params(flip=True, affine=True, translate=(2.0, 0.0)))
+    augmented = augment(pixels, identity_params(flip=True, affine=True, translate=(2.0, 0.0)))
     assert torch.equal(augmented[:, :, 2:], pixels.flip(2)[:, :, :-2])
 
 
-def test_a_quarter_turn_is_counter_clockwise():
+def test_a_quarter_turn_is_counter_clockwise(augment):
     pixels = noise(1, 8, 8)
-    assert torch.equal(apply_params(pixels, identity_params(affine=True, rotate=90.0)), torch.rot90(pixels, 1, (1, 2)))
+    assert torch.equal(augment(pixels, identity_params(affine=True, rotate=90.0)), torch.rot90(pixels, 1, (1, 2)))
 
 
-def test_twice_the_width_reads_half_as_far_from_the_middle():
+def test_twice_the_width_reads_half_as_far_from_the_middle(augment):
     pixels = torch.tensor([10, 20, 40, 80, 160], dtype=torch.uint8)[None, None, :, None].expand(1, 2, 5, 3)
-    augmented = apply_params(pixels, identity_params(affine=True, scale=(2.0, 1.0)))
+    augmented = augment(pixels, identity_params(affine=True, scale=(2.0, 1.0)))
     assert augmented[0, 0, :, 0].tolist() == [20, 30, 40, 60, 80]
 
 
@@ -180,41 +202,35 @@ def one(red: int, green: int, blue: int) -> torch.Tensor:
         ((1.0, 1.0, 1.0, -0.001), (94, 50, 240)),  # rounded down to -1 of 180: 190 / 30 back
     ],
 )
-def test_colour_factors(factors, expected):
-    assert apply_params(one(100, 50, 240), identity_params(jitter=True, factors=factors))[0, 0, 0].tolist() == list(
-        expected
-    )
+def test_colour_factors(augment, factors, expected):
+    assert augment(one(100, 50, 240), identity_params(jitter=True, factors=factors))[0, 0, 0].tolist() == list(expected)
 
 
-def test_contrast_goes_by_the_mean_of_the_image_and_saturation_by_the_pixel():
+def test_contrast_goes_by_the_mean_of_the_image_and_saturation_by_the_pixel(augment):
     pixels = torch.tensor([[[[0, 0, 0], [200, 200, 200]]] * 2], dtype=torch.uint8)
-    contrast = apply_params(pixels, identity_params(jitter=True, factors=(1.0, 0.5, 1.0, 0.0)))
-    saturation = apply_params(pixels, identity_params(jitter=True, factors=(1.0, 1.0, 0.5, 0.0)))
+    contrast = augment(pixels, identity_params(jitter=True, factors=(1.0, 0.5, 1.0, 0.0)))
+    saturation = augment(pixels, identity_params(jitter=True, factors=(1.0, 1.0, 0.5, 0.0)))
     assert contrast[0, 0, :, 0].tolist() == [50, 150] and torch.equal(saturation, pixels)
 
 
-def test_the_order_of_the_jitter_counts_as_every_step_is_cut_to_255():
+def test_the_order_of_the_jitter_counts_as_every_step_is_cut_to_255(augment):
     brighter_first, contrast_first = (ORDERS.tolist().index(order) for order in ([0, 1, 2, 3], [1, 0, 2, 3]))
     pixels = torch.tensor([[[[100] * 3, [240] * 3]] * 2], dtype=torch.uint8)
     first, second = (
-        apply_params(pixels, identity_params(jitter=True, factors=(1.2, 0.5, 1.0, 0.0), order=order))[
-            0, 0, :, 0
-        ].tolist()
+        augment(pixels, identity_params(jitter=True, factors=(1.2, 0.5, 1.0, 0.0), order=order))[0, 0, :, 0].tolist()
         for order in (brighter_first, contrast_first)
     )
     assert first == [154, 221]  # 120, 255; about their mean 187.5: 153.75, 221.25
     assert second == [162, 246]  # about 170: 135, 205; then 162, 246
 
 
-def test_grey_is_the_weighted_mean():
-    assert (
-        apply_params(one(100, 50, 240), identity_params(gray=True))[0, 0, 0].tolist() == [87] * 3
-    )  # 29.9 + 29.35 + 27.36
+def test_grey_is_the_weighted_mean(augment):
+    assert augment(one(100, 50, 240), identity_params(gray=True))[0, 0, 0].tolist() == [87] * 3  # 29.9 + 29.35 + 27.36
 
 
-def test_a_hole_is_black_inside_its_edges_alone():
+def test_a_hole_is_black_inside_its_edges_alone(augment):
     pixels = noise(1) | 1
-    augmented = apply_params(pixels, identity_params(erase=True, hole=(2, 1, 5, 4)))
+    augmented = augment(pixels, identity_params(erase=True, hole=(2, 1, 5, 4)))
     assert (augmented == 0).all(3).nonzero()[:, 1:].tolist() == [[y, x] for y in (1, 2, 3) for x in (2, 3, 4)]
     augmented[:, 1:4, 2:5] = pixels[:, 1:4, 2:5]
     assert torch.equal(augmented, pixels)
@@ -223,7 +239,7 @@ def test_a_hole_is_black_inside_its_edges_alone():
 # Against albumentations: the same pixels by the same parameters, and parameters of the same distribution
 
 
-def test_an_affine_is_albumentations():
+def test_an_affine_is_albumentations(augment):
     pixels, params = smooth(60), sample_params(STANDARD, SEEDS[:60], 64, 64)
     params = AugmentParams(
         **{
@@ -234,7 +250,7 @@ def test_an_affine_is_albumentations():
             "translate": params.translate,
         }
     )
-    for row, augmented in enumerate(apply_params(pixels, params).numpy()):
+    for row, augmented in enumerate(augment(pixels, params).numpy()):
         matrix = geometric.create_affine_transformation_matrix(
             dict(zip("xy", params.translate[row], strict=True)),
             {"x": 0, "y": 0},
@@ -249,21 +265,21 @@ def test_an_affine_is_albumentations():
         assert difference.mean() < 0.6 and difference.max() <= 5  # OpenCV before 5 knows positions to 1/32 of a pixel
 
 
-def test_a_jitter_is_albumentations_but_for_whole_levels():
+def test_a_jitter_is_albumentations_but_for_whole_levels(augment):
     pixels, params = smooth(60), sample_params(STANDARD, SEEDS[:60], 64, 64)
     params = AugmentParams(
         **{**vars(identity_params(60)), "jitter": np.ones(60, bool), "factors": params.factors, "order": params.order}
     )
-    for row, augmented in enumerate(apply_params(pixels, params).numpy()):
+    for row, augmented in enumerate(augment(pixels, params).numpy()):
         factors = dict(zip(("brightness", "contrast", "saturation", "hue"), params.factors[row], strict=True))
         theirs = JITTER.apply(pixels[row].numpy(), **factors, order=ORDERS[params.order[row]])
         difference = np.abs(augmented.astype(int) - theirs)
         assert difference.mean() < 2 and difference.max() <= 12
 
 
-def test_grey_is_albumentations():
+def test_grey_is_albumentations(augment):
     pixels = smooth(8)
-    ours = apply_params(pixels, identity_params(8, gray=True)).numpy().astype(int)
+    ours = augment(pixels, identity_params(8, gray=True)).numpy().astype(int)
     theirs = np.stack([A.ToGray(p=1)(image=image)["image"] for image in pixels.numpy()])
     assert np.abs(ours - theirs).max() <= 1
 

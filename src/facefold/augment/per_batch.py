@@ -17,8 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from facefold.augment.policies import CONTRAST, HUE, ORDERS, SATURATION, AugmentParams, load_policy, sample_params
-from facefold.utils.errors import InputError
+from facefold.augment.policies import (
+    CONTRAST,
+    HUE,
+    ORDERS,
+    SATURATION,
+    AugmentParams,
+    load_whole_batch_policy,
+    sample_params,
+)
 from facefold.utils.seeding import derive_seed
 
 # Bytes of float32 pixels processed at a time on the CPU, so that they stay in a core's second-level cache.
@@ -36,13 +43,7 @@ class BatchAugment:
     """
 
     def __init__(self, policy: str, seed: int):
-        self._policy = load_policy(policy)
-        if self._policy.per_image_only:
-            raise InputError(
-                f"augmentation policy '{policy}' has operations for single images only: "
-                'use augmenter = "albumentations"'
-            )
-        self._seed = seed
+        self._policy, self._seed = load_whole_batch_policy(policy), seed
 
     def __call__(self, pixels: Tensor, epoch: int, ids: Sequence[str]) -> Tensor:
         if len(ids) != len(pixels):
@@ -65,7 +66,7 @@ def apply_params(pixels: Tensor, params: AugmentParams) -> Tensor:
     if pixels.device.type == "cuda":
         table = table.pin_memory()
     table = table.to(pixels.device, non_blocking=True)
-    points_x, points_y = _sample_points(table[:, _AFFINE], height, width)
+    points_x, points_y = sample_points(table[:, _AFFINE], height, width)
     work = pixels.index_select(0, table[:, _ROW].long())  # changed in place, chunk by chunk
     most = max(1, _CACHED_BYTES // (12 * height * width)) if pixels.device.type == "cpu" else count
     for start, stop in _chunks(group[sort], most):
@@ -80,11 +81,11 @@ def apply_params(pixels: Tensor, params: AugmentParams) -> Tensor:
         for step in range(_STEPS):
             mix = slice(_MIX + 3 * step, _MIX + 3 * step + 3)
             if step == hue_step[first]:
-                _shift_hue(planes, rows[:, _HUE_SHIFT])
+                shift_hue(planes, rows[:, _HUE_SHIFT])
             elif (host_rows[:, mix.start] != 1).any():
                 _mix(planes, rows[:, mix], host_rows[:, mix].any(axis=0))
         if params.erase[images].any():
-            planes.mul_(_hole_mask(rows[:, _HOLE], height, width))
+            planes.mul_(hole_mask(rows[:, _HOLE], height, width))
         planes.add_(0.5)
         for channel in range(3):  # all channels at once take twice as long
             work[chunk, :, :, channel] = planes[:, channel]
@@ -105,7 +106,7 @@ def _device_table(params: AugmentParams, height: int, width: int) -> np.ndarray:
     table = np.zeros((len(params.flip), _COLUMNS), dtype=np.float32)
     # In sixths of the circle; OpenCV counts 180 hues and albumentations rounds down.
     table[:, _HUE_SHIFT] = np.floor(180 * params.factors[:, HUE]) / 30
-    table[:, _AFFINE] = _inverse_affine(params, height, width)
+    table[:, _AFFINE] = inverse_affine(params, height, width)
     table[:, _HOLE] = np.where(params.erase[:, None], params.hole, 0)
     mixes = np.zeros((len(table), _STEPS, 3))  # shares of the colour, of its grey, and of the mean grey of the image
     mixes[:, :, 0] = 1
@@ -119,7 +120,7 @@ def _device_table(params: AugmentParams, height: int, width: int) -> np.ndarray:
     return table
 
 
-def _inverse_affine(params: AugmentParams, height: int, width: int) -> np.ndarray:
+def inverse_affine(params: AugmentParams, height: int, width: int) -> np.ndarray:
     """Return a to f, float64 (n, 6): the pixel at (x, y) comes from x' = ax + by + c and y' = dx + ey + f.
 
     All are from -1 to 1 between the centres of the outermost pixels. Forward it is flip, scale, rotate, then translate,
@@ -134,7 +135,7 @@ def _inverse_affine(params: AugmentParams, height: int, width: int) -> np.ndarra
     return np.concatenate([linear * half / half[:, None], (shift / half)[:, :, None]], axis=2).reshape(-1, 6)
 
 
-def _sample_points(affine: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+def sample_points(affine: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Return two complex64, (n, 1, W) and (n, H, 1), whose sum (n, H, W) is where each pixel comes from, x + yi.
 
     As complex numbers, x and y take one addition. affine: (n, 6).
@@ -154,7 +155,7 @@ def _warp(pixels: Tensor, points: Tensor) -> Tensor:
     return grid_sample(planes, torch.view_as_real(points), "bilinear", "reflection", align_corners=True)
 
 
-def _luma(planes: Tensor) -> Tensor:
+def luma(planes: Tensor) -> Tensor:
     """Convert (m, 3, H, W) to grey (m, 1, H, W), ITU-R BT.601 as in OpenCV."""
     red, green, blue = planes.split(1, dim=1)
     # Not by fused operations: their last bit depends on the position in memory.
@@ -169,16 +170,16 @@ def _mix(planes: Tensor, shares: Tensor, used: np.ndarray) -> None:
     own, gray, mean = shares.unbind(1)
     others = []
     if used[1]:
-        others.append(_luma(planes) * gray)
+        others.append(luma(planes) * gray)
     if used[2]:
-        others.append(_luma(planes.mean((2, 3), keepdim=True)) * mean)
+        others.append(luma(planes.mean((2, 3), keepdim=True)) * mean)
     planes.mul_(own)
     if others:
         planes.add_(sum(others))
     planes.clamp_(0, 255)
 
 
-def _shift_hue(planes: Tensor, shift: Tensor) -> None:
+def shift_hue(planes: Tensor, shift: Tensor) -> None:
     """Shift the hue in place by (m, 1, 1, 1) sixths of the circle, at most 1 either way, and keep HSV's other two.
 
     Along the circle of hues, a channel rises from the lowest l to the highest h in one sixth, stays for two, falls in
@@ -196,7 +197,7 @@ def _shift_hue(planes: Tensor, shift: Tensor) -> None:
     torch.clamp(planes.mul_(2).sub_(middle).sub_(ahead), low, high, out=planes)
 
 
-def _hole_mask(hole: Tensor, height: int, width: int) -> Tensor:
+def hole_mask(hole: Tensor, height: int, width: int) -> Tensor:
     """Return float32 (m, 1, H, W): 0 in each hole (m, 4, 1, 1, 1), 1 elsewhere."""
     left, top, right, bottom = hole.unbind(1)  # (m, 1, 1, 1)
     x, y = torch.arange(width, device=hole.device), torch.arange(height, device=hole.device)[:, None]

@@ -101,6 +101,16 @@ def load_policy(name: str) -> Policy:
     return POLICIES[name]
 
 
+def load_whole_batch_policy(name: str) -> Policy:
+    """Return the policy of that name; `InputError` if whole batches cannot be augmented by it."""
+    policy = load_policy(name)
+    if policy.per_image_only:
+        raise InputError(
+            f"augmentation policy '{name}' has operations for single images only: use augmenter = \"albumentations\""
+        )
+    return policy
+
+
 def policy_settings(name: str) -> dict:
     """Return the settings of the policy that are not the defaults: they decide its images."""
     return {key: value for key, value in vars(load_policy(name)).items() if value != getattr(Policy, key)}
