@@ -281,7 +281,7 @@ def train_missing(
     """Train the unfinished folds; return the runs that a budget left out, and how many seconds too long each takes."""
     if args.engine == "local":
         start_server()  # it imports while this process does
-    from facefold.data.cache import build_caches
+    from facefold.data.cache import build_caches_ahead
     from facefold.models.requirements import check_disk_space, require_trainable
     from facefold.runs import is_run_complete, joined_oof_path
     from facefold.training.jobs import FoldJob, order_jobs, require_usable_checkpoint
@@ -313,19 +313,22 @@ def train_missing(
     to_train = [recipe for recipe in recipes if recipe.name in names]
     of_images = [recipe for recipe in to_train if not recipe.embeddings]
     print_progress(
-        check_disk_space(target_root, competition, of_images, bool(additions.pseudo.makers), additions.extra)
+        check_disk_space(
+            target_root, competition, of_images, bool(additions.pseudo.makers), additions.extra, workers.devices[0]
+        )
     )
-    for recipe in of_images:
-        build_caches(competition, recipe.preprocessing, additions.extra)
-    for name in {job.identity.name for job in missing}:
-        joined_oof_path(target_root, name).unlink(missing_ok=True)  # stale: it is rebuilt from the new folds
-    jobs, after = order_jobs(missing, len(workers.devices))
+    jobs, after = order_jobs(missing, workers.devices)
 
     def any_complete() -> bool:
         return any(is_run_complete(target_root, identity.name, folds.k) for identity in unfinished)
 
     guard = BudgetGuard(args.budget, jobs, len(workers.devices), any_complete) if args.budget else None
-    workers.run(jobs, after, guard)
+    preprocessings = list(dict.fromkeys(recipe.preprocessing for recipe in of_images))
+    on_gpu = args.engine == "local" and workers.devices[0] != "cpu"  # whose processor decodes while it trains
+    with build_caches_ahead(competition, preprocessings, additions.extra, meanwhile=on_gpu):
+        for name in {job.identity.name for job in missing}:
+            joined_oof_path(target_root, name).unlink(missing_ok=True)  # stale: it is rebuilt from the new folds
+        workers.run(jobs, after, guard)
     return guard.left_out if guard else {}
 
 

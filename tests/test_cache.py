@@ -48,6 +48,34 @@ def test_each_image_in_the_order_of_the_csv(competition, monkeypatch, shard):
             assert np.array_equal(opened.pixels[row], decode_image(competition.image_path(split, id), 24))
 
 
+def test_other_caches_are_built_while_the_first_is_used(competition):
+    sizes = [Preprocessing(size) for size in (16, 20, 24)]
+    with cache.build_caches_ahead(competition, sizes, meanwhile=True):
+        assert cache.missing_cache_bytes(competition, sizes[0]) == 0
+        opened = cache.open_cache(competition, "test", sizes[2])  # waits, or builds it first
+        assert np.array_equal(opened.pixels[0], decode_image(competition.image_path("test", opened.ids[0]), 24))
+    assert not any(cache.missing_cache_bytes(competition, size) for size in sizes)
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_an_error_of_a_cache_that_is_built_meanwhile_is_raised_at_the_end(competition, monkeypatch, meanwhile):
+    build, entered = cache.build_caches, []
+
+    def build_or_fail(competition, preprocessing, extra):
+        if preprocessing.size == 20:
+            raise InputError("no room")
+        build(competition, preprocessing, extra)
+
+    monkeypatch.setattr(cache, "build_caches", build_or_fail)
+    sizes = [Preprocessing(16), Preprocessing(20)]
+    with (
+        pytest.raises(InputError, match="^no room$"),
+        cache.build_caches_ahead(competition, sizes, meanwhile=meanwhile),
+    ):
+        entered.append(meanwhile)
+    assert entered == [True] * meanwhile
+
+
 def test_a_crop_has_shards_of_its_own(competition):
     whole, middle = Preprocessing(16), Preprocessing(16, 0.75)
     for preprocessing in (whole, middle):

@@ -44,7 +44,7 @@ def fold(name: str, number: int) -> jobs.FoldJob:
 
 def test_a_recipe_with_frozen_stages_computes_their_views_before_its_folds():
     folds = [fold("lite0", 0), fold("lite0", 1), fold("demo_cnn", 0)]
-    ordered, after = jobs.order_jobs(folds, 2)
+    ordered, after = jobs.order_jobs(folds, ["cpu", "cpu"])
     assert [str(job) for job in ordered] == [
         "lite0 frozen stages",
         "lite0 frozen stages",
@@ -57,12 +57,12 @@ def test_a_recipe_with_frozen_stages_computes_their_views_before_its_folds():
 
 
 def test_no_more_processes_compute_views_than_there_are_views():
-    ordered, _ = jobs.order_jobs([fold("lite0", 0)], 100)
+    ordered, _ = jobs.order_jobs([fold("lite0", 0)], ["cpu"] * 100)
     assert len(ordered) - 1 == 9 == ordered[0].parts  # five epochs; plain and mirror of train and of test
 
 
 def test_nothing_to_train_plans_nothing():
-    assert jobs.order_jobs([], 2) == ([], {})
+    assert jobs.order_jobs([], ["cpu"]) == ([], {})
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
         )
         for number in range(2)
     ]
-    ordered, _ = jobs.order_jobs(folds, 2)
+    ordered, _ = jobs.order_jobs(folds, ["cpu", "cpu"])
     for job in ordered[:2]:
         job.run(CPU, 0)
     kept = {path: path.stat().st_mtime_ns for path in (root / "cache" / "frozen" / "tiny").rglob("*.npy")}
@@ -133,7 +133,7 @@ def test_without_its_views_a_fold_computes_them_itself_to_the_same_bytes(root):
     split = load_folds(root)
     identity = Identity("tiny", recipes.load_recipe("tiny").hash, split.hash, load_images_hash(root), 0)
     job = jobs.FoldJob(root, recipes.load_recipe(identity.recipe), identity, NO_CORRECTIONS, 0, None, 0)
-    for view in jobs.order_jobs([job], 1)[0][:1]:
+    for view in jobs.order_jobs([job], ["cpu"])[0][:1]:
         view.run(CPU, 0)
     job.run(CPU, 0)
     first = (fold_dir(root, "tiny", 0) / "oof.csv").read_bytes()
@@ -146,7 +146,7 @@ def test_without_its_views_a_fold_computes_them_itself_to_the_same_bytes(root):
 def test_a_feature_job_that_fails_starts_no_fold(tmp_path):
     identity = Identity("lite0", "hash", "folds", "images", 0)
     ordered, after = jobs.order_jobs(
-        [jobs.FoldJob(tmp_path, recipes.load_recipe(identity.recipe), identity, NO_CORRECTIONS, 0, None, 0)], 1
+        [jobs.FoldJob(tmp_path, recipes.load_recipe(identity.recipe), identity, NO_CORRECTIONS, 0, None, 0)], ["cpu"]
     )
     with pytest.raises(InputError, match="competition"):
         run_jobs(ordered, ["cpu"], after)

@@ -12,7 +12,7 @@ from facefold.data.cache import join_caches
 from facefold.models.recipe import parse_recipe
 from facefold.task import Task
 from facefold.training.loss import BinaryLoss, MulticlassLoss, WeightedLoss
-from facefold.training.mixup import draw_box, mix_batch
+from facefold.training.mixup import draw_box, draw_mix, mix_batch
 from facefold.training.soft_labels import SoftLabels
 from tiny_fold import TINY, fit, fit_with_kills, make_task, same
 
@@ -40,7 +40,7 @@ def test_a_batch_is_mixed_as_by_timm(monkeypatch, settings):
         monkeypatch.setattr(np.random, "beta", draw.beta)
         monkeypatch.setattr(np.random, "randint", lambda low, high, size: draw.integers(low, high))
         expected, expected_targets = by_timm(images.permute(0, 3, 1, 2).float(), labels)
-        mixed, mixed_targets = mix_batch(images, targets, recipe, seed)
+        mixed, mixed_targets = mix_batch(images, targets, draw_mix(recipe, 20, 24, seed))
         assert mixed.dtype is torch.uint8
         assert (mixed.permute(0, 3, 1, 2).float() - expected).abs().max() <= 0.5 + 1e-4
         torch.testing.assert_close(mixed_targets, torch.cat([expected_targets, torch.ones(6, 1)], dim=1))
@@ -56,7 +56,7 @@ def test_the_loss_of_a_mixed_batch_is_the_weighted_mean_of_its_rows_losses():
         (BinaryLoss(), torch.randn(6), torch.rand(6, 1)),
     ):
         targets = torch.cat([soft, weights[:, None]], dim=1)
-        _, mixed = mix_batch(images, targets, recipe, 3)
+        _, mixed = mix_batch(images, targets, draw_mix(recipe, 20, 24, 3))
         own, other = (loss(outputs, labels.reshape(outputs.shape), "none") for labels in (soft, soft.flip(0)))
         expected = (share * weights * own + (1 - share) * weights.flip(0) * other).mean()
         torch.testing.assert_close(WeightedLoss(loss)(outputs, mixed), expected, check_dtype=False)
@@ -67,8 +67,8 @@ def test_a_box_at_the_edge_leaves_more_of_the_image():
         def integers(self, high: int) -> int:
             return 0
 
-    rows, columns, share = draw_box(20, 24, 0.75, Corner())  # half of each side, of which the edge leaves a half
-    assert (rows, columns) == (slice(0, 5), slice(0, 6)) and share == 1 - 30 / 480
+    # half of each side, of which the edge leaves a half
+    assert draw_box(20, 24, 0.75, Corner()) == (0, 5, 0, 6, 1 - 30 / 480)
 
 
 @pytest.mark.parametrize("pseudo", [False, True])

@@ -65,7 +65,7 @@ def plan_jobs(root: Path, folds=FOLDS):
     for name, fold in folds:
         identity = Identity(name, load_recipe(name).hash, folds_hash, images_hash, 0)
         jobs.append(FoldJob(root, load_recipe(identity.recipe), identity, NO_CORRECTIONS, fold, None, 0, waits=True))
-    return order_jobs(jobs, 1)
+    return order_jobs(jobs, ["cpu"])
 
 
 def competition_in(make_competition, root: Path) -> Path:

@@ -20,6 +20,7 @@ from facefold.runs import (
     write_predictions,
     write_weights,
 )
+from facefold.training.dataset import ImageSource
 from facefold.training.loss import BinaryLoss, MAELoss, MulticlassLoss
 from facefold.training.predict import (
     FoldPrediction,
@@ -151,7 +152,8 @@ def choose(outputs: dict[str, list], labels: list, loss_fn) -> list[str]:
     views = {name: lambda rows, values=values: torch.tensor(values)[rows] for name, values in outputs.items()}
     rows = pd.DataFrame({"id": [str(row) for row in range(len(labels))], "label": labels})
     model = lambda inputs: (inputs, torch.zeros(len(inputs), 1))  # noqa: E731
-    return choose_views(model, views, ImageCache(rows["id"].tolist(), np.empty(len(labels))), rows, loss_fn)
+    images = ImageSource(ImageCache(rows["id"].tolist(), np.empty(len(labels))), CPU)
+    return choose_views(model, views, images, rows, loss_fn)
 
 
 def test_a_view_is_chosen_if_the_loss_falls():

@@ -6,10 +6,12 @@ cache/<split>_<size>px_crop<crop>_<images hash>_<shard>.npy   the same of the mi
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +71,37 @@ def build_caches(competition: Competition, preprocessing: Preprocessing, extra: 
     """Write the shards of all splits that are missing or damaged, before processes open them in parallel."""
     for split in _splits(competition, extra):
         _build(split, preprocessing)
+
+
+@contextmanager
+def build_caches_ahead(
+    competition: Competition,
+    preprocessings: Sequence[Preprocessing],
+    extra: ExtraRows = NO_EXTRA_ROWS,
+    meanwhile: bool = False,
+) -> Iterator[None]:
+    """Build the caches of all `preprocessings` before the block, or with `meanwhile` only the first one's.
+
+    The others are then built while the block runs: processes that open one of them too early wait for it. An error in
+    building is raised at the end of the block.
+    """
+    errors, waiting = [], list(preprocessings[1:]) if meanwhile else []
+
+    def build() -> None:
+        try:
+            for preprocessing in waiting:
+                build_caches(competition, preprocessing, extra)
+        except Exception as error:
+            errors.append(error)
+
+    for preprocessing in preprocessings[: len(preprocessings) - len(waiting)]:
+        build_caches(competition, preprocessing, extra)
+    thread = Thread(target=build, daemon=True)  # so that a step that is stopped ends at once
+    thread.start()
+    yield
+    thread.join()
+    for error in errors:
+        raise error
 
 
 def estimate_cache_seconds(competition: Competition, preprocessing: Preprocessing) -> float:

@@ -71,9 +71,10 @@ class FrozenBackbones(nn.Module):
 class Net(nn.Module):
     """Frozen stages, backbone, dropout and a linear layer of `outputs` numbers.
 
-    A recipe's classifier replaces dropout and linear layer; it multiplies standardised features by `feature_scale` (F,)
-    or 1. Each forward method returns logits float32 (of a classifier float64), (N,) of one output or (N, outputs), and
-    penultimate features float32 (N, F).
+    `reads_activations`: whether training and prediction read the activations of the frozen stages from the disk, as
+    they do unless that is set otherwise. A recipe's classifier replaces dropout and linear layer; it multiplies
+    standardised features by `feature_scale` (F,) or 1. Each forward method returns logits float32 (of a classifier
+    float64), (N,) of one output or (N, outputs), and penultimate features float32 (N, F).
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Net(nn.Module):
     ):
         super().__init__()
         self.feature_scale: np.ndarray | float = 1.0
+        self.reads_activations = len(frozen_stages.stages) > 0
         self.frozen_stages = frozen_stages
         self.backbone = backbone
         self.dropout = nn.Dropout(dropout)
@@ -112,8 +114,8 @@ class Net(nn.Module):
         return x if self.channels_last else x.contiguous()
 
     def forward_inputs(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Run on what training and prediction read: activations if this network has frozen stages, else images."""
-        return self.forward_from_stages(inputs) if self.has_frozen_stages else self(inputs)
+        """Run on what training and prediction read: activations if `reads_activations`, else images."""
+        return self.forward_from_stages(inputs) if self.reads_activations else self(inputs)
 
     def _forward_backbone(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self.backbone(x)

@@ -115,6 +115,17 @@ class Recipe:
         # Never above `size`, from which `start_size` differs by a multiple of 16.
         return self.start_size + 16 * round((self.size - self.start_size) * epoch / (self.epochs - 1) / 16)
 
+    def augmented_epoch(self, epoch: int) -> int:
+        """Return the epoch whose augmented images that epoch trains on: `views` of them are taken in turn."""
+        return epoch % self.views if self.views else epoch
+
+    def caches_stages(self, device: str) -> bool:
+        """Whether the activations of what is frozen are computed once and read from the disk; device: cpu or cuda.
+
+        A GPU computes frozen stages again sooner than the disk gives their activations, but for a whole backbone.
+        """
+        return self.has_frozen_stages and (self.freeze_backbone or device == "cpu")
+
     @property
     def preprocessing(self) -> Preprocessing:
         """What the cached images went through."""

@@ -139,6 +139,7 @@ def check_disk_space(
     recipes: Sequence[Recipe],
     pseudo: bool = False,
     extra: ExtraRows = NO_EXTRA_ROWS,
+    device: str = "cpu",
 ) -> str:
     """Check that the disk has room for the cache and the frozen stages of `recipes`; return what it found, in words.
 
@@ -151,9 +152,12 @@ def check_disk_space(
         recipes: Those that are trained.
         pseudo: Whether they train on the test images as well.
         extra: What they train on as well.
+        device: Where they train.
     """
     train_rows = len(competition.train) + pseudo * len(competition.test) + len(extra.rows)
-    sizes = _feature_bytes(recipes, train_rows, len(competition.test))
+    cached = [recipe for recipe in recipes if recipe.caches_stages(device)]
+    size_of = dict(zip(cached, _feature_bytes(cached, train_rows, len(competition.test)), strict=True))
+    sizes = [size_of.get(recipe, 0) for recipe in recipes]
     most = max((first + second for first, second in pairwise([0, *sizes])), default=0)
     present = sum(path.stat().st_size for path in (target_root / "cache" / "frozen").rglob("*.npy"))
     preprocessings = {recipe.preprocessing for recipe in recipes}
@@ -164,9 +168,9 @@ def check_disk_space(
 
 
 def _feature_bytes(recipes: Sequence[Recipe], train_rows: int, test_rows: int) -> list[int]:
-    """Return `feature_cache_bytes` of each recipe, from a process that has torch if a recipe has frozen stages."""
-    if not any(recipe.has_frozen_stages for recipe in recipes):
-        return [0] * len(recipes)
+    """Return `feature_cache_bytes` of each recipe, from a process that has torch."""
+    if not recipes:
+        return []
     with process_pool(1, start_server()) as processes:
         futures = [processes.submit(_feature_cache_bytes, recipe, train_rows, test_rows) for recipe in recipes]
         return [future.result() for future in futures]

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from facefold.augment.branchless import BranchlessAugment
 from facefold.augment.per_batch import BatchAugment
 from facefold.augment.per_image import ImageAugment
 from facefold.data.cache import ImageCache
@@ -19,6 +20,7 @@ from facefold.models.feature_cache import FeatureCache
 from facefold.models.recipe import Recipe
 from facefold.models.views import view_images
 from facefold.utils.npy import NpyRows
+from facefold.utils.processes import start_server
 from facefold.utils.seeding import derive_seed
 
 InputFn = Callable[[np.ndarray], Tensor]
@@ -72,7 +74,7 @@ class AugmentedImages:
     """`augmented(epoch, rows)`: cached images uint8 (N, side, side, 3) of these rows, changed by (seed, epoch, id).
 
     side: the recipe's size in that epoch. `on_device`: whether they are augmented where `images` are, instead of on the
-    CPU.
+    CPU. `branchless`: does the same to images on a GPU, by what `draw` returns.
     """
 
     def __init__(self, images: ImageSource, recipe: Recipe, seed: int):
@@ -80,13 +82,26 @@ class AugmentedImages:
         self.on_device = recipe.augmenter == "batch"
         self._source = images if self.on_device else None
         self._augment = BatchAugment(recipe.augment, seed) if self.on_device else ImageAugment(recipe.augment, seed)
+        self.branchless = BranchlessAugment(recipe.augment, seed) if self.on_device else None
+
+    @property
+    def resident(self) -> bool:
+        """Whether a GPU holds all images, so that the rows' numbers are all it needs to augment them."""
+        return self.on_device and self._source.on_gpu is not None
+
+    def draw(self, epoch: int, rows: np.ndarray) -> np.ndarray:
+        """Draw what `branchless` does to the images of these rows, float32 (n, columns)."""
+        size = self._recipe.size
+        ids = [self._cache.ids[row] for row in rows]
+        return self.branchless.table(self._recipe.augmented_epoch(epoch), ids, size, size)
 
     def __call__(self, epoch: int, rows: np.ndarray) -> Tensor:
+        epoch = self._recipe.augmented_epoch(epoch)
         side, size = self._recipe.size_in(epoch), self._recipe.size
         ids = [self._cache.ids[row] for row in rows]
         if self.on_device:
             images = self._augment(self._source(rows), epoch, ids)
-            return images if side == size else _shrink(images, side)
+            return images if side == size else shrink(images, side)
         pixels = self._cache.pixels[rows]
         images = [self._augment(image, epoch, id) for image, id in zip(pixels, ids, strict=True)]
         if side != size:
@@ -94,7 +109,8 @@ class AugmentedImages:
         return torch.from_numpy(np.stack(images))
 
 
-def _shrink(images: Tensor, side: int) -> Tensor:
+def shrink(images: Tensor, side: int) -> Tensor:
+    """Return images uint8 (N, side, side, 3) of larger ones, each pixel the mean of an area."""
     planes = interpolate(images.permute(0, 3, 1, 2).float(), (side, side), mode="area")
     return planes.add_(0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
@@ -176,32 +192,36 @@ class TrainDataset(Dataset[tuple[Tensor, Tensor]]):
         augmented: AugmentedImages,
         features: FeatureCache | None = None,
     ):
-        self._labels = labels
-        self._cache_rows = images.rows(ids)
-        self.images, self._augmented, self._features = images, augmented, features
+        self.labels, self.cache_rows = labels, images.rows(ids)
+        self.images, self.augmented, self._features = images, augmented, features
         # The epoch's activations, opened once: an open file outlives its name.
         self._open: tuple[int, NpyRows | None] = (-1, None)
 
     def __len__(self) -> int:
-        return len(self._cache_rows)
+        return len(self.cache_rows)
 
     @property
     def needs_workers(self) -> bool:
         """Whether `__getitem__` is worth a process of its own: augmentation on the CPU."""
-        return self._features is None and not self._augmented.on_device
+        return self._features is None and not self.augmented.on_device
+
+    @property
+    def augments_batches(self) -> bool:
+        """Whether it augments whole batches of images."""
+        return self._features is None and self.augmented.on_device
 
     def __getitem__(self, index: tuple[int, np.ndarray]) -> tuple[Tensor, Tensor]:
         epoch, rows = index
-        cache_rows = self._cache_rows[rows]
+        cache_rows = self.cache_rows[rows]
         if self._features is not None:
-            return torch.from_numpy(self._activations(epoch)[cache_rows]), self._labels[rows]
-        return self._augmented(epoch, cache_rows), self._labels[rows]
+            return torch.from_numpy(self._activations(epoch)[cache_rows]), self.labels[rows]
+        return self.augmented(epoch, cache_rows), self.labels[rows]
 
     def prefetch(self, epoch: int, rows: np.ndarray) -> None:
         """Have what these rows need fetched from the disk: they come next."""
         source = self.images.pixels if self._features is None else self._activations(epoch)
         if isinstance(source, NpyRows):
-            source.prefetch(self._cache_rows[rows])
+            source.prefetch(self.cache_rows[rows])
 
     def _activations(self, epoch: int) -> NpyRows:
         if self._open[0] != epoch:
@@ -243,7 +263,7 @@ def train_batches(
         sampler=sampler,
         num_workers=workers,
         persistent_workers=workers > 0,
-        multiprocessing_context="spawn" if workers else None,
+        multiprocessing_context=start_server() if workers else None,  # once for all folds of this process
         pin_memory=device.type == "cuda" and workers > 0,
     )
     return loader, sampler

@@ -6,7 +6,7 @@ with the same bytes as one that was not.
 
 import operator
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,8 +32,10 @@ from facefold.training.averages import average_states, greedy_average
 from facefold.training.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
 from facefold.training.curves import Curves
 from facefold.training.dataset import AugmentedImages, ImageSource, TrainDataset, input_view, to_device, train_batches
+from facefold.training.device_batch import DeviceBatch, HostDataset, read_ahead
+from facefold.training.device_step import CudaGraphs, DeviceStep, steps_on_device
 from facefold.training.loss import Loss, make_loss
-from facefold.training.mixup import mix_batch
+from facefold.training.mixup import draw_mix, mix_batch
 from facefold.training.optimizer import make_optimizer
 from facefold.training.outputs import predict_batches
 from facefold.training.schedule import Schedule
@@ -83,7 +85,8 @@ class TrainedFold:
     model: the network whose weights predict. history: one row per epoch. meta: of the last checkpoint. epoch_images:
     how many images an epoch trains on. train_images: their source; features: caches of frozen stages by split (train,
     test). progress: the closed progress bar. soup: the epochs (from 0) whose weights the network's are the average of.
-    monitor: the rows (id, label) that were held out of the training rows; None of a classifier.
+    monitor: the rows (id, label) that were held out of the training rows; None of a classifier. step: how the training
+    steps ran, see `DeviceStep.form`.
     """
 
     model: Net
@@ -97,6 +100,7 @@ class TrainedFold:
     progress: tqdm
     soup: list[int] = field(default_factory=list)
     monitor: pd.DataFrame | None = None
+    step: str = "eager"
 
 
 class NonFiniteLoss(Exception):
@@ -177,7 +181,8 @@ class FoldTrainer:
         augmented = AugmentedImages(self.images, recipe, task.seed)
         soft = SoftLabels.of_no_image(task.target.outputs) if recipe.mixes and task.soft is None else task.soft
         ids, targets, batch_loss = training_targets(train, soft, self.loss_fn)
-        dataset = TrainDataset(ids, targets, task.train_images, augmented, self.features.get("train"))
+        dataset_type = HostDataset if steps_on_device(device) else TrainDataset
+        dataset = dataset_type(ids, targets, task.train_images, augmented, self.features.get("train"))
         self.batch = min(recipe.batch, len(dataset))
         order_seed = derive_seed(task.seed, task.fold, "order")
         self.batches, self.sampler = train_batches(dataset, recipe, self.batch, order_seed, device, loader_workers)
@@ -185,6 +190,10 @@ class FoldTrainer:
         self.training_step = TrainingStep(
             self.model, self.optimizer, self.scaler, self.precision, recipe, batch_loss, self.meta.accumulate
         )
+        self.device_step = None
+        if steps_on_device(device):
+            batch = DeviceBatch(dataset, self.images, device)
+            self.device_step = DeviceStep(self.training_step, batch, self.ema, CudaGraphs(device), self._print)
         self.best: dict[str, Tensor] = {}
         self.soup_states: dict[int, dict[str, Tensor]] = {}
         if checkpoint:
@@ -263,6 +272,7 @@ class FoldTrainer:
             self.progress,
             soup,
             self.monitor,
+            self.device_step.form if self.device_step else "eager",
         )
 
     def average_epochs(self) -> list[int]:
@@ -315,18 +325,29 @@ class FoldTrainer:
         self.sampler.epoch = epoch
         self.model.train()
         total = torch.zeros((), device=self.device)
-        for step, (inputs, labels) in enumerate(self.batches, start=epoch * len(self.batches)):
+        batches = read_ahead(self.batches, self.device) if self.device_step else self.batches
+        for step, batch in enumerate(batches, start=epoch * len(self.batches)):
             self.schedule.before_step(step)
-            inputs, labels = to_device(inputs, self.device), to_device(labels, self.device)
-            if self.recipe.mixes:
-                seed = derive_seed(self.task.seed, self.task.fold, "mixup", epoch, step)
-                inputs, labels = mix_batch(inputs, labels, self.recipe, seed)
-            loss = self.training_step(inputs, labels, self._print)
-            if self.ema:
-                self.ema.update(self.model, step=step)
-            total += loss  # kept on the device: reading its value in each step would stall a GPU
+            total += self.take_step(batch, epoch, step)  # its value is not read: that would stall a GPU
             self.progress.update()
         return float(total) / len(self.batches)
+
+    def take_step(self, batch: Sequence[Tensor], epoch: int, step: int) -> Tensor:
+        """Take training step number `step` on a batch from the loader; return the loss ()."""
+        side, mix = self.recipe.size_in(self.recipe.augmented_epoch(epoch)), None
+        if self.recipe.mixes:
+            seed = derive_seed(self.task.seed, self.task.fold, "mixup", epoch, step)
+            mix = draw_mix(self.recipe, side, side, seed)
+        if self.device_step:
+            average = 1 - self.ema.get_decay(step) if self.ema else 0.0
+            return self.device_step(batch, side, mix, average)
+        inputs, labels = (to_device(part, self.device) for part in batch)
+        if mix is not None:
+            inputs, labels = mix_batch(inputs, labels, mix)
+        loss = self.training_step(inputs, labels, self._print)
+        if self.ema:
+            self.ema.update(self.model, step=step)
+        return loss
 
     def evaluate(self) -> dict[str, float | None]:
         """Return loss and metric of the monitor's rows, None where there are none, and of the held-out rows."""
@@ -346,7 +367,7 @@ class FoldTrainer:
         model = InferenceModel(self.predictor.eval().forward_inputs, self.precision)
         view = input_view(self.images, self.features.get("train"), "plain")
         positions = self.task.train_images.rows(rows["id"].tolist())
-        outputs = np.concatenate([logits for logits, _ in predict_batches(model, [view], positions)])
+        outputs = np.concatenate([logits for logits, _ in predict_batches(model, [view], positions, self.device)])
         return self.loss_fn.evaluate(outputs, rows["label"].to_numpy())
 
     def _require_finite(self, epoch: int, row: dict) -> None:
@@ -409,6 +430,8 @@ def prepare_model(
     Return it with the source of its weights, see `build_model`, and the format.
     """
     model, source = build_model(recipe, weights_dir, pretrained, outputs)
+    if recipe.has_frozen_stages:
+        model.reads_activations = recipe.caches_stages(device.type)
     precision = choose_precision(recipe, model, device)
     if device.type == "cpu" and precision.dtype is torch.bfloat16:
         replace_depthwise(model)
@@ -422,7 +445,7 @@ def open_feature_caches(
 
     A view is computed when it is first read. images: the train images.
     """
-    if not model.has_frozen_stages or task.recipe.embeddings:
+    if not model.reads_activations or task.recipe.embeddings:
         return {}
     recipe, device = task.recipe, images.device
     precision = frozen_precision(recipe, precision, device)

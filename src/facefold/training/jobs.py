@@ -4,6 +4,7 @@ Their `run` imports what trains, so that a process that only plans and starts th
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -175,16 +176,19 @@ def fold_task(
 
 
 def order_jobs(
-    fold_jobs: list[FoldJob], parts: int
+    fold_jobs: list[FoldJob], devices: Sequence[str]
 ) -> tuple[list[FeatureJob | FoldJob], dict[FoldJob, list[FeatureJob]]]:
-    """Return all jobs in order, at most `parts` feature jobs of a recipe before its folds, and what each waits for."""
+    """Return all jobs in order, and the feature jobs that each waits for.
+
+    Before the folds of a recipe come its feature jobs, one per device at most. devices: one per job at a time.
+    """
     jobs: list[FeatureJob | FoldJob] = []
     after: dict[FoldJob, list[FeatureJob]] = {}
     for name in dict.fromkeys(job.identity.name for job in fold_jobs):
         folds = [job for job in fold_jobs if job.identity.name == name]
         first = folds[0]
         recipe = first.recipe
-        count = min(parts, len(view_names(recipe))) if recipe.has_frozen_stages else 0
+        count = min(len(devices), len(view_names(recipe))) if recipe.caches_stages(devices[0]) else 0
         features = [
             FeatureJob(first.root, recipe, first.identity, first.weights_dir, part, count, first.extra)
             for part in range(count)

@@ -9,14 +9,15 @@ from facefold.models.recipe import Recipe
 
 
 def make_optimizer(model: Net, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
-    """Return timm's optimiser over the groups of `parameter_groups`."""
+    """Return timm's optimiser over the groups of `parameter_groups`; on a GPU its step can be recorded."""
+    on_gpu = {"fused": True, **({"capturable": True} if recipe.optimizer == "adamw" else {})}
     return create_optimizer_v2(
         parameter_groups(model, recipe),
         opt=recipe.optimizer,
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
         momentum=recipe.momentum,
-        **({"fused": True} if device.type == "cuda" else {}),
+        **(on_gpu if device.type == "cuda" else {}),
     )
 
 

@@ -105,7 +105,7 @@ class Workload:
         fold = (self.rows - valid) * rates.train * epochs_of_full_size + (
             valid * epochs + views * (valid + self.test_rows)
         ) * rates.predict
-        if not recipe.has_frozen_stages:
+        if not recipe.caches_stages(self.devices[0]):
             return RecipePlan(recipe, left, Cost(0.0, fold + epochs * (self.rows - valid) * rates.augment))
         augmented = self.rows * min(epochs, recipe.views or epochs) if recipe.changes_images else 0
         plain = views * (self.rows + self.test_rows)

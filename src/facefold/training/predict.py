@@ -22,7 +22,13 @@ from facefold.data.cache import ImageCache, open_cache
 from facefold.data.competition import load_competition
 from facefold.models.build import Net
 from facefold.models.feature_cache import FeatureCache
-from facefold.models.inference import MAX_DIFFERENCE, InferenceModel, rebuild_inference_model, select_inference_model
+from facefold.models.inference import (
+    MAX_DIFFERENCE,
+    InferenceModel,
+    rebuild_inference_model,
+    select_inference_model,
+    training_form,
+)
 from facefold.models.precision import Precision, frozen_precision, half_precision
 from facefold.models.recipe import Recipe
 from facefold.runs import WEIGHTS_FILE, fold_dir, load_weights, recorded_task, replace_test_predictions
@@ -79,21 +85,24 @@ def predict_fold(task: FoldTask, trained: TrainedFold, device: torch.device) -> 
     train_views = prediction_views(task.recipe, names, trained.train_images, trained.features.get("train"))
     valid_rows = task.train_images.rows(task.valid["id"].tolist())
     test_rows = np.arange(len(task.test_images.ids))
-    half = half_precision(task.recipe, trained.precision, device)
-    example = train_views[0](valid_rows[:CHECKED_ROWS])
-    model = select_inference_model(trained.model, half, example, loss_fn.comparable, loss_fn.difference)
+    if device.type == "cuda":
+        model, checked = training_form(trained.model, trained.precision), 0
+    else:
+        half, checked = half_precision(task.recipe, trained.precision, device), min(CHECKED_ROWS, len(valid_rows))
+        example = train_views[0](valid_rows[:checked])
+        model = select_inference_model(trained.model, half, example, loss_fn.comparable, loss_fn.difference)
     for line in model.refused:
         print_progress(f"{task}: {line}", trained.progress)
     if task.recipe.tta == "choose":
         candidates = dict(zip(names, train_views, strict=True))
-        names = choose_views(model, candidates, task.train_images, trained.monitor, loss_fn)
+        names = choose_views(model, candidates, trained.train_images, trained.monitor, loss_fn)
         train_views = [candidates[name] for name in names]
         print_progress(f"{task}: chosen views: {', '.join(names)}", trained.progress)
     test_images = ImageSource(task.test_images, device)
     test_views = prediction_views(task.recipe, names, test_images, trained.features.get("test"))
     try:
-        oof_outputs, oof_features = predict_rows(model, train_views, valid_rows, folder)
-        test_outputs, test_features = predict_rows(model, test_views, test_rows, folder)
+        oof_outputs, oof_features = predict_rows(model, train_views, valid_rows, folder, device)
+        test_outputs, test_features = predict_rows(model, test_views, test_rows, folder, device)
     except InputError as error:
         raise InputError(f"{task}: {error}") from error
     predict_seconds = time.perf_counter() - started
@@ -103,7 +112,7 @@ def predict_fold(task: FoldTask, trained: TrainedFold, device: torch.device) -> 
         "inference": {
             "form": model.name,
             "difference": model.difference,
-            "rows": min(CHECKED_ROWS, len(valid_rows)),
+            "rows": checked,
             "bound": MAX_DIFFERENCE,
         },
         "seconds": round(predict_seconds + sum(row["seconds"] for row in trained.history), 3),
@@ -136,6 +145,7 @@ def _training_facts(task: FoldTask, trained: TrainedFold, device: torch.device) 
         "repeated_epoch": trained.meta.repeated_epoch,
         "soup": trained.soup,
         "parts_of_a_batch": trained.meta.accumulate,
+        "training_step": trained.step,
         "shuffle": shuffle_mode(task.recipe, task.train_images),
         "images_per_second": round(len(history) * trained.epoch_images / train_seconds, 2),
         "peak_memory_mb": round(peak_memory_mb(device), 1),
@@ -145,7 +155,7 @@ def _training_facts(task: FoldTask, trained: TrainedFold, device: torch.device) 
 
 
 def choose_views(
-    model: InferenceModel, views: dict[str, InputFn], images: ImageCache, rows: pd.DataFrame, loss_fn: Loss
+    model: InferenceModel, views: dict[str, InputFn], images: ImageSource, rows: pd.DataFrame, loss_fn: Loss
 ) -> list[str]:
     """Return the names of the views whose mean output has the least loss, by a greedy choice.
 
@@ -158,9 +168,9 @@ def choose_views(
         rows: To choose on (id, label): neither trained on nor scored.
         loss_fn: Evaluates the outputs.
     """
-    positions, labels = images.rows(rows["id"].tolist()), rows["label"].to_numpy()
+    positions, labels = images.images.rows(rows["id"].tolist()), rows["label"].to_numpy()
     outputs = {
-        name: np.concatenate([batch for batch, _ in predict_batches(model, [view], positions)])
+        name: np.concatenate([batch for batch, _ in predict_batches(model, [view], positions, images.device)])
         for name, view in views.items()
     }
 
@@ -226,7 +236,7 @@ def predict_folds(
                 model.load_state_dict(state)
             except RuntimeError as error:
                 raise _other_version(name) from error
-            if model.has_frozen_stages and features is None:  # frozen, so the same in every fold
+            if model.reads_activations and features is None:  # frozen, so the same in every fold
                 features = FeatureCache(
                     feature_dir / "views",
                     "images",
@@ -240,7 +250,7 @@ def predict_folds(
             inference = _inference_model(model, run, half, views[0](rows[:CHECKED_ROWS]))
             for line in inference.refused:
                 print_progress(f"{name} fold {fold}: {line}")
-            outputs, fold_features = predict_rows(inference, views, rows, scratch)
+            outputs, fold_features = predict_rows(inference, views, rows, scratch, device)
             yield FoldPrediction(_predictions(target, outputs), fold_features, inference.name)
     finally:
         shutil.rmtree(feature_dir, ignore_errors=True)

@@ -7,6 +7,7 @@ that trains has a core to itself.
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from facefold.models.precision import Precision, frozen_precision
 from facefold.models.recipe import Recipe
 from facefold.task import LABEL, Task
 from facefold.training.dataset import AugmentedImages, ImageSource
+from facefold.training.device_batch import DeviceBatch, HostDataset
+from facefold.training.device_step import EAGER_STEPS, CudaGraphs, DeviceStep, steps_on_device
 from facefold.training.fold import prepare_model
 from facefold.training.loss import make_loss
 from facefold.training.optimizer import make_optimizer
@@ -52,35 +55,44 @@ def time_batches(recipe: Recipe, device: torch.device, target: Task = LABEL) -> 
     labels = torch.zeros(recipe.batch, dtype=loss_fn.label_dtype, device=device)
     augmented = AugmentedImages(images, replace(recipe, start_size=0), 0)
     inputs, frozen_stages = torch.from_numpy(noise).to(device), None
-    if net.has_frozen_stages:
+    if net.reads_activations:
         half = frozen_precision(recipe, precision, device)
         pixels, frozen_stages = inputs, fuse_frozen_stages(net.frozen_stages, inputs, half)
         with torch.inference_mode():
             inputs = frozen_stages(pixels).permute(0, 2, 3, 1).half()
     step = TrainingStep(net, optimizer, scaler, precision, recipe, loss_fn)
+    device_step = None
+    if steps_on_device(device):
+        activations = SimpleNamespace(epoch_view=lambda epoch: inputs.cpu().numpy()) if net.reads_activations else None
+        dataset = HostDataset(images.images.ids, labels.cpu(), images.images, augmented, activations)
+        device_step = DeviceStep(step, DeviceBatch(dataset, images, device), ema, CudaGraphs(device))
+        host = dataset[0, rows]  # the processor is ahead of a GPU
 
     def train() -> Tensor:
         net.train()
+        if device_step:
+            return device_step(host, recipe.size, None, 0.5)
         loss = step(inputs, labels)
         if ema:
             ema.update(net)
         return loss
 
-    def seconds_per_image(work: Callable[[], Tensor]) -> float:
-        return _seconds(work, clock) / recipe.batch
+    def seconds_per_image(work: Callable[[], Tensor], warm_ups: int = 1) -> float:
+        return _seconds(work, clock, warm_ups) / recipe.batch
 
-    train_seconds = seconds_per_image(train)
+    train_seconds = seconds_per_image(train, EAGER_STEPS + 1 if device_step else 1)
     predict_seconds = seconds_per_image(lambda: InferenceModel(net.eval().forward_inputs, precision)(inputs)[0])
-    in_loaders = device.type == "cuda" and not net.has_frozen_stages and not augmented.on_device  # while the GPU trains
-    augment_seconds = 0.0 if in_loaders else seconds_per_image(lambda: augmented(0, rows))
+    in_step = steps_on_device(device) and not net.reads_activations  # or in loaders, while the GPU trains
+    augment_seconds = 0.0 if in_step else seconds_per_image(lambda: augmented(0, rows))
     with torch.inference_mode():
         freeze_seconds = seconds_per_image(lambda: frozen_stages(pixels)) if frozen_stages else 0.0
     return Rates(train_seconds, predict_seconds, augment_seconds, freeze_seconds)
 
 
-def _seconds(work: Callable[[], Tensor], clock: Callable[[], float]) -> float:
-    """Return the mean seconds of `work`, after once to warm up."""
-    work().sum().item()  # waits for the device
+def _seconds(work: Callable[[], Tensor], clock: Callable[[], float], warm_ups: int = 1) -> float:
+    """Return the mean seconds of `work`, after `warm_ups` times."""
+    for _ in range(warm_ups):
+        work().sum().item()  # waits for the device
     started, batches = clock(), 0
     while batches < TIMED_BATCHES or clock() - started < TIMED_SECONDS:
         last = work()

@@ -259,6 +259,7 @@ def run_guarded(job: Job, device: str, position: int) -> Exception | None:
         torch.set_num_threads(1)
     else:
         torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True  # all batches have the same shape
     try:
         job.run(torch.device(device), position)
     except InputError as error:
