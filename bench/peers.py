@@ -31,6 +31,9 @@ Five folds: a peer's seconds x 5. Ours: what comes before the first epoch once (
 imports, a few seconds a fold, are thereby counted once), and the rest x 5 / cores, as the engine runs a fold a core. An
 odd fold at the end leaves a core to the next recipe; where there is none it makes 3 rounds of 2.5, which is printed as
 well. Linux only.
+
+With --device cuda each trains one fold at a time on the first GPU, with all cores for its loaders, timm in the formats
+that --timm-flags names ("--amp --amp-dtype bfloat16 --channels-last" are those of our recipes).
 """
 
 import argparse
@@ -238,7 +241,7 @@ def peers_of(args: argparse.Namespace, work: Path) -> list[Peer]:
     rows = image_folder(args.root, work / "images")
     backbone = write_weights(args.recipe, work / "weights.safetensors")
     own_root(args.root, work / "ours")
-    side_by_side = ",".join(str(fold) for fold in range(args.cores))
+    side_by_side = ",".join(str(fold) for fold in range(args.at_once))
     peers = [
         Peer(
             "ours",
@@ -250,16 +253,16 @@ def peers_of(args: argparse.Namespace, work: Path) -> list[Peer]:
                 "--recipe",
                 args.recipe,
                 "--device",
-                "cpu",
+                args.device,
                 "--fold",
                 side_by_side,
                 "--workers",
-                args.cores,
+                args.at_once,
             ],
             ours_mark,
-            args.cores * rows,
+            args.at_once * rows,
             work,
-            folds=args.cores,
+            folds=args.at_once,
         )
     ]
     if args.timm_train:
@@ -283,7 +286,7 @@ def peers_of(args: argparse.Namespace, work: Path) -> list[Peer]:
                     "--epochs",
                     args.epochs_timm,
                     "--device",
-                    "cpu",
+                    args.device,
                     *shlex.split(args.timm_flags),
                 ],
                 timm_mark,
@@ -351,7 +354,7 @@ def report(peers: list[Peer], args: argparse.Namespace, work: Path) -> dict:
     print(f"\n{'':8}{'epoch':>6}{'seconds':>10}{'CPU s':>10}{'accuracy':>10}{'five folds, s':>15}")
     for peer in peers:
         for epoch, row in enumerate(peer.rows, 1):
-            row["five_folds"] = five_folds(peer, row["seconds"], once, args.cores)
+            row["five_folds"] = five_folds(peer, row["seconds"], once, args.at_once)
             name = "end" if row.get("end") else epoch
             print(
                 f"{peer.name:8}{name:>6}{row['seconds']:>10.1f}{row['cpu_seconds']:>10.1f}{row['accuracy']:>10.4f}"
@@ -383,8 +386,8 @@ def report(peers: list[Peer], args: argparse.Namespace, work: Path) -> dict:
             "anonymous_mib": peer.peaks.anonymous,
             "command": shlex.join(str(part) for part in peer.command),
         }
-    print(f"(images trained by {args.cores} cores a second of an epoch, its validation included; medians of n epochs)")
-    print(f"\nseconds of {args.cores} cores until five folds reach {args.target} (fold 0's accuracy, taken for all):")
+    print(f"(images trained by {args.place} a second of an epoch, its validation included; medians of n epochs)")
+    print(f"\nseconds of {args.place} until five folds reach {args.target} (fold 0's accuracy, taken for all):")
     for peer in peers:
         points = result[peer.name]["epochs"]
         reached = next((row["five_folds"] for row in points if row["accuracy"] > args.target), None)
@@ -394,15 +397,15 @@ def report(peers: list[Peer], args: argparse.Namespace, work: Path) -> dict:
             f"{peer.name:8}"
             + (f"{reached:.0f}" if reached else f"not reached in {len(peer.rows)} epochs (best {best:.4f})")
         )
-    rounds = once + (end["seconds"] - once) * math.ceil(FOLDS / args.cores)
+    rounds = once + (end["seconds"] - once) * math.ceil(FOLDS / args.at_once)
     print(
-        f"(ours to its end: {end['five_folds']:.0f}, and {rounds:.0f} where no other recipe fills the last round's "
-        "cores)"
+        f"(ours to its end: {end['five_folds']:.0f}"
+        + (f", and {rounds:.0f} where no other recipe fills the last round's cores)" if args.device == "cpu" else ")")
     )
     return {
         "peers": result,
         "once": once,
-        "cores": args.cores,
+        "place": args.place,
         "target": args.target,
         "img_size": args.img_size,
         "versions": versions(args),
@@ -421,7 +424,7 @@ def take_turns(peers: list[Peer], args: argparse.Namespace, work: Path) -> None:
         if args.limit and ours.done:
             once = before_first_epoch(ours, work, args.recipe) * ours.cpu_seconds / ours.seconds
             for late in running:
-                if late.beyond(args.limit * five_folds(ours, ours.cpu_seconds, once, args.cores) / FOLDS):
+                if late.beyond(args.limit * five_folds(ours, ours.cpu_seconds, once, args.at_once) / FOLDS):
                     late.stop()
 
 
@@ -453,6 +456,7 @@ def main() -> None:
     parser.add_argument(
         "--cores", type=int, default=2, help="cores for each, and folds of ours side by side (default: 2)"
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     parser.add_argument(
         "--limit",
         type=float,
@@ -468,7 +472,10 @@ def main() -> None:
     for needed in ("folds/fold_0_train.csv", "cache/images.json"):
         if not (args.root / needed).exists():
             parser.error(f"{args.root / needed} is missing: run audit.py and split.py with this --root first")
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
+    args.at_once = args.cores if args.device == "cpu" else 1  # folds of ours
+    args.place = f"{args.cores} cores" if args.device == "cpu" else "a GPU"
+    if args.device == "cpu":
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     work, peers = Path(tempfile.mkdtemp(prefix="peers_", dir=args.work)), []
     try:
