@@ -98,9 +98,11 @@ class DeviceStep:
     ):
         self._step, self._batch, self._graphs, self._report = step, batch, graphs, report
         self._shapes: dict[tuple, _Shape] = {}
-        pairs = list(zip(ema.module.state_dict().values(), step.net.state_dict().values(), strict=True)) if ema else []
-        self._averages = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._counts = [pair for pair in pairs if not pair[0].is_floating_point()]
+        state, averages = step.net.state_dict(), ema.module.state_dict() if ema else {}
+        real = [name for name, average in averages.items() if average.is_floating_point()]
+        counts = [name for name in averages if name not in real]  # of the batches that batch norms have seen
+        self._weights, self._averages = [state[name] for name in real], [averages[name] for name in real]
+        self._counts, self._kept_counts = [state[name] for name in counts], [averages[name] for name in counts]
         self._failure = ""
 
     @property
@@ -180,9 +182,8 @@ class DeviceStep:
     def _average(self, weight: Tensor) -> None:
         """Move the averages by `weight` () towards the weights, as `ModelEmaV3.update` does by a number."""
         if self._averages:
-            averages, values = (list(column) for column in zip(*self._averages, strict=True))
-            differences = torch._foreach_sub(values, averages)
+            differences = torch._foreach_sub(self._weights, self._averages)
             torch._foreach_mul_(differences, weight)
-            torch._foreach_add_(averages, differences)
-        for average, value in self._counts:
-            average.copy_(value)
+            torch._foreach_add_(self._averages, differences)
+        if self._counts:
+            torch._foreach_copy_(self._kept_counts, self._counts)

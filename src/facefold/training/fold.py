@@ -257,6 +257,8 @@ class FoldTrainer:
         finally:
             self.progress.close()
             curves.close()
+        form = self.device_step.form if self.device_step else "eager"
+        self.device_step = None  # its graphs hold memory that predictions may need
         if self.best:
             self.predictor.load_trainable_state_dict(self.best)
         soup = self.average_epochs()
@@ -272,7 +274,7 @@ class FoldTrainer:
             self.progress,
             soup,
             self.monitor,
-            self.device_step.form if self.device_step else "eager",
+            form,
         )
 
     def average_epochs(self) -> list[int]:
