@@ -117,7 +117,7 @@ def train_folds(
         building += time.process_time() - begun
         return made
 
-    uncached = nullcontext() if cached else mock.patch.object(fold_module, "open_feature_caches", lambda *_: {})
+    uncached = nullcontext() if cached else mock.patch.object(Recipe, "caches_stages", lambda *_: False)
     with (
         tempfile.TemporaryDirectory() as place,
         uncached,

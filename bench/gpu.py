@@ -42,7 +42,8 @@ from facefold.data.cache import ImageCache  # noqa: E402
 from facefold.models.recipe import Recipe, load_recipe  # noqa: E402
 from facefold.training.device_batch import read_ahead  # noqa: E402
 from facefold.training.device_step import EAGER_STEPS  # noqa: E402
-from facefold.training.fold import FoldTask, FoldTrainer  # noqa: E402
+from facefold.training.fold import FoldTrainer  # noqa: E402
+from facefold.training.fold_task import FoldTask  # noqa: E402
 
 # The models of the table in docs/results.md, without pretrained weights: a step costs the same.
 RECIPES = (

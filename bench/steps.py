@@ -37,7 +37,7 @@ from facefold.augment.per_image import ImageAugment  # noqa: E402
 from facefold.models.build import build_model  # noqa: E402
 from facefold.models.precision import Precision  # noqa: E402
 from facefold.models.recipe import load_recipe  # noqa: E402
-from facefold.training.fold import prepare_model  # noqa: E402
+from facefold.training.fold_task import prepare_model  # noqa: E402
 from facefold.training.loss import BinaryLoss  # noqa: E402
 from facefold.training.step import TrainingStep  # noqa: E402
 from facefold.utils.processes import ENVIRONMENT  # noqa: E402

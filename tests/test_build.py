@@ -7,7 +7,7 @@ import torch
 
 from facefold.models.build import Net, build_model
 from facefold.models.recipe import PROFILES, load_recipe, parse_recipe
-from facefold.training.fold import prepare_model
+from facefold.training.fold_task import prepare_model
 from facefold.training.loss import BinaryLoss
 from facefold.training.step import TrainingStep
 from facefold.utils.errors import InputError

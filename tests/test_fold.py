@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from facefold.training import fold as fold_module
 from facefold.training import optimizer
 from facefold.training.dataset import AugmentedImages, ImageSource
-from facefold.training.fold import FoldTask, FoldTrainer, hold_out_monitor
+from facefold.training.fold import FoldTrainer
+from facefold.training.fold_task import FoldTask, hold_out_monitor
 from facefold.training.step import TrainingStep
 from facefold.utils.errors import InputError
 from tiny_fold import CPU, TINY, Killed, fit, fit_with_kills, images, killed_after_an_epoch, make_task, same

@@ -25,7 +25,8 @@ from facefold.report.sections import errors_by_band
 from facefold.runs import load_predictions
 from facefold.task import Task, task_named
 from facefold.training import workers
-from facefold.training.fold import FoldTask, train_fold
+from facefold.training.fold import train_fold
+from facefold.training.fold_task import FoldTask
 from facefold.training.predict import predict_fold
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_csv

@@ -15,7 +15,7 @@ from facefold.data.folds import load_fold_settings, load_folds
 from facefold.ensemble.blend import require_same_task
 from facefold.ensemble.submission import write_submission
 from facefold.task import LABEL, Task, load_task
-from facefold.training.fold import hold_out_monitor
+from facefold.training.fold_task import hold_out_monitor
 from facefold.utils.errors import InputError
 from test_report_classes import draw
 

@@ -11,7 +11,8 @@ import torch
 from facefold.data.cache import ImageCache
 from facefold.models.recipe import parse_recipe
 from facefold.training import fold as fold_module
-from facefold.training.fold import FoldTask, train_fold
+from facefold.training.fold import train_fold
+from facefold.training.fold_task import FoldTask
 from facefold.training.predict import FoldResult, predict_fold
 from facefold.training.step import TrainingStep
 

@@ -17,7 +17,8 @@ from facefold.models.classifiers import apply_classifier, fit_classifier
 from facefold.training.checkpoint import CheckpointMeta
 from facefold.training.curves import Curves
 from facefold.training.dataset import ImageSource, InputFn
-from facefold.training.fold import FoldTask, TrainedFold, open_feature_caches, prepare_model
+from facefold.training.fold import TrainedFold
+from facefold.training.fold_task import FoldTask, open_feature_caches, prepare_model
 from facefold.training.loss import make_loss
 from facefold.training.outputs import PREDICT_BATCH
 from facefold.training.predict import prediction_views

@@ -41,7 +41,7 @@ from facefold.utils.files import lock_directory
 if TYPE_CHECKING:
     import torch
 
-    from facefold.training.fold import FoldTask
+    from facefold.training.fold_task import FoldTask
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class FeatureJob:
 
     def run(self, device: "torch.device", position: int) -> None:
         from facefold.training.dataset import ImageSource
-        from facefold.training.fold import open_feature_caches, prepare_model
+        from facefold.training.fold_task import open_feature_caches, prepare_model
 
         recipe = self.recipe
         task = fold_task(self.root, recipe, self.identity, 0, self.weights_dir, extra=self.extra)
@@ -146,7 +146,7 @@ def fold_task(
     extra: ExtraRows = NO_EXTRA_ROWS,
 ) -> "FoldTask":
     """Return what a fold of a run is trained on."""
-    from facefold.training.fold import FoldTask
+    from facefold.training.fold_task import FoldTask
 
     target = load_task(root, identity.target)
     competition, folds = load_competition(root), load_folds(root, target)

@@ -35,7 +35,8 @@ from facefold.runs import WEIGHTS_FILE, fold_dir, load_weights, recorded_task, r
 from facefold.task import Task
 from facefold.training.averages import greedy_average
 from facefold.training.dataset import ImageSource, InputFn, input_view, shuffle_mode
-from facefold.training.fold import FoldTask, TrainedFold, prepare_model
+from facefold.training.fold import TrainedFold
+from facefold.training.fold_task import FoldTask, prepare_model
 from facefold.training.loss import BinaryLoss, Loss, MAELoss, MulticlassLoss
 from facefold.training.machine import peak_memory_mb, versions
 from facefold.training.outputs import predict_batches, predict_rows

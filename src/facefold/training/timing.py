@@ -25,7 +25,7 @@ from facefold.task import LABEL, Task
 from facefold.training.dataset import AugmentedImages, ImageSource
 from facefold.training.device_batch import DeviceBatch, HostDataset
 from facefold.training.device_step import EAGER_STEPS, CudaGraphs, DeviceStep, steps_on_device
-from facefold.training.fold import prepare_model
+from facefold.training.fold_task import prepare_model
 from facefold.training.loss import make_loss
 from facefold.training.optimizer import make_optimizer
 from facefold.training.plan import TIMED_ROWS, Rates
