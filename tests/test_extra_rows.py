@@ -122,6 +122,14 @@ def test_no_fold_trains_on_the_picture_of_a_held_out_row(root, folder, monkeypat
     assert "extra" not in (plain := read_json(fold_dir(root, "demo_cnn", 0) / "run.json")) and "extra_rows" not in plain
 
 
+def test_a_row_whose_label_is_not_that_of_its_picture_in_train_csv_is_named(root, folder):
+    path = folder / "train.csv"
+    path.write_text(path.read_text().replace("b,web,1", "b,web,0"))
+    folds = load_folds(root)
+    text = load_extra_rows(folder, load_competition(root), folds).describe(folds)
+    assert text.endswith("; with another label than a train row of the same picture: 1 (b)")
+
+
 def test_rows_that_are_joined_through_extra_rows_share_a_picture():
     train = pd.DataFrame({"id": ["1", "2", "3"], "label": [0, 1, 0], "group": ["1", "2", "3"]})
     rows = [ExtraRow(id, 1, Path(), id, id, group) for id, group in (("a", "1"), ("b", "1"), ("c", ".extra/c"))]

@@ -103,7 +103,9 @@ def test_all_wrong_keys_and_types_are_named_at_once():
     with pytest.raises(InputError) as caught:
         parse_recipe("a", {"sizes": 64, "epochs": "4", "ema": True}, "a.toml")
     text = str(caught.value)
-    assert text.startswith("a.toml is not a recipe:\n  - unknown key 'sizes'; known are about, backbone, ")
+    assert text.startswith(
+        "a.toml is not a recipe:\n  - unknown key 'sizes' (did you mean size?); known are about, backbone, "
+    )
     assert "  - epochs = '4' should be of type int\n  - ema = True should be of type float" in text
 
 
@@ -245,6 +247,7 @@ def test_a_recipe_with_another_number_of_epochs_is_another_recipe():
         ("lite0@0", "'lite0@0', lite0.toml with epochs = 0, is not a recipe:\n  - epochs = 0 should be above 0"),
         ("cnn5@1", "'cnn5@1', cnn5.toml with epochs = 1, is not a recipe:\n  - warmup is not shorter than epochs"),
         ("lite9@3", "there is no recipe 'lite9'; there are: "),
+        ("lite_0", "there is no recipe 'lite_0' (did you mean lite0?); there are: "),
     ],
 )
 def test_what_follows_the_at_sign_is_a_number_of_epochs(name, message):

@@ -233,5 +233,7 @@ def test_what_a_recipe_refuses_names_the_variant(text, message):
 
 
 def test_an_unknown_key_names_the_variant_and_the_keys():
-    with pytest.raises(InputError, match="unknown key 'sizes'; known are about, backbone, weights, size"):
+    with pytest.raises(
+        InputError, match=r"unknown key 'sizes' \(did you mean size\?\); known are about, backbone, weights, size"
+    ):
         load_recipe("lite0~sizes=3")

@@ -9,7 +9,7 @@ that shows a train row is left out of the fold that holds this row out.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -108,9 +108,22 @@ class ExtraRows:
             counts = ", ".join(f"{count:,}" for count in left_out)
             parts.append(f"left out of folds 0 to {folds.k - 1}, as they show held-out images: {counts}")
         if self.dropped:
-            some = ", ".join(self.dropped[:_SHOWN]) + (", .." if len(self.dropped) > _SHOWN else "")
-            parts.append(f"dropped, as they show test images: {len(self.dropped):,} ({some})")
+            parts.append(f"dropped, as they show test images: {_some(self.dropped)}")
+        if contradicting := self._contradicting(folds):
+            parts.append(f"with another label than a train row of the same picture: {_some(contradicting)}")
         return "; ".join(parts)
+
+    def _contradicting(self, folds: Folds) -> list[str]:
+        """Return the ids of the rows that show a train row's picture and have another label than it."""
+        label_of = dict(zip(folds.table["id"], folds.table["label"], strict=True))
+        labels: dict[str, set[int]] = {}
+        for id, group in self.pictures:
+            labels.setdefault(group, set()).add(label_of[id])
+        return [row.id for row in self.rows if labels.get(row.group, {row.label}) != {row.label}]
+
+
+def _some(ids: Sequence[str]) -> str:
+    return f"{len(ids):,} ({', '.join(ids[:_SHOWN])}{', ..' if len(ids) > _SHOWN else ''})"
 
 
 NO_EXTRA_ROWS = ExtraRows()

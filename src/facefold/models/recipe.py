@@ -12,7 +12,7 @@ from pathlib import Path
 from facefold.augment.policies import POLICIES
 from facefold.data.preprocessing import Preprocessing
 from facefold.models.run_name import RunName, add_settings, parse_run_name
-from facefold.utils.errors import InputError
+from facefold.utils.errors import InputError, did_you_mean
 from facefold.utils.files import sha256_text
 
 OWN_BACKBONES = ("cnn3", "cnn5")  # see cnn.py; all others are timm's
@@ -258,7 +258,8 @@ def load_recipe(text: str) -> Recipe:
             "seeds and runs on other labels; give it another name"
         )
     if name.suffixes or name.stem not in names:
-        raise InputError(f"there is no recipe '{text if name.suffixes else name.stem}'; there are: {', '.join(names)}")
+        unknown = text if name.suffixes else name.stem
+        raise InputError(f"there is no recipe '{unknown}'{did_you_mean(unknown, names)}; there are: {', '.join(names)}")
     path = RECIPES_DIR / f"{name.stem}.toml"
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -314,7 +315,7 @@ def parse_recipe(name: str, settings: dict, source: str) -> Recipe:
     problems, values = [], {}
     for key, value in settings.items():
         if key not in types:
-            problems.append(f"unknown key '{key}'; known are {', '.join(types)}")
+            problems.append(f"unknown key '{key}'{did_you_mean(key, types)}; known are {', '.join(types)}")
         elif type(value) is not types[key] and (type(value), types[key]) != (int, float):
             problems.append(f"{key} = {value!r} should be of type {types[key].__name__}")
         else:

@@ -1,5 +1,6 @@
 """The one exception that is meant for people, and what they can do about a disk's errors."""
 
+import difflib
 import errno
 from collections.abc import Iterable
 
@@ -23,6 +24,7 @@ class InputError(Exception):
         return cls("\n".join(lines))
 
 
+_ALIKE = 0.85  # of 1: sizes and size are, lite9 and lite0 are not
 _FILE_FOR_FOLDER = "a file is where a folder should be; move it away"
 _FOLDER_FOR_FILE = "a folder is where a file should be; move it away, or name another file"
 _ADVICE = {
@@ -56,3 +58,9 @@ def disk_error_advice(error: OSError) -> str:
     if isinstance(where, bytes):
         where = where.decode("utf-8", "surrogateescape")
     return f"{error.strerror}: {where}; {advice}, then run the same command again: nothing is lost"
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return " (did you mean X?)" with the known word that is most like `word`, nothing if none is."""
+    nearest = difflib.get_close_matches(word, list(known), 1, _ALIKE)
+    return f" (did you mean {nearest[0]}?)" if nearest else ""
