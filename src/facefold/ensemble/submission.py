@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from facefold.data.competition import Competition
-from facefold.data.csv_file import Findings, index_ids, quoted, read_table
+from facefold.data.csv_file import Findings, compare_ids, index_ids, quoted, read_table
 from facefold.data.folds import Folds
 from facefold.data.task_inference import as_number
 from facefold.ensemble.blend import Blend, submitted_name
@@ -210,13 +210,3 @@ def _value_problem(task: Task, values: dict[str, str]) -> str:
         return f"{wrong} {values[wrong]!r} is no probability"
     total = sum(numbers.values())
     return f"the probabilities sum to {total:g}, not to 1" if len(numbers) > 1 and abs(total - 1) > _SUM else ""
-
-
-def compare_ids(findings: Findings, path: Path, rows: dict[str, int], expected: dict, source: str) -> None:
-    """Add the ids that differ between the rows of `path`, if it could be read, and `expected`, those of `source`."""
-    for id in expected if rows else ():
-        if id not in rows:
-            findings.add("missing", f"{path}: id '{id}' of {source} is missing")
-    for id, row in rows.items():
-        if id not in expected:
-            findings.add("unknown", f"{path}, row {row}: id '{id}' is not in {source}")
