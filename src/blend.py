@@ -4,6 +4,7 @@
     python src/blend.py --recipes lite0,cnn5 --method majority
     python src/blend.py --weights lite0=2,cnn5=1          a weighted vote or mean with your weights
     python src/blend.py --recipes lite0,lite0#1,lite0#2   three seeds of a recipe (see train.py)
+    python src/blend.py --add mate=oof.csv,test.csv       predictions made elsewhere as one more member, see below
 
 Everything that is chosen goes by the metric of competition/task.toml. Methods, from simple to complicated:
     mean             the mean probability
@@ -37,19 +38,27 @@ the same leaderboard: by the given labels, as everything is, and in columns of t
 All scores are nested: what was learned or chosen on some folds is scored on the others, including the choice of auto.
 Only what you choose by hand (recipes, weights) is not accounted for.
 
+--add NAME=OOF.csv,TEST.csv, once or more often, takes predictions made elsewhere: a team mate's, a notebook's. OOF.csv
+has a row for each train id, predicted by models that have not seen it, TEST.csv one for each test id. The columns are
+id and prob (of label 1, or the second of two classes), prob_<class> of each of more classes, or pred of a number; fold
+is optional. A single column of another name, columns called like the classes, and in a table of `runs.py --export` the
+column called NAME are read as well. The member is called "NAME (not verified here)". It has neither features nor
+models: stack_features and second_pass use the features of the runs alone, and predict.py and pack.py need a blend
+without it. Predictions that seem to know their labels are named, and stay in. --recipes NAME blends them without runs.
+
 Submissions are labels or probabilities, in the columns of sampleSubmit.csv, as competition/task.toml says; audit.py
 --submission changes it.
 
 Writes to submissions/: submission.csv (upload this), <method>.csv for all methods, leaderboard.csv, oof_blend.csv,
-test_blend.csv, blend.json (what was chosen, why, and the hashes of the inputs), and order.csv or duplicates.csv for a
-leak that is used. The same runs give the same bytes.
+test_blend.csv, blend.json (what was chosen, why, and the hashes of the inputs), order.csv or duplicates.csv for a leak
+that is used, and copies of the files of --add. The same runs and files give the same bytes.
 """
 
 import argparse
 from functools import partial
 from pathlib import Path
 
-from facefold.cli import add_target_option, build_parser, run_main
+from facefold.cli import add_target_option, added_argument, build_parser, run_main
 from facefold.utils.errors import InputError
 
 # fmt: off
@@ -65,6 +74,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--recipes", metavar="A,B", help="the recipes to blend (default: all that have runs)")
     parser.add_argument("--method", default="auto", choices=("auto", *METHOD_CHOICES), help="default: auto")
     parser.add_argument("--weights", default="auto", metavar="RULE", help=weights)
+    added = {"metavar": "NAME=OOF.csv,TEST.csv", "help": "predictions made elsewhere, as a member of the blend"}
+    parser.add_argument("--add", type=added_argument, action="append", default=[], **added)
     parser.add_argument("--use-order", action="store_true", help="use the labels' order by id, a leak; never a default")
     parser.add_argument("--use-duplicates", action="store_true", help="use the labels of near-duplicates, a leak")
     add_target_option(parser)
@@ -77,22 +88,17 @@ def main() -> None:
     from facefold.data.audit import load_images_hash
     from facefold.data.competition import load_competition
     from facefold.data.folds import load_folds
+    from facefold.ensemble.added import load_added, plain_name, runs_to_blend
     from facefold.ensemble.blend import make_blend
     from facefold.ensemble.leaderboard import format_headline, format_leaderboard, format_weights_note
     from facefold.ensemble.leaks import LEAKS, unused_leaks
     from facefold.ensemble.members import join_members, load_features
-    from facefold.ensemble.methods import check_options
+    from facefold.ensemble.methods import check_features, check_options
     from facefold.ensemble.stacking import fit_feature_stackers
     from facefold.ensemble.submission import write_blend
+    from facefold.ensemble.trust import describe_added, note_former_additions
     from facefold.ensemble.weights import RULES, parse_weights
-    from facefold.runs import (
-        current_identity,
-        load_member,
-        parse_run_names,
-        require_distinct,
-        run_names,
-        shared_corrections,
-    )
+    from facefold.runs import current_identity, load_member, require_distinct, shared_corrections
 
     root, target, directory = args.root.resolve(), args.target, args.target.directory(args.root.resolve())
     leak_names = [name for name in LEAK_NAMES if getattr(args, f"use_{name}")]
@@ -100,11 +106,16 @@ def main() -> None:
     check_options(target, args.method, args.weights, leak_names)
     leaks = [LEAKS[name].find(competition) for name in leak_names]
     images_hash, test_ids = load_images_hash(root), competition.test["id"].tolist()
-    names = parse_run_names(args.recipes) if args.recipes else run_names(directory)
+    added = [load_added(name, paths, folds, test_ids) for name, paths in args.add]
+    added_names = [plain_name(member.name) for member in added]
+    names = runs_to_blend(directory, args.recipes, added_names)
     identities = {name: current_identity(name, folds, images_hash) for name in names}
-    members = [load_member(directory, identities[name], name, folds, test_ids) for name in sorted(names)]
-    require_distinct({member.name: member.runs[0]["seed"] for member in members})
+    runs = [load_member(directory, identities[name], name, folds, test_ids) for name in sorted(names)]
+    require_distinct({member.name: member.runs[0]["seed"] for member in runs})
+    members = sorted([*runs, *added], key=lambda member: member.name)
     matrix = join_members(members, folds, test_ids)
+    check_features(args.method, matrix.runs.names)
+    plain_names = [plain_name(name) for name in matrix.names]
     if len(members) == 1 and args.method not in ("auto", "best_single"):
         raise InputError(
             f"one recipe only ({matrix.names[0]}): --method {args.method} has nothing to combine. "
@@ -112,15 +123,18 @@ def main() -> None:
         )
     if leaks:
         print(" ".join(leak.announcement.format(**leak.require(matrix)) for leak in leaks))
-    rule, absent = parse_weights(args.weights, matrix.names)
+    rule, absent = parse_weights(args.weights, plain_names)
     if absent:
         print(f"weight 0, because --weights does not name them: {', '.join(absent)}")
     if args.weights not in RULES:
         print("note: weights by hand count as chosen beforehand; if these rows suggested them, the scores are too high")
 
-    stacked = fit_feature_stackers(matrix, partial(load_features, root, matrix.names, target=target))
-    blend = make_blend(matrix, stacked, args.method, rule, leaks, shared_corrections(members))
-    options = {"recipes": matrix.names, "method": args.method, "weights": args.weights, "leaks": leak_names}
+    for note in [*(note for member in added for note in member.notes), *note_former_additions(directory, added_names)]:
+        print(note)
+
+    stacked = fit_feature_stackers(matrix.runs, partial(load_features, root, matrix.runs.names, target=target))
+    blend = make_blend(matrix, stacked, args.method, rule, leaks, shared_corrections(runs))
+    options = {"recipes": plain_names, "method": args.method, "weights": args.weights, "leaks": leak_names}
     blend = write_blend(root, blend, competition, folds, members, images_hash, options)
 
     lines = [*unused_leaks(blend.facts), format_leaderboard(blend.leaderboard, target)]
@@ -129,7 +143,7 @@ def main() -> None:
     path, note = directory / "submissions" / "submission.csv", format_weights_note(blend.facts)
     path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     upload = f"upload {path}: {format_headline(blend.facts)}" + (f"; {note}" if note else "")
-    print("\n".join([*lines, blend.facts["why"], upload]))
+    print("\n".join([*lines, *describe_added(blend.facts), blend.facts["why"], upload]))
 
 
 if __name__ == "__main__":

@@ -61,6 +61,11 @@ def main() -> None:
     if not args.no_wheels:
         require_wheels(args.python)
     competition, blend = load_competition(root), load_blend(root)
+    if added := blend.facts.get("added"):
+        raise InputError(
+            f"the blend has {', '.join(added)}: a notebook cannot predict again what was made elsewhere. Blend without "
+            "--add first: `python src/blend.py`"
+        )
     folds = load_folds(root, competition.task)
     test_ids = competition.test["id"].tolist()
     members = load_blended_members(root, blend.facts, folds, test_ids)

@@ -25,6 +25,7 @@ def main() -> None:
     from facefold.ensemble.leaderboard import format_headline
     from facefold.ensemble.leaks import announce_leaks, describe_leaks
     from facefold.ensemble.members import load_blended_members
+    from facefold.ensemble.trust import describe_added, knowing_members
     from facefold.report import figures
     from facefold.report.html import render_page
     from facefold.report.multiclass import class_sections
@@ -39,7 +40,8 @@ def main() -> None:
     competition, folds, blend = load_competition(root), load_folds(root, target), load_blend(root, target)
     require_same_task(blend, target)
     members = load_blended_members(root, blend.facts, folds, competition.test["id"].tolist())
-    histories = {member.name: [load_history(target_root, member.name, k) for k in range(folds.k)] for member in members}
+    runs = [member for member in members if member.runs]
+    histories = {member.name: [load_history(target_root, member.name, k) for k in range(folds.k)] for member in runs}
     steps = {name: cost for name, cost in load_step_costs(root).items() if name == "audit"} | load_step_costs(
         target_root
     )
@@ -51,7 +53,8 @@ def main() -> None:
     else:
         template, data = "report.html.j2", label_sections(competition, folds, blend, members)
         leaks = announce_leaks(blend.facts)
-        title = f"{leaks} {title}" if leaks else f"{title}. No leak was used."
+        unused = "A member seems to know its labels" if knowing_members(blend.facts) else "No leak was used"
+        title = f"{leaks} {title}" if leaks else f"{title}. {unused}."
     if is_synthetic(root):
         title = f"Synthetic competition, not real data. {title}"
     board = blend.leaderboard
@@ -62,12 +65,13 @@ def main() -> None:
         "leaderboard": board,
         "picked": ((board["name"] == blend.facts["picked"]) & (board["kind"] == "method")).idxmax(),
         "leaks": describe_leaks(blend.facts),
+        "added": describe_added(blend.facts),
         "histories": histories,
         "folds": folds,
         "members": members,
         "steps": steps,
         "sweeps": {} if target.regression else load_tables(root),
-        "origin": origin(blend.facts, folds, members),
+        "origin": origin(blend.facts, folds, runs),
     }
     page = render_page(template, **data, **shared)
     with lock_directory(target_root / "submissions", wait=True):

@@ -24,6 +24,8 @@ PER_TARGET = [
     *(f"submissions/{name}.csv" for name in (*METHOD_NAMES, *REGRESSION_METHOD_NAMES, *LEAKS)),
     *(f"submissions/{name}.csv" for name in ("submission", "leaderboard", "oof_blend", "test_blend", "log")),
     "submissions/blend.json",
+    "submissions/added_my.mate_oof.csv",
+    "submissions/added_my.mate_test.csv",
     "tensorboard/cnn5/fold_0/events.out.tfevents.1700000000.host.1.0",
 ]
 OURS = [
@@ -54,6 +56,7 @@ FOREIGN = [
     "runs/exp1/events.out.tfevents.1",
     "runs/cnn5/notes.txt",
     "runs/cnn5/fold_0/notes.txt",
+    "submissions/added_notes.csv",
     "submissions/my best.csv",
     "targets/age/notes.txt",
     "tensorboard/exp1/events.out.tfevents.1",

@@ -149,6 +149,17 @@ def path_argument(text: str) -> Path:
     return Path(text)
 
 
+def added_argument(text: str) -> tuple[str, tuple[Path, Path]]:
+    """Return the name and both files of NAME=OOF.csv,TEST.csv, predictions made elsewhere, for the type of --add."""
+    name, sign, paths = text.partition("=")
+    files = paths.split(",")
+    if not sign or not re.fullmatch("[A-Za-z0-9_.-]+", name) or len(files) != 2:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not NAME=OOF.csv,TEST.csv: a name of letters, digits, '.', '-' and '_', and two files"
+        )
+    return name, (path_argument(files[0]), path_argument(files[1]))
+
+
 def add_seed_option(parser: argparse.ArgumentParser, help: str, default: int | None = 0) -> None:
     """Add --seed, by one rule for all steps: what numpy and scikit-learn take, 32 bits."""
     parser.add_argument("--seed", type=_seed, default=default, help=help)

@@ -122,6 +122,16 @@ def index_ids(file: CsvFile, column: str, name: str, findings: Findings) -> CsvF
     return replace(file, row_of_id=row_of_id)
 
 
+def compare_ids(findings: Findings, path: Path, rows: dict[str, int], expected: dict, source: str) -> None:
+    """Add the ids that differ between the rows of `path`, if it could be read, and `expected`, those of `source`."""
+    for id in expected if rows else ():
+        if id not in rows:
+            findings.add((path, "missing"), f"{path}: id '{id}' of {source} is missing")
+    for id, row in rows.items():
+        if id not in expected:
+            findings.add((path, "unknown"), f"{path}, row {row}: id '{id}' is not in {source}")
+
+
 def _check_cells(columns: list[str], records: list[tuple[int, list[str]]], add: Callable[[str, str], None]) -> CsvFile:
     rows = []
     if len(set(columns)) < len(columns) or "" in columns:

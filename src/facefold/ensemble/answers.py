@@ -5,9 +5,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from facefold.data.csv_file import CsvFile, Findings, index_ids, quoted, read_table
+from facefold.data.csv_file import CsvFile, Findings, compare_ids, index_ids, quoted, read_table
 from facefold.data.task_inference import as_number, find_classes
-from facefold.ensemble.submission import compare_ids
 
 _HINT = (
     "Both files are id,label with the same ids, or have a column per class; blend.py writes such a submission to "

@@ -16,10 +16,11 @@ from facefold.data.competition import load_competition
 from facefold.data.folds import load_folds
 from facefold.data.images import ImageProblem, open_image
 from facefold.data.preprocessing import Preprocessing
+from facefold.ensemble.added import plain_name
 from facefold.ensemble.blend import load_blend
 from facefold.ensemble.decisions import Decision
 from facefold.ensemble.members import Fit, Fitted, OofMatrix, Rows, join_members, load_blended_members, load_features
-from facefold.ensemble.methods import blend_methods, member_weights
+from facefold.ensemble.methods import FEATURE_METHODS, blend_methods, member_weights
 from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.ensemble.weights import parse_weights
 from facefold.runs import Member
@@ -27,8 +28,6 @@ from facefold.task import LABEL, Task, task_named
 from facefold.training.predict import predict_folds, require_network, trained_recipe
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json
-
-FEATURE_METHODS = ("stack_features", "second_pass")  # the methods that use features
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def load_blend_model(root: Path, target: Task = LABEL) -> BlendModel:
     test_ids = competition.test["id"].tolist()
     members = load_blended_members(root, facts, folds, test_ids)
     matrix = join_members(members, folds, test_ids)
-    rule, _ = parse_weights(facts["options"]["weights"], matrix.names)
+    rule, _ = parse_weights(facts["options"]["weights"], [plain_name(name) for name in matrix.names])
     fit = blend_methods(Task.from_facts(facts["task"]), rule)[facts["picked"]]
     return BlendModel(target.directory(root), facts, members, matrix, fit)
 
@@ -81,7 +80,8 @@ def predict_images(blend: BlendModel, paths: Sequence[Path], device: torch.devic
     Returns float64 (n,): scores in 0..1, of which 0.5 or more decides for label 1, or values of a regression target; or
     (n, C): scores of more than two classes, of which the largest decides.
     Raises `InputError` for a file that is no image, for a member whose recipe is of another version of this program,
-    and if the method does not learn what it learned for the submission.
+    for an added one, which has no model (both unless their weight is 0), and if the method does not learn what it
+    learned for the submission.
 
     Args:
         blend: The last blend.
@@ -96,6 +96,7 @@ def predict_images(blend: BlendModel, paths: Sequence[Path], device: torch.devic
         fitted, stacked = _fit(blend, np.full((len(matrix.ids), *one), np.nan)), np.full((len(paths), *one), np.nan)
         if len(fitted.weights):  # the models of a member with weight 0 need not run
             skipped = np.asarray(fitted.weights) == 0
+    _require_models(matrix, skipped)
     prob, features = _predict_members(blend, skipped, paths, device, scratch)
     if uses_features:
 
@@ -136,6 +137,16 @@ def _predict_members(
             prob[k, :, j] = prediction.prob / prediction.prob.sum(axis=1, keepdims=True) if one else prediction.prob
             features[k].append(prediction.features[:])
     return prob, features
+
+
+def _require_models(matrix: OofMatrix, skipped: np.ndarray) -> None:
+    """Raise `InputError` if an added member has to predict. skipped: bool (m,), the members that need not."""
+    asked = [name for name, skip in zip(matrix.names, skipped, strict=True) if name in matrix.added and not skip]
+    if asked:
+        raise InputError(
+            f"{', '.join(asked)}: predictions made elsewhere have no model that could predict new images. Blend "
+            f"without --add first: `python src/blend.py{matrix.target.option}`"
+        )
 
 
 def _open(path: Path, preprocessing: Preprocessing) -> np.ndarray:

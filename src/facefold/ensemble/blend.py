@@ -7,6 +7,7 @@
     submissions/test_blend.csv    id,prob,pred: the labels of submission.csv; scores that decide for 1 from 0.5 on
     submissions/order.csv         with the order of the ids, if it was used
     submissions/duplicates.csv    with the labels of near-duplicates, if they were used, after the order
+    submissions/added_<name>_*    what was added, see `added`
     submissions/blend.json        what was chosen, why, from what; written last, with the sha256 of the files above
 
 Of more than two classes there is a column prob_<class> of each in place of prob, and label and pred are the index of a
@@ -22,18 +23,20 @@ import numpy as np
 import pandas as pd
 
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
+from facefold.ensemble.added import ADDED
 from facefold.ensemble.decisions import Decision, decision_kind, nested_decision
 from facefold.ensemble.leaderboard import Entry, leaderboard_columns, make_leaderboard
 from facefold.ensemble.leaks import used_leaks
 from facefold.ensemble.leaks.base import BlendScores, Leak
 from facefold.ensemble.members import Fit, OofMatrix, Rows, cross_fit, cross_predict
-from facefold.ensemble.methods import blend_methods, candidate_methods, member_weights
+from facefold.ensemble.methods import FEATURE_METHODS, blend_methods, candidate_methods, member_weights
 from facefold.ensemble.metrics import ACCURACY, Metric, target_metric
 from facefold.ensemble.ratings import Gain
 from facefold.ensemble.scores import decide, score_corrected, score_decisions
 from facefold.ensemble.second_pass import first_pass
 from facefold.ensemble.selection import choose_method, nested_predict
 from facefold.ensemble.stacking import Stacked
+from facefold.ensemble.trust import judge_added
 from facefold.task import LABEL, Task
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_csv, read_json, sha256_file
@@ -47,8 +50,8 @@ class Blend:
     """A blend. All scores in it are of rows that neither learned nor chose what predicted them.
 
     Attributes:
-        leaderboard: name, kind (recipe, method, procedure, ..), the scores with their intervals, the paired gain over
-            best_single with interval and p, weights; the best first. If members learned from corrected labels also
+        leaderboard: name, kind (recipe, added, method, procedure, ..), the scores with their intervals, the paired gain
+            over best_single with interval and p, weights; the best first. If members learned from corrected labels also
             accuracy and interval against these; everything else is against the given labels.
         oof: id, label, prob, pred, fold of the whole procedure, choice of method and decision included. Of a task with
             more than two classes prob is a column prob_<class> of each.
@@ -86,8 +89,11 @@ def make_blend(
         corrections: Those that members learned from, to score by; nothing is learned from them here.
     """
     metric, data = target_metric(matrix.target), (Rows(matrix.prob, stacked.oof), matrix.labels, matrix.fold)
-    candidates = candidate_methods(matrix.target, method, rule, len(matrix.names))
     methods = blend_methods(matrix.target, rule)
+    if not matrix.runs.names:
+        methods = {name: fit for name, fit in methods.items() if name not in FEATURE_METHODS}
+    candidates = candidate_methods(matrix.target, method, rule, len(matrix.names))
+    candidates = {name: fit for name, fit in candidates.items() if name in methods}
     nested = {name: cross_predict(fit, *data) for name, fit in methods.items()}
     choice = choose_method({name: nested[name] for name in candidates}, matrix.labels, metric)
     decision, decision_gain = nested_decision(nested[choice.name], *data[1:], decision_kind(matrix.target), metric)
@@ -125,6 +131,8 @@ def make_blend(
         "picked_score": metric.score(nested[choice.name], matrix.labels),
         "gain_over_best_single": asdict(metric.compare(scores.nested, nested["best_single"], matrix.labels)),
     }
+    if matrix.added:
+        facts["added"] = judge_added(matrix)
     leaderboard = make_leaderboard(entries, matrix.labels, nested["best_single"], metric, corrected)
     return Blend(leaderboard, *_prediction_tables(matrix, scores, test), facts)
 
@@ -140,7 +148,10 @@ def _leaderboard_entries(
 
     nested, weights: by method. procedure: the nested scores of the choice of a method, by its name; empty without one.
     """
-    entries = [Entry(name, "recipe", matrix.prob[:, j], {}) for j, name in enumerate(matrix.names)]
+    entries = [
+        Entry(name, "added" if name in matrix.added else "recipe", matrix.prob[:, j], {})
+        for j, name in enumerate(matrix.names)
+    ]
     entries += [Entry(name, "method", scores, weights[name]) for name, scores in nested.items()]
     entries += [Entry(name, "procedure", scores, {}) for name, scores in procedure.items()]
     if matrix.target.regression:
@@ -219,7 +230,8 @@ def load_blend(root: Path, target: Task = LABEL) -> Blend:
     if _FACTS - set(facts):
         raise InputError(f"{directory / 'blend.json'} is not what the blend wrote. {command} again.")
     for name in dict.fromkeys([*SEALED, *facts["files"]]):
-        path, needed = directory / name, name in SEALED  # a person may remove the submission of a method
+        path = directory / name
+        needed = name in SEALED or name.startswith(ADDED)  # a person may remove the submission of a method
         if needed and not path.exists() or path.exists() and sha256_file(path) != facts["files"].get(name):
             raise InputError(
                 f"{directory / name} is missing or not what the blend wrote (checksum differs). {command} again."

@@ -1,13 +1,14 @@
 """The members of a blend as one matrix with ids: out-of-fold rows to learn from, test rows to predict."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from facefold.data.folds import Folds
+from facefold.ensemble.added import AddedMember, added_paths, load_added, plain_name
 from facefold.runs import SUM_TOLERANCE, Member, fold_dir, load_fold_features, load_member, load_predictions
 from facefold.task import LABEL, Task
 from facefold.utils.errors import InputError
@@ -59,6 +60,7 @@ class OofMatrix:
         test_ids: (t,).
         fold_test_prob: float64 (k, t, m) or (k, t, m, C), the same of the test rows by each fold model.
         target: What is predicted.
+        added: Those of the names whose predictions were made elsewhere, and have no features.
     """
 
     ids: list[str]
@@ -70,11 +72,29 @@ class OofMatrix:
     test_ids: list[str]
     fold_test_prob: np.ndarray
     target: Task = LABEL
+    added: tuple[str, ...] = ()
 
     @property
     def test_prob(self) -> np.ndarray:
-        """float64 (t, m) or (t, m, C), the mean over each member's fold models."""
-        return self.fold_test_prob.mean(axis=0)
+        """float64 (t, m) or (t, m, C), the mean over each member's fold models; what an added one has."""
+        mean = self.fold_test_prob.mean(axis=0)
+        same = [self.names.index(name) for name in self.added]  # in all folds, which a mean would round
+        mean[:, same] = self.fold_test_prob[0][:, same]
+        return mean
+
+    @property
+    def runs(self) -> "OofMatrix":
+        """The matrix without the added members."""
+        if not self.added:
+            return self
+        own = [j for j, name in enumerate(self.names) if name not in self.added]
+        return replace(
+            self,
+            names=[self.names[j] for j in own],
+            prob=self.prob[:, own],
+            fold_test_prob=self.fold_test_prob[:, :, own],
+            added=(),
+        )
 
 
 Fit = Callable[[Rows, np.ndarray, np.ndarray], Fitted]  # learns from n rows, labels or values (n,) and fold (n,)
@@ -127,7 +147,8 @@ def join_members(members: list[Member], folds: Folds, test_ids: list[str]) -> Oo
         numbers = member.test.columns.get_level_values(0).unique()  # of the folds
         test.append([_aligned(member.test[k], test_ids, f"{run}, test", "test.csv", folds.target) for k in numbers])
     prob, fold_test_prob = np.stack(oof, axis=1), np.moveaxis(np.stack(test), 0, 2)
-    return OofMatrix(ids, labels, fold, group, names, prob, list(test_ids), fold_test_prob, folds.target)
+    added = tuple(member.name for member in members if isinstance(member, AddedMember))
+    return OofMatrix(ids, labels, fold, group, names, prob, list(test_ids), fold_test_prob, folds.target, added)
 
 
 def load_features(
@@ -176,7 +197,10 @@ def describe_member(member: Member) -> dict:
 
 
 def load_blended_members(root: Path, facts: dict, folds: Folds, test_ids: list[str]) -> list[Member]:
-    """Load the members of the blend with these facts (blend.json). `InputError` if runs or folds have changed since."""
+    """Load the members of the blend with these facts (blend.json), sorted by name.
+
+    Raise `InputError` if runs or folds have changed since. Added members are read from their copies in submissions/.
+    """
     target = folds.target
     members = [load_member(target.directory(root), None, run["recipe"], folds, test_ids) for run in facts["members"]]
     if [describe_member(member) for member in members] != facts["members"] or folds.hash != facts["folds"]["hash"]:
@@ -184,7 +208,11 @@ def load_blended_members(root: Path, facts: dict, folds: Folds, test_ids: list[s
             f"{target.folder}submissions/ was blended from other runs than those now under {target.folder}runs/. "
             f"Run `python src/blend.py{target.option}` again."
         )
-    return members
+    for name, one in facts.get("added", {}).items():
+        given = (Path(one["oof"]["path"]), Path(one["test"]["path"]))
+        copies = added_paths(target.directory(root) / "submissions", name)
+        members.append(load_added(plain_name(name), given, folds, test_ids, copies))
+    return sorted(members, key=lambda member: member.name)
 
 
 def _aligned(

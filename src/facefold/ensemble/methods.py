@@ -88,6 +88,7 @@ REGRESSION_METHODS: dict[str, Fit] = {
 }
 METHOD_NAMES, REGRESSION_METHOD_NAMES = tuple(METHODS), tuple(REGRESSION_METHODS)
 WEIGHTED = ("weighted_mean", "weighted_votes")  # the methods that --weights is for
+FEATURE_METHODS = ("stack_features", "second_pass")  # the methods that use features
 METHODS_OF_KIND = {"binary": METHODS, "multiclass": CLASS_METHODS, "regression": REGRESSION_METHODS}
 
 
@@ -138,6 +139,15 @@ def check_options(target: Task, method: str, rule: str, leaks: Sequence[str]) ->
         raise InputError(
             f"--method {method} has no weights to set; leave --weights out, or take --method "
             f"{' or '.join(weighted_names)}"
+        )
+
+
+def check_features(method: str, runs: list[str]) -> None:
+    """Raise `InputError` for a --method that uses features if there are no runs among the members to have them."""
+    if method in FEATURE_METHODS and not runs:
+        raise InputError(
+            f"--method {method} uses features, and predictions made elsewhere have none; take another method, or "
+            "blend them with a run"
         )
 
 

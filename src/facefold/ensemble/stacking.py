@@ -48,13 +48,14 @@ def fit_feature_stackers(matrix: OofMatrix, features: FeatureLoader) -> Stacked:
     """Train one stacker per fold on the members' features and logits, and predict that fold's rows and the test rows.
 
     Of more than two classes it is a softmax regression, on log probabilities in place of logits.
-    For a regression target there are none: all nan. `features(fold, part, ids)` returns float32 (len(ids), F); part is
-    oof or test (see `load_features`). One fold's features are in memory at a time. One thread and six decimals give the
-    same bytes on any number of cores.
+    For a regression target, and without any member, there are none: all nan. `features(fold, part, ids)` returns
+    float32 (len(ids), F); part is oof or test (see `load_features`). One fold's features are in memory at a time. One
+    thread and six decimals give the same bytes on any number of cores.
     """
-    if matrix.target.regression:
-        return Stacked(np.full(len(matrix.ids), np.nan), np.full(len(matrix.test_ids), np.nan))
-    oof, test = np.empty((len(matrix.ids), *matrix.prob.shape[2:])), []
+    one = matrix.prob.shape[2:]  # of a row
+    if matrix.target.regression or not matrix.names:
+        return Stacked(np.full((len(matrix.ids), *one), np.nan), np.full((len(matrix.test_ids), *one), np.nan))
+    oof, test = np.empty((len(matrix.ids), *one)), []
     with threadpool_limits(1):
         for k in np.unique(matrix.fold):
             rows = np.flatnonzero(matrix.fold == k)

@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 
 from facefold.data.competition import Competition
-from facefold.data.csv_file import Findings, index_ids, quoted, read_table
+from facefold.data.csv_file import Findings, compare_ids, index_ids, quoted, read_table
 from facefold.data.folds import Folds
 from facefold.data.task_inference import as_number
+from facefold.ensemble.added import ADDED, AddedMember, added_paths, copy_added
 from facefold.ensemble.blend import Blend, submitted_name
 from facefold.ensemble.leaks import LEAKS
 from facefold.ensemble.members import describe_member
@@ -47,18 +48,26 @@ def write_blend(
     """
     origin = {
         "options": options,
-        "members": [describe_member(member) for member in members],
+        "members": [describe_member(member) for member in members if not isinstance(member, AddedMember)],
         "folds": {"hash": folds.hash, "k": folds.k, "seed": folds.seed, "method": folds.method},
         "images_hash": images_hash,
     }
     directory = folds.target.directory(root) / "submissions"
+    added = [member for member in members if isinstance(member, AddedMember)]
     with lock_directory(directory, wait=True):
-        return _write_blend(directory, blend, competition, origin, folds.target)
+        return _write_blend(directory, blend, competition, origin, folds.target, added)
 
 
-def _write_blend(directory: Path, blend: Blend, competition: Competition, origin: dict, target: Task) -> Blend:
-    """Write all files, then put them in place of the last blend's; its leaks may not be used any more."""
+def _write_blend(
+    directory: Path, blend: Blend, competition: Competition, origin: dict, target: Task, added: list[AddedMember]
+) -> Blend:
+    """Write all files, then put them in place of the last blend's, whose leaks and added members may not be used now.
+
+    Arguments as of `write_blend`. origin: what blend.json says of where the blend is from.
+    """
     unused = [f"{name}.csv" for name in LEAKS if name not in blend.submissions]
+    copies = {path.name for member in added for path in added_paths(directory, member.name)}
+    unused += [path.name for path in directory.glob(f"{ADDED}*.csv") if path.name not in copies]
     with staged_files(directory, "blend.json", obsolete=unused) as staged:
         for name, table in blend.submissions.items():
             write_submission(competition, table, staged / f"{name}.csv", target.name)
@@ -66,8 +75,10 @@ def _write_blend(directory: Path, blend: Blend, competition: Competition, origin
         write_submission(competition, submitted, staged / "submission.csv", target.name)
         for name, table in (("leaderboard", blend.leaderboard), ("oof_blend", blend.oof), ("test_blend", blend.test)):
             write_csv(staged / f"{name}.csv", table)
-        files = {path.name: sha256_file(path) for path in sorted(staged.iterdir())}
-        facts = {**blend.facts, **origin, "files": files}
+        facts = {**blend.facts, **origin}
+        for member in added:
+            facts["added"] = facts["added"] | {member.name: facts["added"][member.name] | copy_added(member, staged)}
+        facts["files"] = {path.name: sha256_file(path) for path in sorted(staged.iterdir())}
         write_json(staged / "blend.json", facts)
     return replace(blend, facts=facts)
 
@@ -210,13 +221,3 @@ def _value_problem(task: Task, values: dict[str, str]) -> str:
         return f"{wrong} {values[wrong]!r} is no probability"
     total = sum(numbers.values())
     return f"the probabilities sum to {total:g}, not to 1" if len(numbers) > 1 and abs(total - 1) > _SUM else ""
-
-
-def compare_ids(findings: Findings, path: Path, rows: dict[str, int], expected: dict, source: str) -> None:
-    """Add the ids that differ between the rows of `path`, if it could be read, and `expected`, those of `source`."""
-    for id in expected if rows else ():
-        if id not in rows:
-            findings.add("missing", f"{path}: id '{id}' of {source} is missing")
-    for id, row in rows.items():
-        if id not in expected:
-            findings.add("unknown", f"{path}, row {row}: id '{id}' is not in {source}")

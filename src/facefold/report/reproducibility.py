@@ -5,6 +5,7 @@ from typing import Any
 
 from facefold.data.fold_methods import parse_method
 from facefold.data.folds import Folds
+from facefold.ensemble.trust import add_options
 from facefold.models.recipe import Recipe
 from facefold.models.run_name import parse_run_name
 from facefold.runs import Member
@@ -12,7 +13,10 @@ from facefold.task import Task
 
 
 def origin(facts: dict, folds: Folds, members: list[Member]) -> dict[str, Any]:
-    """Return the commands, and the versions and settings of everything that went in; facts: blend.json."""
+    """Return the commands, and the versions and settings of everything that went in.
+
+    facts: blend.json; members: the runs, without what was added.
+    """
     runs = [run for member in members for run in member.runs]
     return {
         "commands": _commands(facts, folds, {member.name: pseudo_options(member) for member in members}),
@@ -51,6 +55,7 @@ def _commands(facts: dict, folds: Folds, pseudo: dict[str, str]) -> list[str]:
         ),
         f"python src/blend.py{target} --recipes {','.join(options['recipes'])} --method {options['method']} "
         f"--weights '{options['weights']}'"
+        + add_options(facts.get("added", {}))
         + "".join(f" --use-{name}" for name in options["leaks"])
         + (" --labels" if options.get("labels") else ""),
     ]

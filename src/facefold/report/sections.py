@@ -26,7 +26,8 @@ _ROC_POINTS = 200
 
 def label_sections(competition: Competition, folds: Folds, blend: Blend, members: list[Member]) -> dict[str, Any]:
     """Return all that report.html.j2 needs besides the parts that both reports share (see `src/report.py`)."""
-    judges = [member for member in members if not parse_run_name(member.name).corrected] or members
+    runs = [member for member in members if member.runs]
+    judges = [member for member in runs if not parse_run_name(member.name).corrected] or runs or members
     mean_prob = np.mean([member.oof.to_numpy() for member in judges], axis=0)
     correct, labels = correct_by_recipe(blend, members), [f"label {name}" for name in competition.task.classes]
     return {
@@ -34,7 +35,7 @@ def label_sections(competition: Competition, folds: Folds, blend: Blend, members
         "classes": competition.task.classes,
         "labels": labels,
         "metric": target_metric(competition.task),
-        "fold_models": len(members) * folds.k,
+        "fold_models": len(runs) * folds.k,
         "oof": blend.oof,
         "test": blend.test,
         **fold_section(blend, correct),
