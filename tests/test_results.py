@@ -25,6 +25,7 @@ PER_TARGET = [
     *(f"submissions/{name}.csv" for name in ("submission", "leaderboard", "oof_blend", "test_blend", "log")),
     "submissions/blend.json",
     "tensorboard/cnn5/fold_0/events.out.tfevents.1700000000.host.1.0",
+    "tensorboard/cnn5/summary/events.out.tfevents.1700000000.host.1.0",
 ]
 OURS = [
     *PER_TARGET,
