@@ -51,14 +51,15 @@ Submissions are labels or probabilities, in the columns of sampleSubmit.csv, as 
 
 Writes to submissions/: submission.csv (upload this), <method>.csv for all methods, leaderboard.csv, oof_blend.csv,
 test_blend.csv, blend.json (what was chosen, why, and the hashes of the inputs), order.csv or duplicates.csv for a leak
-that is used, and copies of the files of --add. The same runs and files give the same bytes.
+that is used, and copies of the files of --add. The same runs and files give the same bytes. --log shows the nested
+score in a tracker too: docs/options.md.
 """
 
 import argparse
 from functools import partial
 from pathlib import Path
 
-from facefold.cli import add_target_option, added_argument, build_parser, run_main
+from facefold.cli import add_log_option, add_target_option, added_argument, build_parser, run_main
 from facefold.utils.errors import InputError
 
 # fmt: off
@@ -79,6 +80,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--use-order", action="store_true", help="use the labels' order by id, a leak; never a default")
     parser.add_argument("--use-duplicates", action="store_true", help="use the labels of near-duplicates, a leak")
     add_target_option(parser)
+    add_log_option(parser)
     return parser.parse_args()
 
 
@@ -90,7 +92,7 @@ def main() -> None:
     from facefold.data.folds import load_folds
     from facefold.ensemble.added import load_added, plain_name, runs_to_blend
     from facefold.ensemble.blend import make_blend
-    from facefold.ensemble.leaderboard import format_headline, format_leaderboard, format_weights_note
+    from facefold.ensemble.leaderboard import format_headline, format_leaderboard, format_weights_note, log_blend
     from facefold.ensemble.leaks import LEAKS, unused_leaks
     from facefold.ensemble.members import join_members, load_features
     from facefold.ensemble.methods import check_features, check_options
@@ -99,9 +101,11 @@ def main() -> None:
     from facefold.ensemble.trust import describe_added, note_former_additions
     from facefold.ensemble.weights import RULES, parse_weights
     from facefold.runs import current_identity, load_member, require_distinct, shared_corrections
+    from facefold.training.tracking import load_tracking
 
     root, target, directory = args.root.resolve(), args.target, args.target.directory(args.root.resolve())
     leak_names = [name for name in LEAK_NAMES if getattr(args, f"use_{name}")]
+    tracking = load_tracking(args.log, root, target)
     competition, folds = load_competition(root), load_folds(root, target)
     check_options(target, args.method, args.weights, leak_names)
     leaks = [LEAKS[name].find(competition) for name in leak_names]
@@ -136,11 +140,13 @@ def main() -> None:
     blend = make_blend(matrix, stacked, args.method, rule, leaks, shared_corrections(runs))
     options = {"recipes": plain_names, "method": args.method, "weights": args.weights, "leaks": leak_names}
     blend = write_blend(root, blend, competition, folds, members, images_hash, options)
+    submissions = directory / "submissions"
+    log_blend(tracking, submissions, blend.facts, submissions / "leaderboard.csv")
 
     lines = [*unused_leaks(blend.facts), format_leaderboard(blend.leaderboard, target)]
     if len(members) == 1 and blend.facts["picked"] == "best_single":
         lines.append(f"one recipe only, so there is nothing to blend: the submission is {matrix.names[0]}'s")
-    path, note = directory / "submissions" / "submission.csv", format_weights_note(blend.facts)
+    path, note = submissions / "submission.csv", format_weights_note(blend.facts)
     path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     upload = f"upload {path}: {format_headline(blend.facts)}" + (f"; {note}" if note else "")
     print("\n".join([*lines, *describe_added(blend.facts), blend.facts["why"], upload]))

@@ -1,28 +1,29 @@
 """Draw report.html: one self-contained page on what to upload, how good it is, and how it came about.
 
-    python src/report.py [--root DIR] [--target age]
+    python src/report.py [--root DIR] [--target age] [--log TRACKER]
 
 Reads competition/, runs/ and submissions/ (run blend.py first) and writes report.html into the root: the nested score
 and whether a leak was used; leaderboard, folds, confusion matrix, ROC, calibration, accuracy by the groups of
 competition/meta.csv, who corrects whom, learning curves; images of the data, of the worst errors, of doubtful test
 images and of suspicious labels; time and memory, and all it takes to repeat it. With --target it is
 targets/<column>/report.html: mean absolute errors instead, by band and against the values. It opens in any browser
-without network, on a phone, in the dark and on paper.
+without network, on a phone, in the dark and on paper. --log adds it to the blend in a tracker: docs/options.md.
 """
 
-from facefold.cli import add_target_option, build_parser, load_step_costs, run_main
+from facefold.cli import add_log_option, add_target_option, build_parser, load_step_costs, run_main
 
 
 def main() -> None:
     parser = build_parser(__doc__)
     add_target_option(parser)
+    add_log_option(parser)
     args = parser.parse_args()
 
     from facefold.data.competition import load_competition
     from facefold.data.folds import load_folds
     from facefold.data.synthetic import is_synthetic
     from facefold.ensemble.blend import load_blend, require_same_task
-    from facefold.ensemble.leaderboard import format_headline
+    from facefold.ensemble.leaderboard import format_headline, log_blend
     from facefold.ensemble.leaks import announce_leaks, describe_leaks
     from facefold.ensemble.members import load_blended_members
     from facefold.ensemble.trust import describe_added, knowing_members
@@ -33,10 +34,11 @@ def main() -> None:
     from facefold.report.sections import label_sections, regression_sections
     from facefold.runs import load_history
     from facefold.training.sweep import load_tables
+    from facefold.training.tracking import load_tracking
     from facefold.utils.files import lock_directory, write_text
 
     root, target = args.root.resolve(), args.target
-    target_root = target.directory(root)
+    target_root, tracking = target.directory(root), load_tracking(args.log, root, target)
     competition, folds, blend = load_competition(root), load_folds(root, target), load_blend(root, target)
     require_same_task(blend, target)
     members = load_blended_members(root, blend.facts, folds, competition.test["id"].tolist())
@@ -76,6 +78,7 @@ def main() -> None:
     page = render_page(template, **data, **shared)
     with lock_directory(target_root / "submissions", wait=True):
         write_text(target_root / "report.html", page)
+    log_blend(tracking, target_root / "submissions", blend.facts, target_root / "report.html")
     print(f"wrote {target_root / 'report.html'} ({len(page.encode()) / 1e6:.1f} MB)")
 
 

@@ -30,6 +30,7 @@ from facefold.cli import (
     add_competition_options,
     add_device_option,
     add_engine_options,
+    add_log_option,
     add_seed_option,
     add_settings_option,
     add_target_option,
@@ -45,6 +46,7 @@ from facefold.cli import (
     run_step,
 )
 from facefold.task import Task, load_task
+from facefold.training.tracking import load_tracking
 from facefold.utils.console import format_duration, parse_budget, silence
 
 if TYPE_CHECKING:
@@ -76,13 +78,14 @@ def main() -> None:
     )
     add_competition_options(parser)
     parser.add_argument("--budget", metavar="90m|1.5h", help="the time there is; see above")
-    parser.add_argument("--tensorboard", action="store_true", help="learning curves as event files, see train.py")
+    add_log_option(parser)
     parser.add_argument("--quiet", action="store_true", help="print errors and the last line alone")
     add_target_option(parser)
     add_engine_options(parser)
     args = parser.parse_args()
     check_competition_options(args)
     check_engine_options(args, {"--budget": args.budget})
+    load_tracking(args.log, args.root, args.target)
     job = Job(args, parse_budget(args.budget) if args.budget else math.inf)
     args.root.mkdir(parents=True, exist_ok=True)
     with hold_root(args.root, alone=True), silence(args.quiet) as stdout:
@@ -136,10 +139,6 @@ class Job:
         named = load_recipes(args.recipes, args.settings) if args.recipes else None
         if named:
             self.require(named)
-        if args.tensorboard:
-            from facefold.training.curves import require_tensorboard
-
-            require_tensorboard()
         print(f"audit, split, train, blend and report in {self.root}; the plan with its times follows audit and split")
         synthetic = args.data is None and is_empty(self.root / "competition")
         source = ["--synthetic"] if synthetic else ["--data", args.data] if args.data else []
@@ -224,11 +223,11 @@ class Job:
         from facefold.training.plan import format_budget_result
 
         names = [planned.recipe.name for planned in plan.recipes]
-        tensorboard = ["--tensorboard"] if self.args.tensorboard else []
-        self.step("train", "--recipe", ",".join(names), *tensorboard, *given_options(options))
+        log = [part for text in self.args.log for part in ("--log", text)]
+        self.step("train", "--recipe", ",".join(names), *log, *given_options(options))
         complete = [name + suffix for name in names if is_run_complete(self.target_root, name + suffix, plan.folds)]
-        self.step("blend", "--recipes", ",".join(complete))
-        self.step("report")
+        self.step("blend", "--recipes", ",".join(complete), *log)
+        self.step("report", *log)
         print("\n" + ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in self.seconds.items()))
         if self.args.budget:
             planned = [planned.recipe.name + suffix for planned in [*plan.recipes, *plan.left_out]]

@@ -23,17 +23,21 @@ held-out rows left out of that fold: docs/options.md.
 standardised values) and trains into targets/<COLUMN>/runs/, on the folds of `split.py --target COLUMN`.
 --engine ray makes each fold a task of a Ray cluster, with the same bytes; every machine must see the root:
 docs/cluster.md.
+--log wandb:PROJECT shows the curve of each fold, epoch by epoch, in Weights & Biases, mlflow:EXPERIMENT in MLflow,
+tensorboard in event files: docs/options.md.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from facefold.cli import (
     add_device_option,
     add_engine_options,
+    add_log_option,
     add_seed_option,
     add_settings_option,
     add_target_option,
@@ -57,8 +61,9 @@ if TYPE_CHECKING:
     from facefold.data.folds import Folds
     from facefold.data.pseudo_labels import PseudoLabels
     from facefold.models.recipe import Recipe
-    from facefold.runs import Identity
+    from facefold.runs import Identity, Member
     from facefold.training.ray_workers import RayWorkers
+    from facefold.training.tracking import Tracking
     from facefold.training.workers import LocalWorkers
 
 
@@ -110,7 +115,7 @@ def main() -> None:
         metavar="FILE",
         help="start no fold of a run that would end too late, see run_all.py",
     )
-    parser.add_argument("--tensorboard", action="store_true", help="learning curves as event files, into tensorboard/")
+    add_log_option(parser)
     add_engine_options(parser)
     parser.add_argument("--quiet", action="store_true", help="print the results alone: no bars, no line per epoch")
     args = parser.parse_args()
@@ -122,12 +127,11 @@ def main() -> None:
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers}: at least one")
     check_options(args)
-    if args.tensorboard:
-        from facefold.training.curves import require_tensorboard
+    from facefold.training.tracking import load_tracking
 
-        require_tensorboard()
+    tracking = load_tracking(args.log, args.root, args.target)
     with quiet(args.quiet), hold_root(args.root):
-        train(args)
+        train(args, tracking)
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -143,7 +147,7 @@ def check_options(args: argparse.Namespace) -> None:
     require_weight(args.pseudo_weight)
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace, tracking: Tracking) -> None:
     """Train the folds that are missing, and join those of each recipe."""
     from facefold.data.audit import check_images, load_images_hash
     from facefold.data.competition import load_competition
@@ -182,19 +186,17 @@ def train(args: argparse.Namespace) -> None:
         if source := sources.get(identity.recipe):
             finished = [fold for fold in numbers if fold not in missing]
             missing += find_other_sources(target_root, identity, finished, source, args.force)
+    for recipe, identity in zip(recipes, identities, strict=True):
+        tracking = log_finished(tracking, target_root, recipe, identity, set(numbers) - set(unfinished[identity]))
     left_out = {}
     if any(unfinished.values()):
-        left_out = train_missing(args, recipes, unfinished, competition, folds, additions)
-    if args.tensorboard:
-        draw_finished(
-            target_root, [(i.name, fold) for i in identities for fold in numbers if fold not in unfinished[i]]
-        )
-    for identity in identities:
+        left_out = train_missing(args, recipes, unfinished, competition, folds, additions, tracking)
+    for recipe, identity in zip(recipes, identities, strict=True):
         if identity.name in left_out:
             late = format_duration(left_out[identity.name])
             print(f"{identity.name}: left out, it would have ended {late} too late; what is trained of it is kept")
-        else:
-            join_and_score(args, identity, folds, corrections, competition.test["id"].tolist())
+        elif member := join_and_score(args, identity, folds, corrections, competition.test["id"].tolist()):
+            log_score(tracking, recipe, identity, member, folds)
 
 
 def identify(
@@ -277,6 +279,7 @@ def train_missing(
     competition: Competition,
     folds: Folds,
     additions: Additions,
+    tracking: Tracking,
 ) -> dict[str, float]:
     """Train the unfinished folds; return the runs that a budget left out, and how many seconds too long each takes."""
     if args.engine == "local":
@@ -299,7 +302,7 @@ def train_missing(
             fold,
             args.weights_dir and args.weights_dir.resolve(),
             workers.loader_workers,
-            args.tensorboard,
+            tracking,
             waits=args.engine == "ray",
             pseudo=additions.pseudo,
             extra=additions.extra,
@@ -345,8 +348,8 @@ def choose_workers(args: argparse.Namespace) -> LocalWorkers | RayWorkers:
 
 def join_and_score(
     args: argparse.Namespace, identity: Identity, folds: Folds, corrections: Corrections, test_ids: list[str]
-) -> None:
-    """Join the folds of a run and print its OOF score; a run of which folds were not asked for may be incomplete."""
+) -> Member | None:
+    """Join the folds of a run, print its OOF score and return it; None if a fold is missing that was not asked for."""
     from facefold.ensemble.metrics import format_oof_score
     from facefold.runs import join_folds, remove_feature_caches
 
@@ -357,19 +360,43 @@ def join_and_score(
         if len(parse_fold_numbers(args.fold, folds.k)) == folds.k:
             raise
         print(f"{identity.name}: not joined yet, because of a fold that was not asked for: {error}")
-        return
+        return None
     score = format_oof_score(member.oof, folds, corrections)
     print(f"{identity.name}: OOF {score}, {args.target.folder}runs/{identity.name}/oof.csv")
+    return member
 
 
-def draw_finished(target_root: Path, finished: list[tuple[str, int]]) -> None:
-    """Write event files of folds (run, number) that were trained before."""
-    from facefold.runs import load_history
-    from facefold.training.curves import Curves, curves_dir
+def log_finished(
+    tracking: Tracking, target_root: Path, recipe: Recipe, identity: Identity, finished: Iterable[int]
+) -> Tracking:
+    """Log a run's settings and its folds that were trained before; return the tracking without what fails."""
+    if not tracking.sinks:
+        return tracking
+    from facefold.runs import fold_dir, load_history
+    from facefold.training.jobs import tracked_run
+    from facefold.training.tracking import SUMMARY, Tracker
+    from facefold.utils.files import read_json
 
-    for name, fold in finished:
-        history = load_history(target_root, name, fold).to_dict("records")
-        Curves(curves_dir(target_root, name, fold), history).close()
+    tracking = tracking.without_failing(tracked_run(recipe, identity, SUMMARY))
+    for fold in sorted(finished):
+        directory = fold_dir(target_root, identity.name, fold)
+        facts = {"fold": fold, "versions": read_json(directory / "run.json").get("versions", {})}
+        with Tracker(tracking, tracked_run(recipe, identity, directory.name, **facts)) as tracker:
+            tracker.begin(load_history(target_root, identity.name, fold).to_dict("records"))
+    return tracking
+
+
+def log_score(tracking: Tracking, recipe: Recipe, identity: Identity, member: Member, folds: Folds) -> None:
+    """Log the OOF score of a run."""
+    if not tracking.sinks:
+        return
+    from facefold.ensemble.metrics import oof_figures
+    from facefold.training.jobs import tracked_run
+    from facefold.training.tracking import SUMMARY, Tracker
+
+    with Tracker(tracking, tracked_run(recipe, identity, SUMMARY)) as tracker:
+        tracker.begin()
+        tracker.add_figures(oof_figures(member.oof, folds))
 
 
 if __name__ == "__main__":

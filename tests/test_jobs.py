@@ -1,6 +1,5 @@
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +14,12 @@ from facefold.data.preprocessing import Preprocessing
 from facefold.models import recipe as recipes
 from facefold.models.feature_cache import feature_cache_bytes
 from facefold.runs import CHECKPOINT_FILE, Identity, fold_dir, join_folds
-from facefold.training import curves, jobs
+from facefold.training import jobs
+from facefold.training.tracking import NO_TRACKING, Tracking
 from facefold.training.workers import run_jobs
 from facefold.utils import files
 from facefold.utils.errors import InputError
+from recorder import record
 
 CPU = torch.device("cpu")
 TOML = """about = "a tiny recipe with frozen stages"
@@ -78,11 +79,7 @@ def root(tmp_path, monkeypatch, make_competition):
 def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
     split = load_folds(root)
     identity = Identity("tiny", recipes.load_recipe("tiny").hash, split.hash, load_images_hash(root), 0)
-    written = []
-    writer = SimpleNamespace(
-        add_scalar=lambda tag, value, step: written.append((tag, step)), flush=lambda: None, close=lambda: None
-    )
-    monkeypatch.setattr(curves, "require_tensorboard", lambda: lambda directory: written.append(directory) or writer)
+    tracker = record(monkeypatch)
     folds = [
         jobs.FoldJob(
             root,
@@ -92,7 +89,7 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
             number,
             None,
             0,
-            tensorboard=number == 0,
+            Tracking(("wandb:faces",)) if number == 0 else NO_TRACKING,
         )
         for number in range(2)
     ]
@@ -115,8 +112,11 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
     assert not (root / "cache" / "frozen" / "tiny").exists()
     member = join_folds(root, identity, split, load_competition(root).test["id"].tolist())
     assert len(member.oof) == len(split.table) and np.isfinite(member.oof).all()
-    assert written[0] == str(root / "tensorboard" / "tiny" / "fold_0") and ("accuracy/validation", 1) in written
-    assert [entry for entry in written if isinstance(entry, str)] == written[:1]
+    (tracked,) = tracker.runs
+    assert tracked.run.name == "tiny/fold_0" and [event[:2] for event in tracked.events[:2]] == [
+        ("open", "faces"),
+        ("log", 1),
+    ]
 
 
 def test_a_damaged_checkpoint_is_named_or_removed_by_force(root):

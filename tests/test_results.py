@@ -27,6 +27,7 @@ PER_TARGET = [
     "submissions/added_my.mate_oof.csv",
     "submissions/added_my.mate_test.csv",
     "tensorboard/cnn5/fold_0/events.out.tfevents.1700000000.host.1.0",
+    "tensorboard/cnn5/summary/events.out.tfevents.1700000000.host.1.0",
 ]
 OURS = [
     *PER_TARGET,

@@ -20,11 +20,13 @@ from command import apart, call, refused, run, train_here, words, work_here
 from facefold import cli
 from facefold.cli import hold_root
 from facefold.data.synthetic import write_synthetic_competition
+from facefold.ensemble.blend import load_blend
 from facefold.models import recipe as recipes
 from facefold.utils.console import QUIET_VARIABLE, is_quiet
 from facefold.utils.errors import InputError
 from facefold.utils.files import lock_directory
 from facefold.utils.processes import STARTER
+from recorder import record
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bench"))
 import kill  # noqa: E402
@@ -227,7 +229,7 @@ def test_stopped_in_training_the_same_command_does_only_what_is_missing_to_the_s
 
 def test_a_finished_job_run_again_quietly_trains_nothing_and_prints_what_to_upload(whole, monkeypatch):
     """The steps run in this process, which saves the seconds of their imports."""
-    done = []
+    done, tracker = [], record(monkeypatch)
 
     def run_step(name, *options):
         done.append(name)
@@ -240,12 +242,26 @@ def test_a_finished_job_run_again_quietly_trains_nothing_and_prints_what_to_uplo
     monkeypatch.setattr(run_all, "run_step", run_step)
     before = kill.results(whole)
     times = {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("fold_*/*")}
-    finished = run("run_all", whole, "--recipes", "demo_cnn", "--quiet")  # the folds are those that are there
+    options = ("--recipes", "demo_cnn", "--log", "mlflow:faces", "--quiet")
+    finished = run("run_all", whole, *options)  # the folds are those that are there
     assert finished.returncode == 0 and finished.stderr == ""
     assert re.fullmatch(rf"upload {whole}/submissions/submission\.csv: nested accuracy .*\n", finished.stdout)
     assert done == ["audit", "split", "train", "blend", "report"]
     assert {path: path.stat().st_mtime_ns for path in (whole / "runs").rglob("fold_*/*")} == times
     assert kill.results(whole) == before
+    assert [(run.run.name, [event[0] for event in run.events]) for run in tracker.runs] == [
+        ("demo_cnn", ["open", "close"]),
+        *((f"demo_cnn/fold_{fold}", ["open", *["log"] * 10, "close"]) for fold in range(2)),
+        ("demo_cnn", ["open", "figures", "close"]),
+        *[("blend", ["open", "figures", "artifact", "close"])] * 2,
+    ]
+    blended, reported = tracker.runs[-2:]
+    assert blended.run == reported.run and blended.run.config["picked"] == "best_single"
+    score = load_blend(whole).facts["score"]
+    names = {"nested/accuracy": "accuracy", "nested/accuracy_low": "low", "nested/accuracy_high": "high"}
+    figures = blended.events[1][1]
+    assert {name: figures[name] for name in names} == {name: score[key] for name, key in names.items()}
+    assert (blended.events[2], reported.events[2]) == (("artifact", "leaderboard.csv"), ("artifact", "report.html"))
 
 
 @pytest.mark.parametrize("quiet, output", [("0", "the step\n"), ("1", "")])

@@ -251,6 +251,17 @@ def add_device_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_log_option(parser: argparse.ArgumentParser) -> None:
+    """Add --log, a list of texts, to a step that has something to log (see `training.tracking.load_tracking`)."""
+    parser.add_argument(
+        "--log",
+        action="append",
+        default=[],
+        metavar="TRACKER",
+        help="log to tensorboard, wandb:PROJECT or mlflow:EXPERIMENT; may be repeated",
+    )
+
+
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Add --engine and --address to a step that trains on one machine or on a Ray cluster."""
     parser.add_argument(

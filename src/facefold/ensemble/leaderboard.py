@@ -1,6 +1,7 @@
-"""The leaderboard of a blend as a table and as text, and its nested score in words."""
+"""The leaderboard of a blend as a table and as text, and its nested score in words and for trackers."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,9 @@ from facefold.ensemble.methods import METHOD_NAMES
 from facefold.ensemble.metrics import Metric, target_metric
 from facefold.ensemble.scores import score_corrected, score_errors
 from facefold.task import Task
+from facefold.training.trackers import SUMMARY, TrackedRun
+from facefold.training.tracking import Tracker, Tracking
+from facefold.utils.files import sha256_file
 
 _GAIN = ("gain", "gain_low", "gain_high", "gain_p")
 _CORRECTED = ("corrected_accuracy", "corrected_low", "corrected_high")
@@ -124,3 +128,17 @@ def format_weights_note(facts: dict) -> str:
     if options["method"] != "auto" or options["weights"] != "auto" or len(options["recipes"]) < 2:
         return ""
     return f"learned weights do not beat {'the mean' if picked == 'mean' else picked}" if picked in simpler else ""
+
+
+def log_blend(tracking: Tracking, directory: Path, facts: dict, artifact: Path) -> None:
+    """Log what was chosen and its nested score, and a file about it. directory: submissions/; facts: blend.json."""
+    if not tracking.sinks:
+        return
+    chosen = {name: facts[name] for name in ("picked", "why", "target", "images_hash")}
+    config = chosen | {"folds_hash": facts["folds"]["hash"], **facts["options"]}
+    run = TrackedRun("blend", SUMMARY, sha256_file(directory / "blend.json"), config)
+    with Tracker(tracking, run) as tracker:
+        tracker.begin()
+        metric = target_metric(Task.from_facts(facts["task"]))
+        tracker.add_figures(metric.figures(facts["score"], "nested"))
+        tracker.add_artifact(artifact)

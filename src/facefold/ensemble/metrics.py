@@ -111,6 +111,12 @@ class Metric:
     def format_gain(self, gain: float) -> str:
         return f"{100 * gain:.2f} points" if self.points else f"{gain:.3g}"
 
+    def figures(self, score: dict[str, float], kind: str) -> dict[str, float]:
+        """Return a score by the names that trackers show: `oof/accuracy`, `oof/accuracy_low` and so on of kind oof."""
+        first = self.base_columns[0]  # whose interval is called low and high
+        names = {"low": f"{first}_low", "high": f"{first}_high"}
+        return {f"{kind}/{names.get(name, name)}": value for name, value in score.items()}
+
     def format_score(self, score: dict[str, float]) -> str:
         """Return `accuracy 0.9345 [0.931, 0.938]` of a score."""
         low, high = (score[key] for key in self.interval_keys)
@@ -213,6 +219,12 @@ def _find_metric(kind: str, key: str) -> Metric:
     (metric,) = (metric for metric in _METRICS if metric.key == key)
     base, record = _BASES[kind]
     return replace(metric, base=base, base_columns=tuple(field.name for field in fields(record))[1:])
+
+
+def oof_figures(oof: pd.Series | pd.DataFrame, folds: Folds) -> dict[str, float]:
+    """Return the scores of out-of-fold predictions (n,) or (n, C), indexed by train id, by the names in trackers."""
+    metric, pred = target_metric(folds.target), oof.loc[folds.table["id"].tolist()].to_numpy()
+    return metric.figures(metric.score(pred, folds.table["label"].to_numpy()), "oof")
 
 
 def format_oof_score(oof: pd.Series | pd.DataFrame, folds: Folds, corrections: Corrections) -> str:

@@ -5,7 +5,6 @@ There is no checkpoint. A fold that was killed starts again, from the cached fea
 
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,25 +14,26 @@ from facefold.data.embeddings import embeddings_source
 from facefold.models.build import Net
 from facefold.models.classifiers import apply_classifier, fit_classifier
 from facefold.training.checkpoint import CheckpointMeta
-from facefold.training.curves import Curves
 from facefold.training.dataset import ImageSource, InputFn
 from facefold.training.fold import TrainedFold
 from facefold.training.fold_task import FoldTask, open_feature_caches, prepare_model
 from facefold.training.loss import make_loss
 from facefold.training.outputs import PREDICT_BATCH
 from facefold.training.predict import prediction_views
+from facefold.training.tracking import NO_TRACKER, Tracker
 from facefold.utils.console import print_progress
 from facefold.utils.seeding import derive_seed
 
 
-def fit_fold(task: FoldTask, device: torch.device, events: Path | None = None) -> TrainedFold:
+def fit_fold(task: FoldTask, device: torch.device, tracker: Tracker = NO_TRACKER) -> TrainedFold:
     """Fit the classifier on the training rows of a fold; its history has one row, without a learning rate.
 
     Args:
         task: What to train on.
         device: Where the frozen backbone runs; the classifier runs on the CPU.
-        events: Folder of the scores for TensorBoard, None for none.
+        tracker: Of the scores.
     """
+    tracker.begin()
     recipe, target = task.recipe, task.target
     net, source, precision = prepare_model(recipe, device, task.weights_dir, True, target.outputs)
     images = ImageSource(task.train_images, device)
@@ -60,7 +60,7 @@ def fit_fold(task: FoldTask, device: torch.device, events: Path | None = None) -
     history = {"epoch": 0, "lr": None, "train_loss": train_loss, "monitor_loss": None, "valid_loss": valid_loss}
     history |= {loss_fn.history_column: metric, "train_seconds": train_seconds}
     history["seconds"] = time.perf_counter() - started
-    Curves(events, [history]).close()
+    tracker.log(history)
     print_progress(f"{task}: {recipe.classifier}, valid {loss_fn.metric} {metric:.4f}, {history['seconds']:.0f} s")
     return TrainedFold(
         net,

@@ -24,7 +24,6 @@ from facefold.models.precision import Precision
 from facefold.models.recipe import Recipe
 from facefold.training.averages import average_states, greedy_average
 from facefold.training.checkpoint import CheckpointMeta, load_checkpoint, save_checkpoint
-from facefold.training.curves import Curves
 from facefold.training.dataset import AugmentedImages, ImageSource, TrainDataset, input_view, to_device, train_batches
 from facefold.training.device_batch import DeviceBatch, HostDataset, read_ahead
 from facefold.training.device_step import CudaGraphs, DeviceStep, steps_on_device
@@ -36,6 +35,7 @@ from facefold.training.outputs import predict_batches
 from facefold.training.schedule import Schedule
 from facefold.training.soft_labels import SoftLabels, training_targets
 from facefold.training.step import TrainingStep
+from facefold.training.tracking import NO_TRACKER, Tracker
 from facefold.utils.console import no_bar, print_progress
 from facefold.utils.errors import InputError
 from facefold.utils.seeding import derive_seed
@@ -81,7 +81,7 @@ def train_fold(
     device: torch.device,
     position: int = 0,
     loader_workers: int = 0,
-    events: Path | None = None,
+    tracker: Tracker = NO_TRACKER,
     before_epoch: Callable[[list[dict]], None] = lambda history: None,
 ) -> TrainedFold:
     """Train one fold, or continue from its checkpoint.
@@ -95,12 +95,12 @@ def train_fold(
         device: Where to train.
         position: The line of the progress bar.
         loader_workers: Processes that augment images; 0 for none.
-        events: Folder of the learning curve for TensorBoard, None for no curve.
+        tracker: Of the learning curve.
         before_epoch: Called with the rows of the epochs before, if there are any; what it raises ends the training,
             with the checkpoint in place.
     """
     try:
-        return FoldTrainer(task, device, position, loader_workers).train(events, before_epoch)
+        return FoldTrainer(task, device, position, loader_workers).train(tracker, before_epoch)
     except NonFiniteLoss as failure:
         repeated_epoch = failure.epoch
         print_progress(
@@ -108,7 +108,7 @@ def train_fold(
             "rate from there on"
         )
     # Outside of the handler, where the memory of the first trainer is free again.
-    return FoldTrainer(task, device, position, loader_workers, repeated_epoch).train(events, before_epoch)
+    return FoldTrainer(task, device, position, loader_workers, repeated_epoch).train(tracker, before_epoch)
 
 
 class FoldTrainer:
@@ -200,9 +200,9 @@ class FoldTrainer:
             )
         self.meta.weights_source, self.meta.precision = began.weights_source or source, precision
 
-    def train(self, events: Path | None, before_epoch: Callable[[list[dict]], None]) -> TrainedFold:
+    def train(self, tracker: Tracker, before_epoch: Callable[[list[dict]], None]) -> TrainedFold:
         """Run the epochs that are left. Raise `NonFiniteLoss` the first time that a loss is not finite."""
-        curves = Curves(events, self.history)
+        tracker.begin(self.history)
         try:
             for epoch in range(len(self.history), self.recipe.epochs):
                 if self.stopped_early():
@@ -217,11 +217,10 @@ class FoldTrainer:
                 self._require_finite(epoch, row)
                 row |= {"train_seconds": train_seconds, "seconds": time.perf_counter() - started}
                 self.save(row, time.process_time() - cpu_started)
-                curves.add(row)
+                tracker.log(row)
                 self._report(row)
         finally:
             self.progress.close()
-            curves.close()
         form = self.device_step.form if self.device_step else "eager"
         self.device_step = None  # its graphs hold memory that predictions may need
         if self.best:

@@ -3,9 +3,10 @@
 Their `run` imports what trains, so that a process that only plans and starts them needs no torch.
 """
 
+import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,10 +34,11 @@ from facefold.runs import (
     write_weights,
 )
 from facefold.task import load_task
-from facefold.training.curves import curves_dir
+from facefold.training.trackers import TrackedRun
+from facefold.training.tracking import NO_TRACKING, Tracker, Tracking
 from facefold.utils.console import print_progress
 from facefold.utils.errors import InputError
-from facefold.utils.files import lock_directory
+from facefold.utils.files import lock_directory, sha256_text
 
 if TYPE_CHECKING:
     import torch
@@ -79,8 +81,8 @@ class FoldJob:
     """Train one fold of a run and seal it.
 
     pseudo: the runs whose predictions of the test images are learned from as well, none by default; likewise the rows
-    of extra. loader_workers: processes that augment images. tensorboard: whether to write its learning curve as event
-    files. waits: whether to wait for another process that trains this fold, which is an `InputError` otherwise.
+    of extra. loader_workers: processes that augment images. tracking: where its learning curve is logged. waits:
+    whether to wait for another process that trains this fold, which is an `InputError` otherwise.
     """
 
     root: Path
@@ -90,7 +92,7 @@ class FoldJob:
     fold: int
     weights_dir: Path | None
     loader_workers: int
-    tensorboard: bool = False
+    tracking: Tracking = NO_TRACKING
     waits: bool = False
     pseudo: PseudoLabels = NO_PSEUDO_LABELS
     extra: ExtraRows = NO_EXTRA_ROWS
@@ -102,14 +104,13 @@ class FoldJob:
         """Train the fold unless it is finished, and leave its run."""
         from facefold.training.classifier import fit_fold
         from facefold.training.fold import train_fold
-        from facefold.training.machine import reset_peak_memory
+        from facefold.training.machine import reset_peak_memory, versions
         from facefold.training.predict import predict_fold
         from facefold.training.soft_labels import load_soft_labels
 
         target = load_task(self.root, self.identity.target)
         target_root = target.directory(self.root)
         directory = fold_dir(target_root, self.identity.name, self.fold)
-        events = curves_dir(target_root, self.identity.name, self.fold) if self.tensorboard else None
         with lock_directory(directory, wait=self.waits):
             if is_fold_finished(target_root, self.identity, self.fold):
                 return
@@ -120,10 +121,12 @@ class FoldJob:
             if self.pseudo.makers:
                 soft = load_soft_labels(target_root, self.pseudo, self.fold, target, task.test_images.ids)
                 task = replace(task, soft=soft)
-            if self.recipe.classifier:
-                trained = fit_fold(task, device, events)
-            else:
-                trained = train_fold(task, device, position, self.loader_workers, events)
+            tracked = tracked_run(self.recipe, self.identity, directory.name, fold=self.fold, versions=versions())
+            with Tracker(self.tracking, tracked) as tracker:
+                if self.recipe.classifier:
+                    trained = fit_fold(task, device, tracker)
+                else:
+                    trained = train_fold(task, device, position, self.loader_workers, tracker)
             result = predict_fold(task, trained, device)
             write_weights(directory, result.state)
             write_history(directory, result.history)
@@ -134,6 +137,12 @@ class FoldJob:
             seal_fold(directory, self.identity, facts, self.corrections)
             task.checkpoint.unlink(missing_ok=True)  # a classifier has none
         remove_feature_caches(self.root, self.identity, load_folds(self.root, target).k)
+
+
+def tracked_run(recipe: Recipe, identity: Identity, part: str, **facts: object) -> TrackedRun:
+    """Return what trackers call a part of a run: a fold by its folder's name, or the summary. facts: of that part."""
+    key = sha256_text(json.dumps(identity.facts, sort_keys=True))
+    return TrackedRun(identity.name, part, key, {**asdict(recipe), **identity.facts, **facts})
 
 
 def fold_task(

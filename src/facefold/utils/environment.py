@@ -13,8 +13,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PYPROJECT = Path(__file__).resolve().parents[3] / "pyproject.toml"
-# Other distributions of the same package, as notebooks have them.
-ALTERNATIVES = {"opencv-python-headless": ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")}
+# Other distributions of the same package, as notebooks have them, or that do as well.
+ALTERNATIVES = {
+    "opencv-python-headless": ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless"),
+    "tensorboard": ("tensorboardX",),
+    "mlflow": ("mlflow-skinny",),
+}
 
 
 def parse_version(text: str) -> tuple[int, ...]:
