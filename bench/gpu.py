@@ -105,7 +105,7 @@ def seconds(work: Callable[[], object], count: int) -> float:
 
 def make_trainer(recipe: Recipe, batch: int, device: torch.device, folder: Path) -> FoldTrainer:
     """Return the trainer of a fold of noise, with batches of `batch` rows."""
-    noise = np.random.default_rng(0).integers(0, 256, (ROWS + 8, recipe.size, recipe.size, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (ROWS + 8, *recipe.shape, 3), dtype=np.uint8)
     cache = ImageCache([str(row) for row in range(ROWS + 8)], noise)
     table = pd.DataFrame({"id": cache.ids, "label": np.arange(len(noise)) % 2, "group": cache.ids})
     settings = {**vars(recipe), "batch": batch, "start_size": 0}
@@ -135,7 +135,7 @@ def measure(recipe: Recipe, batch: int, repeats: int, device: torch.device, limi
     device_step = trainer.device_step
     shape = next(iter(device_step._shapes.values()))
     replay = shape.replay and median(seconds(shape.replay, 10) / 10 for _ in range(repeats // 10))
-    run = lambda: device_step._run(shape.buffers, recipe.size, trainer.training_step.update)  # noqa: E731
+    run = lambda: device_step._run(shape.buffers, recipe.shape, trainer.training_step.update)  # noqa: E731
     eager = median(seconds(run, 5) / 5 for _ in range(max(2, repeats // 40)))
     mapping = {torch.ops.aten.convolution_backward: backward_flops}
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:

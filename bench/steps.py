@@ -109,9 +109,7 @@ class Bench:
         )
         self.ema = ModelEmaV3(self.net, decay=recipe.ema, use_warmup=True) if recipe.ema else None
         self.scaler = torch.amp.GradScaler("cpu", enabled=False)
-        self.noise = np.random.default_rng(0).integers(
-            0, 256, (recipe.batch, recipe.size, recipe.size, 3), dtype=np.uint8
-        )
+        self.noise = np.random.default_rng(0).integers(0, 256, (recipe.batch, *recipe.shape, 3), dtype=np.uint8)
         self.inputs, self.labels = torch.from_numpy(self.noise), torch.arange(recipe.batch).remainder(2).float()
         if dtype is None and self.net.has_frozen_stages:
             with torch.inference_mode():

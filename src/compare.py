@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from facefold.cli import (
     add_device_option,
     add_seed_option,
+    add_size_option,
     add_weights_dir_option,
     build_parser,
     hold_root,
@@ -38,7 +39,7 @@ def main() -> None:
     parser.add_argument("--backbones", required=True, metavar="NAME[,NAME]", help="timm's names")
     parser.add_argument("--epochs", type=int, default=5, help="default: 5")
     parser.add_argument("--fold", type=int, default=0, metavar="K", help="the fold to hold out (default: 0)")
-    parser.add_argument("--size", type=int, default=224, help="side of the images in pixels (default: 224)")
+    add_size_option(parser, "pixels of the square images, or height x width (default: 224)", 224)
     parser.add_argument(
         "--pooled", action="store_true", help="a head on pooled features: less disk, hundreds of times fewer weights"
     )

@@ -20,7 +20,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING
 
-from facefold.cli import add_device_option, add_weights_dir_option, build_parser, hold_root, run_main
+from facefold.cli import add_device_option, add_size_option, add_weights_dir_option, build_parser, hold_root, run_main
 from facefold.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="of the files: letters, digits, _ and -")
     parser.add_argument("--recipe", metavar="NAME", help="the pretrained backbone of a recipe")
     parser.add_argument("--backbone", metavar="NAME", help="timm's name")
-    parser.add_argument("--size", type=int, help="side of the images in pixels, for --backbone (default: 224)")
+    add_size_option(parser, "pixels of the square images, or height x width, for --backbone (default: 224)")
     parser.add_argument("--weights", help="for --backbone: hub (default) or package:<name>")
     add_weights_dir_option(parser)
     parser.add_argument("--function", metavar="MODULE:NAME", help="a function of yours")

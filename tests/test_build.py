@@ -47,6 +47,14 @@ def test_logits_and_features_have_their_shapes(name, width):
     assert logits.dtype is features.dtype is torch.float32
 
 
+@pytest.mark.parametrize("name", ["cnn3", "cnn5", "lite0"])
+def test_images_that_are_not_square_have_logits(name):
+    net, _ = build_model(load_recipe(f"{name}~size=96x64"), pretrained=False)
+    with torch.inference_mode():
+        logits, _ = net.eval()(torch.zeros(2, 96, 64, 3, dtype=torch.uint8))
+    assert logits.shape == (2,)
+
+
 @pytest.mark.parametrize("name", sorted({*PROFILES["gpu"], *PROFILES["gpu_offline"]} - {"clip_base"}))
 def test_gpu_recipes_build_and_start_near_one_half(name):
     recipe = load_recipe(name)
@@ -139,6 +147,8 @@ def test_an_own_cnn_refuses_an_image_it_would_halve_to_nothing():
         build_model(parse_recipe("c", {"size": 16}, "c.toml"))
     with pytest.raises(InputError, match="cnn3 halves the image four times: size = 8 should be 16 or more"):
         build_model(parse_recipe("c", {"backbone": "cnn3", "size": 8}, "c.toml"))
+    with pytest.raises(InputError, match="cnn5 halves the image five times: size = 64x16 should be 32 or more"):
+        build_model(parse_recipe("c", {"size": [64, 16]}, "c.toml"))
 
 
 @pytest.mark.parametrize("name", TRAINED)

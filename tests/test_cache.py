@@ -11,7 +11,7 @@ from facefold.data.audit import check_images, load_images_hash, load_thumbnails
 from facefold.data.competition import load_competition
 from facefold.data.duplicates import find_duplicates
 from facefold.data.images import decode_image
-from facefold.data.preprocessing import Preprocessing
+from facefold.data.preprocessing import Preprocessing, Shape
 from facefold.data.synthetic import write_synthetic_competition
 from facefold.utils.errors import InputError
 
@@ -46,6 +46,19 @@ def test_each_image_in_the_order_of_the_csv(competition, monkeypatch, shard):
         assert opened.ids == table["id"].tolist() and opened.pixels.dtype == np.uint8
         for row, id in enumerate(opened.ids):
             assert np.array_equal(opened.pixels[row], decode_image(competition.image_path(split, id), 24))
+
+
+def test_height_and_width_are_in_the_name_and_in_the_images(competition):
+    preprocessing = Preprocessing(Shape(24, 16))
+    assert cache.missing_cache_bytes(competition, preprocessing) == 30 * 24 * 16 * 3
+    cache.build_caches(competition, preprocessing)
+    [path] = cached(competition, "train_*.npy")
+    assert path.name == f"train_24x16px_{load_images_hash(competition.root)[:12]}_0.npy"
+    opened = cache.open_cache(competition, "train", preprocessing)
+    assert opened.pixels.shape == (20, 24, 16, 3)
+    whole = decode_image(competition.image_path("train", opened.ids[3]))
+    expected = cv2.resize(whole, (16, 24), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(opened.pixels[3], expected)
 
 
 def test_other_caches_are_built_while_the_first_is_used(competition):

@@ -21,8 +21,9 @@ import split
 import train
 from command import call, refused, run, words
 from facefold import cli
-from facefold.cli import add_seed_option, check_engine_options, path_argument
+from facefold.cli import add_seed_option, add_size_option, check_engine_options, path_argument
 from facefold.data.fold_methods import GROUPINGS
+from facefold.data.preprocessing import Shape
 from facefold.ensemble.leaks import LEAKS
 from facefold.ensemble.methods import METHOD_NAMES, REGRESSION_METHOD_NAMES
 from facefold.models.recipe import CLASSIFIERS, PROFILES
@@ -133,6 +134,19 @@ def test_a_seed_has_one_rule_in_all_steps(tmp_path, capsys, step, options, seed)
     assert capsys.readouterr().err.endswith(
         f"error: argument --seed: {seed}: a seed is a whole number from 0 to 4294967295\n"
     )
+
+
+def test_a_size_is_a_number_or_height_and_width(capsys):
+    parser = argparse.ArgumentParser()
+    add_size_option(parser, "", 224)
+    assert parser.parse_args([]).size == 224 and parser.parse_args(["--size", "96"]).size == 96
+    assert parser.parse_args(["--size", "192x128"]).size == Shape(height=192, width=128)
+    for text in ("192x", "x128", "192x128x3", "-96x1", "1.5", "big"):
+        with pytest.raises(SystemExit):
+            parser.parse_args([f"--size={text}"])
+        assert capsys.readouterr().err.endswith(
+            f"error: argument --size: {text}: a size is a number of pixels, or height and width as 192x128\n"
+        )
 
 
 def test_the_largest_seed_is_one():

@@ -23,7 +23,7 @@ def run(monkeypatch, capsys):
 
     def run_step(root: Path, *options: str) -> str:
         monkeypatch.setattr(
-            sys, "argv", ["compare.py", "--root", str(root), "--size", "64", "--device", "cpu", *options]
+            sys, "argv", ["compare.py", "--root", str(root), "--size", "64x32", "--device", "cpu", *options]
         )
         monkeypatch.setattr(
             workers, "run_jobs", lambda jobs, devices: [job.run(torch.device("cpu"), 0) for job in jobs]
@@ -45,7 +45,7 @@ def root(tmp_path_factory, make_competition) -> Path:
 def test_backbones_are_compared_once(root, run):
     options = ("--backbones", "test_resnet,test_efficientnet", "--epochs", "2", "--weights", "none")
     output = run(root, *options)
-    assert "3 folds, fold 0 held out, 2 epochs, 64 pixels" in output and "random weights were asked for" in output
+    assert "3 folds, fold 0 held out, 2 epochs, 64x32 pixels" in output and "random weights were asked for" in output
     comparison = pd.read_csv(root / "compare" / "comparison.csv", keep_default_na=False)
     assert comparison["backbone"].tolist() == ["test_resnet", "test_efficientnet"]
     assert comparison["weights"].tolist() == ["none", "none"]

@@ -56,7 +56,7 @@ def on_device(monkeypatch):
     "settings",
     [
         BATCHES,
-        {**BATCHES, "mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1},
+        {**BATCHES, "mixup": 0.4, "cutmix": 1.0, "label_smoothing": 0.1, "size": [32, 64]},
         {**BATCHES, "optimizer": "sgd", "lr": 0.02, "momentum": 0.9},
         {**TINY, "epochs": 2, "lr": 5e-3, "ema": 0.0, "schedule": "plateau", "monitor": 0.25},
         {**FROZEN, "views": 2, "freeze_backbone": True, "freeze_stages": 0, "head": "average"},
@@ -155,7 +155,7 @@ def test_nothing_is_read_back_from_the_device(tmp_path, monkeypatch, resident):
         return labels.sum()
 
     step._averages, step._counts = [], []
-    step._run(buffers, 32, update)
+    step._run(buffers, (32, 32), update)
     assert taken == [((16, 32, 32, 3), "meta", (16, 2), "meta")]
 
 
@@ -169,11 +169,13 @@ def test_a_row_is_sent_as_its_bits(tmp_path):
     numbers, pixels = dataset[0, np.array([2, 0])]
     assert numbers[:, :2].contiguous().view(torch.int64)[:, 0].tolist() == [2, 0] and numbers.dtype == torch.float32
     batch = DeviceBatch(dataset, source, CPU)
-    inputs, labels = batch((numbers, pixels), 32)
+    inputs, labels = batch((numbers, pixels), (32, 32))
     assert labels.tolist() == [2.5, 0.5] and np.array_equal(inputs.numpy(), cache.pixels[[5, 8]])
     batch._images = torch.from_numpy(cache.pixels)  # as on a GPU that holds all images
-    assert torch.equal(batch((numbers,), 32)[0], inputs)
-    assert torch.equal(batch((numbers,), 16)[0], shrink(inputs, 16))
+    assert torch.equal(batch((numbers,), (32, 32))[0], inputs)
+    assert torch.equal(batch((numbers,), (16, 8))[0], shrink(inputs, (16, 8)))
+    area = inputs.numpy().reshape(2, 16, 2, 8, 4, 3).mean((2, 4))
+    assert np.array_equal(shrink(inputs, (16, 8)).numpy(), np.floor(area + 0.5))
 
 
 def test_batches_are_read_ahead_in_their_order_and_errors_arrive():

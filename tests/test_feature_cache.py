@@ -170,6 +170,8 @@ def test_each_view_of_a_prediction_has_a_file_of_each_split(tta):
     assert view_names(recipe) == [(split, view) for split in ("train", "test") for view in views]
     flip = dataclasses.replace(recipe, tta="flip")
     assert feature_cache_bytes(recipe, 80, 20) == 2 * feature_cache_bytes(flip, 80, 20)
+    wide = dataclasses.replace(flip, size=[32, 48])
+    assert feature_cache_bytes(wide, 80, 20) == 2 * 100 * (2 * 16 * 24 * 16)  # two views of maps 16 x 24 of 16 channels
 
 
 def test_half_precision_is_used_only_if_it_nearly_agrees(tmp_path, monkeypatch, capsys):
@@ -195,6 +197,8 @@ def test_whatever_decides_a_value_is_in_the_key(tmp_path):
     others = [
         key(freeze_stages=2),
         key(size=48),
+        key(size=[32, 48]),
+        key(size=[48, 32]),
         key(crop=0.5),
         key(start_size=16),
         key(augment="light"),
@@ -209,7 +213,7 @@ def test_whatever_decides_a_value_is_in_the_key(tmp_path):
         feature_dir(tmp_path, parse(), 0, "others", {"source": "w"}, FLOAT32, CPU),
         feature_dir(tmp_path, parse(), 0, "images", {"source": "v"}, FLOAT32, CPU),
     ]
-    assert len({key(), *others}) == 16
+    assert len({key(), *others}) == 18
     assert key(frozen_precision(parse(), HALF, CPU)) == key()  # trained in bfloat16, frozen in float32
     assert key(lr=0.5, epochs=9) == key()
 

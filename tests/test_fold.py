@@ -263,7 +263,7 @@ def test_early_epochs_are_shown_smaller(tmp_path):
     fold = make_task(tmp_path, settings)
     large = [
         dataclasses.replace(some, pixels=some.pixels.repeat(2, 1).repeat(2, 2))
-        for some in (fold.train_images, fold.test_images)
+        for some in (images("a", 96)[0], images("te", 10)[0])
     ]
     fold = dataclasses.replace(fold, train_images=large[0], test_images=large[1])
     augmented = AugmentedImages(ImageSource(large[0], CPU), fold.recipe, 0)

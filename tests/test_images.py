@@ -229,6 +229,36 @@ def test_a_crop_is_the_middle_at_the_resolution_of_the_file(tmp_path, size, form
     assert np.abs(decode_image(path, size, 0.88).astype(int) - decoded[:, ::-1]).mean() < 1
 
 
+@pytest.mark.parametrize(
+    "shape, flag, reduced",
+    [
+        ((100, 20), cv2.IMREAD_REDUCED_COLOR_2, (100, 80)),  # an eighth would do for the width
+        ((25, 40), cv2.IMREAD_REDUCED_COLOR_4, (50, 40)),  # an eighth would do for the height
+        ((100, 80), cv2.IMREAD_REDUCED_COLOR_2, (100, 80)),
+        ((101, 10), cv2.IMREAD_COLOR, (200, 160)),
+        ((20, 200), cv2.IMREAD_COLOR, (200, 160)),
+    ],
+)
+def test_height_and_width_of_a_decoded_image(tmp_path, shape, flag, reduced):
+    """Of 200 by 160 pixels the decoder computes as few as leave both sides long enough."""
+    data = encoded(picture(160, 200), quality=100, subsampling=0)
+    (tmp_path / "1.jpg").write_bytes(data)
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    assert bgr.shape[:2] == reduced
+    method = cv2.INTER_CUBIC if shape[1] > 160 else cv2.INTER_AREA
+    expected = cv2.resize(bgr, (shape[1], shape[0]), interpolation=method) if reduced != shape else bgr
+    assert np.array_equal(decode_image(tmp_path / "1.jpg", shape), expected[..., ::-1])
+
+
+def test_height_and_width_of_a_crop(tmp_path):
+    """The middle of 200 by 160 pixels is 100 by 80, of which a half is 50 by 40: the decoder halves all of it."""
+    data = encoded(picture(160, 200), quality=100, subsampling=0)
+    (tmp_path / "1.jpg").write_bytes(data)
+    half = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_REDUCED_COLOR_2)[25:-25, 20:-20, ::-1]
+    expected = cv2.resize(half, (40, 30), interpolation=cv2.INTER_AREA)
+    assert np.array_equal(decode_image(tmp_path / "1.jpg", (30, 40), 0.5), expected)
+
+
 def test_a_crop_leaves_a_pixel(tmp_path):
     (tmp_path / "1.png").write_bytes(encoded(picture(8, 9), "PNG"))
     assert decode_image(tmp_path / "1.png", None, 0.001).shape == (1, 2, 3)

@@ -161,7 +161,7 @@ def test_rates_are_the_mean_over_processes(monkeypatch):
 
 
 def test_real_batches_are_timed(one_thread):
-    plain = timing.time_batches(recipes.parse_recipe("r", TINY, "r.toml"), torch.device(CPU))
+    plain = timing.time_batches(recipes.parse_recipe("r", {**TINY, "size": [32, 48]}, "r.toml"), torch.device(CPU))
     assert min(plain.train, plain.predict, plain.augment) > 0 == plain.freeze
     assert timing.time_batches(recipes.parse_recipe("r", FROZEN, "r.toml"), torch.device(CPU)).freeze > 0
 

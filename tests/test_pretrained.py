@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from torch.nn.functional import interpolate
 
+from facefold.data.preprocessing import Shape
 from facefold.models import pretrained
 from facefold.models.pretrained import build_backbone, read_state_dict
 from facefold.models.recipe import Recipe, load_recipe, parse_recipe
@@ -99,8 +100,8 @@ def test_position_embeddings_of_another_size_are_resampled(tmp_path):
     "backbone, saved, size",
     [
         ("swin_tiny_patch4_window7_224", 224, 64),
-        ("eva02_tiny_patch14_224", 56, 84),
-        ("coatnet_nano_rw_224", 64, 96),
+        ("eva02_tiny_patch14_224", 56, (84, 28)),
+        ("coatnet_nano_rw_224", 64, (64, 96)),
     ],
 )
 def test_weights_of_another_size_fit_any_family_that_timm_resamples(tmp_path, backbone, saved, size):
@@ -108,7 +109,7 @@ def test_weights_of_another_size_fit_any_family_that_timm_resamples(tmp_path, ba
     save_file(state, tmp_path / f"{backbone}.safetensors")
     model, _ = build_backbone(hub_recipe(backbone, size=size), tmp_path)
     with torch.inference_mode():
-        assert model.eval()(torch.zeros(1, 3, size, size)).shape == (1, model.num_features)
+        assert model.eval()(torch.zeros(1, 3, *Shape.of(size))).shape == (1, model.num_features)
     loaded = model.state_dict()
     same = [name for name in loaded if loaded[name].shape == state[name].shape]
     assert len(same) > 0.9 * len(loaded) and all(torch.equal(loaded[name], state[name]) for name in same)
@@ -135,13 +136,15 @@ def test_weights_of_the_hub_that_timm_does_not_resample_name_their_own_size(monk
     )
 
 
-@pytest.mark.parametrize("size, sizes", [(160, "154 or 168"), (8, "14")])
+@pytest.mark.parametrize(
+    "size, sizes", [(160, "154 or 168"), (8, "14"), ([84, 160], "84x154 or 84x168"), ([20, 30], "14x28 or 28x42")]
+)
 def test_a_size_that_cuts_patches_off_is_refused(size, sizes):
     with pytest.raises(InputError) as caught:
         build_backbone(hub_recipe("eva02_tiny_patch14_224", size=size), pretrained=False)
     assert str(caught.value) == (
-        f"recipe r: eva02_tiny_patch14_224 reads patches of 14 x 14 pixels, and size = {size} is no multiple of 14: "
-        f"take {sizes}"
+        "recipe r: eva02_tiny_patch14_224 reads patches of 14 x 14 pixels, and "
+        f"size = {Shape.of(size)} is no multiple of 14: take {sizes}"
     )
 
 

@@ -1,10 +1,12 @@
+import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
 from facefold.models.recipe import PROFILES, Recipe, load_recipe, load_recipes, parse_recipe, recipe_names
 from facefold.utils.errors import InputError
+from facefold.utils.files import sha256_text
 
 
 def test_every_recipe_file_loads_and_says_what_it_is():
@@ -141,6 +143,11 @@ def test_all_wrong_keys_and_types_are_named_at_once():
             "start_size is below size, and not for cnn3 and cnn5, whose dense layer has one size",
         ),
         ({"start_size": 64, "backbone": "resnet18", "epochs": 1}, "start_size needs a second epoch to grow in"),
+        (
+            {"size": [192, 128], "start_size": 64, "backbone": "resnet18"},
+            "start_size is for square images: leave it out, or set size to one number",
+        ),
+        ({"size": [0, 128]}, "size = 0x128 should be above 0"),
         ({"views": 2}, "views belongs to freeze_stages or freeze_backbone only"),
         ({"start_size": 100, "backbone": "resnet18"}, "size - start_size is no multiple of 16"),
         (
@@ -199,10 +206,32 @@ def test_settings_that_contradict_each_other_are_refused(settings, message):
         parse_recipe("a", settings, "a.toml")
 
 
+def test_a_size_is_a_square_or_height_and_width():
+    wide = parse_recipe("a", {"size": [96, 160]}, "a.toml")
+    assert wide.size == wide.shape == (96, 160) and wide.shape_in(0) == wide.shape
+    assert wide.hash == sha256_text('{"size": [96, 160]}')
+    assert Recipe(**json.loads(json.dumps(asdict(wide)))) == wide  # as run.json keeps it
+    assert len({wide, wide.preprocessing, replace(wide, epochs=2)}) == 3
+    square = parse_recipe("a", {"size": 64}, "a.toml")
+    assert square.shape == (64, 64) and square.hash == sha256_text('{"size": 64}')
+    assert parse_recipe("a", {"size": [64, 64]}, "a.toml") == square
+    assert parse_recipe("a", {"size": [128, 128]}, "a.toml").hash == Recipe("a").hash
+
+
+@pytest.mark.parametrize("size", [[], [64], [64, 64, 3], [64.0, 32], [True, 32], "64x32", 64.0, True])
+def test_what_is_no_size_is_refused(size):
+    with pytest.raises(InputError) as caught:
+        parse_recipe("a", {"size": size}, "a.toml")
+    assert str(caught.value) == (
+        f"a.toml is not a recipe:\n  - size = {size!r} should be a whole number, or height and width: [192, 128], and "
+        "192x128 in the name of a variant"
+    )
+
+
 def test_sizes_grow_evenly_to_the_full_one():
     grown = parse_recipe("r", {"backbone": "resnet18", "size": 128, "start_size": 64, "epochs": 5}, "r.toml")
-    assert [grown.size_in(epoch) for epoch in range(5)] == [64, 80, 96, 112, 128]
-    assert [parse_recipe("r", {"epochs": 2}, "r.toml").size_in(epoch) for epoch in range(2)] == [128, 128]
+    assert [grown.shape_in(epoch) for epoch in range(5)] == [(side, side) for side in (64, 80, 96, 112, 128)]
+    assert [parse_recipe("r", {"epochs": 2}, "r.toml").shape_in(epoch) for epoch in range(2)] == [(128, 128)] * 2
 
 
 def test_unknown_recipe_lists_those_there_are():

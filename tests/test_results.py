@@ -40,6 +40,7 @@ OURS = [
     f"cache/duplicates_1_{HASH}.csv",
     f"cache/train_96px_{HASH}_0.npy",
     f"cache/train_96px_crop0.88_{HASH}_0.npy",
+    f"cache/extra_96x64px_crop0.88_{HASH}_0.npy",
     f"cache/train_96px_{HASH}_0.npy.sha256",
     f"cache/.train_96px_{HASH}_1.npy.part",
     "cache/.ray_" + "0" * 32,

@@ -139,6 +139,8 @@ FOLDER = "which takes letters, digits, '.', '-' and '_'; write a recipe of its o
         ("lite0~epochs=3", "recipe 'lite0~epochs=3': the number of epochs follows @, as in lite0@3"),
         ("lite0~lr=3e-4", "recipe 'lite0~lr=3e-4': write it as lite0~lr=0.0003, for a run has one name"),
         ("lite0~size=96~lr=1", "recipe 'lite0~size=96~lr=1': write it as lite0~lr=1~size=96, for a run has one name"),
+        ("lite0~size=96x96", "recipe 'lite0~size=96x96': write it as lite0~size=96, for a run has one name"),
+        ("lite0~size=096x9", "recipe 'lite0~size=096x9': write it as lite0~size=96x9, for a run has one name"),
         ("lite0~size=96~size=160", "recipe 'lite0~size=96~size=160': size appears twice"),
         ("lite0~", "recipe 'lite0~': '' is not key=value, a setting of a recipe such as size=160"),
         ("lite0~size", "recipe 'lite0~size': 'size' is not key=value, a setting of a recipe such as size=160"),
@@ -164,6 +166,15 @@ def test_options_name_the_variant_of_every_recipe():
     spellings = [load_recipes("lite0", [text])[0] for text in ("lr=3e-4", "lr=0.0003", "lr=3.0e-04")]
     assert spellings == [load_recipe("lite0~lr=0.0003")] * 3
     assert load_recipes("lite0~size=160", ["lr=3e-4"]) == [load_recipe("lite0~lr=0.0003~size=160")]
+
+
+def test_height_and_width_of_a_variant():
+    own, variant = load_recipe("lite0"), load_recipe("lite0~size=192x128@3")
+    assert variant.shape == (192, 128) and variant.about == (
+        f"{own.about}; size 192x128 instead of 128; 3 epochs instead of 5"
+    )
+    assert load_recipes("lite0@3", ["size=192x128"]) == [variant]
+    assert load_recipes("lite0", ["size=160x160"]) == load_recipes("lite0", ["size=160"])
 
 
 @pytest.mark.parametrize(
@@ -212,7 +223,8 @@ def test_a_variant_is_a_recipe_of_its_own_and_a_seed_is_not():
         ("lite0~about=x", "recipe 'lite0~about=x': about describes a recipe, and makes no other one; edit lite0.toml"),
         (
             "lite0~size=abc",
-            "'lite0~size=abc', lite0.toml with size = abc, is not a recipe:\n  - size = 'abc' should be of type int",
+            "'lite0~size=abc', lite0.toml with size = abc, is not a recipe:\n  - size = 'abc' should be a whole "
+            "number, or height and width: [192, 128], and 192x128 in the name of a variant",
         ),
         (
             "lite0~compile=1~lr=0@3#2",

@@ -1,4 +1,4 @@
-"""A small recipe on 96 synthetic squares (label 1 is bright), for the tests of training. Seconds, on the CPU."""
+"""A small recipe on 96 synthetic images (label 1 is bright), for the tests of training. Seconds, on the CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,26 +27,27 @@ FROZEN = {
 }
 
 
-def images(prefix: str, count: int) -> tuple[ImageCache, np.ndarray]:
+def images(prefix: str, count: int, shape: tuple[int, int] = (32, 32)) -> tuple[ImageCache, np.ndarray]:
     draw = np.random.default_rng(len(prefix))
     labels = np.arange(count) % 2
     pixels = (
-        draw.integers(0, 140, (count, 32, 32, 3), dtype=np.uint8) + (labels * 60).astype(np.uint8)[:, None, None, None]
+        draw.integers(0, 140, (count, *shape, 3), dtype=np.uint8) + (labels * 60).astype(np.uint8)[:, None, None, None]
     )
     return ImageCache([f"{prefix}{row}" for row in range(count)], pixels), labels
 
 
 def make_task(tmp_path, settings: dict, name: str = "tiny") -> FoldTask:
-    cache, labels = images("a", 96)
+    recipe = parse_recipe(name, settings, "tiny.toml")
+    cache, labels = images("a", 96, recipe.shape)
     table = pd.DataFrame({"id": cache.ids, "label": labels, "group": cache.ids})
     return FoldTask(
-        parse_recipe(name, settings, "tiny.toml"),
+        recipe,
         0,
         0,
         table.iloc[:64],
         table.iloc[64:],
         cache,
-        images("te", 10)[0],
+        images("te", 10, recipe.shape)[0],
         tmp_path / "checkpoint.pt",
         {"recipe": name, "images_hash": "0"},
         tmp_path / "cache",

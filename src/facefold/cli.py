@@ -26,6 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+from facefold.data.preprocessing import Shape
 from facefold.models.run_name import MAX_SEED
 from facefold.task import LABEL, load_task
 from facefold.utils.console import is_quiet
@@ -165,6 +166,11 @@ def add_seed_option(parser: argparse.ArgumentParser, help: str, default: int | N
     parser.add_argument("--seed", type=_seed, default=default, help=help)
 
 
+def add_size_option(parser: argparse.ArgumentParser, help: str, default: int | None = None) -> None:
+    """Add --size, of images: 224, or 192x128 for height and width."""
+    parser.add_argument("--size", type=_size, default=default, metavar="N|HxW", help=help)
+
+
 def add_weights_dir_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights-dir",
@@ -221,6 +227,12 @@ def images_options(folders: dict[str, str]) -> list[str]:
     """Return the arguments of audit.py for the folders that --images named, by split."""
     named = ",".join(f"{split}={folder}" for split, folder in folders.items())
     return ["--images", named] if named else []
+
+
+def _size(text: str) -> int | Shape:
+    if not re.fullmatch("[0-9]+(x[0-9]+)?", text):
+        raise argparse.ArgumentTypeError(f"{text}: a size is a number of pixels, or height and width as 192x128")
+    return Shape.parse(text) or int(text)
 
 
 def _image_folders(text: str) -> dict[str, str]:

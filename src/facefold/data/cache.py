@@ -1,7 +1,8 @@
 """Cache all images as uint8: decoded, cropped and resized once, in shards on disk that all folds and epochs read.
 
-cache/<split>_<size>px_<images hash>_<shard>.npy   uint8 (n, size, size, 3) RGB, at most `SHARD_BYTES` of images, in the
-                                                   order of the csv; each with its .sha256; extra rows are a split
+cache/<split>_<size>px_<images hash>_<shard>.npy   uint8 (n, height, width, 3) RGB, at most `SHARD_BYTES` of images, in
+                                                   the order of the csv; each with its .sha256; extra rows are a split;
+                                                   size is 128 for a square, else 192x128 (height, width)
 cache/<split>_<size>px_crop<crop>_<images hash>_<shard>.npy   the same of the middle of each image
 """
 
@@ -42,7 +43,7 @@ SHARD_BYTES = 1 << 30  # what a damaged file or a killed job costs to write agai
 class ImageCache:
     """Images of one split with one preprocessing.
 
-    ids: the n ids in the order of the csv. pixels: uint8 (n, size, size, 3) RGB, read from disk by row.
+    ids: the n ids in the order of the csv. pixels: uint8 (n, height, width, 3) RGB, read from disk by row.
     """
 
     ids: list[str]
@@ -145,7 +146,7 @@ def missing_cache_bytes(
 ) -> int:
     """Return how many bytes `build_caches` will write."""
     missing = sum(_count_missing(split, preprocessing) for split in _splits(competition, extra))
-    return 3 * preprocessing.size**2 * missing
+    return preprocessing.image_bytes * missing
 
 
 def _splits(competition: Competition, extra: ExtraRows = NO_EXTRA_ROWS) -> list[_Split]:
@@ -181,7 +182,7 @@ def _stem(split: _Split, preprocessing: Preprocessing) -> str:
 
 def _shards(split: _Split, preprocessing: Preprocessing) -> list[tuple[Path, list[str]]]:
     """Return the file and the ids of each shard. Its name has the images' hash, so changed images get a new cache."""
-    rows = max(1, SHARD_BYTES // (3 * preprocessing.size**2))
+    rows = max(1, SHARD_BYTES // preprocessing.image_bytes)
     stem = f"{_stem(split, preprocessing)}_{split.hash[:12]}"
     return [
         (split.root / "cache" / f"{stem}_{number}.npy", split.ids[start : start + rows])
@@ -202,7 +203,7 @@ def _build(split: _Split, preprocessing: Preprocessing) -> None:
         former = HASHED if split.name in SPLITS else split.hash[:12]
         remove_files(folder, f"{_stem(split, preprocessing)}_{former}_[0-9]*", intact)
         rows = sum(len(ids) for _, ids in missing)
-        require_disk_space(folder, rows * 3 * size**2, f"the {split.name} images at {size} pixels")
+        require_disk_space(folder, rows * preprocessing.image_bytes, f"the {split.name} images at {size} pixels")
 
         def decode(ids: list[str]) -> Iterator[np.ndarray]:
             for pixels in map_images(lambda id: decode_image(split.path(id), size, crop), ids):

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from facefold.data.preprocessing import Shape
 from facefold.utils.errors import InputError
 from facefold.utils.processes import core_count
 
@@ -87,32 +88,33 @@ def inspect_image(path: Path) -> ImageFacts:
     return ImageFacts(hashlib.sha256(data).hexdigest(), len(data), width, height)
 
 
-def open_image(path: Path, size: int | None = None, crop: float = 1.0) -> np.ndarray:
-    """Decode any image that Pillow reads to uint8 RGB: (size, size, 3), or (height, width, 3) for `size=None`.
+def open_image(path: Path, size: int | Shape | None = None, crop: float = 1.0) -> np.ndarray:
+    """Decode any image that Pillow reads to uint8 RGB (height, width, 3); `size=None` keeps that of the file.
 
-    crop: see `Preprocessing`; it is cut out before the rest is resized, so that no resolution is lost.
+    size, crop: see `Preprocessing`; the crop is cut out before it is resized, so that no resolution is lost.
 
     Every step sees an image as this function returns it: turned upright by its EXIF orientation; grey and palette as
     RGB; 16-bit grey by its high byte; CMYK by Pillow's formula, without a colour profile; transparency left out; the
-    first frame of several. If the shorter side of what is kept of an upright RGB or grey JPEG is at least twice `size`,
-    the JPEG decoder itself halves (quarters, ..) the image in the DCT domain, which is several times faster; the rest
-    is averaged down, or interpolated up, to a square.
+    first frame of several. If both sides of what is kept of an upright RGB or grey JPEG are at least twice as long as
+    asked for, the JPEG decoder itself halves (quarters, ..) the image in the DCT domain, which is several times faster;
+    the rest is averaged down, or interpolated up.
     Raises `ImageProblem` if that fails, or if it is larger or smaller than an image of a competition may be.
     """
-    data = _read_bytes(path)
+    data, shape = _read_bytes(path), None if size is None else Shape.of(size)
     with _pillow_errors("is no image of a kind that Pillow reads"), Image.open(io.BytesIO(data)) as image:
         _check_size(*image.size)
         if image.format in _JPEGS:
             _check_end(data)
         if _is_plain_jpeg(image):
-            bgr = _decode(data, cv2.IMREAD_COLOR | (0 if size is None else _reduced_flag(image, size / crop)))
+            flag = 0 if shape is None else _reduced_flag(image, shape.height / crop, shape.width / crop)
+            bgr = _decode(data, cv2.IMREAD_COLOR | flag)
         else:
             bgr = cv2.cvtColor(_convert(image), cv2.COLOR_RGB2BGR)
     bgr = _crop_middle(bgr, crop)
-    return cv2.cvtColor(bgr if size is None else _resize_square(bgr, size), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(bgr if shape is None else _resize(bgr, shape), cv2.COLOR_BGR2RGB)
 
 
-def decode_image(path: Path, size: int | None = None, crop: float = 1.0) -> np.ndarray:
+def decode_image(path: Path, size: int | Shape | None = None, crop: float = 1.0) -> np.ndarray:
     """Decode an image of the competition as `open_image` does; raise `InputError` if it is missing or unusable."""
     with _input_errors(path):
         return open_image(path, size, crop)
@@ -128,11 +130,11 @@ def read_thumbnail(path: Path, size: int) -> tuple[np.ndarray, JpegHeader]:
         data = _read_bytes(path)
         header = _open_header(data)
         if _is_plain_jpeg(header):
-            grey = _decode(data, _reduced_flag(header, 2 * size))
+            grey = _decode(data, _reduced_flag(header, 2 * size, 2 * size))
         else:
             with _pillow_errors("is not an image"):
                 grey = cv2.cvtColor(_convert(header), cv2.COLOR_RGB2GRAY)
-    return _resize_square(grey, size), _parse_header(header)
+    return _resize(grey, Shape(size, size)), _parse_header(header)
 
 
 def encode_thumbnail(path: Path, size: int) -> bytes:
@@ -283,9 +285,12 @@ def _short_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def _reduced_flag(header: Image.Image, size: float) -> int:
-    """Return OpenCV's flag for the strongest reduction that leaves `size` pixels of the shorter side; 0 for none."""
-    return next((flag for factor, flag in _REDUCED.items() if min(header.size) >= factor * size), 0)
+def _reduced_flag(header: Image.Image, height: float, width: float) -> int:
+    """Return OpenCV's flag for the strongest reduction that leaves height x width pixels or more; 0 for none."""
+    for factor, flag in _REDUCED.items():
+        if header.height >= factor * height and header.width >= factor * width:
+            return flag
+    return 0
 
 
 def _decode(data: bytes, flag: int) -> np.ndarray:
@@ -303,8 +308,9 @@ def _crop_middle(pixels: np.ndarray, crop: float) -> np.ndarray:
     return pixels[top : height - top, left : width - left]
 
 
-def _resize_square(pixels: np.ndarray, size: int) -> np.ndarray:
-    if pixels.shape[:2] == (size, size):
+def _resize(pixels: np.ndarray, shape: Shape) -> np.ndarray:
+    height, width = pixels.shape[:2]
+    if (height, width) == shape:
         return pixels
-    shrinking = min(pixels.shape[:2]) >= size
-    return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC)
+    shrinking = height >= shape.height and width >= shape.width
+    return cv2.resize(pixels, shape[::-1], interpolation=cv2.INTER_AREA if shrinking else cv2.INTER_CUBIC)

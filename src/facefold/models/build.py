@@ -12,6 +12,7 @@ from timm.data.constants import (
 )
 from torch import Tensor, nn
 
+from facefold.data.preprocessing import Shape
 from facefold.models.classifiers import Classifier
 from facefold.models.cnn import CNNS
 from facefold.models.heads import build_head, parse_head
@@ -162,7 +163,7 @@ def build_model(
         outputs: Of the last layer, see `Task.outputs`.
     """
     if recipe.backbone in CNNS:
-        backbone = CNNS[recipe.backbone](recipe.width, recipe.size, recipe.dropout)
+        backbone = CNNS[recipe.backbone](recipe.width, recipe.shape, recipe.dropout)
         normalisation = FrozenStages(IMAGENET_INCEPTION_MEAN, IMAGENET_INCEPTION_STD, [])
         return Net(normalisation, backbone, backbone.num_features, recipe.dropout, outputs), {"source": "none"}
     if recipe.embeddings:  # they take the part of the frozen stages' activations
@@ -172,21 +173,21 @@ def build_model(
     if len(recipe.parts) > 1:
         return _build_several(recipe, weights_dir, pretrained)
     model, source = build_backbone(recipe, weights_dir, pretrained=pretrained)
-    for size in sorted({recipe.size_in(epoch) for epoch in range(recipe.epochs)}):
-        _require_size(model, size)
+    for shape in sorted({recipe.shape_in(epoch) for epoch in range(recipe.epochs)}):
+        _require_shape(model, shape)
     if recipe.grad_checkpointing:
         _set_grad_checkpointing(recipe, model)
     layers = parse_head(recipe.head)
     if recipe.freeze_backbone:
-        stages, layers = freeze_backbone(model, layers, recipe.size)
-        backbone = build_head(layers, example_output(nn.Sequential(*stages), recipe.size))
+        stages, layers = freeze_backbone(model, layers, recipe.shape)
+        backbone = build_head(layers, example_output(nn.Sequential(*stages), recipe.shape))
     else:
-        backbone = FeatureMaps(model, recipe.size) if layers else model
-        head_input = example_output(backbone, recipe.size)
+        backbone = FeatureMaps(model, recipe.shape) if layers else model
+        head_input = example_output(backbone, recipe.shape)
         stages = split_frozen_stages(backbone, model, recipe) if recipe.freeze_stages else []
         if layers:
             backbone = nn.Sequential(backbone, *build_head(layers, head_input))
-    features = example_output(nn.Sequential(*stages, backbone), recipe.size).shape[1]
+    features = example_output(nn.Sequential(*stages, backbone), recipe.shape).shape[1]
     mean = model.pretrained_cfg.get("mean", IMAGENET_DEFAULT_MEAN)
     std = model.pretrained_cfg.get("std", IMAGENET_DEFAULT_STD)
     net = Net(FrozenStages(mean, std, stages), backbone, features, recipe.dropout, outputs)
@@ -195,14 +196,15 @@ def build_model(
     return net, source
 
 
-def _require_size(model: nn.Module, size: int) -> None:
-    """Raise `InputError` if the backbone does not accept images of that size, with the nearest ones that it may."""
+def _require_shape(model: nn.Module, shape: Shape) -> None:
+    """Raise `InputError` if the backbone does not accept images of that shape, with the nearest ones that it may."""
     try:
-        example_output(model, size)
+        example_output(model, shape)
     except InputError as error:
         stride = max((stage["reduction"] for stage in getattr(model, "feature_info", [])), default=1)
-        if size % stride:  # windows and position biases of MaxViT, CoAtNet, Hiera and LeViT fit whole last maps only
-            raise InputError(f"{error}; take a multiple of {stride}: {nearest_multiples(size, stride)}") from error
+        # Windows and position biases of MaxViT, CoAtNet, Hiera and LeViT fit whole last maps only.
+        if any(side % stride for side in shape):
+            raise InputError(f"{error}; take a multiple of {stride}: {nearest_multiples(shape, stride)}") from error
         raise
 
 
@@ -223,7 +225,7 @@ def _build_several(recipe: Recipe, weights_dir: Path | None, pretrained: bool) -
     """
     nets, sources = zip(*(build_model(part, weights_dir, pretrained) for part in recipe.parts), strict=True)
     net = Net(FrozenBackbones([net.frozen_stages for net in nets]), nn.Flatten(), 1, 0.0)
-    image = torch.zeros((1, recipe.size, recipe.size, 3), dtype=torch.uint8)
+    image = torch.zeros((1, *recipe.shape, 3), dtype=torch.uint8)
     with torch.inference_mode():
         sizes = [backbone(image).shape[1] for backbone in net.frozen_stages.stages]
     equal = np.sqrt(sum(sizes) / len(sizes) / np.array(sizes))

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from facefold.data.preprocessing import Shape
 from facefold.utils.errors import InputError
 
 
@@ -17,14 +18,14 @@ class _Cnn(nn.Module):
 class Cnn3(_Cnn):
     """Three convolutions (7x7 with stride 2, 5x5, 5x5), each with ReLU and 2x2 max pooling, then a dense layer of 256.
 
-    The article's first model: shallow, with large kernels and without batch norm. Maps float (N, 3, size, size) to
+    The article's first model: shallow, with large kernels and without batch norm. Maps float (N, 3, H, W) to
     features float (N, 256).
     """
 
-    def __init__(self, width: int, size: int, dropout: float):
+    def __init__(self, width: int, shape: Shape, dropout: float):
         super().__init__()
-        if size < 16:
-            raise InputError(f"cnn3 halves the image four times: size = {size} should be 16 or more")
+        if min(shape) < 16:
+            raise InputError(f"cnn3 halves the image four times: size = {shape} should be 16 or more")
         layers = []
         for in_channels, out_channels, kernel, stride in (
             (3, width, 7, 2),
@@ -37,8 +38,9 @@ class Cnn3(_Cnn):
                 nn.MaxPool2d(2),
             ]
         self.blocks = nn.Sequential(*layers)
+        cells = (shape.height // 16) * (shape.width // 16)
         self.dense = nn.Sequential(
-            nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * width * (size // 16) ** 2, 256), nn.ReLU(inplace=True)
+            nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * width * cells, 256), nn.ReLU(inplace=True)
         )
 
 
@@ -46,13 +48,13 @@ class Cnn5(_Cnn):
     """Five 3x3 convolutions, each with batch norm, ReLU and 2x2 max pooling, then a dense layer of 256.
 
     The article's second model (five stacked 3x3 convolutions with batch norm, dense layers, dropout). Maps float
-    (N, 3, size, size) to features float (N, 256).
+    (N, 3, H, W) to features float (N, 256).
     """
 
-    def __init__(self, width: int, size: int, dropout: float):
+    def __init__(self, width: int, shape: Shape, dropout: float):
         super().__init__()
-        if size < 32:
-            raise InputError(f"cnn5 halves the image five times: size = {size} should be 32 or more")
+        if min(shape) < 32:
+            raise InputError(f"cnn5 halves the image five times: size = {shape} should be 32 or more")
         channels = [3, width, 2 * width, 4 * width, 8 * width, 8 * width]
         self.blocks = nn.Sequential(
             *[
@@ -65,10 +67,11 @@ class Cnn5(_Cnn):
                 for in_channels, out_channels in pairwise(channels)
             ]
         )
+        cells = (shape.height // 32) * (shape.width // 32)
         self.dense = nn.Sequential(
             nn.Flatten(),
             nn.Dropout(dropout),
-            nn.Linear(channels[-1] * (size // 32) ** 2, 256, bias=False),
+            nn.Linear(channels[-1] * cells, 256, bias=False),
             nn.BatchNorm1d(256),
             nn.ReLU(inplace=True),
         )

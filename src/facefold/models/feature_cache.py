@@ -11,6 +11,7 @@ read; they are removed when the run's current ones are computed.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def feature_dir(
         precision: The format of the activations, from `frozen_precision`.
         device: Where they are computed.
     """
-    sizes = [recipe.size_in(epoch) for epoch in range(recipe.epochs)]
+    sizes = [recipe.shape_in(epoch).height for epoch in range(recipe.epochs)]  # of squares, where they grow
     settings = [
         recipe.backbone,
         recipe.freeze_stages,
@@ -91,7 +92,7 @@ def feature_dir(
 class FeatureCache:
     """The activations of one split's images, one file per view.
 
-    precision: from `frozen_precision`. augmented(epoch, rows): augmented images uint8 (N, size, size, 3), None if the
+    precision: from `frozen_precision`. augmented(epoch, rows): augmented images uint8 (N, H, W, 3), None if the
     recipe does not augment. views: number of augmented copies that the epochs take in turn; 0: a new one per epoch.
     """
 
@@ -167,8 +168,9 @@ def feature_cache_bytes(recipe: Recipe, train_rows: int, test_rows: int) -> int:
         return 0
     stages, total = build_model(recipe, pretrained=False)[0].frozen_stages.eval(), 0
     with torch.inference_mode():
-        image_bytes = 2 * stages(torch.zeros(1, recipe.size, recipe.size, 3, dtype=torch.uint8)).numel()
+        image_bytes = 2 * stages(torch.zeros(1, *recipe.shape, 3, dtype=torch.uint8)).numel()
     for split, view in view_names(recipe):
-        side = recipe.size_in(int(view.removeprefix("epoch_"))) if view.startswith("epoch_") else recipe.size
-        total += (train_rows if split == "train" else test_rows) * image_bytes * side**2 // recipe.size**2
+        shape = recipe.shape_in(int(view.removeprefix("epoch_"))) if view.startswith("epoch_") else recipe.shape
+        rows = train_rows if split == "train" else test_rows
+        total += rows * image_bytes * math.prod(shape) // math.prod(recipe.shape)
     return total

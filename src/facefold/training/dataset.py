@@ -16,6 +16,7 @@ from facefold.augment.branchless import BranchlessAugment
 from facefold.augment.per_batch import BatchAugment
 from facefold.augment.per_image import ImageAugment
 from facefold.data.cache import ImageCache
+from facefold.data.preprocessing import Shape
 from facefold.models.feature_cache import FeatureCache
 from facefold.models.recipe import Recipe
 from facefold.models.views import view_images
@@ -71,10 +72,10 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 class AugmentedImages:
-    """`augmented(epoch, rows)`: cached images uint8 (N, side, side, 3) of these rows, changed by (seed, epoch, id).
+    """`augmented(epoch, rows)`: cached images uint8 (N, H, W, 3) of these rows, changed by (seed, epoch, id).
 
-    side: the recipe's size in that epoch. `on_device`: whether they are augmented where `images` are, instead of on the
-    CPU. `branchless`: does the same to images on a GPU, by what `draw` returns.
+    H, W: the recipe's shape in that epoch. `on_device`: whether they are augmented where `images` are, instead of on
+    the CPU. `branchless`: does the same to images on a GPU, by what `draw` returns.
     """
 
     def __init__(self, images: ImageSource, recipe: Recipe, seed: int):
@@ -91,27 +92,26 @@ class AugmentedImages:
 
     def draw(self, epoch: int, rows: np.ndarray) -> np.ndarray:
         """Draw what `branchless` does to the images of these rows, float32 (n, columns)."""
-        size = self._recipe.size
         ids = [self._cache.ids[row] for row in rows]
-        return self.branchless.table(self._recipe.augmented_epoch(epoch), ids, size, size)
+        return self.branchless.table(self._recipe.augmented_epoch(epoch), ids, *self._recipe.shape)
 
     def __call__(self, epoch: int, rows: np.ndarray) -> Tensor:
         epoch = self._recipe.augmented_epoch(epoch)
-        side, size = self._recipe.size_in(epoch), self._recipe.size
+        shape, cached = self._recipe.shape_in(epoch), self._recipe.shape
         ids = [self._cache.ids[row] for row in rows]
         if self.on_device:
             images = self._augment(self._source(rows), epoch, ids)
-            return images if side == size else shrink(images, side)
+            return images if shape == cached else shrink(images, shape)
         pixels = self._cache.pixels[rows]
         images = [self._augment(image, epoch, id) for image, id in zip(pixels, ids, strict=True)]
-        if side != size:
-            images = [cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA) for image in images]
+        if shape != cached:
+            images = [cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA) for image in images]
         return torch.from_numpy(np.stack(images))
 
 
-def shrink(images: Tensor, side: int) -> Tensor:
-    """Return images uint8 (N, side, side, 3) of larger ones, each pixel the mean of an area."""
-    planes = interpolate(images.permute(0, 3, 1, 2).float(), (side, side), mode="area")
+def shrink(images: Tensor, shape: Shape) -> Tensor:
+    """Return images uint8 (N, *shape, 3) of larger ones, each pixel the mean of an area."""
+    planes = interpolate(images.permute(0, 3, 1, 2).float(), shape, mode="area")
     return planes.add_(0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from facefold.data.preprocessing import Shape
 from facefold.training.dataset import ImageSource, TrainDataset, shrink
 
 _ROW = 2  # float32 columns that hold the int64 number of a row
@@ -19,7 +20,7 @@ class HostDataset(TrainDataset):
 
     First one float32 tensor (N, 2 + columns): the numbers of the rows, their bits as two columns, and where whole
     batches are augmented the table of `BranchlessAugment`. Then what the network reads of the rows, or their images
-    uint8 (N, size, size, 3), unless the device has all images.
+    uint8 (N, H, W, 3), unless the device has all images.
     """
 
     def __getitem__(self, index: tuple[int, np.ndarray]) -> tuple[Tensor, ...]:
@@ -35,7 +36,7 @@ class HostDataset(TrainDataset):
 
 
 class DeviceBatch:
-    """`batch(host, side)`: inputs and labels on `device`, from what `HostDataset` returned; the same steps each time.
+    """`batch(host, shape)`: inputs and labels on `device`, from what `HostDataset` returned; the same steps each time.
 
     Args:
         dataset: What to train on.
@@ -49,8 +50,8 @@ class DeviceBatch:
         self._images = images.on_gpu if dataset.augments_batches else None
         self._cache_rows = torch.from_numpy(dataset.cache_rows).to(device)
 
-    def __call__(self, host: Sequence[Tensor], side: int) -> tuple[Tensor, Tensor]:
-        """Return what the network reads, images uint8 (N, side, side, 3) or activations, and the labels (N, ..)."""
+    def __call__(self, host: Sequence[Tensor], shape: Shape) -> tuple[Tensor, Tensor]:
+        """Return what the network reads, images uint8 (N, *shape, 3) or activations, and the labels (N, ..)."""
         numbers, *given = host
         rows = numbers[:, :_ROW].contiguous().view(torch.int64)[:, 0]
         labels = self._labels[rows]
@@ -58,7 +59,7 @@ class DeviceBatch:
             return given[0], labels
         pixels = given[0] if self._images is None else self._images[self._cache_rows[rows]]
         images = self._augment(pixels, numbers[:, _ROW:])
-        return images if side == images.shape[1] else shrink(images, side), labels
+        return images if shape == images.shape[1:3] else shrink(images, shape), labels
 
 
 def read_ahead(batches: Iterable[tuple[Tensor, ...]], device: torch.device) -> Iterator[tuple[Tensor, ...]]:

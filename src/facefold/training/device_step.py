@@ -16,6 +16,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor
 
+from facefold.data.preprocessing import Shape
 from facefold.training.device_batch import DeviceBatch
 from facefold.training.mixup import mix_batch
 from facefold.training.step import TrainingStep
@@ -78,7 +79,7 @@ class CudaGraphs:
 
 
 class DeviceStep:
-    """`step(host, side, mix, average)` takes one training step on what the host left of a batch.
+    """`step(host, image_shape, mix, average)` takes one training step on what the host left of a batch.
 
     Args:
         step: The optimiser step on a batch.
@@ -110,38 +111,41 @@ class DeviceStep:
         """How the steps run, for run.json: "CUDA graph", or "eager" and why."""
         return f"eager: {self._failure}" if self._failure else "CUDA graph"
 
-    def __call__(self, host: Sequence[Tensor], side: int, mix: Tensor | None, average: float) -> Tensor:
+    def __call__(self, host: Sequence[Tensor], image_shape: Shape, mix: Tensor | None, average: float) -> Tensor:
         """Take one step; return its loss (), which the next step overwrites.
 
         Args:
             host: From `HostDataset`.
-            side: Height and width of the images.
+            image_shape: Height and width of the images.
             mix: From `draw_mix`; None for a recipe that does not mix.
             average: The weight of the new weights in the moving average, 0..1.
         """
         rates = [group["lr"] for group in self._step.optimizer.param_groups]
         numbers = torch.tensor([*rates, average])
         values = [numbers if mix is None else torch.cat([numbers, mix]), *host]
-        shape = self._shape(values, side)
+        shape = self._shape(values, image_shape)
         for buffer, value in zip(shape.buffers, values, strict=True):
             buffer.copy_(value.pin_memory() if buffer.is_cuda else value, non_blocking=True)
         if shape.replay is None and shape.steps >= EAGER_STEPS and not self._failure:
-            self._record(shape, side)
+            self._record(shape, image_shape)
         shape.steps += 1
-        loss = shape.replay() if shape.replay else self._graphs.run(lambda: self._run(shape.buffers, side, self._split))
+        if shape.replay:
+            loss = shape.replay()
+        else:
+            loss = self._graphs.run(lambda: self._run(shape.buffers, image_shape, self._split))
         self._graphs.wait()
         return loss
 
-    def _shape(self, values: list[Tensor], side: int) -> _Shape:
-        key = (side, self._step.accumulate, *(value.shape for value in values))
+    def _shape(self, values: list[Tensor], image_shape: Shape) -> _Shape:
+        key = (image_shape, self._step.accumulate, *(value.shape for value in values))
         if key not in self._shapes:
             device = self._batch.device
             self._shapes[key] = _Shape([torch.empty_like(value, device=device) for value in values])
         return self._shapes[key]
 
-    def _record(self, shape: _Shape, side: int) -> None:
+    def _record(self, shape: _Shape, image_shape: Shape) -> None:
         try:
-            shape.replay = self._graphs.record(lambda: self._run(shape.buffers, side, self._step.update))
+            shape.replay = self._graphs.record(lambda: self._run(shape.buffers, image_shape, self._step.update))
         except RuntimeError as error:  # what may not be recorded, or memory for it
             self._failure = (str(error).splitlines() or [type(error).__name__])[0]
             self._report(
@@ -152,12 +156,12 @@ class DeviceStep:
     def _split(self, inputs: Tensor, labels: Tensor) -> Tensor:
         return self._step(inputs, labels, self._report)
 
-    def _run(self, buffers: list[Tensor], side: int, update: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def _run(self, buffers: list[Tensor], image_shape: Shape, update: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Take the step that the buffers describe, reading nothing back from the device; return the loss ()."""
         numbers, *host = buffers
         groups = len(self._step.optimizer.param_groups)
         rates, weight, mix = numbers[:groups], numbers[groups], numbers[groups + 1 :]
-        inputs, labels = self._batch(host, side)
+        inputs, labels = self._batch(host, image_shape)
         if len(mix):
             inputs, labels = mix_batch(inputs, labels, mix)
         with self._rates(rates):

@@ -299,13 +299,13 @@ class FoldTrainer:
 
     def take_step(self, batch: Sequence[Tensor], epoch: int, step: int) -> Tensor:
         """Take training step number `step` on a batch from the loader; return the loss ()."""
-        side, mix = self.recipe.size_in(self.recipe.augmented_epoch(epoch)), None
+        shape, mix = self.recipe.shape_in(self.recipe.augmented_epoch(epoch)), None
         if self.recipe.mixes:
             seed = derive_seed(self.task.seed, self.task.fold, "mixup", epoch, step)
-            mix = draw_mix(self.recipe, side, side, seed)
+            mix = draw_mix(self.recipe, *shape, seed)
         if self.device_step:
             average = 1 - self.ema.get_decay(step) if self.ema else 0.0
-            return self.device_step(batch, side, mix, average)
+            return self.device_step(batch, shape, mix, average)
         inputs, labels = (to_device(part, self.device) for part in batch)
         if mix is not None:
             inputs, labels = mix_batch(inputs, labels, mix)

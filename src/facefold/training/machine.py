@@ -64,7 +64,7 @@ def estimate_training_memory(recipe: Recipe) -> int:
         kept[tensor.data_ptr()] = tensor.nbytes
         return tensor
 
-    images = torch.zeros(2, recipe.size, recipe.size, 3, dtype=torch.uint8)
+    images = torch.zeros(2, *recipe.shape, 3, dtype=torch.uint8)
     inputs = net.frozen_stages.eval()(images).permute(0, 2, 3, 1).detach() if net.has_frozen_stages else images
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         net.train().forward_inputs(inputs)

@@ -101,7 +101,8 @@ class Workload:
         if recipe.classifier:
             cost = Cost(views * (self.rows + self.test_rows) * rates.freeze, self._fit_seconds(recipe, rates, valid))
             return RecipePlan(recipe, left, cost)
-        epochs_of_full_size = sum((recipe.size_in(epoch) / recipe.size) ** 2 for epoch in range(epochs))
+        pixels = [math.prod(recipe.shape_in(epoch)) for epoch in range(epochs)]
+        epochs_of_full_size = sum(pixels) / math.prod(recipe.shape)
         fold = (self.rows - valid) * rates.train * epochs_of_full_size + (
             valid * epochs + views * (valid + self.test_rows)
         ) * rates.predict

@@ -49,7 +49,7 @@ def time_batches(recipe: Recipe, device: torch.device, target: Task = LABEL) -> 
     optimizer = make_optimizer(net, recipe, device)
     ema = ModelEmaV3(net, decay=recipe.ema) if recipe.ema else None
     scaler = torch.amp.GradScaler(device.type, enabled=precision.dtype is torch.float16)
-    noise = np.random.default_rng(0).integers(0, 256, (recipe.batch, recipe.size, recipe.size, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (recipe.batch, *recipe.shape, 3), dtype=np.uint8)
     images = ImageSource(ImageCache([str(row) for row in range(recipe.batch)], noise), device)
     rows, loss_fn = np.arange(recipe.batch), make_loss(target, recipe, np.array([0, 1]))
     labels = torch.zeros(recipe.batch, dtype=loss_fn.label_dtype, device=device)
@@ -71,7 +71,7 @@ def time_batches(recipe: Recipe, device: torch.device, target: Task = LABEL) -> 
     def train() -> Tensor:
         net.train()
         if device_step:
-            return device_step(host, recipe.size, None, 0.5)
+            return device_step(host, recipe.shape, None, 0.5)
         loss = step(inputs, labels)
         if ema:
             ema.update(net)
@@ -109,7 +109,7 @@ def _time_classifier(recipe: Recipe, net: Net, precision: Precision, device: tor
     generator = np.random.default_rng(0)
     if recipe.embeddings:
         return Rates(*_fit_rates(recipe, generator, EMBEDDING_WIDTH, target), 0.0, 0.0)
-    pixels = torch.from_numpy(generator.integers(0, 256, (CHUNK, recipe.size, recipe.size, 3), np.uint8)).to(device)
+    pixels = torch.from_numpy(generator.integers(0, 256, (CHUNK, *recipe.shape, 3), np.uint8)).to(device)
     stages = fuse_frozen_stages(net.frozen_stages, pixels, frozen_precision(recipe, precision, device))
     with torch.inference_mode():
         width = stages(pixels[:1]).shape[1]
