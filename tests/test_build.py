@@ -199,3 +199,12 @@ def test_a_backbone_without_checkpointing_is_named(backbone):
 def test_the_articles_profile_has_every_recipe_whose_weights_are_public():
     """timm's hub has none for resnetv2_152, whose recipe needs a file; vgg16_age is for --target age."""
     assert set(PROFILES["articles"]) == set(TRAINED) - {"resnet152v2_gap", "vgg16_age"}
+
+
+@pytest.mark.parametrize("backbone, least", [("cnn3", 16), ("cnn5", 32)])
+@pytest.mark.parametrize("more", [0, 1, 14, 15, 16, 31])
+def test_a_network_of_ours_takes_every_size(backbone, least, more):
+    settings = {"backbone": backbone, "size": [least + more, least], "width": 2}
+    net, _ = build_model(parse_recipe("c", settings, "c.toml"))
+    with torch.inference_mode():
+        assert net.eval()(torch.zeros(2, least + more, least, 3, dtype=torch.uint8))[1].shape == (2, 256)

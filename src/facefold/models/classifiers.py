@@ -56,7 +56,7 @@ def fit_classifier(
     more than there are.
 
     Args:
-        kind: One of `recipe.CLASSIFIERS`.
+        kind: One of `settings.CLASSIFIERS`.
         features: float32 (n, F).
         labels: (n,), indices of classes or values.
         groups: (n,), of near-duplicates, which inner folds do not divide.

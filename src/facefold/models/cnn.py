@@ -38,7 +38,7 @@ class Cnn3(_Cnn):
                 nn.MaxPool2d(2),
             ]
         self.blocks = nn.Sequential(*layers)
-        cells = (shape.height // 16) * (shape.width // 16)
+        cells = ((shape.height + 1) // 16) * ((shape.width + 1) // 16)  # the first convolution rounds up
         self.dense = nn.Sequential(
             nn.Flatten(), nn.Dropout(dropout), nn.Linear(4 * width * cells, 256), nn.ReLU(inplace=True)
         )
