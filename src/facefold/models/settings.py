@@ -65,7 +65,8 @@ def find_problems(recipe: Recipe, settings: dict) -> list[str]:
         *_invalid_settings(recipe),
         *_invalid_lists(recipe),
         *_misplaced_settings(recipe, settings),
-        *_conflicts(recipe),
+        *(message for broken, message in _network_conflicts(recipe) if broken),
+        *(message for broken, message in _training_conflicts(recipe) if broken),
     ]
 
 
@@ -137,13 +138,16 @@ def _misplaced_settings(recipe: Recipe, settings: dict) -> Iterator[str]:
             yield f'{key} belongs to training by gradients, which classifier = "{recipe.classifier}" replaces'
 
 
-def _conflicts(recipe: Recipe) -> list[str]:
-    """Return settings that contradict each other."""
+Conflict = tuple[object, str]  # whether it is there (truthy), and what it is
+
+
+def _network_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    """Yield settings of the network that contradict each other."""
     backbones, weights = split_list(recipe.backbone), split_list(recipe.weights)
     scales = split_list(recipe.feature_scale) if recipe.feature_scale else backbones
     own_cnn = any(backbone in OWN_BACKBONES for backbone in backbones)
-    frozen, grows, side = recipe.has_frozen_stages, recipe.start_size > 0, min(recipe.shape)
-    rules = [
+    frozen = recipe.has_frozen_stages
+    yield from (
         (
             own_cnn and (recipe.weights != "none" or recipe.drop_path > 0 or frozen),
             f"{recipe.backbone} has no pretrained weights, no drop_path and no stages to freeze",
@@ -174,6 +178,14 @@ def _conflicts(recipe: Recipe) -> list[str]:
             recipe.grad_checkpointing and (own_cnn or frozen) and not recipe.classifier,
             "grad_checkpointing is for a backbone of timm that learns as a whole",
         ),
+    )
+
+
+def _training_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    """Yield settings of images and training that contradict each other."""
+    own_cnn = recipe.backbone in OWN_BACKBONES
+    frozen, grows, side = recipe.has_frozen_stages, recipe.start_size > 0, min(recipe.shape)
+    yield from (
         (grows and "flatten" in recipe.head, "start_size is not for a head that flattens, which has one size"),
         (
             grows and (own_cnn or recipe.start_size >= side),
@@ -227,5 +239,4 @@ def _conflicts(recipe: Recipe) -> list[str]:
             recipe.soup and recipe.early_stopping,
             "early_stopping keeps the weights of one epoch, soup averages several: leave one of them out",
         ),
-    ]
-    return [message for broken, message in rules if broken]
+    )
