@@ -3,6 +3,7 @@
 Their `run` imports what trains, so that a process that only plans and starts them needs no torch.
 """
 
+import math
 import time
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -32,6 +33,7 @@ from facefold.runs import (
     write_weights,
 )
 from facefold.task import load_task
+from facefold.training.budget import SessionOver, stop_in_time
 from facefold.training.curves import curves_dir
 from facefold.utils.console import print_progress
 from facefold.utils.errors import InputError
@@ -79,7 +81,8 @@ class FoldJob:
 
     pseudo: the runs whose predictions of the test images are learned from as well, none by default; likewise the rows
     of extra. loader_workers: processes that augment images. tensorboard: whether to write its learning curve as event
-    files. waits: whether to wait for another process that trains this fold, which is an `InputError` otherwise.
+    files. waits: whether to wait for another process that trains this fold, which is an `InputError` otherwise. until:
+    when the session is over (`time.monotonic()`): the fold is left at the end of an epoch before it.
     """
 
     root: Path
@@ -93,12 +96,19 @@ class FoldJob:
     waits: bool = False
     pseudo: PseudoLabels = NO_PSEUDO_LABELS
     extra: ExtraRows = NO_EXTRA_ROWS
+    until: float = math.inf
 
     def __str__(self) -> str:
         return f"{self.identity.name} fold {self.fold}"
 
     def run(self, device: "torch.device", position: int) -> None:
-        """Train the fold unless it is finished, and leave its run."""
+        """Train the fold unless it is finished, and leave its run; or its checkpoint, if the session is over."""
+        try:
+            self._run(device, position)
+        except SessionOver as stop:
+            print_progress(f"{self}: {stop} of {self.recipe.epochs}; its checkpoint is kept")
+
+    def _run(self, device: "torch.device", position: int) -> None:
         from facefold.training.classifier import fit_fold
         from facefold.training.fold import train_fold
         from facefold.training.machine import reset_peak_memory
@@ -122,7 +132,8 @@ class FoldJob:
             if self.recipe.classifier:
                 trained = fit_fold(task, device, events)
             else:
-                trained = train_fold(task, device, position, self.loader_workers, events)
+                stop = stop_in_time(self.until, resumed=task.checkpoint.exists())
+                trained = train_fold(task, device, position, self.loader_workers, events, stop)
             result = predict_fold(task, trained, device)
             write_weights(directory, result.state)
             write_history(directory, result.history)
