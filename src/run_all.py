@@ -9,6 +9,8 @@
     ./run_all.sh --target age                    a regression on a column of meta.csv, in a folder of its own
     ./run_all.sh --budget 90m                    what fits into 90 minutes from now: recipes in their order, as long as
                                                  they fit; fewer folds or epochs if not even one does
+    ./run_all.sh --session 8h30m                 stop at the end of an epoch before this time is over; the same command
+                                                 goes on, to the bytes of a job that was not stopped
 
 Ends with the file to upload, its nested score and the time of each step. Kill it at any time: the same command
 continues.
@@ -52,7 +54,7 @@ from facefold.utils.console import format_duration, parse_budget, silence
 if TYPE_CHECKING:
     from facefold.data.competition import Competition
     from facefold.models.recipe import Recipe
-    from facefold.training.plan import Plan
+    from facefold.training.plan import Plan, Workload
 
 PROFILE_NAMES = ("articles", "cpu", "demo", "gpu", "gpu_offline", "quick", "regression")
 
@@ -77,16 +79,22 @@ def main() -> None:
         "--corrections", type=path_argument, metavar="FILE", help="training rows to drop or relabel, see clean.py"
     )
     add_competition_options(parser)
-    parser.add_argument("--budget", metavar="90m|1.5h", help="the time there is; see above")
+    limit = parser.add_mutually_exclusive_group()
+    limit.add_argument("--budget", metavar="90m|1.5h", help="the time there is; see above")
+    limit.add_argument("--session", metavar="8h30m", help="the time until this job stops, to be continued; see above")
     add_log_option(parser)
     parser.add_argument("--quiet", action="store_true", help="print errors and the last line alone")
     add_target_option(parser)
     add_engine_options(parser)
     args = parser.parse_args()
     check_competition_options(args)
-    check_engine_options(args, {"--budget": args.budget})
+    check_engine_options(args, {"--budget": args.budget, "--session": args.session})
     load_tracking(args.log, args.root, args.target)
-    job = Job(args, parse_budget(args.budget) if args.budget else math.inf)
+    job = Job(
+        args,
+        parse_budget(args.budget) if args.budget else math.inf,
+        parse_budget(args.session, "--session") if args.session else math.inf,
+    )
     args.root.mkdir(parents=True, exist_ok=True)
     with hold_root(args.root, alone=True), silence(args.quiet) as stdout:
         job.run(stdout)
@@ -94,10 +102,11 @@ def main() -> None:
 
 @dataclass
 class Job:
-    """All steps in order. budget: seconds for all of it. seconds: what each step took."""
+    """All steps in order. budget: seconds for all of it. session: until it stops. seconds: what each step took."""
 
     args: argparse.Namespace
     budget: float
+    session: float
     started: float = field(default_factory=time.monotonic)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -123,8 +132,9 @@ class Job:
     def run(self, stdout: TextIO) -> None:
         recipes = self.prepare()
         plan, suffix, options = self.make_plan(recipes)
-        self.execute(plan, suffix, options)
-        self.summarise(stdout)
+        if self.execute(plan, suffix, options):
+            self.summarise(stdout)
+        self.report_session(plan, suffix, stdout)
 
     def step(self, name: str, *options: object) -> None:
         common = ("--root", self.root) if name == "audit" else ("--root", self.root, "--target", self.target.name)
@@ -178,13 +188,7 @@ class Job:
         from facefold.data.folds import load_folds
         from facefold.models.run_name import CORRECTED_SUFFIX
         from facefold.runs import is_fold_sealed, run_names
-        from facefold.training.plan import (
-            format_budget,
-            format_plan,
-            make_plan,
-            measure_workload,
-            write_budget,
-        )
+        from facefold.training.plan import format_plan, make_plan, measure_workload
         from facefold.utils.processes import start_server, stop_server
 
         args, folds = self.args, load_folds(self.root, self.target)
@@ -210,29 +214,56 @@ class Job:
         elsewhere = "" if args.engine == "local" else " of this machine; the folds go to the Ray cluster"
         print("\n" + format_plan(plan, workload, suffix, elsewhere))
         options = {name: getattr(args, name[2:].replace("-", "_")) for name in PASSED_ON} | {"--seed": folds.seed}
-        if args.budget:
-            options["--budget"] = write_budget(self.target_root, self.started + self.budget, workload, plan, suffix)
-            print(format_budget(self.budget, used), flush=True)
+        options |= self.limit_time(workload, plan, suffix, used)
         if plan.folds != folds.k:
             self.step("split", "--folds", plan.folds)
         return plan, suffix, options
 
-    def execute(self, plan: Plan, suffix: str, options: dict) -> None:
-        """Train what the plan has, blend the complete runs, and write the report."""
+    def limit_time(self, workload: Workload, plan: Plan, suffix: str, used: float) -> dict[str, Path]:
+        """Write when training has to end, if it has to; return the option for train.py. used: seconds until now."""
+        from facefold.training.budget import format_budget, format_session, write_budget
+
+        cache = self.target_root / "cache"
+        if self.args.budget:
+            print(format_budget(self.budget, used), flush=True)
+            end = self.started + self.budget
+            return {"--budget": write_budget(cache / "budget.json", end, workload, plan, suffix)}
+        if self.args.session:
+            print(format_session(self.session, used), flush=True)
+            end = self.started + self.session - workload.longest_prediction(plan.recipes)
+            return {"--session": write_budget(cache / "session.json", end, workload, plan, suffix)}
+        return {}
+
+    def execute(self, plan: Plan, suffix: str, options: dict) -> bool:
+        """Train what the plan has, blend the complete runs, and write the report; return whether there are any."""
         from facefold.runs import is_run_complete
-        from facefold.training.plan import format_budget_result
+        from facefold.training.budget import format_budget_result
 
         names = [planned.recipe.name for planned in plan.recipes]
         log = [part for text in self.args.log for part in ("--log", text)]
         self.step("train", "--recipe", ",".join(names), *log, *given_options(options))
         complete = [name + suffix for name in names if is_run_complete(self.target_root, name + suffix, plan.folds)]
-        self.step("blend", "--recipes", ",".join(complete), *log)
-        self.step("report", *log)
+        if complete:
+            self.step("blend", "--recipes", ",".join(complete), *log)
+            self.step("report", *log)
         print("\n" + ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in self.seconds.items()))
         if self.args.budget:
             planned = [planned.recipe.name + suffix for planned in [*plan.recipes, *plan.left_out]]
             left_out = [name for name in planned if name not in complete]
             print(format_budget_result(self.budget, time.monotonic() - self.started, left_out))
+        return bool(complete)
+
+    def report_session(self, plan: Plan, suffix: str, stdout: TextIO) -> None:
+        """Print what is left to the next session, if anything is."""
+        from facefold.runs import is_fold_sealed
+        from facefold.training.budget import format_session_result
+
+        names = [planned.recipe.name + suffix for planned in plan.recipes] if self.args.session else []
+        left = {
+            name: sum(not is_fold_sealed(self.target_root, name, fold) for fold in range(plan.folds)) for name in names
+        }
+        if any(left.values()):
+            print(format_session_result(self.session, time.monotonic() - self.started, left), file=stdout)
 
     def summarise(self, stdout: TextIO) -> None:
         """Print what to read and what to upload."""

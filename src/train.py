@@ -30,6 +30,7 @@ tensorboard in event files: docs/options.md.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -109,11 +110,18 @@ def main() -> None:
         "--extra", type=path_argument, metavar="DIR", help="train.csv or a folder per class: images to train on as well"
     )
     add_target_option(parser)
-    parser.add_argument(
+    limit = parser.add_mutually_exclusive_group()
+    limit.add_argument(
         "--budget",
         type=path_argument,
         metavar="FILE",
         help="start no fold of a run that would end too late, see run_all.py",
+    )
+    limit.add_argument(
+        "--session",
+        type=path_argument,
+        metavar="FILE",
+        help="stop at the end of an epoch before the session is over, see run_all.py",
     )
     add_log_option(parser)
     add_engine_options(parser)
@@ -123,7 +131,7 @@ def main() -> None:
         raise InputError("name recipes with --recipe, or --features together with --classifier")
     if args.features:
         args.recipe = f"{args.features}.{args.classifier}"
-    check_engine_options(args, {"--workers": args.workers, "--budget": args.budget})
+    check_engine_options(args, {"--workers": args.workers, "--budget": args.budget, "--session": args.session})
     if args.workers is not None and args.workers < 1:
         raise InputError(f"--workers {args.workers}: at least one")
     check_options(args)
@@ -138,10 +146,15 @@ def check_options(args: argparse.Namespace) -> None:
     """Raise `InputError` for a weight without runs, one that is not positive, and options that do not go together."""
     if args.pseudo is None and args.pseudo_weight is not None:
         raise InputError("--pseudo-weight belongs to --pseudo A,B")
-    if args.pseudo is not None and args.budget:
-        raise InputError("--budget is for the runs that run_all.py plans, which have no pseudo-labels; leave it out")
-    if args.extra is not None and args.budget:
-        raise InputError("--budget is for the runs that run_all.py plans, which have no extra rows; leave it out")
+    for option in [name for name in ("budget", "session") if getattr(args, name)]:
+        if args.pseudo is not None:
+            raise InputError(
+                f"--{option} is for the runs that run_all.py plans, which have no pseudo-labels; leave it out"
+            )
+        if args.extra is not None:
+            raise InputError(
+                f"--{option} is for the runs that run_all.py plans, which have no extra rows; leave it out"
+            )
     if args.pseudo_weight is None:
         args.pseudo_weight = DEFAULT_WEIGHT
     require_weight(args.pseudo_weight)
@@ -156,7 +169,7 @@ def train(args: argparse.Namespace, tracking: Tracking) -> None:
     from facefold.data.folds import load_folds
     from facefold.models.recipe import load_recipes
     from facefold.models.run_name import run_suffix
-    from facefold.runs import find_other_sources, find_unfinished_folds, require_distinct
+    from facefold.runs import find_other_sources, find_unfinished_folds, is_fold_sealed, require_distinct
 
     competition, folds = load_competition(args.root), load_folds(args.root, args.target)
     recipes, numbers = load_recipes(args.recipe, args.settings), parse_fold_numbers(args.fold, folds.k)
@@ -192,9 +205,12 @@ def train(args: argparse.Namespace, tracking: Tracking) -> None:
     if any(unfinished.values()):
         left_out = train_missing(args, recipes, unfinished, competition, folds, additions, tracking)
     for recipe, identity in zip(recipes, identities, strict=True):
+        left = [fold for fold in numbers if not is_fold_sealed(target_root, identity.name, fold)]
         if identity.name in left_out:
             late = format_duration(left_out[identity.name])
             print(f"{identity.name}: left out, it would have ended {late} too late; what is trained of it is kept")
+        elif args.session and left:
+            print(f"{identity.name}: {len(left)} of {len(numbers)} folds are left, as the session is over")
         elif member := join_and_score(args, identity, folds, corrections, competition.test["id"].tolist()):
             log_score(tracking, recipe, identity, member, folds)
 
@@ -287,9 +303,10 @@ def train_missing(
     from facefold.data.cache import build_caches_ahead
     from facefold.models.requirements import check_disk_space, require_trainable
     from facefold.runs import is_run_complete, joined_oof_path
+    from facefold.training.budget import BudgetGuard, SessionGuard, load_budget
     from facefold.training.jobs import FoldJob, order_jobs, require_usable_checkpoint
-    from facefold.training.plan import BudgetGuard
 
+    session = load_budget(args.session, [i.name for i in unfinished], "--session") if args.session else None
     require_trainable(recipes, args.target, args.weights_dir)
     workers = choose_workers(args)
     root, target_root = args.root.resolve(), args.target.directory(args.root)
@@ -306,6 +323,7 @@ def train_missing(
             waits=args.engine == "ray",
             pseudo=additions.pseudo,
             extra=additions.extra,
+            until=session.until if session else math.inf,
         )
         for recipe, (identity, numbers) in zip(recipes, unfinished.items(), strict=True)
         for fold in numbers
@@ -325,14 +343,16 @@ def train_missing(
     def any_complete() -> bool:
         return any(is_run_complete(target_root, identity.name, folds.k) for identity in unfinished)
 
-    guard = BudgetGuard(args.budget, jobs, len(workers.devices), any_complete) if args.budget else None
+    guard = SessionGuard(session, jobs) if session else None
+    if args.budget:
+        guard = BudgetGuard(args.budget, jobs, len(workers.devices), any_complete)
     preprocessings = list(dict.fromkeys(recipe.preprocessing for recipe in of_images))
     on_gpu = args.engine == "local" and workers.devices[0] != "cpu"  # whose processor decodes while it trains
     with build_caches_ahead(competition, preprocessings, additions.extra, meanwhile=on_gpu):
         for name in {job.identity.name for job in missing}:
             joined_oof_path(target_root, name).unlink(missing_ok=True)  # stale: it is rebuilt from the new folds
         workers.run(jobs, after, guard)
-    return guard.left_out if guard else {}
+    return guard.left_out if args.budget else {}
 
 
 def choose_workers(args: argparse.Namespace) -> LocalWorkers | RayWorkers:

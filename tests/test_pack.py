@@ -256,9 +256,9 @@ def test_an_image_that_has_everything_is_left_alone(tmp_path):
 def test_the_options_of_the_audit_say_how_the_competition_was_read():
     task = Task(metric="auc", submission="probabilities", id_column="image", label_columns=("target",))
     expected = ["--metric", "auc", "--submission", "probabilities", "--id-column", "image", "--label-column", "target"]
-    assert pack._audit_options(task) == expected
+    assert pack.audit_options(task) == expected
     columns = Task(kind="multiclass", classes=("a", "b", "c"), label_columns=("a", "b", "c"))
-    assert "--label-column" not in pack._audit_options(columns)
+    assert "--label-column" not in pack.audit_options(columns)
 
 
 @pytest.mark.parametrize("names", [("train.csv", "test.csv"), ("labels.csv", "sample_submission.csv")])

@@ -1,8 +1,6 @@
-"""The plan and the budget, on invented rates and on clocks that the test sets."""
+"""The plan, on invented rates and on clocks that the test sets."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,14 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facefold.data.corrections import NO_CORRECTIONS
 from facefold.data.preprocessing import Preprocessing
 from facefold.models import recipe as recipes
-from facefold.runs import Identity
 from facefold.training import plan, timing
-from facefold.training.jobs import FoldJob
-from facefold.training.plan import BudgetGuard, Cost, Plan, Rates, RecipePlan, Workload
-from facefold.utils.console import parse_budget
+from facefold.training.plan import Cost, Plan, Rates, RecipePlan, Workload
 from facefold.utils.errors import InputError
 from tiny_fold import FROZEN
 
@@ -280,145 +274,3 @@ def test_a_plan_in_words():
     on_gpu = workload(devices=["cuda:0"])
     lines = plan.format_plan(Plan([lite0], 5, 200), on_gpu, "", " of this machine").splitlines()
     assert lines[0].endswith("5 folds, 1 at a time on cuda of this machine") and lines[-1].endswith("4 min in all")
-
-
-@pytest.mark.parametrize("text, seconds", [("90m", 5400), ("1.5h", 5400), ("45s", 45), (".5h", 1800)])
-def test_a_budget_is_a_number_and_a_unit(text, seconds):
-    assert parse_budget(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["90", "m", "", "-5m", "0h", "nanm", "infh", "1d", "1.m", "1e3s"])
-def test_any_other_budget_is_refused(text):
-    with pytest.raises(InputError, match="a number and a unit are needed, such as 90m"):
-        parse_budget(text)
-
-
-def test_a_budget_in_words():
-    assert plan.format_budget(5400, 400).startswith("  budget 1 h 30 min, 7 min of it spent, 9 min kept in reserve;\n")
-    assert plan.format_budget_result(5400, 4000, []) == "budget 1 h 30 min: 1 h 07 min used"
-    assert plan.format_budget_result(60, 70, ["cnn5", "lite1"]) == (
-        "budget 60 s: 70 s used, 10 s too many; left out: cnn5, lite1. Without --budget, or with more, the same "
-        "command continues with these"
-    )
-
-
-# Keeping the budget
-
-
-def jobs_of(name: str, count: int) -> list[FoldJob]:
-    identity = Identity(name, "", "", "", 0)
-    return [
-        FoldJob(Path("root"), recipes.load_recipe(name), identity, NO_CORRECTIONS, number, None, 0)
-        for number in range(count)
-    ]
-
-
-class Case:
-    """Two recipes of two folds each, a hundred seconds a fold, one at a time; the guard is called as by the workers."""
-
-    def __init__(self, tmp_path, monkeypatch, until: float, complete: bool = False):
-        self.now, self.complete, self.running = 1000.0, complete, []
-        self.jobs = jobs_of("lite0", 2) + jobs_of("cnn5", 2)
-        monkeypatch.setattr(plan, "time", SimpleNamespace(monotonic=lambda: self.now))
-        path = tmp_path / "budget.json"
-        runs = {name: {"shared": 0.0, "fold": 100.0} for name in NAMES}
-        path.write_text(json.dumps({"until": until, "boot": plan._boot(), "runs": runs}))
-        self.guard = BudgetGuard(path, self.jobs, 1, lambda: self.complete)
-
-    def begin(self, number: int) -> bool:
-        allowed = self.guard(self.jobs[number], self.running)
-        self.running = [self.jobs[number]] if allowed else []
-        return allowed
-
-    def end(self, seconds: float) -> None:
-        self.now += seconds
-        self.running = []
-
-
-@pytest.fixture
-def case(tmp_path, monkeypatch):
-    return lambda **settings: Case(tmp_path, monkeypatch, **settings)
-
-
-def test_as_planned_all_begins(case):
-    job = case(until=1400)
-    for number in range(4):
-        assert job.begin(number)
-        job.complete = number > 1
-        job.end(100)
-    assert not job.guard.left_out
-
-
-def test_what_would_end_too_late_is_left_out_before_its_first_fold(case):
-    job = case(until=1450)
-    for number in range(2):
-        assert job.begin(number)
-        job.end(120)  # a fifth slower: 2 x 120 more would end at 1480
-    job.complete = True
-    assert not job.begin(2) and not job.begin(3)
-    assert job.guard.left_out == {"cnn5": pytest.approx(30)}
-
-
-def test_what_began_is_left_out_when_its_rest_does_not_fit_any_more(case):
-    job = case(until=1410, complete=True)
-    for number in range(3):
-        assert job.begin(number)
-        job.end(100 if number < 2 else 150)
-    assert not job.begin(3)
-
-
-def test_the_first_goes_on_to_its_end_as_long_as_nothing_is_complete(case):
-    job = case(until=1010)
-    assert job.begin(0)
-    job.end(100)
-    assert job.begin(1)
-    job.end(100)
-    job.complete = True
-    assert not job.begin(2)
-
-
-def test_where_another_is_complete_the_first_is_left_out_like_any(case):
-    assert not case(until=1010, complete=True).begin(0)
-
-
-def test_a_fold_begun_once_more_counts_neither_as_done_nor_as_free(case):
-    job = case(until=1300)
-    assert job.begin(0)
-    job.now += 1  # its process dies: at this pace all would end in no time
-    assert job.begin(0)
-    job.end(100)
-    assert job.begin(1)  # ends at 1201
-    job.end(100)
-    assert not job.begin(2)  # at the true pace both folds of cnn5 would end at 1401
-
-
-def test_a_budget_of_other_runs_is_refused(tmp_path):
-    whole = plan.make_plan(workload(), RECIPES, float("inf"), "")
-    path = plan.write_budget(tmp_path, 2000.0, workload(), whole, "")
-    assert json.loads(path.read_text())["until"] == 2000 - 15 - 2
-    with pytest.raises(InputError, match="does not say what lite1 costs: it was written for other runs"):
-        BudgetGuard(path, jobs_of("lite1", 1), 1, lambda: False)
-
-
-def test_a_budget_of_before_the_machine_was_started_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "_boot", lambda: "one start")
-    path = plan.write_budget(tmp_path, 2000.0, workload(), plan.make_plan(workload(), RECIPES, float("inf"), ""), "")
-    BudgetGuard(path, [], 1, lambda: False)
-    monkeypatch.setattr(plan, "_boot", lambda: "another")
-    with pytest.raises(InputError) as caught:
-        BudgetGuard(path, [], 1, lambda: False)
-    assert str(caught.value) == (
-        f"{path} is of before this machine was started, or of another one, and its clock means nothing here; run "
-        "run_all.py with its --budget again, or leave --budget out"
-    )
-
-
-def test_setting_the_clock_does_not_change_a_budget(tmp_path, monkeypatch):
-    job = Case(tmp_path, monkeypatch, until=1200)
-    plan.time.time = lambda: 1e12  # the clock on the wall, set far ahead meanwhile
-    assert job.begin(0)
-
-
-@pytest.mark.skipif(not Path("/proc/sys/kernel/random/boot_id").exists(), reason="the system does not name its starts")
-def test_a_start_of_the_machine_has_one_name():
-    assert len(plan._boot()) == 36 and plan._boot() == plan._boot()

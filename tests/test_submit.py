@@ -215,9 +215,9 @@ def test_an_answer_that_is_not_utf8_is_understood(root, monkeypatch, capsys):
 
 
 def test_a_step_that_is_ended_while_it_uploads_leaves_its_line(root, monkeypatch):
-    monkeypatch.setattr("facefold.kaggle.submit.shutil.which", lambda _: "kaggle")
+    monkeypatch.setattr("facefold.kaggle.client.shutil.which", lambda _: "kaggle")
     monkeypatch.setattr(
-        "facefold.kaggle.submit.subprocess.run", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
+        "facefold.kaggle.client.subprocess.run", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
         step(root, monkeypatch, "-m", "text", "--competition", "face-gender")

@@ -17,12 +17,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 MARK = "facefold_pack.json"
 
 
-def single_folder(folders: list[Path], what: str, source: Path) -> Path:
+def single_folder(folders: list[Path], what: str, source: Path | str) -> Path:
     """Return the only one of `folders`; exit with a message if there is none, or more than one."""
     if len(folders) != 1:
         raise SystemExit(
@@ -39,10 +40,13 @@ def competition_folders(source: Path) -> list[Path]:
     return both or sorted({path.parent for path in source.rglob("*.csv*") if names.match(path.name)})
 
 
-def install_wheels(pack: Path, target: Path) -> dict[str, str]:
-    """Return the steps' environment variables; install the packed wheels into `target` if the image lacks packages."""
+def install_wheels(pack: Path, target: Path, packages: Sequence[str] = ()) -> dict[str, str]:
+    """Return the steps' environment variables; install the packed wheels into `target` if the image lacks packages.
+
+    packages: that are needed besides those of pyproject.toml.
+    """
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    check = [sys.executable, str(pack / "src" / "facefold" / "utils" / "environment.py")]
+    check = [sys.executable, str(pack / "src" / "facefold" / "utils" / "environment.py"), *packages]
     missing = subprocess.run(check, env=env, stdout=subprocess.PIPE, encoding="utf-8", errors="replace")
     if not missing.returncode:
         return env

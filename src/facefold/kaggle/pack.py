@@ -1,8 +1,10 @@
 """An upload folder for a Kaggle notebook that has no internet.
 
 dataset/  dataset-metadata.json, facefold_pack.json (how to blend; the versions used), expected.csv (the submission),
-          src/ and requirements.txt, folds/, runs/<run>/fold_<k>/ (weights, OOF, features; no test predictions), wheels/
+          src/ and pyproject.toml, folds/, runs/<run>/fold_<k>/ (weights, OOF, features; no test predictions), wheels/
 kernel/   kernel-metadata.json, kernel.py
+
+`training_pack.py` fills one for a notebook that trains.
 """
 
 import os
@@ -18,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from facefold.kaggle.kernel import MARK
+from facefold.kaggle.notebook import NOTEBOOK
 from facefold.runs import RESULT_FILES, fold_dir
 from facefold.task import Task, load_task
 from facefold.utils.errors import InputError
@@ -38,8 +41,11 @@ WHEELS = (
     "termcolor",
 )
 _CONTENT = {
-    "dataset": {MARK, "dataset-metadata.json", "expected.csv", "pyproject.toml", "src", "folds", "runs", "wheels"},
-    "kernel": {"kernel-metadata.json", "kernel.py"},
+    "dataset": {
+        *(MARK, "dataset-metadata.json", "expected.csv", "pyproject.toml"),
+        *("src", "folds", "runs", "wheels", "weights"),
+    },
+    "kernel": {"kernel-metadata.json", "kernel.py", NOTEBOOK},
 }
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
@@ -91,20 +97,30 @@ def fill_upload(out: Path, root: Path, facts: dict, folds: int, audit: Sequence[
     dataset, names = out / "dataset", [member["recipe"] for member in facts["members"]]
     made_with = f"Python {platform.python_version()}, torch {version('torch')}"
     task = replace(load_task(root), train_images="", test_images="")  # where they are there, the notebook finds
-    settings = {"blend": _options(facts["options"]), "audit": [*_audit_options(task), *audit], "task": task.text()}
+    settings = {"blend": _options(facts["options"]), "audit": [*audit_options(task), *audit], "task": task.text()}
     write_json(dataset / MARK, settings | {"made_with": made_with})
-    sources = (path for suffix in ("py", "toml", "j2") for path in (PROJECT / "src").rglob(f"*.{suffix}"))
-    for path in sorted([*sources, PROJECT / "pyproject.toml"]):
-        _copy(path, dataset / path.relative_to(PROJECT))
-    for name in ("folds.json", *read_json(root / "folds" / "folds.json")["files"]):
-        _copy(root / "folds" / name, dataset / "folds" / name)
+    copy_source(dataset)
+    copy_folds(root, dataset)
     for name in names:
         for fold in range(folds):
             for file in ("run.json", *(result for result in RESULT_FILES if "test" not in result)):
                 path = fold_dir(root, name, fold) / file
-                _copy(path, dataset / path.relative_to(root))
-    _copy(root / "submissions" / "submission.csv", dataset / "expected.csv")
-    _copy(Path(__file__).with_name("kernel.py"), out / "kernel" / "kernel.py")
+                copy_file(path, dataset / path.relative_to(root))
+    copy_file(root / "submissions" / "submission.csv", dataset / "expected.csv")
+    copy_file(Path(__file__).with_name("kernel.py"), out / "kernel" / "kernel.py")
+
+
+def copy_source(dataset: Path) -> None:
+    """Copy what the steps are made of."""
+    sources = (path for suffix in ("py", "toml", "j2") for path in (PROJECT / "src").rglob(f"*.{suffix}"))
+    for path in sorted([*sources, PROJECT / "pyproject.toml"]):
+        copy_file(path, dataset / path.relative_to(PROJECT))
+
+
+def copy_folds(root: Path, dataset: Path) -> None:
+    """Copy the folds, and nothing else that may be in their folder."""
+    for name in ("folds.json", *read_json(root / "folds" / "folds.json")["files"]):
+        copy_file(root / "folds" / name, dataset / "folds" / name)
 
 
 def require_names(user: str, competition: str) -> None:
@@ -116,9 +132,18 @@ def require_names(user: str, competition: str) -> None:
             )
 
 
-def write_metadata(out: Path, user: str, competition: str, gpu: bool) -> None:
-    """Write the two metadata files that Kaggle's client reads, for names of `require_names`."""
-    slug = f"facefold-{competition}"[:50].rstrip("-")
+def write_metadata(out: Path, user: str, competition: str, gpu: bool, trains: bool = False) -> None:
+    """Write the two metadata files that Kaggle's client reads.
+
+    Args:
+        out: The upload folder.
+        user: A name of `require_names`.
+        competition: Likewise.
+        gpu: Whether the notebook gets two T4s.
+        trains: Whether it trains: then the output of its former version is an input as well.
+    """
+    end = "-train" if trains else ""
+    slug = f"facefold-{competition}"[: 50 - len(end)].rstrip("-") + end
     title = slug.replace("-", " ")  # Kaggle derives a kernel's slug from its title
     write_json(
         out / "dataset" / "dataset-metadata.json",
@@ -126,8 +151,8 @@ def write_metadata(out: Path, user: str, competition: str, gpu: bool) -> None:
             "title": title,
             "id": f"{user}/{slug}",
             "licenses": [{"name": "other"}],
-            "description": "Weights trained on the competition's images, and the source to predict with them. "
-            "The rules of the competition hold.",
+            "description": "Source to train with, and weights trained on the competition's images. The rules of the "
+            "competition hold.",
         },
     )
     write_json(
@@ -135,29 +160,30 @@ def write_metadata(out: Path, user: str, competition: str, gpu: bool) -> None:
         {
             "id": f"{user}/{slug}",
             "title": title,
-            "code_file": "kernel.py",
+            "code_file": NOTEBOOK if trains else "kernel.py",
             "language": "python",
-            "kernel_type": "script",
+            "kernel_type": "notebook" if trains else "script",
             "is_private": True,
             "enable_gpu": gpu,
+            **({"machine_shape": "NvidiaTeslaT4"} if gpu else {}),  # two of them
             "enable_internet": False,
             "dataset_sources": [f"{user}/{slug}"],
             "competition_sources": [competition],
-            "kernel_sources": [],
+            "kernel_sources": [f"{user}/{slug}"] if trains else [],
             "model_sources": [],
         },
     )
 
 
-def require_wheels(python: str) -> list[str]:
+def require_wheels(python: str, more: Sequence[str] = ()) -> list[str]:
     """Return `WHEELS` in the versions installed here. Raise `InputError` for one that is not, or no version of Python.
 
-    python: of the notebook.
+    python: of the notebook. more: further packages.
     """
     if not re.fullmatch(r"3\.\d+", python):
         raise InputError(f"--python {python}: the notebook's version, such as 3.11")
     try:
-        return [f"{name}=={version(name)}" for name in WHEELS]
+        return [f"{name}=={version(name)}" for name in (*WHEELS, *more)]
     except PackageNotFoundError as error:
         raise InputError(
             f"{error.name} is not installed here, so that its version is not known: pack in an environment with "
@@ -165,12 +191,12 @@ def require_wheels(python: str) -> list[str]:
         ) from error
 
 
-def fetch_wheels(out: Path, python: str) -> list[str]:
+def fetch_wheels(out: Path, python: str, more: Sequence[str] = ()) -> list[str]:
     """Download the wheels of `require_wheels` for the notebook's Python into the data set; return their names.
 
     Raise `InputError` if the package index cannot be reached or has no such wheel.
     """
-    requirements = require_wheels(python)
+    requirements = require_wheels(python, more)
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--implementation", "cp"]
     options += ["--python-version", python, "--dest", str(out / "dataset" / "wheels")]
     options += [part for name in PLATFORMS for part in ("--platform", name)]
@@ -191,12 +217,12 @@ def _options(options: dict) -> list[str]:
     return ["--recipes", recipes, "--method", options["method"], f"--weights={options['weights']}", *flags]
 
 
-def _audit_options(task: Task) -> list[str]:
+def audit_options(task: Task) -> list[str]:
     """Return the arguments with which audit.py reads the competition as it was read here."""
     options = ["--metric", task.metric, "--submission", task.submission, "--id-column", task.id_column]
     return options + (["--label-column", task.label_columns[0]] if len(task.label_columns) == 1 else [])
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, target)

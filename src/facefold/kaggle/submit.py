@@ -6,27 +6,19 @@ submissions/log.csv   time (UTC), competition, sha256 of the file, message, nest
 """
 
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pandas as pd
 
+from facefold.kaggle.client import call_client, find_hint
 from facefold.task import load_task
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_csv, write_csv
 
 _KEEP = "fix it in a text editor, and keep its lines: without them the same file could be uploaded twice"
-_INSTALL = "install Kaggle's client with `pip install kaggle`, or upload {path} in the browser"
-# Parts of the client's answers (versions 1.5 to 1.8) in small letters, and a hint. The first match counts.
+# Parts of the client's answers (versions 1.5 to 2.2) in small letters, and a hint. The first match counts.
 _HINTS = (
-    (
-        ("could not find kaggle.json", "you must authenticate", "missing username", "missing key"),
-        "there is no token. Create one at https://www.kaggle.com/settings (API, Create New Token), and put the file "
-        "where the client looks for it, ~/.kaggle/kaggle.json, or set KAGGLE_USERNAME and KAGGLE_KEY",
-    ),
-    (("401", "unauthorized"), "the token is not valid any more. Create a new one at https://www.kaggle.com/settings"),
     (
         ("accept the competition rules", "accept this competition's rules"),
         "the rules are not accepted. Do so, signed in, at https://www.kaggle.com/competitions/{slug}/rules",
@@ -55,10 +47,6 @@ _HINTS = (
         "Kaggle refuses without a reason. It does so where the team has used its submissions of today, where the "
         "account has not joined, and where the competition is closed: "
         "https://www.kaggle.com/competitions/{slug}/submissions shows which",
-    ),
-    (
-        ("name resolution", "failed to establish a new connection", "proxyerror"),
-        "Kaggle could not be reached. Check the network",
     ),
 )
 _SENT = "successfully submitted"
@@ -148,32 +136,14 @@ def submit_file(slug: str, path: Path, message: str) -> str:
             f"--competition {slug}: it is what follows /competitions/ in the address of its page: "
             "small letters, digits, dashes"
         )
-    client = shutil.which("kaggle")
-    if client is None:
-        raise InputError(f"there is no `kaggle` on the PATH: {_INSTALL.format(path=path)}")
-    try:
-        done = subprocess.run(
-            [client, "competitions", "submit", "-f", str(path), f"--message={message}", slug],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",  # an answer that is not UTF-8 comes after the upload as well
-        )
-    except OSError as error:
-        raise InputError(f"{client} cannot be started ({error.strerror}): {_INSTALL.format(path=path)}") from None
-    answer = [
-        line.strip() for line in re.split(r"[\r\n]+", done.stdout) if line.strip() and not re.search(r"\d+%\|", line)
-    ]
-    output = "\n".join(line for line in answer if not line.startswith('File "')).lower()  # with no line of a traceback
-    if done.returncode == 0 and _SENT in output:  # some versions report a failure and exit with 0
-        return next(line for line in answer if _SENT in line.lower())
-    lines = "\n".join(f"  {line}" for line in answer[-8:]) or f"  nothing, and exited with {done.returncode}"
-    lines = f"Kaggle's client answered:\n{lines}"
-    for marks, hint in _HINTS:
-        if any(re.search(rf"\b{re.escape(mark)}\b", output) for mark in marks):
-            raise InputError(f"{path.name} was not submitted: {hint.format(slug=slug)}.\n{lines}")
-    raise UnknownOutcome(f"{path.name}: it is not known whether Kaggle has it. {lines}\n{_how_to_settle(slug)}")
+    answer = call_client(
+        ["competitions", "submit", "-f", str(path), f"--message={message}", slug], f"upload {path} in the browser"
+    )
+    if answer.code == 0 and _SENT in answer.text:  # some versions report a failure and exit with 0
+        return next(line for line in answer.lines if _SENT in line.lower())
+    if hint := find_hint(answer, _HINTS):
+        raise InputError(f"{path.name} was not submitted: {hint.format(slug=slug)}.\n{answer}")
+    raise UnknownOutcome(f"{path.name}: it is not known whether Kaggle has it. {answer}\n{_how_to_settle(slug)}")
 
 
 def _how_to_settle(slug: str) -> str:

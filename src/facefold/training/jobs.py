@@ -4,6 +4,7 @@ Their `run` imports what trains, so that a process that only plans and starts th
 """
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -34,6 +35,7 @@ from facefold.runs import (
     write_weights,
 )
 from facefold.task import load_task
+from facefold.training.budget import SessionOver, stop_in_time
 from facefold.training.trackers import TrackedRun
 from facefold.training.tracking import NO_TRACKING, Tracker, Tracking
 from facefold.utils.console import print_progress
@@ -82,7 +84,8 @@ class FoldJob:
 
     pseudo: the runs whose predictions of the test images are learned from as well, none by default; likewise the rows
     of extra. loader_workers: processes that augment images. tracking: where its learning curve is logged. waits:
-    whether to wait for another process that trains this fold, which is an `InputError` otherwise.
+    whether to wait for another process that trains this fold, which is an `InputError` otherwise. until: when the
+    session is over (`time.monotonic()`): the fold is left at the end of an epoch before it.
     """
 
     root: Path
@@ -96,12 +99,19 @@ class FoldJob:
     waits: bool = False
     pseudo: PseudoLabels = NO_PSEUDO_LABELS
     extra: ExtraRows = NO_EXTRA_ROWS
+    until: float = math.inf
 
     def __str__(self) -> str:
         return f"{self.identity.name} fold {self.fold}"
 
     def run(self, device: "torch.device", position: int) -> None:
-        """Train the fold unless it is finished, and leave its run."""
+        """Train the fold unless it is finished, and leave its run; or its checkpoint, if the session is over."""
+        try:
+            self._run(device, position)
+        except SessionOver as stop:
+            print_progress(f"{self}: {stop} of {self.recipe.epochs}; its checkpoint is kept")
+
+    def _run(self, device: "torch.device", position: int) -> None:
         from facefold.training.classifier import fit_fold
         from facefold.training.fold import train_fold
         from facefold.training.machine import reset_peak_memory, versions
@@ -126,7 +136,8 @@ class FoldJob:
                 if self.recipe.classifier:
                     trained = fit_fold(task, device, tracker)
                 else:
-                    trained = train_fold(task, device, position, self.loader_workers, tracker)
+                    stop = stop_in_time(self.until, resumed=task.checkpoint.exists())
+                    trained = train_fold(task, device, position, self.loader_workers, tracker, stop)
             result = predict_fold(task, trained, device)
             write_weights(directory, result.state)
             write_history(directory, result.history)

@@ -1,10 +1,8 @@
-"""The plan of a job and the budget that it keeps: what is trained and how long it takes.
+"""The plan of a job: what is trained and how long it takes. `training/budget.py` keeps it.
 
 A budget takes the recipes in their order, each that fits after those before it. Where none does: three folds, if no
 runs depend on the folds yet; then the first recipe that fits with fewer epochs. That is another recipe, `lite0@3`, with
 a hash of its own. Which of these ways loses least has not been measured.
-
-    cache/budget.json   when training has to end and what each run is expected to cost, for `train.py --budget`
 """
 
 from __future__ import annotations
@@ -12,10 +10,9 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, astuple, dataclass, field, replace
-from pathlib import Path
+from dataclasses import astuple, dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
@@ -26,12 +23,10 @@ from facefold.models.run_name import parse_run_name
 from facefold.task import LABEL, Task
 from facefold.utils.console import format_duration
 from facefold.utils.errors import InputError
-from facefold.utils.files import read_json, write_json
 from facefold.utils.processes import process_pool, start_server
 
 if TYPE_CHECKING:
     from facefold.data.competition import Competition
-    from facefold.training.jobs import FeatureJob, FoldJob
 
 TIMED_ROWS = 2000  # on which a recipe's classifier is fitted to time it
 RESERVE = 0.1  # share of the time left that is kept for errors of the estimate
@@ -103,15 +98,24 @@ class Workload:
             return RecipePlan(recipe, left, cost)
         pixels = [math.prod(recipe.shape_in(epoch)) for epoch in range(epochs)]
         epochs_of_full_size = sum(pixels) / math.prod(recipe.shape)
-        fold = (self.rows - valid) * rates.train * epochs_of_full_size + (
-            valid * epochs + views * (valid + self.test_rows)
-        ) * rates.predict
+        fold = (self.rows - valid) * rates.train * epochs_of_full_size + valid * epochs * rates.predict
+        fold += self._predict_seconds(recipe, rates, valid)
         if not recipe.caches_stages(self.devices[0]):
             return RecipePlan(recipe, left, Cost(0.0, fold + epochs * (self.rows - valid) * rates.augment))
         augmented = self.rows * min(epochs, recipe.views or epochs) if recipe.changes_images else 0
         plain = views * (self.rows + self.test_rows)
         shared = augmented * (rates.augment + rates.freeze) + plain * rates.freeze
         return RecipePlan(recipe, left, Cost(shared, fold))
+
+    def _predict_seconds(self, recipe: Recipe, rates: Rates, valid: int) -> float:
+        """Estimate the seconds of what follows the last epoch of a fold: predicting its held-out and the test rows."""
+        return len(recipe.tta_views) * (valid + self.test_rows) * rates.predict
+
+    def longest_prediction(self, recipes: Sequence[RecipePlan]) -> float:
+        """Estimate the most seconds that a fold of these may still take after its last epoch."""
+        valid = math.ceil(self.rows / self.folds)
+        trained = [planned.recipe for planned in recipes if planned.folds and not planned.recipe.classifier]
+        return max((self._predict_seconds(each, self.rates[rates_key(each)], valid) for each in trained), default=0.0)
 
     def _fit_seconds(self, recipe: Recipe, rates: Rates, valid: int) -> float:
         """Estimate the seconds to fit a recipe's classifier and to predict all rows by it; an SVM's grow per row."""
@@ -251,103 +255,3 @@ def format_plan(plan: Plan, workload: Workload, suffix: str, elsewhere: str = ""
     return "\n".join(
         [*lines, f"  then blend and report, about {closing}; about {format_duration(plan.seconds)} in all{free}"]
     )
-
-
-def format_budget(budget: float, used: float) -> str:
-    """Format what is printed below the plan: a budget of so many seconds, some of them used."""
-    reserve = format_duration(RESERVE * (budget - used))
-    return (
-        f"  budget {format_duration(budget)}, {format_duration(used)} of it spent, {reserve} kept in reserve;\n"
-        "  should training take longer than this, what does not fit any more is left out, but for the first recipe"
-    )
-
-
-def format_budget_result(budget: float, used: float, left_out: Sequence[str]) -> str:
-    """Format what is printed at the end: whether the budget was kept, and the runs that it cost."""
-    result = f"budget {format_duration(budget)}: {format_duration(used)} used"
-    if used > budget:
-        result += f", {format_duration(used - budget)} too many"
-    if left_out:
-        result += (
-            f"; left out: {', '.join(left_out)}. Without --budget, or with more, the same command continues with these"
-        )
-    return result
-
-
-def write_budget(target_root: Path, deadline: float, workload: Workload, plan: Plan, suffix: str) -> Path:
-    """Write what `BudgetGuard` reads, for a job that has to end at `deadline` (`time.monotonic()`); return the file."""
-    path = target_root / "cache" / "budget.json"
-    costs = {planned.recipe.name + suffix: asdict(planned.cost) for planned in plan.recipes}
-    until = deadline - closing_seconds(workload.rows, len(plan.recipes))
-    write_json(path, {"until": until, "boot": _boot(), "runs": costs})
-    return path
-
-
-def _boot() -> str:
-    """Return what names this start of the machine, on Linux; empty elsewhere.
-
-    `time.monotonic()` counts from there, for all processes (on macOS as well): unlike the clock on the wall nobody sets
-    it, but after another start, or on another machine, its values mean nothing.
-    """
-    path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else ""
-
-
-class BudgetGuard:
-    """Decide for `run_jobs` whether a job may start: not when the rest of its run would end after the budget.
-
-    A run that is left out stays so; those of its jobs that are running run to their end. Expected times are those of
-    the plan, scaled by how long the jobs took that are done. As long as no run is complete the first one is never left
-    out: there would be nothing to blend. `left_out` maps the name of each run that is to the seconds that it is late.
-    """
-
-    def __init__(
-        self, path: Path, jobs: Sequence[FeatureJob | FoldJob], devices: int, any_complete: Callable[[], bool]
-    ):
-        """Read what `write_budget` wrote to `path`, for these jobs in order, of which `devices` run at a time."""
-        budget = read_json(path)
-        if budget.get("boot") != _boot():
-            raise InputError(
-                f"{path} is of before this machine was started, or of another one, and its clock means nothing here; "
-                "run run_all.py with its --budget again, or leave --budget out"
-            )
-        costs = {name: Cost(**cost) for name, cost in budget["runs"].items()}
-        if unplanned := sorted({job.identity.name for job in jobs} - set(costs)):
-            raise InputError(
-                f"{path} does not say what {', '.join(unplanned)} costs: it was written for other runs. "
-                "Leave --budget out"
-            )
-        self.left_out: dict[str, float] = {}
-        self._until, self._devices, self._any_complete = budget["until"], devices, any_complete
-        self._seconds = {job: _expected_seconds(job, costs[job.identity.name]) for job in jobs}
-        self._waiting, self._begun, self._taken, self._expected = list(jobs), {}, 0.0, 0.0
-        self._first = jobs[0].identity.name if jobs else ""
-
-    def __call__(self, job: FeatureJob | FoldJob, running: Collection[FeatureJob | FoldJob]) -> bool:
-        """Decide whether `job` may start while these are `running`."""
-        now, name = time.monotonic(), job.identity.name
-        if self._begun.pop(job, None) is not None:  # its process died: its time says nothing, and it has to run again
-            self._waiting.append(job)
-        for done in [begun for begun in self._begun if begun not in running]:
-            self._taken += now - self._begun.pop(done)
-            self._expected += self._seconds[done]
-        late = self._end(name, now) - self._until
-        if late > 0 and name not in self.left_out and (name != self._first or self._any_complete()):
-            self.left_out[name] = late
-        self._waiting.remove(job)
-        if name not in self.left_out:
-            self._begun[job] = now
-        return name not in self.left_out
-
-    def _end(self, name: str, now: float) -> float:
-        """Estimate when the running jobs and the rest of this run would end."""
-        pace = self._taken / self._expected if self._expected else 1.0
-        busy = [max(0.0, pace * self._seconds[job] - (now - begun)) for job, begun in self._begun.items()]
-        rest = [pace * self._seconds[job] for job in self._waiting if job.identity.name == name]
-        return now + makespan(rest, self._devices, busy)
-
-
-def _expected_seconds(job: FeatureJob | FoldJob, cost: Cost) -> float:
-    from facefold.training.jobs import FoldJob
-
-    return cost.fold if isinstance(job, FoldJob) else cost.shared / job.parts

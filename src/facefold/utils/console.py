@@ -88,12 +88,12 @@ def format_duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def parse_budget(text: str) -> float:
-    """Return the seconds that `90m`, `1.5h` or `45s` means. Raise `InputError` for anything else."""
-    match = re.fullmatch(r"(\d+|\d*\.\d+)([smh])", text)
-    seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+def parse_budget(text: str, option: str = "--budget") -> float:
+    """Return the seconds that `90m`, `1.5h`, `8h30m` or `45s` means. Raise `InputError` for anything else."""
+    match = re.fullmatch(r"(?:(\d+)h(?=\d+m))?(\d+|\d*\.\d+)([smh])", text)
+    seconds = float(match[2]) * {"s": 1, "m": 60, "h": 3600}[match[3]] + 3600 * int(match[1] or 0) if match else 0.0
     if not seconds:
-        raise InputError(f"--budget {text}: a number and a unit are needed, such as 90m, 1.5h or 600s")
+        raise InputError(f"{option} {text}: a number and a unit are needed, such as 90m, 1.5h, 8h30m or 600s")
     return seconds
 
 

@@ -1,0 +1,143 @@
+"""A session on Kaggle with steps that are stand-ins; test_sessions.py runs the real ones."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from facefold.kaggle import session
+from facefold.kaggle.session import SESSION_MARK, Session
+
+AUDIT = """import json, pathlib, sys
+root = pathlib.Path(sys.argv[2])
+(root / "competition").mkdir(exist_ok=True)
+(root / "competition" / "task.toml").write_text('kind = "multiclass"\\nclasses = ["b", "a"]\\nmetric = "auc"\\n')
+(root / "cache").mkdir(exist_ok=True)
+(root / "cache" / "images.json").write_text(json.dumps({"images": "hash"}))
+(root / "options").write_text(" ".join(sys.argv[3:]))
+print("a page")
+"""
+PRINT = "import pathlib, sys\nprint(pathlib.Path(sys.argv[0]).stem, *sys.argv[3:])\n"
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.fixture
+def kaggle(tmp_path, monkeypatch):
+    """A folder with input/, what pack.py packed in it, and a competition; return a function that begins a session."""
+    monkeypatch.setattr(session, "install_wheels", lambda *_: {})
+    for name, text in {"audit": AUDIT, "run_all": PRINT, "predict": PRINT, "blend": PRINT}.items():
+        write(tmp_path / "input" / "pack" / "src" / f"{name}.py", text)
+    for name in ("train.csv", "test.csv"):
+        write(tmp_path / "input" / "faces" / name, "")
+
+    def begin(images: str | None = None, classes: list[str] | None = None) -> Session:
+        settings = {"images": images, "classes": classes or [], "packages": []}
+        write(tmp_path / "input" / "pack" / "facefold_pack.json", json.dumps(settings))
+        folders = (str(tmp_path / name) for name in ("input", "working", "temp"))
+        return Session(tmp_path / "input" / "pack", *folders)
+
+    return begin
+
+
+def write_fold(base: Path, run: str, fold: int, finished: bool, text: str = "") -> None:
+    write(base / "folds" / "folds.json", '{"k": 2}')
+    write(base / "runs" / run / f"fold_{fold}" / ("run.json" if finished else "checkpoint.pt"), text)
+
+
+def kept(folder: Path) -> dict[str, str]:
+    runs = folder / "runs"
+    return {str(path.relative_to(runs)): path.read_text() for path in sorted(runs.rglob("*")) if path.is_file()}
+
+
+def test_of_two_states_of_a_fold_the_finished_one_is_taken_else_that_of_the_former_session(tmp_path, kaggle, capsys):
+    pack, former = tmp_path / "input" / "pack", tmp_path / "input" / "notebooks" / "facefold"
+    write_fold(pack, "lite0", 0, True, "packed")
+    write_fold(pack, "lite0", 1, False, "packed")
+    write_fold(former, "lite0", 0, False, "former")
+    write_fold(former, "lite0", 1, False, "former")
+    write(former / SESSION_MARK, '{"images": "hash"}')
+    begun = kaggle("other")
+    begun.restore()
+    assert kept(begun.root) == {"lite0/fold_0/run.json": "packed", "lite0/fold_1/checkpoint.pt": "former"}
+    assert begun.images == "hash"
+    assert capsys.readouterr().out.splitlines()[-1] == "continuing with lite0 (1 of 2 folds finished)"
+
+
+def test_the_steps_get_the_options_and_the_time_that_is_left(tmp_path, kaggle, capsys):
+    write(tmp_path / "input" / "pack" / "weights" / "resnet50.safetensors", "")
+    begun = kaggle(classes=["a", "b"])
+    begun.train("lite0, cnn5", "8h30m", ["--metric", "auc"], ["--folds", "3"])
+    out = capsys.readouterr().out
+    assert "\n== audit\n\n== run_all\n" in out  # whose page the job shows
+    assert (begun.root / "options").read_text() == f"--data {tmp_path}/input/faces --in-place --metric auc"
+    line = re.search(r"== run_all\nrun_all --recipes lite0,cnn5 --session (\d+)s (.*)\n", out)
+    assert 30000 < int(line[1]) <= 30600
+    assert line[2] == f"--weights-dir {tmp_path}/input/pack/weights --folds 3"
+    task = (begun.root / "competition" / "task.toml").read_text()
+    assert task == 'kind = "multiclass"\nclasses = ["a", "b"]\nmetric = "auc"\n'  # as packed
+
+
+def test_no_more_is_kept_than_kaggle_keeps_finished_folds_first(tmp_path, kaggle, monkeypatch, capsys):
+    begun = kaggle()
+    write_fold(begun.root, "a", 0, False, "x" * 500)
+    write_fold(begun.root, "a", 1, True, "x" * 300)
+    write_fold(begun.root, "b", 0, True, "x" * 300)
+    write_fold(begun.root, "b", 1, False, "x" * 90)
+    monkeypatch.setattr(session, "LIMIT", 720)
+    begun.keep()
+    names = ["a/fold_1/run.json", "b/fold_0/run.json", "b/fold_1/checkpoint.pt"]
+    assert list(kept(tmp_path / "working" / "facefold")) == names
+    left_out = "0 MB: a fold_0. Leave recipes out: these folds would be trained again"
+    assert capsys.readouterr().out.splitlines()[3].endswith(left_out)
+
+
+def test_a_step_that_fails_costs_nothing_that_is_trained(tmp_path, kaggle, capsys):
+    write(tmp_path / "input" / "pack" / "src" / "run_all.py", "import sys\nprint('lite9?')\nsys.exit(2)\n")
+    begun = kaggle()
+    begun.train("lite9", "1h")
+    assert capsys.readouterr().out.endswith("lite9?\n\nrun_all.py FAILED with exit code 2, see above\n")
+    with pytest.raises(SystemExit) as stop:
+        begun.keep()  # there is nothing: Kaggle may show the notebook as failed
+    assert stop.value.code == 2
+    write_fold(begun.root, "lite0", 0, True)
+    begun.keep()
+    assert list(kept(tmp_path / "working" / "facefold")) == ["lite0/fold_0/run.json"]
+    assert "\nto go on: run the notebook again (kaggle kernels push), with the output" in capsys.readouterr().out
+
+
+def test_other_test_images_are_predicted_by_complete_runs_alone(tmp_path, kaggle, capsys):
+    pack = tmp_path / "input" / "pack"
+    for run, folds in {"lite0+corrected": (0, 1), "cnn5": (0,), "old": (0, 1)}.items():
+        for fold in folds:
+            write_fold(pack, run, fold, True)
+    begun = kaggle("of other images")
+    begun.restore()
+    begun.train("cnn5,lite0", "1h")
+    out = capsys.readouterr().out
+    assert "lite0+corrected predict them" in out and "run_all" not in out
+    assert "predict --test --recipes lite0+corrected\n" in out and "blend --recipes lite0+corrected\n" in out
+    begun.keep()
+    assert json.loads((tmp_path / "working" / "facefold" / SESSION_MARK).read_text()) == {"images": "of other images"}
+    begun.train("cnn5", "1h")
+    assert "FAILED: the test images are others than before, and no run is complete" in capsys.readouterr().out
+
+
+def test_a_time_that_is_none_costs_nothing_that_is_trained(tmp_path, kaggle, capsys):
+    begun = kaggle("hash")
+    write_fold(begun.root, "lite0", 0, True)
+    begun.train("lite0", "8h30")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("FAILED: SESSION 8h30: a number and a unit are needed")
+    begun.keep()
+    assert list(kept(tmp_path / "working" / "facefold")) == ["lite0/fold_0/run.json"]
+
+
+def test_a_second_output_of_a_session_is_refused(tmp_path, kaggle):
+    for name in ("one", "two"):
+        write(tmp_path / "input" / name / SESSION_MARK, '{"images": null}')
+    with pytest.raises(SystemExit, match="holds 2 output of a session: "):
+        kaggle()
