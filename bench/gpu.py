@@ -11,14 +11,16 @@ average included. In milliseconds per step, each a median of --repeats after a w
     eager    the same functions, each kernel launched by the processor
 
 `of limit` is the step's floating point operations (two per multiply-add; convolutions and matrix products, forward and
-backward) per second as a share of what a product of two square bfloat16 matrices reaches there. `drawing` is what the
-processor needs to draw a batch: while it is less than the step, the GPU does not wait.
+backward) per second as a share of what a product of two square matrices in half precision reaches there. `drawing` is
+what the processor needs to draw a batch, without the copy to pinned memory: while it is less than the step, the GPU
+does not wait.
 
 With --data a whole job follows, in its own process: `run_all.py --data ZIP --recipes R --device cuda` in a new folder,
 R the first recipe, seconds by phase as it prints them.
 """
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
@@ -71,7 +73,7 @@ def main() -> None:
     device, started = torch.device("cuda"), time.perf_counter()
     limit = matrix_limit(device)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, batch {args.batch}, n = {args.repeats}")
-    print(f"bfloat16 product of {SQUARE} x {SQUARE}: {limit / 1e12:.0f} TFLOP/s")
+    print(f"{half_format()} product of {SQUARE} x {SQUARE}: {limit / 1e12:.0f} TFLOP/s")
     print(
         f"{'recipe':52} {'step':>7} {'images/s':>9} {'replay':>7} {'ratio':>6} {'eager':>7} {'drawing':>8} "
         f"{'of limit':>9}"
@@ -88,9 +90,14 @@ def main() -> None:
 
 
 def matrix_limit(device: torch.device) -> float:
-    """Return the floating point operations per second of a product of bfloat16 matrices: the best of 20."""
-    left, right = (torch.randn(SQUARE, SQUARE, device=device, dtype=torch.bfloat16) for _ in range(2))
+    """Return the floating point operations per second of a product of matrices in half precision: the best of 20."""
+    left, right = (torch.randn(SQUARE, SQUARE, device=device, dtype=half_format()) for _ in range(2))
     return max(2 * SQUARE**3 / (seconds(lambda: left @ right, 5) / 5) for _ in range(20))
+
+
+def half_format() -> torch.dtype:
+    """Return the format that recipes train in on this GPU."""
+    return torch.bfloat16 if torch.cuda.get_device_capability() >= (8, 0) else torch.float16
 
 
 def seconds(work: Callable[[], object], count: int) -> float:
@@ -116,6 +123,7 @@ def make_trainer(recipe: Recipe, batch: int, device: torch.device, folder: Path)
 
 def measure(recipe: Recipe, batch: int, repeats: int, device: torch.device, limit: float) -> dict:
     """Return the figures of one recipe, see the module."""
+    gc.collect()  # the trainer before this one
     torch.cuda.empty_cache()
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(recipe, batch, device, Path(folder))
@@ -133,7 +141,7 @@ def measure(recipe: Recipe, batch: int, repeats: int, device: torch.device, limi
     drawn = batches()
     drawing = seconds(lambda: next(drawn), 10) / 10
     device_step = trainer.device_step
-    shape = next(iter(device_step._shapes.values()))
+    shape = device_step._shape
     replay = shape.replay and median(seconds(shape.replay, 10) / 10 for _ in range(repeats // 10))
     run = lambda: device_step._run(shape.buffers, recipe.shape, trainer.training_step.update)  # noqa: E731
     eager = median(seconds(run, 5) / 5 for _ in range(max(2, repeats // 40)))

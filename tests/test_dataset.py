@@ -102,3 +102,17 @@ def test_a_cache_on_disk_travels_by_name(tmp_path):
     travelled = ForkingPickler.dumps(ImageCache(cache.ids, NpyRows([tmp_path / "a.npy"])))
     assert len(travelled) < 1000 and np.array_equal(ForkingPickler.loads(travelled).pixels, cache.pixels)
     assert np.array_equal(ForkingPickler.loads(ForkingPickler.dumps(cache)).pixels, cache.pixels)
+
+
+def test_loader_processes_end_with_the_one_that_trains(monkeypatch):
+    """The loader's own watch sees the server that started it, which outlives the trainer."""
+    cache, _ = images("a", 8)
+    recipe = parse_recipe("r", TINY, "r.toml")
+    augmented = dataset.AugmentedImages(dataset.ImageSource(cache, CPU), recipe, 0)
+    rows = dataset.TrainDataset(cache.ids, torch.zeros(8), cache, augmented)
+    monkeypatch.setattr(dataset, "start_server", lambda: "spawn")
+    ended = []
+    monkeypatch.setattr(dataset, "end_with_parent", lambda: ended.append(True))
+    dataset.train_batches(rows, recipe, 4, 0, CPU, workers=2)[0].worker_init_fn(0)
+    assert ended == [True]
+    assert dataset.train_batches(rows, recipe, 4, 0, CPU, workers=0)[0].worker_init_fn is None

@@ -105,3 +105,14 @@ def test_layers_that_do_not_learn_have_no_decay_of_rates():
         with pytest.raises(InputError) as caught:
             parse_recipe("r", settings, "r.toml")
         assert str(caught.value) == f"r.toml is not a recipe:\n  - {message}"
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_on_a_gpu_a_step_can_be_recorded_and_momentum_begins_at_zero(name):
+    """The fused SGD leaves its momentum undefined where the first gradient of float16 overflows."""
+    recipe = parse_recipe("r", {"size": 32, "width": 4, "optimizer": name, "lr": 0.1}, "r.toml")
+    optimizer = make_optimizer(build_model(recipe)[0], recipe, torch.device("cuda"))
+    assert optimizer.defaults["fused"] and optimizer.defaults.get("capturable", True)
+    momentum = [state["momentum_buffer"] for state in optimizer.state.values()]
+    assert len(momentum) == (sum(len(group["params"]) for group in optimizer.param_groups) if name == "sgd" else 0)
+    assert not any(buffer.any() for buffer in momentum)

@@ -129,3 +129,13 @@ def test_standard_streams_that_are_closed_are_opened_on_nothing(tmp_path, closed
     assert (done.returncode, done.stderr) == (0, b"")
     before = "[False, False, True]" if closed == "2>&-" else "[True, True, True]"
     assert (tmp_path / "out").read_text() == f"{before} True 0 ''"
+
+
+def test_a_process_that_does_not_answer_ctrl_c_does_not_after_it_started_others():
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with processes.without_interrupt():
+            pass
+        assert signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)

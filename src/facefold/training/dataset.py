@@ -21,7 +21,7 @@ from facefold.models.feature_cache import FeatureCache
 from facefold.models.recipe import Recipe
 from facefold.models.views import view_images
 from facefold.utils.npy import NpyRows
-from facefold.utils.processes import start_server
+from facefold.utils.processes import end_with_parent, start_server
 from facefold.utils.seeding import derive_seed
 
 InputFn = Callable[[np.ndarray], Tensor]
@@ -265,5 +265,11 @@ def train_batches(
         persistent_workers=workers > 0,
         multiprocessing_context=start_server() if workers else None,  # once for all folds of this process
         pin_memory=device.type == "cuda" and workers > 0,
+        worker_init_fn=_end_with_trainer if workers else None,
     )
     return loader, sampler
+
+
+def _end_with_trainer(_worker: int) -> None:
+    """End this loader process with the one that trains, though both were started by a server."""
+    end_with_parent()

@@ -9,7 +9,7 @@ shares of mixing. Where a step cannot be recorded it runs as on the CPU, by the 
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -42,26 +42,35 @@ class _Shape:
 
 
 class CudaGraphs:
-    """Records work as CUDA graphs that share their memory, and lets the processor be `AHEAD` of them."""
+    """Records work as CUDA graphs, and lets the processor be `AHEAD` of them."""
 
     def __init__(self, device: torch.device):
-        self._device, self._pool, self._events = device, torch.cuda.graph_pool_handle(), deque()
+        self._device, self._stream, self._events = device, torch.cuda.Stream(device), deque()
 
     def run(self, run: Run) -> Tensor:
-        """Run once, on a stream that is not the default one, as recording requires of what comes before it."""
-        stream, current = torch.cuda.Stream(self._device), torch.cuda.current_stream(self._device)
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
+        """Run once, on the stream on which it will be recorded: not the default one."""
+        current = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
             result = run()
-        current.wait_stream(stream)
+        current.wait_stream(self._stream)
         return result
 
     def record(self, run: Run) -> Run:
-        """Record what `run` does, without doing it; return a function that does it."""
+        """Record what `run` does, without doing it; return a function that does it. Raise RuntimeError if it cannot."""
         graph = torch.cuda.CUDAGraph()
-        # Other threads, which read the next batches, may allocate pinned memory meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            result = run()
+        torch.cuda.synchronize(self._device)
+        torch.cuda.empty_cache()  # the graph has memory of its own
+        with torch.cuda.stream(self._stream):
+            # Other threads, which read the next batches, may allocate pinned memory meanwhile.
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                result = run()
+            except BaseException:  # the cause, not that the recording has failed
+                with suppress(RuntimeError):
+                    graph.capture_end()
+                raise
+            graph.capture_end()
 
         def replay() -> Tensor:
             graph.replay()
@@ -98,7 +107,7 @@ class DeviceStep:
         report: Callable[[str], None] = print,
     ):
         self._step, self._batch, self._graphs, self._report = step, batch, graphs, report
-        self._shapes: dict[tuple, _Shape] = {}
+        self._shape, self._key = _Shape([]), None
         state, averages = step.net.state_dict(), ema.module.state_dict() if ema else {}
         real = [name for name, average in averages.items() if average.is_floating_point()]
         counts = [name for name in averages if name not in real]  # of the batches that batch norms have seen
@@ -123,7 +132,7 @@ class DeviceStep:
         rates = [group["lr"] for group in self._step.optimizer.param_groups]
         numbers = torch.tensor([*rates, average])
         values = [numbers if mix is None else torch.cat([numbers, mix]), *host]
-        shape = self._shape(values, image_shape)
+        shape = self._shape_of(values, image_shape)
         for buffer, value in zip(shape.buffers, values, strict=True):
             buffer.copy_(value.pin_memory() if buffer.is_cuda else value, non_blocking=True)
         if shape.replay is None and shape.steps >= EAGER_STEPS and not self._failure:
@@ -136,18 +145,21 @@ class DeviceStep:
         self._graphs.wait()
         return loss
 
-    def _shape(self, values: list[Tensor], image_shape: Shape) -> _Shape:
+    def _shape_of(self, values: list[Tensor], image_shape: Shape) -> _Shape:
+        """Return the step for batches of this shape; what was recorded for another one is given up with its memory."""
         key = (image_shape, self._step.accumulate, *(value.shape for value in values))
-        if key not in self._shapes:
-            device = self._batch.device
-            self._shapes[key] = _Shape([torch.empty_like(value, device=device) for value in values])
-        return self._shapes[key]
+        if key != self._key:
+            self._step.optimizer.zero_grad(set_to_none=True)  # gradients lie in the graph's memory
+            buffers = [torch.empty_like(value, device=self._batch.device) for value in values]
+            self._shape, self._key = _Shape(buffers), key
+        return self._shape
 
     def _record(self, shape: _Shape, image_shape: Shape) -> None:
         try:
             shape.replay = self._graphs.record(lambda: self._run(shape.buffers, image_shape, self._step.update))
         except RuntimeError as error:  # what may not be recorded, or memory for it
             self._failure = (str(error).splitlines() or [type(error).__name__])[0]
+            getattr(self._step.scaler, "_per_optimizer_states", {}).clear()  # of the step that was not finished
             self._report(
                 f"the training step cannot be recorded as a CUDA graph ({self._failure}); the processor launches each "
                 "of its kernels, which is slower"

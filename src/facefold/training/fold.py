@@ -107,6 +107,8 @@ def train_fold(
             "rate from there on"
         )
     # Outside of the handler, where the memory of the first trainer is free again.
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     return FoldTrainer(task, device, position, loader_workers, repeated_epoch).train(tracker, before_epoch)
 
 
@@ -220,8 +222,8 @@ class FoldTrainer:
                 self._report(row)
         finally:
             self.progress.close()
-        form = self.device_step.form if self.device_step else "eager"
-        self.device_step = None  # its graphs hold memory that predictions may need
+            form = self.device_step.form if self.device_step else "eager"
+            self.device_step = None  # its graph holds memory that predictions may need, or another trainer
         if self.best:
             self.predictor.load_trainable_state_dict(self.best)
         soup = self.average_epochs()
@@ -339,13 +341,13 @@ class FoldTrainer:
         losses = [row["train_loss"], row["valid_loss"], row["monitor_loss"] or 0.0]
         if np.isfinite(losses).all():
             return
-        failure, repeated = NonFiniteLoss(epoch), self.meta.repeated_epoch
+        repeated = self.meta.repeated_epoch
         if repeated is None:
-            raise failure
+            raise NonFiniteLoss(epoch)
         raise InputError(
-            f'{self.task}: {failure}. Lower lr in the recipe, or set precision = "float32"; the epochs before are kept '
-            f"in {self.task.checkpoint} (since epoch {repeated + 1} the rate was {LOWER_RATE:g} times the recipe's "
-            "already, for the same reason)"
+            f'{self.task}: {NonFiniteLoss(epoch)}. Lower lr in the recipe, or set precision = "float32"; the epochs '
+            f"before are kept in {self.task.checkpoint} (since epoch {repeated + 1} the rate was {LOWER_RATE:g} times "
+            "the recipe's already, for the same reason)"
         )
 
     def save(self, row: dict, cpu_seconds: float) -> None:

@@ -11,7 +11,7 @@ from facefold.models.recipe import Recipe
 def make_optimizer(model: Net, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
     """Return timm's optimiser over the groups of `parameter_groups`; on a GPU its step can be recorded."""
     on_gpu = {"fused": True, **({"capturable": True} if recipe.optimizer == "adamw" else {})}
-    return create_optimizer_v2(
+    optimizer = create_optimizer_v2(
         parameter_groups(model, recipe),
         opt=recipe.optimizer,
         lr=recipe.lr,
@@ -19,6 +19,13 @@ def make_optimizer(model: Net, recipe: Recipe, device: torch.device) -> torch.op
         momentum=recipe.momentum,
         **(on_gpu if device.type == "cuda" else {}),
     )
+    optimizer._warned_capturable_if_run_uncaptured = True  # the first steps are not recorded
+    if device.type == "cuda" and recipe.optimizer == "sgd":
+        # The fused one leaves its momentum undefined if the first gradient of float16 overflows.
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def parameter_groups(model: Net, recipe: Recipe) -> list[dict]:

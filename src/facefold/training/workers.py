@@ -248,7 +248,8 @@ def _work(connection: Connection, device: str, position: int, silent: bool) -> N
             connection.send(run_guarded(connection.recv(), device, position))
             gc.collect()
             if device != "cpu":
-                torch.cuda.empty_cache()
+                with suppress(RuntimeError):  # torch 2.11 and 2.12 raise after a step that could not be recorded
+                    torch.cuda.empty_cache()
 
 
 def run_guarded(job: Job, device: str, position: int) -> Exception | None:

@@ -86,11 +86,11 @@ def without_interrupt() -> Iterator[None]:
     """Keep Ctrl-C from processes started meanwhile: the parent answers it and ends them."""
     # Started with multiprocessing's first process, as it would be, the tracker unblocks Ctrl-C for that process.
     resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)  # a worker that starts processes leaves it blocked
 
 
 def start_server() -> BaseContext:
