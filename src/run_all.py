@@ -133,7 +133,7 @@ class Job:
         recipes = self.prepare()
         plan, suffix, options = self.make_plan(recipes)
         if self.execute(plan, suffix, options):
-            self.summarise(stdout)
+            self.summarise(plan, suffix, stdout)
         self.report_session(plan, suffix, stdout)
 
     def step(self, name: str, *options: object) -> None:
@@ -168,18 +168,22 @@ class Job:
         require_trainable(recipes, self.target, self.args.weights_dir)
 
     def profile_recipes(self) -> list[Recipe]:
-        from facefold.data.synthetic import is_synthetic
         from facefold.models.recipe import PROFILES, load_recipes
+
+        profile = PROFILES[self.args.profile] if self.args.profile else self.suggested_recipes()
+        return load_recipes(",".join(profile), self.args.settings)
+
+    def suggested_recipes(self) -> tuple[str, ...]:
+        """Return the recipes that suit the task and the machine."""
+        from facefold.data.synthetic import is_synthetic
+        from facefold.models.recipe import PROFILES
         from facefold.training.workers import select_devices
 
-        profile = self.args.profile
-        if profile is None and self.target.regression:
-            profile = "regression"
-        elif profile is None and is_synthetic(self.root):
-            profile = "demo"
-        elif profile is None:
-            profile = "gpu" if select_devices(self.args.device, 1) != ["cpu"] else "cpu"
-        return load_recipes(",".join(PROFILES[profile]), self.args.settings)
+        if self.target.regression:
+            return PROFILES["regression"]
+        if is_synthetic(self.root):
+            return PROFILES["demo"]
+        return PROFILES["gpu" if select_devices(self.args.device, 1) != ["cpu"] else "cpu"]
 
     def make_plan(self, recipes: list[Recipe]) -> tuple[Plan, str, dict]:
         """Time the recipes and print the plan; return it, the suffix of the runs' names, and options for train.py."""
@@ -246,7 +250,8 @@ class Job:
         if complete:
             self.step("blend", "--recipes", ",".join(complete), *log)
             self.step("report", *log)
-        print("\n" + ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in self.seconds.items()))
+        steps = ", ".join(f"{name} {format_duration(seconds)}" for name, seconds in self.seconds.items())
+        print(f"\ntook   {format_duration(sum(self.seconds.values()))}: {steps}")
         if self.args.budget:
             planned = [planned.recipe.name + suffix for planned in [*plan.recipes, *plan.left_out]]
             left_out = [name for name in planned if name not in complete]
@@ -265,20 +270,27 @@ class Job:
         if any(left.values()):
             print(format_session_result(self.session, time.monotonic() - self.started, left), file=stdout)
 
-    def summarise(self, stdout: TextIO) -> None:
-        """Print what to read and what to upload."""
+    def summarise(self, plan: Plan, suffix: str, stdout: TextIO) -> None:
+        """Print what helped, what to try next, what to read and what to upload."""
         from facefold.data.synthetic import is_synthetic
         from facefold.ensemble.blend import load_blend
+        from facefold.ensemble.closing import describe_gain, suggest_next
         from facefold.ensemble.leaderboard import format_headline
+        from facefold.training.workers import select_devices
 
-        print(f"read {self.target_root / 'report.html'}")
+        blend, late = load_blend(self.root, self.target), [planned.recipe.name + suffix for planned in plan.left_out]
+        workers = len(select_devices(self.args.device, None))
+        print(f"helped {describe_gain(blend)}")
         if is_synthetic(self.root):
             print(
-                "These images are synthetic: the score says that the job works here, nothing else. With real data: "
+                "next   real data, as the score of these synthetic images says that the job works here, nothing else: "
                 "./run_all.sh --data <the competition's zip as downloaded>"
             )
+        elif suggestion := suggest_next(self.target_root, blend, self.suggested_recipes(), late, workers):
+            print(f"next   {suggestion}")
+        print(f"read   {self.target_root / 'report.html'}")
         submission = self.target_root / "submissions" / "submission.csv"
-        print(f"upload {submission}: {format_headline(load_blend(self.root, self.target).facts)}", file=stdout)
+        print(f"upload {submission}: {format_headline(blend.facts)}", file=stdout)
 
 
 PASSED_ON = ("--weights-dir", "--corrections", "--engine", "--address", "--device")  # to train.py

@@ -216,9 +216,14 @@ def test_stopped_in_training_the_same_command_does_only_what_is_missing_to_the_s
         r"  demo_cnn +1 folds to go, about .* each: a small",
         again.stdout,
     )
-    assert "  budget 20 h 00 min, " in again.stdout and re.fullmatch(r"budget 20 h 00 min: .* used", lines[-4])
-    assert re.fullmatch(r"audit .*, split .*, train .*, blend .*, report .*", lines[-5])
-    assert lines[-2].startswith("These images are synthetic")
+    assert "  budget 20 h 00 min, " in again.stdout and re.fullmatch(r"budget 20 h 00 min: .* used", lines[-5])
+    assert re.fullmatch(r"took   .*: audit .*, split .*, train .*, blend .*, report .*", lines[-6])
+    assert lines[-4:-1] == [
+        "helped demo_cnn alone: there is nothing to blend it with",
+        "next   real data, as the score of these synthetic images says that the job works here, nothing else: "
+        "./run_all.sh --data <the competition's zip as downloaded>",
+        f"read   {root}/report.html",
+    ]
     assert re.fullmatch(
         rf"upload {root}/submissions/submission.csv: nested accuracy 0\.\d{{4}} \[.*\] by .*", lines[-1]
     )

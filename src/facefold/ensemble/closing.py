@@ -1,0 +1,60 @@
+"""The last lines of a job: what helped, what to try next and what that costs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from facefold.ensemble.blend import Blend
+from facefold.ensemble.metrics import Metric, target_metric
+from facefold.models.run_name import parse_run_name
+from facefold.task import Task
+from facefold.utils.console import format_duration
+from facefold.utils.files import read_json
+
+
+def describe_gain(blend: Blend) -> str:
+    """Say what blending brought over the best recipe alone, paired on the same rows, with its 95 % interval."""
+    metric = target_metric(Task.from_facts(blend.facts["task"]))
+    board, picked = blend.leaderboard, blend.facts["picked"]
+    single, *others = board.loc[board["kind"].isin(["recipe", "added"]), "name"]
+    if not others:
+        return f"{single} alone: there is nothing to blend it with"
+    if picked == "best_single":
+        return f"no blend beats {single} alone by a real margin"
+    row = board[board["name"] == picked].iloc[0]
+    low, high = _gain(metric, row["gain_low"]), _gain(metric, row["gain_high"])
+    return f"blending: {_gain(metric, row['gain'])} {_unit(metric)} over the best recipe alone [{low}, {high}]"
+
+
+def suggest_next(root: Path, blend: Blend, profile: Sequence[str], late: Sequence[str], workers: int) -> str:
+    """Suggest the recipes of the next job, and say why and about how long it takes where that is known.
+
+    Args:
+        root: The folder that holds runs/.
+        blend: Of the runs that there are.
+        profile: Recipes that suit the machine and the task.
+        late: Runs that a budget left out.
+        workers: Folds that train side by side.
+    """
+    if late:
+        return f"the same command with more time, for {', '.join(late)}"
+    runs = blend.leaderboard.loc[blend.leaderboard["kind"] == "recipe", "name"]
+    names = list(dict.fromkeys(name.partition("+")[0] for name in runs))  # + marks what other options added
+    trained, command = {parse_run_name(name).stem for name in names}, "the same command with --recipes"
+    if others := [name for name in profile if name not in trained]:
+        return f"{command} {','.join([*names, others[0]])}, as another network errs elsewhere"
+    for name in runs:
+        recipe = name.partition("+")[0]
+        facts = [read_json(path) for path in (root / "runs" / name).glob("fold_*/run.json")]
+        again = f"{recipe}#1"
+        if parse_run_name(recipe).seed is None and again not in names and not facts[0]["settings"]["classifier"]:
+            time = format_duration(sum(fold["seconds"] for fold in facts) / workers)
+            return f"{command} {','.join([*names, again])}, a second seed of the best network: about {time} more"
+    return ""
+
+
+def _gain(metric: Metric, value: float) -> str:
+    return f"{100 * value:+.2f}" if metric.points else f"{value:+.4f}"
+
+
+def _unit(metric: Metric) -> str:
+    return "points of accuracy" if metric.points else f"of {metric.name}"
