@@ -49,6 +49,7 @@ def root(tmp_path) -> Path:
         "leaks": {},
         "corrections": None,
         "score": {"accuracy": 0.93951, "low": 0.93592, "high": 0.9429},
+        "picked_score": {"accuracy": 0.93951, "low": 0.93592, "high": 0.9429},
         "files": {name: sha256_file(out / name) for name in SEALED},
     }
     (out / "blend.json").write_text(json.dumps(facts))

@@ -42,7 +42,17 @@ from facefold.utils.errors import InputError
 from facefold.utils.files import read_csv, read_json, sha256_file
 
 SEALED = ("submission.csv", "leaderboard.csv", "oof_blend.csv", "test_blend.csv")
-_FACTS = {"target", "task", "picked", "threshold", "score", "leaks", "corrections", "files"}  # always read
+_FACTS = {
+    "target",
+    "task",
+    "picked",
+    "threshold",
+    "score",
+    "picked_score",
+    "leaks",
+    "corrections",
+    "files",
+}  # always read
 
 
 @dataclass(frozen=True)

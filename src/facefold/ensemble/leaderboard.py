@@ -112,6 +112,8 @@ def format_headline(facts: dict) -> str:
     """Return the nested score in words by blend.json: `nested accuracy 0.9345 [0.931, 0.938] by mean`."""
     metric = target_metric(Task.from_facts(facts["task"]))
     text = f"nested {metric.format_score(facts['score'])} by {facts['picked']}"
+    if not facts["leaks"] and facts["score"] != facts["picked_score"]:  # without some folds another one is chosen
+        text += ", its choice included"
     if added := facts.get("added"):
         text += f" with {', '.join(added)}"
     text += "".join(leak.headline.format(**leak_facts) for leak, leak_facts in used_leaks(facts))
