@@ -27,8 +27,11 @@ something other than the pixels gives labels away. Results are kept in cache/, s
 (id, then anything: age, ..) may be next to train.csv; no model is trained on it.
 """
 
+from __future__ import annotations
+
 import argparse
 import time
+from typing import TYPE_CHECKING
 
 from facefold.cli import (
     add_competition_options,
@@ -40,8 +43,11 @@ from facefold.cli import (
 )
 from facefold.utils.errors import InputError
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def main() -> None:
+
+def main() -> tuple[str, pd.DataFrame]:
     parser = build_parser(__doc__)
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--data", type=path_argument, metavar="ZIP|DIR", help="the competition to install")
@@ -51,18 +57,18 @@ def main() -> None:
     args = parser.parse_args()
     check_competition_options(args)
     with hold_root(args.root, alone=True):
-        audit(args)
+        return audit(args)
 
 
-def audit(args: argparse.Namespace) -> None:
-    """Install the competition if one is named, check it, and print the page."""
+def audit(args: argparse.Namespace) -> tuple[str, pd.DataFrame]:
+    """Install the competition if one is named, check it, print the page, and return it and its findings."""
     from facefold.data.audit import audit_competition, find_broken_images, images_without_row, load_thumbnails
     from facefold.data.duplicates import find_duplicates
     from facefold.data.layout import install_competition
     from facefold.data.leaks import find_cues, labels_of_duplicates
     from facefold.data.synthetic import is_synthetic, write_synthetic_competition
     from facefold.data.task_inference import Choices
-    from facefold.report.audit_text import audit_page, list_leaks
+    from facefold.report.audit_text import audit_page, findings_table, list_leaks
     from facefold.task import TASK_FILE
     from facefold.utils.files import write_text
 
@@ -81,8 +87,9 @@ def audit(args: argparse.Namespace) -> None:
     thumbnails, groups = load_thumbnails(competition), find_duplicates(competition, images)
     answers = labels_of_duplicates(groups, competition.train.set_index("id")["label"])
     cues, broken = find_cues(competition, images, thumbnails.headers), find_broken_images(thumbnails)
-    print(audit_page(competition, images, groups, answers, cues, broken, images_without_row(competition)), end="")
-    leaks = list_leaks(answers, cues)
+    unused, leaks = images_without_row(competition), list_leaks(answers, cues)
+    page = audit_page(competition, images, groups, answers, cues, broken, unused)
+    print(page, end="")
     if args.strict and leaks:
         raise InputError.of(
             "--strict: something other than the pixels gives labels away:",
@@ -90,6 +97,7 @@ def audit(args: argparse.Namespace) -> None:
             "Ask the host of the competition for one without, or run the audit without --strict and know it.",
         )
     print(f"checked in {time.monotonic() - start:.1f} s: nothing breaks the rules")
+    return page, findings_table(competition, groups, leaks, broken, unused)
 
 
 if __name__ == "__main__":

@@ -55,12 +55,18 @@ that is used, and copies of the files of --add. The same runs and files give the
 score in a tracker too: docs/options.md.
 """
 
+from __future__ import annotations
+
 import argparse
 from functools import partial
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from facefold.cli import add_log_option, add_target_option, added_argument, build_parser, run_main
+from facefold.utils.console import short_path
 from facefold.utils.errors import InputError
+
+if TYPE_CHECKING:
+    from facefold.ensemble.blend import Blend
 
 # fmt: off
 METHOD_CHOICES = ("mean", "best_single", "majority", "logit_mean", "rank_mean", "calibrated_mean", "weighted_mean",
@@ -84,7 +90,7 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
+def main() -> Blend:
     args = parse_args()
 
     from facefold.data.audit import load_images_hash
@@ -147,9 +153,9 @@ def main() -> None:
     if len(members) == 1 and blend.facts["picked"] == "best_single":
         lines.append(f"one recipe only, so there is nothing to blend: the submission is {matrix.names[0]}'s")
     path, note = submissions / "submission.csv", format_weights_note(blend.facts)
-    path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-    upload = f"upload {path}: {format_headline(blend.facts)}" + (f"; {note}" if note else "")
+    upload = f"upload {short_path(path)}: {format_headline(blend.facts)}" + (f"; {note}" if note else "")
     print("\n".join([*lines, *describe_added(blend.facts), blend.facts["why"], upload]))
+    return blend
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def compare(args: argparse.Namespace, recipes: list[Recipe]) -> None:
     table = comparison_table(jobs)
     write_csv(args.root / "compare" / "comparison.csv", table)
     histories = {job.recipe.name: job.history() for job in jobs}
-    write_bytes(args.root / "compare" / "comparison.png", figures.draw_backbones(histories))
+    write_bytes(args.root / "compare" / "comparison.png", figures.draw_backbones(histories, format="png"))
     print(f"{folds.k} folds, fold {args.fold} held out, {args.epochs} epochs, {args.size} pixels")
     print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
 

@@ -10,10 +10,13 @@ targets/<column>/report.html: mean absolute errors instead, by band and against 
 without network, on a phone, in the dark and on paper. --log adds it to the blend in a tracker: docs/options.md.
 """
 
+from pathlib import Path
+
 from facefold.cli import add_log_option, add_target_option, build_parser, load_step_costs, run_main
+from facefold.utils.console import short_path
 
 
-def main() -> None:
+def main() -> Path:
     parser = build_parser(__doc__)
     add_target_option(parser)
     add_log_option(parser)
@@ -23,7 +26,7 @@ def main() -> None:
     from facefold.data.folds import load_folds
     from facefold.data.synthetic import is_synthetic
     from facefold.ensemble.blend import load_blend, require_same_task
-    from facefold.ensemble.leaderboard import format_headline, log_blend
+    from facefold.ensemble.leaderboard import format_headline, log_blend, picked_row
     from facefold.ensemble.leaks import announce_leaks, describe_leaks
     from facefold.ensemble.members import load_blended_members
     from facefold.ensemble.trust import describe_added, knowing_members
@@ -32,7 +35,7 @@ def main() -> None:
     from facefold.report.multiclass import class_sections
     from facefold.report.reproducibility import origin
     from facefold.report.sections import label_sections, regression_sections
-    from facefold.runs import load_history
+    from facefold.runs import load_histories
     from facefold.training.sweep import load_tables
     from facefold.training.tracking import load_tracking
     from facefold.utils.files import lock_directory, write_text
@@ -43,7 +46,7 @@ def main() -> None:
     require_same_task(blend, target)
     members = load_blended_members(root, blend.facts, folds, competition.test["id"].tolist())
     runs = [member for member in members if member.runs]
-    histories = {member.name: [load_history(target_root, member.name, k) for k in range(folds.k)] for member in runs}
+    histories = {member.name: load_histories(target_root, member.name, range(folds.k)) for member in runs}
     steps = {name: cost for name, cost in load_step_costs(root).items() if name == "audit"} | load_step_costs(
         target_root
     )
@@ -59,13 +62,12 @@ def main() -> None:
         title = f"{leaks} {title}" if leaks else f"{title}. {unused}."
     if is_synthetic(root):
         title = f"Synthetic competition, not real data. {title}"
-    board = blend.leaderboard
     shared = {
         "title": title,
         "facts": blend.facts,
         "figures": figures,
-        "leaderboard": board,
-        "picked": ((board["name"] == blend.facts["picked"]) & (board["kind"] == "method")).idxmax(),
+        "leaderboard": blend.leaderboard,
+        "picked": picked_row(blend.leaderboard, blend.facts),
         "leaks": describe_leaks(blend.facts),
         "added": describe_added(blend.facts),
         "histories": histories,
@@ -75,11 +77,12 @@ def main() -> None:
         "sweeps": {} if target.regression else load_tables(root),
         "origin": origin(blend.facts, folds, runs),
     }
-    page = render_page(template, **data, **shared)
+    page, path = render_page(template, **data, **shared), target_root / "report.html"
     with lock_directory(target_root / "submissions", wait=True):
-        write_text(target_root / "report.html", page)
-    log_blend(tracking, target_root / "submissions", blend.facts, target_root / "report.html")
-    print(f"wrote {target_root / 'report.html'} ({len(page.encode()) / 1e6:.1f} MB)")
+        write_text(path, page)
+    log_blend(tracking, target_root / "submissions", blend.facts, path)
+    print(f"wrote {short_path(path)} ({len(page.encode()) / 1e6:.1f} MB)")
+    return path
 
 
 if __name__ == "__main__":

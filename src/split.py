@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 GROUPING_NAMES = ("bytes", "near", "none")
 
 
-def main() -> None:
+def main() -> Folds:
     parser = build_parser(__doc__)
     parser.add_argument("--folds", type=int, metavar="K", help="how many (default: as the existing folds, else 5)")
     add_seed_option(parser, "another seed gives other folds (default: as the existing ones, else 0)", default=None)
@@ -62,7 +62,7 @@ def main() -> None:
     args = parser.parse_args()
     check_options(args)
     with hold_root(args.root, alone=True):
-        split(args)
+        return split(args)
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -76,8 +76,8 @@ def check_options(args: argparse.Namespace) -> None:
         raise InputError(f"--folds-file {args.folds_file}: there is no such file")
 
 
-def split(args: argparse.Namespace) -> None:
-    """Keep the existing folds, or make new ones, and print what they are."""
+def split(args: argparse.Namespace) -> Folds:
+    """Keep the existing folds, or make new ones, print what they are, and return them."""
     from facefold.data.audit import audit_competition
     from facefold.data.duplicates import find_duplicates
     from facefold.data.fold_methods import parse_method
@@ -124,6 +124,7 @@ def split(args: argparse.Namespace) -> None:
             print(note)
     for fold, valid in folds.table.groupby("fold"):
         print(f"fold {fold}  {len(valid):6,} rows to validate  {describe_fold(valid, args.target)}")
+    return folds
 
 
 def choose_method(

@@ -71,6 +71,19 @@ if TYPE_CHECKING:
 CLASSIFIER_NAMES = ("logistic", "svm", "network", "boosting")  # without the import that --help need not wait for
 
 
+class Trained(NamedTuple):
+    """What there is of the runs that were asked for.
+
+    target_root: the folder that holds runs/. numbers: the folds that were asked for. members: by the run; None if folds
+    of it are missing.
+    """
+
+    target_root: Path
+    folds: Folds
+    numbers: list[int]
+    members: dict[str, Member | None]
+
+
 class Additions(NamedTuple):
     """What a run learns from that is neither its recipe nor the train rows as they are."""
 
@@ -79,7 +92,7 @@ class Additions(NamedTuple):
     extra: ExtraRows
 
 
-def main() -> None:
+def main() -> Trained:
     parser = build_parser(__doc__)
     parser.add_argument("--recipe", "--recipes", metavar="NAME[,NAME]", help=f"any of {recipe_list()}")
     parser.add_argument("--fold", default="all", metavar="K|all", help="one fold, several as 0,2, or all (default)")
@@ -139,7 +152,7 @@ def main() -> None:
 
     tracking = load_tracking(args.log, args.root, args.target)
     with quiet(args.quiet), hold_root(args.root):
-        train(args, tracking)
+        return train(args, tracking)
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -160,8 +173,8 @@ def check_options(args: argparse.Namespace) -> None:
     require_weight(args.pseudo_weight)
 
 
-def train(args: argparse.Namespace, tracking: Tracking) -> None:
-    """Train the folds that are missing, and join those of each recipe."""
+def train(args: argparse.Namespace, tracking: Tracking) -> Trained:
+    """Train the folds that are missing, join those of each recipe, and return what there is of them."""
     from facefold.data.audit import check_images, load_images_hash
     from facefold.data.competition import load_competition
     from facefold.data.corrections import NO_CORRECTIONS, load_corrections
@@ -204,6 +217,7 @@ def train(args: argparse.Namespace, tracking: Tracking) -> None:
     left_out = {}
     if any(unfinished.values()):
         left_out = train_missing(args, recipes, unfinished, competition, folds, additions, tracking)
+    members = dict.fromkeys(identity.name for identity in identities)
     for recipe, identity in zip(recipes, identities, strict=True):
         left = [fold for fold in numbers if not is_fold_sealed(target_root, identity.name, fold)]
         if identity.name in left_out:
@@ -212,7 +226,9 @@ def train(args: argparse.Namespace, tracking: Tracking) -> None:
         elif args.session and left:
             print(f"{identity.name}: {len(left)} of {len(numbers)} folds are left, as the session is over")
         elif member := join_and_score(args, identity, folds, corrections, competition.test["id"].tolist()):
+            members[identity.name] = member
             log_score(tracking, recipe, identity, member, folds)
+    return Trained(target_root, folds, numbers, members)
 
 
 def identify(

@@ -124,5 +124,5 @@ def test_the_table_by_hand(tmp_path):
         512,
     )
     assert (round(row["low"], 4), round(row["high"], 4)) == (0.7112, 0.8666)  # Wilson, 80 of 100
-    png = draw_backbones({"resnet18": job.history()})
-    assert png == draw_backbones({"resnet18": job.history()}) and png[:4] == b"\x89PNG"
+    png = draw_backbones({"resnet18": job.history()}, format="png")
+    assert png == draw_backbones({"resnet18": job.history()}, format="png") and png[:4] == b"\x89PNG"

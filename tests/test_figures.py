@@ -16,8 +16,8 @@ INTERVALS = pd.DataFrame({"accuracy": [0.9, 0.8], "low": [0.85, 0.75], "high": [
 NAMES = ("label $a$", "label b")
 DRAWINGS = {
     "intervals": lambda: figures.draw_intervals(["a", "b"], INTERVALS, xlabel="accuracy"),
-    "learning_curves": lambda: figures.draw_learning_curves([HISTORY, HISTORY]),
-    "one_epoch": lambda: figures.draw_learning_curves([HISTORY[:1]]),
+    "learning_curves": lambda: figures.draw_learning_curves({"fold 0": HISTORY, "fold 1": HISTORY}),
+    "one_epoch": lambda: figures.draw_learning_curves({"fold 0": HISTORY[:1]}),
     "confusion": lambda: figures.draw_confusion(np.array([[5, 1], [0, 4]]), "ab"),
     "picked": lambda: figures.draw_intervals(["a", "b"], INTERVALS, "accuracy", reference=0.8, picked=1),
     "agreement": lambda: figures.draw_agreement(["long_name_a", "b"], np.array([[0, 3], [2, 0]])),

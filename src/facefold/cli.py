@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
@@ -32,7 +32,14 @@ from facefold.task import LABEL, load_task
 from facefold.utils.console import is_quiet
 from facefold.utils.errors import InputError, disk_error_advice
 from facefold.utils.files import lock_directory, read_json, write_json
-from facefold.utils.processes import STARTER, end_with_starter, open_standard_streams, stop_server, without_interrupt
+from facefold.utils.processes import (
+    STARTER,
+    end_with_starter,
+    kept_environment,
+    open_standard_streams,
+    stop_server,
+    without_interrupt,
+)
 
 PROJECT = Path(__file__).resolve().parents[2]
 _FOLDERS = ("competition", "folds", "runs", "submissions", "cache")
@@ -47,9 +54,13 @@ class StepParser(argparse.ArgumentParser):
     """Check the folders, and remember the root or the target's folder, in which `run_main` records the step's cost."""
 
     target_root: Path | None = None
+    keywords: Mapping[str, object] | None = None  # of a call from Python, in place of a command line
 
     def error(self, message: str) -> NoReturn:
-        """Exit with 2 and the message, with the option that was probably meant if it is about an unknown one."""
+        """Exit with 2 and the message, with the option that was probably meant if it is about an unknown one.
+
+        In a call from Python raise `InputError` instead: a notebook goes on.
+        """
         _, unrecognized, words = message.partition("unrecognized arguments: ")
         if unrecognized:
             known = [name for action in self._actions for name in action.option_strings]
@@ -57,9 +68,34 @@ class StepParser(argparse.ArgumentParser):
                 name for word in words.split() for name in difflib.get_close_matches(word.partition("=")[0], known, 1)
             ]
             message += f" (did you mean {', '.join(meant)}?)" if meant else ""
+        if StepParser.keywords is not None:
+            raise InputError(message)
         super().error(message)
 
+    def _command_line(self, keywords: Mapping[str, object]) -> list[str]:
+        """Return the words of a command line for the keyword arguments of a call from Python.
+
+        `no_detect=True` is --no-detect, `recipe=["a", "b"]` is --recipe a,b and `settings={"size": 160}` is -o
+        size=160; an option that may be repeated is, for each of several values. None and False leave it out.
+        """
+        words = []
+        for name, value in keywords.items():
+            option = f"--{name.replace('_', '-')}"
+            action = next((one for one in self._actions if name == one.dest or option in one.option_strings), None)
+            if action and (value is None or value is False):
+                continue
+            option = action.option_strings[0] if action else option
+            if value is True:
+                words.append(option)
+            elif action and isinstance(action.default, list):
+                words += [f"{option}={text}" for text in _as_texts(value)]
+            else:
+                words.append(f"{option}={','.join(_as_texts(value))}")
+        return words
+
     def parse_args(self, *args, **kwargs):
+        if StepParser.keywords is not None:
+            args = (self._command_line(StepParser.keywords),)
         parsed = super().parse_args(*args, **kwargs)
         if "target" in parsed:
             parsed.target = load_task(parsed.root, parsed.target)
@@ -77,6 +113,15 @@ class StepParser(argparse.ArgumentParser):
         _use_writable_folders(parsed.root)
         StepParser.target_root = target_root
         return parsed
+
+
+def _as_texts(value: object) -> list[str]:
+    """Return the values of an option as on a command line: `a`, `b` of a list, `a=1`, `b=true` of a dictionary."""
+    if isinstance(value, Mapping):
+        return [f"{key}={','.join(_as_texts(item))}" for key, item in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [str(item) for item in value]
+    return [str(value).lower() if isinstance(value, bool) else str(value)]
 
 
 def _use_writable_folders(root: Path) -> None:
@@ -323,20 +368,17 @@ def hold_root(root: Path, alone: bool = False) -> Iterator[None]:
             yield
 
 
-def run_main(main: Callable[[], None]) -> None:
+def run_main(main: Callable[[], object]) -> None:
     """Run a step's `main` and exit with the documented exit codes."""
     open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a notebook's is not
             stream.reconfigure(errors="backslashreplace")  # the name of a file may not be UTF-8
     name = Path(sys.argv[0]).name
-    started = time.perf_counter()
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        with _stop_at_sigterm(), _signals_in_destructors():
+        with _stop_at_sigterm(), step_in_progress(name.removesuffix(".py")):
             end_with_starter()
             main()
-            _write_cost(name.removesuffix(".py"), time.perf_counter() - started)
     except InputError as error:
         print(f"{name}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -348,20 +390,45 @@ def run_main(main: Callable[[], None]) -> None:
         # The reader left: nobody to tell, no traceback at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
+
+
+def call_main(name: str, main: Callable[[], object], keywords: Mapping[str, object]) -> object:
+    """Call the `main` of the step `name` from Python with these arguments, and return what it returns.
+
+    What it raises is raised: nothing exits. Its arguments are checked by its own parser, and what a step changes of the
+    process is as it was afterwards.
+    """
+    argv, sys.argv, StepParser.keywords = sys.argv, [f"{name}.py"], keywords
+    try:
+        with kept_environment(), step_in_progress(name):
+            return main()
+    finally:
+        sys.argv, StepParser.keywords = argv, None
+
+
+@contextmanager
+def step_in_progress(name: str) -> Iterator[None]:
+    """Do what a step needs around its `main`, run as a command or called from Python, and record its cost.
+
+    Raise `InputError` in place of an error of the disk, and of one that says that a package is missing.
+    """
+    started, cpu_started = time.perf_counter(), _cpu_seconds()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    try:
+        with _signals_in_destructors():
+            yield
+            _write_cost(name, started, cpu_started)
     except ModuleNotFoundError as error:
         if (error.name or "facefold").startswith("facefold"):
             raise
-        print(
-            f"{name}: this Python has no {error.name}: run `source .venv/bin/activate`, or `./run_all.sh` once, which "
-            "installs it there",
-            file=sys.stderr,
-        )
-        raise SystemExit(2) from None
+        raise InputError(
+            f"this Python has no {error.name}: run `source .venv/bin/activate`, or `./run_all.sh` once, which installs "
+            "it there"
+        ) from None
     except OSError as error:
         if not disk_error_advice(error):
             raise
-        print(f"{name}: {disk_error_advice(error)}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise InputError(disk_error_advice(error)) from None
 
 
 @contextmanager
@@ -447,17 +514,23 @@ def _cost_path(root: Path, name: str) -> Path:
     return root / "cache" / "steps" / f"{name}.json"
 
 
-def _write_cost(name: str, seconds: float) -> None:
+def _cpu_seconds() -> float:
+    """Return the CPU seconds of this process so far, and of those that it started and that have ended."""
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(part.ru_utime + part.ru_stime for part in usage)
+
+
+def _write_cost(name: str, started: float, cpu_started: float) -> None:
+    """Record what the step `name` cost since it started, by `time.perf_counter` and `_cpu_seconds`."""
     root = StepParser.target_root
     if name not in _TIMED or not root or not root.is_dir():
         return
     stop_server()
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cost = {
-        "seconds": round(seconds, 1),
-        "cpu_seconds": round(sum(part.ru_utime + part.ru_stime for part in usage), 1),
-        "peak_memory_mb": round(max(part.ru_maxrss for part in usage) / unit),
+        "seconds": round(time.perf_counter() - started, 1),
+        "cpu_seconds": round(_cpu_seconds() - cpu_started, 1),
+        "peak_memory_mb": round(max(peaks) / (1 << 20 if sys.platform == "darwin" else 1 << 10)),
     }
     write_json(_cost_path(root, name), cost)
 

@@ -18,7 +18,7 @@ a file that was torn or edited afterwards is found before it is used.
 import json
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -411,6 +411,11 @@ def write_history(directory: Path, history: pd.DataFrame) -> None:
 def load_history(root: Path, name: str, fold: int) -> pd.DataFrame:
     """Load the fold's learning curve: one row per epoch, all columns numeric."""
     return pd.read_csv(fold_dir(root, name, fold) / "history.csv")
+
+
+def load_histories(root: Path, name: str, folds: Iterable[int]) -> dict[str, pd.DataFrame]:
+    """Load the learning curves of those of these folds of a run that are finished: `fold 0` -> its table."""
+    return {f"fold {fold}": load_history(root, name, fold) for fold in folds if is_fold_sealed(root, name, fold)}
 
 
 def load_predictions(path: Path, target: Task = LABEL) -> pd.DataFrame:

@@ -93,6 +93,11 @@ def make_leaderboard(
     return pd.DataFrame([row for _, row in rows], columns=list(leaderboard_columns(metric, corrected is not None)))
 
 
+def picked_row(leaderboard: pd.DataFrame, facts: dict) -> int:
+    """Return the row of the method that was picked, by blend.json."""
+    return int(((leaderboard["name"] == facts["picked"]) & (leaderboard["kind"] == "method")).idxmax())
+
+
 def format_leaderboard(leaderboard: pd.DataFrame, target: Task) -> str:
     """Return the leaderboard of a task as lines of text."""
     metric = target_metric(target)

@@ -1,8 +1,9 @@
-"""The numbers of the page that audit.py prints, which audit.txt.j2 puts into words."""
+"""The numbers of the page that audit.py prints, which audit.txt.j2 puts into words, and its findings as a table."""
 
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from facefold.data.competition import Competition
@@ -60,6 +61,44 @@ def audit_page(
         "leaks": list_leaks(answers, cues),
     }
     return render_page("audit.txt.j2", **data)
+
+
+def findings_table(
+    competition: Competition,
+    groups: pd.DataFrame,
+    leaks: Sequence[str],
+    broken: pd.DataFrame,
+    unused: Sequence[str],
+) -> pd.DataFrame:
+    """Return what a person should look at, a row each, all of it text.
+
+    finding: leak, different labels (of images that show the same picture), duplicate, broken or no row. split, id and
+    label (the class of a train image): of an image, empty where there is none. detail: in words.
+
+    Args:
+        competition: What was checked.
+        groups: The table of `find_duplicates`.
+        leaks: Of `list_leaks`.
+        broken: The table of `find_broken_images`.
+        unused: Of `images_without_row`.
+    """
+    classes = dict(zip(competition.train["id"], competition.train["label"], strict=True))
+    classes = {id: competition.task.classes[label] for id, label in classes.items()}
+    label = groups["id"].map(classes).where(groups["split"] == "train")
+    pictures = groups.assign(label=label, detail="shows the picture of " + groups["group"])
+    pictures = pictures[pictures["group"].duplicated(keep=False)]
+    differ = pictures.groupby("group")["label"].transform("nunique") > 1
+    pictures = pictures.assign(finding=np.where(differ, "different labels", "duplicate"))
+    parts = [
+        pd.DataFrame({"detail": leaks}).assign(finding="leak"),
+        pictures.sort_values(["finding", "group"], kind="stable"),
+        broken.assign(finding="broken", label=broken["id"].map(classes).where(broken["split"] == "train")).rename(
+            columns={"why": "detail"}
+        ),
+        pd.DataFrame({"detail": unused}).assign(finding="no row"),
+    ]
+    columns = ["finding", "split", "id", "label", "detail"]
+    return pd.concat(parts, ignore_index=True).reindex(columns=columns).fillna("")
 
 
 def _columns_with_classes(competition: Competition) -> list[str]:

@@ -1,11 +1,13 @@
-"""The drawings of the report, as SVG bytes that are the same for the same numbers, in the light colours of the palette.
+"""The drawings of the report, as bytes that are the same for the same numbers, in the light colours of the palette.
 
-They are transparent, without a white or black of their own: `html.inline_svg` lets them follow the page into the dark.
+Those of pages are SVG, transparent and without a white or black of their own: `html.inline_svg` lets them follow the
+page into the dark. A notebook's and compare.py's are PNG.
 """
 
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
+from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -46,16 +48,18 @@ _DIAGONAL = {"color": COLOURS[5], "linewidth": 0.8, "linestyle": LINES[2]}
 
 
 def _drawing(draw: Callable[..., Figure]) -> Callable[..., bytes]:
-    """Decorate `draw`: draw in the report's style, and return the figure as SVG bytes."""
+    """Decorate `draw`: draw in the report's style, and return the figure as bytes: SVG, or PNG on white paper."""
 
     @wraps(draw)
-    def as_svg(*args, **kwargs) -> bytes:
+    def as_bytes(*args, format: Literal["svg", "png"] = "svg", **kwargs) -> bytes:
         buffer = io.BytesIO()
+        settings = {"svg": {"facecolor": "none", "metadata": {"Date": None}}}
+        settings["png"] = {"facecolor": PAPER, "dpi": 150, "metadata": {"Software": None}}
         with matplotlib.rc_context(_STYLE):
-            draw(*args, **kwargs).savefig(buffer, format="svg", facecolor="none", metadata={"Date": None})
+            draw(*args, **kwargs).savefig(buffer, format=format, **settings[format])
         return buffer.getvalue()
 
-    return as_svg
+    return as_bytes
 
 
 def _new_figure(height: float) -> tuple[Figure, Axes]:
@@ -102,28 +106,25 @@ def draw_intervals(
 
 @_drawing
 def draw_learning_curves(
-    histories: Sequence[pd.DataFrame], column: str = "valid_acc", ylabel: str = "validation accuracy"
+    histories: Mapping[str, pd.DataFrame], column: str = "valid_acc", ylabel: str = "validation accuracy"
 ) -> Figure:
-    """Draw one recipe, a colour and marker per fold: losses above (train dashed), `column` below.
+    """Draw one recipe, a colour and marker per name, which are its folds: losses above (train dashed), `column` below.
 
     Each history has the columns epoch (from 0), train_loss, valid_loss and `column`.
     """
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
-    named = {f"fold {fold}": history for fold, history in enumerate(histories)}
-    _plot_histories(figure, named, column, ylabel, markersize=3.5, linewidth=1.2)
+    _plot_histories(figure, histories, column, ylabel, markersize=3.5, linewidth=1.2)
     figure.legend(loc="outside upper center", ncols=5, columnspacing=1, handlelength=1.2)
     return figure
 
 
-def draw_backbones(histories: dict[str, pd.DataFrame]) -> bytes:
-    """Draw the learning curves of backbones, a colour each, as PNG bytes; histories as in `draw_learning_curves`."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(1.5 * WIDTH, 6.0), layout="constrained")
-        _plot_histories(figure, histories, "valid_acc", "validation accuracy", markersize=3)
-        figure.legend(loc="outside upper center", fontsize=8, ncols=3)
-        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
-    return buffer.getvalue()
+@_drawing
+def draw_backbones(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw the learning curves of backbones, a colour each; histories as in `draw_learning_curves`."""
+    figure = Figure(figsize=(1.5 * WIDTH, 6.0), layout="constrained")
+    _plot_histories(figure, histories, "valid_acc", "validation accuracy", markersize=3)
+    figure.legend(loc="outside upper center", fontsize=8, ncols=3)
+    return figure
 
 
 def _plot_histories(figure: Figure, histories: Mapping[str, pd.DataFrame], column: str, ylabel: str, **style) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from facefold.utils.errors import InputError
@@ -78,6 +79,11 @@ def print_progress(line: str, bar: tqdm | None = None) -> None:
             bar.write(_ERASE + line)
     except BrokenPipeError:  # as in `train.py | head`: nobody reads on, and the work goes on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def short_path(path: Path) -> Path:
+    """Return an absolute path as seen from the working directory, if it is below that."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def format_duration(seconds: float) -> str:

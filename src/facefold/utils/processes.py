@@ -36,6 +36,19 @@ def set_environment() -> None:
         os.environ.setdefault(name, value)
 
 
+@contextmanager
+def kept_environment() -> Iterator[None]:
+    """Put what is there of `ENVIRONMENT` back after the block: what a notebook starts later is not for training."""
+    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
 def core_count() -> int:
     """Return the number of cores this process may use, at least 1: by its affinity, and by a container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
