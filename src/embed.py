@@ -49,7 +49,7 @@ def main() -> None:
         raise InputError("name one of --recipe, --backbone and --function")
     if args.function and args.workers is not None:
         raise InputError("--workers belongs to --recipe and --backbone")
-    if not args.backbone and (args.size or args.weights):
+    if not args.backbone and (args.size is not None or args.weights):
         raise InputError("--size and --weights belong to --backbone")
     with hold_root(args.root):
         embed(args)
@@ -91,7 +91,11 @@ def backbone_recipe(args: argparse.Namespace) -> Recipe:
         if known.tta == "choose":  # there are no folds here whose rows could choose
             settings["tta"] = "flip_zoom"
     else:
-        settings = {"backbone": args.backbone, "weights": args.weights or "hub", "size": args.size or 224}
+        settings = {
+            "backbone": args.backbone,
+            "weights": args.weights or "hub",
+            "size": 224 if args.size is None else args.size,
+        }
     settings |= {"freeze_backbone": True, "classifier": "svm"}
     return parse_recipe(args.name, settings, args.recipe or "--backbone")
 

@@ -107,6 +107,12 @@ def predict_pictures(args: argparse.Namespace) -> None:
 
     task = load_task(root)
     device, blend = torch.device(select_devices(args.device, 1)[0]), load_blend_model(root, task)
+    targets = {}
+    for target in blended_targets(root):  # before the photographs cost time
+        try:
+            targets[target] = load_blend_model(root, target)
+        except InputError as error:
+            print(f"{target.name} is left out: {error}")
     with TemporaryDirectory() as folder:
         scratch = Path(folder)
         if args.no_detect:
@@ -120,9 +126,9 @@ def predict_pictures(args: argparse.Namespace) -> None:
         scores = predict_images(blend, cut, device, scratch / "label")
         decisions = scores.argmax(axis=1) if task.multiclass else decide(scores)
         table = table.assign(**prediction_columns(scores, decisions, task))
-        for target in blended_targets(root):
+        for target, model in targets.items():
             name = column_name(target.name, table.columns)
-            table[name] = predict_images(load_blend_model(root, target), cut, device, scratch / target.name)
+            table[name] = predict_images(model, cut, device, scratch / target.name)
         write_csv(out, table)
         lead = f"{len(table):,} faces by {blend.facts['picked']} of {', '.join(blend.matrix.names)}"
         if args.show:

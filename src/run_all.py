@@ -132,9 +132,15 @@ class Job:
     def run(self, stdout: TextIO) -> None:
         recipes = self.prepare()
         plan, suffix, options = self.make_plan(recipes)
-        if self.execute(plan, suffix, options):
-            self.summarise(plan, suffix, stdout)
-        self.report_session(plan, suffix, stdout)
+        any_complete, left = self.execute(plan, suffix, options), self.folds_left(plan, suffix)
+        if any_complete:
+            self.summarise(plan, suffix, bool(left), stdout)
+        self.report_session(left, stdout)
+
+    @property
+    def device(self) -> str:
+        """What --device says of this machine: with a cluster it is about the others."""
+        return self.args.device if self.args.engine == "local" else "auto"
 
     def step(self, name: str, *options: object) -> None:
         common = ("--root", self.root) if name == "audit" else ("--root", self.root, "--target", self.target.name)
@@ -183,7 +189,7 @@ class Job:
             return PROFILES["regression"]
         if is_synthetic(self.root):
             return PROFILES["demo"]
-        return PROFILES["gpu" if select_devices(self.args.device, 1) != ["cpu"] else "cpu"]
+        return PROFILES["gpu" if select_devices(self.device, 1) != ["cpu"] else "cpu"]
 
     def make_plan(self, recipes: list[Recipe]) -> tuple[Plan, str, dict]:
         """Time the recipes and print the plan; return it, the suffix of the runs' names, and options for train.py."""
@@ -207,7 +213,7 @@ class Job:
             start_server()  # it imports while this process does
         from facefold.training.workers import select_devices
 
-        devices = select_devices(args.device if args.engine == "local" else "auto", None)
+        devices = select_devices(self.device, None)
         workload = measure_workload(self.competition, recipes, folds.k, devices, folds_left, self.target)
         stop_server()  # train.py has its own, which may need this one's memory
         fixed_folds = "as there are runs on them" if run_names(self.target_root) else ""
@@ -258,20 +264,25 @@ class Job:
             print(format_budget_result(self.budget, time.monotonic() - self.started, left_out))
         return bool(complete)
 
-    def report_session(self, plan: Plan, suffix: str, stdout: TextIO) -> None:
-        """Print what is left to the next session, if anything is."""
+    def folds_left(self, plan: Plan, suffix: str) -> dict[str, int]:
+        """Return how many folds of each planned run are left, of those that have any."""
         from facefold.runs import is_fold_sealed
-        from facefold.training.budget import format_session_result
 
-        names = [planned.recipe.name + suffix for planned in plan.recipes] if self.args.session else []
+        names = [planned.recipe.name + suffix for planned in plan.recipes]
         left = {
             name: sum(not is_fold_sealed(self.target_root, name, fold) for fold in range(plan.folds)) for name in names
         }
-        if any(left.values()):
+        return {name: count for name, count in left.items() if count}
+
+    def report_session(self, left: dict[str, int], stdout: TextIO) -> None:
+        """Print what is left to the next session, if anything is."""
+        from facefold.training.budget import format_session_result
+
+        if self.args.session and left:
             print(format_session_result(self.session, time.monotonic() - self.started, left), file=stdout)
 
-    def summarise(self, plan: Plan, suffix: str, stdout: TextIO) -> None:
-        """Print what helped, what to try next, what to read and what to upload."""
+    def summarise(self, plan: Plan, suffix: str, unfinished: bool, stdout: TextIO) -> None:
+        """Print what helped, what to try next once all is finished, what to read and what to upload."""
         from facefold.data.synthetic import is_synthetic
         from facefold.ensemble.blend import load_blend
         from facefold.ensemble.closing import describe_gain, suggest_next
@@ -279,15 +290,15 @@ class Job:
         from facefold.training.workers import select_devices
 
         blend, late = load_blend(self.root, self.target), [planned.recipe.name + suffix for planned in plan.left_out]
-        workers = len(select_devices(self.args.device, None))
+        workers = len(select_devices(self.device, None))
         print(f"helped {describe_gain(blend)}")
         if is_synthetic(self.root):
             print(
                 "next   real data, as the score of these synthetic images says that the job works here, nothing else: "
                 "./run_all.sh --data <the competition's zip as downloaded>"
             )
-        elif suggestion := suggest_next(self.target_root, blend, self.suggested_recipes(), late, workers):
-            print(f"next   {suggestion}")
+        elif not (unfinished and self.args.session) and not self.args.settings:  # -o is not for variants
+            print(f"next   {suggest_next(self.target_root, blend, self.suggested_recipes(), late, workers)}")
         print(f"read   {self.target_root / 'report.html'}")
         submission = self.target_root / "submissions" / "submission.csv"
         print(f"upload {submission}: {format_headline(blend.facts)}", file=stdout)

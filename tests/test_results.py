@@ -12,6 +12,7 @@ HASH = "0123456789ab"
 PER_TARGET = [
     "report.html",
     "cache/budget.json",
+    "cache/session.json",
     "cache/steps/run_all.json",
     "cache/frozen/vgg16/0123abcd/train_epoch_0.npy",
     "folds/folds.csv",

@@ -15,7 +15,7 @@ _FROZEN = r"frozen/[^/]+/([^/]+/)?[^/]+(\.npy|\.lock)"
 _CACHE = (
     r"images\.(csv|json)|(thumbnails|duplicates)_\d+_[0-9a-f]{12}\.(csv|npy)|"
     r"(train|test|extra)_\d+(x\d+)?px(_crop[0-9.e-]+)?_[0-9a-f]{12}_\d+\.npy|"
-    rf"budget\.json|steps/[a-z_]+\.json|\.ray_[0-9a-f]{{32}}|{_FROZEN}|test/[^/]+/.+\.(npy|lock)"
+    rf"(budget|session)\.json|steps/[a-z_]+\.json|\.ray_[0-9a-f]{{32}}|{_FROZEN}|test/[^/]+/.+\.(npy|lock)"
 )
 _FOLD = r"weights\.safetensors|history\.csv|(oof|test)\.csv|features_(oof|test)\.npy|run\.json|checkpoint\.pt"
 _SUBMISSIONS = (

@@ -20,9 +20,9 @@ def describe_gain(blend: Blend) -> str:
         return f"{single} alone: there is nothing to blend it with"
     if picked == "best_single":
         return f"no blend beats {single} alone by a real margin"
-    row = board[board["name"] == picked].iloc[0]
-    low, high = _gain(metric, row["gain_low"]), _gain(metric, row["gain_high"])
-    return f"blending: {_gain(metric, row['gain'])} {_unit(metric)} over the best recipe alone [{low}, {high}]"
+    gain, low, high = (_gain(metric, blend.facts["gain_over_best_single"][key]) for key in ("gain", "low", "high"))
+    over = f"{_unit(metric)} over the best recipe alone [{low}, {high}]"
+    return f"blending: {gain} {over}, both as other folds choose them"
 
 
 def suggest_next(root: Path, blend: Blend, profile: Sequence[str], late: Sequence[str], workers: int) -> str:
@@ -42,14 +42,16 @@ def suggest_next(root: Path, blend: Blend, profile: Sequence[str], late: Sequenc
     trained, command = {parse_run_name(name).stem for name in names}, "the same command with --recipes"
     if others := [name for name in profile if name not in trained]:
         return f"{command} {','.join([*names, others[0]])}, as another network errs elsewhere"
-    for name in runs:
-        recipe = name.partition("+")[0]
-        facts = [read_json(path) for path in (root / "runs" / name).glob("fold_*/run.json")]
-        again = f"{recipe}#1"
-        if parse_run_name(recipe).seed is None and again not in names and not facts[0]["settings"]["classifier"]:
-            time = format_duration(sum(fold["seconds"] for fold in facts) / workers)
-            return f"{command} {','.join([*names, again])}, a second seed of the best network: about {time} more"
-    return ""
+    facts = {name: [read_json(path) for path in (root / "runs" / name).glob("fold_*/run.json")] for name in runs}
+    networks = [name for name, folds in facts.items() if not folds[0]["settings"]["classifier"]]
+    if not networks:
+        return "look at the errors in the report: the recipes of this machine's profile are trained"
+    best, folds = networks[0], facts[networks[0]]
+    stem = best.partition("+")[0].partition("#")[0]
+    seeds = {facts[name][0]["seed"] for name in runs if name.partition("+")[0].partition("#")[0] == stem}
+    seed = next(number for number in range(1, len(seeds) + 2) if number not in seeds)
+    time = format_duration(sum(fold["seconds"] for fold in folds) / min(workers, len(folds)))
+    return f"{command} {','.join([*names, f'{stem}#{seed}'])}, another seed of the best network: about {time} more"
 
 
 def _gain(metric: Metric, value: float) -> str:
