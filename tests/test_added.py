@@ -221,7 +221,7 @@ def test_the_export_of_a_run_is_that_run_byte_for_byte(finished, few_methods):
     assert re.search(r" by best_single with lite0 \(not verified here\)$", lines[-1])
     assert run("report", finished).returncode == 0
     page = (finished / "report.html").read_text()
-    assert "There are none: all predictions were made elsewhere." in page and "0 folds in all" in page
+    assert "Learning curves" not in page and "(1 recipe, 0 models.)" in page
 
 
 def test_predictions_that_know_their_labels_are_marked_and_named_everywhere(finished, tmp_path):
@@ -258,10 +258,11 @@ def test_predictions_that_know_their_labels_are_marked_and_named_everywhere(fini
         done = run("report", finished)
         assert done.returncode == 0, done.stderr
         page = (finished / "report.html").read_text()
-        assert warning in page and features in page and f"<td>{name}</td><td>added</td>" in page
-        assert f'<th class="number">{name}</th>' in page and f"{name}: know_oof.csv" in page
+        assert warning in page and features in page and f'<th scope="row">{name}<small>added</small></th>' in page
+        assert f'<th scope="row">{name}</th><td class="number">1.0000</td>' in page and f"{name}: know_oof.csv" in page
+        assert 'Made elsewhere <b class="warning">seems to know its labels</b>' in page
         assert "--recipes cnn5,know,lite0 --method weighted_mean" in page and f"--add {add}" in page
-        assert "3 recipes<small>6 folds in all" in page and "A member seems to know its labels.</h1>" in page
+        assert "(3 recipes, 6 models.)" in page and "A member seems to know its labels.</h1>" in page
     finally:
         for file in ("know_oof.csv", "know_test.csv"):
             (tmp_path / file).rename(finished / file)

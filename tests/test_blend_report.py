@@ -23,6 +23,7 @@ from facefold.ensemble.blend import load_blend
 from facefold.ensemble.methods import METHOD_NAMES
 from facefold.models import requirements
 from facefold.models.recipe import load_recipe
+from facefold.models.run_name import parse_run_name
 from facefold.runs import Identity, fold_dir, seal_fold, write_history, write_predictions
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_text
@@ -31,11 +32,16 @@ MEMBERS = {"lite0": 1.0, "cnn5": 1.4, "lite1": 1.2}  # recipe: noise
 
 
 def fabricate(root: Path, members: dict[str, float], wrong: Collection[str] = ()) -> None:
-    """Write runs of `members` on a synthetic competition; each has noise of its own, and the ids `wrong` wrong."""
+    """Write runs of `members` on a synthetic competition; each has noise of its own, and the ids `wrong` wrong.
+
+    A name may have settings, a seed and +extra.
+    """
     competition, folds = load_competition(root), load_folds(root)
     for number, (name, noise) in enumerate(members.items()):
         rng = np.random.default_rng(number)
-        identity = Identity(name, load_recipe(name).hash, folds.hash, load_images_hash(root), seed=5)
+        parts = parse_run_name(name)
+        recipe, extra = load_recipe(parts.recipe), {"extra": "e" * 64} if parts.extra else {}
+        identity = Identity(recipe.name, recipe.hash, folds.hash, load_images_hash(root), parts.seed or 5, **extra)
         for k in range(folds.k):
             directory, valid = fold_dir(root, name, k), folds.valid(k)
             truth = np.where(valid["id"].isin(wrong), 1 - valid["label"], valid["label"])
@@ -60,7 +66,9 @@ def fabricate(root: Path, members: dict[str, float], wrong: Collection[str] = ()
                 ),
             )
             write_text(directory / "weights.safetensors", "fabricated")
-            seal_fold(directory, identity, {"seconds": 10.5, "device": "cpu", "precision": "float32"})
+            facts = {"seconds": 10.5, "device": "cpu", "precision": "float32"}
+            rows = {"rows": 1200, "trained": 1200 - k, "dropped": ["a", "b"], "sha256": "e" * 64}
+            seal_fold(directory, identity, {**facts, "extra_rows": rows} if extra else facts)
 
 
 @pytest.fixture(scope="module")
@@ -208,11 +216,12 @@ def test_blend_and_report(root):
         f"<h1>Synthetic competition, not real data. Upload submissions/submission.csv: nested accuracy "
         f"{facts['score']['accuracy']:.4f} ["
     ) in text
-    assert text.count("<svg ") == text.count('role="img"') == 8 + len(MEMBERS) and text.count("<img ") > 60
-    assert text.count("<svg ") + text.count("<img ") == text.count("<figure ") and '="" ' not in text
+    described, hidden = text.count('role="img"'), text.count('aria-hidden="true"')
+    assert described == 7 + len(MEMBERS) and text.count("<svg ") == described + hidden and text.count("<img ") > 60
+    assert described + text.count("<img ") == text.count("<figure ") and '="" ' not in text
     assert all(source.startswith(("data:", "#")) for source in re.findall(r'(?:src|href)="([^"]*)"', text))
-    assert '<td>blend</td><td class="number">' in text
-    assert '<td>cnn5</td><td class="number">32</td><td class="number">-</td>' in text
+    assert '<th scope="row">blend</th><td class="number">' in text
+    assert '<th scope="row">cnn5</th><td class="number">32</td><td class="number">-</td>' in text
 
 
 def test_submission_is_what_the_method_says(root):

@@ -198,7 +198,8 @@ def test_before_and_after_stand_in_one_leaderboard(root):
     assert done.returncode == 0, done.stderr
     page = (root / "report.html").read_text()
     assert "Some recipes were trained on corrected labels (1 dropped, 2 relabelled)." in page
-    assert '<th class="number">accuracy against corrected labels</th>' in page
+    assert '<th scope="col" class="number">accuracy against corrected labels</th>' in page
+    assert "corrected labels<small>over lite0</small>" in page
     assert "python src/train.py --recipe lite0 --seed 5 --corrections FILE\n" in page
     assert "python src/train.py --recipe cnn5,lite0 --seed 5\n" in page
 

@@ -313,6 +313,7 @@ def test_a_run_with_extra_rows_is_blended_reported_and_predicted_with_like_any_o
         f"--recipe demo_cnn --seed 0 --pseudo {NAME} --pseudo-weight 0.5 --extra DIR",
     ):
         assert f"python src/train.py {command}\n" in page
+    assert "rows from outside of the competition" in page and both["extra_rows"]["sha256"] in page
     call("pack", root, "--out", root / "out", "--user", "me", "--competition", "faces", "--no-wheels")
     assert run_names(root / "out" / "dataset") == names
     tests = [fold_dir(root, name, fold) / "test.csv" for name in names for fold in (0, 1)]

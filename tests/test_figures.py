@@ -13,13 +13,14 @@ from facefold.report.html import inline_svg
 HISTORY = pd.DataFrame({"epoch": [1, 2], "train_loss": [0.6, 0.4], "valid_loss": [0.5, 0.45], "valid_acc": [0.8, 0.85]})
 BINS = pd.DataFrame({"mean": [0.1, 0.9], "share": [0.2, 0.8], "low": [0.1, 0.7], "high": [0.3, 0.9], "rows": [5, 5]})
 INTERVALS = pd.DataFrame({"accuracy": [0.9, 0.8], "low": [0.85, 0.75], "high": [0.95, 0.85]})
+SCORES = pd.DataFrame({"$a_$": [0.8, 0.9], "b" * 40: [0.8, np.nan], "blend": [0.85, 0.95]})
 NAMES = ("label $a$", "label b")
 DRAWINGS = {
     "intervals": lambda: figures.draw_intervals(["a", "b"], INTERVALS, xlabel="accuracy"),
+    "picked": lambda: figures.draw_intervals(["a", "b"], INTERVALS, "accuracy", reference=0.8, picked=1),
     "learning_curves": lambda: figures.draw_learning_curves({"fold 0": HISTORY, "fold 1": HISTORY}),
     "one_epoch": lambda: figures.draw_learning_curves({"fold 0": HISTORY[:1]}),
     "confusion": lambda: figures.draw_confusion(np.array([[5, 1], [0, 4]]), "ab"),
-    "picked": lambda: figures.draw_intervals(["a", "b"], INTERVALS, "accuracy", reference=0.8, picked=1),
     "agreement": lambda: figures.draw_agreement(["long_name_a", "b"], np.array([[0, 3], [2, 0]])),
     "no_disagreement": lambda: figures.draw_agreement(["a", "b"], np.zeros((2, 2), int)),
     "roc": lambda: figures.draw_roc(
@@ -39,12 +40,12 @@ DRAWINGS = {
         np.array([1.0, 2.0, 5.0]), np.array([0, 1, 0]), np.array([0, 5, 10]), "age", NAMES
     ),
     "violins": lambda: figures.draw_violins(np.array([1.0, 2.0, 5.0]), np.array([0, 1, 0]), ["a", "b"], "age"),
-    "dollars": lambda: figures.draw_intervals(["$a_$", "$^$"], INTERVALS, xlabel="accuracy"),
+    "dollars": lambda: figures.draw_agreement(["$a_$", "$^$"], np.array([[0, 3], [2, 0]])),
     "dollar_name": lambda: figures.draw_violins(np.array([1.0, 2.0]), np.array([0, 1]), ["a", "b"], "$^$"),
     "dollar_values": lambda: figures.draw_histogram(np.ones(2), np.array([0, 1]), np.array([0, 2]), "a$b_$", NAMES),
     "dollar_target": lambda: figures.draw_density(np.arange(3.0), np.zeros(3), "$^$"),
     "one_label": lambda: figures.draw_confusion(np.array([[5, 1], [0, 0]]), "ab"),
-    "fold_accuracy": lambda: figures.draw_fold_accuracy(pd.DataFrame({"a": [0.8, 0.9], "blend": [0.85, 0.95]})),
+    "fold_scores": lambda: figures.draw_fold_scores(SCORES, [(0.8, 0.9), (0.9, 1.0)], "auc"),
 }
 
 
@@ -70,3 +71,8 @@ def test_a_drawing_in_a_page_has_the_pages_colours_and_ids_of_its_own():
 
 def test_a_legend_of_long_names_has_fewer_columns():
     assert [figures._legend_columns(["a" * length, "b"]) for length in (5, 18, 19, 27, 28, 80)] == [3, 3, 2, 2, 1, 1]
+
+
+def test_a_long_name_leaves_room_for_the_drawing():
+    assert figures._literal("face_svm~crop=0.88$+corrected") == r"face_svm~cro..8\$+corrected"
+    assert figures._literal("a" * figures.MAX_NAME) == "a" * figures.MAX_NAME

@@ -1,6 +1,7 @@
 """The pages: escaped, self-contained, and in colours that people tell apart."""
 
 import itertools
+import math
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -10,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from facefold.report.html import PAGE, SERIES, TEMPLATES, inline_svg, render_page
+from facefold.report.bars import Axis
+from facefold.report.html import PAGE, SERIES, TEMPLATES, breakable, inline_svg, list_headings, render_page
 from facefold.report.pages import format_prediction, prediction_columns, predictions_page
 from facefold.task import Task
 from test_figures import DRAWINGS
@@ -34,6 +36,32 @@ def test_a_drawing_in_a_page_is_an_image_with_a_description():
     assert ElementTree.fromstring(svg).get("role") == "img"
     assert ElementTree.fromstring(svg).get("aria-label") == 'counts "5" < 6'
     assert "<metadata" not in svg and "<style" not in svg and "http://purl.org" not in svg
+
+
+def test_the_names_of_runs_break_after_their_signs():
+    assert breakable("a_b~c=0.1@3#1+d") == "a_<wbr>b~<wbr>c=<wbr>0.1@<wbr>3#<wbr>1+<wbr>d"
+    assert breakable("<'&#>") == "&lt;&#39;&amp;#<wbr>&gt;"
+
+
+def test_the_headings_of_a_page():
+    page = '<h2 id="a">One &amp; all</h2><h3>x</h3><h2 id="b-c">Two</h2>'
+    assert list_headings(page) == [("a", "One &amp; all"), ("b-c", "Two")]
+
+
+def bar(axis: Axis, *numbers: float, mark: str = "") -> str:
+    """Return the cell of a value, low and high."""
+    return str(TEMPLATES.get_template("macros.html.j2").module.bar_cell(axis, *numbers, mark))
+
+
+def test_an_interval_is_drawn_where_its_numbers_are():
+    axis = Axis(0.0, 10.0, ((50.0, "5"),), 2.0)
+    text = bar(axis, 4.0, 3.0, 8.0)
+    assert '<line class="tick" x1="50.0%" x2="50.0%"' in text and 'class="reference" x1="20.0%" x2="20.0%"' in text
+    assert '<line x1="30.0%" x2="80.0%" y1="50%" y2="50%"/>' in text and '<circle cx="40.0%"' in text
+    assert '<rect x="40.0%"' in bar(axis, 4.0, 3.0, 8.0, mark="picked")
+    assert "→" in bar(axis, 14.0, 3.0, 18.0) and "←" in bar(axis, -4.0, -9.0, 1.0)
+    unknown = bar(axis, math.nan, 0.0, 1.0)
+    assert not re.search("circle|rect|→|←|nan", unknown)
 
 
 def test_a_template_without_its_data_is_an_error():

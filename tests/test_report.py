@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,10 @@ from facefold.data.folds import load_folds, make_folds, write_folds
 from facefold.ensemble import methods
 from facefold.ensemble.blend import Blend
 from facefold.ensemble.calibration import CALIBRATION_C, cross_fitted
-from facefold.ensemble.scores import score_errors
 from facefold.report import galleries
 from facefold.report.calibration import reliability_bins
 from facefold.report.groups import MAX_GROUPS, accuracy_by_column, band_edges, group_column, parse_numbers
-from facefold.report.html import PAGE, TEMPLATES
+from facefold.report.html import PAGE
 from facefold.report.pages import nearest_neighbours
 from facefold.report.sections import regression_sections
 from facefold.runs import fold_dir, write_predictions
@@ -166,10 +166,12 @@ def test_none_one_and_all_rows_wrong_and_a_fold_without_a_class(tmp_path, make_c
             call(step, tmp_path)
     text = (tmp_path / "report.html").read_text()
     count = int(re.search(r"<dt>train rows wrong</dt><dd>(\d+)<small>of 60</small></dd>", text)[1])
-    assert (count == wrong if wrong < 60 else count >= 20) and "nan" not in text  # a threshold saves some of all
+    assert count == wrong if wrong < 60 else count >= 20  # a threshold saves some of all
+    assert not re.search(r"\bnan\b", text)
     shown = re.search(r"<h3>The most wrong</h3>(.*?)<h3>", text, flags=re.DOTALL)[1]
     assert shown.count('alt="train image ') == min(count, galleries.PHOTOS) and ("<p>None.</p>" in shown) == (not wrong)
-    assert "<tr><td>odd</td>" in text and "<th>one known</th>" not in text and "<th>stamp</th>" not in text
+    assert '<th scope="row">odd</th>' in text
+    assert not {'<th scope="col">one known</th>', '<th scope="col">stamp</th>'} & set(re.findall("<th.*?</th>", text))
 
 
 def test_numbers_that_bands_cannot_tell_apart_make_none():
@@ -183,15 +185,16 @@ def test_numbers_that_bands_cannot_tell_apart_make_none():
     assert group_column(stamps).value_counts().sum() == 20
 
 
-def test_one_prediction_for_all_rows_has_no_correlation_and_one_row_no_interval():
+def test_one_prediction_for_all_rows_has_no_correlation():
     oof = pd.DataFrame({"id": list("abc"), "label": [1.0, 2.0, 9.0], "pred": [3.0] * 3, "fold": [0, 0, 1]})
-    blend = Blend(pd.DataFrame(), oof, oof, {}, {})
+    score = {"mae": 2.0, "low": 1.0, "high": 3.0, "rmse": 3.0, "bias": 0.5}
+    blend = Blend(pd.DataFrame(), oof, oof, {}, {"score": score})
     assert regression_sections(blend, task_named("age"))["correlation"] is None
     moving = replace(blend, oof=oof.assign(pred=oof["label"]))
     assert regression_sections(moving, task_named("age"))["correlation"] == pytest.approx(1)
-    macro = TEMPLATES.get_template("macros.html.j2").module.error_columns
-    one, two = (score_errors(np.full(rows, 3.0), np.array([1.0, 2.0])[:rows]) for rows in (1, 2))
-    assert '<td class="number">-</td>' in macro(one) and '<td class="number">-</td>' not in macro(two)
+
+
+LONG = "lite0~lr=0.0003~size=160~tta=flip_zoom~weight_decay=0.01@3#1"
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +205,7 @@ def page(tmp_path_factory, make_competition) -> Path:
     ids = [*competition.train["id"], *competition.test["id"]]
     rows = [f"{id},{number % 97},{('red', 'blue', '')[number % 3]}\n" for number, id in enumerate(ids)]
     (root / "competition" / "meta.csv").write_text("id,age,hair\n" + "".join(rows))
-    fabricate(root, {"lite0": 1.0, "mobilenetv2": 1.4})
+    fabricate(root, {"lite0": 2.0, "lite0~size=96": 2.2, "lite0+extra": 1.8, LONG: 2.3, "mobilenetv2": 2.4})
     quick = {name: methods.METHODS[name] for name in ("mean", "best_single", "second_pass")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(methods.METHODS_OF_KIND, "binary", quick)
@@ -221,22 +224,30 @@ def test_the_page_says_what_is_asked_of_it(page):
     )
     headings = re.findall(r'<h2 id="[^"]*">(.*?)</h2>', text)
     assert headings == [
+        "What each means gained",
         "Leaderboard",
         "Errors",
         "Probabilities",
         "Groups",
         "Who corrects whom",
-        "Learning curves",
         "Errors and doubts in pictures",
         "The data",
+        "Learning curves",
         "Time and memory",
         "How to repeat it",
     ]
-    assert re.findall(r'<a href="#[^"]*">(.*?)</a>', text) == headings
-    assert "<th>age</th>" in text and "<td>90-99</td>" in text and "<td>blue</td>" in text
-    assert re.search(
-        r'aria-label="lite0 is right on \d+ rows that mobilenetv2 has wrong; mobilenetv2 is right on', text
+    nav = re.search(r"<nav.*?</nav>", text)[0]
+    assert re.findall(r'<a href="#[^"]*">(.*?)</a>', nav) == headings
+    levels = [int(level) for level in re.findall(r"<h(\d)", text)]
+    assert levels[0] == 1 and all(after - before <= 1 for before, after in pairwise(levels))
+    assert '<th scope="col">age</th>' in text and all(
+        f'<th scope="row">{name}</th>' in text for name in ("90-99", "blue")
     )
+    assert "<th>" not in text and "<td>age" not in text
+    assert "size=<wbr>96<small>over lite0</small>" in text and "extra rows<small>over lite0</small>" in text
+    assert "lite0+extra learned from 1,200 rows from outside of the competition, 1,199 to 1,200 in a fold" in text
+    assert "lite0+extra: 1,200, 1,199 to 1,200 in a fold, 2 dropped" in text and "e" * 64 in text
+    assert re.search(r'aria-label="lite0 is right on \d+ rows that lite0\+extra has wrong; lite0 is right on', text)
     assert re.search(
         r'alt="train image \d+: label [01], predicted [01], p = 0\.\d{3}" src="[^"]*"><figcaption>\d+\n'
         r"label [01]\npredicted [01]\np = 0\.\d{3}</figcaption>",
@@ -248,7 +259,7 @@ def test_the_page_says_what_is_asked_of_it(page):
         text,
     )
     assert 'class="sets"' in text  # the synthetic competition holds a picture with both labels
-    assert "python src/train.py --recipe lite0,mobilenetv2 --seed 5" in text and len(text) < 10e6
+    assert "python src/train.py --recipe lite0,lite0~size=96,mobilenetv2 --seed 5" in text and len(text) < 10e6
 
 
 SIZES = """[...document.querySelectorAll('figure img, figure svg')].filter(figure => {
@@ -256,6 +267,35 @@ SIZES = """[...document.querySelectorAll('figure img, figure svg')].filter(figur
     const loaded = figure.tagName != 'IMG' || figure.complete && figure.naturalWidth > 40;
     return !(box.width > 40 && box.height > 40 && label && loaded);
 }).length"""
+
+
+ROWS = "[...document.querySelector('table.sortable').tBodies[0].rows].filter(row => !row.hidden)"
+NAMES = ROWS + ".map(row => [...row.cells[0].childNodes].map(node => node.data || '').join(''))"
+PRESS = "document.querySelectorAll('table.sortable th[scope=col] button')[{}].click()"
+SORTED = "[...document.querySelectorAll('table.sortable th')].map(th => th.ariaSort).filter(Boolean).join()"
+TYPE = "document.querySelector('.filter input').value = '{}'"
+FILTER = "document.querySelector('.filter input').dispatchEvent(new Event('input'))"
+
+
+def sort_and_filter(session: browser.Browser) -> None:
+    """Click and type in the leaderboard, and compare what is there then."""
+    before = session.evaluate(NAMES)
+    assert session.evaluate(SORTED) == "descending" and len(before) > 8
+    session.evaluate(PRESS.format(0))  # name
+    assert session.evaluate(SORTED) == "ascending"
+    names = session.evaluate(NAMES)
+    assert sorted(names) == sorted(before) and names[0] == "auto" and names[-1] == "second_pass"
+    session.evaluate(PRESS.format(0))
+    assert session.evaluate(SORTED) == "descending" and session.evaluate(NAMES)[-1] == "auto"
+    session.evaluate(PRESS.format(1))  # accuracy
+    scores = session.evaluate(ROWS + ".map(row => Number(row.cells[1].dataset.value))")
+    assert scores == sorted(scores, reverse=True) and session.evaluate(SORTED) == "descending"
+    for text, rows in (("LITE0 recipe", 4), ("", len(before))):
+        session.evaluate(TYPE.format(text))
+        session.evaluate(FILTER)
+        names = session.evaluate(NAMES)
+        assert len(names) == rows and set(names) >= {"lite0", "lite0~size=96", "lite0+extra", LONG}
+        assert session.evaluate("document.querySelector('.filter output').value") == f"{rows} of {len(before)} rows"
 
 
 @pytest.mark.skipif(browser.find() is None, reason="no Chromium is installed (on Debian: apt install chromium)")
@@ -269,6 +309,7 @@ def test_in_a_browser_all_of_it_is_drawn_on_a_phone_in_the_dark_and_on_paper(pag
             assert session.evaluate("document.documentElement.scrollWidth") <= width, (
                 "the page is wider than the window"
             )
+            sort_and_filter(session)
             ink, paper = (PAGE[name][scheme == "dark"] for name in ("ink", "paper"))
             colour = "(part => getComputedStyle(part)[{!r}])(document.querySelector({!r}))"
             for selector, style, expected in (
@@ -280,7 +321,8 @@ def test_in_a_browser_all_of_it_is_drawn_on_a_phone_in_the_dark_and_on_paper(pag
         session.show(794, 1123, "dark", "print")  # A4
         assert session.evaluate("document.documentElement.scrollWidth") <= 794
         assert session.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-        assert session.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+        for hidden in ("nav", ".filter"):
+            assert session.evaluate(f"getComputedStyle(document.querySelector('{hidden}')).display") == "none"
         urls = {event["request"]["url"] for event in session.parameters("Network.requestWillBeSent")}
         assert {url for url in urls if not url.startswith("data:")} == {page.as_uri()}
         assert (

@@ -105,7 +105,7 @@ def test_a_competition_of_three_classes_from_the_download_to_the_report(tmp_path
     assert submission["image_id"].tolist() == [f"test{number}.png" for number in range(15)]
     assert (submission["animal"] == [NAMES[number % 3] for number in range(15)]).mean() > 0.6
     page = (root / "report.html").read_text()
-    assert all(f"The most wrong of {name}" in page or f"<td>{name}</td>" in page for name in NAMES)
+    assert all(f"The most wrong of {name}" in page or f'<th scope="row">{name}</th>' in page for name in NAMES)
     assert "nested accuracy" in page and "Confusion matrix" in page
     done = run("clean", root, "--write-corrections", root / "corrections.csv", "--top", "2", "--action", "relabel")
     assert done.returncode == 0, done.stderr

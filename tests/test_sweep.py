@@ -132,7 +132,8 @@ def test_the_best_is_scored_on_the_other_folds(tiny, make_competition, tmp_path,
     assert run("blend", tmp_path, "--recipes", "wild", "--method", "best_single").returncode == 0
     assert run("report", tmp_path).returncode == 0
     page = (tmp_path / "report.html").read_text()
-    assert "Settings searched" in page and "<th>trial of wild</th>" in page and "<td>wild~lr=0.003</td>" in page
+    assert "Settings searched" in page and '<th scope="col">trial of wild</th>' in page
+    assert '<th scope="row">wild~<wbr>lr=<wbr>0.003</th>' in page
 
 
 def test_trials_of_a_seed_have_that_seed(tiny, make_competition, tmp_path):

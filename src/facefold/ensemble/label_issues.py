@@ -4,6 +4,7 @@ Confident learning (Northcutt, Jiang and Chuang 2021, Journal of Artificial Inte
 estimates how many labels of each class are wrong, and takes so many rows with the largest margin of the other class.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,7 +52,9 @@ def _find_confident(rows: pd.DataFrame, prob: np.ndarray) -> pd.DataFrame:
     from cleanlab.filter import find_label_issues as find_by_confident_learning  # slow to import
 
     labels, by_class, every = rows["label"].to_numpy(np.int64), _by_class(prob), np.arange(len(rows))
-    issues = find_by_confident_learning(labels, by_class, n_jobs=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of each class with less than six rows
+        issues = find_by_confident_learning(labels, by_class, n_jobs=1)
     others = by_class.copy()
     others[every, labels] = -np.inf
     suggested = others.argmax(axis=1)

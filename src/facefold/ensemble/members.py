@@ -215,6 +215,15 @@ def load_blended_members(root: Path, facts: dict, folds: Folds, test_ids: list[s
     return sorted(members, key=lambda member: member.name)
 
 
+def oof_scores(member: Member, ids: list[str], target: Task) -> np.ndarray:
+    """Return a member's out-of-fold predictions of these train ids, (n,), or (n, C) of more than two classes.
+
+    In the order of the member, which is that of folds.csv, nothing is copied.
+    """
+    table = member.oof if member.oof.index.tolist() == ids else member.oof.loc[ids]
+    return (table[list(target.columns)] if target.multiclass else table).to_numpy()
+
+
 def _aligned(
     predictions: pd.Series | pd.DataFrame, ids: list[str], source: str, expected: str, target: Task
 ) -> np.ndarray:

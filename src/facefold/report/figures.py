@@ -12,6 +12,7 @@ from typing import Literal
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -20,6 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from facefold.report.html import COLOURS, FAINT, INK, PAPER
 
 MAX_SHARES = 5  # classes of a confusion matrix whose cells have room for a share
+MAX_NAME = 26  # characters of a name that is drawn
 WIDTH = 4.2  # inches: the width of a phone, so that letters stay readable there
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (8, 2)))
@@ -68,7 +70,12 @@ def _new_figure(height: float) -> tuple[Figure, Axes]:
 
 
 def _literal(text: str) -> str:
-    """Return a person's text so that matplotlib draws it as it is: between two dollars it would read mathematics."""
+    """Return a person's text so that matplotlib draws it as it is: between two dollars it would read mathematics.
+
+    Of a name that would leave no room for the drawing the middle is left out: variants differ at the end.
+    """
+    if len(text) > MAX_NAME:
+        text = f"{text[: MAX_NAME // 2 - 1]}..{text[-(MAX_NAME // 2 - 1) :]}"
     return text.replace("$", r"\$")
 
 
@@ -164,21 +171,40 @@ def draw_confusion(counts: np.ndarray, names: Sequence[str]) -> Figure:
     else:
         texts = [[f"{counts[i, j]:,}" for j in classes] for i in classes]
     names = [_literal(name) for name in names]
-    return _draw_cells(shares, texts, names, "prediction", "label", 12 if len(names) == 2 else 8)
+    return _draw_cells(shares, texts, names, ("prediction", "label"), 12 if len(names) == 2 else 8)
 
 
 @_drawing
 def draw_agreement(names: Sequence[str], fixes: np.ndarray) -> Figure:
-    """Draw int (m, m): the rows that the recipe of each line has right and the recipe of each column wrong."""
+    """Draw int (m, m): the rows that the recipe of each line has right and the recipe of each column wrong.
+
+    Columns have the numbers of the lines: names have no room there.
+    """
     shares = fixes / max(fixes.max(), 1)
     texts = [["" if i == j else f"{fixes[i, j]:,}" for j in range(len(names))] for i in range(len(names))]
-    return _draw_cells(shares, texts, names, "wrong by", "right by", 9.5)
+    size = min(9.5, 60 / len(names))
+    lines = [f"{_literal(name)}  {number}" for number, name in enumerate(names, 1)]
+    return _draw_cells(shares, texts, lines, ("wrong by", "right by"), size, range(1, len(names) + 1))
 
 
 def _draw_cells(
-    shares: np.ndarray, texts: Sequence[Sequence[str]], names: Sequence[str], xlabel: str, ylabel: str, fontsize: float
+    shares: np.ndarray,
+    texts: Sequence[Sequence[str]],
+    names: Sequence[str],
+    labels: tuple[str, str],
+    fontsize: float,
+    columns: Sequence[object] = (),
 ) -> Figure:
-    """Draw a square of cells, darker for a larger share; a cell without text is left out."""
+    """Draw a square of cells, darker for a larger share; a cell without text is left out.
+
+    Args:
+        shares: 0 to 1, (m, m).
+        texts: Of the cells.
+        names: Of the lines.
+        labels: Of the axes.
+        fontsize: Of the texts, in points.
+        columns: What the columns are called, if not like the lines.
+    """
     figure, axes = _new_figure(max(3.0, 1.0 + 0.42 * len(names)))
     axes.grid(False)
     for row, column in np.ndindex(shares.shape):
@@ -186,11 +212,19 @@ def _draw_cells(
             style = {"facecolor": COLOURS[0], "alpha": 0.06 + 0.44 * shares[row, column], "linewidth": 0}
             axes.add_patch(Rectangle((column - 0.48, row - 0.48), 0.96, 0.96, **style))
             axes.text(column, row, texts[row][column], ha="center", va="center", fontsize=fontsize)
-    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel=xlabel, ylabel=ylabel)
-    slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, names)) > 6 else {}
-    axes.set_xticks(range(len(names)), names, **slanted)
+    axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel=labels[0], ylabel=labels[1])
+    columns = [str(name) for name in columns or names]
+    slanted = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, columns)) > 6 else {}
+    axes.set_xticks(range(len(names)), columns, **slanted)
     axes.set_yticks(range(len(names)), names)
     return figure
+
+
+def _add_legend(figure: Figure, handles: Sequence[Artist] | None = None) -> None:
+    """Add the legend above a figure, in as many columns as its names have room; handles: of its first axes if None."""
+    handles = handles or figure.axes[0].get_legend_handles_labels()[0]
+    columns = _legend_columns([handle.get_label() for handle in handles])
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1)
 
 
 def _legend_columns(names: Iterable[str]) -> int:
@@ -199,15 +233,17 @@ def _legend_columns(names: Iterable[str]) -> int:
 
 
 @_drawing
-def draw_fold_accuracy(accuracy: pd.DataFrame) -> Figure:
-    """Draw a line per column of accuracy (k folds, recipes); the last column, the blend, is thick."""
+def draw_fold_scores(scores: pd.DataFrame, intervals: Sequence[tuple[float, float]], ylabel: str) -> Figure:
+    """Draw a line per column of scores (k folds, recipes); the last column, the blend, is thick with its intervals."""
     figure, axes = _new_figure(3.2)
-    for i, name in enumerate(accuracy.columns):
-        last = i == len(accuracy.columns) - 1
-        line = {"color": INK, "linewidth": 2.6} if last else {"color": COLOURS[i % len(COLOURS)], "linewidth": 1.2}
-        axes.plot(accuracy.index, accuracy[name], marker=MARKERS[i % len(MARKERS)], markersize=4.5, label=name, **line)
-    axes.set(xticks=accuracy.index, xlabel="fold", ylabel="accuracy")
-    figure.legend(loc="outside upper center", ncols=_legend_columns(accuracy.columns), columnspacing=1)
+    *recipes, blend = scores.columns
+    for i, name in enumerate(recipes):
+        line = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4.5}
+        axes.plot(scores.index, scores[name], label=_literal(name), linewidth=1.2, **line)
+    axes.plot(scores.index, scores[blend], label=blend, color=INK, linewidth=2.6)
+    axes.vlines(scores.index, *zip(*intervals, strict=True), color=INK, linewidth=1.2)
+    axes.set(xticks=scores.index, xlabel="fold", ylabel=ylabel)
+    _add_legend(figure)
     return figure
 
 
@@ -223,16 +259,14 @@ def draw_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], lead: bool = T
         style = {"color": COLOURS[(i - lead) % len(COLOURS)], "linewidth": 1.2, "linestyle": LINES[i % len(LINES)]}
         if lead and i == 0:
             style |= {"color": INK, "linewidth": 2.2, "zorder": 3}
-        axes.plot(false_positive, true_positive, label=name, **style)
+        axes.plot(false_positive, true_positive, label=_literal(name), **style)
         corner.plot(false_positive, true_positive, **style)
     axes.plot([0, 1], [0, 1], **_DIAGONAL)
     limits = (-0.01, 1.01)
     axes.set(xlim=limits, ylim=limits, xlabel="false positive rate", ylabel="true positive rate")
     corner.set(xlim=(0, 0.2), ylim=(0.8, 1))
     corner.tick_params(labelsize=8)
-    handles, names = axes.get_legend_handles_labels()
-    columns = _legend_columns(names)
-    figure.legend(handles[::-1], names[::-1], loc="outside upper center", ncols=columns, columnspacing=1)
+    _add_legend(figure, axes.get_legend_handles_labels()[0][::-1])
     return figure
 
 

@@ -9,25 +9,39 @@ import numpy as np
 import pandas as pd
 
 from facefold.data.competition import Competition
+from facefold.data.folds import Folds
 from facefold.ensemble.blend import Blend
 from facefold.ensemble.label_issues import CONFIDENT, CONFLICT, find_label_issues
+from facefold.ensemble.members import oof_scores
+from facefold.models.run_name import parse_run_name
+from facefold.runs import Member
 
 PHOTOS = 20  # per gallery
 
 
-def photo_galleries(competition: Competition, blend: Blend, rows: pd.DataFrame) -> dict[str, Any]:
-    """Return the rows of all galleries; rows: id, label, group and out-of-fold prob of the train rows."""
-    issues = find_label_issues(rows, rows["prob"].to_numpy())
-    confident, conflicts = (issues[issues["kind"] == kind] for kind in (CONFIDENT, CONFLICT))
+def photo_galleries(competition: Competition, blend: Blend) -> dict[str, Any]:
+    """Return the rows of the galleries of a task with two classes."""
     return {
         "labels": random_labels(competition.train),
         "wrong": most_wrong(blend.oof),
         "doubtful": most_doubtful(blend.test),
         "predictions": random_predictions(blend.test),
-        "suspects": confident,
-        "most": PHOTOS,
-        "conflicts": [group.sort_values("id") for _, group in conflicts.groupby("group", sort=False)],
     }
+
+
+def find_suspects(folds: Folds, members: list[Member]) -> dict[str, Any]:
+    """Return the labels that are likely wrong, and the groups of one picture with different labels.
+
+    They are judged by the mean of the runs that learned from the given labels, if there are any.
+    """
+    runs = [member for member in members if member.runs]
+    judges = [member for member in runs if not parse_run_name(member.name).corrected] or runs or members
+    ids = folds.table["id"].tolist()
+    prob = np.mean([oof_scores(member, ids, folds.target) for member in judges], axis=0)
+    issues = find_label_issues(folds.table, prob)
+    confident, conflicts = (issues[issues["kind"] == kind] for kind in (CONFIDENT, CONFLICT))
+    groups = [group.sort_values("id") for _, group in conflicts.groupby("group", sort=False)]
+    return {"confident": confident, "conflicts": groups, "most": PHOTOS}
 
 
 def random_labels(train: pd.DataFrame) -> list[pd.DataFrame]:

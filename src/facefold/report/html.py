@@ -1,4 +1,4 @@
-"""Render the pages, and the audit's text, from the Jinja2 templates next to this file: pages without script or network.
+"""Render the pages, and the audit's text, from the Jinja2 templates next to this file: pages without network.
 
 A drawing is made in the light colours of the palette; `inline_svg` replaces each by the page's variable, so that it
 follows the page into the dark scheme. The colours were searched for series that stand out from the paper and that
@@ -69,4 +69,16 @@ def inline_svg(svg: bytes, alt: str) -> Markup:
     return Markup(f'{tag} role="img" aria-label="{escape(alt)}">{rest.strip()}')
 
 
-TEMPLATES.filters.update(inline_svg=inline_svg, inline_thumbnail=inline_thumbnail)
+def list_headings(html: str) -> list[tuple[str, Markup]]:
+    """Return id and text of each h2 of a page."""
+    return [(id, Markup(text)) for id, text in re.findall(r'<h2 id="([^"]*)">(.*?)</h2>', html)]
+
+
+def breakable(name: str) -> Markup:
+    """Return the name of a run, which a narrow column may break after its signs only."""
+    return Markup("<wbr>").join(re.split("(?<=[_~+@#=])", name))
+
+
+TEMPLATES.filters.update(
+    breakable=breakable, headings=list_headings, inline_svg=inline_svg, inline_thumbnail=inline_thumbnail
+)

@@ -9,12 +9,12 @@ from sklearn.metrics import confusion_matrix
 
 from facefold.data.competition import Competition
 from facefold.ensemble.blend import Blend
-from facefold.ensemble.metrics import target_metric
-from facefold.ensemble.scores import auc_interval, score_decisions, wilson_interval
+from facefold.ensemble.scores import auc_interval, wilson_interval
+from facefold.report.bars import make_axis
 from facefold.report.calibration import reliability_bins
 from facefold.report.galleries import PHOTOS, random_labels, random_predictions
 from facefold.report.groups import accuracy_by_column
-from facefold.report.sections import agreement_section, fold_section, roc_points
+from facefold.report.sections import Tile, agreement_section, group_axis, roc_points
 from facefold.runs import Member
 from facefold.task import Task
 
@@ -25,28 +25,30 @@ PHOTOS_OF_CLASS = 6
 
 
 def class_sections(competition: Competition, blend: Blend, members: list[Member], task: Task) -> dict[str, Any]:
-    """Return all that multiclass.html.j2 needs besides the parts that all reports share (see `src/report.py`)."""
+    """Return what multiclass.html.j2 needs besides the parts that all reports share, see `blend_page`."""
     oof, test, names, few = blend.oof, blend.test, task.classes, len(task.classes) <= MAX_CLASSES
     prob, labels = oof[list(task.columns)].to_numpy(), oof["label"].to_numpy()
-    correct = correct_by_recipe(blend, members, task)
-    wrong = most_wrong(oof, task)
+    accuracy, agreement = blend.facts["score"], agreement_section(blend, correct_by_recipe(blend, members, task))
+    wrong, recall = most_wrong(oof, task), recall_by_class(oof, names)
+    groups = accuracy_by_column(competition.meta, oof)
+    balance = class_balance(competition.train["label"], test["pred"], names)
+    sizes = dict.fromkeys(f"{rows:,}" for rows in (balance["train"].min(), balance["train"].max()))
     return {
-        "competition": competition,
-        "classes": names,
-        "columns": task.columns,
-        "oof": oof,
-        "test": test,
-        "headline": headline(blend.facts["score"], task),
-        "metric": target_metric(task),
-        "accuracy": score_decisions(labels == oof["pred"].to_numpy()),
-        **fold_section(blend, correct),
-        "agreement": agreement_section(blend, correct),
+        "tiles": [
+            Tile("accuracy", f"{accuracy['accuracy']:.4f}", "{low:.4f} to {high:.4f}".format(**accuracy)),
+            Tile("classes", f"{len(names)}", f"{' to '.join(sizes)} train rows each"),
+            Tile("train rows wrong", f"{agreement['blend_wrong']:,}", f"of {len(oof):,}"),
+        ],
+        "accuracy": accuracy["accuracy"],
+        "agreement": agreement,
         "confusion": confusion_matrix(labels, oof["pred"], labels=range(len(names))) if few else None,
         "confusions": frequent_confusions(oof, names),
-        "recall": recall_by_class(oof, names),
+        "recall": recall,
+        "recall_axis": make_axis(recall[["recall", "low", "high"]].to_numpy(), accuracy["accuracy"]),
         "curves": one_against_rest(prob, labels, names),
         "reliability": reliability_bins(prob.max(axis=1), (prob.argmax(axis=1) == labels).astype(np.int64)),
-        "groups": accuracy_by_column(competition.meta, oof),
+        "groups": groups,
+        "group_axes": {name: group_axis(table, accuracy["accuracy"]) for name, table in groups.items()},
         "wrong": wrong.head(PHOTOS),
         "wrong_of_class": {name: wrong[wrong["label"] == k].head(PHOTOS_OF_CLASS) for k, name in enumerate(names)}
         if few
@@ -54,15 +56,8 @@ def class_sections(competition: Competition, blend: Blend, members: list[Member]
         "doubtful": with_margin(test, task).sort_values(["margin", "id"]).head(PHOTOS),
         "random": with_margin(random_predictions(test), task),
         "labels": random_labels(competition.train) if few else [],
-        "balance": class_balance(competition.train["label"], test["pred"], names),
+        "balance": balance,
     }
-
-
-def headline(score: dict[str, float], task: Task) -> tuple[str, str]:
-    """Return the task's metric of the blend, and its name with its interval, in words."""
-    metric = target_metric(task)
-    low, high = (score[key] for key in metric.interval_keys)
-    return f"{score[metric.key]:.4f}", f"{metric.name}, {low:.4f} to {high:.4f}"
 
 
 def correct_by_recipe(blend: Blend, members: Sequence[Member], task: Task) -> pd.DataFrame:

@@ -1,7 +1,7 @@
-"""The numbers of both reports; report.html.j2 (labels) and regression.html.j2 draw them and lay them out."""
+"""The numbers of the reports on two classes and on a regression, and the scores by fold of all reports."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -9,42 +9,55 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import confusion_matrix, roc_curve
 
 from facefold.data.competition import Competition
-from facefold.data.folds import Folds
 from facefold.ensemble.blend import Blend
+from facefold.ensemble.members import oof_scores
 from facefold.ensemble.metrics import target_metric
-from facefold.ensemble.scores import auc_interval, decide, score_decisions, score_errors
-from facefold.models.run_name import parse_run_name
+from facefold.ensemble.scores import auc_interval, decide, score_errors
+from facefold.report.bars import Axis, make_axis
 from facefold.report.calibration import calibration_section, doubtful_section
 from facefold.report.galleries import photo_galleries
 from facefold.report.groups import accuracy_by_column, align_meta, band_edges, parse_numbers
 from facefold.runs import Member
 from facefold.task import Task
 
+MAX_AGREEMENT = 12  # recipes whose corrections are drawn
 MAX_BANDS = 12  # of the values of a regression
 _ROC_POINTS = 200
 
 
-def label_sections(competition: Competition, folds: Folds, blend: Blend, members: list[Member]) -> dict[str, Any]:
-    """Return all that report.html.j2 needs besides the parts that both reports share (see `src/report.py`)."""
-    runs = [member for member in members if member.runs]
-    judges = [member for member in runs if not parse_run_name(member.name).corrected] or runs or members
-    mean_prob = np.mean([member.oof.to_numpy() for member in judges], axis=0)
-    correct, labels = correct_by_recipe(blend, members), [f"label {name}" for name in competition.task.classes]
+class Tile(NamedTuple):
+    """A number of the first screen: its name, the number and a note."""
+
+    name: str
+    value: str
+    note: str
+
+
+def label_sections(competition: Competition, blend: Blend, members: list[Member]) -> dict[str, Any]:
+    """Return what binary.html.j2 needs besides the parts that all reports share, see `blend_page`."""
+    score, doubtful = blend.facts["score"], doubtful_section(blend)
+    agreement = agreement_section(blend, correct_by_recipe(blend, members))
+    labels = [f"label {name}" for name in competition.task.classes]
+    groups = accuracy_by_column(competition.meta, blend.oof)
     return {
-        "competition": competition,
-        "classes": competition.task.classes,
         "labels": labels,
-        "metric": target_metric(competition.task),
-        "fold_models": len(runs) * folds.k,
-        "oof": blend.oof,
-        "test": blend.test,
-        **fold_section(blend, correct),
+        "tiles": [
+            Tile("accuracy", f"{score['accuracy']:.4f}", "{low:.4f} to {high:.4f}".format(**score)),
+            Tile("AUC", f"{score['auc']:.4f}", "{auc_low:.4f} to {auc_high:.4f}".format(**score)),
+            Tile("train rows wrong", f"{agreement['blend_wrong']:,}", f"of {len(blend.oof):,}"),
+            Tile(
+                "doubtful test rows",
+                f"{doubtful['test']:,}",
+                "of {:,}, {:g} to {:g}".format(len(blend.test), *doubtful["band"]),
+            ),
+        ],
         "errors": error_section(blend, members),
         "calibration": calibration_section(blend.oof),
-        "doubtful": doubtful_section(blend),
-        "groups": accuracy_by_column(competition.meta, blend.oof),
-        "agreement": agreement_section(blend, correct),
-        "galleries": photo_galleries(competition, blend, folds.table.assign(prob=mean_prob)),
+        "doubtful": doubtful,
+        "groups": groups,
+        "group_axes": {name: group_axis(table, score["accuracy"]) for name, table in groups.items()},
+        "agreement": agreement,
+        "galleries": photo_galleries(competition, blend),
         "numbers": number_sections(align_meta(competition.meta, blend.oof), blend.oof, labels),
         "balance": {
             name: np.bincount(labels, minlength=2).tolist()
@@ -53,12 +66,31 @@ def label_sections(competition: Competition, folds: Folds, blend: Blend, members
     }
 
 
-def fold_section(blend: Blend, correct: pd.DataFrame) -> dict[str, Any]:
-    """Return the accuracy of the recipes and of the blend by fold; correct: of `correct_by_recipe`."""
-    oof = blend.oof.set_index("id")
-    groups = correct.assign(blend=oof["pred"] == oof["label"]).groupby(oof["fold"])
-    scores = [score_decisions(right) for _, right in groups["blend"]]
-    return {"fold_accuracy": groups.mean(), "fold_rows": groups.size(), "fold_scores": scores}
+def group_axis(table: pd.DataFrame, accuracy: float) -> Axis:
+    """Return the axis of a table of `accuracy_by_column`; accuracy: of all rows."""
+    return make_axis(table[["accuracy", "low", "high"]].to_numpy(), accuracy)
+
+
+def fold_section(blend: Blend, members: list[Member], target: Task) -> dict[str, Any]:
+    """Return the metric of the recipes and of the blend by fold: nan where it is not defined, as the AUC of one class.
+
+    by_fold has a row for each fold, and a column for each recipe and `blend`, which fold_intervals (low, high) are of.
+    """
+    metric, oof, labels = target_metric(target), blend.oof, blend.oof["label"].to_numpy()
+    masks = {k: (oof["fold"] == k).to_numpy() for k in sorted(oof["fold"].unique())}
+
+    def by_fold(scores: np.ndarray) -> list[float]:
+        return [metric.rate(scores[mask], labels[mask]).value for mask in masks.values()]
+
+    ids, submitted = oof["id"].tolist(), oof[list(target.columns)].to_numpy()
+    submitted = submitted if target.multiclass else submitted[:, 0]
+    columns = {member.name: by_fold(oof_scores(member, ids, target)) for member in members}
+    scores = [metric.score(submitted[mask], labels[mask]) for mask in masks.values()]
+    return {
+        "by_fold": pd.DataFrame({**columns, "blend": by_fold(submitted)}, index=list(masks)),
+        "fold_rows": [int(mask.sum()) for mask in masks.values()],
+        "fold_intervals": [tuple(score[key] for key in metric.interval_keys) for score in scores],
+    }
 
 
 def error_section(blend: Blend, members: list[Member]) -> dict[str, Any]:
@@ -81,11 +113,12 @@ def roc_points(prob: pd.Series, labels: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def agreement_section(blend: Blend, correct: pd.DataFrame) -> dict[str, Any]:
-    """Return how often the recipes agree, and who corrects whom; correct: of `correct_by_recipe`."""
+    """Return how often the recipes agree, and who of the best corrects whom; correct: of `correct_by_recipe`."""
     right = correct.to_numpy(np.int64)
+    best = np.sort(np.argsort(-right.sum(axis=0), kind="stable")[:MAX_AGREEMENT])
     return {
-        "names": correct.columns.tolist(),
-        "fixes": right.T @ (1 - right),
+        "names": correct.columns[best].tolist(),
+        "fixes": right[:, best].T @ (1 - right[:, best]),
         "rows": len(correct),
         "blend_wrong": (blend.oof["label"] != blend.oof["pred"]).sum(),
         "all_correct": right.all(axis=1).sum(),
@@ -132,14 +165,20 @@ def correct_by_recipe(blend: Blend, members: Sequence[Member]) -> pd.DataFrame:
 
 
 def regression_sections(blend: Blend, target: Task) -> dict[str, Any]:
-    """Return all that regression.html.j2 needs besides the parts that both reports share (see `src/report.py`)."""
-    values, pred = blend.oof["label"], blend.oof["pred"]
+    """Return what regression.html.j2 needs besides the parts that all reports share, see `blend_page`."""
+    values, pred, score = blend.oof["label"], blend.oof["pred"], blend.facts["score"]
+    bands = errors_by_band(blend.oof)
+    correlation = np.corrcoef(values, pred)[0, 1] if pred.nunique() > 1 else None  # one prediction has none
     return {
-        "target": target.name,
-        "oof": blend.oof,
-        "errors_by_band": errors_by_band(blend.oof),
-        "errors_by_fold": [(k, score_errors(rows["pred"], rows["label"])) for k, rows in blend.oof.groupby("fold")],
-        "correlation": np.corrcoef(values, pred)[0, 1] if pred.nunique() > 1 else None,  # one prediction has none
+        "tiles": [
+            Tile("mean absolute error", f"{score['mae']:.3f}", "{low:.3f} to {high:.3f}".format(**score)),
+            Tile("root mean squared error", f"{score['rmse']:.3f}", ""),
+            Tile("bias", f"{score['bias']:+.3f}", "mean of prediction minus value"),
+            *([] if correlation is None else [Tile("correlation", f"{correlation:.3f}", "with the values")]),
+        ],
+        "correlation": correlation,
+        "errors_by_band": bands,
+        "band_axis": make_axis(bands[["mae", "low", "high"]].to_numpy(), score["mae"]),
     }
 
 
