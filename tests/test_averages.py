@@ -96,7 +96,7 @@ def test_no_row_of_the_monitor_is_learned(tmp_path):
     task = make_task(tmp_path, {**SMALL, "soup": 2, "monitor": 0.2})
     trainer = FoldTrainer(task, CPU)
     monitor = set(trainer.monitor["id"])
-    learned = {task.train_images.ids[row] for row in trainer.batches.dataset._cache_rows}
+    learned = {task.train_images.ids[row] for row in trainer.batches.dataset.cache_rows}
     assert monitor and not learned & monitor and learned | monitor == set(task.train["id"])
 
 

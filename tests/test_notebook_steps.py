@@ -80,7 +80,9 @@ def shown(folder) -> dict:
         patch.setattr(sys, "path", list(sys.path))
         for module in ("notebook_steps", "facefold.cli"):
             patch.setattr(f"{module}.stop_server", lambda: None)
-        patch.setattr("facefold.report.html.render_page", lambda *_, **__: '<!doctype html>"')  # see test_blend_report
+        patch.setattr(
+            "facefold.report.blend_page.render_page", lambda *_, **__: '<!doctype html>"'
+        )  # see test_blend_report
         work_here(patch)
         for source in sources():
             exec(source, names)

@@ -175,6 +175,7 @@ def test_the_first_line_names_members_that_know_their_labels():
     facts = {
         "task": {},
         "score": {"accuracy": 0.9, "low": 0.8, "high": 0.95},
+        "picked_score": {"accuracy": 0.9, "low": 0.8, "high": 0.95},
         "picked": "mean",
         "leaks": {},
         "corrections": None,

@@ -61,9 +61,8 @@ def blend_page(
         **gains_section(blend, members, target),
         **leaderboard_section(blend, members, metric),
         **fold_section(blend, members, target),
-        histories={
-            name: one for name, one in histories.items() if max(map(len, one.values())) > 1
-        },  # one epoch is no curve
+        # One epoch is no curve.
+        histories={name: one for name, one in histories.items() if max(map(len, one.values())) > 1},
         folds=folds,
         members=members,
         extra=extra_rows(members),
