@@ -30,12 +30,12 @@ from facefold.cli import (
     add_images_option,
     add_weights_dir_option,
     build_parser,
+    hold_root,
     images_options,
     path_argument,
     recipe_list,
     run_main,
 )
-from facefold.utils.console import parse_budget
 from facefold.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -88,12 +88,14 @@ def main() -> None:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Raise `InputError` for options that need --train, and for a session that is no time."""
+    """Raise `InputError` for options that need --train, and for a session that is no time below Kaggle's."""
+    from facefold.kaggle.session import parse_session
+
     training = {"--session": args.session, "--cpu": args.cpu, "--weights-dir": args.weights_dir}
     if not args.train and (misplaced := [name for name, value in training.items() if value]):
         raise InputError(f"{' and '.join(misplaced)}: for a notebook that trains; name its recipes with --train")
     args.session = args.session or SESSION
-    parse_budget(args.session, "--session")
+    parse_session(args.session, "--session")
 
 
 def pack_blend(args: argparse.Namespace) -> None:
@@ -136,12 +138,13 @@ def pack_training(args: argparse.Namespace) -> None:
     weights = find_weights(recipes, args.weights_dir and args.weights_dir.resolve())
     if not args.no_wheels:
         require_wheels(args.python, weights.packages)
-    trained = find_trained_folds(args.root, recipes, gpu=not args.cpu)
-    with staged_upload(args.out) as staged:
-        write_metadata(staged, args.user, args.competition, gpu=not args.cpu, trains=True)
-        audit = images_options(args.images)
-        fill_training_upload(staged, args.root, recipes, args.session, weights, trained, audit)
-        wheels = [] if args.no_wheels else fetch_wheels(staged, args.python, weights.packages)
+    with hold_root(args.root, alone=True):  # no fold is trained, or removed, meanwhile
+        trained = find_trained_folds(args.root, recipes, gpu=not args.cpu)
+        with staged_upload(args.out) as staged:
+            write_metadata(staged, args.user, args.competition, gpu=not args.cpu, trains=True)
+            audit = images_options(args.images)
+            fill_training_upload(staged, args.root, recipes, args.session, weights, trained, audit)
+            wheels = [] if args.no_wheels else fetch_wheels(staged, args.python, weights.packages)
     finish(args, f"{', '.join(recipe.name for recipe in recipes)} ({trained})", wheels)
 
 

@@ -191,6 +191,16 @@ def test_the_first_job_of_a_session_starts_however_late_it_is(monkeypatch):
     assert session.may(jobs[0], []) and not session.may(jobs[1], [])
 
 
+def test_after_frozen_stages_that_take_the_whole_session_a_fold_starts_still(monkeypatch):
+    jobs, _ = order_jobs(jobs_of("lite0", 2) + jobs_of("lite1", 1), ["cpu"])  # frozen stages, then two folds; another
+    session = session_guard(monkeypatch, jobs, 1010, Cost(50.0, 100.0))
+    assert session.may(jobs[0], [])
+    session.clock.now = 1050
+    assert not session.may(jobs[3], jobs[:1])  # those of the other run
+    assert session.may(jobs[1], [])  # else a next session without cache/ would get no further
+    assert not session.may(jobs[2], [])
+
+
 def test_what_cannot_be_stopped_counts_as_a_whole_and_holds_back_its_run(monkeypatch):
     folds = jobs_of("lite0", 1)
     jobs, _ = order_jobs(folds, ["cpu"])  # frozen stages, then the fold

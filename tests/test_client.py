@@ -64,7 +64,8 @@ def calls(tmp_path: Path) -> list[str]:
 
 
 def test_a_new_data_set_is_created_and_the_notebook_waits_for_it(tmp_path, push):
-    status = "1 403 Client Error: Forbidden for url: ..\n0 running\n0 ready"
+    forbidden = "1 403 Client Error: Forbidden for url: .."  # for a moment after it was created as well
+    status = f"{forbidden}\n{forbidden}\n0 ready"
     first = f"0 {NO_SOURCE.format('kernel')}|{STARTED.format(1)[2:]}"  # it has no output before its first session
     lines = push(datasets_status=status, datasets_create=CREATED, kernels_push=first)
     assert lines == ["Your private Dataset is being created. Please check ..", STARTED.format(1)[2:]]
@@ -110,6 +111,12 @@ def test_a_data_set_that_is_there_gets_a_new_version(tmp_path, push):
         (
             {"kernels_push": f"0 {NO_SOURCE.format('competition')}|{STARTED.format(1)[2:]}"},
             "the notebook runs without one of its inputs (competition sources): stop it on its page. ",
+        ),
+        (
+            {"datasets_status": "0 ready\n1 401 - Unauthorized\n0 ready"},
+            "the data set me/facefold-faces-train was uploaded, and whether it is ready is not known: the token is not "
+            "valid any more. Create a new one at https://www.kaggle.com/settings. Look at its page; when it is, run "
+            "`kaggle kernels push`. Kaggle's client answered:\n  401 - Unauthorized",
         ),
         ({"datasets_status": "0 ready\n0 running"}, "the data set me/facefold-faces-train is not ready after 2 min"),
     ],

@@ -1,5 +1,6 @@
 """A session on Kaggle with steps that are stand-ins; test_sessions.py runs the real ones."""
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -14,10 +15,13 @@ root = pathlib.Path(sys.argv[2])
 (root / "competition").mkdir(exist_ok=True)
 (root / "competition" / "task.toml").write_text('kind = "multiclass"\\nclasses = ["b", "a"]\\nmetric = "auc"\\n')
 (root / "cache").mkdir(exist_ok=True)
-(root / "cache" / "images.json").write_text(json.dumps({"images": "hash"}))
+(root / "cache" / "images.csv").write_text("split,id,sha256\\ntrain,1,a\\ntest,2,b\\n")
 (root / "options").write_text(" ".join(sys.argv[3:]))
 print("a page")
 """
+ROWS = {"train": '[["train", "1", "a"]]', "test": '[["test", "2", "b"]]'}  # that this audit writes
+IMAGES = {split: hashlib.sha256(rows.encode()).hexdigest() for split, rows in ROWS.items()}
+OTHER_TEST = IMAGES | {"test": "of other images"}
 PRINT = "import pathlib, sys\nprint(pathlib.Path(sys.argv[0]).stem, *sys.argv[3:])\n"
 
 
@@ -35,7 +39,7 @@ def kaggle(tmp_path, monkeypatch):
     for name in ("train.csv", "test.csv"):
         write(tmp_path / "input" / "faces" / name, "")
 
-    def begin(images: str | None = None, classes: list[str] | None = None) -> Session:
+    def begin(images: dict | None = None, classes: list[str] | None = None) -> Session:
         settings = {"images": images, "classes": classes or [], "packages": []}
         write(tmp_path / "input" / "pack" / "facefold_pack.json", json.dumps(settings))
         folders = (str(tmp_path / name) for name in ("input", "working", "temp"))
@@ -60,11 +64,11 @@ def test_of_two_states_of_a_fold_the_finished_one_is_taken_else_that_of_the_form
     write_fold(pack, "lite0", 1, False, "packed")
     write_fold(former, "lite0", 0, False, "former")
     write_fold(former, "lite0", 1, False, "former")
-    write(former / SESSION_MARK, '{"images": "hash"}')
-    begun = kaggle("other")
+    write(former / SESSION_MARK, json.dumps({"images": IMAGES}))
+    begun = kaggle(OTHER_TEST)
     begun.restore()
     assert kept(begun.root) == {"lite0/fold_0/run.json": "packed", "lite0/fold_1/checkpoint.pt": "former"}
-    assert begun.images == "hash"
+    assert begun.images == IMAGES
     assert capsys.readouterr().out.splitlines()[-1] == "continuing with lite0 (1 of 2 folds finished)"
 
 
@@ -115,23 +119,103 @@ def test_other_test_images_are_predicted_by_complete_runs_alone(tmp_path, kaggle
     for run, folds in {"lite0+corrected": (0, 1), "cnn5": (0,), "old": (0, 1)}.items():
         for fold in folds:
             write_fold(pack, run, fold, True)
-    begun = kaggle("of other images")
+    begun = kaggle(OTHER_TEST)
     begun.restore()
     begun.train("cnn5,lite0", "1h")
     out = capsys.readouterr().out
     assert "lite0+corrected predict them" in out and "run_all" not in out
     assert "predict --test --recipes lite0+corrected\n" in out and "blend --recipes lite0+corrected\n" in out
     begun.keep()
-    assert json.loads((tmp_path / "working" / "facefold" / SESSION_MARK).read_text()) == {"images": "of other images"}
+    mark = json.loads((tmp_path / "working" / "facefold" / SESSION_MARK).read_text())
+    assert mark == {"images": OTHER_TEST, "retrain": []}
     begun.train("cnn5", "1h")
     assert "FAILED: the test images are others than before, and no run is complete" in capsys.readouterr().out
 
 
-def test_a_time_that_is_none_costs_nothing_that_is_trained(tmp_path, kaggle, capsys):
-    begun = kaggle("hash")
+def test_other_train_images_are_refused_and_are_no_rerun(tmp_path, kaggle, capsys):
+    write_fold(tmp_path / "input" / "pack", "lite0", 0, True)
+    other = IMAGES | {"train": "of other images"}
+    begun = kaggle(other)
+    begun.restore()
+    begun.train("lite0", "1h")
+    pack = tmp_path / "input" / "pack"
+    assert f"\nFAILED: other train images than those of the runs in {pack}: add their " in capsys.readouterr().out
+    assert begun.failed == 2 and not begun.rerun
+    begun.keep()
+    assert json.loads((tmp_path / "working" / "facefold" / SESSION_MARK).read_text())["images"] == other
+
+
+def test_the_images_of_a_split_are_those_of_its_rows_alone(tmp_path):
+    write(tmp_path / "cache" / "images.csv", "split,id,sha256\ntrain,1,a\ntest,2,b\n")
+    assert session.hash_splits(tmp_path) == IMAGES
+    write(tmp_path / "cache" / "images.csv", "split,id,sha256\ntrain,1,a\ntest,3,b\n")
+    assert session.hash_splits(tmp_path)["train"] == IMAGES["train"]
+    assert session.hash_splits(tmp_path)["test"] != IMAGES["test"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["-o", "size=160"], ["-osize=160"], ["--folds", "3", "--target=age"], ["--targ", "age"], ["--root", "."]],
+)
+def test_options_whose_runs_would_not_be_kept_are_refused(kaggle, capsys, options):
+    begun = kaggle()
+    begun.train("lite0", "1h", options=options)
+    refused = next(option for option in options if option not in ("--folds", "3"))
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        f"FAILED: OPTIONS {refused}: the notebook keeps the runs of RECIPES alone, which predict the label. Leave -o, "
+        "--target and --root out, and name a variant in RECIPES, such as lite0~size=160"
+    )
+    assert begun.failed == 2 and not (begun.root / "options").exists()  # before the audit
+
+
+def test_other_options_are_not_taken_for_those(kaggle, capsys):
+    begun = kaggle()
+    begun.train("lite0~size=160", "1h", options=["--seed", "3", "--corrections", "c.csv"])
+    assert begun.failed == 0 and " --seed 3 --corrections c.csv\n" in capsys.readouterr().out
+    begun.train("", "1h")
+    assert capsys.readouterr().out == "FAILED: RECIPES is empty: name what to train, such as lite0,lite1\n"
+
+
+def test_a_stale_run_is_left_out_once(tmp_path, kaggle, capsys):
+    pack, former = tmp_path / "input" / "pack", tmp_path / "input" / "notebooks" / "facefold"
+    write_fold(pack, "lite0", 1, False, "packed")
+    for run in ("lite0", "cnn5"):
+        write_fold(former, run, 0, True, "former")
+    write(former / SESSION_MARK, json.dumps({"images": IMAGES}))
+    begun = kaggle(IMAGES)
+    with pytest.raises(SystemExit, match="^RETRAIN lite9: the former session has no such run; its runs: cnn5, lite0$"):
+        begun.restore("lite0,lite9")
+    begun.restore("lite0")
+    assert "\nleft out, to be trained again: lite0\n" in capsys.readouterr().out
+    assert kept(begun.root) == {"cnn5/fold_0/run.json": "former", "lite0/fold_1/checkpoint.pt": "packed"}
+    begun.keep()
+
+    session.shutil.rmtree(former)
+    (tmp_path / "working" / "facefold").rename(former)  # the next session, with the same settings
+    write_fold(former, "lite0", 0, True, "trained again")
+    session.shutil.rmtree(tmp_path / "temp")
+    capsys.readouterr()
+    begun = kaggle(IMAGES)
+    begun.restore("lite0")
+    assert kept(begun.root)["lite0/fold_0/run.json"] == "trained again"
+    assert "left out" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("8h30", "SESSION 8h30: a number and a unit are needed"),
+        (
+            "12h",
+            "SESSION 12h: Kaggle ends a session after 12 hours and then keeps nothing of it; take less, such as 11h",
+        ),
+    ],
+)
+def test_a_time_that_is_none_costs_nothing_that_is_trained(tmp_path, kaggle, capsys, text, message):
+    begun = kaggle(IMAGES)
     write_fold(begun.root, "lite0", 0, True)
-    begun.train("lite0", "8h30")
-    assert capsys.readouterr().out.splitlines()[-1].startswith("FAILED: SESSION 8h30: a number and a unit are needed")
+    begun.train("lite0", text)
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"FAILED: {message}")
     begun.keep()
     assert list(kept(tmp_path / "working" / "facefold")) == ["lite0/fold_0/run.json"]
 

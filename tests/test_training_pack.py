@@ -1,6 +1,7 @@
 """The upload folder of a notebook that trains; test_sessions.py runs the notebook."""
 
 import json
+import os
 import subprocess
 from dataclasses import replace
 from importlib.util import find_spec
@@ -12,9 +13,11 @@ from command import call, refused, run, work_here
 from facefold.data.audit import load_images_hash
 from facefold.data.folds import load_folds
 from facefold.kaggle import notebook, pack
+from facefold.kaggle.session import hash_splits
 from facefold.models.recipe import load_recipe
 from facefold.runs import current_identity
 from facefold.training.checkpoint import CheckpointMeta, save_checkpoint
+from facefold.utils.files import lock_directory
 
 NAMES = ("--user", "someone", "--competition", "faces")
 
@@ -42,7 +45,7 @@ def test_the_notebook_is_short_and_valid():
     ]
     assert sources[4:] == [
         "## Take over what is trained",
-        "session.restore()",
+        "session.restore(RETRAIN)",
         "## Train until the session is over",
         "session.train(RECIPES, SESSION, AUDIT, OPTIONS)",
         "## Keep what the next session needs",
@@ -82,6 +85,10 @@ def test_the_notebook_gets_two_gpus_and_its_own_output(tmp_path):
         (
             ("--train", "lite0", "--session", "8"),
             "--session 8: a number and a unit are needed, such as 90m, 1.5h, 8h30",
+        ),
+        (
+            ("--train", "lite0", "--session", "720m"),
+            "--session 720m: Kaggle ends a session after 12 hours and then keeps nothing of it; take less, such as 11h",
         ),
         (("--train", "lite9"), "there is no recipe 'lite9'; there are: "),
         (("--train", "rex.svm"), "rex.svm learns from features/rex.npy, which are not packed; leave it out"),
@@ -153,10 +160,17 @@ def test_what_is_trained_here_is_packed_and_nothing_else(root, tmp_path):
         *(f"runs/demo_cnn@2/fold_0/{name}" for name in ("oof.csv", "run.json", "test.csv", "weights.safetensors")),
         "runs/demo_cnn@2/fold_1/checkpoint.pt",
     ]
-    assert settings(out) == {"classes": ["0", "1"], "images": load_images_hash(root), "packages": []}
+    assert settings(out) == {"classes": ["0", "1"], "images": hash_splits(root), "packages": []}
     assert '"--metric", "accuracy", "--submission", "labels", "--id-column", "id"' in cells(out)[1]
     assert '"--images", "train=a"]' in cells(out)[1]
     assert files(out / "dataset" / "folds") == files(root / "folds")
+
+
+def test_nothing_is_packed_while_another_step_trains(root, tmp_path):
+    options = ("--train", "demo_cnn@2", "--no-wheels", "--out", tmp_path / "out")
+    with lock_directory(root, shared=True):
+        message = refused("pack", root, *NAMES, *options)
+    assert message.startswith(f"{root} is in use by process {os.getpid()}; wait for it") and not options[-1].exists()
 
 
 def test_a_checkpoint_of_another_kind_of_device_is_refused(root, tmp_path):

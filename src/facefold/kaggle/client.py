@@ -115,6 +115,12 @@ def _wait_until_ready(reference: str, otherwise: str) -> None:
         status = call_client(["datasets", "status", reference], otherwise)
         if status.has("ready"):
             return
+        if status.code and not status.has(*_MISSING):
+            hint = find_hint(status)
+            raise InputError(
+                f"the data set {reference} was uploaded, and whether it is ready is not known"
+                f"{f': {hint}' if hint else ''}. Look at its page; when it is, run `kaggle kernels push`. {status}"
+            )
     raise InputError(
         f"the data set {reference} is not ready after {_READY_SECONDS // 60} minutes: look at its page; when it is, "
         f"run `kaggle kernels push`. {status}"

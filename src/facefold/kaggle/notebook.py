@@ -19,6 +19,7 @@ _SETTINGS = """RECIPES = {recipes}  # files in src/recipes of the data set
 SESSION = {session}  # Kaggle ends a session after 12 hours, and then keeps nothing of it
 AUDIT = {audit}  # how the competition is read: options of audit.py
 OPTIONS = []  # further options of run_all.py, such as "--folds", "10"
+RETRAIN = ""  # runs that are stale, such as "lite0,lite1": what the former session has of them is left out, once
 INPUT, OUTPUT, SCRATCH = "/kaggle/input", "/kaggle/working", "/kaggle/temp\""""
 _FIND = """import sys
 from pathlib import Path
@@ -52,7 +53,7 @@ def training_notebook(
         _markdown("## Find the source and the competition"),
         _code(_FIND.format(mark=MARK, dataset=dataset)),
         _markdown("## Take over what is trained"),
-        _code("session.restore()"),
+        _code("session.restore(RETRAIN)"),
         _markdown("## Train until the session is over"),
         _code("session.train(RECIPES, SESSION, AUDIT, OPTIONS)"),
         _markdown("## Keep what the next session needs"),

@@ -3,12 +3,14 @@
 Kaggle ends a session after some hours. Of one that ended well it keeps what is in OUTPUT, and the next session finds
 that below INPUT. What is in SCRATCH, such as the cached images, is gone.
 
-OUTPUT/facefold/        facefold_session.json (of which images), folds/, runs/: finished folds, checkpoints of others
+OUTPUT/facefold/        facefold_session.json (images, ..), folds/, runs/: finished folds, checkpoints of others
 OUTPUT/submission.csv   of the runs that are complete; likewise OUTPUT/report.html
 
 Nothing but the standard library is needed, as packages may have to be installed first.
 """
 
+import csv
+import hashlib
 import json
 import re
 import shutil
@@ -21,18 +23,20 @@ from pathlib import Path
 from facefold.kaggle.kernel import MARK, competition_folders, copy_folder, install_wheels, single_folder
 from facefold.utils.console import parse_budget
 from facefold.utils.errors import InputError
-from facefold.utils.files import format_bytes
+from facefold.utils.files import format_bytes, read_json, write_json
 
 SESSION_MARK = "facefold_session.json"
 LIMIT = 20_000_000_000  # bytes that Kaggle keeps of OUTPUT
+SECONDS = 12 * 3600  # after which Kaggle ends a session
+_REFUSED = ("--target", "--root")  # options of run_all.py whose runs are in another folder than those that are kept
 
 
 class Session:
-    """A session of training: what it was given, what it makes in `root`, and what it leaves.
+    """A session of training: its input, the `root` in which it trains, and its output.
 
-    former: the output of the session before, None in the first one. images: the hash of the images that the runs are
-    of, None without runs. rerun: whether the test images are others now. only_predicts: whether all was trained before.
-    failed: the exit code of a step that failed.
+    former: the output of the session before, None in the first one. images: the hashes (`hash_splits`) of the images
+    that the runs are of, None without runs. retrain: the runs that are trained again. rerun: whether the test images
+    are others now. only_predicts: whether all was trained before. failed: the exit code of a step that failed.
     """
 
     def __init__(self, pack: Path, source: str, output: str, scratch: str):
@@ -50,23 +54,36 @@ class Session:
         self.data = single_folder(competition_folders(Path(source)), "competition", source)
         former = [path.parent for path in Path(source).rglob(SESSION_MARK)]
         self.former = single_folder(former, "output of a session", source) if former else None
-        self.settings = _read_json(self.pack / MARK)
-        self.images = _read_json(self.former / SESSION_MARK)["images"] if self.former else self.settings["images"]
-        self.recipes, self.rerun, self.only_predicts, self.failed = [], False, False, 0
+        self.settings = read_json(self.pack / MARK)
+        before = read_json(self.former / SESSION_MARK) if self.former else self.settings
+        self.images, self._retrained, self._left_out = before["images"], before.get("retrain", []), []
+        self.retrain, self.recipes, self.rerun, self.only_predicts, self.failed = [], [], False, False, 0
         self.env = install_wheels(self.pack, Path(scratch) / "packages", self.settings["packages"])
         self.env["PYTHONUNBUFFERED"] = "1"
         print(f"source: {self.pack}\ncompetition: {self.data}\nformer session: {self.former or 'none'}")
 
-    def restore(self) -> None:
-        """Take over the folds and runs of the former session, and those that were packed."""
+    def restore(self, retrain: str = "") -> None:
+        """Take over the folds and runs of the former session, and those that were packed.
+
+        retrain: names of runs, as `lite0,lite1`. What the former session has of them is left out, unless that session
+        left them out as well: then it has what was trained since. Exit with a message for a run that it does not have.
+        """
+        self.retrain = _split_names(retrain)
+        there = {path.name for path in (self.former / "runs").glob("*")} if self.former else set()
+        if unknown := [name for name in self.retrain if name not in {*there, *self._retrained}]:
+            known = ", ".join(sorted(there)) or "none"
+            raise SystemExit(f"RETRAIN {','.join(unknown)}: the former session has no such run; its runs: {known}")
+        self._left_out = [name for name in self.retrain if name not in self._retrained]
+        if self._left_out:
+            print(f"left out, to be trained again: {', '.join(self._left_out)}")
         self._restore_to(self.root)
         print(f"continuing with {self._describe()}" if self._runs() else "nothing is trained yet")
 
     def train(self, recipes: str, session: str, audit: Sequence[str] = (), options: Sequence[str] = ()) -> None:
         """Train what is left of the recipes until the session is over, and blend what is complete.
 
-        Where the test images are others than before, as when Kaggle runs a submitted notebook again, nothing is
-        trained: the complete runs predict them. A step that fails is reported, so that what is trained can be kept.
+        Where the test images alone are others than before, as when Kaggle runs a submitted notebook again, nothing is
+        trained: the complete runs predict them. What fails is reported, so that what is trained can be kept.
 
         Args:
             recipes: Their names, as `lite0,lite1`.
@@ -74,13 +91,19 @@ class Session:
             audit: Options of audit.py: how the competition is read.
             options: Further options of run_all.py.
         """
-        self.recipes = [name.strip() for name in recipes.split(",")]
+        self.recipes = _split_names(recipes)
         self.only_predicts = not self._unfinished()
         try:
-            seconds = parse_budget(session, "SESSION")
+            _check_settings(self.recipes, options)
+            seconds = parse_session(session, "SESSION")
             self._step("audit", "--data", str(self.data), "--in-place", *audit, silent=True)  # run_all shows the page
             self._order_classes()
-            images = _read_json(self.root / "cache" / "images.json")["images"]
+            images = hash_splits(self.root)
+            if self.images and self.images["train"] != images["train"]:
+                raise InputError(
+                    f"other train images than those of the runs in {self.former or self.pack}: add their competition "
+                    "to the notebook's input, or take the runs out (a former output is an input; or pack without them)"
+                )
             self.rerun = self.images not in (None, images)
             if self.rerun:
                 self._predict()
@@ -113,7 +136,7 @@ class Session:
                 self._restore_to(target)
             else:
                 self._keep_runs(target, LIMIT - _size(self.output))
-            (target / SESSION_MARK).write_text(json.dumps({"images": self.images}), encoding="utf-8")
+            write_json(target / SESSION_MARK, {"images": self.images, "retrain": self.retrain})
             print(f"kept {format_bytes(_size(target))} in {target}: {self._describe()}")
         elif self.failed:
             raise SystemExit(self.failed)
@@ -127,7 +150,8 @@ class Session:
         for finished in (True, False):
             for base in bases:
                 for fold in sorted((base / "runs").glob("*/fold_*")):
-                    if (fold / "run.json").exists() == finished:
+                    left_out = base == self.former and fold.parent.name in self._left_out
+                    if not left_out and (fold / "run.json").exists() == finished:
                         _copy_new(fold, target / fold.relative_to(base))
 
     def _keep_runs(self, target: Path, room: int) -> None:
@@ -209,7 +233,7 @@ class Session:
 
     @property
     def _k(self) -> int:
-        return _read_json(self.root / "folds" / "folds.json")["k"]
+        return read_json(self.root / "folds" / "folds.json")["k"]
 
     def _runs(self) -> dict[str, int]:
         """Return the number of finished folds of each run that has begun, in the order of the recipes."""
@@ -227,8 +251,39 @@ class Session:
         return ", ".join(f"{run} ({count} of {self._k} folds finished)" for run, count in self._runs().items())
 
 
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+def parse_session(text: str, option: str) -> float:
+    """Return the seconds of a session, as `8h30m`. Raise `InputError` for no time, and for one that Kaggle cuts off."""
+    seconds = parse_budget(text, option)
+    if seconds >= SECONDS:
+        limit = f"Kaggle ends a session after {SECONDS // 3600} hours and then keeps nothing of it"
+        raise InputError(f"{option} {text}: {limit}; take less, such as 11h")
+    return seconds
+
+
+def hash_splits(root: Path) -> dict[str, str]:
+    """Return the sha256 of the audit's rows on the images of each split: what they are, in which order."""
+    with open(root / "cache" / "images.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = list(csv.reader(file))
+    parts = {split: json.dumps([row for row in rows if row[0] == split]) for split in ("train", "test")}
+    return {split: hashlib.sha256(text.encode()).hexdigest() for split, text in parts.items()}
+
+
+def _check_settings(recipes: Sequence[str], options: Sequence[str]) -> None:
+    """Raise `InputError` without recipes, and for an option by which runs would be others than these, or elsewhere."""
+    if not recipes:
+        raise InputError("RECIPES is empty: name what to train, such as lite0,lite1")
+    for option in options:
+        name = option.partition("=")[0]
+        elsewhere = len(name) > 2 and any(full.startswith(name) for full in _REFUSED)  # argparse takes --targ, too
+        if elsewhere or name.startswith("-o"):
+            raise InputError(
+                f"OPTIONS {option}: the notebook keeps the runs of RECIPES alone, which predict the label. Leave -o, "
+                "--target and --root out, and name a variant in RECIPES, such as lite0~size=160"
+            )
+
+
+def _split_names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _size(folder: Path) -> int:

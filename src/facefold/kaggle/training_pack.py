@@ -17,6 +17,7 @@ from facefold.data.folds import load_folds
 from facefold.kaggle.kernel import MARK
 from facefold.kaggle.notebook import NOTEBOOK, training_notebook
 from facefold.kaggle.pack import audit_options, copy_file, copy_folds, copy_source
+from facefold.kaggle.session import hash_splits
 from facefold.models.recipe import Recipe
 from facefold.models.requirements import require_weights
 from facefold.models.run_name import parse_run_name
@@ -37,10 +38,10 @@ class Weights:
 
 @dataclass(frozen=True)
 class TrainedFolds:
-    """What is trained here. files: of finished folds, and checkpoints. images: the hash of all images, None without."""
+    """What is trained here. files: of finished folds, and checkpoints. images: of `hash_splits`, None without."""
 
     files: list[Path]
-    images: str | None
+    images: dict[str, str] | None
     finished: int = 0
     begun: int = 0
 
@@ -96,7 +97,7 @@ def find_trained_folds(root: Path, recipes: Sequence[Recipe], gpu: bool) -> Trai
                 _require_same_device(directory / CHECKPOINT_FILE, "cuda" if gpu else "cpu")
                 files.append(directory / CHECKPOINT_FILE)
                 begun += 1
-    return TrainedFolds(files, images if files else None, finished, begun)
+    return TrainedFolds(files, hash_splits(root) if files else None, finished, begun)
 
 
 def _require_same_device(path: Path, device: str) -> None:

@@ -133,22 +133,25 @@ class BudgetGuard:
 class SessionGuard:
     """Decide for `run_jobs` whether a job may start: not when its first epoch would end after the session.
 
-    A job that has no epochs, as a classifier or the frozen stages, counts as a whole. The first one always starts:
-    otherwise a session that is too short for it would come back for ever. Once a job may not, none of its run may.
+    A job that has no epochs, as a classifier or the frozen stages, counts as a whole. Until a fold has started
+    those of the first run may, its frozen stages and a fold: the next session may find what frozen stages computed
+    gone, and would get no further. Once a job may not, none of its run may.
     """
 
     def __init__(self, session: Budget, jobs: Sequence[FeatureJob | FoldJob]):
         self._until, self._begun, self._over = session.until, False, set()
+        self._first = jobs[0].identity.name if jobs else ""
         self._seconds = {job: _first_seconds(job, session.costs[job.identity.name]) for job in jobs}
 
     def __call__(self, job: FeatureJob | FoldJob, running: Collection[FeatureJob | FoldJob]) -> bool:
         """Decide whether `job` may start, whatever is `running`."""
         name = job.identity.name
-        if self._begun and time.monotonic() + self._seconds[job] > self._until:
+        late = time.monotonic() + self._seconds[job] > self._until
+        if late and (self._begun or name != self._first):
             self._over.add(name)
         if name in self._over:
             return False
-        self._begun = True
+        self._begun = self._begun or _is_fold(job)
         return True
 
 
