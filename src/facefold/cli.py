@@ -196,14 +196,18 @@ def path_argument(text: str) -> Path:
 
 
 def added_argument(text: str) -> tuple[str, tuple[Path, Path]]:
-    """Return the name and both files of NAME=OOF.csv,TEST.csv, predictions made elsewhere, for the type of --add."""
-    name, sign, paths = text.partition("=")
-    files = paths.split(",")
-    if not sign or not re.fullmatch("[A-Za-z0-9_.-]+", name) or len(files) != 2:
+    """Return the name and both files of NAME=OOF.csv,TEST.csv, predictions made elsewhere, for the type of --add.
+
+    The name may be that of any run; one has `=` in its settings alone, which follow a `~`, and a path anywhere.
+    """
+    match = re.fullmatch(r"([\w.@#+-]+(?:~\w+=[\w.@#+-]+)*)=([^,]*),([^,]*)", text, re.ASCII)
+    if not match:
         raise argparse.ArgumentTypeError(
-            f"{text} is not NAME=OOF.csv,TEST.csv: a name of letters, digits, '.', '-' and '_', and two files"
+            f"{text} is not NAME=OOF.csv,TEST.csv: a name of letters, digits, '.', '-' and '_', or of a run, and two "
+            "files"
         )
-    return name, (path_argument(files[0]), path_argument(files[1]))
+    name, oof, test = match.groups()
+    return name, (path_argument(oof), path_argument(test))
 
 
 def add_seed_option(parser: argparse.ArgumentParser, help: str, default: int | None = 0) -> None:
