@@ -40,7 +40,7 @@ _FIGURES = {
     "valid_acc": "accuracy/validation",
     "valid_mae": "mean absolute error/validation",
     "lr": "learning rate",
-    "seconds": "seconds an epoch",
+    "seconds": "seconds per epoch",
 }
 
 
