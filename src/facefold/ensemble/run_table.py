@@ -20,7 +20,7 @@ from facefold.runs import (
     run_names,
 )
 from facefold.utils.errors import InputError
-from facefold.utils.files import csv_text, read_json, write_text
+from facefold.utils.files import STAGED, csv_text, read_json, staged_files, write_text
 
 _OWN = ("seed", "corrections", "pseudo", "extra")  # the parts of an identity that are a run's own
 _LEFT_OUT = ("name", "about", "epochs")  # of the settings: the table has the run's name, and the epochs that it ran
@@ -125,7 +125,8 @@ def export_predictions(directory: Path, states: list[RunState], folds: Folds, te
     each class. test.csv: id and the same columns, the means over the folds' models. All digits are written.
     Raise `InputError` if no run is complete or the folder holds anything but an earlier export.
     """
-    if directory.exists() and (not directory.is_dir() or {path.name for path in directory.iterdir()} - set(EXPORTED)):
+    own = {*EXPORTED, STAGED}
+    if directory.exists() and (not directory.is_dir() or {path.name for path in directory.iterdir()} - own):
         raise InputError(f"--export {directory}: it holds other files; name a new folder")
     members = [state.member for state in states if state.member]
     if not members:
@@ -134,8 +135,9 @@ def export_predictions(directory: Path, states: list[RunState], folds: Folds, te
     labels = matrix.labels if folds.target.regression else np.array(folds.target.classes)[matrix.labels]
     rows = {"id": matrix.ids, "label": labels, "fold": matrix.fold}
     tables = (rows | _columns(matrix, matrix.prob), {"id": matrix.test_ids} | _columns(matrix, matrix.test_prob))
-    for name, columns in zip(EXPORTED, tables, strict=True):
-        write_text(directory / name, csv_text(pd.DataFrame(columns)))
+    with staged_files(directory, EXPORTED[-1]) as staged:
+        for name, columns in zip(EXPORTED, tables, strict=True):
+            write_text(staged / name, csv_text(pd.DataFrame(columns)))
     return matrix.names
 
 
