@@ -68,6 +68,12 @@ def _load_run_state(directory: Path, name: str, folds: Folds, images_hash: str, 
         return RunState(name, "damaged", runs, problem=str(error))
 
 
+def score_run(member: Member, folds: Folds) -> dict[str, float]:
+    """Return the scores of a run's out-of-fold predictions by the given labels, with intervals."""
+    oof = member.oof.loc[folds.table["id"]].to_numpy()
+    return target_metric(folds.target).score(oof, folds.table["label"].to_numpy())
+
+
 def make_run_table(states: list[RunState], folds: Folds) -> pd.DataFrame:
     """Return a row for each run, the complete ones first and the best of them on top.
 
@@ -78,11 +84,10 @@ def make_run_table(states: list[RunState], folds: Folds) -> pd.DataFrame:
     settings = [state.runs[0].get("settings", {}) if state.runs else {} for state in states]
     keys = dict.fromkeys(key for one in settings for key in one if key not in _LEFT_OUT)
     differ = [key for key in keys if len({str(one.get(key)) for one in settings if one}) > 1]
-    labels = folds.table["label"].to_numpy()
     for state, own in zip(states, settings, strict=True):
         score, rank = dict.fromkeys((metric.key, *metric.interval_keys), np.nan), (np.inf,)
         if state.member:
-            found = metric.score(state.member.oof.to_numpy(), labels)
+            found = score_run(state.member, folds)
             score, rank = {key: found[key] for key in score}, metric.rank(found)
         seconds = [run["seconds"] for run in state.runs if "seconds" in run]
         row = {
