@@ -24,6 +24,7 @@ from facefold.data.folds import Folds
 from facefold.report.audit_text import findings_table
 from facefold.report.tables import count_rows
 from facefold.task import LABEL, Task, task_named
+from facefold.training.trackers import set_client_environment
 from facefold.utils.errors import InputError
 from facefold.utils.processes import ENVIRONMENT, set_environment
 
@@ -204,12 +205,16 @@ def test_errors_are_those_of_the_command_in_a_line(parsed, capsys, step, options
 def test_a_step_that_stops_leaves_the_process_as_it_was(parsed, monkeypatch, stop, raised, line):
     def end(_) -> None:
         set_environment()
+        set_client_environment()
+        del os.environ["WANDB_SERVICE"]
+        os.environ["WANDB_MODE"] = "offline"
         assert sys.argv == ["split.py"]
         raise stop
 
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    for name, value in {"OMP_NUM_THREADS": "3", "WANDB_SERVICE": "1", "WANDB_MODE": "online"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(split_step, "split", end)
     argv, environment = list(sys.argv), dict(os.environ)
     with pytest.raises(raised) as caught:

@@ -29,6 +29,7 @@ from typing import NoReturn
 from facefold.data.preprocessing import Shape
 from facefold.models.run_name import MAX_SEED
 from facefold.task import LABEL, load_task
+from facefold.training.trackers import CLIENT_VARIABLES
 from facefold.utils.console import is_quiet
 from facefold.utils.errors import InputError, disk_error_advice
 from facefold.utils.files import lock_directory, read_json, write_json
@@ -404,7 +405,7 @@ def call_main(name: str, main: Callable[[], object], keywords: Mapping[str, obje
     """
     argv, sys.argv, StepParser.keywords = sys.argv, [f"{name}.py"], keywords
     try:
-        with kept_environment(), step_in_progress(name):
+        with kept_environment(CLIENT_VARIABLES), step_in_progress(name):
             return main()
     finally:
         sys.argv, StepParser.keywords = argv, None
