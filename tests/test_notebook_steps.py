@@ -28,8 +28,11 @@ from facefold.training.trackers import set_client_environment
 from facefold.utils.errors import InputError
 from facefold.utils.processes import ENVIRONMENT, set_environment
 
-NOTEBOOK = SRC.parent / "docs" / "notebook.ipynb"
-CELLS = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+sys.path.insert(0, str(SRC.parent / "bench"))
+from execute_notebook import NOTEBOOK, code_hash  # noqa: E402
+
+BOOK = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+CELLS = [cell for cell in BOOK["cells"] if cell["cell_type"] == "code"]
 IMAGE = "image/png"
 SMALL = {  # of the notebook's code: what takes less time
     "train=400, test=100, size=48": "train=40, test=10, size=32",
@@ -131,6 +134,7 @@ def test_a_kernel_trains_in_processes_of_its_own(shown, folder, monkeypatch, tmp
 
 
 def test_the_example_is_committed_as_it_was_executed():
+    assert BOOK["metadata"]["executed_code_sha256"] == code_hash(BOOK["cells"])
     assert [cell["execution_count"] for cell in CELLS] == list(range(1, len(CELLS) + 1))
     outputs = [output for cell in CELLS for output in cell["outputs"]]
     assert {output["output_type"] for output in outputs} == {"stream", "display_data", "execute_result"}
