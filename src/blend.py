@@ -42,9 +42,10 @@ Only what you choose by hand (recipes, weights) is not accounted for.
 has a row for each train id, predicted by models that have not seen it, TEST.csv one for each test id. The columns are
 id and prob (of label 1, or the second of two classes), prob_<class> of each of more classes, or pred of a number; fold
 is optional. A single column of another name, columns called like the classes, and in a table of `runs.py --export` the
-column called NAME are read as well. The member is called "NAME (not verified here)". It has neither features nor
-models: stack_features and second_pass use the features of the runs alone, and predict.py and pack.py need a blend
-without it. Predictions that seem to know their labels are named, and stay in. --recipes NAME blends them without runs.
+column called NAME, such as lite0#1 or lite0~size=160, are read as well. The member is called "NAME (not verified
+here)". It has neither features nor models: stack_features and second_pass use the features of the runs alone, and
+predict.py and pack.py need a blend without it. Predictions that seem to know their labels are named, and stay in.
+--recipes NAME blends them without runs.
 
 Submissions are labels or probabilities, in the columns of sampleSubmit.csv, as competition/task.toml says; audit.py
 --submission changes it.

@@ -44,12 +44,12 @@ class Result(SimpleNamespace):
         from IPython.display import display
 
         for part in vars(self).values():
-            for name, shown in part.items() if isinstance(part, dict) else (("", part),):
-                if isinstance(shown, (str, Path)):
+            for name, value in part.items() if isinstance(part, dict) else (("", part),):
+                if isinstance(value, (str, Path)):
                     continue
                 if name:
                     print(name)
-                display(shown)
+                display(value)
 
 
 class Drawing:
@@ -116,17 +116,18 @@ def train(**options: object) -> Result:
 
 def blend(**options: object) -> Result:
     """Return the leaderboard with its intervals as a table and as a drawing, the headline, and why this method."""
-    made = _call("blend", options)
+    result = _call("blend", options)
     from facefold.ensemble.leaderboard import format_headline, picked_row
     from facefold.ensemble.metrics import target_metric
     from facefold.report.figures import draw_intervals
     from facefold.task import Task
 
-    board, metric = made.leaderboard, target_metric(Task.from_facts(made.facts["task"]))
-    table, picked = board[["name", metric.key, *metric.interval_keys]], picked_row(board, made.facts)
+    board, metric = result.leaderboard, target_metric(Task.from_facts(result.facts["task"]))
+    table, picked = board[["name", metric.key, *metric.interval_keys]], picked_row(board, result.facts)
     scores, xlabel = table.drop(columns="name"), f"nested {metric.name}"
     intervals = Drawing(draw_intervals(board["name"], scores, xlabel, picked=picked, format="png"), table)
-    return Result(leaderboard=board, intervals=intervals, headline=format_headline(made.facts), why=made.facts["why"])
+    headline = format_headline(result.facts)
+    return Result(leaderboard=board, intervals=intervals, headline=headline, why=result.facts["why"])
 
 
 def report(**options: object) -> Result:

@@ -10,7 +10,8 @@ do about these is said below the table. Settings that all runs share are left ou
 
 --export writes DIR/oof.csv, id,label,fold and a column called like each run, and DIR/test.csv, id and these columns; of
 more than two classes a column RUN:CLASS for each class. Test predictions are the mean over the folds. A team mate who
-has the same competition adds a run by `blend.py --add RUN=DIR/oof.csv,DIR/test.csv`.
+has the same competition adds a run by `blend.py --add RUN=DIR/oof.csv,DIR/test.csv`, where RUN is any name of the
+table, such as lite0#1 or lite0~size=160.
 """
 
 from facefold.cli import add_target_option, build_parser, path_argument, run_main

@@ -10,17 +10,21 @@ import pandas as pd
 import pytest
 
 from command import call, refused, run
+from facefold.cli import added_argument
 from facefold.data.folds import Folds
+from facefold.data.results import find_results
 from facefold.ensemble import methods
-from facefold.ensemble.added import MARK, find_columns, load_added, runs_to_blend
+from facefold.ensemble.added import MARK, copy_added, find_columns, load_added, runs_to_blend
 from facefold.ensemble.apply import BlendModel, predict_images
 from facefold.ensemble.blend import make_blend
 from facefold.ensemble.leaderboard import format_headline
 from facefold.ensemble.members import OofMatrix, join_members
 from facefold.ensemble.methods import METHOD_NAMES
+from facefold.ensemble.run_table import RunState, export_predictions
 from facefold.ensemble.stacking import fit_feature_stackers
 from facefold.task import LABEL, Task, task_named
 from facefold.utils.errors import InputError
+from facefold.utils.files import sha256_file
 from test_blend_report import fabricate
 from test_run_table import fabricated
 
@@ -168,6 +172,39 @@ def test_a_copy_of_a_run_predicts_as_the_run_itself(tmp_path, target):
     assert board.loc["copy" + MARK, "kind"] == "added" and not {"stack_features", "second_pass"} & set(board.index)
 
 
+RUN_NAMES = ("lite0#1", "lite0@3", "lite0~lr=0.0003~size=192x128@3#1+corrected+pseudo", "lite0~size=160")
+
+
+@pytest.mark.parametrize("name", ["my.mate_1", *RUN_NAMES])
+def test_a_member_may_be_called_like_any_run_and_its_files_lie_anywhere(name):
+    oof, test = Path("runs/lite0~size=160=/k=1/oof.csv"), Path("test#1.csv")
+    assert added_argument(f"{name}={oof},{test}") == (name, (oof, test))
+
+
+def test_each_run_of_an_export_of_three_classes_can_be_added(tmp_path):
+    members = [fabricated(PETS, name, seed)[0] for seed, name in enumerate(RUN_NAMES)]
+    folds, ids = fabricated(PETS, "", 0)[1], members[0].test.index.tolist()
+    export_predictions(tmp_path, [RunState(one.name, "complete", [], one) for one in members], folds, ids)
+    both = f"{tmp_path}/oof.csv,{tmp_path}/test.csv"
+    added = [load_added(*added_argument(f"{name}={both}"), folds, ids) for name in RUN_NAMES]
+    own, copies = join_members(members, folds, ids), join_members(added, folds, ids)
+    assert copies.names == [name + MARK for name in own.names]
+    assert copies.prob == pytest.approx(own.prob, abs=1e-12)
+    assert copies.test_prob == pytest.approx(own.test_prob, abs=1e-12)
+
+
+def test_a_file_that_changes_while_it_is_blended_is_not_what_was_blended(tmp_path):
+    oof, test = write(tmp_path, "id,prob\n" + "".join(f"{id},0.5\n" for id in TRAIN), "id,prob\nt1,0.5\nt2,0.5\n")
+    member = load_added("mate", (oof, test), folds_of(), TEST)
+    (tmp_path / "copies").mkdir()
+    facts = copy_added(member, tmp_path / "copies")
+    assert facts["test"] == {"path": str(test), "sha256": sha256_file(tmp_path / "copies" / "added_mate_test.csv")}
+    test.write_text("id,prob\nt1,0.5\nt2,0.6\n")
+    message = f"{test} was changed while it was blended; nothing was written, run the command again"
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        copy_added(member, tmp_path / "copies")
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, make_competition) -> Path:
     """A root of 90 rows whose labels are submitted as probabilities, with two runs."""
@@ -222,6 +259,23 @@ def test_the_export_of_a_run_is_that_run_byte_for_byte(finished, few_methods):
     assert run("report", finished).returncode == 0
     page = (finished / "report.html").read_text()
     assert "Learning curves" not in page and "(1 recipe, 0 models.)" in page
+
+
+def test_a_seed_and_a_variant_of_an_export_are_members(finished, few_methods):
+    names = {"lite0": "lite0~size=160", "cnn5": "lite0#1"}
+    (finished / "mine").mkdir()
+    for part in ("oof", "test"):
+        table = pd.read_csv(finished / "export" / f"{part}.csv", dtype=str)
+        table.rename(columns=names).to_csv(finished / "mine" / f"{part}.csv", index=False)
+    add = [word for name in names.values() for word in ("--add", f"{name}=mine/oof.csv,mine/test.csv")]
+    done = run(
+        "blend", finished, *add, "--recipes", ",".join(names.values()), "--weights", "lite0~size=160=2,lite0#1=1"
+    )
+    assert done.returncode == 0, done.stderr
+    written = content(finished)
+    assert written["added_lite0~size=160_oof.csv"] == written["added_lite0#1_oof.csv"]
+    assert list(json.loads(written["blend.json"])["added"]) == ["lite0#1" + MARK, "lite0~size=160" + MARK]
+    assert {path.name for path in find_results(finished)} >= written.keys()
 
 
 def test_predictions_that_know_their_labels_are_marked_and_named_everywhere(finished, tmp_path):

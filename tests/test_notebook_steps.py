@@ -24,11 +24,15 @@ from facefold.data.folds import Folds
 from facefold.report.audit_text import findings_table
 from facefold.report.tables import count_rows
 from facefold.task import LABEL, Task, task_named
+from facefold.training.trackers import set_client_environment
 from facefold.utils.errors import InputError
 from facefold.utils.processes import ENVIRONMENT, set_environment
 
-NOTEBOOK = SRC.parent / "docs" / "notebook.ipynb"
-CELLS = [cell for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+sys.path.insert(0, str(SRC.parent / "bench"))
+from execute_notebook import NOTEBOOK, code_hash  # noqa: E402
+
+BOOK = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+CELLS = [cell for cell in BOOK["cells"] if cell["cell_type"] == "code"]
 IMAGE = "image/png"
 SMALL = {  # of the notebook's code: what takes less time
     "train=400, test=100, size=48": "train=40, test=10, size=32",
@@ -132,6 +136,7 @@ def test_a_kernel_trains_in_processes_of_its_own(shown, folder, monkeypatch, tmp
 
 
 def test_the_example_is_committed_as_it_was_executed():
+    assert BOOK["metadata"]["executed_code_sha256"] == code_hash(BOOK["cells"])
     assert [cell["execution_count"] for cell in CELLS] == list(range(1, len(CELLS) + 1))
     outputs = [output for cell in CELLS for output in cell["outputs"]]
     assert {output["output_type"] for output in outputs} == {"stream", "display_data", "execute_result"}
@@ -206,12 +211,16 @@ def test_errors_are_those_of_the_command_in_a_line(parsed, capsys, step, options
 def test_a_step_that_stops_leaves_the_process_as_it_was(parsed, monkeypatch, stop, raised, line):
     def end(_) -> None:
         set_environment()
+        set_client_environment()
+        del os.environ["WANDB_SERVICE"]
+        os.environ["WANDB_MODE"] = "offline"
         assert sys.argv == ["split.py"]
         raise stop
 
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    for name, value in {"OMP_NUM_THREADS": "3", "WANDB_SERVICE": "1", "WANDB_MODE": "online"}.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(split_step, "split", end)
     argv, environment = list(sys.argv), dict(os.environ)
     with pytest.raises(raised) as caught:

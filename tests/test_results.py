@@ -27,6 +27,7 @@ PER_TARGET = [
     "submissions/blend.json",
     "submissions/added_my.mate_oof.csv",
     "submissions/added_my.mate_test.csv",
+    "submissions/added_lite0~size=160@3#1+corrected_oof.csv",
     "tensorboard/cnn5/fold_0/events.out.tfevents.1700000000.host.1.0",
     "tensorboard/cnn5/summary/events.out.tfevents.1700000000.host.1.0",
 ]

@@ -1,5 +1,6 @@
 """runs.py: all runs as a table, what is said of those that cannot be used, and the predictions of the others."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from facefold.data.folds import Folds, load_folds
 from facefold.ensemble.run_table import RunState, export_predictions, make_run_table
 from facefold.runs import Member, fold_dir
 from facefold.task import Task
+from facefold.utils.files import STAGED
 from test_blend_report import fabricate
 
 
@@ -82,6 +84,21 @@ def test_complete_incomplete_stale_and_damaged_runs(root):
     assert pd.read_csv(root / "out" / "test.csv")["cnn5"].to_numpy() == pytest.approx(np.mean(tests, axis=0), abs=1e-15)
     before = (root / "out" / "oof.csv").read_bytes()
     assert run("runs", root, "--export", "out").returncode == 0 and (root / "out" / "oof.csv").read_bytes() == before
+
+
+def test_an_export_that_finds_no_room_changes_nothing(root, tmp_path, monkeypatch):
+    def full(path: Path, text: str) -> None:
+        if path.name == "test.csv":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        path.write_text(text)
+
+    for name in ("oof.csv", "test.csv"):
+        (tmp_path / name).write_text("former")
+    (tmp_path / STAGED).mkdir()  # of a killed export
+    with monkeypatch.context() as patch:
+        patch.setattr("facefold.ensemble.run_table.write_text", full)
+        assert "No space left on device" in run("runs", root, "--export", tmp_path).stderr
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"oof.csv": "former", "test.csv": "former"}
 
 
 def test_no_file_of_anything_else_is_replaced(root, tmp_path):

@@ -14,13 +14,14 @@ from command import call, refused, train_here
 from facefold.models.recipe import load_recipe
 from facefold.runs import Identity, fold_dir
 from facefold.task import LABEL, Task
-from facefold.training import tracking
+from facefold.training import budget, tracking
 from facefold.training.jobs import tracked_run
 from facefold.training.trackers import SUMMARY, TrackedRun
 from facefold.training.tracking import Tracker, Tracking, load_tracking
 from facefold.utils import environment
 from facefold.utils.environment import installed_version
 from facefold.utils.errors import InputError
+from facefold.utils.files import write_json
 from recorder import Recorder, record
 from tiny_fold import killed_after_an_epoch
 
@@ -55,14 +56,14 @@ FIRST = {
     "loss/validation": 0.5,
     "accuracy/validation": 0.8,
     "learning rate": 0.1,
-    "seconds an epoch": 3.0,
+    "seconds per epoch": 3.0,
 }
 SECOND = {
     "loss/train": 0.4,
     "loss/validation": 0.4,
     "accuracy/validation": 0.9,
     "learning rate": 0.05,
-    "seconds an epoch": 2.0,
+    "seconds per epoch": 2.0,
 }
 CONFIG = {"lr": 0.1, "fold": 2, "versions": {"torch": "2.15"}}
 RECIPE_RUN = tracked_run(load_recipe("lite0"), Identity("lite0", "recipe", "folds", "images", 3), SUMMARY)
@@ -310,8 +311,8 @@ def test_wandb_has_a_run_per_fold_in_a_group_which_a_resumed_fold_continues(tmp_
     (run,) = (record.run for record in records(path) if record.run.run_id)
     assert (run.project, run.run_group, run.job_type) == ("faces", "lite0#1+corrected", "fold")
     assert run.display_name == "lite0#1+corrected/fold_2" and values(run.config.update) == CONFIG
-    with Tracker(log, FOLD) as anew:
-        anew.begin()
+    with Tracker(log, FOLD) as again:
+        again.begin()
     assert len({file.name for file in offline()}) == 2  # a training from the beginning is another run
 
 
@@ -471,6 +472,17 @@ def test_a_killed_training_is_tracked_as_one_that_was_not_and_its_bytes_stay(roo
         assert config["folds_hash"] and config["versions"]["torch"]
     figures = recorder.runs[-1].events[1][1]
     assert 0 <= figures["oof/accuracy_low"] <= figures["oof/accuracy"] <= figures["oof/accuracy_high"] <= 1
+
+
+def test_a_fold_that_a_session_stops_has_not_failed(root, recorder, tmp_path, capsys):
+    session = tmp_path / "session.json"
+    write_json(session, {"until": 0.0, "boot": budget._boot(), "runs": {"tiny": {"shared": 0.0, "fold": 1.0}}})
+    call("train", root, "--recipe", "tiny", "--session", session, "--log", "wandb:faces")
+    (run,) = (run for run in recorder.runs if run.run.part != SUMMARY)
+    assert [event[:2] for event in run.events] == [("open", "faces"), ("log", 1), ("close", False)]
+    out = capsys.readouterr().out
+    assert "tiny fold 0: the session is over after epoch 1 of 2; its checkpoint is kept" in out
+    assert (fold_dir(root, "tiny", 0) / "checkpoint.pt").exists()
 
 
 def test_a_tracker_that_is_down_costs_a_training_one_line(root, recorder, capsys):

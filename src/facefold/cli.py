@@ -29,6 +29,7 @@ from typing import NoReturn
 from facefold.data.preprocessing import Shape
 from facefold.models.run_name import MAX_SEED
 from facefold.task import LABEL, load_task
+from facefold.training.trackers import CLIENT_VARIABLES
 from facefold.utils.console import is_quiet
 from facefold.utils.errors import InputError, disk_error_advice
 from facefold.utils.files import lock_directory, read_json, write_json
@@ -196,14 +197,18 @@ def path_argument(text: str) -> Path:
 
 
 def added_argument(text: str) -> tuple[str, tuple[Path, Path]]:
-    """Return the name and both files of NAME=OOF.csv,TEST.csv, predictions made elsewhere, for the type of --add."""
-    name, sign, paths = text.partition("=")
-    files = paths.split(",")
-    if not sign or not re.fullmatch("[A-Za-z0-9_.-]+", name) or len(files) != 2:
+    """Return the name and both files of NAME=OOF.csv,TEST.csv, predictions made elsewhere, for the type of --add.
+
+    The name may be that of any run; one has `=` in its settings alone, which follow a `~`, and a path anywhere.
+    """
+    match = re.fullmatch(r"([\w.@#+-]+(?:~\w+=[\w.@#+-]+)*)=([^,]*),([^,]*)", text, re.ASCII)
+    if not match:
         raise argparse.ArgumentTypeError(
-            f"{text} is not NAME=OOF.csv,TEST.csv: a name of letters, digits, '.', '-' and '_', and two files"
+            f"{text} is not NAME=OOF.csv,TEST.csv: a name of letters, digits, '.', '-' and '_', or of a run, and two "
+            "files"
         )
-    return name, (path_argument(files[0]), path_argument(files[1]))
+    name, oof, test = match.groups()
+    return name, (path_argument(oof), path_argument(test))
 
 
 def add_seed_option(parser: argparse.ArgumentParser, help: str, default: int | None = 0) -> None:
@@ -400,7 +405,7 @@ def call_main(name: str, main: Callable[[], object], keywords: Mapping[str, obje
     """
     argv, sys.argv, StepParser.keywords = sys.argv, [f"{name}.py"], keywords
     try:
-        with kept_environment(), step_in_progress(name):
+        with kept_environment(CLIENT_VARIABLES), step_in_progress(name):
             return main()
     finally:
         sys.argv, StepParser.keywords = argv, None

@@ -28,7 +28,7 @@ _OURS = re.compile(
     | cache/({_CACHE})
     | folds/(folds\.(csv|json)|fold_\d+_(train|valid)\.csv)
     | runs/(label_issues\.csv|[^/]+/oof\.csv|[^/]+/fold_\d+/({_FOLD}))
-    | submissions/(({_SUBMISSIONS}|added_[A-Za-z0-9_.-]+_(oof|test))\.csv|blend\.json)
+    | submissions/(({_SUBMISSIONS}|added_[A-Za-z0-9_.~=@\#+-]+_(oof|test))\.csv|blend\.json)
     | tensorboard/[^/]+/(fold_\d+|summary)/events\.out\.tfevents\.[^/]+
     | compare/(comparison\.(csv|png)|[^/]+_[0-9a-f]{{8}}/(history\.csv|result\.json|checkpoint\.pt))
     )""",

@@ -31,12 +31,13 @@ ADDED = "added_"  # the names of the copies begin with it
 class AddedMember(Member):
     """Predictions made elsewhere: a member without runs, whose `test` is the same for each fold.
 
-    given: the two files as a person named them. read: those that were read, these or their copies. folds: ours,
-    other or unknown. notes: how columns of other names were read.
+    named: the two files as a person named them. read: those that were read, these or their copies; hashes: the sha256
+    of what was read. folds: ours, other or unknown. notes: how columns of other names were read.
     """
 
-    given: tuple[Path, Path]
+    named: tuple[Path, Path]
     read: tuple[Path, Path]
+    hashes: tuple[str, str]
     folds: str
     notes: tuple[str, ...]
 
@@ -62,18 +63,19 @@ def added_paths(directory: Path, name: str) -> tuple[Path, Path]:
 
 
 def load_added(
-    name: str, given: tuple[Path, Path], folds: Folds, test_ids: list[str], read: tuple[Path, Path] | None = None
+    name: str, named: tuple[Path, Path], folds: Folds, test_ids: list[str], read: tuple[Path, Path] | None = None
 ) -> AddedMember:
     """Load the out-of-fold and the test predictions of a member. One `InputError` lists everything that is wrong.
 
     Args:
         name: Of the member, without `MARK`.
-        given: Both files as a person named them.
+        named: Both files as a person named them.
         folds: Whose ids the out-of-fold predictions have, with the target.
         test_ids: In the order of test.csv.
         read: The files to read, if they are copies.
     """
-    findings, target, paths = Findings(), folds.target, read or given
+    findings, target, paths = Findings(), folds.target, read or named
+    hashes = [sha256_file(path) if path.is_file() else "" for path in paths]  # before they are read: see `copy_added`
     expected = {"train.csv": folds.table["id"].tolist(), "test.csv": test_ids}
     tables = [
         _read_table(path, name, target, dict.fromkeys(ids), source, findings)
@@ -93,8 +95,9 @@ def load_added(
         oof.values.loc[expected["train.csv"], select],
         pd.concat(by_fold, axis="columns").rename_axis(index="id"),
         [],
-        given,
+        named,
         paths,
+        (hashes[0], hashes[1]),
         _compare_folds(oof.fold, folds),
         tuple(table.note for table in tables if table.note),
     )
@@ -216,11 +219,16 @@ def runs_to_blend(directory: Path, recipes: str | None, added: Sequence[str]) ->
 
 
 def copy_added(member: AddedMember, directory: Path) -> dict:
-    """Copy the files of a member into the folder `directory`; return what blend.json says of them."""
-    copies = added_paths(directory, member.name)
-    for source, copy in zip(member.read, copies, strict=True):
+    """Copy the files of a member into the folder `directory`; return what blend.json says of them.
+
+    Raise `InputError` for a file that is not any more what was blended.
+    """
+    files = {}
+    for part, path, source, sha256, copy in zip(
+        PARTS, member.named, member.read, member.hashes, added_paths(directory, member.name), strict=True
+    ):
         shutil.copyfile(source, copy)
-    files = {part: {"path": str(path)} for part, path in zip(PARTS, member.given, strict=True)}
-    for part, copy in zip(PARTS, copies, strict=True):
-        files[part]["sha256"] = sha256_file(copy)
+        if sha256_file(copy) != sha256:
+            raise InputError(f"{source} was changed while it was blended; nothing was written, run the command again")
+        files[part] = {"path": str(path), "sha256": sha256}
     return {**files, "folds": member.folds}

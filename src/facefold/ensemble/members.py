@@ -209,9 +209,9 @@ def load_blended_members(root: Path, facts: dict, folds: Folds, test_ids: list[s
             f"Run `python src/blend.py{target.option}` again."
         )
     for name, one in facts.get("added", {}).items():
-        given = (Path(one["oof"]["path"]), Path(one["test"]["path"]))
+        named = (Path(one["oof"]["path"]), Path(one["test"]["path"]))
         copies = added_paths(target.directory(root) / "submissions", name)
-        members.append(load_added(plain_name(name), given, folds, test_ids, copies))
+        members.append(load_added(plain_name(name), named, folds, test_ids, copies))
     return sorted(members, key=lambda member: member.name)
 
 

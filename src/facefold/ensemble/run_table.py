@@ -20,7 +20,7 @@ from facefold.runs import (
     run_names,
 )
 from facefold.utils.errors import InputError
-from facefold.utils.files import csv_text, read_json, write_text
+from facefold.utils.files import STAGED, csv_text, read_json, staged_files, write_text
 
 _OWN = ("seed", "corrections", "pseudo", "extra")  # the parts of an identity that are a run's own
 _LEFT_OUT = ("name", "about", "epochs")  # of the settings: the table has the run's name, and the epochs that it ran
@@ -68,6 +68,12 @@ def _load_run_state(directory: Path, name: str, folds: Folds, images_hash: str, 
         return RunState(name, "damaged", runs, problem=str(error))
 
 
+def score_run(member: Member, folds: Folds) -> dict[str, float]:
+    """Return the scores of a run's out-of-fold predictions by the given labels, with intervals."""
+    oof = member.oof.loc[folds.table["id"]].to_numpy()
+    return target_metric(folds.target).score(oof, folds.table["label"].to_numpy())
+
+
 def make_run_table(states: list[RunState], folds: Folds) -> pd.DataFrame:
     """Return a row for each run, the complete ones first and the best of them on top.
 
@@ -78,11 +84,10 @@ def make_run_table(states: list[RunState], folds: Folds) -> pd.DataFrame:
     settings = [state.runs[0].get("settings", {}) if state.runs else {} for state in states]
     keys = dict.fromkeys(key for one in settings for key in one if key not in _LEFT_OUT)
     differ = [key for key in keys if len({str(one.get(key)) for one in settings if one}) > 1]
-    labels = folds.table["label"].to_numpy()
     for state, own in zip(states, settings, strict=True):
         score, rank = dict.fromkeys((metric.key, *metric.interval_keys), np.nan), (np.inf,)
         if state.member:
-            found = metric.score(state.member.oof.to_numpy(), labels)
+            found = score_run(state.member, folds)
             score, rank = {key: found[key] for key in score}, metric.rank(found)
         seconds = [run["seconds"] for run in state.runs if "seconds" in run]
         row = {
@@ -125,7 +130,8 @@ def export_predictions(directory: Path, states: list[RunState], folds: Folds, te
     each class. test.csv: id and the same columns, the means over the folds' models. All digits are written.
     Raise `InputError` if no run is complete or the folder holds anything but an earlier export.
     """
-    if directory.exists() and (not directory.is_dir() or {path.name for path in directory.iterdir()} - set(EXPORTED)):
+    own = {*EXPORTED, STAGED}
+    if directory.exists() and (not directory.is_dir() or {path.name for path in directory.iterdir()} - own):
         raise InputError(f"--export {directory}: it holds other files; name a new folder")
     members = [state.member for state in states if state.member]
     if not members:
@@ -134,8 +140,9 @@ def export_predictions(directory: Path, states: list[RunState], folds: Folds, te
     labels = matrix.labels if folds.target.regression else np.array(folds.target.classes)[matrix.labels]
     rows = {"id": matrix.ids, "label": labels, "fold": matrix.fold}
     tables = (rows | _columns(matrix, matrix.prob), {"id": matrix.test_ids} | _columns(matrix, matrix.test_prob))
-    for name, columns in zip(EXPORTED, tables, strict=True):
-        write_text(directory / name, csv_text(pd.DataFrame(columns)))
+    with staged_files(directory, EXPORTED[-1]) as staged:
+        for name, columns in zip(EXPORTED, tables, strict=True):
+            write_text(staged / name, csv_text(pd.DataFrame(columns)))
     return matrix.names
 
 

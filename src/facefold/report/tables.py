@@ -6,6 +6,7 @@ import pandas as pd
 
 from facefold.data.folds import Folds
 from facefold.ensemble.metrics import target_metric
+from facefold.ensemble.run_table import score_run
 from facefold.runs import Member
 
 
@@ -23,12 +24,11 @@ def score_runs(members: Iterable[Member], folds: Folds) -> pd.DataFrame:
 
     They are scored by the given labels, in the columns of the leaderboard.
     """
-    metric, labels = target_metric(folds.target), folds.table["label"].to_numpy()
-    columns = ["run", "rows", *metric.columns, "seconds"]
+    columns = ["run", "rows", *target_metric(folds.target).columns, "seconds"]
     rows = [
         {
             "run": member.name,
-            **metric.score(member.oof.loc[folds.table["id"]].to_numpy(), labels),
+            **score_run(member, folds),
             "seconds": sum(run["seconds"] for run in member.runs),
         }
         for member in members

@@ -106,12 +106,6 @@ class FoldJob:
 
     def run(self, device: "torch.device", position: int) -> None:
         """Train the fold unless it is finished, and leave its run; or its checkpoint, if the session is over."""
-        try:
-            self._run(device, position)
-        except SessionOver as stop:
-            print_progress(f"{self}: {stop} of {self.recipe.epochs}; its checkpoint is kept")
-
-    def _run(self, device: "torch.device", position: int) -> None:
         from facefold.training.classifier import fit_fold
         from facefold.training.fold import train_fold
         from facefold.training.machine import reset_peak_memory, versions
@@ -133,11 +127,15 @@ class FoldJob:
                 task = replace(task, soft=soft)
             tracked = tracked_run(self.recipe, self.identity, directory.name, fold=self.fold, versions=versions())
             with Tracker(self.tracking, tracked) as tracker:
-                if self.recipe.classifier:
-                    trained = fit_fold(task, device, tracker)
-                else:
-                    stop = stop_in_time(self.until, resumed=task.checkpoint.exists())
-                    trained = train_fold(task, device, position, self.loader_workers, tracker, stop)
+                try:
+                    if self.recipe.classifier:
+                        trained = fit_fold(task, device, tracker)
+                    else:
+                        stop = stop_in_time(self.until, resumed=task.checkpoint.exists())
+                        trained = train_fold(task, device, position, self.loader_workers, tracker, stop)
+                except SessionOver as over:  # inside the tracker's block: to leave it by an error is to have failed
+                    print_progress(f"{self}: {over} of {self.recipe.epochs}; its checkpoint is kept")
+                    return
             result = predict_fold(task, trained, device)
             write_weights(directory, result.state)
             write_history(directory, result.history)

@@ -21,6 +21,7 @@ from facefold.utils.files import sha256_text
 
 SUMMARY = "summary"
 EPOCH_FIGURE = "loss/train"  # one that each epoch has
+CLIENT_VARIABLES = ("WANDB_", "MLFLOW_")  # how the names of those begin that configure the clients
 # What the clients read when they are imported, for what the user has not set: how long a server that is down is tried,
 # which would be minutes, and in W&B without an end.
 _ENVIRONMENT = {

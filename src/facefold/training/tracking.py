@@ -19,6 +19,7 @@ from pathlib import Path
 
 from facefold.task import LABEL, Task
 from facefold.training.trackers import (
+    CLIENT_VARIABLES,
     EPOCH_FIGURE,
     SUMMARY,
     MLflow,
@@ -40,7 +41,7 @@ _FIGURES = {
     "valid_acc": "accuracy/validation",
     "valid_mae": "mean absolute error/validation",
     "lr": "learning rate",
-    "seconds": "seconds an epoch",
+    "seconds": "seconds per epoch",
 }
 
 
@@ -85,7 +86,7 @@ def load_tracking(texts: Iterable[str], root: Path, task: Task) -> Tracking:
             raise InputError(
                 f"--log {text}: {' and '.join(shortfalls)}; run `pip install --upgrade {kind}`, or leave it out"
             )
-    variables = [name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_")) and name != "WANDB_SERVICE"]
+    variables = [name for name in os.environ if name.startswith(CLIENT_VARIABLES) and name != "WANDB_SERVICE"]
     environment = tuple((name, os.environ[name]) for name in sorted(variables)) if sinks else ()
     return Tracking(sinks, root.resolve(), task, environment)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from facefold.utils.npy import NpyRows
 
+STAGED = ".staged.part"  # the folder of `staged_files`, which a killed process leaves
 HASHED = "[0-9a-f]" * 12  # the pattern of the first digits of a hash in a file's name
 _WRITE_AGAIN = "delete it and run the step that writes it again"
 _CHUNK = 64 << 20  # bytes of an array written at a time: bounds the memory
@@ -132,10 +133,10 @@ def staged_files(directory: Path, last: str, obsolete: Collection[str] = ()) -> 
 
     Args:
         directory: Of the files that belong together.
-        last: The file that comes last; it holds the checksums of the others, which tell of a kill in between.
+        last: The file that comes last; where it holds the checksums of the others, they tell of a kill in between.
         obsolete: Files of `directory` that are removed before `last` is there.
     """
-    staged = directory / ".staged.part"
+    staged = directory / STAGED
     shutil.rmtree(staged, ignore_errors=True)  # of a killed process
     staged.mkdir(parents=True)
     try:

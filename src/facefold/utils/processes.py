@@ -37,16 +37,22 @@ def set_environment() -> None:
 
 
 @contextmanager
-def kept_environment() -> Iterator[None]:
-    """Put what is there of `ENVIRONMENT` back after the block: what a notebook starts later is not for training."""
-    before = {name: os.environ.get(name) for name in ENVIRONMENT}
+def kept_environment(prefixes: tuple[str, ...]) -> Iterator[None]:
+    """Put `ENVIRONMENT`, and the variables whose names begin with one of `prefixes`, back after the block.
+
+    What a notebook starts later is not for training.
+    """
+
+    def kept() -> dict[str, str]:
+        return {name: value for name, value in os.environ.items() if name in ENVIRONMENT or name.startswith(prefixes)}
+
+    before = kept()
     try:
         yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        for name in kept():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def core_count() -> int:
