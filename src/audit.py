@@ -33,14 +33,8 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from facefold.cli import (
-    add_competition_options,
-    build_parser,
-    check_competition_options,
-    hold_root,
-    path_argument,
-    run_main,
-)
+from facefold.cli import build_parser, hold_root, path_argument, run_main
+from facefold.options import add_competition_options, check_competition_options
 from facefold.utils.errors import InputError
 
 if TYPE_CHECKING:

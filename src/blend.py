@@ -62,7 +62,8 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING
 
-from facefold.cli import add_log_option, add_target_option, added_argument, build_parser, run_main
+from facefold.cli import build_parser, run_main
+from facefold.options import add_log_option, add_target_option, added_argument
 from facefold.utils.console import short_path
 from facefold.utils.errors import InputError
 

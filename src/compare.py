@@ -19,15 +19,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from facefold.cli import (
-    add_device_option,
-    add_seed_option,
-    add_size_option,
-    add_weights_dir_option,
-    build_parser,
-    hold_root,
-    run_main,
-)
+from facefold.cli import build_parser, hold_root, run_main
+from facefold.options import add_device_option, add_seed_option, add_size_option, add_weights_dir_option
 from facefold.utils.errors import InputError
 
 if TYPE_CHECKING:

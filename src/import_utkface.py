@@ -14,7 +14,8 @@ have the same share of each label as all rows. Near-duplicates may be in train a
 competition: `python src/audit.py` names them. An existing competition is never overwritten.
 """
 
-from facefold.cli import add_seed_option, build_parser, hold_root, path_argument, run_main
+from facefold.cli import build_parser, hold_root, path_argument, run_main
+from facefold.options import add_seed_option
 
 
 def main() -> None:

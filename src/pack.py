@@ -26,16 +26,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from facefold.cli import (
-    add_images_option,
-    add_weights_dir_option,
-    build_parser,
-    hold_root,
-    images_options,
-    path_argument,
-    recipe_list,
-    run_main,
-)
+from facefold.cli import build_parser, hold_root, path_argument, run_main
+from facefold.options import add_images_option, add_weights_dir_option, images_options, recipe_list
 from facefold.utils.errors import InputError
 
 if TYPE_CHECKING:

@@ -31,7 +31,8 @@ import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from facefold.cli import add_device_option, build_parser, hold_root, path_argument, run_main
+from facefold.cli import build_parser, hold_root, path_argument, run_main
+from facefold.options import add_device_option
 from facefold.utils.errors import InputError
 
 PRINTED = 20

@@ -15,7 +15,8 @@ adds it to the blend in a tracker: docs/options.md.
 
 from pathlib import Path
 
-from facefold.cli import add_log_option, add_target_option, build_parser, load_step_costs, run_main
+from facefold.cli import build_parser, load_step_costs, run_main
+from facefold.options import add_log_option, add_target_option
 from facefold.utils.console import short_path
 
 

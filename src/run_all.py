@@ -28,7 +28,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from facefold.cli import (
+from facefold.cli import build_parser, hold_root, path_argument, run_main, run_step
+from facefold.options import (
     add_competition_options,
     add_device_option,
     add_engine_options,
@@ -37,15 +38,10 @@ from facefold.cli import (
     add_settings_option,
     add_target_option,
     add_weights_dir_option,
-    build_parser,
     check_competition_options,
     check_engine_options,
     competition_options,
-    hold_root,
-    path_argument,
     recipe_list,
-    run_main,
-    run_step,
 )
 from facefold.task import Task, load_task
 from facefold.training.tracking import load_tracking

@@ -14,7 +14,8 @@ has the same competition adds a run by `blend.py --add RUN=DIR/oof.csv,DIR/test.
 table, such as lite0#1 or lite0~size=160.
 """
 
-from facefold.cli import add_target_option, build_parser, path_argument, run_main
+from facefold.cli import build_parser, path_argument, run_main
+from facefold.options import add_target_option
 from facefold.utils.errors import InputError
 
 

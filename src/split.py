@@ -31,7 +31,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from facefold.cli import add_seed_option, add_target_option, build_parser, hold_root, path_argument, run_main
+from facefold.cli import build_parser, hold_root, path_argument, run_main
+from facefold.options import add_seed_option, add_target_option
 from facefold.utils.errors import InputError
 
 if TYPE_CHECKING:

@@ -19,16 +19,8 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from facefold.cli import (
-    add_device_option,
-    add_seed_option,
-    add_weights_dir_option,
-    build_parser,
-    hold_root,
-    recipe_list,
-    run_main,
-    run_step,
-)
+from facefold.cli import build_parser, hold_root, run_main, run_step
+from facefold.options import add_device_option, add_seed_option, add_weights_dir_option, recipe_list
 from facefold.utils.console import format_duration, parse_budget
 from facefold.utils.errors import InputError
 from facefold.utils.processes import start_server

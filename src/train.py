@@ -35,7 +35,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from facefold.cli import (
+from facefold.cli import build_parser, hold_root, path_argument, run_main
+from facefold.data.pseudo_labels import DEFAULT_WEIGHT, require_weight
+from facefold.options import (
     add_device_option,
     add_engine_options,
     add_log_option,
@@ -43,14 +45,9 @@ from facefold.cli import (
     add_settings_option,
     add_target_option,
     add_weights_dir_option,
-    build_parser,
     check_engine_options,
-    hold_root,
-    path_argument,
     recipe_list,
-    run_main,
 )
-from facefold.data.pseudo_labels import DEFAULT_WEIGHT, require_weight
 from facefold.utils.console import format_duration, print_progress, quiet
 from facefold.utils.errors import InputError
 from facefold.utils.processes import start_server

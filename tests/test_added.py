@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 
 from command import call, refused, run
-from facefold.cli import added_argument
 from facefold.data.folds import Folds
 from facefold.data.results import find_results
 from facefold.ensemble import methods
@@ -22,6 +21,7 @@ from facefold.ensemble.members import OofMatrix, join_members
 from facefold.ensemble.methods import METHOD_NAMES
 from facefold.ensemble.run_table import RunState, export_predictions
 from facefold.ensemble.stacking import fit_feature_stackers
+from facefold.options import added_argument
 from facefold.task import LABEL, Task, task_named
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_file

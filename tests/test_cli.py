@@ -21,12 +21,13 @@ import split
 import train
 from command import call, refused, run, words
 from facefold import cli
-from facefold.cli import add_seed_option, add_size_option, check_engine_options, path_argument
+from facefold.cli import path_argument
 from facefold.data.fold_methods import GROUPINGS
 from facefold.data.preprocessing import Shape
 from facefold.ensemble.leaks import LEAKS
 from facefold.ensemble.methods import METHOD_NAMES, REGRESSION_METHOD_NAMES
 from facefold.models.recipe import CLASSIFIERS, PROFILES
+from facefold.options import add_seed_option, add_size_option, check_engine_options
 from facefold.utils.errors import InputError, disk_error_advice
 from facefold.utils.files import write_text
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from command import refused
-from facefold.cli import images_options
 from facefold.kaggle import kernel, pack
+from facefold.options import images_options
 from facefold.task import Task
 from facefold.utils import environment
 from facefold.utils.errors import InputError

@@ -35,7 +35,7 @@ _SKIPPED = "skipped"
 
 
 def import_ray() -> Any:
-    """Return the package ray, configured to be quiet; `cli.check_engine_options` checks that it is installed."""
+    """Return the package ray, configured to be quiet; `options.check_engine_options` checks that it is installed."""
     for name in ("RAY_DEDUP_LOGS", "RAY_COLOR_PREFIX", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "RAY_USAGE_STATS_ENABLED"):
         os.environ.setdefault(name, "0")  # ray reads them when it is imported; epochs of two folds are no duplicates
     import ray
