@@ -96,8 +96,8 @@ def shown(folder) -> dict:
 def test_the_example_returns_what_the_steps_wrote(shown, folder):
     root = folder / "example"
     board = pd.read_csv(root / "submissions" / "leaderboard.csv", keep_default_na=False)
-    pd.testing.assert_frame_equal(shown["made"].leaderboard, board, check_dtype=False)
-    assert shown["made"].headline in shown["printed"] and shown["made"].why in shown["printed"]
+    pd.testing.assert_frame_equal(shown["blended"].leaderboard, board, check_dtype=False)
+    assert shown["blended"].headline in shown["printed"] and shown["blended"].why in shown["printed"]
     scores, labels = shown["runs"].scores, pd.read_csv(root / "folds" / "folds.csv").set_index("id")["label"]
     assert scores["run"].tolist() == [RUN]
     for row in scores.itertuples():
@@ -105,7 +105,7 @@ def test_the_example_returns_what_the_steps_wrote(shown, folder):
         assert row.rows == 40 and row.accuracy == ((oof >= 0.5) == labels).mean()
         assert row.low < row.accuracy < row.high and row.seconds > 0
     drawing = shown["runs"].curves[RUN]
-    assert drawing.png[:4] == shown["made"].intervals.png[:4] == b"\x89PNG"
+    assert drawing.png[:4] == shown["blended"].intervals.png[:4] == b"\x89PNG"
     assert drawing.table[["fold", "epoch"]].drop_duplicates().shape == (4, 2)
     page = shown["page"].page._repr_html_()
     assert shown["page"].path == root / "report.html" and '<iframe srcdoc="&lt;!doctype html&gt;&quot;" ' in page
