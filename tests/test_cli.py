@@ -340,10 +340,13 @@ def test_a_step_without_a_standard_error_ends_with_its_code(tmp_path):
     assert subprocess.run(["bash", "-c", command], capture_output=True).returncode == 2
 
 
-@pytest.mark.parametrize("option, meant", [("--folds", " (did you mean --fold?)"), ("--xyz=1", "")])
+@pytest.mark.parametrize(
+    "option, meant",
+    [("--folds", " (did you mean --fold?)"), ("--folds folds", " (did you mean --fold?)"), ("--x=1", "")],
+)
 def test_an_option_with_a_typing_error_names_the_one_that_was_meant(tmp_path, capsys, option, meant):
     with pytest.raises(SystemExit) as stopped:
-        call("train", tmp_path, "--recipe", "demo_cnn", option)
+        call("train", tmp_path, "--recipe", "demo_cnn", *option.split())
     assert stopped.value.code == 2
     assert capsys.readouterr().err.endswith(f"train.py: error: unrecognized arguments: {option}{meant}\n")
 

@@ -49,7 +49,10 @@ def test_the_next_job_has_what_is_missing_first(root):
     blend, command = blend_of(*BOARD), "the same command with --recipes lite0,face_svm"
     late = suggest_next(root, blend, ["lite0"], ["cnn5", "lite1"], 2)
     assert late == "the same command with more time, for cnn5, lite1"
-    assert suggest_next(root, blend, ["lite0", "cnn5"], [], 2) == f"{command},cnn5, as another network errs elsewhere"
+    assert (
+        suggest_next(root, blend, ["lite0", "cnn5"], [], 2)
+        == f"{command},cnn5, as another network errs elsewhere; its plan says for how long"
+    )
     seed = f"{command},lite0#1, another seed of the best network: about"
     assert suggest_next(root, blend, ["lite0"], [], 2) == f"{seed} 3 min more"  # 300 s / 2
     assert suggest_next(root, blend, ["lite0"], [], 16) == f"{seed} 3 min more"  # there are two folds

@@ -62,9 +62,8 @@ class StepParser(argparse.ArgumentParser):
         _, unrecognized, words = message.partition("unrecognized arguments: ")
         if unrecognized:
             known = [name for action in self._actions for name in action.option_strings]
-            meant = [
-                name for word in words.split() for name in difflib.get_close_matches(word.partition("=")[0], known, 1)
-            ]
+            options = [word.partition("=")[0] for word in words.split() if word.startswith("-")]
+            meant = [name for option in options for name in difflib.get_close_matches(option, known, 1)]
             message += f" (did you mean {', '.join(meant)}?)" if meant else ""
         if StepParser.keywords is not None:
             raise InputError(message)

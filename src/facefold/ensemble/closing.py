@@ -41,7 +41,8 @@ def suggest_next(root: Path, blend: Blend, profile: Sequence[str], late: Sequenc
     names = list(dict.fromkeys(name.partition("+")[0] for name in runs))  # + marks what other options added
     trained, command = {parse_run_name(name).stem for name in names}, "the same command with --recipes"
     if others := [name for name in profile if name not in trained]:
-        return f"{command} {','.join([*names, others[0]])}, as another network errs elsewhere"
+        more = ",".join([*names, others[0]])
+        return f"{command} {more}, as another network errs elsewhere; its plan says for how long"
     facts = {name: [read_json(path) for path in (root / "runs" / name).glob("fold_*/run.json")] for name in runs}
     networks = [name for name, folds in facts.items() if not folds[0]["settings"]["classifier"]]
     if not networks:
