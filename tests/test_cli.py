@@ -342,7 +342,7 @@ def test_a_step_without_a_standard_error_ends_with_its_code(tmp_path):
 
 @pytest.mark.parametrize(
     "option, meant",
-    [("--folds", " (did you mean --fold?)"), ("--folds folds", " (did you mean --fold?)"), ("--x=1", "")],
+    [("--folds", " (did you mean --fold?)"), ("--folds folds", " (did you mean --fold?)"), ("--xyz=1", "")],
 )
 def test_an_option_with_a_typing_error_names_the_one_that_was_meant(tmp_path, capsys, option, meant):
     with pytest.raises(SystemExit) as stopped:
