@@ -193,7 +193,7 @@ class Job:
         from facefold.data.fold_methods import parse_method
         from facefold.data.folds import load_folds
         from facefold.models.run_name import CORRECTED_SUFFIX
-        from facefold.runs import is_fold_sealed, run_names
+        from facefold.runs import run_names
         from facefold.training.plan import format_plan, make_plan, measure_workload
         from facefold.utils.processes import start_server, stop_server
 
@@ -202,7 +202,7 @@ class Job:
         suffix = CORRECTED_SUFFIX if corrected else ""
 
         def folds_left(recipe: Recipe) -> int:
-            return sum(not is_fold_sealed(self.target_root, recipe.name + suffix, fold) for fold in range(folds.k))
+            return self.count_left(recipe.name + suffix, folds.k)
 
         if any(map(folds_left, recipes)):
             print("\ntiming a few batches of each recipe, for the plan", flush=True)
@@ -260,14 +260,16 @@ class Job:
             print(format_budget_result(self.budget, time.monotonic() - self.started, left_out))
         return bool(complete)
 
-    def folds_left(self, plan: Plan, suffix: str) -> dict[str, int]:
-        """Return how many folds of each planned run are left, of those that have any."""
+    def count_left(self, name: str, folds: int) -> int:
+        """Return how many of so many folds of a run are not finished."""
         from facefold.runs import is_fold_sealed
 
+        return sum(not is_fold_sealed(self.target_root, name, fold) for fold in range(folds))
+
+    def folds_left(self, plan: Plan, suffix: str) -> dict[str, int]:
+        """Return how many folds of each planned run are left, of those that have any."""
         names = [planned.recipe.name + suffix for planned in plan.recipes]
-        left = {
-            name: sum(not is_fold_sealed(self.target_root, name, fold) for fold in range(plan.folds)) for name in names
-        }
+        left = {name: self.count_left(name, plan.folds) for name in names}
         return {name: count for name, count in left.items() if count}
 
     def report_session(self, left: dict[str, int], stdout: TextIO) -> None:

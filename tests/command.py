@@ -23,6 +23,14 @@ from facefold.utils.console import QUIET_VARIABLE
 from facefold.utils.errors import InputError
 
 SRC = Path(__file__).resolve().parents[1] / "src"
+RECIPE = """
+backbone = "cnn3"
+size = 16
+width = 8
+batch = 8
+epochs = 2
+augment = "none"
+"""
 
 
 def words(name: str, root: Path, *options: object) -> list[str]:

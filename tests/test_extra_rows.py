@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from command import call, refused, run, train_here
+from command import RECIPE, call, refused, run, train_here
 from facefold.data import extra_rows
 from facefold.data.competition import load_competition
 from facefold.data.extra_rows import PREFIX, ExtraRow, ExtraRows, load_extra_rows
@@ -21,7 +21,7 @@ from facefold.training import fold as fold_module
 from facefold.training import workers
 from facefold.utils.files import read_json, write_csv
 from facefold.utils.npy import NpyRows
-from test_pseudo_labels import MEMORISING, RECIPE, write_copies
+from test_pseudo_labels import MEMORISING, write_copies
 from tiny_fold import FROZEN, killed_after_an_epoch
 
 pytestmark = pytest.mark.usefixtures("one_thread")

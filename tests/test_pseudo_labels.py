@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from command import call, refused, run, train_here
+from command import RECIPE, call, refused, run, train_here
 from facefold.data.audit import load_images_hash
 from facefold.data.cache import ImageCache, join_caches
 from facefold.data.pseudo_labels import DEFAULT_WEIGHT, PseudoLabels
@@ -34,14 +34,6 @@ from facefold.utils.npy import NpyRows
 from tiny_fold import FROZEN, TINY, fit, fit_with_kills, killed_after_an_epoch, make_task, same
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-RECIPE = """
-backbone = "cnn3"
-size = 16
-width = 8
-batch = 8
-epochs = 2
-augment = "none"
-"""
 # Enough to learn any labels by heart.
 MEMORISING = RECIPE.replace("epochs = 2", "epochs = 12") + 'lr = 5e-3\ntta = "none"\n'
 PSEUDO = ("--recipe", "demo_cnn", "--pseudo", "demo_cnn,second")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from command import call, refused, train_here
+from command import RECIPE, call, refused, train_here
 from facefold.models.recipe import load_recipe
 from facefold.runs import Identity, fold_dir
 from facefold.task import LABEL, Task
@@ -68,14 +68,6 @@ SECOND = {
 CONFIG = {"lr": 0.1, "fold": 2, "versions": {"torch": "2.15"}}
 RECIPE_RUN = tracked_run(load_recipe("lite0"), Identity("lite0", "recipe", "folds", "images", 3), SUMMARY)
 FOLD, ALL = (TrackedRun("lite0#1+corrected", part, "key", CONFIG) for part in ("fold_2", SUMMARY))
-RECIPE = """
-backbone = "cnn3"
-size = 16
-width = 8
-batch = 8
-epochs = 2
-augment = "none"
-"""
 
 
 @pytest.fixture

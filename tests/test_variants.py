@@ -8,21 +8,13 @@ import pytest
 
 import run_all
 import train
-from command import call, refused, run, train_here
+from command import RECIPE, call, refused, run, train_here
 from facefold.runs import fold_dir, run_names
 from facefold.training import fold as fold_module
 from facefold.training import plan
 from facefold.utils import processes
 from facefold.utils.files import read_json
 
-RECIPE = """
-backbone = "cnn3"
-size = 16
-width = 8
-batch = 8
-epochs = 2
-augment = "none"
-"""
 NAMES = ["demo_cnn", "demo_cnn#1", "demo_cnn#2", "demo_cnn~lr=0.005~size=24@3#1"]
 
 

@@ -1,6 +1,7 @@
 """The last lines of a job: what helped, what to try next and what that costs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from facefold.ensemble.blend import Blend
@@ -38,8 +39,9 @@ def suggest_next(root: Path, blend: Blend, profile: Sequence[str], late: Sequenc
     if late:
         return f"the same command with more time, for {', '.join(late)}"
     runs = blend.leaderboard.loc[blend.leaderboard["kind"] == "recipe", "name"]
-    names = list(dict.fromkeys(name.partition("+")[0] for name in runs))  # + marks what other options added
-    trained, command = {parse_run_name(name).stem for name in names}, "the same command with --recipes"
+    parsed = {name: parse_run_name(name) for name in runs}
+    names = list(dict.fromkeys(parts.recipe for parts in parsed.values()))
+    trained, command = {parts.stem for parts in parsed.values()}, "the same command with --recipes"
     if others := [name for name in profile if name not in trained]:
         more = ",".join([*names, others[0]])
         return f"{command} {more}, as another network errs elsewhere; its plan says for how long"
@@ -47,12 +49,13 @@ def suggest_next(root: Path, blend: Blend, profile: Sequence[str], late: Sequenc
     networks = [name for name, folds in facts.items() if not folds[0]["settings"]["classifier"]]
     if not networks:
         return "look at the errors in the report: the recipes of this machine's profile are trained"
-    best, folds = networks[0], facts[networks[0]]
-    stem = best.partition("+")[0].partition("#")[0]
-    seeds = {facts[name][0]["seed"] for name in runs if name.partition("+")[0].partition("#")[0] == stem}
+    seedless = {name: replace(parts, seed=None, suffixes=()) for name, parts in parsed.items()}
+    best, folds = seedless[networks[0]], facts[networks[0]]
+    seeds = {facts[name][0]["seed"] for name in runs if seedless[name] == best}
     seed = next(number for number in range(1, len(seeds) + 2) if number not in seeds)
     time = format_duration(sum(fold["seconds"] for fold in folds) / min(workers, len(folds)))
-    return f"{command} {','.join([*names, f'{stem}#{seed}'])}, another seed of the best network: about {time} more"
+    more = ",".join([*names, str(replace(best, seed=seed))])
+    return f"{command} {more}, another seed of the best network: about {time} more"
 
 
 def _gain(metric: Metric, value: float) -> str:

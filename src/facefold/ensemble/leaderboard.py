@@ -14,6 +14,7 @@ from facefold.ensemble.scores import score_corrected, score_errors
 from facefold.task import Task
 from facefold.training.trackers import SUMMARY, TrackedRun
 from facefold.training.tracking import Tracker, Tracking
+from facefold.utils.console import format_table
 from facefold.utils.files import sha256_file
 
 _GAIN = ("gain", "gain_low", "gain_high", "gain_p")
@@ -108,9 +109,7 @@ def format_leaderboard(leaderboard: pd.DataFrame, target: Task) -> str:
     for row in leaderboard.to_dict("records"):
         numbers = (cell.format(**row) for cell in cells.values())
         table.append((row["name"], row["kind"], *numbers, row["weights"]))
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
-    return "\n".join(line.rstrip() for line in lines)
+    return format_table(table)
 
 
 def format_headline(facts: dict) -> str:

@@ -19,6 +19,7 @@ from facefold.runs import (
     require_current,
     run_names,
 )
+from facefold.utils.console import format_table
 from facefold.utils.errors import InputError
 from facefold.utils.files import STAGED, csv_text, read_json, staged_files, write_text
 
@@ -117,10 +118,7 @@ def format_run_table(table: pd.DataFrame, folds: Folds) -> str:
     for column in (metric.key, *metric.interval_keys):
         cells[column] = [f"{value:.{metric.digits}f}" if value == value else "-" for value in table[column]]
     cells["seconds"] = [f"{value:,.0f}" if value == value else "-" for value in table["seconds"]]
-    lines = [list(cells.columns), *cells.to_numpy().tolist()]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    padded = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
-    return "\n".join(line.rstrip() for line in padded)
+    return format_table([list(cells.columns), *cells.to_numpy().tolist()])
 
 
 def export_predictions(directory: Path, states: list[RunState], folds: Folds, test_ids: list[str]) -> list[str]:

@@ -10,7 +10,6 @@ Nothing but the standard library is needed, as packages may have to be installed
 """
 
 import csv
-import hashlib
 import json
 import re
 import shutil
@@ -23,7 +22,7 @@ from pathlib import Path
 from facefold.kaggle.kernel import MARK, competition_folders, copy_folder, install_wheels, single_folder
 from facefold.utils.console import parse_budget
 from facefold.utils.errors import InputError
-from facefold.utils.files import format_bytes, read_json, write_json
+from facefold.utils.files import format_bytes, read_json, sha256_text, write_json
 
 SESSION_MARK = "facefold_session.json"
 LIMIT = 20_000_000_000  # bytes that Kaggle keeps of OUTPUT
@@ -265,7 +264,7 @@ def hash_splits(root: Path) -> dict[str, str]:
     with open(root / "cache" / "images.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
         rows = list(csv.reader(file))
     parts = {split: json.dumps([row for row in rows if row[0] == split]) for split in ("train", "test")}
-    return {split: hashlib.sha256(text.encode()).hexdigest() for split, text in parts.items()}
+    return {split: sha256_text(text) for split, text in parts.items()}
 
 
 def _check_settings(recipes: Sequence[str], options: Sequence[str]) -> None:

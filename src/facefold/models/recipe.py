@@ -125,7 +125,7 @@ class Recipe:
 
     def augmented_epoch(self, epoch: int) -> int:
         """Return the epoch whose augmented images that epoch trains on: `views` of them are taken in turn."""
-        return epoch % self.views if self.views else epoch
+        return _in_turn(epoch, self.views)
 
     def caches_stages(self, device: str) -> bool:
         """Whether the activations of what is frozen are computed once and read from the disk; device: cpu or cuda.
@@ -198,7 +198,11 @@ def view_names(recipe: Recipe) -> list[tuple[str, str]]:
 
 def epoch_view_name(epoch: int, views: int) -> str:
     """Return the name of the view that this epoch trains on; `views` are taken in turn, 0: each epoch has its own."""
-    return f"epoch_{epoch % views if views else epoch}"
+    return f"epoch_{_in_turn(epoch, views)}"
+
+
+def _in_turn(epoch: int, views: int) -> int:
+    return epoch % views if views else epoch
 
 
 def recipe_names() -> list[str]:

@@ -33,7 +33,7 @@ class Axis:
 def make_axis(
     table: np.ndarray, reference: float | None = None, signed: bool = False, whole: Collection[int] = ()
 ) -> Axis:
-    """Return the axis on which the rows of table (n, 3), value, low and high, are told apart.
+    """Return the axis on which the rows of table (n, 3), value, low and high, can be distinguished.
 
     A few rows that are far from all others are off the scale.
 

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from facefold.ensemble.blend import Blend
+from facefold.ensemble.leaderboard import picked_row
 from facefold.ensemble.metrics import Metric
 from facefold.report.bars import make_axis
 from facefold.report.gains import gain_unit
@@ -44,7 +45,7 @@ def leaderboard_section(blend: Blend, members: list[Member], metric: Metric) -> 
         corrected = ("corrected_low", "corrected_high")
         columns.append(Column("accuracy against corrected labels", "corrected_accuracy", corrected, "{:.4f}"))
     gains = gain_unit(metric) * board[["gain", "gain_low", "gain_high"]].to_numpy()
-    picked = int(((board["name"] == blend.facts["picked"]) & (board["kind"] == "method")).idxmax())
+    picked = picked_row(board, blend.facts)
     most = [len(members) if row == picked else MOST_WEIGHTS for row in range(len(board))]
     weights = [describe_weights(*both) for both in zip(board["weights"], most, strict=True)]
     return {

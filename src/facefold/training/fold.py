@@ -301,7 +301,7 @@ class FoldTrainer:
 
     def take_step(self, batch: Sequence[Tensor], epoch: int, step: int) -> Tensor:
         """Take training step number `step` on a batch from the loader; return the loss ()."""
-        shape, mix = self.recipe.shape_in(self.recipe.augmented_epoch(epoch)), None
+        shape, mix = self.recipe.shape_in(epoch), None
         if self.recipe.mixes:
             seed = derive_seed(self.task.seed, self.task.fold, "mixup", epoch, step)
             mix = draw_mix(self.recipe, *shape, seed)

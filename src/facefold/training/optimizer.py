@@ -10,17 +10,19 @@ from facefold.models.recipe import Recipe
 
 def make_optimizer(model: Net, recipe: Recipe, device: torch.device) -> torch.optim.Optimizer:
     """Return timm's optimiser over the groups of `parameter_groups`; on a GPU its step can be recorded."""
-    on_gpu = {"fused": True, **({"capturable": True} if recipe.optimizer == "adamw" else {})}
+    on_gpu, adamw = device.type == "cuda", recipe.optimizer == "adamw"
     optimizer = create_optimizer_v2(
         parameter_groups(model, recipe),
         opt=recipe.optimizer,
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
         momentum=recipe.momentum,
-        **(on_gpu if device.type == "cuda" else {}),
+        **({"fused": True} if on_gpu else {}),
+        **({"capturable": True} if on_gpu and adamw else {}),
     )
-    optimizer._warned_capturable_if_run_uncaptured = True  # the first steps are not recorded
-    if device.type == "cuda" and recipe.optimizer == "sgd":
+    if on_gpu and adamw:
+        optimizer._warned_capturable_if_run_uncaptured = True  # the first steps are not recorded
+    elif on_gpu:
         # The fused one leaves its momentum undefined if the first gradient of float16 overflows.
         for group in optimizer.param_groups:
             for parameter in group["params"]:
