@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,9 @@ from facefold.training.jobs import FoldJob, order_jobs
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_file, write_text
 
-ray = pytest.importorskip("ray", reason="the package ray is not installed: pip install -r requirements-cluster.txt")
+if find_spec("ray") is None:
+    pytest.skip("the package ray is not installed: pip install -r requirements-cluster.txt", allow_module_level=True)
+ray = ray_workers.import_ray()  # a bare import would let ray drop lines of two folds that look alike
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
@@ -36,7 +39,6 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 @pytest.fixture(scope="module")
 def address():
     """Start a cluster of one machine with two CPUs; return its address."""
-    ray_workers.import_ray()
     started = Cluster(
         initialize_head=True,
         head_node_args={
