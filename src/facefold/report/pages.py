@@ -66,11 +66,16 @@ def label_issues_page(competition: Competition, issues: pd.DataFrame, neighbours
 
 def predictions_page(table: pd.DataFrame, images: Sequence[Path], title: str, target: Task = LABEL) -> str:
     """Return the HTML of the first `MAX_ROWS` rows of `table`, see `prediction_columns`; images: one per row."""
-    faces = [
-        (path, row, format_prediction(row, target))
+    rows = [
+        (path, picture_name(row), f"label {row['label']}", format_prediction(row, target))
         for path, (_, row) in zip(images, table.head(MAX_ROWS).iterrows(), strict=False)
     ]
-    return render_page("predictions.html.j2", title=title, faces=faces, total=len(table))
+    return render_page("predictions.html.j2", title=title, rows=rows, total=len(table))
+
+
+def picture_name(row: pd.Series) -> str:
+    """Return the file of a row of predictions.csv, and which of its faces it is, where faces were cut out."""
+    return f"{row['file']}, face {row['face']}" if "face" in row else str(row["file"])
 
 
 def column_name(target: str, columns: Sequence[str]) -> str:
