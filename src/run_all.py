@@ -33,6 +33,7 @@ from facefold.options import (
     add_competition_options,
     add_device_option,
     add_engine_options,
+    add_folds_option,
     add_log_option,
     add_seed_option,
     add_settings_option,
@@ -67,7 +68,7 @@ def main() -> None:
     )
     parser.add_argument("--recipes", metavar="A,B", help=f"instead of the profile's: any of {recipe_list()}")
     add_settings_option(parser)
-    parser.add_argument("--folds", type=int, metavar="K", help="default: as many as there are, else 5")
+    add_folds_option(parser, "how many (default: as many as there are, else 5)")
     add_seed_option(parser, "of the folds and of training (default: that of existing folds, else 0)", default=None)
     add_device_option(parser)
     add_weights_dir_option(parser)

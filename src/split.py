@@ -32,7 +32,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from facefold.cli import build_parser, hold_root, path_argument, run_main
-from facefold.options import add_seed_option, add_target_option
+from facefold.options import add_folds_option, add_seed_option, add_target_option
 from facefold.utils.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ GROUPING_NAMES = ("bytes", "near", "none")
 
 def main() -> Folds:
     parser = build_parser(__doc__)
-    parser.add_argument("--folds", type=int, metavar="K", help="how many (default: as the existing folds, else 5)")
+    add_folds_option(parser, "how many (default: as the existing folds, else 5)")
     add_seed_option(parser, "another seed gives other folds (default: as the existing ones, else 0)", default=None)
     parser.add_argument(
         "--groups",

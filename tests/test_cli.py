@@ -137,6 +137,17 @@ def test_a_seed_has_one_rule_in_all_steps(tmp_path, capsys, step, options, seed)
     )
 
 
+@pytest.mark.parametrize("step", ["split", "run_all"])
+@pytest.mark.parametrize("folds", ["1", "0", "-3", "2.5"])
+def test_too_few_folds_are_refused_before_anything_is_read(tmp_path, capsys, step, folds):
+    with pytest.raises(SystemExit) as caught:
+        call(step, tmp_path, f"--folds={folds}")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.endswith(
+        f"error: argument --folds: {folds}: at least 2 folds are needed, 5 are usual\n"
+    )
+
+
 def test_a_size_is_a_number_or_height_and_width(capsys):
     parser = argparse.ArgumentParser()
     add_size_option(parser, "", 224)

@@ -32,6 +32,11 @@ def add_seed_option(parser: argparse.ArgumentParser, help: str, default: int | N
     parser.add_argument("--seed", type=_seed, default=default, help=help)
 
 
+def add_folds_option(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add --folds, the number of folds."""
+    parser.add_argument("--folds", type=_fold_count, metavar="K", help=help)
+
+
 def add_size_option(parser: argparse.ArgumentParser, help: str, default: int | None = None) -> None:
     """Add --size, of images: 224, or 192x128 for height and width."""
     parser.add_argument("--size", type=_size, default=default, metavar="N|HxW", help=help)
@@ -61,6 +66,12 @@ def add_settings_option(parser: argparse.ArgumentParser) -> None:
 def _seed(text: str) -> int:
     if not re.fullmatch("[0-9]+", text) or int(text) > MAX_SEED:
         raise argparse.ArgumentTypeError(f"{text}: a seed is a whole number from 0 to {MAX_SEED}")
+    return int(text)
+
+
+def _fold_count(text: str) -> int:
+    if not re.fullmatch("[0-9]+", text) or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text}: at least 2 folds are needed, 5 are usual")
     return int(text)
 
 

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from facefold.data.competition import Competition
 from facefold.data.csv_file import Findings, quoted, read_csv_rows
 from facefold.data.fold_methods import parse_method
-from facefold.data.folds import Folds, require_fold_count
+from facefold.data.folds import Folds
 from facefold.task import Task
 from facefold.utils.errors import InputError
 
@@ -134,7 +134,6 @@ def cut_in_time(competition: Competition, column: str, k: int) -> np.ndarray:
     for what is neither a number nor an ISO 8601 date (without a zone: UTC), for a mixture of both, and if a block
     would be empty.
     """
-    require_fold_count(k)
     texts, file = train_column(competition, column, "--time")
     row_of = _row_numbers(competition, file)
     findings, times, first = Findings(), [], None

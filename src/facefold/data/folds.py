@@ -130,7 +130,6 @@ def make_folds(
         grouping: What the groups are, a key of `GROUPINGS`.
         target: What `label` is.
     """
-    require_fold_count(k)
     if seed < 0:
         raise InputError(f"seed {seed}: a seed is a whole number from 0 on")
     if set(train["id"]) != set(groups.index) or groups.index.has_duplicates:
@@ -178,12 +177,6 @@ def assign_folds(
     group = groups.loc[train["id"]].to_numpy()
     table = pd.DataFrame({"id": train["id"].to_numpy(), "label": labels, "group": group, "fold": fold})
     return Folds(table, k, seed, sha256_text(csv_text(table)), train_sha256, method, target)
-
-
-def require_fold_count(k: int) -> None:
-    """Raise `InputError` for fewer than two folds."""
-    if k < 2:
-        raise InputError(f"{k} folds: at least 2 are needed, 5 are usual")
 
 
 def require_both_labels(folds: Folds) -> None:
