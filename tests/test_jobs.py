@@ -76,7 +76,7 @@ def root(tmp_path, monkeypatch, make_competition):
     return tmp_path
 
 
-def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
+def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch, capsys):
     split = load_folds(root)
     identity = Identity("tiny", recipes.load_recipe("tiny").hash, split.hash, load_images_hash(root), 0)
     tracker = record(monkeypatch)
@@ -96,6 +96,11 @@ def test_folds_share_the_views_and_the_last_one_removes_them(root, monkeypatch):
     ordered, _ = jobs.order_jobs(folds, ["cpu", "cpu"])
     for job in ordered[:2]:
         job.run(CPU, 0)
+    first, second, third, fourth = capsys.readouterr().out.splitlines()
+    assert [first, third] == [
+        f"tiny frozen stages, part {part} of 2: {views} views begin" for part, views in ((1, 3), (2, 2))
+    ]
+    assert second.startswith("tiny frozen stages, part 1 of 2: 3 views in ") and fourth.endswith(" s")
     kept = {path: path.stat().st_mtime_ns for path in (root / "cache" / "frozen" / "tiny").rglob("*.npy")}
     assert sorted(path.name for path in kept) == [
         "test_mirror.npy",

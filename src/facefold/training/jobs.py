@@ -72,10 +72,11 @@ class FeatureJob:
         model, source, precision = prepare_model(recipe, device, self.weights_dir, pretrained=True)
         features = open_feature_caches(task, model, source, precision, ImageSource(task.train_images, device))
         started, views = time.perf_counter(), view_names(recipe)[self.part :: self.parts]
+        part = f"{self}, part {self.part + 1} of {self.parts}"
+        print_progress(f"{part}: {len(views)} views begin")  # of many images they take minutes
         for split, view in views:
             features[split].compute_view(view)
-        seconds = time.perf_counter() - started
-        print_progress(f"{self}, part {self.part + 1} of {self.parts}: {len(views)} views in {seconds:.0f} s")
+        print_progress(f"{part}: {len(views)} views in {time.perf_counter() - started:.0f} s")
 
 
 @dataclass(frozen=True)
