@@ -93,6 +93,21 @@ def root(finished_runs, tmp_path) -> Path:
     return Path(shutil.copytree(finished_runs, tmp_path / "root"))
 
 
+@pytest.fixture(scope="module")
+def finished_blend(finished_runs, tmp_path_factory) -> Path:
+    """Blend the runs in a copy of the root, and keep what that printed in blend.txt; return the copy."""
+    root = Path(shutil.copytree(finished_runs, tmp_path_factory.mktemp("finished_blend") / "root"))
+    done = run("blend", root)
+    assert done.returncode == 0, done.stderr
+    (root / "blend.txt").write_text(done.stdout)
+    return root
+
+
+@pytest.fixture
+def blended(finished_blend, tmp_path) -> Path:
+    return Path(shutil.copytree(finished_blend, tmp_path / "blended"))
+
+
 def content(root: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted((root / "submissions").iterdir())}
 
@@ -108,18 +123,17 @@ def file_size_limit(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_blend_that_finds_no_room_leaves_the_former_one_whole(root):
-    assert run("blend", root).returncode == 0
-    before = content(root)
+def test_a_blend_that_finds_no_room_leaves_the_former_one_whole(blended):
+    before = content(blended)
     with file_size_limit(1024):
-        done = run("blend", root, "--method", "majority")
+        done = run("blend", blended, "--method", "majority")
     assert done.returncode == 2 and "File too large" in done.stderr and "nothing is lost" in done.stderr
-    assert content(root) == before
-    assert load_blend(root).facts["picked"] == "mean"
+    assert content(blended) == before
+    assert load_blend(blended).facts["picked"] == "mean"
 
 
-def test_a_blend_that_is_killed_between_two_files_is_not_read(root, monkeypatch):
-    assert run("blend", root).returncode == 0
+def test_a_blend_that_is_killed_between_two_files_is_not_read(blended, monkeypatch):
+    root = blended
     before, replace = content(root), os.replace
 
     def killed(source, target):
@@ -138,8 +152,8 @@ def test_a_blend_that_is_killed_between_two_files_is_not_read(root, monkeypatch)
     assert load_blend(root).facts["picked"] == "majority" and set(content(root)) == set(before)
 
 
-def test_the_submission_of_a_method_may_be_removed_but_not_changed(root):
-    assert run("blend", root).returncode == 0
+def test_the_submission_of_a_method_may_be_removed_but_not_changed(blended):
+    root = blended
     (root / "submissions" / "greedy.csv").unlink()
     load_blend(root)
     write_text(root / "submissions" / "majority.csv", "id,label\n")
@@ -147,13 +161,13 @@ def test_the_submission_of_a_method_may_be_removed_but_not_changed(root):
         load_blend(root)
 
 
-def test_foreign_files_and_copies_change_nothing(root):
+def test_foreign_files_and_copies_change_nothing(blended):
+    root = blended
+    before = {name: text for name, text in content_of_files(root).items() if name.endswith(".csv")}
     for folder in ("folds", "runs", "submissions"):
         (root / folder / ".ipynb_checkpoints").mkdir(parents=True)
         (root / folder / ".DS_Store").write_text("")
         (root / folder / "backup").mkdir()
-    assert run("blend", root).returncode == 0
-    before = {name: text for name, text in content_of_files(root).items() if name.endswith(".csv")}
     shutil.copytree(root / "runs" / "lite0", root / "runs" / "lite0 backup")
     shutil.copytree(root / "submissions", root / "submissions" / "copy")
     for step in ("blend", "report", "clean"):
@@ -176,13 +190,12 @@ def test_a_fold_that_cannot_be_trained_again_is_not_removed_by_force(root, monke
     assert {path: path.read_bytes() for path in (root / "runs").rglob("*") if path.is_file()} == before
 
 
-def test_blend_and_report(root):
-    done = run("blend", root)
-    assert done.returncode == 0, done.stderr
+def test_blend_and_report(blended):
+    root = blended
     assert re.fullmatch(
         r"upload submissions/submission\.csv: nested accuracy 0\.\d{4} \[0\.\d{3}, [01]\.\d{3}\] by mean; "
         r"learned weights do not beat the mean",
-        done.stdout.splitlines()[-1],
+        (root / "blend.txt").read_text().splitlines()[-1],
     )
     first = content(root)
     assert list(first) == sorted(
@@ -258,9 +271,8 @@ def test_weights_by_hand_are_used_and_absent_ones_said(root):
     }
 
 
-def test_labels_are_submitted_for_a_sample_of_probabilities_if_they_are_asked_for(root):
-    assert run("blend", root, "--method", "mean").returncode == 0
-    labels = content(root)
+def test_labels_are_submitted_for_a_sample_of_probabilities_if_they_are_asked_for(blended):
+    root, labels = blended, content(blended)
     sample = root / "competition" / "sampleSubmit.csv"
     sample.write_text(sample.read_text().replace(",0\n", ",0.5\n"))
     audited = run("audit", root, "--submission", "labels")
@@ -268,7 +280,7 @@ def test_labels_are_submitted_for_a_sample_of_probabilities_if_they_are_asked_fo
         audited.stdout.splitlines()
     )
     assert run("blend", root, "--method", "mean").returncode == 0
-    assert content(root)["submission.csv"] == labels["submission.csv"]
+    assert content(root)["submission.csv"] == labels["submission.csv"] == labels["mean.csv"]
 
 
 def test_one_recipe_is_its_own_submission(root):
@@ -306,9 +318,9 @@ def test_incomplete_stale_and_torn_runs_are_refused_by_name(root):
     assert "there is nothing to blend: no recipe has been trained" in refused("blend", root)
 
 
-def test_report_refuses_what_does_not_belong_together(root):
+def test_report_refuses_what_does_not_belong_together(root, blended):
     assert "blend.json is missing: nothing was blended yet. Run `python src/blend.py`." in refused("report", root)
-    assert run("blend", root).returncode == 0
+    root = blended
     submission = root / "submissions" / "submission.csv"
     kept = submission.read_text()
     submission.write_text(kept.replace(",1\n", ",0\n"))
