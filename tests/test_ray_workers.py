@@ -31,7 +31,7 @@ ray = ray_workers.import_ray()  # a bare import would let ray drop lines of two 
 from ray.cluster_utils import Cluster  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-FOLDS = [("lite0_96@1", 0), ("demo_cnn@15", 0), ("demo_cnn@15", 1)]
+FOLDS = [("lite0_96~size=32@1", 0), ("demo_cnn@15", 0), ("demo_cnn@15", 1)]
 CPU = torch.device("cpu")
 SRC = Path(__file__).resolve().parents[1] / "src"
 
@@ -71,7 +71,7 @@ def plan_jobs(root: Path, folds=FOLDS):
 
 
 def competition_in(make_competition, root: Path) -> Path:
-    competition = make_competition(root, 60, 20, 96, 2)
+    competition = make_competition(root, 60, 20, 48, 2)
     for name in {name for name, _ in FOLDS}:
         build_caches(competition, load_recipe(name).preprocessing)
     return root
@@ -140,7 +140,7 @@ def test_stopped_dying_and_failing_jobs_leave_the_bytes_of_the_local_engine(
     for epoch in (1, 2):  # there was one before it was stopped, and one before it died
         assert f"demo_cnn@15 fold 0 epoch {epoch}/15" not in again
     assert not list(root.rglob("checkpoint*")) and not list((root / "cache").glob(".ray*"))
-    assert (root / "cache" / "frozen" / "lite0_96@1").is_dir()  # fold 1 has not been trained
+    assert (root / "cache" / "frozen" / "lite0_96~size=32@1").is_dir()  # fold 1 has not been trained
 
 
 def test_a_job_that_fits_on_no_machine_is_refused(make_competition, tmp_path, cluster, monkeypatch, capsys):
