@@ -120,7 +120,7 @@ def cue_auc(name: str, traits: np.ndarray, labels: np.ndarray) -> Cue:
     n = len(labels)
     margin = float(np.mean([_Z95 * math.sqrt((n + 1) / (12 * count * (n - count))) for count in counts]))
     folds = min(_FOLDS, counts.min())
-    if folds < 2:
+    if folds < 2 or (traits == traits[0]).all():  # where all images are alike a tree has one leaf
         return Cue(name, "AUC", 0.5, 0.5, margin)
     leaf = max(5, n // _LEAF_SHARE)
     tree = DecisionTreeClassifier(max_leaf_nodes=_LEAVES, min_samples_leaf=leaf, random_state=0)
