@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 import command
+from facefold.data.synthetic import write_synthetic_competition
 
 
 def run(step, root, *options, code=0):
@@ -102,31 +103,32 @@ def test_folds_of_identical_bytes_divide_near_duplicates_and_stay_until_others_a
     assert method.endswith("group: near-duplicate images")
 
 
-def test_a_picture_of_two_thirds_of_the_rows_is_named_with_what_to_do(synthetic, tmp_path):
-    root = Path(shutil.copytree(synthetic[0] / "competition", tmp_path / "root" / "competition")).parent
+def test_a_picture_of_two_thirds_of_the_rows_is_named_with_what_to_do(tmp_path):
+    root = tmp_path / "root"
+    write_synthetic_competition(root, train=60, test=20, size=64)
     grey = cv2.imencode(".jpg", np.full((64, 64, 3), 128, np.uint8))[1].tobytes()
-    for id in range(101, 501):
+    for id in range(11, 51):
         (root / "competition" / "train" / f"{id}.jpg").write_bytes(grey)
     text = run("split", root).splitlines()
     advice = "`--groups none` (every row by itself: rows of one picture then judge models that have seen it)."
     assert text[2] == (
-        "note: 400 of 600 rows show the picture of train/101.jpg or nearly so, and a group is never divided: the folds "
-        "are unequal, for one of 5 should have 120 rows. Look at it: if it stands for images that are missing, take "
+        "note: 40 of 60 rows show the picture of train/11.jpg or nearly so, and a group is never divided: the folds "
+        "are unequal, for one of 5 should have 12 rows. Look at it: if it stands for images that are missing, take "
         f"these rows out; to divide them, use {advice}"
     )
     assert run("split", root).splitlines()[2] == text[2]  # also of folds that are kept
     assert sum(line.startswith("fold ") for line in text) == 5
     text = run("split", root, "--groups", "none").splitlines()
-    assert [line[:34].split()[2] for line in text if line.startswith("fold ")] == ["120"] * 5
+    assert [line[:34].split()[2] for line in text if line.startswith("fold ")] == ["12"] * 5
     assert not any(line.startswith("note") for line in text)
     method = json.loads((root / "folds" / "folds.json").read_text())["method"]
     assert method == "StratifiedGroupKFold(shuffle=True) of scikit-learn; group: each image by itself"
-    for number, id in enumerate(range(101, 501)):  # the same picture in other bytes
+    for number, id in enumerate(range(11, 51)):  # the same picture in other bytes
         (root / "competition" / "train" / f"{id}.jpg").write_bytes(
-            (root / "competition" / "train" / "1.jpg").read_bytes() + bytes([number // 200, number % 200])
+            (root / "competition" / "train" / "1.jpg").read_bytes() + bytes([number])
         )
     text = run("split", root, "--groups", "near")
-    assert "\nnote: 40" in text and "train/1.jpg or nearly so" in text
+    assert "\nnote: 4" in text and "train/1.jpg or nearly so" in text
     assert f"use `--groups bytes` (together stays what has the same bytes) or {advice}\n" in text
     assert "\nnote: " not in run("split", root, "--groups", "bytes")
 

@@ -17,14 +17,14 @@ from facefold.utils.errors import InputError
 
 
 def case(shift: float, rows: int = 1500) -> tuple[OofMatrix, Stacked]:
-    """Three members whose probabilities are all too high by `shift`."""
+    """Three members in three folds, whose probabilities are all too high by `shift`."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, rows)
     prob = np.clip(0.5 + shift + 0.12 * (2 * labels - 1)[:, None] + 0.12 * rng.normal(size=(rows, 3)), 0, 1)
-    test = np.clip(0.5 + shift + 0.2 * rng.normal(size=(5, 200, 3)), 0, 1)
+    test = np.clip(0.5 + shift + 0.2 * rng.normal(size=(3, 200, 3)), 0, 1)
     ids = [str(i) for i in range(rows)]
     test_ids = [f"t{i}" for i in range(200)]
-    matrix = OofMatrix(ids, labels, np.arange(rows) % 5, np.array(ids), ["a", "b", "c"], prob, test_ids, test)
+    matrix = OofMatrix(ids, labels, np.arange(rows) % 3, np.array(ids), ["a", "b", "c"], prob, test_ids, test)
     return matrix, Stacked(prob.mean(axis=1), test.mean(axis=(0, 2)))
 
 

@@ -32,7 +32,7 @@ BREEDS = Task(kind="multiclass", classes=("akita", "beagle", "corgi"))
 
 
 def case(task: Task, rows: int = 300, skew: float = 0.0) -> tuple[OofMatrix, Stacked]:
-    """Two members of a task, whose last class is too unlikely by `skew` in the logarithm."""
+    """Two members of a task in three folds, whose last class is too unlikely by `skew` in the logarithm."""
     draw, classes = np.random.default_rng(0), len(task.classes)
     labels = draw.permutation(np.arange(rows) % classes)
 
@@ -43,9 +43,9 @@ def case(task: Task, rows: int = 300, skew: float = 0.0) -> tuple[OofMatrix, Sta
         prob = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
         return prob if task.multiclass else prob[:, :, 1]
 
-    prob, test = members(labels), np.stack([members(np.arange(40) % classes) for _ in range(5)])
+    prob, test = members(labels), np.stack([members(np.arange(40) % classes) for _ in range(3)])
     ids, test_ids = [str(row) for row in range(rows)], [f"t{row}" for row in range(40)]
-    matrix = OofMatrix(ids, labels, np.arange(rows) % 5, np.array(ids), ["x", "y"], prob, test_ids, test, task)
+    matrix = OofMatrix(ids, labels, np.arange(rows) % 3, np.array(ids), ["x", "y"], prob, test_ids, test, task)
     return matrix, Stacked(prob.mean(axis=1), test.mean(axis=(0, 2)))
 
 
@@ -170,11 +170,11 @@ def test_new_images_that_are_the_test_images_get_their_predictions(method, monke
     matrix = replace(matrix, fold_test_prob=np.round(matrix.fold_test_prob, 9))
     blend = make_blend(matrix, fit_feature_stackers(matrix, known_features), method, "auto")
     names = [f"/t{row}" for row in range(40)]
-    features = {k: known_features(k, "test", matrix.test_ids) for k in range(5)}
+    features = {k: known_features(k, "test", matrix.test_ids) for k in range(3)}
 
     def predict_folds(directory, name, runs, images, device, scratch):
         j = matrix.names.index(name)
-        return [FoldPrediction(matrix.fold_test_prob[k, :, j], features[k][:, 6 * j : 6 * j + 6], "") for k in range(5)]
+        return [FoldPrediction(matrix.fold_test_prob[k, :, j], features[k][:, 6 * j : 6 * j + 6], "") for k in range(3)]
 
     monkeypatch.setattr(apply, "_open", lambda path, _: np.zeros((8, 8, 3), np.uint8))
     monkeypatch.setattr(apply, "trained_recipe", lambda name, runs: SimpleNamespace(preprocessing="", embeddings=""))
