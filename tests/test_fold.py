@@ -53,7 +53,11 @@ def test_it_learns_and_fills_the_contract(tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [TINY, PLATEAU, {**TINY, "epochs": 2, "optimizer": "sgd", "lr": 0.05, "ema": 0.0, "precision": "bfloat16"}],
+    [
+        TINY,
+        {**PLATEAU, "lr": 0.1},
+        {**TINY, "epochs": 2, "optimizer": "sgd", "lr": 0.05, "ema": 0.0, "precision": "bfloat16"},
+    ],
     ids=["adamw", "plateau", "sgd"],
 )
 def test_killed_and_resumed_gives_the_same_bytes(tmp_path, monkeypatch, settings):
