@@ -15,6 +15,7 @@ import torch
 
 from facefold import cli
 from facefold.cli import run_main
+from facefold.ensemble import methods
 from facefold.models import recipe as recipes
 from facefold.models import requirements
 from facefold.training import workers
@@ -85,6 +86,12 @@ def run_jobs_here(jobs: list, devices: list[str], after: dict | None = None, may
     for job in jobs:
         if may_start is None or may_start(job, []):
             job.run(torch.device("cpu"), 0)
+
+
+def few_methods(patch: pytest.MonkeyPatch) -> None:
+    """Blend two classes by few methods, which saves the seconds of all others where a test is not about them."""
+    few = {name: methods.METHODS[name] for name in ("mean", "best_single", "second_pass")}
+    patch.setitem(methods.METHODS_OF_KIND, "binary", few)
 
 
 def feature_bytes(recipe_list: list[recipes.Recipe], train_rows: int, test_rows: int) -> list[int]:

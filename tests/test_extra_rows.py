@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from command import RECIPE, call, refused, run, train_here
+from command import RECIPE, call, few_methods, refused, run, train_here
 from facefold.data import extra_rows
 from facefold.data.competition import load_competition
 from facefold.data.extra_rows import PREFIX, ExtraRow, ExtraRows, load_extra_rows
@@ -295,7 +295,8 @@ def test_frozen_stages_have_the_augmented_views_of_the_extra_rows_too(root, fold
     assert key not in [path.name for path in caches.iterdir()]  # activations of other images
 
 
-def test_a_run_with_extra_rows_is_blended_reported_and_predicted_with_like_any_other(root, folder):
+def test_a_run_with_extra_rows_is_blended_reported_and_predicted_with_like_any_other(root, folder, monkeypatch):
+    few_methods(monkeypatch)
     extra = ("--recipe", "demo_cnn", "--extra", folder)
     call("train", root, *extra)
     call("train", root, *extra, "--pseudo", NAME)

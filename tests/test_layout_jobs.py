@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from command import run, train_here
+from command import few_methods, run, train_here
 from facefold.task import Task
 from layouts import AGES, GENDER, GROUP, LAYOUTS, TEST, WORDS, write
 
@@ -23,6 +23,7 @@ augment = "none"
 def quick_training(tmp_path, monkeypatch, one_thread):
     """Train a tiny recipe in this process, which saves the seconds of each start."""
     train_here(tmp_path / "recipes", monkeypatch, demo_cnn=RECIPE)
+    few_methods(monkeypatch)
 
 
 def answers(layout: str, task: Task) -> np.ndarray:

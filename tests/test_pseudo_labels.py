@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from command import RECIPE, call, refused, run, train_here
+from command import RECIPE, call, few_methods, refused, run, train_here
 from facefold.data.audit import load_images_hash
 from facefold.data.cache import ImageCache, join_caches
 from facefold.data.pseudo_labels import DEFAULT_WEIGHT, PseudoLabels
@@ -260,7 +260,8 @@ def test_runs_of_other_folds_are_refused(root):
     assert "it was trained with other folds" in refused("train", root, *PSEUDO)
 
 
-def test_a_run_with_pseudo_labels_is_blended_reported_and_predicted_with_like_any_other(root):
+def test_a_run_with_pseudo_labels_is_blended_reported_and_predicted_with_like_any_other(root, monkeypatch):
+    few_methods(monkeypatch)
     (root / "corrections.csv").write_text("id,action\n3,drop\n")
     call("train", root, *PSEUDO)
     call("train", root, "--recipe", "second", "--pseudo", "demo_cnn+pseudo", "--pseudo-weight", "0.25")

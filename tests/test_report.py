@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import browser
-from command import call
+from command import call, few_methods
 from facefold.data.folds import load_folds, make_folds, write_folds
-from facefold.ensemble import methods
 from facefold.ensemble.blend import Blend
 from facefold.ensemble.calibration import CALIBRATION_C, cross_fitted
 from facefold.report import galleries
@@ -159,9 +158,8 @@ def test_none_one_and_all_rows_wrong_and_a_fold_without_a_class(tmp_path, make_c
     ]
     (tmp_path / "competition" / "meta.csv").write_text(META + "".join(rows))
     fabricate(tmp_path, {"lite0": 0.0, "mobilenetv2": 0.3}, competition.ids("train")[:wrong])
-    quick = {name: methods.METHODS[name] for name in ("mean", "best_single", "second_pass")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(methods.METHODS_OF_KIND, "binary", quick)
+        few_methods(patch)
         for step in ("blend", "report", "clean"):
             call(step, tmp_path)
     text = (tmp_path / "report.html").read_text()
@@ -206,9 +204,8 @@ def page(tmp_path_factory, make_competition) -> Path:
     rows = [f"{id},{number % 97},{('red', 'blue', '')[number % 3]}\n" for number, id in enumerate(ids)]
     (root / "competition" / "meta.csv").write_text("id,age,hair\n" + "".join(rows))
     fabricate(root, {"lite0": 2.0, "lite0~size=96": 2.2, "lite0+extra": 1.8, LONG: 2.3, "mobilenetv2": 2.4})
-    quick = {name: methods.METHODS[name] for name in ("mean", "best_single", "second_pass")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(methods.METHODS_OF_KIND, "binary", quick)
+        few_methods(patch)
         for step in ("blend", "report"):
             call(step, root)
     return root / "report.html"

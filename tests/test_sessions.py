@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 import run_all
-from command import call, run, work_here
+from command import call, few_methods, run, work_here
 from facefold.data.synthetic import SYNTHETIC_MARKER, write_synthetic_competition
 from facefold.kaggle import session
 from facefold.training import budget, fold, plan
@@ -60,6 +60,7 @@ def patched(one_thread):
 
     with pytest.MonkeyPatch.context() as patch:
         work_here(patch)
+        few_methods(patch)
         rates = plan.Rates(0.0, 0.0, 0.0, 0.0)
         patch.setattr(plan, "time_recipes", lambda recipes, devices, target: ([rates for _ in recipes], 0.0))
         patch.setattr(processes, "start_server", lambda: None)

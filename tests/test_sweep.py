@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import sweep as step
-from command import refused, run, train_here
+from command import few_methods, refused, run, train_here
 from facefold.training import fold as fold_module
 from facefold.training import sweep
 from facefold.utils.errors import InputError
@@ -121,6 +121,7 @@ def test_a_budget_starts_no_further_generation_and_more_of_it_goes_on(tiny, make
 
 
 def test_the_best_is_scored_on_the_other_folds(tiny, make_competition, tmp_path, monkeypatch):
+    few_methods(monkeypatch)
     make_competition(tmp_path, 80, 20, 32, 2)
     monkeypatch.setattr(step, "run_step", lambda name, *options: run(name, tmp_path, *options[2:]))
     found = run("sweep", tmp_path, "--recipe", "wild", "--over", "lr=3e-3,1")
