@@ -230,7 +230,7 @@ def test_stopped_in_training_the_same_command_does_only_what_is_missing_to_the_s
     shutil.rmtree(finished, ignore_errors=True)
     shutil.copytree(undisturbed / "runs" / "demo_cnn" / "fold_1", finished)
     before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
-    steps_here(monkeypatch, apart=("split",))  # the workers of train.py are processes of their own here too
+    steps_here(monkeypatch, apart=("train",))  # which has processes of its own to start and to end
     again = run("run_all", root, *FEW, "--budget", "20h")
     assert again.returncode == 0 and again.stderr == ""
     lines = again.stdout.strip().splitlines()
