@@ -38,7 +38,7 @@ def test_the_gain_counts_the_choice_of_both():
         "blending: +1.23 points of accuracy over the best recipe alone [+0.10, +2.36], both as other folds choose them"
     )
     number = Task(kind="regression", name="age", metric="mae")
-    assert describe_gain(blend_of(*BOARD, task=number)).startswith("blending: +0.0123 of mean absolute error over the")
+    assert describe_gain(blend_of(*BOARD, task=number)).startswith("blending: +0.012 of mean absolute error over the")
     assert describe_gain(blend_of(*BOARD, picked="best_single")) == "no blend beats lite0 alone by a real margin"
     assert describe_gain(blend_of(BOARD[1])) == "lite0 alone: there is nothing to blend it with"
     mate = ("mate (not verified here)", "added")

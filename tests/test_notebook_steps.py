@@ -24,7 +24,7 @@ from facefold.data.folds import Folds
 from facefold.report.audit_text import findings_table
 from facefold.report.tables import count_rows
 from facefold.task import LABEL, Task, task_named
-from facefold.training.trackers import set_client_environment
+from facefold.training.trackers import CLIENT_ENVIRONMENT
 from facefold.utils.errors import InputError
 from facefold.utils.processes import ENVIRONMENT, set_environment
 
@@ -211,7 +211,7 @@ def test_errors_are_those_of_the_command_in_a_line(parsed, capsys, step, options
 def test_a_step_that_stops_leaves_the_process_as_it_was(parsed, monkeypatch, stop, raised, line):
     def end(_) -> None:
         set_environment()
-        set_client_environment()
+        set_environment(CLIENT_ENVIRONMENT)
         del os.environ["WANDB_SERVICE"]
         os.environ["WANDB_MODE"] = "offline"
         assert sys.argv == ["split.py"]

@@ -59,7 +59,7 @@ def suggest_next(root: Path, blend: Blend, profile: Sequence[str], late: Sequenc
 
 
 def _gain(metric: Metric, value: float) -> str:
-    return f"{100 * value:+.2f}" if metric.points else f"{value:+.4f}"
+    return f"{metric.gain_scale * value:+.{metric.gain_digits}f}"
 
 
 def _unit(metric: Metric) -> str:

@@ -78,6 +78,16 @@ class Metric:
         """Whether gains are printed in points, hundredths."""
         return self.key == "accuracy"
 
+    @property
+    def gain_scale(self) -> float:
+        """What gains are multiplied by in the report and the last lines of a job."""
+        return 100.0 if self.points else 1.0
+
+    @property
+    def gain_digits(self) -> int:
+        """To print of a gain times `gain_scale`."""
+        return 2 if self.points else self.digits
+
     def score(self, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Return rows and `columns` of scores (n,) or (n, C) on labels or values (n,)."""
         result = asdict(self.base(scores, labels))

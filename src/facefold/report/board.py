@@ -6,7 +6,6 @@ from facefold.ensemble.blend import Blend
 from facefold.ensemble.leaderboard import picked_row
 from facefold.ensemble.metrics import Metric
 from facefold.report.bars import make_axis
-from facefold.report.gains import gain_unit
 from facefold.runs import Member
 
 MOST_WEIGHTS = 3  # of a method that was not picked
@@ -44,7 +43,7 @@ def leaderboard_section(blend: Blend, members: list[Member], metric: Metric) -> 
     if blend.facts["corrections"]:
         corrected = ("corrected_low", "corrected_high")
         columns.append(Column("accuracy against corrected labels", "corrected_accuracy", corrected, "{:.4f}"))
-    gains = gain_unit(metric) * board[["gain", "gain_low", "gain_high"]].to_numpy()
+    gains = metric.gain_scale * board[["gain", "gain_low", "gain_high"]].to_numpy()
     picked = picked_row(board, blend.facts)
     most = [len(members) if row == picked else MOST_WEIGHTS for row in range(len(board))]
     weights = [describe_weights(*both) for both in zip(board["weights"], most, strict=True)]

@@ -41,35 +41,26 @@ class Comparison(NamedTuple):
         return self.gain.p < SIGNIFICANT
 
 
-def gain_unit(metric: Metric) -> float:
-    """Return by what gains are multiplied on the page: those in accuracy are in points, hundredths."""
-    return 100.0 if metric.points else 1.0
-
-
-def gain_format(metric: Metric) -> str:
-    """Return the format of a gain times `gain_unit`."""
-    return f"{{:+.{2 if metric.points else metric.digits}f}}"
-
-
 def format_gain(gain: float, low: float, high: float, metric: Metric) -> tuple[str, str]:
     """Return a gain and its interval as text."""
-    value, low, high = (gain_format(metric).format(gain_unit(metric) * number) for number in (gain, low, high))
+    value, low, high = (f"{metric.gain_scale * number:+.{metric.gain_digits}f}" for number in (gain, low, high))
     return value, f"{low} to {high}"
 
 
 def gains_section(blend: Blend, members: list[Member], target: Task) -> dict[str, Any]:
     """Return the comparisons with the axis of each group, and what gains are called and how they are written."""
     metric = target_metric(target)
-    groups, unit = compare_means(blend, members, target), gain_unit(metric)
+    groups = compare_means(blend, members, target)
     rows = {
         heading: [(row.gain.gain, row.gain.low, row.gain.high) for row in group] for heading, group in groups.items()
     }
     return {
         "means": groups,
-        "mean_axes": {name: make_axis(unit * np.array(group), 0.0, signed=True) for name, group in rows.items()},
-        "unit": unit,
+        "mean_axes": {
+            name: make_axis(metric.gain_scale * np.array(group), 0.0, signed=True) for name, group in rows.items()
+        },
         "gain_name": "points" if metric.points else "gain",
-        "gain_format": gain_format(metric),
+        "gain_format": f"{{:+.{metric.gain_digits}f}}",
         "format_gain": lambda *gain: format_gain(*gain, metric),
     }
 

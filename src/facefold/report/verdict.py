@@ -9,7 +9,7 @@ from facefold.ensemble.leaks import announce_leaks, describe_leaks, used_leaks
 from facefold.ensemble.metrics import Metric, target_metric
 from facefold.ensemble.trust import describe_added, knowing_members
 from facefold.report.bars import make_axis
-from facefold.report.gains import format_gain, gain_unit
+from facefold.report.gains import format_gain
 from facefold.runs import Member
 from facefold.task import Task
 
@@ -56,7 +56,7 @@ def first_screen(blend: Blend, members: list[Member], target: Task, noise: Answe
         names = {"mean": ("mean", f"of all {len(members)}"), "best_single": ("best single", "")}
         scores += [(*text, *methods.loc[name, keys]) for name, text in names.items()]
         gains.append((*names["mean"], *methods.loc["mean", ["gain", "gain_low", "gain_high"]]))
-    gains = [(name, note, *(gain_unit(metric) * value for value in values)) for name, note, *values in gains]
+    gains = [(name, note, *(metric.gain_scale * value for value in values)) for name, note, *values in gains]
     answers = [_method(facts, members), *_blending(facts, members, metric), *_leaks(facts, target)]
     answers += [*([noise] if noise else []), *_added(facts), *_extra(members), *_corrections(facts)]
     gain_axis = make_axis([row[2:] for row in gains], 0.0, signed=True, whole=range(len(gains))) if gains else None

@@ -18,13 +18,14 @@ from typing import Protocol
 
 from facefold.task import Task
 from facefold.utils.files import sha256_text
+from facefold.utils.processes import set_environment
 
 SUMMARY = "summary"
 EPOCH_FIGURE = "loss/train"  # one that each epoch has
 CLIENT_VARIABLES = ("WANDB_", "MLFLOW_")  # how the names of those begin that configure the clients
 # What the clients read when they are imported, for what the user has not set: how long a server that is down is tried,
 # which would be minutes, and in W&B without an end.
-_ENVIRONMENT = {
+CLIENT_ENVIRONMENT = {
     "WANDB_INIT_TIMEOUT": "10",
     "WANDB_FINISH_TIMEOUT": "30",
     "WANDB_FINISH_TIMEOUT_RAISES": "true",
@@ -131,7 +132,7 @@ class WandB:
     """
 
     def __init__(self, root: Path, task: Task, name: str, run: TrackedRun, resumed: bool):
-        set_client_environment()
+        set_environment(CLIENT_ENVIRONMENT)
         import wandb
 
         directory, key = Path(os.environ.get("WANDB_DIR") or root), sha256_text(f"{name} {run.key} {run.part}")[:12]
@@ -178,7 +179,7 @@ class MLflow:
     """A run of MLflow, found again by its tags."""
 
     def __init__(self, root: Path, task: Task, name: str, run: TrackedRun, resumed: bool):
-        set_client_environment()
+        set_environment(CLIENT_ENVIRONMENT)
         from mlflow import MlflowClient
         from mlflow.entities import Param
 
@@ -219,12 +220,6 @@ class MLflow:
 
     def close(self, failed: bool) -> None:
         self._client.set_terminated(self._id, "FAILED" if failed else "FINISHED")
-
-
-def set_client_environment() -> None:
-    """Put `_ENVIRONMENT` where the clients find it; what the user has set stays."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
 
 
 def has_local_mlflow() -> bool:

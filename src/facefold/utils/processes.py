@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, get_context, parent_process, resource_tracker
@@ -30,9 +30,9 @@ ENVIRONMENT = {
 LIBRARIES = ["torch", "timm", "albumentations", "cv2", "pandas", "safetensors.torch", "sklearn.model_selection"]
 
 
-def set_environment() -> None:
-    """Put `ENVIRONMENT` where processes started from now on find it; what the user has set stays."""
-    for name, value in ENVIRONMENT.items():
+def set_environment(variables: Mapping[str, str] = ENVIRONMENT) -> None:
+    """Put variables where imports and processes started from now on find them; what the user has set stays."""
+    for name, value in variables.items():
         os.environ.setdefault(name, value)
 
 
