@@ -89,7 +89,7 @@ def predict_test_images(args: argparse.Namespace) -> None:
 
 def predict_pictures(args: argparse.Namespace) -> None:
     """Predict new pictures by the last blend."""
-    from facefold.data.faces import MEASURED_IMAGES, cut_out_faces, list_photographs, whole_photographs
+    from facefold.data.faces import FACE_COLUMNS, MEASURED_IMAGES, cut_out_faces, list_photographs, whole_photographs
 
     root, out = args.root.resolve(), args.out or args.root.resolve() / "predictions.csv"
     if out.suffix != ".csv":
@@ -136,7 +136,7 @@ def predict_pictures(args: argparse.Namespace) -> None:
         decisions = scores.argmax(axis=1) if task.multiclass else decide(scores)
         table = table.assign(**prediction_columns(scores, decisions, task))
         for target, model in targets.items():
-            name = column_name(target.name, table.columns)
+            name = column_name(target.name, [*FACE_COLUMNS, *table.columns])
             table[name] = predict_images(model, cut, device, scratch / target.name)
         write_csv(out, table)
         pictures = "images" if args.no_detect else "faces"

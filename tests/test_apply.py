@@ -198,22 +198,25 @@ def test_the_likelier_label_comes_first():
 
 
 def test_a_number_beside_the_label_is_predicted_as_in_its_runs(root, tmp_path, capsys):
+    height = task_named("height")  # with and without --no-detect, a column of that name would be the box of a face
     ids = load_competition(root).train["id"]
-    (root / "competition" / "meta.csv").write_text("id,age\n" + "".join(f"{id},{int(id) % 60}\n" for id in ids))
-    call("split", root, "--target", "age", "--folds", "2")
-    folds = load_folds(root, AGE)
-    identity = Identity("small", recipes.load_recipe("small").hash, folds.hash, load_images_hash(root), 0, target="age")
+    (root / "competition" / "meta.csv").write_text("id,height\n" + "".join(f"{id},{int(id) % 60}\n" for id in ids))
+    call("split", root, "--target", "height", "--folds", "2")
+    folds = load_folds(root, height)
+    identity = Identity(
+        "small", recipes.load_recipe("small").hash, folds.hash, load_images_hash(root), 0, target="height"
+    )
     for fold in range(2):
         FoldJob(root, recipes.load_recipe(identity.recipe), identity, NO_CORRECTIONS, fold, None, 0).run(CPU, 0)
-    call("blend", root, "--target", "age")
+    call("blend", root, "--target", "height")
     paths = [root / "competition" / "test" / f"{id}.jpg" for id in ("81", "90")]
     capsys.readouterr()
     call("predict", root, "--no-detect", "--out", tmp_path / "p.csv", *paths)
-    member = load_member(AGE.directory(root), None, "small", folds, load_competition(root).test["id"].tolist())
+    member = load_member(height.directory(root), None, "small", folds, load_competition(root).test["id"].tolist())
     expected = member.test.mean(axis=1).loc[["81", "90"]]
     table = pd.read_csv(tmp_path / "p.csv")
-    assert table.columns.tolist()[-3:] == ["prob", "label", "age"]
-    np.testing.assert_allclose(table["age"], expected, atol=1e-4)
+    assert table.columns.tolist()[-3:] == ["prob", "label", "target_height"]
+    np.testing.assert_allclose(table["target_height"], expected, atol=1e-4)
     assert f"81.jpg: {format_prediction(table.loc[0])}\n" in capsys.readouterr().out
 
 

@@ -132,7 +132,7 @@ def undivided(tmp_path_factory, upload, patched) -> Kaggle:
     return kaggle
 
 
-def test_three_sessions_end_with_the_bytes_of_one(tmp_path, upload, undivided, patched, capsys):
+def test_three_sessions_end_with_the_bytes_of_one(tmp_path, upload, undivided, patched, monkeypatch, capsys):
     kaggle = Kaggle(tmp_path, upload, upload.parent / "competition", patched)
     assert kaggle.run("1500s") == 2
     first = capsys.readouterr().out
@@ -149,7 +149,7 @@ def test_three_sessions_end_with_the_bytes_of_one(tmp_path, upload, undivided, p
     assert f"continuing with {RUN} (0 of 2 folds finished)" in second
     assert f"{RUN}: 1 of 2 folds are left" in second and f"facefold: {RUN} (1 of 2 folds finished)" in second
 
-    patched.reports = True
+    monkeypatch.setattr(patched, "reports", True)
     assert kaggle.run("8h30m") == 2
     third = capsys.readouterr().out
     assert f"{RUN} (2 of 2 folds finished)\nall is trained. Where the competition runs" in third

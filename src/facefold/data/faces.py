@@ -27,7 +27,7 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
     *(".jp2", ".avif", ".ppm", ".pgm", ".heic", ".heif"),
 )
-_COLUMNS = ["file", "face", "x", "y", "width", "height"]
+FACE_COLUMNS = ["file", "face", "x", "y", "width", "height"]
 
 
 class Face(NamedTuple):
@@ -155,7 +155,7 @@ def cut_out_faces(
         raise InputError.of(
             "no face was found in:", map(str, without), "If they are cut as the training images are, use --no-detect."
         )
-    return pd.DataFrame(rows, columns=_COLUMNS), cut, without
+    return pd.DataFrame(rows, columns=FACE_COLUMNS), cut, without
 
 
 def cut_face(photo: np.ndarray, face: Face, template: Template) -> np.ndarray:

@@ -118,8 +118,8 @@ def make_folds(
 ) -> Folds:
     """Split the train rows into folds with equal shares of the labels, or of the bins of values; no group is divided.
 
-    Raises `InputError` if k < 2, or if a fold would lack one of two classes or a bin. Of more classes, one with fewer
-    groups than folds is in as many folds as it can; then only an empty fold is refused.
+    Raises `InputError` if a fold would lack one of two classes or a bin. Of more classes, one with fewer groups than
+    folds is in as many folds as it can; then only an empty fold is refused.
 
     Args:
         train: id,label of all rows, as from `target_rows`.
