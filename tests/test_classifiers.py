@@ -422,5 +422,5 @@ def test_two_recipes_are_trained_blended_and_predict_new_images(root):
     call("predict", root, "--no-detect", root / "competition" / "test", "--device", "cpu")
     predicted = pd.read_csv(root / "predictions.csv")["prob"]
     blended = pd.read_csv(root / "submissions" / "test_blend.csv")["prob"]
-    assert np.sort(predicted) == pytest.approx(np.sort(blended), abs=2e-6)  # of six decimals
+    assert np.sort(predicted) == pytest.approx(np.sort(blended))
     assert run("clean", root).returncode == 0
