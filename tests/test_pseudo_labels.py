@@ -326,7 +326,7 @@ def test_on_shuffled_labels_the_score_stays_at_chance(tmp_path, monkeypatch):
     (recipes.RECIPES_DIR / "demo_cnn.toml").write_text(MEMORISING)
     write_copies(root, count)
     assert run("audit", root).returncode == 0
-    call("split", root, "--folds", "2")
+    call("split", root, "--folds", "3")
     call("train", root, "--recipe", "demo_cnn", "--quiet")
 
     def accuracy() -> float:
@@ -339,7 +339,7 @@ def test_on_shuffled_labels_the_score_stays_at_chance(tmp_path, monkeypatch):
 
     def load_naive(root, pseudo, fold, *args):
         """Return the mean over the models of all folds, as the blend of a submission is."""
-        each = [load(root, pseudo, other, *args) for other in range(2)]
+        each = [load(root, pseudo, other, *args) for other in range(3)]
         return dataclasses.replace(each[0], values=np.mean([soft.values for soft in each], axis=0))
 
     monkeypatch.setattr(soft_labels, "load_soft_labels", load_naive)
@@ -347,4 +347,4 @@ def test_on_shuffled_labels_the_score_stays_at_chance(tmp_path, monkeypatch):
     naive, error = accuracy(), 0.5 / np.sqrt(count)
     print(f"accuracy on {count} shuffled labels: {honest:.3f}; by the models of all folds {naive:.3f}")
     assert abs(honest - 0.5) <= 3 * error
-    assert naive > 0.5 + 5 * error
+    assert naive > 0.5 + 6 * error
