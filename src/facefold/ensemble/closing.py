@@ -21,7 +21,7 @@ def describe_gain(blend: Blend) -> str:
         return f"{single} alone: there is nothing to blend it with"
     if picked == "best_single":
         return f"no blend beats {single} alone by a real margin"
-    gain, low, high = (_gain(metric, blend.facts["gain_over_best_single"][key]) for key in ("gain", "low", "high"))
+    gain, low, high = (metric.signed_gain(blend.facts["gain_over_best_single"][key]) for key in ("gain", "low", "high"))
     over = f"{_unit(metric)} over the best recipe alone [{low}, {high}]"
     return f"blending: {gain} {over}, both as other folds choose them"
 
@@ -56,10 +56,6 @@ def suggest_next(root: Path, blend: Blend, profile: Sequence[str], late: Sequenc
     time = format_duration(sum(fold["seconds"] for fold in folds) / min(workers, len(folds)))
     more = ",".join([*names, str(replace(best, seed=seed))])
     return f"{command} {more}, another seed of the best network: about {time} more"
-
-
-def _gain(metric: Metric, value: float) -> str:
-    return f"{metric.gain_scale * value:+.{metric.gain_digits}f}"
 
 
 def _unit(metric: Metric) -> str:

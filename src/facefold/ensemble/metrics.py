@@ -88,6 +88,10 @@ class Metric:
         """To print of a gain times `gain_scale`."""
         return 2 if self.points else self.digits
 
+    def signed_gain(self, gain: float) -> str:
+        """Return a gain, times `gain_scale`, with its sign."""
+        return f"{self.gain_scale * gain:+.{self.gain_digits}f}"
+
     def score(self, scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """Return rows and `columns` of scores (n,) or (n, C) on labels or values (n,)."""
         result = asdict(self.base(scores, labels))

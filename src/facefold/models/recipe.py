@@ -26,7 +26,8 @@ RECIPES_DIR = Path(__file__).resolve().parents[2] / "recipes"
 PROFILES: dict[str, tuple[str, ...]] = {
     "demo": ("demo_cnn", "demo_lite0"),
     "quick": ("face_lite0_svm",),
-    "cpu": ("lite0_160", "lite0_96_aligned", "lite0", "cnn5"),
+    "cpu": ("face_lite0_svm", "lite0_96_aligned", "face_svm"),
+    "images": ("lite0_160", "lite0_96_aligned", "lite0", "cnn5"),
     "regression": ("lite0_age",),
     "gpu": ("convnextv2_tiny", "eva02_small", "clip_base", "efficientnetv2_s"),
     "gpu_offline": ("lite2_224", "lite1_208", "lite0_192", "mobilenetv2_192"),

@@ -43,8 +43,7 @@ class Comparison(NamedTuple):
 
 def format_gain(gain: float, low: float, high: float, metric: Metric) -> tuple[str, str]:
     """Return a gain and its interval as text."""
-    value, low, high = (f"{metric.gain_scale * number:+.{metric.gain_digits}f}" for number in (gain, low, high))
-    return value, f"{low} to {high}"
+    return metric.signed_gain(gain), f"{metric.signed_gain(low)} to {metric.signed_gain(high)}"
 
 
 def gains_section(blend: Blend, members: list[Member], target: Task) -> dict[str, Any]:
