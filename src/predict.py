@@ -27,13 +27,22 @@ those now in competition/test. Nothing is trained; on the machine that trained t
 Each run.json is sealed again and says of which images its test predictions are.
 """
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from facefold.cli import build_parser, hold_root, path_argument, run_main
 from facefold.options import add_device_option
 from facefold.utils.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from facefold.ensemble.apply import BlendModel
+    from facefold.task import Task
 
 PRINTED = 20
 
@@ -99,29 +108,16 @@ def predict_pictures(args: argparse.Namespace) -> None:
     import torch
 
     from facefold.data.competition import load_competition
-    from facefold.data.synthetic import is_synthetic
-    from facefold.ensemble.apply import blended_targets, load_blend_model, predict_images
-    from facefold.ensemble.leaks import announce_leaks
+    from facefold.ensemble.apply import load_blend_model, predict_images
     from facefold.ensemble.scores import decide
-    from facefold.report.pages import (
-        column_name,
-        format_prediction,
-        picture_name,
-        prediction_columns,
-        predictions_page,
-    )
+    from facefold.report.pages import column_name, prediction_columns, predictions_page
     from facefold.task import load_task
     from facefold.training.workers import select_devices
     from facefold.utils.files import write_csv, write_text
 
     task = load_task(root)
     device, blend = torch.device(select_devices(args.device, 1)[0]), load_blend_model(root, task)
-    targets = {}
-    for target in blended_targets(root):  # before the photographs cost time
-        try:
-            targets[target] = load_blend_model(root, target)
-        except InputError as error:
-            print(f"{target.name} is left out: {error}")
+    targets = load_regressions(root)  # before the photographs cost time
     with TemporaryDirectory() as folder:
         scratch = Path(folder)
         if args.no_detect:
@@ -143,9 +139,32 @@ def predict_pictures(args: argparse.Namespace) -> None:
         lead = f"{len(table):,} {pictures} by {blend.facts['picked']} of {', '.join(blend.matrix.names)}"
         if args.show:
             write_text(out.with_suffix(".html"), predictions_page(table, cut, lead, task))
+    print_predictions(table, task, root, blend.facts)
+    print(f"{lead}: {out}" + (f", {out.with_suffix('.html')}" if args.show else ""))
+
+
+def load_regressions(root: Path) -> dict[Task, BlendModel]:
+    """Load the last blend of each regression target that has one which can predict."""
+    from facefold.ensemble.apply import blended_targets, load_blend_model
+
+    blends = {}
+    for target in blended_targets(root):
+        try:
+            blends[target] = load_blend_model(root, target)
+        except InputError as error:
+            print(f"{target.name} is left out: {error}")
+    return blends
+
+
+def print_predictions(table: pd.DataFrame, task: Task, root: Path, facts: dict) -> None:
+    """Print the first predictions, and what they are not; facts: the content of blend.json."""
+    from facefold.data.synthetic import is_synthetic
+    from facefold.ensemble.leaks import announce_leaks
+    from facefold.report.pages import format_prediction, picture_name
+
     if is_synthetic(root):
         print("note: these models learned from SYNTHETIC images; their predictions mean nothing")
-    if announce_leaks(blend.facts):
+    if announce_leaks(facts):
         print(
             "note: the submission also used order or duplicates, which new images do not have; "
             "these are the models alone"
@@ -154,7 +173,6 @@ def predict_pictures(args: argparse.Namespace) -> None:
         print(f"{picture_name(row)}: {format_prediction(row, task)}")
     if len(table) > PRINTED:
         print(f".. and {len(table) - PRINTED:,} more")
-    print(f"{lead}: {out}" + (f", {out.with_suffix('.html')}" if args.show else ""))
 
 
 if __name__ == "__main__":
