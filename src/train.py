@@ -16,6 +16,8 @@ runs/<recipe>+corrected/.
 --pseudo A,B trains on the test images as well, into runs/<recipe>+pseudo/ (pseudo-labels, Lee 2013). A and B are
 finished runs. In fold k the soft label of a test image is the mean of what their fold-k models predict for it, which
 have not seen the rows of fold k, so the out-of-fold score stays honest: docs/options.md.
+--distill SHARE gives each train row such a soft label too, next to its own, by classifiers that are fitted without its
+fold and without fold k.
 --extra DIR trains on the labelled images in DIR as well, into runs/<recipe>+extra/: train.csv with the images next to
 it or in train/, or a folder per class. They are never held out. Near-duplicates of test images are dropped, those of
 held-out rows left out of that fold: docs/options.md.
@@ -36,7 +38,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from facefold.cli import build_parser, hold_root, path_argument, run_main
-from facefold.data.pseudo_labels import DEFAULT_WEIGHT, require_weight
+from facefold.data.pseudo_labels import DEFAULT_WEIGHT, require_share, require_weight
 from facefold.options import (
     add_device_option,
     add_engine_options,
@@ -117,6 +119,12 @@ def main() -> Trained:
         help=f"of a test image in the loss, where a train row has 1 (default: {DEFAULT_WEIGHT:g})",
     )
     parser.add_argument(
+        "--distill",
+        type=float,
+        metavar="SHARE",
+        help="of a soft label, by the classifiers that --pseudo names, in what a train row is trained towards: 0.5",
+    )
+    parser.add_argument(
         "--extra", type=path_argument, metavar="DIR", help="train.csv or a folder per class: images to train on as well"
     )
     add_target_option(parser)
@@ -168,6 +176,10 @@ def check_options(args: argparse.Namespace) -> None:
     if args.pseudo_weight is None:
         args.pseudo_weight = DEFAULT_WEIGHT
     require_weight(args.pseudo_weight)
+    if args.distill is not None:
+        if args.pseudo is None:
+            raise InputError("--distill belongs to --pseudo A,B")
+        require_share(args.distill)
 
 
 def train(args: argparse.Namespace, tracking: Tracking) -> Trained:
@@ -275,7 +287,12 @@ def load_makers(
         raise InputError(f"--pseudo {', '.join(circular)}: a run cannot label the test images for itself")
     if fitted := [recipe.name for recipe in own.values() if recipe.classifier]:
         raise InputError(f"{', '.join(fitted)}: a classifier of scikit-learn takes no soft labels; leave --pseudo out")
-    return load_pseudo_labels(names, args.pseudo_weight, folds, images_hash, root, test_ids)
+    pseudo = load_pseudo_labels(names, args.pseudo_weight, args.distill or 0.0, folds, images_hash, root, test_ids)
+    if args.distill:
+        from facefold.training.teachers import require_teachers
+
+        require_teachers(names, folds)
+    return pseudo
 
 
 def load_extra(args: argparse.Namespace, recipes: list[Recipe], competition: Competition, folds: Folds) -> ExtraRows:

@@ -32,7 +32,10 @@ def origin(facts: dict, folds: Folds, members: list[Member]) -> dict[str, Any]:
 def pseudo_options(member: Member) -> str:
     """Return the options of train.py for the runs that labelled the test images; empty without pseudo-labels."""
     pseudo = member.runs[0].get("pseudo_labels")
-    return f" --pseudo {','.join(sorted(pseudo['test_sha256']))} --pseudo-weight {pseudo['weight']:g}" if pseudo else ""
+    if not pseudo:
+        return ""
+    distill = f" --distill {pseudo['share']:g}" if "share" in pseudo else ""
+    return f" --pseudo {','.join(sorted(pseudo['test_sha256']))} --pseudo-weight {pseudo['weight']:g}{distill}"
 
 
 def _commands(facts: dict, folds: Folds, pseudo: dict[str, str]) -> list[str]:

@@ -112,6 +112,7 @@ class FoldJob:
         from facefold.training.machine import reset_peak_memory, versions
         from facefold.training.predict import predict_fold
         from facefold.training.soft_labels import load_soft_labels
+        from facefold.training.teachers import teach_rows
 
         target = load_task(self.root, self.identity.target)
         target_root = target.directory(self.root)
@@ -125,6 +126,10 @@ class FoldJob:
             )
             if self.pseudo.makers:
                 soft = load_soft_labels(target_root, self.pseudo, self.fold, target, task.test_images.ids)
+                if self.pseudo.share:
+                    folds = load_folds(self.root, target)
+                    taught = teach_rows(target_root, self.pseudo.names, folds, self.fold)
+                    soft = replace(soft, taught=taught, share=self.pseudo.share)
                 task = replace(task, soft=soft)
             tracked = tracked_run(self.recipe, self.identity, directory.name, fold=self.fold, versions=versions())
             with Tracker(self.tracking, tracked) as tracker:

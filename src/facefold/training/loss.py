@@ -191,3 +191,9 @@ def make_loss(target: Task, recipe: Recipe, values: np.ndarray) -> Loss:
     if std == 0:
         raise InputError(f"{target.name} is {mean:g} in every training row, which leaves nothing to learn")
     return MAELoss(mean, std)
+
+
+def classifier_loss(target: Task, recipe: Recipe, values: np.ndarray) -> Loss:
+    """Return the loss of a classifier's outputs: as `make_loss`, but values are predicted in the target's unit."""
+    loss_fn = make_loss(target, recipe, values)
+    return replace(loss_fn, mean=0.0, std=1.0) if target.regression else loss_fn

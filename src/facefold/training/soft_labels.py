@@ -31,12 +31,15 @@ class SoftLabels:
     """Soft labels of images that are trained on next to the train rows.
 
     ids: of the images (t,). values: float64 (t, C), probability of label 1 or predicted value (C = 1), or the
-    probabilities of C classes. weight: of each in the loss, where a train row has 1.
+    probabilities of C classes. weight: of each in the loss, where a train row has 1. taught: soft labels of the train
+    rows, from `teach_rows`, None for none; share: of these in what a train row is trained towards.
     """
 
     ids: list[str]
     values: np.ndarray
     weight: float
+    taught: pd.DataFrame | None = None
+    share: float = 0.0
 
     @classmethod
     def of_no_image(cls, outputs: int) -> Self:
@@ -45,7 +48,7 @@ class SoftLabels:
 
 
 def load_pseudo_labels(
-    names: Sequence[str], weight: float, folds: Folds, images_hash: str, root: Path, test_ids: list[str]
+    names: Sequence[str], weight: float, share: float, folds: Folds, images_hash: str, root: Path, test_ids: list[str]
 ) -> PseudoLabels:
     """Return the pseudo-labels by the runs `names`, finished on these folds and images.
 
@@ -54,6 +57,7 @@ def load_pseudo_labels(
     Args:
         names: Of the runs, in any order.
         weight: Of a test image in the loss.
+        share: Of the runs' soft label in that of a train row, 0 for none.
         folds: On which the new run is trained.
         images_hash: Of the competition's images.
         root: The folder that holds runs/.
@@ -71,7 +75,7 @@ def load_pseudo_labels(
             problems.append(str(error))
     if problems:
         raise InputError("--pseudo takes finished runs on the current folds and images:\n  " + "\n  ".join(problems))
-    return PseudoLabels(tuple(makers), weight)
+    return PseudoLabels(tuple(makers), weight, share)
 
 
 def load_soft_labels(root: Path, pseudo: PseudoLabels, fold: int, target: Task, test_ids: list[str]) -> SoftLabels:
@@ -103,13 +107,17 @@ def training_targets(
 
     Without soft labels the targets are the labels (n,) in the loss's dtype. With them they are float32 (n, C + 1): the
     soft labels and the row's weight. The recipe's label smoothing is applied to the train rows here: soft labels come
-    from models that were trained with theirs, and are not smoothed again.
+    from models that were trained with theirs, and are not smoothed again. A train row that is taught is trained towards
+    a mixture of both; extra rows are not taught.
     """
     ids, labels = train["id"].tolist(), torch.tensor(train["label"].to_numpy(), dtype=loss_fn.label_dtype)
     if soft is None:
         return ids, labels, loss_fn
     values = torch.from_numpy(soft.values).float()
     labelled = loss_fn.soften(labels, values.shape[1])
+    if soft.taught is not None:
+        taught = torch.from_numpy(soft.taught.reindex(ids).to_numpy()).float()
+        labelled = torch.where(taught.isnan(), labelled, (1 - soft.share) * labelled + soft.share * taught)
     weights = torch.cat([torch.ones(len(labelled)), torch.full((len(values),), soft.weight)])
     targets = torch.cat([torch.cat([labelled, values]), weights[:, None]], dim=1)
     return [*ids, *soft.ids], targets, WeightedLoss(loss_fn.unsmoothed())
