@@ -87,6 +87,8 @@ def backbone_recipe(args: argparse.Namespace) -> Recipe:
 
     if args.recipe:
         known = load_recipe(args.recipe)
+        if known.embeddings:
+            raise InputError(f"--recipe {args.recipe} reads features/{known.embeddings}.npy and has no backbone")
         names = ("backbone", "weights", "size", "crop", "precision", "layout", "tta")
         settings = {name: getattr(known, name) for name in names}
         if known.tta == "choose":  # there are no folds here whose rows could choose

@@ -197,8 +197,8 @@ class Job:
         from facefold.models.run_name import parse_run_name
 
         profile = self.suggested_profile()
-        of_faces = set(PROFILES["cpu"]) - set(PROFILES["images"])
-        if profile == "cpu" and of_faces.isdisjoint(parse_run_name(name).recipe for name in trained):
+        of_faces = {"face_resnet", *PROFILES["cpu"]} - {*PROFILES["images"]}
+        if profile == "cpu" and of_faces.isdisjoint(parse_run_name(name).stem for name in trained):
             profile = "images"  # who has faces has most likely taken a recipe for them
         return PROFILES[profile]
 

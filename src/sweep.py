@@ -23,6 +23,7 @@ from facefold.cli import build_parser, hold_root, run_main, run_step
 from facefold.options import add_device_option, add_seed_option, add_weights_dir_option, recipe_list
 from facefold.utils.console import format_duration, parse_budget
 from facefold.utils.errors import InputError
+from facefold.utils.files import lock_directory
 from facefold.utils.processes import start_server
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.trials < 2:
         raise InputError(f"--trials {args.trials}: at least two, the recipe itself and another one")
-    with hold_root(args.root):
+    from facefold.training.sweep import sweep_dir
+
+    with hold_root(args.root), lock_directory(sweep_dir(args.root, args.recipe)):
         sweep(args)
 
 
@@ -154,7 +157,8 @@ def score_best(args: argparse.Namespace, best: str) -> None:
 
     root, competition = args.root.resolve(), load_competition(args.root)
     folds, test_ids = load_folds(root, competition.task), competition.test["id"].tolist()
-    run_step("train", "--root", root, "--device", args.device, *train_options(args, f"{args.recipe},{best}"))
+    workers = ["--workers", args.workers] if args.workers else []
+    run_step("train", "--root", root, "--device", args.device, *workers, *train_options(args, f"{args.recipe},{best}"))
     images_hash, others = load_images_hash(root), (folds.table["fold"] != args.fold).to_numpy()
     metric, labels, scores = target_metric(competition.task), folds.table["label"].to_numpy()[others], []
     for name in (best, args.recipe):

@@ -176,9 +176,11 @@ def check_options(args: argparse.Namespace) -> None:
     if args.pseudo_weight is None:
         args.pseudo_weight = DEFAULT_WEIGHT
     require_weight(args.pseudo_weight)
-    if args.distill is not None:
-        if args.pseudo is None:
-            raise InputError("--distill belongs to --pseudo A,B")
+    if args.distill is None:
+        args.distill = 0.0
+    elif args.pseudo is None:
+        raise InputError("--distill belongs to --pseudo A,B")
+    else:
         require_share(args.distill)
 
 
@@ -281,18 +283,16 @@ def load_makers(
         return NO_PSEUDO_LABELS
     from facefold.runs import parse_run_names
     from facefold.training.soft_labels import load_pseudo_labels
+    from facefold.training.teachers import require_teachers
 
     names, root = parse_run_names(args.pseudo), args.target.directory(args.root)
     if circular := [name for name in names if name in own]:
         raise InputError(f"--pseudo {', '.join(circular)}: a run cannot label the test images for itself")
     if fitted := [recipe.name for recipe in own.values() if recipe.classifier]:
         raise InputError(f"{', '.join(fitted)}: a classifier of scikit-learn takes no soft labels; leave --pseudo out")
-    pseudo = load_pseudo_labels(names, args.pseudo_weight, args.distill or 0.0, folds, images_hash, root, test_ids)
     if args.distill:
-        from facefold.training.teachers import require_teachers
-
         require_teachers(names, folds)
-    return pseudo
+    return load_pseudo_labels(names, args.pseudo_weight, args.distill, folds, images_hash, root, test_ids)
 
 
 def load_extra(args: argparse.Namespace, recipes: list[Recipe], competition: Competition, folds: Folds) -> ExtraRows:

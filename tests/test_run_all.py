@@ -471,7 +471,7 @@ def test_real_images_get_the_recipes_of_faces_and_are_told_of_the_others(tmp_pat
 
 def test_the_next_recipes_are_of_faces_where_one_was_trained_already(tmp_path):
     job = job_on_the_cpu(tmp_path)
-    assert job.next_recipes(["lite0_160#1", "face_svm+corrected"]) == recipes.PROFILES["cpu"]
+    assert job.next_recipes(["lite0_160#1", "face_svm~tta=none#2+corrected"]) == recipes.PROFILES["cpu"]
     assert job.next_recipes(["lite0_96_aligned", "cnn5"]) == recipes.PROFILES["images"]
     write_synthetic_competition(tmp_path, train=20, test=10, size=16)
     assert job.next_recipes(["face_svm"]) == recipes.PROFILES["demo"]

@@ -5,6 +5,7 @@ features/<name>.csv   id, of each row: train and test rows together, each once
 """
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,6 +80,8 @@ def new_embeddings(root: Path, name: str) -> Iterator[Path]:
     path = embeddings_path(root, name)
     with lock_directory(path.parent / f".{name}.lock"):
         if path.exists():
+            for blocks in path.parent.glob(f".{name}_" + "[0-9a-f]" * 16):  # of a job that was killed at its very end
+                shutil.rmtree(blocks, ignore_errors=True)
             raise InputError(f"{path} is there already: choose another --name, or delete it")
         yield path
 

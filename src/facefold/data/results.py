@@ -10,12 +10,13 @@ from pathlib import Path
 from facefold.data.competition import README
 from facefold.utils.errors import InputError
 
-FOLDERS = ("submissions", "runs", "folds", "cache", "targets", "compare", "tensorboard")
-_FROZEN = r"frozen/[^/]+/([^/]+/)?[^/]+(\.npy|\.lock)"
+FOLDERS = ("submissions", "runs", "folds", "cache", "targets", "compare", "tensorboard", "sweep")
+_FROZEN = r"frozen/[^/]+/([^/]+/){0,2}[^/]+(\.npy|\.lock)"
+_TEACHERS = r"teachers/[^/]+/[0-9a-f]{16}/without_\d+_\d+\.(csv|lock)"
 _CACHE = (
     r"images\.(csv|json)|(thumbnails|duplicates)_\d+_[0-9a-f]{12}\.(csv|npy)|"
     r"(train|test|extra)_\d+(x\d+)?px(_crop[0-9.e-]+)?_[0-9a-f]{12}_\d+\.npy|"
-    rf"(budget|session)\.json|steps/[a-z_]+\.json|\.ray_[0-9a-f]{{32}}|{_FROZEN}|test/[^/]+/.+\.(npy|lock)"
+    rf"(budget|session)\.json|steps/[a-z_]+\.json|\.ray_[0-9a-f]{{32}}|{_FROZEN}|{_TEACHERS}|test/[^/]+/.+\.(npy|lock)"
 )
 _FOLD = r"weights\.safetensors|history\.csv|(oof|test)\.csv|features_(oof|test)\.npy|run\.json|checkpoint\.pt"
 _SUBMISSIONS = (
@@ -30,6 +31,7 @@ _OURS = re.compile(
     | runs/(label_issues\.csv|[^/]+/oof\.csv|[^/]+/fold_\d+/({_FOLD}))
     | submissions/(({_SUBMISSIONS}|added_[A-Za-z0-9_.~=@\#+-]+_(oof|test))\.csv|blend\.json)
     | tensorboard/[^/]+/(fold_\d+|summary)/events\.out\.tfevents\.[^/]+
+    | sweep/[^/]+/(sweep\.csv|[^/]+_[0-9a-f]{{8}}/(history\.csv|result\.json|checkpoint\.pt))
     | compare/(comparison\.(csv|png)|[^/]+_[0-9a-f]{{8}}/(history\.csv|result\.json|checkpoint\.pt))
     )""",
     re.VERBOSE,

@@ -4,6 +4,7 @@ There is no checkpoint. A fold that was killed starts again, from the cached fea
 """
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from facefold.training.checkpoint import CheckpointMeta
 from facefold.training.dataset import ImageSource, InputFn
 from facefold.training.fold import TrainedFold
 from facefold.training.fold_task import FoldTask, open_feature_caches, prepare_model
-from facefold.training.loss import classifier_loss
+from facefold.training.loss import make_loss
 from facefold.training.outputs import PREDICT_BATCH
 from facefold.training.predict import prediction_views
 from facefold.training.tracking import NO_TRACKER, Tracker
@@ -42,7 +43,9 @@ def fit_fold(task: FoldTask, device: torch.device, tracker: Tracker = NO_TRACKER
     (view,) = prediction_views(recipe, recipe.tta_views, images, caches.get("train"))
     train = task.extra.join(task.train, task.valid["id"])
     labels = train["label"].to_numpy()
-    loss_fn = classifier_loss(target, recipe, labels)
+    loss_fn = make_loss(target, recipe, labels)
+    if target.regression:
+        loss_fn = replace(loss_fn, mean=0.0, std=1.0)  # the state predicts in the target's unit
 
     started, cpu_started = time.perf_counter(), time.process_time()
     features = read_features(net, view, task.train_images.rows(train["id"].tolist()))

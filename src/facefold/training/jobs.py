@@ -105,6 +105,11 @@ class FoldJob:
     def __str__(self) -> str:
         return f"{self.identity.name} fold {self.fold}"
 
+    @property
+    def fits_teachers(self) -> bool:
+        """Whether classifiers are fitted before the network is trained."""
+        return self.pseudo.share > 0
+
     def run(self, device: "torch.device", position: int) -> None:
         """Train the fold unless it is finished, and leave its run; or its checkpoint, if the session is over."""
         from facefold.training.classifier import fit_fold
@@ -120,17 +125,16 @@ class FoldJob:
         with lock_directory(directory, wait=self.waits):
             if is_fold_finished(target_root, self.identity, self.fold):
                 return
-            reset_peak_memory(device)
             task = fold_task(
                 self.root, self.recipe, self.identity, self.fold, self.weights_dir, self.corrections, self.extra
             )
             if self.pseudo.makers:
                 soft = load_soft_labels(target_root, self.pseudo, self.fold, target, task.test_images.ids)
                 if self.pseudo.share:
-                    folds = load_folds(self.root, target)
-                    taught = teach_rows(target_root, self.pseudo.names, folds, self.fold)
+                    taught = teach_rows(target_root, self.pseudo, load_folds(self.root, target), self.fold)
                     soft = replace(soft, taught=taught, share=self.pseudo.share)
                 task = replace(task, soft=soft)
+            reset_peak_memory(device)
             tracked = tracked_run(self.recipe, self.identity, directory.name, fold=self.fold, versions=versions())
             with Tracker(self.tracking, tracked) as tracker:
                 try:

@@ -193,7 +193,12 @@ def make_loss(target: Task, recipe: Recipe, values: np.ndarray) -> Loss:
     return MAELoss(mean, std)
 
 
-def classifier_loss(target: Task, recipe: Recipe, values: np.ndarray) -> Loss:
-    """Return the loss of a classifier's outputs: as `make_loss`, but values are predicted in the target's unit."""
-    loss_fn = make_loss(target, recipe, values)
-    return replace(loss_fn, mean=0.0, std=1.0) if target.regression else loss_fn
+def exported_predictions(target: Task, outputs: np.ndarray) -> np.ndarray:
+    """Return the predictions of outputs float64 (n,) or (n, C) of exported weights.
+
+    They are float64 (n,), probabilities of label 1 or values, or (n, C), probabilities of more than two classes.
+    """
+    if target.regression:  # standardised no more
+        return outputs
+    loss_fn = MulticlassLoss() if target.multiclass else BinaryLoss()
+    return loss_fn.predictions(outputs)

@@ -15,6 +15,7 @@ from facefold.models.recipe import Recipe
 from facefold.models.svm import KERNEL_BYTES
 
 PROCESS_BYTES = 1 << 30  # memory of a process that has imported torch, timm and albumentations, and of what it read
+CLASSIFIER_BYTES = PROCESS_BYTES + 2 * KERNEL_BYTES  # of one that fits a classifier: an SVM's largest kernel and parts
 _RECORDED = ("torch", "timm", "numpy", "albumentations", "opencv-python-headless", "scikit-learn")
 
 
@@ -51,11 +52,10 @@ def estimate_training_memory(recipe: Recipe) -> int:
     """Estimate the bytes of memory that a process needs to train the recipe on the CPU.
 
     Twice what autograd keeps of a batch in float32 (by a forward pass of two images), for gradients are as large; the
-    weights, their gradients, moments and EMA. Of a classifier, whose rows are not known here, room for an SVM's largest
-    kernel and a part of it.
+    weights, their gradients, moments and EMA. Of a classifier, whose rows are not known here, `CLASSIFIER_BYTES`.
     """
     if recipe.classifier:
-        return PROCESS_BYTES + 2 * KERNEL_BYTES
+        return CLASSIFIER_BYTES
     net, _ = build_model(recipe, pretrained=False)
     state = {value.data_ptr(): value.nbytes for value in net.state_dict().values()}
     kept: dict[int, int] = {}

@@ -80,7 +80,7 @@ class Workload:
     devices: Sequence[str]  # one for each process that trains at a time
     folds_left: Callable[[Recipe], int]  # folds that have yet to be trained
     rates: dict[str, Rates]  # by the `rates_key` of each recipe that has folds left
-    decode: dict[Preprocessing, float]  # seconds until the images are in the cache
+    decode: dict[Preprocessing, float]  # seconds until the images are in the cache, where images are read
     start: float  # seconds until train.py has imported its libraries
 
     def plan_recipe(self, recipe: Recipe, folds: int) -> RecipePlan:
@@ -128,7 +128,7 @@ class Workload:
         unfinished, jobs, count = [planned for planned in recipes if planned.folds], [], len(self.devices)
         for planned in unfinished:
             jobs += [planned.cost.shared / count] * count + [planned.cost.fold] * planned.folds
-        decode = sum(self.decode[each] for each in {planned.recipe.preprocessing for planned in unfinished})
+        decode = sum(self.decode.get(each, 0.0) for each in {planned.recipe.preprocessing for planned in unfinished})
         start = self.start if unfinished else 0.0
         return start + decode + makespan(jobs, count) + closing_seconds(self.rows, len(recipes))
 
@@ -144,7 +144,8 @@ def measure_workload(
     """Time a few batches of each recipe that has folds left, and the decoding of a few images."""
     unfinished = {rates_key(recipe): recipe for recipe in recipes if folds_left(recipe)}
     timed, start = time_recipes(list(unfinished.values()), devices, target) if unfinished else ([], 0.0)
-    rates, preprocessings = dict(zip(unfinished, timed, strict=True)), {r.preprocessing for r in unfinished.values()}
+    rates = dict(zip(unfinished, timed, strict=True))
+    preprocessings = {recipe.preprocessing for recipe in unfinished.values() if not recipe.embeddings}
     decode = {each: estimate_cache_seconds(competition, each) for each in preprocessings}
     return Workload(len(competition.train), len(competition.test), folds, devices, folds_left, rates, decode, start)
 

@@ -32,12 +32,11 @@ from facefold.models.inference import (
 from facefold.models.precision import Precision, frozen_precision, half_precision
 from facefold.models.recipe import Recipe
 from facefold.runs import WEIGHTS_FILE, fold_dir, load_weights, recorded_task, replace_test_predictions
-from facefold.task import Task
 from facefold.training.averages import greedy_average
 from facefold.training.dataset import ImageSource, InputFn, input_view, shuffle_mode
 from facefold.training.fold import TrainedFold
 from facefold.training.fold_task import FoldTask, prepare_model
-from facefold.training.loss import BinaryLoss, Loss, MAELoss, MulticlassLoss
+from facefold.training.loss import Loss, MAELoss, MulticlassLoss, exported_predictions
 from facefold.training.machine import peak_memory_mb, versions
 from facefold.training.outputs import predict_batches, predict_rows
 from facefold.utils.console import print_progress
@@ -252,7 +251,7 @@ def predict_folds(
             for line in inference.refused:
                 print_progress(f"{name} fold {fold}: {line}")
             outputs, fold_features = predict_rows(inference, views, rows, scratch, device)
-            yield FoldPrediction(_predictions(target, outputs), fold_features, inference.name)
+            yield FoldPrediction(exported_predictions(target, outputs), fold_features, inference.name)
     finally:
         shutil.rmtree(feature_dir, ignore_errors=True)
 
@@ -272,14 +271,6 @@ def _inference_model(model: Net, run: dict, half: Precision | None, example: tor
     if recorded_task(run).multiclass:
         return select_inference_model(model, half, example, MulticlassLoss().comparable)
     return select_inference_model(model, half, example)
-
-
-def _predictions(target: Task, outputs: np.ndarray) -> np.ndarray:
-    """Return the predictions of outputs float64 (n,) or (n, C) of exported weights, see `FoldPrediction`."""
-    if target.regression:  # standardised no more
-        return outputs
-    loss_fn = MulticlassLoss() if target.multiclass else BinaryLoss()
-    return loss_fn.predictions(outputs)
 
 
 @dataclass(frozen=True)

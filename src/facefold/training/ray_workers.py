@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import facefold
-from facefold.training.machine import PROCESS_BYTES, estimate_training_memory, versions
+from facefold.training.machine import CLASSIFIER_BYTES, PROCESS_BYTES, estimate_training_memory, versions
 from facefold.training.workers import Job, raise_failures, run_guarded
 from facefold.utils.console import QUIET_VARIABLE, print_progress
 from facefold.utils.errors import InputError
@@ -135,7 +135,7 @@ class RayWorkers:
             job: {
                 **({"GPU": 1} if self._gpu else {}),
                 "CPU": 1 + self.loader_workers,
-                "memory": memory[job.recipe],
+                "memory": max(memory[job.recipe], CLASSIFIER_BYTES if getattr(job, "fits_teachers", False) else 0),
             }
             for job in jobs
         }

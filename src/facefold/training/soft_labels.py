@@ -93,11 +93,16 @@ def load_soft_labels(root: Path, pseudo: PseudoLabels, fold: int, target: Task, 
     values = []
     for name, hashes in pseudo.makers:
         path = fold_dir(root, name, fold) / "test.csv"
-        if not path.is_file() or sha256_file(path) != hashes[fold]:
-            raise InputError(f"{path} has changed since this training began; run the same command again")
+        require_same(path, hashes[fold])
         table = load_predictions(path, target).set_index("id")
         values.append(table.loc[test_ids, list(target.columns)].to_numpy())
     return SoftLabels(test_ids, np.mean(values, axis=0), pseudo.weight)
+
+
+def require_same(path: Path, sha256: str) -> None:
+    """Raise `InputError` unless the predictions of a run are those that label the images; sha256: in hex."""
+    if not path.is_file() or sha256_file(path) != sha256:
+        raise InputError(f"{path} has changed since this training began; run the same command again")
 
 
 def training_targets(

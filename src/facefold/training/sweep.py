@@ -11,7 +11,7 @@ import json
 import math
 import random
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -116,7 +116,10 @@ class SweepJob:
 
     @property
     def finished(self) -> bool:
-        return (self.folder / "result.json").exists()
+        """Whether it ran to its end, or was stopped by bounds that would be no more lenient now."""
+        if not (self.folder / "result.json").exists():
+            return False
+        return self.result["ended"] == "whole" or self.is_hopeless(self.history().iloc[-1])
 
     @property
     def result(self) -> dict:
@@ -164,9 +167,13 @@ class SweepJob:
 
     def require_hope(self, history: list[dict]) -> None:
         """Raise `Hopeless` if the last epoch is worse than its bound."""
-        last = history[-1]
-        if last["epoch"] < len(self.bounds) and last["valid_loss"] > self.bounds[last["epoch"]]:
+        if self.is_hopeless(history[-1]):
             raise Hopeless(history)
+
+    def is_hopeless(self, row: Mapping[str, float]) -> bool:
+        """Return whether an epoch, a row of the learning curve, is worse than its bound."""
+        epoch = int(row["epoch"])
+        return epoch < len(self.bounds) and row["valid_loss"] > self.bounds[epoch]
 
 
 def sweep_dir(root: Path, base: str) -> Path:

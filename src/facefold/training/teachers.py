@@ -14,15 +14,17 @@ import numpy as np
 import pandas as pd
 
 from facefold.data.folds import Folds
+from facefold.data.pseudo_labels import PseudoLabels
 from facefold.models.build import build_model
 from facefold.models.classifiers import apply_classifier, fit_classifier
 from facefold.models.recipe import load_recipe
 from facefold.models.run_name import parse_run_name
 from facefold.runs import fold_dir, load_fold_features, load_predictions
-from facefold.training.loss import classifier_loss
+from facefold.training.loss import exported_predictions
+from facefold.training.soft_labels import require_same
 from facefold.utils.console import print_progress
 from facefold.utils.errors import InputError
-from facefold.utils.files import lock_directory, read_json, sha256_text, write_csv
+from facefold.utils.files import is_intact, lock_directory, read_json, sha256_text, write_checksum, write_csv
 from facefold.utils.seeding import derive_seed
 
 MIN_FOLDS = 3  # of two, none is left to fit a teacher on
@@ -41,20 +43,22 @@ def require_teachers(names: Sequence[str], folds: Folds) -> None:
         raise InputError(f"--distill: a teacher leaves two folds out, so three are needed at least, not {folds.k}")
 
 
-def teach_rows(root: Path, names: Sequence[str], folds: Folds, fold: int) -> pd.DataFrame:
+def teach_rows(root: Path, pseudo: PseudoLabels, folds: Folds, fold: int) -> pd.DataFrame:
     """Return the soft labels of the train rows of a fold: `Task.columns`, float64, by id (the index).
 
-    They are the mean over the teachers of the runs `names`. Each pair of folds is fitted once, by whoever comes first,
-    and kept in cache/teachers/<run>/.
+    They are the mean over the teachers of its runs. Each pair of folds is fitted once, by whoever comes first, and kept
+    in cache/teachers/<run>/. Raise `InputError` if a run was trained again since `load_pseudo_labels`.
 
     Args:
         root: The folder that holds runs/.
-        names: Runs that `require_teachers` accepts, finished on these folds.
+        pseudo: Its runs are those that `require_teachers` accepts, finished on these folds.
         folds: Their folds and labels.
         fold: The one that is held out.
     """
     tables = []
-    for name in names:
+    for name, hashes in pseudo.makers:
+        for number, expected in enumerate(hashes):
+            require_same(fold_dir(root, name, number) / "test.csv", expected)
         pairs = [(min(fold, other), max(fold, other)) for other in range(folds.k) if other != fold]
         taught = pd.concat([_teach_pair(root, name, folds, pair) for pair in pairs]).set_index("id")
         tables.append(taught.loc[folds.train(fold)["id"], list(folds.target.columns)])
@@ -67,8 +71,9 @@ def _teach_pair(root: Path, name: str, folds: Folds, pair: tuple[int, int]) -> p
     key = sha256_text(repr([folds.hash, runs[0]["seed"], *(sorted(run["files"].items()) for run in runs)]))[:16]
     path = root / "cache" / "teachers" / name / key / f"without_{pair[0]}_{pair[1]}.csv"
     with lock_directory(path.with_suffix(".lock"), wait=True):
-        if not path.exists():
+        if not is_intact(path):
             write_csv(path, _fit_pair(root, name, folds, pair, runs[0]["seed"]))
+            write_checksum(path)
             print_progress(f"{name}: a teacher without folds {pair[0]} and {pair[1]}")
     return load_predictions(path, folds.target)
 
@@ -94,7 +99,7 @@ def _fit_pair(root: Path, name: str, folds: Folds, pair: tuple[int, int], seed: 
         net.feature_scale,
     )
     outputs = apply_classifier(state, np.concatenate([features[fold] for fold in pair]))
-    values = classifier_loss(target, recipe, labels).predictions(outputs).reshape(len(outputs), -1)
+    values = exported_predictions(target, outputs).reshape(len(outputs), -1)
     taught = pd.DataFrame(values, columns=list(target.columns))
     taught.insert(0, "id", [id for fold in pair for id in ids[fold]])
     return taught
