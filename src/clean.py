@@ -101,7 +101,7 @@ def list_suspects(args: argparse.Namespace) -> None:
     )
     neighbours = nearest_neighbours(root, names, folds, issues["id"].head(MAX_ROWS).tolist())
     shown = issues
-    if task.multiclass:
+    if task.classes != ("0", "1"):
         shown = issues.assign(**{column: np.array(task.classes)[issues[column]] for column in ("label", "suggested")})
         neighbours["label"] = np.array(task.classes)[neighbours["label"].astype(np.int64)]
     page = label_issues_page(competition, shown, neighbours, title)
@@ -118,7 +118,7 @@ def list_suspects(args: argparse.Namespace) -> None:
         )
     print(f"look at {root / 'label_issues.html'}; all of them are in {label_issues_path(root)}")
     if args.write_corrections:
-        propose(args, issues, names[0], task.classes if task.multiclass else ())
+        propose(args, issues, parse_run_name(names[0]).recipe, task.classes if task.multiclass else ())
 
 
 def propose(args: argparse.Namespace, issues: pd.DataFrame, recipe: str, classes: Sequence[str] = ()) -> None:
@@ -140,7 +140,8 @@ def propose(args: argparse.Namespace, issues: pd.DataFrame, recipe: str, classes
 
 def check_options(args: argparse.Namespace) -> None:
     """Raise `InputError` for options that do not go together."""
-    used = [name for name in ("top", "confidence", "action", "force") if getattr(args, name) not in (None, False)]
+    values = {name: getattr(args, name) for name in ("top", "confidence", "action", "force")}
+    used = [name for name, value in values.items() if value is not None and value is not False]
     if used and not args.write_corrections:
         raise InputError(f"--{used[0]} belongs to --write-corrections FILE")
     if args.write_corrections and args.top is None and args.confidence is None:

@@ -63,6 +63,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.test == bool(args.pictures):
         raise InputError("name photographs or folders of them, or say --test for the competition's test images")
+    unused = ("out", "show", "no_detect") if args.test else ("recipes",)
+    if named := [name for name in unused if getattr(args, name)]:
+        option, other = f"--{named[0].replace('_', '-')}", "photographs" if args.test else "--test"
+        raise InputError(f"{option} belongs to {other}; leave it out")
     if args.test:
         predict_test_images(args)
     else:
@@ -85,6 +89,8 @@ def predict_test_images(args: argparse.Namespace) -> None:
         competition, folds = load_competition(root), load_folds(root, load_task(root))
         check_images(competition)
         names = parse_run_names(args.recipes) if args.recipes else run_names(root)
+        if not names:
+            raise InputError("there are no runs to predict by. Run `python src/train.py --recipe NAME` first.")
         jobs = [PredictTestJob(root, name, folds.k) for name in names]
         for job in [job for job in jobs if job.recipe.embeddings]:
             if args.recipes:

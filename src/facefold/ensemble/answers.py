@@ -7,6 +7,7 @@ import pandas as pd
 
 from facefold.data.csv_file import CsvFile, Findings, compare_ids, index_ids, quoted, read_table
 from facefold.data.task_inference import as_number, find_classes
+from facefold.ensemble.scores import decide
 
 _HINT = (
     "Both files are id,label with the same ids, or have a column per class; blend.py writes such a submission to "
@@ -49,7 +50,7 @@ def load_answers(submission: Path, solution: Path) -> pd.DataFrame:
     predicted = pd.DataFrame({"id": file.column(file.header[0])})
     if prob:
         values = np.column_stack([prob[name] for name in classes])
-        predicted["pred"] = np.array(classes)[values.argmax(axis=1)]
+        predicted["pred"] = np.array(classes)[decide(values if named else values[:, 1])]
         predicted = predicted.assign(**{f"prob_{name}": values[:, at] for at, name in enumerate(classes)})
     else:
         predicted["pred"] = file.column(file.header[1])

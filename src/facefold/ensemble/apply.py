@@ -97,7 +97,7 @@ def predict_images(blend: BlendModel, paths: Sequence[Path], device: torch.devic
         if len(fitted.weights):  # the models of a member with weight 0 need not run
             skipped = np.asarray(fitted.weights) == 0
     _require_models(matrix, skipped)
-    prob, features = _predict_members(blend, skipped, paths, device, scratch)
+    prob, features = _predict_members(blend, skipped, paths, device, scratch, uses_features)
     if uses_features:
 
         def feature_loader(fold: int, part: str, ids: list[str]) -> np.ndarray:
@@ -115,9 +115,17 @@ def predict_images(blend: BlendModel, paths: Sequence[Path], device: torch.devic
 
 
 def _predict_members(
-    blend: BlendModel, skipped: np.ndarray, paths: Sequence[Path], device: torch.device, scratch: Path
+    blend: BlendModel,
+    skipped: np.ndarray,
+    paths: Sequence[Path],
+    device: torch.device,
+    scratch: Path,
+    uses_features: bool,
 ) -> tuple[np.ndarray, list[list[np.ndarray]]]:
-    """Return float64 (k, n, m) or (k, n, m, C) as `OofMatrix.fold_test_prob`, and by fold the members' features."""
+    """Return float64 (k, n, m) or (k, n, m, C) as `OofMatrix.fold_test_prob`, and by fold the members' features.
+
+    These may be gigabytes, so they are none unless `uses_features`.
+    """
     folds, names = len(np.unique(blend.matrix.fold)), [str(path) for path in paths]
     one = blend.matrix.prob.shape[2:]  # of a member and row
     even = 1 / one[0] if one else 0.5
@@ -135,7 +143,8 @@ def _predict_members(
         )
         for k, prediction in enumerate(by_fold):
             prob[k, :, j] = prediction.prob / prediction.prob.sum(axis=1, keepdims=True) if one else prediction.prob
-            features[k].append(prediction.features[:])
+            if uses_features:
+                features[k].append(prediction.features[:])
     return prob, features
 
 

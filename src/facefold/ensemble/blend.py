@@ -110,10 +110,12 @@ def make_blend(
 
     fitted = {name: fit(*data) for name, fit in methods.items()}
     weights = {name: member_weights(matrix.names, fit) for name, fit in fitted.items()}
-    test = {name: fit.predict(Rows(matrix.test_prob, stacked.test)) for name, fit in fitted.items()}
+    test_rows = Rows(matrix.test_prob, stacked.test)
+    test = {name: fit.predict(test_rows) for name, fit in fitted.items()}
     test[choice.name] = decision.apply(test[choice.name])
     oof = decision.apply(nested[choice.name])
     scores = BlendScores(nested_predict(candidates, *data, matrix.target), oof, test[choice.name])
+    blended = scores.nested
 
     procedure = {method: scores.nested} if len(candidates) > 1 or decision != Decision() else {}
     entries, leak_facts = _leaderboard_entries(matrix, nested, weights, procedure), {}
@@ -139,7 +141,7 @@ def make_blend(
         "corrections": None if corrected is None else _corrections_facts(corrections, scores.nested, corrected),
         "score": metric.score(scores.nested, matrix.labels),
         "picked_score": metric.score(nested[choice.name], matrix.labels),
-        "gain_over_best_single": asdict(metric.compare(scores.nested, nested["best_single"], matrix.labels)),
+        "gain_over_best_single": asdict(metric.compare(blended, nested["best_single"], matrix.labels)),
     }
     if matrix.added:
         facts["added"] = judge_added(matrix)

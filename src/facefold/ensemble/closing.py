@@ -46,14 +46,15 @@ def suggest_next(root: Path, blend: Blend, profile: Sequence[str], late: Sequenc
         more = ",".join([*names, others[0]])
         return f"{command} {more}, as another network errs elsewhere; its plan says for how long"
     facts = {name: [read_json(path) for path in (root / "runs" / name).glob("fold_*/run.json")] for name in runs}
-    networks = [name for name, folds in facts.items() if not folds[0]["settings"]["classifier"]]
+    # Runs of earlier versions lack settings and seconds.
+    networks = [name for name, folds in facts.items() if not folds[0].get("settings", {}).get("classifier")]
     if not networks:
         return "look at the errors in the report: the recipes of this machine's profile are trained"
     seedless = {name: replace(parts, seed=None, suffixes=()) for name, parts in parsed.items()}
     best, folds = seedless[networks[0]], facts[networks[0]]
     seeds = {facts[name][0]["seed"] for name in runs if seedless[name] == best}
     seed = next(number for number in range(1, len(seeds) + 2) if number not in seeds)
-    time = format_duration(sum(fold["seconds"] for fold in folds) / min(workers, len(folds)))
+    time = format_duration(sum(fold.get("seconds", 0) for fold in folds) / min(workers, len(folds)))
     more = ",".join([*names, str(replace(best, seed=seed))])
     return f"{command} {more}, another seed of the best network: about {time} more"
 

@@ -88,7 +88,7 @@ def nested_decision(
     gain = metric.compare(changed, scores, labels)
     if gain.gain > 0 and gain.p < SIGNIFICANT:
         decision = learn_decision(kind, scores, labels, metric)
-        return (Decision() if decision.values == (0.5,) and kind == "threshold" else decision), gain
+        return (Decision() if decision == Decision("threshold", (0.5,)) else decision), gain
     return Decision(), gain
 
 

@@ -29,6 +29,7 @@ from facefold.ensemble.scores import log_prob, logit
 
 COMPONENTS = 64  # principal components of a fold's features, at most ..
 ROWS_PER_COMPONENT = 8  # .. one for so many rows
+BLOCK = 4096  # test rows that are standardised at a time
 MAX_DEVIATIONS = 10.0  # standard deviations
 INNER_FOLDS = 5  # for cross-fitting inside a fold
 _SEED = 0
@@ -108,13 +109,16 @@ def _principal_components(oof: np.ndarray, test: np.ndarray) -> tuple[np.ndarray
     if count == 0:
         return oof[:, :0], test[:, :0]
     mean, spread = oof[:, varied].mean(axis=0, dtype=np.float64), spread[varied]
-    oof, test = (
-        np.clip((features[:, varied] - mean) / spread, -MAX_DEVIATIONS, MAX_DEVIATIONS) for features in (oof, test)
-    )
+
+    def standardise(features: np.ndarray) -> np.ndarray:
+        return np.clip((features[:, varied] - mean) / spread, -MAX_DEVIATIONS, MAX_DEVIATIONS)
+
+    oof = standardise(oof)
     # In float64 and by the covariance: a randomised float32 solver gave other digits with another number of threads.
     pca = PCA(count, svd_solver="covariance_eigh").fit(oof)
     axes = (pca.components_ / np.sqrt(pca.explained_variance_[0])).T  # (F, count)
-    return oof @ axes, test @ axes
+    blocks = [standardise(test[start : start + BLOCK]) @ axes for start in range(0, len(test), BLOCK)]
+    return oof @ axes, np.concatenate(blocks) if blocks else np.empty((0, count))
 
 
 def fit_stack_probs(rows: Rows, labels: np.ndarray, fold: np.ndarray) -> Fitted:

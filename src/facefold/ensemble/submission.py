@@ -14,6 +14,7 @@ from facefold.ensemble.added import ADDED, AddedMember, added_paths, copy_added
 from facefold.ensemble.blend import Blend, submitted_name
 from facefold.ensemble.leaks import LEAKS
 from facefold.ensemble.members import describe_member
+from facefold.ensemble.methods import FEATURE_METHODS
 from facefold.runs import Member
 from facefold.task import Task
 from facefold.utils.errors import InputError
@@ -61,11 +62,11 @@ def write_blend(
 def _write_blend(
     directory: Path, blend: Blend, competition: Competition, origin: dict, target: Task, added: list[AddedMember]
 ) -> Blend:
-    """Write all files, then put them in place of the last blend's, whose leaks and added members may not be used now.
+    """Write all files, then put them in place of the last blend's, which may have methods that this one has not.
 
     Arguments as of `write_blend`. origin: what blend.json says of where the blend is from.
     """
-    unused = [f"{name}.csv" for name in LEAKS if name not in blend.submissions]
+    unused = [f"{name}.csv" for name in (*LEAKS, *FEATURE_METHODS) if name not in blend.submissions]
     copies = {path.name for member in added for path in added_paths(directory, member.name)}
     unused += [path.name for path in directory.glob(f"{ADDED}*.csv") if path.name not in copies]
     with staged_files(directory, "blend.json", obsolete=unused) as staged:

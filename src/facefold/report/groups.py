@@ -54,7 +54,7 @@ def group_column(column: pd.Series) -> pd.Series | None:
     edges = band_edges(finite)
     integers = np.equal(finite % 1, 0).all() and np.equal(edges % 1, 0).all()
     names = [
-        f"{low:g}-{high - 1:g}" if integers and high - low > 1 else f"{low:g} to {high:g}"
+        f"{low:.12g}-{high - 1:.12g}" if integers and high - low > 1 else f"{low:.12g} to {high:.12g}"
         for low, high in zip(edges, edges[1:], strict=False)
     ]
     return pd.Series(pd.cut(numbers, edges, right=False, labels=names), index=column.index)

@@ -14,7 +14,7 @@ from facefold.report.bars import make_axis
 from facefold.report.calibration import reliability_bins
 from facefold.report.galleries import PHOTOS, random_labels, random_predictions
 from facefold.report.groups import accuracy_by_column
-from facefold.report.sections import Tile, agreement_section, group_axis, roc_points
+from facefold.report.sections import Tile, agreement_section, correct_by_recipe, group_axis, roc_points
 from facefold.runs import Member
 from facefold.task import Task
 
@@ -28,7 +28,7 @@ def class_sections(competition: Competition, blend: Blend, members: list[Member]
     """Return what multiclass.html.j2 needs besides the parts that all reports share, see `blend_page`."""
     oof, test, names, few = blend.oof, blend.test, task.classes, len(task.classes) <= MAX_CLASSES
     prob, labels = oof[list(task.columns)].to_numpy(), oof["label"].to_numpy()
-    accuracy, agreement = blend.facts["score"], agreement_section(blend, correct_by_recipe(blend, members, task))
+    accuracy, agreement = blend.facts["score"], agreement_section(blend, correct_by_recipe(blend, members))
     wrong, recall = most_wrong(oof, task), recall_by_class(oof, names)
     groups = accuracy_by_column(competition.meta, oof)
     balance = class_balance(competition.train["label"], test["pred"], names)
@@ -58,13 +58,6 @@ def class_sections(competition: Competition, blend: Blend, members: list[Member]
         "labels": random_labels(competition.train) if few else [],
         "balance": balance,
     }
-
-
-def correct_by_recipe(blend: Blend, members: Sequence[Member], task: Task) -> pd.DataFrame:
-    """Return bool (n, recipes): whether the likeliest class of a recipe is a train id's label, in the blend's order."""
-    labels, columns = blend.oof.set_index("id")["label"], list(task.columns)
-    likeliest = {member.name: member.oof.loc[labels.index, columns].to_numpy().argmax(axis=1) for member in members}
-    return pd.DataFrame({name: classes == labels.to_numpy() for name, classes in likeliest.items()}, labels.index)
 
 
 def frequent_confusions(oof: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

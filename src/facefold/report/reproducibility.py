@@ -59,8 +59,7 @@ def _commands(facts: dict, folds: Folds, pseudo: dict[str, str]) -> list[str]:
         f"python src/blend.py{target} --recipes {','.join(options['recipes'])} --method {options['method']} "
         f"--weights '{options['weights']}'"
         + add_options(facts.get("added", {}))
-        + "".join(f" --use-{name}" for name in options["leaks"])
-        + (" --labels" if options.get("labels") else ""),
+        + "".join(f" --use-{name}" for name in options["leaks"]),
     ]
 
 

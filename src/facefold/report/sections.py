@@ -161,7 +161,8 @@ def _medians(values: np.ndarray, groups: np.ndarray, names: Sequence[str]) -> st
 def correct_by_recipe(blend: Blend, members: Sequence[Member]) -> pd.DataFrame:
     """Return bool (n, recipes): whether a recipe predicts a train id correctly, in the order of the blend's rows."""
     labels = blend.oof.set_index("id")["label"]
-    return pd.DataFrame({member.name: decide(member.oof.reindex(labels.index)) == labels for member in members})
+    decided = {member.name: decide(member.oof.reindex(labels.index)) for member in members}
+    return pd.DataFrame({name: classes == labels.to_numpy() for name, classes in decided.items()}, labels.index)
 
 
 def regression_sections(blend: Blend, target: Task) -> dict[str, Any]:
@@ -188,6 +189,6 @@ def errors_by_band(oof: pd.DataFrame) -> pd.DataFrame:
     edges = MaxNLocator(MAX_BANDS, steps=[1, 2, 5, 10]).tick_values(values.min(), values.max())
     band = np.minimum(np.searchsorted(edges, values, side="right") - 1, len(edges) - 2)  # the last edge is inside
     return pd.DataFrame(
-        {"band": f"{edges[k]:g} to {edges[k + 1]:g}", **vars(score_errors(pred[band == k], values[band == k]))}
+        {"band": f"{edges[k]:.12g} to {edges[k + 1]:.12g}", **vars(score_errors(pred[band == k], values[band == k]))}
         for k in np.unique(band)
     )

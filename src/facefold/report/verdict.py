@@ -51,7 +51,7 @@ def first_screen(blend: Blend, members: list[Member], target: Task, noise: Answe
     gains = []
     if len(members) > 1:
         gain = facts["gain_over_best_single"]
-        gains = [("submission", "", gain["gain"], gain["low"], gain["high"])]
+        gains = [("submission", "without the leak" * bool(used_leaks(facts)), gain["gain"], gain["low"], gain["high"])]
         methods = board[board["kind"] == "method"].set_index("name")
         names = {"mean": ("mean", f"of all {len(members)}"), "best_single": ("best single", "")}
         scores += [(*text, *methods.loc[name, keys]) for name, text in names.items()]
@@ -110,6 +110,7 @@ def _blending(facts: dict, members: list[Member], metric: Metric) -> list[Answer
     gain = facts["gain_over_best_single"]
     value, interval = format_gain(gain["gain"], gain["low"], gain["high"], metric)
     text = f"{value}{' points' if metric.points else ''} ({interval}) over the best single recipe"
+    text += ", without the leak" * bool(used_leaks(facts))
     if "wins" in gain:
         text += f"; {gain['wins']:,} rows fixed, {gain['losses']:,} broken"
     text += f" ({metric.test}, p = {gain['p']:.2g})."
