@@ -231,6 +231,8 @@ class Job:
         fixed_folds = "as --folds says" if args.folds else fixed_folds
         fixed_folds = fixed_folds or ("as they are from a file" if parse_method(folds.method).file else "")
         used = time.monotonic() - self.started
+        if math.isinf(self.budget) and math.isinf(self.session):  # the order is not that in which they are wanted
+            recipes = workload.longest_first(recipes)
         plan = make_plan(workload, recipes, self.budget - used, fixed_folds)
         elsewhere = "" if args.engine == "local" else " of this machine; the folds go to the Ray cluster"
         print("\n" + format_plan(plan, workload, suffix, elsewhere))

@@ -97,6 +97,13 @@ def test_what_is_trained_costs_nothing():
     assert plan.make_plan(finished, RECIPES, float("inf"), "").seconds == pytest.approx(17)
 
 
+def test_long_folds_come_first_so_that_short_ones_fill_the_other_devices_at_the_end():
+    both = workload()
+    long, short = sorted(RECIPES, key=lambda recipe: both.plan_recipe(recipe, 5).cost.fold, reverse=True)
+    assert both.longest_first([short, long]) == both.longest_first([long, short]) == [long, short]
+    assert plan.makespan([1.0] * 5 + [10.0] * 3, 2) == 22.0 and plan.makespan([10.0] * 3 + [1.0] * 5, 2) == 20.0
+
+
 # Rates
 
 

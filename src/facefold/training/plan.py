@@ -107,6 +107,10 @@ class Workload:
         shared = augmented * (rates.augment + rates.freeze) + plain * rates.freeze
         return RecipePlan(recipe, left, Cost(shared, fold))
 
+    def longest_first(self, recipes: Sequence[Recipe]) -> list[Recipe]:
+        """Return the recipes in the order that leaves the fewest devices idle at the end: those of long folds first."""
+        return sorted(recipes, key=lambda recipe: -self.plan_recipe(recipe, self.folds).cost.fold)
+
     def _predict_seconds(self, recipe: Recipe, rates: Rates, valid: int) -> float:
         """Estimate the seconds of what follows the last epoch of a fold: predicting its held-out and the test rows."""
         return len(recipe.tta_views) * (valid + self.test_rows) * rates.predict
