@@ -448,6 +448,15 @@ def test_images_may_stay_where_they_are(tmp_path):
         install_competition(write_zip(tmp_path, COMPLETE), tmp_path / "third", in_place=True)
 
 
+def test_images_inside_a_zip_cannot_stay_where_they_are(tmp_path):
+    zipped = zip_bytes({"1.jpg": b"one", "2.jpg": b"two"})
+    source = write_folder(tmp_path, {**CSV, "train.zip": zipped, "test/3.jpg": b"three"})
+    with pytest.raises(InputError) as caught:
+        install_competition(source, tmp_path / "root", in_place=True)
+    assert str(caught.value) == f"{source}/train.zip/1.jpg is inside a zip: unpack it, or leave --in-place out"
+    assert not list((tmp_path / "root").iterdir())
+
+
 def test_a_name_in_two_unicode_forms_is_one_image(tmp_path):
     composed, decomposed = "caf\u00e9.jpg", "cafe\u0301.jpg"
     csv = {**CSV, "train.csv": "id,label\n1,0\ncaf\u00e9,1\n".encode()}
