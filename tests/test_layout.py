@@ -64,6 +64,12 @@ LAYOUTS = {
         "c/train.zip": zip_bytes({"train/train/1.jpg": b"one", "2.jpg": b"two"}),
         "c/test/3.jpg": b"three",
     },
+    "csv files in a folder of their own": {
+        **{f"labels/{name}": content for name, content in CSV.items()},
+        "images/1.jpg": b"one",
+        "train.zip": zip_bytes({"2.jpg": b"two"}),
+        "test/3.jpg": b"three",
+    },
     "with litter": {
         **COMPLETE,
         "__MACOSX/train/._1.jpg": b"x",
