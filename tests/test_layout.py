@@ -303,6 +303,21 @@ def test_two_images_of_one_row_are_refused_unless_a_person_names_the_folder(tmp_
     assert installed_files(tmp_path / "root") == COMPLETE
 
 
+def test_a_zip_next_to_the_folder_it_was_unpacked_to_is_refused_unless_a_person_names_the_folder(tmp_path):
+    zipped = zip_bytes({"1.jpg": b"one", "2.jpg": b"two"})
+    source = write_folder(tmp_path, {**COMPLETE, "train.zip": zipped, "test/3.png": b"x"})
+    both = f"{source}/train/{{0}}.jpg and {source}/train.zip/{{0}}.jpg would both be train/{{0}}.jpg".format
+    assert refusal(source, tmp_path / "root").splitlines()[:4] == [
+        "the images of this competition cannot be installed:",
+        f"  - {both(1)}; name their folder with --images train=DIR",
+        f"  - {both(2)}; name their folder with --images train=DIR",
+        f"  - {source}/test/3.jpg and {source}/test/3.png would both be test/3.jpg",
+    ]
+    (source / "test" / "3.png").unlink()
+    assert install_competition(source, tmp_path / "root", image_folders={"train": "train"})
+    assert installed_files(tmp_path / "root") == COMPLETE
+
+
 @pytest.mark.parametrize("id", ["1.jpg", "a/1.jpg", "a/1"])
 def test_an_id_may_have_a_suffix_and_a_folder(tmp_path, id):
     files = {**COMPLETE, "train.csv": f"id,label\n{id},0\n2,1\n".encode()}

@@ -255,7 +255,8 @@ class _Matches:
         """Add a problem if several files fit the row."""
         if len(candidates) > 1:
             first, second = candidates[:2]
-            where = "" if _in_own_folder(first.path, row[0]) else f"; name their folder with --images {row[0]}=DIR"
+            apart = first.path.parent != second.path.parent  # else no name of a folder would choose one of the two
+            where = f"; name their folder with --images {row[0]}=DIR" if apart else ""
             name = printable(unicodedata.normalize("NFC", name))
             self.problems.append(f"{first.name} and {second.name} would both be {name}{where}")
 
