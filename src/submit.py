@@ -49,17 +49,19 @@ def main() -> None:
 def submit(args: argparse.Namespace) -> None:
     """Submit, or complete the log's last line."""
     from facefold.kaggle.submit import load_submission_log, record_outcome, record_public_score, require_known_outcome
+    from facefold.utils.files import lock_directory
 
     root = args.root.resolve()
-    log = load_submission_log(root)
-    if args.outcome is not None:
-        print(record_outcome(root, log, args.outcome))
-        return
-    require_known_outcome(log)
-    if args.public is not None:
-        print(record_public_score(root, log, args.public))
-    else:
-        upload(root, log, args)
+    with lock_directory(root / "submissions"):  # each writes the whole log again: of two at once one would lose a line
+        log = load_submission_log(root)
+        if args.outcome is not None:
+            print(record_outcome(root, log, args.outcome))
+            return
+        require_known_outcome(log)
+        if args.public is not None:
+            print(record_public_score(root, log, args.public))
+        else:
+            upload(root, log, args)
 
 
 def upload(root: Path, log: list[LogEntry], args: argparse.Namespace) -> None:
