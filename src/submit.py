@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def main() -> None:
     parser = build_parser(__doc__)
     parser.add_argument("-m", "--message", metavar="TEXT", help="what Kaggle shows next to the submission")
-    parser.add_argument("--competition", metavar="SLUG", help="default: that of the last line of the log")
+    parser.add_argument("--competition", metavar="SLUG", help="with -m; default: that of the last line of the log")
     parser.add_argument("--public", type=float, metavar="SCORE", help="the public score of the last line of the log")
     parser.add_argument(
         "--outcome", choices=("accepted", "refused"), help="what came of the submission whose outcome is unknown"
@@ -42,6 +42,11 @@ def main() -> None:
     if sum(value is not None for value in (args.message, args.public, args.outcome)) != 1:
         raise InputError(
             "say what to do: -m TEXT submits, --public SCORE records the public score of the last submission"
+        )
+    if args.competition and args.message is None:
+        raise InputError(
+            f"--competition {args.competition}: for -m alone; --public and --outcome are of the last submission in "
+            "submissions/log.csv, whatever its competition"
         )
     submit(args)
 

@@ -255,6 +255,17 @@ def test_the_log_is_written_by_one_step_at_a_time(root, monkeypatch):
     assert load_submission_log(root) == before
 
 
+@pytest.mark.parametrize("options", [("--public", "0.9"), ("--outcome", "accepted")])
+def test_a_competition_is_refused_where_it_would_choose_nothing(root, monkeypatch, options):
+    submit_first(root, monkeypatch)
+    before = load_submission_log(root)
+    assert refused(root, monkeypatch, *options, "--competition", "another") == (
+        "--competition another: for -m alone; --public and --outcome are of the last submission in "
+        "submissions/log.csv, whatever its competition"
+    )
+    assert load_submission_log(root) == before
+
+
 def test_a_refused_file_is_submitted_again_to_the_competition_that_was_named(root, monkeypatch):
     client(root, monkeypatch, "Segmentation fault", 139)
     refused(root, monkeypatch, "-m", "first", "--competition", "face-gender")
