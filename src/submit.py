@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def main() -> None:
     parser = build_parser(__doc__)
     parser.add_argument("-m", "--message", metavar="TEXT", help="what Kaggle shows next to the submission")
-    parser.add_argument("--competition", metavar="SLUG", help="default: that of the last line of the log")
+    parser.add_argument("--competition", metavar="SLUG", help="with -m; default: that of the last line of the log")
     parser.add_argument("--public", type=float, metavar="SCORE", help="the public score of the last line of the log")
     parser.add_argument(
         "--outcome", choices=("accepted", "refused"), help="what came of the submission whose outcome is unknown"
@@ -43,23 +43,30 @@ def main() -> None:
         raise InputError(
             "say what to do: -m TEXT submits, --public SCORE records the public score of the last submission"
         )
+    if args.competition and args.message is None:
+        raise InputError(
+            f"--competition {args.competition}: for -m alone; --public and --outcome are of the last submission in "
+            "submissions/log.csv, whatever its competition"
+        )
     submit(args)
 
 
 def submit(args: argparse.Namespace) -> None:
     """Submit, or complete the log's last line."""
     from facefold.kaggle.submit import load_submission_log, record_outcome, record_public_score, require_known_outcome
+    from facefold.utils.files import lock_directory
 
     root = args.root.resolve()
-    log = load_submission_log(root)
-    if args.outcome is not None:
-        print(record_outcome(root, log, args.outcome))
-        return
-    require_known_outcome(log)
-    if args.public is not None:
-        print(record_public_score(root, log, args.public))
-    else:
-        upload(root, log, args)
+    with lock_directory(root / "submissions"):  # each writes the whole log again: of two at once one would lose a line
+        log = load_submission_log(root)
+        if args.outcome is not None:
+            print(record_outcome(root, log, args.outcome))
+            return
+        require_known_outcome(log)
+        if args.public is not None:
+            print(record_public_score(root, log, args.public))
+        else:
+            upload(root, log, args)
 
 
 def upload(root: Path, log: list[LogEntry], args: argparse.Namespace) -> None:

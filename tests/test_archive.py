@@ -38,6 +38,11 @@ def test_members_that_would_leave_the_folder(tmp_path, name):
     assert f"c.zip: member {name!r} would leave the folder" in refusal(write_zip(tmp_path, {**COMPLETE, name: b"x"}))
 
 
+def test_a_colon_in_a_name_is_no_drive(tmp_path):
+    files = {**COMPLETE, "train/2020-01-01T10:00:00.jpg": b"x", "10:00.jpg": b"y"}
+    assert content(write_zip(tmp_path, files)) == files
+
+
 def test_links_are_refused(tmp_path):
     link = zipfile.ZipInfo("train/9.jpg")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16

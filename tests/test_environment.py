@@ -1,6 +1,8 @@
+import runpy
 import shutil
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,6 +25,16 @@ def test_what_is_missing_or_too_old_is_reported():
     assert environment.find_shortfalls(["numpy>=999.1", "tqdm>=4.0"]) == expected
 
 
+def test_an_older_python_is_named_though_it_lacks_tomllib(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tomllib", None)
+    monkeypatch.setattr(sys, "version_info", (3, 10, 13))
+    monkeypatch.setattr(sys, "version", "3.10.13 (main)")
+    with pytest.raises(SystemExit, match="^1$"):
+        runpy.run_path(environment.__file__, run_name="__main__")
+    monkeypatch.undo()
+    assert capsys.readouterr().out == "Python 3.10.13, 3.11 to 3.13 is needed\n"
+
+
 def test_another_distribution_of_opencv_counts(monkeypatch):
     monkeypatch.setitem(environment.ALTERNATIVES, "no-such-package", ("nor-this", "numpy"))
     assert environment.find_shortfalls(["no-such-package>=1.0"]) == []
@@ -37,7 +49,7 @@ def test_versions_are_compared_by_number():
 def test_the_pins_satisfy_the_floors():
     lines = (PROJECT / "requirements.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if "==" in line)
-    for requirement in environment.tomllib.loads(environment.PYPROJECT.read_text())["project"]["dependencies"]:
+    for requirement in tomllib.loads(environment.PYPROJECT.read_text())["project"]["dependencies"]:
         name, _, minimum = requirement.partition(">=")
         assert environment.parse_version(pins[name]) >= environment.parse_version(minimum)
 

@@ -64,6 +64,12 @@ LAYOUTS = {
         "c/train.zip": zip_bytes({"train/train/1.jpg": b"one", "2.jpg": b"two"}),
         "c/test/3.jpg": b"three",
     },
+    "csv files in a folder of their own": {
+        **{f"labels/{name}": content for name, content in CSV.items()},
+        "images/1.jpg": b"one",
+        "train.zip": zip_bytes({"2.jpg": b"two"}),
+        "test/3.jpg": b"three",
+    },
     "with litter": {
         **COMPLETE,
         "__MACOSX/train/._1.jpg": b"x",
@@ -297,6 +303,21 @@ def test_two_images_of_one_row_are_refused_unless_a_person_names_the_folder(tmp_
     assert installed_files(tmp_path / "root") == COMPLETE
 
 
+def test_a_zip_next_to_the_folder_it_was_unpacked_to_is_refused_unless_a_person_names_the_folder(tmp_path):
+    zipped = zip_bytes({"1.jpg": b"one", "2.jpg": b"two"})
+    source = write_folder(tmp_path, {**COMPLETE, "train.zip": zipped, "test/3.png": b"x"})
+    both = f"{source}/train/{{0}}.jpg and {source}/train.zip/{{0}}.jpg would both be train/{{0}}.jpg".format
+    assert refusal(source, tmp_path / "root").splitlines()[:4] == [
+        "the images of this competition cannot be installed:",
+        f"  - {both(1)}; name their folder with --images train=DIR",
+        f"  - {both(2)}; name their folder with --images train=DIR",
+        f"  - {source}/test/3.jpg and {source}/test/3.png would both be test/3.jpg",
+    ]
+    (source / "test" / "3.png").unlink()
+    assert install_competition(source, tmp_path / "root", image_folders={"train": "train"})
+    assert installed_files(tmp_path / "root") == COMPLETE
+
+
 @pytest.mark.parametrize("id", ["1.jpg", "a/1.jpg", "a/1"])
 def test_an_id_may_have_a_suffix_and_a_folder(tmp_path, id):
     files = {**COMPLETE, "train.csv": f"id,label\n{id},0\n2,1\n".encode()}
@@ -446,6 +467,15 @@ def test_images_may_stay_where_they_are(tmp_path):
     assert load_competition(tmp_path / "other").image_path("train", "a/1").read_bytes() == b"one"
     with pytest.raises(InputError, match="^--in-place needs a folder, which .*/c.zip is not: unpack it, or leave"):
         install_competition(write_zip(tmp_path, COMPLETE), tmp_path / "third", in_place=True)
+
+
+def test_images_inside_a_zip_cannot_stay_where_they_are(tmp_path):
+    zipped = zip_bytes({"1.jpg": b"one", "2.jpg": b"two"})
+    source = write_folder(tmp_path, {**CSV, "train.zip": zipped, "test/3.jpg": b"three"})
+    with pytest.raises(InputError) as caught:
+        install_competition(source, tmp_path / "root", in_place=True)
+    assert str(caught.value) == f"{source}/train.zip/1.jpg is inside a zip: unpack it, or leave --in-place out"
+    assert not list((tmp_path / "root").iterdir())
 
 
 def test_a_name_in_two_unicode_forms_is_one_image(tmp_path):

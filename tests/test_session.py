@@ -86,6 +86,14 @@ def test_the_steps_get_the_options_and_the_time_that_is_left(tmp_path, kaggle, c
     assert task == 'kind = "multiclass"\nclasses = ["a", "b"]\nmetric = "auc"\n'  # as packed
 
 
+@pytest.mark.parametrize("name, option", [("train.ZIP", ""), ("sub/test.zip", ""), ("train.csv.zip", " --in-place")])
+def test_images_inside_a_zip_do_not_stay_where_they_are(tmp_path, kaggle, capsys, name, option):
+    write(tmp_path / "input" / "faces" / name, "")
+    begun = kaggle()
+    begun.train("lite0", "8h30m")
+    assert (begun.root / "options").read_text() == f"--data {tmp_path}/input/faces{option}"
+
+
 def test_no_more_is_kept_than_kaggle_keeps_finished_folds_first(tmp_path, kaggle, monkeypatch, capsys):
     begun = kaggle()
     write_fold(begun.root, "a", 0, False, "x" * 500)

@@ -19,7 +19,7 @@ from facefold.ensemble.submission import check_submission
 from facefold.kaggle.submit import LogEntry, load_submission_log, write_submission_log
 from facefold.task import LABEL
 from facefold.utils.errors import InputError
-from facefold.utils.files import sha256_file
+from facefold.utils.files import lock_directory, sha256_file
 
 IDS = ["7", "0042", "9"]
 LABELS = [1, 0, 1]
@@ -242,6 +242,28 @@ def test_the_user_says_what_came_of_an_unknown_submission(root, monkeypatch, cap
     )
     step(root, monkeypatch, "--public", "0.9")
     assert [entry.message for entry in load_submission_log(root) if entry.public] == [scored]
+
+
+def test_the_log_is_written_by_one_step_at_a_time(root, monkeypatch):
+    submit_first(root, monkeypatch)
+    before = load_submission_log(root)
+    with lock_directory(root / "submissions"):
+        assert refused(root, monkeypatch, "--public", "0.9381") == (
+            f"{root}/submissions is in use by process {os.getpid()}; wait for it, or end it, then run the same command "
+            "again"
+        )
+    assert load_submission_log(root) == before
+
+
+@pytest.mark.parametrize("options", [("--public", "0.9"), ("--outcome", "accepted")])
+def test_a_competition_is_refused_where_it_would_choose_nothing(root, monkeypatch, options):
+    submit_first(root, monkeypatch)
+    before = load_submission_log(root)
+    assert refused(root, monkeypatch, *options, "--competition", "another") == (
+        "--competition another: for -m alone; --public and --outcome are of the last submission in "
+        "submissions/log.csv, whatever its competition"
+    )
+    assert load_submission_log(root) == before
 
 
 def test_a_refused_file_is_submitted_again_to_the_competition_that_was_named(root, monkeypatch):

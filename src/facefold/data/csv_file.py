@@ -71,34 +71,11 @@ class CsvFile:
         return pd.DataFrame([cells for _, cells in self.rows], columns=self.header, dtype=str)
 
 
-def read_csv_file(
-    path: Path, name: str, header: list[str], findings: Findings, more_columns: bool = False
-) -> CsvFile | None:
-    """Read a csv file; None if it cannot be read or does not begin with the columns of `header`.
-
-    Args:
-        path: The file.
-        name: What messages call the file.
-        header: The expected columns, the id first.
-        findings: Everything that breaks the rules is added here.
-        more_columns: Whether other columns may follow.
-    """
-    add = findings.of_file(name)
-    records = _records(path, add)
-    if not records:
-        return None
-    columns = records[0][1]
-    begins_well = columns[: len(header)] == header
-    if not begins_well or not (more_columns or columns == header):
-        expected = ",".join(header) + (",.." if more_columns else "")
-        add("header", f", row 1: the header is {quoted(','.join(columns))}, expected '{expected}'")
-        if not begins_well:
-            return None
-    return index_ids(_check_cells(columns, records[1:], add), columns[0], name, findings)
-
-
 def read_table(path: Path, name: str, findings: Findings) -> CsvFile | None:
-    """Read a csv file of any columns, and no ids yet; None if it cannot be read. Arguments as of `read_csv_file`."""
+    """Read a csv file of any columns, and no ids yet; None if it cannot be read.
+
+    name: what messages call the file. findings: everything that breaks the rules is added here.
+    """
     add = findings.of_file(name)
     records = _records(path, add)
     if records and not any(cell.strip() for cell in records[0][1]):
@@ -108,7 +85,7 @@ def read_table(path: Path, name: str, findings: Findings) -> CsvFile | None:
 
 
 def index_ids(file: CsvFile, column: str, name: str, findings: Findings) -> CsvFile:
-    """Return the file with the row of each id, which are in `column`; arguments as of `read_csv_file`."""
+    """Return the file with the row of each id, which are in `column`; arguments as of `read_table`."""
     add, row_of_id, at = findings.of_file(name), {}, file.header.index(column)
     for row, cells in file.rows:
         id = cells[at]
@@ -148,19 +125,23 @@ def _check_cells(columns: list[str], records: list[tuple[int, list[str]]], add: 
     return CsvFile(columns, rows, {})
 
 
-def read_csv_rows(
-    path: Path, header: list[str], findings: Findings, more_columns: bool = False
-) -> list[tuple[int, list[str]]]:
+def read_csv_rows(path: Path, header: list[str], findings: Findings) -> list[tuple[int, list[str]]]:
     """Read the rows of a csv file as (number in the file, cells), the id first; none if the header is wrong.
 
-    Args:
-        path: The file.
-        header: The expected columns, the id first.
-        findings: Everything that breaks the rules is added here.
-        more_columns: Whether other columns may follow.
+    header: the expected columns, the id first. findings: everything that breaks the rules is added here.
     """
-    file = read_csv_file(path, str(path), header, findings, more_columns)
-    return file.rows if file and (more_columns or file.header == header) else []
+    add = findings.of_file(str(path))
+    records = _records(path, add)
+    if not records:
+        return []
+    columns = records[0][1]
+    if columns != header:
+        add("header", f", row 1: the header is {quoted(','.join(columns))}, expected '{','.join(header)}'")
+    if columns[: len(header)] != header:
+        return []
+    # With columns too many the ids are known, and what is wrong with the rows is listed as well.
+    file = index_ids(_check_cells(columns, records[1:], add), columns[0], str(path), findings)
+    return file.rows if columns == header else []
 
 
 def id_fault(id: str) -> str:

@@ -107,7 +107,10 @@ def _fill(staged: Path, source: Source, choices: Choices, in_place: bool) -> Non
 
 def _write_task_in_place(folder: Path, source: Source, images: SourceImages, choices: Choices) -> None:
     """Write the task.toml that says where the images of `source` are; `folder` holds the csv files."""
-    folders = {}
+    folders, zipped = {}, {member.name for member in images.inside}
+    for name in images.own.values():
+        if images.files[name].name in zipped:
+            raise InputError(f"{images.files[name].name} is inside a zip: unpack it, or leave --in-place out")
     for split in SPLITS:
         paths = {id: source.real_path(images.files[name]) for (of, id), name in images.own.items() if of == split}
         common = Path(os.path.commonpath([path.parent for path in paths.values()])) if paths else source.path.absolute()

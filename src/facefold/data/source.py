@@ -40,7 +40,7 @@ class Source:
 
     Attributes:
         path: The zip or folder, as messages call it.
-        folder: The part of it that holds the competition.
+        folder: The part of it that holds the competition, all of it if the csv files have a folder of their own.
         members: The files; their paths are inside `folder`.
         csv_files: By the name that they get.
         assigned: The image of each row, if the rows were written from the images; else empty.
@@ -75,6 +75,8 @@ def read_source(path: Path, members: list[Member], image_folders: Mapping[str, s
         replace(member, path=member.path.relative_to(folder)) for member in members if folder in member.path.parents
     ]
     csv_files = _find_csv_files(path, inside)
+    if not any(has_image_suffix(member.path.name) or is_zip_of_images(member) for member in inside):
+        folder, inside = PurePosixPath(), members  # the images are in folders next to that of the csv files
     assigned = {} if "train.csv" in csv_files else write_csv_files(csv_files, inside)
     return Source(path, folder, inside, csv_files, assigned, image_folders)
 
@@ -253,7 +255,8 @@ class _Matches:
         """Add a problem if several files fit the row."""
         if len(candidates) > 1:
             first, second = candidates[:2]
-            where = "" if _in_own_folder(first.path, row[0]) else f"; name their folder with --images {row[0]}=DIR"
+            apart = first.path.parent != second.path.parent  # else no name of a folder would choose one of the two
+            where = f"; name their folder with --images {row[0]}=DIR" if apart else ""
             name = printable(unicodedata.normalize("NFC", name))
             self.problems.append(f"{first.name} and {second.name} would both be {name}{where}")
 

@@ -261,11 +261,16 @@ def _find_label_columns(
 
 def _columns_of_classes(train: CsvFile, id_column: str, wanted: list[str], asked: str) -> tuple[str, ...]:
     """Return the label columns if the sample has one column per class."""
-    names = [asked] if asked else [name for name in train.header if name != id_column]
+    same = not asked and set(wanted) <= set(train.header)
+    if same and all(_hot(cells) >= 0 for cells in zip(*map(train.column, wanted), strict=True)):
+        return tuple(wanted)
+    # A column that is called like a class holds no names of classes, though its 0 and 1 may be such names.
+    apart = {id_column, *wanted} if same else {id_column}
+    names = [asked] if asked else [name for name in train.header if name not in apart]
     fitting = [name for name in names if set(train.column(name)) <= set(wanted)]
     if fitting:
         return (max(fitting, key=lambda name: len(set(train.column(name)))),)
-    if not asked and set(wanted) <= set(train.header):
+    if same:
         return tuple(wanted)
     what = f"column {asked} of" if asked else "any column of"
     raise InputError(

