@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from command import call
+from command import call, refused
 from facefold.data.audit import audit_competition, load_images_hash
 from facefold.data.cache import ImageCache
 from facefold.data.competition import load_competition
@@ -244,6 +244,13 @@ def test_a_turned_picture_is_predicted_as_it_is_seen(root, tmp_path, capsys):
     call("predict", root, "--no-detect", "--out", tmp_path / "p.csv", *pictures)
     upright_prob, turned_prob, sideways_prob = pd.read_csv(tmp_path / "p.csv")["prob"]
     assert turned_prob == pytest.approx(upright_prob, abs=1e-6) and abs(sideways_prob - upright_prob) > 1e-4
+
+
+def test_without_runs_there_is_nothing_to_predict_the_test_images_by(tmp_path, make_competition):
+    make_competition(tmp_path, 20, 10, 16, 2)
+    assert refused("predict", tmp_path, "--test") == (
+        "there are no runs to predict by. Run `python src/train.py --recipe NAME` first."
+    )
 
 
 def test_what_is_no_image_is_named_with_what_to_do(root, tmp_path):

@@ -101,7 +101,7 @@ def test_the_order_of_the_ids_is_used_only_when_asked_for_and_then_said():
     assert read.facts["score"]["accuracy"] == pytest.approx(
         after, abs=0.07
     )  # 400 test rows, and fewer labels around each row that is scored
-    assert read.facts["gain_over_best_single"]["gain"] > 0.05
+    assert read.facts["gain_over_best_single"] == plain.facts["gain_over_best_single"]  # of blending, not of the leak
     assert format_headline(read.facts).endswith(
         f" by mean, read by the order of the ids ({read.facts['leaks']['order']['picked']})"
     )

@@ -18,9 +18,11 @@ from facefold.data.audit import load_images_hash
 from facefold.data.competition import load_competition
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.folds import load_folds
+from facefold.data.synthetic import write_synthetic_competition
 from facefold.ensemble.label_issues import COLUMNS
 from facefold.models.recipe import load_recipe
 from facefold.runs import Identity, fold_dir, load_predictions, run_names, seal_fold, write_history, write_predictions
+from facefold.task import load_task
 from facefold.training import jobs
 from facefold.utils import processes
 from facefold.utils.errors import InputError
@@ -29,11 +31,12 @@ from facefold.utils.files import read_json, write_text
 ODD = ["50", "90", "140", "200"]  # the rows that the fabricated models are sure about, against their label
 
 
-def fabricate(root: Path, name: str, noise: float, corrections: Corrections = NO_CORRECTIONS) -> None:
+def fabricate(root: Path, name: str, noise: float, corrections: Corrections = NO_CORRECTIONS, extra: str = "") -> None:
     """Write a run of recipe `name`: features are the logit and noise, probabilities follow the labels but for ODD."""
-    competition, folds = load_competition(root), load_folds(root)
+    competition, folds = load_competition(root), load_folds(root, load_task(root))
     rng = np.random.default_rng(len(name))
-    identity = Identity(name, load_recipe(name).hash, folds.hash, load_images_hash(root), 5, corrections.hash)
+    more = {"corrections": corrections.hash, "task": folds.target.hash, "extra": extra}
+    identity = Identity(name, load_recipe(name).hash, folds.hash, load_images_hash(root), 5, **more)
     for k in range(folds.k):
         directory, valid = fold_dir(root, identity.name, k), folds.valid(k)
         side = (2 * valid["label"] - 1) * np.where(valid["id"].isin(ODD), -2, 1)
@@ -98,6 +101,30 @@ def test_the_suspects_are_listed_with_their_pictures(root):
     assert ((root / "runs" / "label_issues.csv").read_bytes(), (root / "label_issues.html").read_text()) == whole
 
 
+def test_the_suspects_of_two_named_classes_have_their_names(tmp_path):
+    write_synthetic_competition(tmp_path, train=60, test=10, size=16)
+    for name in ("train", "sampleSubmit"):
+        path = tmp_path / "competition" / f"{name}.csv"
+        path.write_text(path.read_text().replace(",0\n", ",cat\n").replace(",1\n", ",dog\n"))
+    call("audit", tmp_path)
+    call("split", tmp_path, "--folds", "3")
+    fabricate(tmp_path, "lite0", 0.8)
+    call("clean", tmp_path)
+    table = suspects(tmp_path).set_index("id")
+    assert set(table["label"]) | set(table["suggested"]) == {"cat", "dog"}
+    labels = pd.read_csv(tmp_path / "competition" / "train.csv", dtype=str).set_index("id")["label"]
+    assert table["label"].equals(labels.loc[table.index]) and table["suggested"]["50"] != labels["50"]
+    page = (tmp_path / "label_issues.html").read_text()
+    assert f"1. Label {table['label'].iloc[0]}; the probability of label dog is" in page
+
+
+def test_the_command_to_train_again_names_a_recipe(root):
+    fabricate(root, "lite0", 0.8, extra="e" * 64)
+    done = run("clean", root, "--recipes", "lite0+extra", "--write-corrections", "new.csv", "--top", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("then `python src/train.py --recipe lite0 --corrections new.csv`\n")
+
+
 def test_corrections_are_written_for_a_person_to_edit(root):
     path = root / "corrections.csv"
     done = run("clean", root, "--write-corrections", "corrections.csv", "--top", "8")
@@ -140,6 +167,7 @@ def test_corrections_are_written_for_a_person_to_edit(root):
 
 def test_options_that_do_not_go_together(root):
     assert refused("clean", root, "--top", 5) == "--top belongs to --write-corrections FILE"
+    assert refused("clean", root, "--confidence", 0) == "--confidence belongs to --write-corrections FILE"
     assert refused("clean", root, "--action", "relabel") == "--action belongs to --write-corrections FILE"
     path = root / "new.csv"
     assert refused("clean", root, "--write-corrections", path) == (

@@ -71,6 +71,18 @@ def test_errors_about_arguments_import_nothing_heavy(arguments, message, tmp_pat
     assert code == 2 and message in error and not modules & set(HEAVY)
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("a.jpg", "--recipes", "lite0"), "--recipes belongs to --test; leave it out"),
+        (("--test", "--out", "p.csv"), "--out belongs to photographs; leave it out"),
+        (("--test", "--no-detect"), "--no-detect belongs to photographs; leave it out"),
+    ],
+)
+def test_predict_refuses_options_that_would_do_nothing(options, message, tmp_path):
+    assert refused("predict", tmp_path, *options) == message
+
+
 def test_a_picture_that_is_missing_is_named_before_torch_is_imported(tmp_path):
     code, modules, error = imported(
         str(SRC / "predict.py"), "no/such.jpg", "--root", str(tmp_path / "r"), tmp_path=tmp_path

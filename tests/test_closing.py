@@ -67,3 +67,10 @@ def test_another_seed_is_one_that_no_run_has(root):
     write_run(root, "lite0#2", seed=2)
     blend = blend_of(("lite0+corrected", "recipe"), ("lite0#2", "recipe"))
     assert suggest_next(root, blend, [], [], 2).startswith("the same command with --recipes lite0,lite0#2,lite0#3, ")
+
+
+def test_a_run_of_an_earlier_version_says_no_time(tmp_path):
+    write_json(tmp_path / "runs" / "lite0" / "fold_0" / "run.json", {"seed": 0})
+    assert suggest_next(tmp_path, blend_of(BOARD[1]), ["lite0"], [], 2) == (
+        "the same command with --recipes lite0,lite0#1, another seed of the best network"
+    )

@@ -10,7 +10,7 @@ import torch
 from command import call, refused, train_here
 from facefold.data import embeddings
 from facefold.data.competition import load_competition
-from facefold.data.embeddings import embeddings_path, load_embeddings
+from facefold.data.embeddings import embeddings_path, load_embeddings, new_embeddings
 from facefold.runs import fold_dir, load_fold_features
 from facefold.training import workers
 from facefold.utils.errors import InputError
@@ -127,6 +127,19 @@ def test_what_a_function_may_not_return(root):
     assert refused("embed", root, "--name", "b", "--recipe", "tiny", "--size", "8").endswith("belong to --backbone")
     text = refused("embed", root, "--name", "b", "--function", "my_features:flat", "--workers", "2")
     assert text.endswith("--workers belongs to --recipe and --backbone")
+    text = refused("embed", root, "--name", "b", "--recipe", "mine.svm")
+    assert text == "--recipe mine.svm reads features/mine.npy and has no backbone"
+
+
+def test_the_blocks_of_a_job_that_was_killed_at_its_very_end_are_removed(tmp_path):
+    own, other = (tmp_path / "features" / f".{name}_0123456789abcdef" for name in ("mine", "mine_2"))
+    for blocks in (own, other):
+        blocks.mkdir(parents=True)
+        (blocks / "train_0.npy").touch()
+    embeddings_path(tmp_path, "mine").touch()
+    with pytest.raises(InputError, match="mine.npy is there already"), new_embeddings(tmp_path, "mine"):
+        pass
+    assert not own.exists() and (other / "train_0.npy").exists()
 
 
 def test_a_file_without_exactly_one_row_per_id_is_refused(root):

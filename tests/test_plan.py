@@ -198,6 +198,16 @@ def test_what_takes_as_long_for_an_image_is_timed_once_and_a_variant_by_itself(m
     assert costs[0] == costs[1] > costs[2] and costs[3] > costs[0] and costs[3] > costs[4] > 0
 
 
+def test_a_recipe_that_reads_features_waits_for_no_image(monkeypatch):
+    monkeypatch.setattr(plan, "estimate_cache_seconds", lambda competition, preprocessing: 60.0)
+    monkeypatch.setattr(plan, "time_recipes", lambda recipes, devices, target: ([RATES], 5.0))
+    recipe, tables = recipes.load_recipe("mine.svm"), SimpleNamespace(train=range(100), test=range(10))
+    measured = plan.measure_workload(tables, [recipe], 2, [CPU], lambda recipe: 2)
+    fold = 50 / plan.TIMED_ROWS * (50 * 0.01 + (100 + 50 + 10) * 0.002)
+    seconds = measured.seconds([measured.plan_recipe(recipe, 2)])
+    assert measured.decode == {} and seconds == pytest.approx(5 + 2 * fold + 15 + 0.001 * 100)
+
+
 def test_a_variant_or_a_seed_with_fewer_epochs_keeps_its_settings_and_its_seed():
     names = [recipe.name for recipe in plan._shorter_recipes(recipes.load_recipe("lite0~size=160@3#1"))]
     assert names == ["lite0~size=160@2#1", "lite0~size=160@1#1"]

@@ -17,10 +17,12 @@ from facefold.data.audit import load_images_hash
 from facefold.data.cache import build_caches
 from facefold.data.corrections import NO_CORRECTIONS
 from facefold.data.folds import load_folds
+from facefold.data.pseudo_labels import PseudoLabels
 from facefold.models.recipe import load_recipe
 from facefold.runs import Identity
 from facefold.training import ray_workers
 from facefold.training.jobs import FoldJob, order_jobs
+from facefold.training.machine import CLASSIFIER_BYTES
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_file, write_text
 
@@ -156,6 +158,15 @@ def test_a_job_that_fits_on_no_machine_is_refused(make_competition, tmp_path, cl
     ):
         connected.run(plan_jobs(root, FOLDS[1:])[0], {})
     assert f"ray: {problem}" in capsys.readouterr().out
+
+
+def test_a_fold_that_fits_teachers_needs_the_memory_of_a_classifier(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_workers, "estimate_training_memory", lambda recipe: 1000)
+    recipe = load_recipe("demo_cnn")
+    plain = FoldJob(tmp_path, recipe, Identity("demo_cnn", "", "", "", 0), NO_CORRECTIONS, 0, None, 0)
+    taught = replace(plain, pseudo=PseudoLabels((("mine.svm", ("a", "b", "c")),), share=0.5))
+    needs = ray_workers.RayWorkers._needs(SimpleNamespace(loader_workers=0, _gpu=False), [plain, taught])
+    assert needs == {plain: {"CPU": 1, "memory": 1000}, taught: {"CPU": 1, "memory": CLASSIFIER_BYTES}}
 
 
 def test_a_cluster_that_cannot_be_joined_is_named(address):

@@ -79,6 +79,12 @@ def test_bands_of_a_number_hold_their_lower_edge():
     assert group_column(pd.Series([f"name {number}" for number in range(13)])) is None
 
 
+def test_bands_of_large_numbers_have_different_names():
+    dates = group_column(pd.Series([str(20230101 + day) for day in range(31)]))
+    assert dates.cat.categories.tolist() == [f"{low}-{low + 4}" for low in range(20230100, 20230131, 5)]
+    assert dates.iloc[[0, 30]].tolist() == ["20230100-20230104", "20230130-20230134"]
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=30).filter(lambda values: max(values) - min(values) > 1e-3))
 def test_every_number_is_in_one_of_at_most_twelve_bands(values):
     numbers = np.array(values)
@@ -165,6 +171,7 @@ def test_none_one_and_all_rows_wrong_and_a_fold_without_a_class(tmp_path, make_c
     text = (tmp_path / "report.html").read_text()
     count = int(re.search(r"<dt>train rows wrong</dt><dd>(\d+)<small>of 60</small></dd>", text)[1])
     assert count == wrong if wrong < 60 else count >= 20  # a threshold saves some of all
+    assert ("These are not the models' probabilities: " in text) == (wrong == 60)
     assert not re.search(r"\bnan\b", text)
     shown = re.search(r"<h3>The most wrong</h3>(.*?)<h3>", text, flags=re.DOTALL)[1]
     assert shown.count('alt="train image ') == min(count, galleries.PHOTOS) and ("<p>None.</p>" in shown) == (not wrong)

@@ -14,7 +14,7 @@ from facefold.report.bars import make_axis
 from facefold.report.board import describe_weights
 from facefold.report.gains import compare_means, format_gain
 from facefold.report.sections import fold_section
-from facefold.report.verdict import extra_rows, label_noise, page_title
+from facefold.report.verdict import _blending, extra_rows, label_noise, page_title
 from facefold.runs import Member
 from facefold.task import LABEL, Task
 
@@ -185,3 +185,14 @@ def test_the_first_line_names_members_that_know_their_labels():
         "Synthetic competition, not real data. Upload submissions/submission.csv: nested accuracy 0.9000 "
         "[0.800, 0.950] by mean with mate (not verified here). A member seems to know its labels."
     )
+
+
+@pytest.mark.parametrize("leaks, addition", [({}, ""), ({"order": {"used": True}}, ", without the leak")])
+def test_the_gain_of_blending_is_said_to_be_without_a_used_leak(leaks, addition):
+    gain = {"gain": 0.01, "low": -0.01, "high": 0.03, "p": 0.2, "wins": 3, "losses": 1}
+    facts = {"gain_over_best_single": gain, "leaks": leaks}
+    [answer] = _blending(facts, [member("lite0", "a"), member("cnn5", "b")], ACCURACY)
+    assert answer.texts == [
+        f"+1.00 points (-1.00 to +3.00) over the best single recipe{addition}; 3 rows fixed, 1 broken "
+        "(McNemar, p = 0.2)."
+    ]

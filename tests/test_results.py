@@ -15,6 +15,8 @@ PER_TARGET = [
     "cache/session.json",
     "cache/steps/run_all.json",
     "cache/frozen/vgg16/0123abcd/train_epoch_0.npy",
+    "cache/teachers/face_svm/0123456789abcdef/without_0_1.csv",
+    "cache/teachers/face_svm/0123456789abcdef/without_0_1.csv.sha256",
     "folds/folds.csv",
     "folds/folds.json",
     "folds/fold_10_train.csv",
@@ -46,11 +48,14 @@ OURS = [
     f"cache/train_96px_{HASH}_0.npy.sha256",
     f"cache/.train_96px_{HASH}_1.npy.part",
     "cache/.ray_" + "0" * 32,
+    "cache/frozen/sweep_lite0/0123abcd/0123abcd/train_plain.npy",
     "compare/comparison.csv",
     "compare/comparison.png",
     "compare/resnet18_0123abcd/history.csv",
     "compare/resnet18_0123abcd/result.json",
     "compare/resnet18_0123abcd/checkpoint.pt",
+    "sweep/lite0/sweep.csv",
+    "sweep/lite0/lite0~lr=0.001_0123abcd/result.json",
 ]
 FOREIGN = [
     "cache/wheels/1",
@@ -62,6 +67,7 @@ FOREIGN = [
     "runs/cnn5/fold_0/notes.txt",
     "submissions/added_notes.csv",
     "submissions/my best.csv",
+    "sweep/lite0/notes.txt",
     "targets/age/notes.txt",
     "tensorboard/exp1/events.out.tfevents.1",
 ]

@@ -109,7 +109,7 @@ def test_features_that_say_nothing_leave_the_members():
     assert accuracy(stacked.oof, labels) == 1 and stacked.test == pytest.approx(0.5, abs=0.01)
 
 
-def test_components_are_fitted_on_the_folds_own_rows_and_scaled():
+def test_components_are_fitted_on_the_folds_own_rows_and_scaled(monkeypatch):
     rng = np.random.default_rng(0)
     own, other = rng.normal(3, 5, (200, 10)), rng.normal(3, 5, (7, 10))
     own[:, 4] = other[:, 4] = 2.0
@@ -118,6 +118,9 @@ def test_components_are_fitted_on_the_folds_own_rows_and_scaled():
     assert a.mean(axis=0) == pytest.approx(np.zeros(9), abs=1e-6) and a[:, 0].std(ddof=1) == pytest.approx(1)
     assert stacking._principal_components(own, own[:7])[1] == pytest.approx(a[:7])
     assert stacking._principal_components(own[:7], other)[0].shape == (7, 0)
+    monkeypatch.setattr(stacking, "BLOCK", 3)  # of seven test rows: two blocks and a row
+    assert stacking._principal_components(own, other)[1] == pytest.approx(b)
+    assert stacking._principal_components(own, other[:0])[1].shape == (0, 9)
 
 
 def test_stack_probs_finds_the_good_member():

@@ -13,10 +13,12 @@ from facefold.data.folds import Folds
 from facefold.data.task_inference import NO_CHOICES, Choices
 from facefold.ensemble import submission as submission_module
 from facefold.ensemble.answers import load_answers
+from facefold.ensemble.blend import Blend
 from facefold.ensemble.submission import check_submission, write_blend, write_submission
 from facefold.utils.errors import InputError
 from facefold.utils.files import lock_directory
 
+FOLDS = Folds(pd.DataFrame(), 2, 0, "hash", "sha", "method")
 MINI = Path(__file__).resolve().parents[2] / "shared" / "competition-mini-solution.csv"
 
 
@@ -184,7 +186,7 @@ ANSWERED = {  # the solution, the submission: labels, predicted labels, what is 
     "probabilities": (
         "id,label\nw,0\nx,0\ny,1\nz,1\n",
         "id,label\nz,0.75\nx,0.5\ny,0.25\nw,0.25\n",
-        [0, 0, 0, 1],
+        [0, 1, 0, 1],  # 0.5 is the second class's
         ["auc 0.6250", "log_loss 0.6637"],  # 2.5 of 4 pairs; -(2 log 0.75 + log 0.5 + log 0.25) / 4
     ),
     "columns": (
@@ -251,14 +253,22 @@ def test_the_solution_may_have_more_columns_but_not_others(tmp_path):
 
 
 def test_two_blends_write_one_after_the_other(tmp_path, monkeypatch):
-    folds = Folds(pd.DataFrame(), 2, 0, "hash", "sha", "method")
     monkeypatch.setattr(submission_module, "_write_blend", lambda directory, blend, *_: blend)
     with ThreadPoolExecutor(1) as pool:
         with lock_directory(tmp_path / "submissions"):
-            second = pool.submit(write_blend, tmp_path, "blend", None, folds, [], "", {})
+            second = pool.submit(write_blend, tmp_path, "blend", None, FOLDS, [], "", {})
             with pytest.raises(TimeoutError):
                 second.result(0.2)
         assert second.result(10) == "blend"
+
+
+def test_a_method_that_a_blend_does_not_have_leaves_no_submission_of_an_earlier_one(tmp_path):
+    loaded, table = competition(tmp_path), pd.DataFrame({"id": ["3", "4"], "label": [1, 0]})
+    for methods in (["mean", "stack_features"], ["mean"]):
+        blend = Blend(table, table, table, dict.fromkeys(methods, table), {"picked": "mean", "leaks": {}})
+        write_blend(tmp_path, blend, loaded, FOLDS, [], "", {})
+        written = {path.stem for path in (tmp_path / "submissions").glob("*.csv")}
+        assert written == {*methods, "submission", "leaderboard", "oof_blend", "test_blend"}
 
 
 @pytest.fixture

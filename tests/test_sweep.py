@@ -1,14 +1,17 @@
 """The search for settings: what is tried, when a trial ends early, and that a killed sweep ends with the same table."""
 
+import pandas as pd
 import pytest
 import torch
 
 import sweep as step
 from command import few_methods, refused, run, train_here
+from facefold.models.recipe import load_recipe
+from facefold.runs import Identity
 from facefold.training import fold as fold_module
 from facefold.training import sweep
 from facefold.utils.errors import InputError
-from facefold.utils.files import read_json
+from facefold.utils.files import read_json, write_csv, write_json
 
 TINY = 'backbone = "cnn3"\nsize = 16\nwidth = 4\nbatch = 16\nepochs = 3\nlr = 3e-3\naugment = "none"\n'
 GRID = ("--recipe", "tiny", "--over", "lr=3e-3,1e-2,1", "--over", "width=4,8")
@@ -80,6 +83,26 @@ def test_the_bound_of_an_epoch_is_the_median_of_the_trials_that_ran_to_their_end
     assert sweep.loss_bounds([]) == ()
 
 
+@pytest.mark.parametrize(
+    "ended, bounds, finished",
+    [
+        ("whole", (0.6, 0.6), True),
+        ("stopped", (0.6, 0.6), True),
+        ("stopped", (0.6, 0.8), False),
+        ("stopped", (0.6,), False),
+        ("stopped", (), False),
+    ],
+)
+def test_a_stopped_trial_has_ended_only_if_the_bounds_of_now_stop_it_too(tmp_path, ended, bounds, finished):
+    identity = Identity("lite0", "recipe", "folds", "images", 0)
+    job = sweep.SweepJob(tmp_path, "lite0", load_recipe("lite0"), identity, 0, None, bounds)
+    assert not job.finished
+    history = pd.DataFrame({"epoch": [0, 1], "valid_loss": [0.5, 0.7], "score": [0.8, 0.7]})
+    write_csv(job.folder / "history.csv", history)
+    write_json(job.folder / "result.json", {"ended": ended})
+    assert job.finished == finished
+
+
 def test_a_sweep_ends_bad_trials_early_and_killed_it_ends_with_the_same_table(
     tiny, make_competition, tmp_path, monkeypatch
 ):
@@ -123,12 +146,19 @@ def test_a_budget_starts_no_further_generation_and_more_of_it_goes_on(tiny, make
 def test_the_best_is_scored_on_the_other_folds(tiny, make_competition, tmp_path, monkeypatch):
     few_methods(monkeypatch)
     make_competition(tmp_path, 80, 20, 32, 2)
-    monkeypatch.setattr(step, "run_step", lambda name, *options: run(name, tmp_path, *options[2:]))
+    trained = []
+
+    def run_step(name, *options):
+        trained.extend(map(str, options[2:]))
+        run(name, tmp_path, *options[2:])
+
+    monkeypatch.setattr(step, "run_step", run_step)
     found = run("sweep", tmp_path, "--recipe", "wild", "--over", "lr=3e-3,1")
     assert found.returncode == 0, found.stderr
     assert found.stdout.endswith("add --score, or train it:\n  python src/train.py --recipe wild~lr=0.003\n")
-    done = run("sweep", tmp_path, "--recipe", "wild", "--over", "lr=3e-3,1", "--score")
+    done = run("sweep", tmp_path, "--recipe", "wild", "--over", "lr=3e-3,1", "--score", "--workers", "1")
     assert done.returncode == 0, done.stderr
+    assert trained == ["--device", "auto", "--workers", "1", "--recipe", "wild,wild~lr=0.003"]
     assert "on 39 rows of the other folds" in done.stdout and "(McNemar, p = " in done.stdout
     assert run("blend", tmp_path, "--recipes", "wild", "--method", "best_single").returncode == 0
     assert run("report", tmp_path).returncode == 0

@@ -54,9 +54,10 @@ def suggest_next(root: Path, blend: Blend, profile: Sequence[str], late: Sequenc
     best, folds = seedless[networks[0]], facts[networks[0]]
     seeds = {facts[name][0]["seed"] for name in runs if seedless[name] == best}
     seed = next(number for number in range(1, len(seeds) + 2) if number not in seeds)
-    time = format_duration(sum(fold.get("seconds", 0) for fold in folds) / min(workers, len(folds)))
+    seconds = sum(fold.get("seconds", 0.0) for fold in folds) / min(workers, len(folds))
+    time = f": about {format_duration(seconds)} more" if seconds else ""
     more = ",".join([*names, str(replace(best, seed=seed))])
-    return f"{command} {more}, another seed of the best network: about {time} more"
+    return f"{command} {more}, another seed of the best network{time}"
 
 
 def _unit(metric: Metric) -> str:
