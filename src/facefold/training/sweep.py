@@ -137,6 +137,7 @@ class SweepJob:
         with lock_directory(self.folder):
             if self.finished:
                 return
+            (self.folder / "result.json").unlink(missing_ok=True)  # of a trial that other bounds stopped
             frozen = replace(self.recipe, **{key: getattr(Recipe, key) for key in _TRAINED})
             task = replace(
                 fold_task(self.root, self.recipe, self.identity, self.fold, self.weights_dir),
