@@ -57,6 +57,8 @@ def submit(args: argparse.Namespace) -> None:
     from facefold.utils.files import lock_directory
 
     root = args.root.resolve()
+    if not root.is_dir():
+        raise InputError(f"--root {args.root} is no folder")
     with lock_directory(root / "submissions"):  # each writes the whole log again: of two at once one would lose a line
         log = load_submission_log(root)
         if args.outcome is not None:

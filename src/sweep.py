@@ -23,7 +23,6 @@ from facefold.cli import build_parser, hold_root, run_main, run_step
 from facefold.options import add_device_option, add_seed_option, add_weights_dir_option, recipe_list
 from facefold.utils.console import format_duration, parse_budget
 from facefold.utils.errors import InputError
-from facefold.utils.files import lock_directory
 from facefold.utils.processes import start_server
 
 if TYPE_CHECKING:
@@ -49,23 +48,23 @@ def main() -> None:
     args = parser.parse_args()
     if args.trials < 2:
         raise InputError(f"--trials {args.trials}: at least two, the recipe itself and another one")
-    from facefold.training.sweep import sweep_dir
-
-    with hold_root(args.root), lock_directory(sweep_dir(args.root, args.recipe)):
+    with hold_root(args.root):
         sweep(args)
 
 
 def sweep(args: argparse.Namespace) -> None:
     """Run the trials, write and print their table, and score the best of them if that is asked for."""
     started, budget = time.monotonic(), parse_budget(args.budget) if args.budget else None
-    jobs = plan_trials(args)
-    done = run_trials(args, jobs, started, budget)
+    jobs, base = plan_trials(args), args.recipe
 
-    from facefold.training.sweep import remove_features, sweep_table, write_table
+    from facefold.training.sweep import remove_features, sweep_dir, sweep_table, write_table
+    from facefold.utils.files import lock_directory
 
-    table, base = sweep_table(done), args.recipe
-    path = write_table(args.root, base, table)
-    remove_features(args.root, base)
+    with lock_directory(sweep_dir(args.root, base)):  # another sweep of the recipe would remove the activations of this
+        done = run_trials(args, jobs, started, budget)
+        table = sweep_table(done)
+        path = write_table(args.root, base, table)
+        remove_features(args.root, base)
     print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
     left = len(jobs) - len(done)
     print(

@@ -13,6 +13,7 @@ import sys
 import time
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import constants
@@ -25,6 +26,7 @@ from facefold.data.synthetic import write_synthetic_competition
 from facefold.ensemble.blend import load_blend
 from facefold.models import recipe as recipes
 from facefold.task import LABEL
+from facefold.training import plan
 from facefold.utils.console import QUIET_VARIABLE, is_quiet
 from facefold.utils.errors import InputError
 from facefold.utils.files import lock_directory
@@ -475,3 +477,25 @@ def test_the_next_recipes_are_of_faces_where_one_was_trained_already(tmp_path):
     assert job.next_recipes(["lite0_96_aligned", "cnn5"]) == recipes.PROFILES["images"]
     write_synthetic_competition(tmp_path, train=20, test=10, size=16)
     assert job.next_recipes(["face_svm"]) == recipes.PROFILES["demo"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "session", "turned"), [(math.inf, math.inf, True), (60, math.inf, False), (math.inf, 60, False)]
+)
+def test_the_order_of_the_recipes_is_kept_where_time_is_limited(
+    tmp_path, make_competition, monkeypatch, budget, session, turned
+):
+    make_competition(tmp_path, 20, 10, 16, 2)
+    job = job_on_the_cpu(tmp_path)
+    job.args.corrections = job.args.folds = None
+    job.budget, job.session = budget, session
+    workload = SimpleNamespace(longest_first=lambda recipes: recipes[::-1])
+    monkeypatch.setattr(plan, "measure_workload", lambda *_: workload)
+    monkeypatch.setattr(run_all.Job, "count_left", lambda *_: 0)
+
+    def planned(_, recipes, *_rest):
+        raise InputError(",".join(recipe.name for recipe in recipes))
+
+    monkeypatch.setattr(plan, "make_plan", planned)
+    with pytest.raises(InputError, match="^cnn5,lite0$" if turned else "^lite0,cnn5$"):
+        job.make_plan(recipes.load_recipes("lite0,cnn5"))

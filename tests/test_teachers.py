@@ -16,9 +16,9 @@ from facefold.models.classifiers import apply_classifier, fit_classifier
 from facefold.runs import fold_dir, joined_oof_path
 from facefold.task import LABEL
 from facefold.training import teachers
-from facefold.training.loss import BinaryLoss
+from facefold.training.loss import BinaryLoss, MAELoss, MulticlassLoss
 from facefold.training.soft_labels import SoftLabels, load_pseudo_labels, training_targets
-from facefold.training.teachers import teach_rows
+from facefold.training.teachers import teacher_labels
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json
 from facefold.utils.seeding import derive_seed
@@ -48,7 +48,7 @@ def makers(root, *names: str) -> PseudoLabels:
 
 def test_a_row_is_taught_by_a_model_without_its_fold_and_without_the_held_out_one(root):
     folds = load_folds(root)
-    taught = teach_rows(root, makers(root, "mine.logistic"), folds, 2)
+    taught = teacher_labels(root, makers(root, "mine.logistic"), folds, 2)
     assert taught.index.tolist() == folds.train(2)["id"].tolist() and taught.columns.tolist() == ["prob"]
     features = pd.DataFrame(np.load(root / "features" / "mine.npy")[:48].astype(np.float32), folds.table["id"])
     for own, left in ((0, 1), (1, 0)):
@@ -69,9 +69,9 @@ def test_labels_of_the_held_out_fold_reach_no_teacher(root):
     folds = load_folds(root)
     turned = folds.table.assign(label=folds.table["label"].where(folds.table["fold"] != 0, 1 - folds.table["label"]))
     other = replace(folds, table=turned, hash="of other labels")
-    before, after = (teach_rows(root, makers(root, "mine.logistic"), either, 0) for either in (folds, other))
+    before, after = (teacher_labels(root, makers(root, "mine.logistic"), either, 0) for either in (folds, other))
     pd.testing.assert_frame_equal(before, after)
-    before, after = (teach_rows(root, makers(root, "mine.logistic"), either, 1) for either in (folds, other))
+    before, after = (teacher_labels(root, makers(root, "mine.logistic"), either, 1) for either in (folds, other))
     assert not before.equals(after)
 
 
@@ -85,10 +85,10 @@ def test_each_pair_of_folds_is_fitted_once_and_the_mean_of_the_runs_teaches(root
 
     monkeypatch.setattr(teachers, "fit_classifier", fit)
     names = ["mine.logistic", "mine.network"]
-    both = [teach_rows(root, makers(root, *names), folds, fold) for fold in range(3)]
+    both = [teacher_labels(root, makers(root, *names), folds, fold) for fold in range(3)]
     rows = sorted(folds.table["fold"].value_counts())  # those of the fold that a pair leaves
     assert sorted(fits) == [(kind, count) for kind in ("logistic", "network") for count in rows]
-    single = [teach_rows(root, makers(root, name), folds, 1) for name in names]
+    single = [teacher_labels(root, makers(root, name), folds, 1) for name in names]
     assert len(fits) == 6
     assert both[1].to_numpy() == pytest.approx((single[0] + single[1]).to_numpy() / 2)
 
@@ -146,13 +146,29 @@ def test_what_cannot_teach_is_refused(root):
     )
 
 
+@pytest.mark.parametrize(
+    "loss, columns, taught, expected",
+    [
+        (MulticlassLoss(), ["prob_a", "prob_b"], [0.4, 0.6], [[0.8, 0.2], [0.5, 0.5]]),
+        (MAELoss(10.0, 5.0), ["age"], [30.0], [[10.0], [20.0]]),
+    ],
+)
+def test_classes_and_values_are_mixed_too(loss, columns, taught, expected):
+    label = 0 if len(columns) == 2 else 0.0
+    rows = pd.DataFrame({"id": ["a"], "label": [label]})
+    soft = SoftLabels.of_no_image(len(columns))
+    for share, value in zip((1 / 3, 5 / 6 if len(columns) == 2 else 2 / 3), expected, strict=True):
+        mixed = replace(soft, train_values=pd.DataFrame([taught], ["a"], columns), share=share)
+        assert torch.allclose(training_targets(rows, mixed, loss)[1], torch.tensor([[*value, 1.0]]))
+
+
 def test_a_damaged_teacher_is_fitted_again_and_a_run_that_was_trained_again_is_refused(root):
     folds, pseudo = load_folds(root), makers(root, "mine.logistic")
-    taught = teach_rows(root, pseudo, folds, 0)
+    taught = teacher_labels(root, pseudo, folds, 0)
     for path in (root / "cache" / "teachers").rglob("*.csv"):
         path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    pd.testing.assert_frame_equal(teach_rows(root, pseudo, folds, 0), taught)
+    pd.testing.assert_frame_equal(teacher_labels(root, pseudo, folds, 0), taught)
     path = fold_dir(root, "mine.logistic", 2) / "test.csv"
     path.write_text(path.read_text() + "\n")
     with pytest.raises(InputError, match="has changed since this training began; run the same command again"):
-        teach_rows(root, pseudo, folds, 0)
+        teacher_labels(root, pseudo, folds, 0)

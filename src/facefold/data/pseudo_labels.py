@@ -40,7 +40,7 @@ class PseudoLabels:
 
     @property
     def hash(self) -> str:
-        """Hex sha256 of the predictions and the weight; empty without any run."""
+        """Hex sha256 of the predictions, the weight and the share; empty without any run."""
         return sha256_text(json.dumps(self.facts, sort_keys=True)) if self.makers else ""
 
 

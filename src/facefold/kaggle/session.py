@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from facefold.data.image_names import has_image_suffix
 from facefold.kaggle.kernel import MARK, competition_folders, copy_folder, install_wheels, single_folder
 from facefold.utils.console import parse_budget
 from facefold.utils.errors import InputError
@@ -95,7 +96,7 @@ class Session:
         try:
             _check_settings(self.recipes, options)
             seconds = parse_session(session, "SESSION")
-            in_place = [] if _has_zip_of_images(self.data) else ["--in-place"]
+            in_place = [] if _has_zips_alone(self.data) else ["--in-place"]
             self._step("audit", "--data", str(self.data), *in_place, *audit, silent=True)  # run_all shows the page
             self._order_classes()
             images = hash_splits(self.root)
@@ -282,10 +283,11 @@ def _check_settings(recipes: Sequence[str], options: Sequence[str]) -> None:
             )
 
 
-def _has_zip_of_images(folder: Path) -> bool:
-    """Return whether there is a zip below a folder whose images have to be copied to be read."""
-    names = (path.name.lower() for path in folder.rglob("*"))
-    return any(name.endswith(".zip") and not name.endswith(".csv.zip") for name in names)
+def _has_zips_alone(folder: Path) -> bool:
+    """Return whether the images below a folder are in zips, out of which they have to be copied: none is loose."""
+    names = [path.name.lower() for path in folder.rglob("*")]
+    zipped = any(name.endswith(".zip") and not name.endswith(".csv.zip") for name in names)
+    return zipped and not any(map(has_image_suffix, names))
 
 
 def _split_names(text: str) -> list[str]:

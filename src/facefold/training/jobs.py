@@ -117,7 +117,7 @@ class FoldJob:
         from facefold.training.machine import reset_peak_memory, versions
         from facefold.training.predict import predict_fold
         from facefold.training.soft_labels import load_soft_labels
-        from facefold.training.teachers import teach_rows
+        from facefold.training.teachers import teacher_labels
 
         target = load_task(self.root, self.identity.target)
         target_root = target.directory(self.root)
@@ -131,8 +131,8 @@ class FoldJob:
             if self.pseudo.makers:
                 soft = load_soft_labels(target_root, self.pseudo, self.fold, target, task.test_images.ids)
                 if self.pseudo.share:
-                    taught = teach_rows(target_root, self.pseudo, load_folds(self.root, target), self.fold)
-                    soft = replace(soft, taught=taught, share=self.pseudo.share)
+                    taught = teacher_labels(target_root, self.pseudo, load_folds(self.root, target), self.fold)
+                    soft = replace(soft, train_values=taught, share=self.pseudo.share)
                 task = replace(task, soft=soft)
             reset_peak_memory(device)
             tracked = tracked_run(self.recipe, self.identity, directory.name, fold=self.fold, versions=versions())

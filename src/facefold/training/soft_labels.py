@@ -28,17 +28,17 @@ from facefold.utils.files import sha256_file
 
 @dataclass(frozen=True)
 class SoftLabels:
-    """Soft labels of images that are trained on next to the train rows.
+    """Soft labels of images that are trained on next to the train rows, and of these.
 
     ids: of the images (t,). values: float64 (t, C), probability of label 1 or predicted value (C = 1), or the
-    probabilities of C classes. weight: of each in the loss, where a train row has 1. taught: soft labels of the train
-    rows, from `teach_rows`, None for none; share: of these in what a train row is trained towards.
+    probabilities of C classes. weight: of each in the loss, where a train row has 1. train_values: soft labels of the
+    train rows, from `teacher_labels`, None for none; share: of these in what a train row is trained towards.
     """
 
     ids: list[str]
     values: np.ndarray
     weight: float
-    taught: pd.DataFrame | None = None
+    train_values: pd.DataFrame | None = None
     share: float = 0.0
 
     @classmethod
@@ -120,8 +120,8 @@ def training_targets(
         return ids, labels, loss_fn
     values = torch.from_numpy(soft.values).float()
     labelled = loss_fn.soften(labels, values.shape[1])
-    if soft.taught is not None:
-        taught = torch.from_numpy(soft.taught.reindex(ids).to_numpy()).float()
+    if soft.train_values is not None:
+        taught = torch.from_numpy(soft.train_values.reindex(ids).to_numpy()).float()
         labelled = torch.where(taught.isnan(), labelled, (1 - soft.share) * labelled + soft.share * taught)
     weights = torch.cat([torch.ones(len(labelled)), torch.full((len(values),), soft.weight)])
     targets = torch.cat([torch.cat([labelled, values]), weights[:, None]], dim=1)

@@ -174,7 +174,8 @@ class SweepJob:
     def is_hopeless(self, row: Mapping[str, float]) -> bool:
         """Return whether an epoch, a row of the learning curve, is worse than its bound."""
         epoch = int(row["epoch"])
-        return epoch < len(self.bounds) and row["valid_loss"] > self.bounds[epoch]
+        loss = float(f"{row['valid_loss']:.9g}")  # as it is in a csv: of equal curves none is worse
+        return epoch < len(self.bounds) and loss > self.bounds[epoch]
 
 
 def sweep_dir(root: Path, base: str) -> Path:

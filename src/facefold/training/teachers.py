@@ -43,7 +43,7 @@ def require_teachers(names: Sequence[str], folds: Folds) -> None:
         raise InputError(f"--distill: a teacher leaves two folds out, so three are needed at least, not {folds.k}")
 
 
-def teach_rows(root: Path, pseudo: PseudoLabels, folds: Folds, fold: int) -> pd.DataFrame:
+def teacher_labels(root: Path, pseudo: PseudoLabels, folds: Folds, fold: int) -> pd.DataFrame:
     """Return the soft labels of the train rows of a fold: `Task.columns`, float64, by id (the index).
 
     They are the mean over the teachers of its runs. Each pair of folds is fitted once, by whoever comes first, and kept
@@ -60,25 +60,25 @@ def teach_rows(root: Path, pseudo: PseudoLabels, folds: Folds, fold: int) -> pd.
         for number, expected in enumerate(hashes):
             require_same(fold_dir(root, name, number) / "test.csv", expected)
         pairs = [(min(fold, other), max(fold, other)) for other in range(folds.k) if other != fold]
-        taught = pd.concat([_teach_pair(root, name, folds, pair) for pair in pairs]).set_index("id")
+        taught = pd.concat([_pair_labels(root, name, folds, pair) for pair in pairs]).set_index("id")
         tables.append(taught.loc[folds.train(fold)["id"], list(folds.target.columns)])
     return sum(tables) / len(tables)
 
 
-def _teach_pair(root: Path, name: str, folds: Folds, pair: tuple[int, int]) -> pd.DataFrame:
+def _pair_labels(root: Path, name: str, folds: Folds, pair: tuple[int, int]) -> pd.DataFrame:
     """Return id and `Task.columns` of the rows of two folds, by a teacher that was fitted on all the others."""
     runs = [read_json(fold_dir(root, name, fold) / "run.json") for fold in range(folds.k)]
     key = sha256_text(repr([folds.hash, runs[0]["seed"], *(sorted(run["files"].items()) for run in runs)]))[:16]
     path = root / "cache" / "teachers" / name / key / f"without_{pair[0]}_{pair[1]}.csv"
     with lock_directory(path.with_suffix(".lock"), wait=True):
         if not is_intact(path):
-            write_csv(path, _fit_pair(root, name, folds, pair, runs[0]["seed"]))
+            write_csv(path, _fit_teacher(root, name, folds, pair, runs[0]["seed"]))
             write_checksum(path)
             print_progress(f"{name}: a teacher without folds {pair[0]} and {pair[1]}")
     return load_predictions(path, folds.target)
 
 
-def _fit_pair(root: Path, name: str, folds: Folds, pair: tuple[int, int], seed: int) -> pd.DataFrame:
+def _fit_teacher(root: Path, name: str, folds: Folds, pair: tuple[int, int], seed: int) -> pd.DataFrame:
     recipe, target = load_recipe(parse_run_name(name).recipe), folds.target
     table = folds.table.set_index("id")
     ids, features = {}, {}
