@@ -93,6 +93,7 @@ def test_each_pair_of_folds_is_fitted_once_and_the_mean_of_the_runs_teaches(root
     assert both[1].to_numpy() == pytest.approx((single[0] + single[1]).to_numpy() / 2)
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_train_row_learns_a_mixture_of_its_label_and_the_soft_one():
     rows = pd.DataFrame({"id": ["a", "b", "extra"], "label": [1, 0, 1]})
     taught = pd.DataFrame({"prob": [0.2, 0.6]}, index=["b", "a"])

@@ -121,7 +121,7 @@ def training_targets(
     values = torch.from_numpy(soft.values).float()
     labelled = loss_fn.soften(labels, values.shape[1])
     if soft.train_values is not None:
-        taught = torch.from_numpy(soft.train_values.reindex(ids).to_numpy()).float()
+        taught = torch.tensor(soft.train_values.reindex(ids).to_numpy(), dtype=torch.float32)
         labelled = torch.where(taught.isnan(), labelled, (1 - soft.share) * labelled + soft.share * taught)
     weights = torch.cat([torch.ones(len(labelled)), torch.full((len(values),), soft.weight)])
     targets = torch.cat([torch.cat([labelled, values]), weights[:, None]], dim=1)
