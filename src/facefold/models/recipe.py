@@ -19,10 +19,10 @@ EMBEDDINGS_NAME = "[A-Za-z0-9][A-Za-z0-9_-]*"  # of a file under features/
 RECIPES_DIR = Path(__file__).resolve().parents[2] / "recipes"
 
 # Which recipes run_all.py trains; if a budget does not suffice for all, the first come first. The order of `cpu` and
-# `images` is that of the out-of-fold accuracy, on the 18,000 faces, of the mean of the first, the first two, .. of them:
-# 0.9469, 0.9495, 0.9501 and 0.9402, 0.9419, 0.9426, 0.9431. They were chosen on these rows, as the most accurate sets
-# that two cores train in about 100 minutes, `images` without what knows faces. `quick` is for faces. The other profiles
-# were not measured that way, and the two for GPUs not at all.
+# `images` is that of the out-of-fold accuracy on the 18,000 faces, of the mean of the first, the first two, ..: 0.9469,
+# 0.9495, 0.9501 and 0.9402, 0.9419, 0.9426, 0.9431. They were chosen on these rows, as the most accurate sets that two
+# cores train in about 100 minutes, `images` without what knows faces. `quick` is for faces. The other profiles were not
+# measured that way, and the two for GPUs not at all.
 PROFILES: dict[str, tuple[str, ...]] = {
     "demo": ("demo_cnn", "demo_lite0"),
     "quick": ("face_lite0_svm",),
