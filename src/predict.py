@@ -135,8 +135,7 @@ def predict_pictures(args: argparse.Namespace) -> None:
             for path in without:
                 print(f"{path}: no face was found")
         scores = predict_images(blend, cut, device, scratch / "label")
-        decisions = scores.argmax(axis=1) if task.multiclass else decide(scores)
-        table = table.assign(**prediction_columns(scores, decisions, task))
+        table = table.assign(**prediction_columns(scores, decide(scores), task))
         for target, model in targets.items():
             name = column_name(target.name, [*FACE_COLUMNS, *table.columns])
             table[name] = predict_images(model, cut, device, scratch / target.name)

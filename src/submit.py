@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 
 from facefold.cli import build_parser, run_main
 from facefold.utils.errors import InputError
+from facefold.utils.files import lock_directory
 
 if TYPE_CHECKING:
     from facefold.kaggle.submit import LogEntry
@@ -54,7 +55,6 @@ def main() -> None:
 def submit(args: argparse.Namespace) -> None:
     """Submit, or complete the log's last line."""
     from facefold.kaggle.submit import load_submission_log, record_outcome, record_public_score, require_known_outcome
-    from facefold.utils.files import lock_directory
 
     root = args.root.resolve()
     if not root.is_dir():

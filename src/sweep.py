@@ -23,6 +23,7 @@ from facefold.cli import build_parser, hold_root, run_main, run_step
 from facefold.options import add_device_option, add_seed_option, add_weights_dir_option, recipe_list
 from facefold.utils.console import format_duration, parse_budget
 from facefold.utils.errors import InputError
+from facefold.utils.files import lock_directory
 from facefold.utils.processes import start_server
 
 if TYPE_CHECKING:
@@ -58,7 +59,6 @@ def sweep(args: argparse.Namespace) -> None:
     jobs, base = plan_trials(args), args.recipe
 
     from facefold.training.sweep import remove_features, sweep_dir, sweep_table, write_table
-    from facefold.utils.files import lock_directory
 
     with lock_directory(sweep_dir(args.root, base)):  # another sweep of the recipe would remove the activations of this
         done = run_trials(args, jobs, started, budget)

@@ -60,25 +60,27 @@ def teacher_labels(root: Path, pseudo: PseudoLabels, folds: Folds, fold: int) ->
         for number, expected in enumerate(hashes):
             require_same(fold_dir(root, name, number) / "test.csv", expected)
         pairs = [(min(fold, other), max(fold, other)) for other in range(folds.k) if other != fold]
-        taught = pd.concat([_pair_labels(root, name, folds, pair) for pair in pairs]).set_index("id")
+        taught = pd.concat([_pair_labels(root, name, hashes, folds, pair) for pair in pairs]).set_index("id")
         tables.append(taught.loc[folds.train(fold)["id"], list(folds.target.columns)])
     return sum(tables) / len(tables)
 
 
-def _pair_labels(root: Path, name: str, folds: Folds, pair: tuple[int, int]) -> pd.DataFrame:
-    """Return id and `Task.columns` of the rows of two folds, by a teacher that was fitted on all the others."""
-    runs = [read_json(fold_dir(root, name, fold) / "run.json") for fold in range(folds.k)]
-    key = sha256_text(repr([folds.hash, runs[0]["seed"], *(sorted(run["files"].items()) for run in runs)]))[:16]
+def _pair_labels(root: Path, name: str, hashes: tuple[str, ...], folds: Folds, pair: tuple[int, int]) -> pd.DataFrame:
+    """Return id and `Task.columns` of the rows of two folds, by a teacher that was fitted on all the others.
+
+    hashes: of the run's test predictions, which tell its models from others.
+    """
+    key = sha256_text(repr([folds.hash, hashes]))[:16]
     path = root / "cache" / "teachers" / name / key / f"without_{pair[0]}_{pair[1]}.csv"
     with lock_directory(path.with_suffix(".lock"), wait=True):
         if not is_intact(path):
-            write_csv(path, _fit_teacher(root, name, folds, pair, runs[0]["seed"]))
+            write_csv(path, _fit_teacher(root, name, folds, pair))
             write_checksum(path)
             print_progress(f"{name}: a teacher without folds {pair[0]} and {pair[1]}")
     return load_predictions(path, folds.target)
 
 
-def _fit_teacher(root: Path, name: str, folds: Folds, pair: tuple[int, int], seed: int) -> pd.DataFrame:
+def _fit_teacher(root: Path, name: str, folds: Folds, pair: tuple[int, int]) -> pd.DataFrame:
     recipe, target = load_recipe(parse_run_name(name).recipe), folds.target
     table = folds.table.set_index("id")
     ids, features = {}, {}
@@ -95,7 +97,7 @@ def _fit_teacher(root: Path, name: str, folds: Folds, pair: tuple[int, int], see
         labels,
         train["group"].to_numpy(),
         target,
-        derive_seed(seed, *pair, "teacher"),
+        derive_seed(read_json(fold_dir(root, name, 0) / "run.json")["seed"], *pair, "teacher"),
         net.feature_scale,
     )
     outputs = apply_classifier(state, np.concatenate([features[fold] for fold in pair]))
