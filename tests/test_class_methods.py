@@ -134,6 +134,12 @@ def test_a_class_without_a_row_keeps_a_small_probability():
     assert prob[:, 2] == pytest.approx(1 / 43) and prob.sum(axis=1) == pytest.approx(1)
     alone = predict_classes(x, np.ones(40, int), x[:1], 3)
     assert alone[0] == pytest.approx([1 / 43, 41 / 43, 1 / 43])
+    assert predict_classes(x[:0], labels[:0], x[:2], 3) == pytest.approx(np.full((2, 3), 1 / 3))
+
+
+def test_rows_of_a_single_inner_fold_have_no_other_to_learn_from():
+    prob = cross_fitted_classes(np.ones((4, 2)), np.array([0, 1, 2, 0]), np.zeros(4, int), 3)
+    assert prob == pytest.approx(np.full((4, 3), 1 / 3))
 
 
 def test_features_that_know_the_class_are_found_and_each_fold_is_predicted_by_the_others():

@@ -136,6 +136,12 @@ def test_photographs_become_a_table_and_files(detector, tmp_path):
     assert cut == paths and table.to_dict("list") == {"file": paths}
 
 
+def test_hidden_files_of_a_folder_are_no_pictures(tmp_path):
+    picture = save(tmp_path / "a.jpg", crop())
+    (tmp_path / "._a.jpg").write_bytes(b"what macOS writes next to a.jpg")
+    assert list_photographs([tmp_path]) == [picture]
+
+
 def test_images_that_cannot_be_read_are_listed_at_once(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError) as error:

@@ -42,6 +42,8 @@ DRAWINGS = {
     "violins": lambda: figures.draw_violins(np.array([1.0, 2.0, 5.0]), np.array([0, 1, 0]), ["a", "b"], "age"),
     "dollars": lambda: figures.draw_agreement(["$a_$", "$^$"], np.array([[0, 3], [2, 0]])),
     "dollar_name": lambda: figures.draw_violins(np.array([1.0, 2.0]), np.array([0, 1]), ["a", "b"], "$^$"),
+    "dollar_groups": lambda: figures.draw_violins(np.array([1.0, 2.0]), np.array([0, 1]), ["$^$", "b"], "age"),
+    "dollar_class": lambda: figures.draw_reliability({"as it is": BINS}, "$^$"),
     "dollar_values": lambda: figures.draw_histogram(np.ones(2), np.array([0, 1]), np.array([0, 2]), "a$b_$", NAMES),
     "dollar_target": lambda: figures.draw_density(np.arange(3.0), np.zeros(3), "$^$"),
     "one_label": lambda: figures.draw_confusion(np.array([[5, 1], [0, 0]]), "ab"),

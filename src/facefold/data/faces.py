@@ -111,11 +111,18 @@ class Detector:
         return None if distance > FACE_SIDE / 2 else (landmarks - matrix[:, 2]) / scale
 
 
+def _pictures_in(folder: Path) -> list[Path]:
+    """Return the image files of a folder, sorted, without hidden ones, such as the ._1.jpg that macOS writes."""
+    return sorted(
+        file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    )
+
+
 def list_photographs(paths: Sequence[Path]) -> list[Path]:
     """List image files and those in folders (sorted), each once. `InputError` for missing files and empty folders."""
     files, problems = [], []
     for path in paths:
-        inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if path.is_dir() else [path]
+        inside = _pictures_in(path) if path.is_dir() else [path]
         if not path.exists():
             problems.append(f"{path} is missing")
         elif not inside:

@@ -141,7 +141,7 @@ def _fit_slope(logs: np.ndarray, labels: np.ndarray) -> float:
 def predict_classes(x: np.ndarray, labels: np.ndarray, other: np.ndarray, classes: int) -> np.ndarray:
     """Fit a softmax regression (L2 penalty 1) of labels (n,) on x (n, f), and return its float64 (t, C) of `other`.
 
-    A class without a row gets the probability 1 / (n + C).
+    A class without a row gets the probability 1 / (n + C), so each does if there are no rows.
 
     Args:
         x: float64 (n, f).
@@ -152,7 +152,7 @@ def predict_classes(x: np.ndarray, labels: np.ndarray, other: np.ndarray, classe
     known = np.unique(labels)
     prob = np.full((len(other), classes), 1 / (len(labels) + classes))
     share = 1 - (classes - len(known)) / (len(labels) + classes)
-    if len(known) == 1:
+    if len(known) < 2:
         prob[:, known] = share
         return prob
     model = LogisticRegression(C=1.0, tol=1e-6, max_iter=MAX_ROUNDS)

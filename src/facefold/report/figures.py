@@ -283,7 +283,9 @@ def draw_reliability(curves: Mapping[str, pd.DataFrame], what: str) -> Figure:
         line = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": LINES[i], "markersize": 4.5, "linewidth": 1.2}
         axes.errorbar(bins["mean"], bins["share"], yerr=spread, label=name, capsize=2.5, **line)
     limits = (-0.02, 1.02)
-    axes.set(xlim=limits, ylim=limits, xlabel=f"mean probability of {what}", ylabel=f"share of {what}")
+    axes.set(
+        xlim=limits, ylim=limits, xlabel=f"mean probability of {_literal(what)}", ylabel=f"share of {_literal(what)}"
+    )
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 
@@ -352,6 +354,6 @@ def draw_violins(values: np.ndarray, groups: np.ndarray, names: Sequence[str], y
         lines = dict.fromkeys(("boxprops", "whiskerprops", "capprops"), {"color": colour, "linewidth": 1.2})
         median = {"color": INK, "linewidth": 1.6}
         axes.boxplot(own, positions=[group], widths=0.2, showfliers=False, medianprops=median, **lines)
-    axes.set_xticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), [_literal(name) for name in names])
     axes.set(xlim=(-0.6, len(names) - 0.4), ylabel=_literal(ylabel))
     return figure
