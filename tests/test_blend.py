@@ -40,6 +40,8 @@ def test_a_moved_threshold_reaches_the_submission_and_the_score():
     assert (blend.submissions["mean"]["label"] == decide(matrix.test_prob.mean(axis=1) - threshold + 0.5)).all()
     assert (blend.submissions["majority"]["label"] == ((matrix.test_prob >= 0.5).sum(axis=1) > 1)).all()
     assert blend.facts["score"]["accuracy"] > blend.facts["picked_score"]["accuracy"] + 0.05
+    animals = replace(matrix, target=replace(matrix.target, classes=("cat", "dog")))
+    assert "It decides for label dog from" in make_blend(animals, stacked, "mean", "auto").facts["why"]
     assert (blend.oof["pred"] == blend.oof["label"]).mean() == blend.facts["score"]["accuracy"]
 
 

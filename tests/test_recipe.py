@@ -133,6 +133,11 @@ def test_all_wrong_keys_and_types_are_named_at_once():
         ),
         ({"early_stopping": 3, "monitor": 0.1}, "early_stopping would cut a cosine schedule off: use plateau"),
         ({"warmup": 4.0, "epochs": 4}, "warmup is not shorter than epochs"),
+        (
+            {"schedule": "plateau", "monitor": 0.6},
+            "monitor is above 0.5, and a fold learns from at least as many rows as it monitors",
+        ),
+        ({"optimizer": "sgd", "momentum": 0.0}, "sgd here is Nesterov's and needs momentum > 0"),
         ({"weights": "hub"}, "cnn5 has no pretrained weights, no drop_path and no stages to freeze"),
         ({"weights": "imagenet", "backbone": "resnet18"}, "weights = 'imagenet' is none of none, hub, package:<name>"),
         ({"backbone": "resnet18", "width": 16}, "width belongs to cnn3 and cnn5 only"),

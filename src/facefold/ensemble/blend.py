@@ -130,7 +130,7 @@ def make_blend(
         "target": matrix.target.name,
         "task": asdict(matrix.target),
         "picked": choice.name,
-        "why": choice.why + _decision_reason(decision, decision_gain, metric),
+        "why": choice.why + _decision_reason(decision, decision_gain, metric, matrix.target.classes),
         "weights": weights[choice.name],
         "threshold": decision.threshold,
         "threshold_gain": decision_gain and asdict(decision_gain),
@@ -278,14 +278,15 @@ def _fold_medians(values: np.ndarray, fold: np.ndarray) -> np.ndarray:
     return np.select([fold == k for k in np.unique(fold)], [np.median(values[fold != k]) for k in np.unique(fold)])
 
 
-def _decision_reason(decision: Decision, gain: Gain | None, metric: Metric) -> str:
+def _decision_reason(decision: Decision, gain: Gain | None, metric: Metric, classes: Sequence[str]) -> str:
     """Return what was learned about the labels, in a sentence; empty for the plain rule."""
     if decision == Decision():
         return ""
     if decision.kind == "threshold":
         return (
-            f" It decides for label 1 from {decision.threshold:g} on, which gains {metric.format_gain(gain.gain)} over "
-            f"0.5 (p = {gain.p:.2g}); the probabilities written are shifted so that this is 0.5."
+            f" It decides for label {classes[1]} from {decision.threshold:g} on, which gains "
+            f"{metric.format_gain(gain.gain)} over 0.5 (p = {gain.p:.2g}); the probabilities written are "
+            "shifted so that this is 0.5."
         )
     rule = {
         "offsets": "by the largest log probability plus an offset of each class",

@@ -224,6 +224,8 @@ def _training_conflicts(recipe: Recipe) -> Iterator[Conflict]:
             recipe.schedule == "cosine" and recipe.early_stopping,
             "early_stopping would cut a cosine schedule off: use plateau",
         ),
+        (recipe.monitor > 0.5, "monitor is above 0.5, and a fold learns from at least as many rows as it monitors"),
+        (recipe.optimizer == "sgd" and not recipe.momentum, "sgd here is Nesterov's and needs momentum > 0"),
         (recipe.warmup >= recipe.epochs, "warmup is not shorter than epochs"),
         (
             recipe.tta == "choose" and recipe.classifier,
