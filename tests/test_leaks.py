@@ -120,7 +120,7 @@ def test_a_cue_of_more_than_two_classes_is_the_mean_of_each_against_the_rest():
 @given(st.integers(0, 2**32 - 1))
 def test_noise_is_no_leak(seed):
     rng = np.random.default_rng(seed)
-    assert not cue_auc("x", rng.normal(size=(300, 3)), rng.permutation([0, 1] * 150)).leaks
+    assert not cue_auc("x", rng.normal(size=(4000, 3)), rng.permutation([0, 1] * 2000)).leaks
 
 
 @pytest.mark.parametrize(
