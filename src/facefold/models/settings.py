@@ -66,6 +66,7 @@ def find_problems(recipe: Recipe, settings: dict) -> list[str]:
         *_invalid_lists(recipe),
         *_misplaced_settings(recipe, settings),
         *(message for broken, message in _network_conflicts(recipe) if broken),
+        *(message for broken, message in _image_conflicts(recipe) if broken),
         *(message for broken, message in _training_conflicts(recipe) if broken),
     ]
 
@@ -181,8 +182,8 @@ def _network_conflicts(recipe: Recipe) -> Iterator[Conflict]:
     )
 
 
-def _training_conflicts(recipe: Recipe) -> Iterator[Conflict]:
-    """Yield settings of images and training that contradict each other."""
+def _image_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    """Yield settings of sizes, augmentation and copies of images that contradict each other."""
     own_cnn = recipe.backbone in OWN_BACKBONES
     frozen, grows, side = recipe.has_frozen_stages, recipe.start_size > 0, min(recipe.shape)
     yield from (
@@ -216,6 +217,12 @@ def _training_conflicts(recipe: Recipe) -> Iterator[Conflict]:
             'views are augmented copies: augment = "none" has none',
         ),
         (0 < recipe.epochs <= recipe.views, "views should be fewer than epochs; 0: a new copy per epoch"),
+    )
+
+
+def _training_conflicts(recipe: Recipe) -> Iterator[Conflict]:
+    """Yield settings of the optimizer, the schedule, the epochs and the monitor that contradict each other."""
+    yield from (
         (
             (recipe.schedule == "plateau" or recipe.early_stopping) and not recipe.monitor,
             "plateau and early_stopping need monitor > 0: the rows they watch",

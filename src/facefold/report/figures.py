@@ -282,10 +282,8 @@ def draw_reliability(curves: Mapping[str, pd.DataFrame], what: str) -> Figure:
         spread = np.maximum([bins["share"] - bins["low"], bins["high"] - bins["share"]], 0)
         line = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": LINES[i], "markersize": 4.5, "linewidth": 1.2}
         axes.errorbar(bins["mean"], bins["share"], yerr=spread, label=name, capsize=2.5, **line)
-    limits = (-0.02, 1.02)
-    axes.set(
-        xlim=limits, ylim=limits, xlabel=f"mean probability of {_literal(what)}", ylabel=f"share of {_literal(what)}"
-    )
+    limits, what = (-0.02, 1.02), _literal(what)
+    axes.set(xlim=limits, ylim=limits, xlabel=f"mean probability of {what}", ylabel=f"share of {what}")
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 
