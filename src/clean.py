@@ -5,9 +5,10 @@
     python src/clean.py --write-corrections corrections.csv --confidence 0.95 --action relabel
     python src/train.py --recipe lite0 --corrections corrections.csv          train without them, then blend.py compares
 
-Suspects come from groups of the same image in folds.csv with different labels, of which at least one is wrong, and from
-confident learning (Northcutt et al. 2021; cleanlab's default) on the mean OOF probability. With a weak model many
-suspects are difficult images with correct labels: look at label_issues.html before you change anything.
+Suspects come from groups of the same picture with different labels, of which at least one is wrong, and from confident
+learning (Northcutt et al. 2021; cleanlab's default) on the mean OOF probability. What the same picture is says --groups
+of split.py; rows of equal --group are not one. With a weak model many suspects are difficult images with correct
+labels: look at label_issues.html before you change anything.
 
 Writes runs/label_issues.csv, the most suspicious first:
     id, label     the train id and its label
@@ -17,7 +18,7 @@ Writes runs/label_issues.csv, the most suspicious first:
     suggested     the likely label; confident: the likeliest other one; conflict: that of most rows of the group, in a
                   tie by the probabilities, so that the rows of a conflict that have this label keep it
     confidence    probability of the suggested label, in a conflict the mean over the group
-    group         group of the row in folds.csv
+    group         picture of the row: the first train id that shows it
 and label_issues.html: the first 200 as images, with their nearest neighbours in the features of the models.
 
 A file of corrections is id,action and meant to be edited: keep, drop (leave the row out) or relabel (take the other
@@ -67,6 +68,7 @@ def list_suspects(args: argparse.Namespace) -> None:
 
     from facefold.data.audit import load_images_hash
     from facefold.data.competition import load_competition
+    from facefold.data.duplicates import rows_by_picture
     from facefold.data.folds import load_folds
     from facefold.ensemble.label_issues import CONFLICT, find_label_issues
     from facefold.models.run_name import parse_run_name
@@ -92,7 +94,7 @@ def list_suspects(args: argparse.Namespace) -> None:
     test_ids = competition.test["id"].tolist()
     members = [load_member(root, current_identity(name, folds, images_hash), name, folds, test_ids) for name in names]
     prob = np.mean([member.oof.to_numpy() for member in members], axis=0)
-    issues = find_label_issues(folds.table, prob)
+    issues = find_label_issues(rows_by_picture(competition, folds), prob)
     confident = issues[issues["kind"] != CONFLICT]
     different = "different" if task.multiclass else "both"
     title = (

@@ -80,7 +80,7 @@ def check_options(args: argparse.Namespace) -> None:
 def split(args: argparse.Namespace) -> Folds:
     """Keep the existing folds, or make new ones, print what they are, and return them."""
     from facefold.data.audit import audit_competition
-    from facefold.data.duplicates import find_duplicates
+    from facefold.data.duplicates import picture_groups
     from facefold.data.fold_methods import parse_method
     from facefold.data.fold_rows import column_groups, describe_fold, describe_folds, join_groups, parse_columns
     from facefold.data.folds import (
@@ -94,7 +94,7 @@ def split(args: argparse.Namespace) -> Folds:
     from facefold.runs import run_names
 
     competition, images = audit_competition(args.root)
-    near, identical = group_rows(find_duplicates(competition, images), "group"), group_rows(images)
+    near, identical = picture_groups(competition, "near"), group_rows(images)
     try:
         old = load_folds(args.root, args.target)
     except InputError:  # none yet, or none that can be used: `write_folds` refuses if runs would lose theirs
@@ -105,9 +105,7 @@ def split(args: argparse.Namespace) -> Folds:
     task_columns = competition.task.groups
     columns = task_columns if args.group is None else parse_columns(args.group)
     method = choose_method(args, former, (k, seed), columns)
-    groups = {"near": near, "bytes": identical, "none": identical.index.to_series()}[
-        args.groups or method.grouping or "near"
-    ]
+    groups = picture_groups(competition, args.groups or method.grouping)
     if joined := method.columns if method.drawn else columns:
         groups = join_groups([groups, *column_groups(competition, joined, "--group")])
     folds, new = old, False  # kept as they are: a later version of this program might make others

@@ -21,7 +21,18 @@ from facefold.data.folds import load_folds
 from facefold.data.synthetic import write_synthetic_competition
 from facefold.ensemble.label_issues import COLUMNS
 from facefold.models.recipe import load_recipe
-from facefold.runs import Identity, fold_dir, load_predictions, run_names, seal_fold, write_history, write_predictions
+from facefold.report.galleries import find_suspects
+from facefold.runs import (
+    Identity,
+    current_identity,
+    fold_dir,
+    load_member,
+    load_predictions,
+    run_names,
+    seal_fold,
+    write_history,
+    write_predictions,
+)
 from facefold.task import load_task
 from facefold.training import jobs
 from facefold.utils import processes
@@ -116,6 +127,28 @@ def test_the_suspects_of_two_named_classes_have_their_names(tmp_path):
     assert table["label"].equals(labels.loc[table.index]) and table["suggested"]["50"] != labels["50"]
     page = (tmp_path / "label_issues.html").read_text()
     assert f"1. Label {table['label'].iloc[0]}; the probability of label dog is" in page
+
+
+def test_rows_of_one_patient_with_different_labels_are_no_conflict(tmp_path):
+    """The synthetic rows 1 and 2 show one picture with both labels; 50 and 90 do not, and have the wrong labels."""
+    write_synthetic_competition(tmp_path, train=240, test=60, size=16)
+    patients = [f"{row},{row // 3}" for row in range(1, 241)]
+    write_text(tmp_path / "competition" / "meta.csv", "id,patient\n" + "\n".join(patients) + "\n")
+    conflicts = {}
+    for grouping in ("near", "bytes", "none"):
+        call("split", tmp_path, "--folds", "3", "--groups", grouping, "--group", "patient", "--force")
+        fabricate(tmp_path, "lite0", 0.8)
+        call("clean", tmp_path)
+        table = suspects(tmp_path).set_index("id")
+        conflicts[grouping] = table[table["kind"] == "conflict"]["group"].to_dict()
+        confident = table[table["kind"] == "confident"]
+        assert set(confident.index) == set(ODD) and (confident["group"] == confident.index).all()
+    assert conflicts == {"near": {"1": "1", "2": "1"}, "bytes": {"1": "1", "2": "1"}, "none": {}}
+    folds, competition = load_folds(tmp_path), load_competition(tmp_path)
+    assert folds.table.set_index("id")["group"].loc[["3", "4", "5"]].tolist() == ["3", "3", "3"]  # a patient
+    identity = current_identity("lite0", folds, load_images_hash(tmp_path))
+    member = load_member(tmp_path, identity, "lite0", folds, competition.test["id"].tolist())
+    assert find_suspects(competition, folds, [member])["conflicts"] == []
 
 
 def test_the_command_to_train_again_names_a_recipe(root):

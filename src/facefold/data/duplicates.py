@@ -23,8 +23,9 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from facefold.data.audit import load_images_hash, load_thumbnails
+from facefold.data.audit import check_images, load_images_hash, load_thumbnails
 from facefold.data.competition import Competition
+from facefold.data.folds import Folds, group_rows
 from facefold.utils.files import HASHED, is_intact, lock_directory, read_csv, remove_files, write_checksum, write_csv
 from facefold.utils.npy import NpyRows
 
@@ -55,6 +56,23 @@ def find_duplicates(competition: Competition, images: pd.DataFrame) -> pd.DataFr
             write_csv(path, images[["split", "id"]].assign(group=names.to_numpy()[first]))
             write_checksum(path)
     return read_csv(path, _COLUMNS)
+
+
+def picture_groups(competition: Competition, grouping: str | None) -> pd.Series:
+    """Return the picture of each train id (the index): the first id that shows it.
+
+    grouping: what one picture is, as `split.py --groups` says it: near (None as well), bytes or none.
+    """
+    images = check_images(competition)
+    if grouping in ("bytes", "none"):
+        return group_rows(images, "sha256" if grouping == "bytes" else "id")
+    return group_rows(find_duplicates(competition, images), "group")
+
+
+def rows_by_picture(competition: Competition, folds: Folds) -> pd.DataFrame:
+    """Return id, label, group of the train rows, by picture alone: the groups of the folds may be patients as well."""
+    pictures = picture_groups(competition, folds.grouping)
+    return folds.table[["id", "label"]].assign(group=folds.table["id"].map(pictures))
 
 
 def group_pictures(grey: np.ndarray | NpyRows, identical: np.ndarray) -> np.ndarray:

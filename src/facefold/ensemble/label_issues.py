@@ -28,10 +28,10 @@ def find_label_issues(rows: pd.DataFrame, prob: np.ndarray) -> pd.DataFrame:
                     probabilities, so the rows of a conflict that have this label keep it; confident: the likeliest
                     other label
         confidence  probability of the suggested label, in a conflict the mean over the group
-        group       group of the row in folds.csv
+        group       group of the row
 
     Args:
-        rows: id, label, group (n rows).
+        rows: id, label, group (n rows), the group being a picture: see `rows_by_picture`.
         prob: Out-of-fold probabilities in 0..1: (n,) of the second of two classes, or (n, C).
     """
     order = rows["id"].argsort(kind="stable").to_numpy()  # a mean depends on the order

@@ -39,7 +39,7 @@ def blend_page(
     if target.regression:
         data, noise = regression_sections(blend, target), None
     else:
-        suspects = find_suspects(folds, members)
+        suspects = find_suspects(competition, folds, members)
         noise = label_noise(suspects, len(folds.table))
         data = {"competition": competition, "classes": target.classes, "suspects": suspects}
         if target.multiclass:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from facefold.data.competition import Competition
+from facefold.data.duplicates import rows_by_picture
 from facefold.data.folds import Folds
 from facefold.ensemble.blend import Blend
 from facefold.ensemble.label_issues import CONFIDENT, CONFLICT, find_label_issues
@@ -29,7 +30,7 @@ def photo_galleries(competition: Competition, blend: Blend) -> dict[str, Any]:
     }
 
 
-def find_suspects(folds: Folds, members: list[Member]) -> dict[str, Any]:
+def find_suspects(competition: Competition, folds: Folds, members: list[Member]) -> dict[str, Any]:
     """Return the labels that are likely wrong, and the groups of one picture with different labels.
 
     They are judged by the mean of the runs that learned from the given labels, if there are any.
@@ -38,7 +39,7 @@ def find_suspects(folds: Folds, members: list[Member]) -> dict[str, Any]:
     judges = [member for member in runs if not parse_run_name(member.name).corrected] or runs or members
     ids = folds.table["id"].tolist()
     prob = np.mean([oof_scores(member, ids, folds.target) for member in judges], axis=0)
-    issues = find_label_issues(folds.table, prob)
+    issues = find_label_issues(rows_by_picture(competition, folds), prob)
     confident, conflicts = (issues[issues["kind"] == kind] for kind in (CONFIDENT, CONFLICT))
     groups = [group.sort_values("id") for _, group in conflicts.groupby("group", sort=False)]
     return {"confident": confident, "conflicts": groups, "most": PHOTOS}
