@@ -147,7 +147,7 @@ class Job:
 
     def prepare(self) -> list[Recipe]:
         """Audit and split; return the recipes to train."""
-        from facefold.data.competition import is_empty
+        from facefold.data.staging import is_empty
         from facefold.models.recipe import load_recipes
 
         args = self.args

@@ -111,6 +111,22 @@ def test_all_unsound_images_are_listed_at_once(competition):
     assert not (competition.root / "cache").exists()
 
 
+def test_two_rows_do_not_have_one_image(competition):
+    folder = competition.root / "competition"
+    write_text(folder / "train.csv", "id,label\n02,0\na/1,1\nb/1,0\n")
+    with pytest.raises(InputError) as caught:
+        audit_competition(competition.root)
+    assert str(caught.value).split("\n")[:-1] == [
+        "some images cannot be used:",
+        "  - competition/train/1.jpg (train.csv, row 4) is the image of an earlier row as well; each needs its own "
+        "(that of the id a/1.jpg may be called a__1.jpg)",
+    ]
+    (folder / "train" / "b__1.jpg").write_bytes(jpeg(50))
+    table = audit_competition(competition.root)[1].set_index("id")
+    assert table["sha256"]["b/1"] == sha256_file(folder / "train" / "b__1.jpg")
+    assert table["sha256"]["a/1"] == sha256_file(folder / "train" / "1.jpg")
+
+
 def test_the_nearest_file_of_a_missing_image_is_named_and_what_no_row_uses_counted(competition):
     folder = competition.root / "competition"
     (folder / "train" / "0").mkdir()

@@ -327,6 +327,68 @@ def test_an_id_may_have_a_suffix_and_a_folder(tmp_path, id):
     assert competition.image_path("train", id) == tmp_path / "root" / "competition" / "train" / "1.jpg"
 
 
+PATHS = ["train/00001/img.jpg", "train/00002/img.jpg"]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ""])
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("top", ["", "CheXpert-small/"])
+def test_ids_that_are_paths_have_the_image_of_their_path(tmp_path, suffix, in_place, top):
+    """Their ids may begin with the folder of the csv files, as those of CheXpert do."""
+    ids = [f"{top}{path.removesuffix('.jpg')}{suffix}" for path in [*PATHS, "train/00003/front.jpg"]]
+    tests = [f"{top}valid/00001/img{suffix}", f"{top}valid/00002/img{suffix}"]
+    rows = [f"{id},{row % 2}\n" for row, id in enumerate(ids)]
+    files = {f"{top}train.csv": ("id,label\n" + "".join(rows)).encode()}
+    files[f"{top}test.csv"] = ("id\n" + "\n".join(tests) + "\n").encode()
+    for id in [*ids, *tests]:
+        path = f"{id.removesuffix('.jpg')}.jpg"
+        files[path] = path.encode()
+    root = tmp_path / "root"
+    assert install_competition(write_folder(tmp_path, files), root, in_place=in_place)
+    competition = load_competition(root)
+    for split, of in (("train", ids), ("test", tests)):
+        for id in of:
+            assert competition.image_path(split, id).read_bytes() == f"{id.removesuffix('.jpg')}.jpg".encode()
+    if not in_place:
+        folders = f"{top}train".replace("/", "__")
+        names = [f"{folders}__00001__img.jpg", f"{folders}__00002__img.jpg", "front.jpg"]
+        assert sorted(path.name for path in (root / "competition" / "train").iterdir()) == sorted(names)
+
+
+def test_an_id_that_is_a_path_does_not_get_the_image_of_another(tmp_path):
+    """The last name of the id a/1.jpg is that of the id b/1.jpg as well, so it says nothing."""
+    files = {**COMPLETE, "train.csv": b"id,label\na/1.jpg,0\nb/1.jpg,1\n"}
+    assert refusal(write_folder(tmp_path, files), tmp_path / "root").splitlines()[1:3] == [
+        "  - train/a/1.jpg.jpg (train.csv, row 2) is missing; the nearest file is train/1.jpg",
+        "  - train/b/1.jpg.jpg (train.csv, row 3) is missing; the nearest file is train/1.jpg",
+    ]
+
+
+def test_two_rows_that_would_have_one_image_are_refused(tmp_path):
+    files = {**CSV, "train.csv": b"id,label\n1,0\n1.jpg,1\n", "test.csv": b"id\ntest/1\n", "images/1.jpg": b"one"}
+    name = tmp_path / "source" / "images" / "1.jpg"
+    assert refusal(write_folder(tmp_path, files), tmp_path / "root") == (
+        "the images of this competition cannot be installed:\n"
+        f"  - {name} would be the image of the train id '1' and of the train id '1.jpg'; each row needs a file of its "
+        f"own\n  - {name} would be the image of the train id '1' and of the test id 'test/1'; each row needs a file of "
+        "its own\nFix these, or download the competition again."
+    )
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize(
+    "id, name", [("1.jpg", "1.JPG"), ("1.JPG", "1.jpg"), ("1.PNG", "1.png"), ("1.JPG", "1.JPG.jpg")]
+)
+def test_the_suffix_of_an_id_may_have_another_case_than_that_of_its_file(tmp_path, id, name, in_place):
+    files = {**COMPLETE, "train.csv": f"id,label\n{id},0\n2,1\n".encode(), f"train/{name}": b"first"}
+    files |= {} if name == "1.jpg" else {"test/1.jpg": b"x"}
+    source = write_folder(tmp_path, files)
+    if name != "1.jpg":
+        (source / "train" / "1.jpg").unlink()
+    assert install_competition(source, tmp_path / "root", in_place=in_place)
+    assert load_competition(tmp_path / "root").image_path("train", id).read_bytes() == b"first"
+
+
 def test_a_csv_file_may_be_in_a_zip_of_its_own_or_have_another_name(tmp_path):
     files = {name: content for name, content in COMPLETE.items() if name not in ("train.csv", "sampleSubmit.csv")}
     files |= {"train_labels.csv.zip": zip_bytes({"train_labels.csv": CSV["train.csv"]}), "labels.csv": b"x"}
@@ -459,12 +521,15 @@ def test_images_may_stay_where_they_are(tmp_path):
         assert competition.image_path("test", "3") == source / "test" / "3.jpg"
         assert not install_competition(source, root)
     mixed = {**CSV, "a/1.jpg": b"one", "a/2.jpg": b"two", "b/1.jpg": b"x", "test/3.jpg": b"three"}
-    mixed["train.csv"] = b"id,label\na/1,0\n2,1\n"
     source = write_folder(tmp_path / "mixed", {f"images/{name}": content for name, content in mixed.items()})
     with pytest.raises(InputError, match="would both be train/1.jpg; name their folder with --images train=DIR"):
         install_competition(source, tmp_path / "other", in_place=True)
     install_competition(source, tmp_path / "other", image_folders={"train": "a"}, in_place=True)
-    assert load_competition(tmp_path / "other").image_path("train", "a/1").read_bytes() == b"one"
+    assert load_competition(tmp_path / "other").image_path("train", "1").read_bytes() == b"one"
+    (source / "images" / "train.csv").write_bytes(b"id,label\na/1,0\nb/1,1\n")
+    install_competition(source, tmp_path / "paths", in_place=True)
+    competition = load_competition(tmp_path / "paths")
+    assert [competition.image_path("train", id).read_bytes() for id in ("a/1", "b/1")] == [b"one", b"x"]
     with pytest.raises(InputError, match="^--in-place needs a folder, which .*/c.zip is not: unpack it, or leave"):
         install_competition(write_zip(tmp_path, COMPLETE), tmp_path / "third", in_place=True)
 

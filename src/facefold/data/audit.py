@@ -49,7 +49,7 @@ from facefold.utils.files import (
 from facefold.utils.npy import NpyRows
 from facefold.utils.processes import core_count, process_pool
 
-RULES = 2  # raise it when inspect_image changes its rules, so that all images are checked again
+RULES = 3  # raise it when the rules for an image change, so that all images are checked again
 THUMBNAIL_VERSION = 1  # raise it when read_thumbnail changes what it returns
 # Pixels. At this size copies of a 200 pixel face in other JPEG quality, size or light correlate by 0.97 or more.
 THUMBNAIL_SIDE = 32
@@ -62,6 +62,7 @@ _CHUNKS_PER_WORKER = 10  # starting a process takes a second or two: it must hav
 _BLOCK = 4096
 _IMAGE_COLUMNS = {"split": str, "id": str, "sha256": str, "bytes": "int64", "width": "int64", "height": "int64"}
 _HEADER_COLUMNS = {"split": str, "id": str, **JpegHeader.__annotations__}
+_SHARED = "is the image of an earlier row as well; each needs its own (that of the id a/1.jpg may be called a__1.jpg)"
 _HINT = (
     "Replace these images by sound ones, or take the rows and the images out, then run `python src/audit.py` again. "
     "To start over from the download: delete competition/ and run `python src/audit.py --data ZIP`."
@@ -226,7 +227,10 @@ def _list_files(folder: Path, deep: bool = False) -> list[tuple[str, int, int]]:
 def _inspect_rows(root: Path, rows: dict[tuple[str, str], int], task: Task) -> list[ImageFacts]:
     """Inspect the image of each (split, id). rows: (split, id) -> row number in the csv file, for the messages."""
     paths = [find_image(root, split, id, task) for split, id in rows]
-    results = inspect_files(paths)
+    results, first = inspect_files(paths), {}
+    for at, path in enumerate(paths):
+        if first.setdefault(path, at) != at and not isinstance(results[at], str):
+            results[at] = _SHARED
     _raise_problems(root, rows, paths, results)
     return results
 

@@ -6,6 +6,7 @@ competition/sampleSubmit.csv  id,label  or a column per class; its order is that
 competition/meta.csv          id,..     optional: facts on train and test rows, never an input of a model
 competition/task.toml         how these are read (`Task`)
 competition/train/, competition/test/   the images: `<id>.jpg`, another suffix, or the id if it has one
+                                         of the id a/1.jpg `1.jpg`, or `a__1.jpg` if another id ends like it
 """
 
 import math
@@ -38,7 +39,6 @@ from facefold.utils.errors import InputError
 SPLITS = ("train", "test")
 SYNTHETIC_MARKER = "SYNTHETIC.txt"  # the file in a competition that data.synthetic wrote
 MARK = ".facefold"  # the file in competition/ that tells that a step wrote it; its first line is the folder's name
-README = "README.md"  # of the repository, in its empty folders: no part of a competition
 _NAMES = (TRAIN, TEST, SAMPLE, "meta.csv")
 _HEADLINE = "the competition's csv files are not as they should be:"
 _HINT = (
@@ -94,16 +94,6 @@ def find_image(root: Path, split: str, id: str, task: Task = LABEL) -> Path:
     """Return the path of an image, which need not be there: `find_file` in its folder."""
     folder = image_folder(root, split, task)
     return find_file(folder, id, deep=folder != root / "competition" / split)
-
-
-def is_litter(name: str) -> bool:
-    """Return whether a file is no part of a competition but of the repository, a desktop or an editor."""
-    return name in (README, "Thumbs.db", "desktop.ini") or name.startswith(".")
-
-
-def is_empty(folder: Path) -> bool:
-    """Return whether `folder` is missing or holds nothing of a competition."""
-    return not folder.exists() or all(is_litter(path.name) for path in folder.iterdir())
 
 
 def load_competition(root: Path, choices: Choices | None = None) -> Competition:

@@ -13,24 +13,41 @@ def has_image_suffix(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
 
 
-def base_name(id: str) -> str:
-    """Return the id without the folders that it may name, in one Unicode form."""
-    return unicodedata.normalize("NFC", id.rpartition("/")[2])
+def name_key(name: str) -> str:
+    """Return a name or id in one Unicode form, its suffix in small letters: 12.JPG is the image of 12.jpg."""
+    name = unicodedata.normalize("NFC", name)
+    stem, _, suffix = name.rpartition(".")
+    return f"{stem}.{suffix.lower()}" if has_image_suffix(name) else name
 
 
 def name_keys(name: str) -> tuple[str, ...]:
-    """Return the ids that a file of this name may have: with its suffix, and without."""
-    name = unicodedata.normalize("NFC", name)
-    return (name, name[: name.rindex(".")]) if has_image_suffix(name) else (name,)
+    """Return the keys of the ids that a file of this name may have: with its suffix, and without."""
+    key = name_key(name)
+    return (key, name_key(key[: key.rindex(".")])) if has_image_suffix(name) else (key,)
+
+
+def flat_name(id: str, name: str) -> str:
+    """Return what the image `name` is called in a folder where ids such as a/1.jpg and b/1.jpg are: a__1.jpg."""
+    return "__".join([*id.split("/")[:-1], name])
 
 
 def find_file(folder: Path, id: str, deep: bool = False) -> Path:
     """Return the path of the image of `id`, which need not be there; deep: subfolders count as well.
 
     It is `<id>.jpg`, else `id` if that has a suffix, else `<id>` and another suffix. The name on
-    disk may be in another Unicode form than the id: some systems and zips take accents from their letters.
+    disk may be in another Unicode form than the id: some systems and zips take accents from their letters. Of an id
+    with folders that of `flat_name` comes first, then, if deep, the one in most of these folders.
     """
-    name = id.rpartition("/")[2]
+    *parents, name = id.split("/")
+    if parents and (flat := _find_name(folder, flat_name(id, name), deep=False)).exists():
+        return flat
+    for inside in (folder.joinpath(*parents[at:]) for at in range(len(parents) if deep else 0)):
+        if (path := _find_name(inside, name, deep=False)).exists():
+            return path
+    return _find_name(folder, name, deep)
+
+
+def _find_name(folder: Path, name: str, deep: bool) -> Path:
     first = folder / f"{name}.jpg"
     if first.exists():
         return first
@@ -42,7 +59,7 @@ def find_file(folder: Path, id: str, deep: bool = False) -> Path:
     except OSError:  # there is no such folder
         files = {}
     fallback = exact if has_image_suffix(name) else first
-    return Path(files.get(base_name(first.name)) or files.get(base_name(id)) or fallback)
+    return Path(files.get(name_key(first.name)) or files.get(name_key(name)) or fallback)
 
 
 @lru_cache(maxsize=8)

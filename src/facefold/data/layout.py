@@ -16,7 +16,6 @@ from facefold.data.competition import (
     SPLITS,
     SYNTHETIC_MARKER,
     infer_in,
-    is_empty,
     rows_file,
     rows_with_usable_id,
     stored_task,
@@ -26,7 +25,14 @@ from facefold.data.images import ImageProblem, inspect_image
 from facefold.data.nearest import describe_left_out, describe_nearest, nearest_files
 from facefold.data.results import FOLDERS, find_results, remove_results
 from facefold.data.source import Row, Source, SourceImages, open_images, read_source
-from facefold.data.staging import CSV, has_installed_csv_files, installed_source, staged_competition, write_mark
+from facefold.data.staging import (
+    CSV,
+    has_installed_csv_files,
+    installed_source,
+    is_empty,
+    staged_competition,
+    write_mark,
+)
 from facefold.data.task_inference import NO_CHOICES, Choices
 from facefold.task import TASK_FILE
 from facefold.utils.console import progress_bar

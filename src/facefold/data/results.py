@@ -7,7 +7,7 @@ writes. Hidden files that are not, such as those of a desktop or an editor, stay
 import re
 from pathlib import Path
 
-from facefold.data.competition import README
+from facefold.data.staging import README
 from facefold.utils.errors import InputError
 
 FOLDERS = ("submissions", "runs", "folds", "cache", "targets", "compare", "tensorboard", "sweep")

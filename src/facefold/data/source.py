@@ -2,24 +2,23 @@
 
 The csv files are at the top or one folder down: train.csv (labels.csv, train_labels.csv), test.csv, sampleSubmit.csv
 (sample_submission.csv), meta.csv, in any case, each also as train.csv.zip. Without the first, every folder of train
-images is a class. Images are wherever their name says whose they are: `12.jpg` or `12.png` for the ids `12`, `12.jpg`
-and `a/12.jpg`, in a folder or zip whose name says train or test, or else in any other.
+images is a class. Images are wherever their path says whose they are: `a/12.jpg` for the ids `12`, `12.jpg`, `a/12` and
+`b/a/12.jpg`, in a folder or zip whose name says train or test, or else in any other (`facefold.data.image_matches`).
 """
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path, PurePosixPath
 
-from facefold.data.archive import Member, open_zip, printable, single_file
+from facefold.data.archive import Member, open_zip, single_file
 from facefold.data.class_folders import Row, class_images, image_paths, is_zip_of_images, place_images, write_csv_files
 from facefold.data.competition import SPLITS
 from facefold.data.csv_file import MAX_CSV_BYTES
-from facefold.data.image_names import base_name, has_image_suffix, name_keys
-from facefold.data.images import MAX_BYTES
+from facefold.data.image_matches import ImageMatches
+from facefold.data.image_names import has_image_suffix
 from facefold.data.staging import CSV
 from facefold.utils.errors import InputError
 from facefold.utils.files import require_disk_space
@@ -167,8 +166,8 @@ def open_images(source: Source, folder: Path, rows: Iterable[Row]) -> Iterator[S
                 packed = zips.enter_context(open_zip(copy, member.name))
                 inside.extend(replace(one, path=member.path / one.path) for one in packed)
 
-        def match() -> "_Matches":
-            return _Matches(source, [*source.members, *inside], rows)
+        def match() -> ImageMatches:
+            return ImageMatches([*source.members, *inside], rows, source.assigned, source.image_folders)
 
         unpack(member for member in source.members if _is_first_zip(member))
         matches = match()
@@ -192,97 +191,3 @@ def _hides_images(member: Member) -> bool:
     """Return whether this is a folder of images that cannot be read."""
     parts = tuple(part.lower() for part in member.path.parts)
     return member.is_folder and parts in {(split,) * depth for split in SPLITS for depth in (1, 2)}
-
-
-class _Matches:
-    """Which image belongs to which row, and what is wrong with that.
-
-    Attributes:
-        files: The images by the name that they get.
-        own: That name of the image of each row that has one.
-        problems: A line each.
-    """
-
-    def __init__(self, source: Source, members: list[Member], rows: Iterable[Row]) -> None:
-        self.source = source
-        self.images = [member for member in members if has_image_suffix(member.path.name)]
-        self.files: dict[str, Member] = {}
-        self.own: dict[Row, str] = {}
-        self.problems: list[str] = []
-        self._names: dict[str, str] = {}  # by the name in one Unicode form
-        self._by_key: dict[str, list[Member]] = {}
-        self._by_path = {member.path: member for member in self.images}
-        self._places = place_images(self._by_path)
-        for member in self.images:
-            for key in name_keys(member.path.name):
-                self._by_key.setdefault(key, []).append(member)
-        for row in rows:
-            if candidates := self._candidates(*row):
-                name = self._add(row[0], row[1], candidates[0])
-                self.own[row] = name
-                self._check_one(row, name, candidates)
-
-    def add_without_row(self) -> None:
-        """Add the images of train/ and test/ that are of no row and can be read."""
-        used = {id(member) for member in self.files.values()}
-        for member in self.images:
-            split = next((split for split in SPLITS if _in_own_folder(member.path, split)), "")
-            chosen = self.source.assigned or split in self.source.image_folders
-            if split and id(member) not in used and not (member.problem or chosen):
-                self._add(split, member.path.stem, member)
-
-    def _candidates(self, split: str, id: str) -> list[Member]:
-        """Return the images that fit the row best."""
-        if path := self.source.assigned.get((split, id)):
-            return [self._by_path[path]] if path in self._by_path else []
-        base = base_name(id)
-        fitting = self._by_key.get(base, [])
-        exact = [member for member in fitting if unicodedata.normalize("NFC", member.path.name) == base]
-        ranked = [(self._rank(member.path, split), member) for member in exact or fitting]
-        best = min((rank for rank, _ in ranked if rank is not None), default=None)
-        found = [member for rank, member in ranked if rank == best and rank is not None]
-        return [member for member in found if str(member.path).endswith(f"/{id}")] or found if "/" in id else found
-
-    def _rank(self, path: PurePosixPath, split: str) -> int | None:
-        """Return how well the folder of an image suits the split, 0 best; None if it is another's."""
-        if asked := self.source.image_folders.get(split):
-            return 0 if path.is_relative_to(asked) else None
-        if _in_own_folder(path, split):
-            return 0
-        return {split: 1, "": 2}.get(self._places[path][0])
-
-    def _check_one(self, row: Row, name: str, candidates: list[Member]) -> None:
-        """Add a problem if several files fit the row."""
-        if len(candidates) > 1:
-            first, second = candidates[:2]
-            apart = first.path.parent != second.path.parent  # else no name of a folder would choose one of the two
-            where = f"; name their folder with --images {row[0]}=DIR" if apart else ""
-            name = printable(unicodedata.normalize("NFC", name))
-            self.problems.append(f"{first.name} and {second.name} would both be {name}{where}")
-
-    def _add(self, split: str, id: str, member: Member) -> str:
-        """Add an image; return the name that it gets."""
-        name = f"{split}/{self._file_name(split, id, member)}"
-        other = self._names.setdefault(unicodedata.normalize("NFC", name), name)
-        if member.problem:
-            self.problems.append(f"{member.name} {member.problem}")
-        if other in self.files and self.files[other] is not member:
-            self.problems.append(f"{self.files[other].name} and {member.name} would both be {printable(name)}")
-        if member.size > MAX_BYTES:
-            self.problems.append(f"{member.name} is larger than {MAX_BYTES >> 20} MiB")
-        self.files[name] = member
-        return name
-
-    def _file_name(self, split: str, id: str, member: Member) -> str:
-        """Return the name of an image in competition/<split>: its own, but every other JPEG suffix becomes .jpg."""
-        suffix, base = member.path.suffix, id.rpartition("/")[2]
-        if has_image_suffix(base):
-            return base if self.source.assigned else member.path.name
-        stem = base if self.source.assigned else member.path.stem
-        return stem + (".jpg" if suffix.lower() in (".jpg", ".jpeg") else suffix)
-
-
-def _in_own_folder(path: PurePosixPath, split: str) -> bool:
-    """Return whether an image is in train/, train/train/ or train.zip, of `split`, whatever the case."""
-    parts = tuple(part.lower().removesuffix(".zip") for part in path.parent.parts)
-    return parts in ((split,), (split, split), (split, split, split))

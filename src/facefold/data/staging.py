@@ -10,13 +10,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from facefold.data.competition import MARK, SPLITS, SYNTHETIC_MARKER, is_litter
+from facefold.data.competition import MARK, SPLITS, SYNTHETIC_MARKER
 from facefold.data.image_names import has_image_suffix
 from facefold.task import TASK_FILE
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_file, sha256_text, write_text
 
 CSV = ("train.csv", "test.csv", "sampleSubmit.csv", "meta.csv")
+README = "README.md"  # of the repository, in its empty folders: no part of a competition
+
+
+def is_litter(name: str) -> bool:
+    """Return whether a file is no part of a competition but of the repository, a desktop or an editor."""
+    return name in (README, "Thumbs.db", "desktop.ini") or name.startswith(".")
+
+
+def is_empty(folder: Path) -> bool:
+    """Return whether `folder` is missing or holds nothing of a competition."""
+    return not folder.exists() or all(is_litter(path.name) for path in folder.iterdir())
 
 
 @contextmanager

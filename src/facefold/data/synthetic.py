@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from facefold.data.competition import SYNTHETIC_MARKER, is_empty
+from facefold.data.competition import SYNTHETIC_MARKER
 from facefold.data.images import encode_jpeg
-from facefold.data.staging import staged_competition
+from facefold.data.staging import is_empty, staged_competition
 from facefold.utils.errors import InputError
 from facefold.utils.files import write_csv, write_text
 

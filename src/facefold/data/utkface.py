@@ -14,8 +14,7 @@ import pandas as pd
 from sklearn.model_selection import train_test_split
 
 from facefold.data.archive import open_archive
-from facefold.data.competition import is_empty
-from facefold.data.staging import staged_competition
+from facefold.data.staging import is_empty, staged_competition
 from facefold.utils.console import progress_bar
 from facefold.utils.errors import InputError
 from facefold.utils.files import csv_text, sha256_file, sha256_text, write_csv
