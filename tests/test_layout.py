@@ -6,12 +6,14 @@ import shutil
 import time
 import zipfile
 from collections import namedtuple
+from pathlib import PurePosixPath
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from archives import COMPLETE, CSV, write_folder, write_zip, zip_bytes
+from facefold.data import class_folders
 from facefold.data.audit import audit_competition
 from facefold.data.competition import load_competition
 from facefold.data.layout import install_competition
@@ -460,6 +462,15 @@ def test_a_class_may_be_called_like_a_split(tmp_path, kind, top, sample):
     assert labels == classes.split()
     (id,) = competition.test["id"]
     assert competition.image_path("test", id).read_bytes() == f"{top}test/4.png".encode()
+
+
+def test_the_names_of_folders_are_read_once_each_however_many_one_holds(monkeypatch):
+    names, called = [], class_folders._called
+    monkeypatch.setattr(class_folders, "_called", lambda name: names.append(name) or called(name))
+    paths = [PurePosixPath(f"train/patient{number}/{view}.jpg") for number in range(100) for view in "ab"]
+    places = class_folders.place_images(paths)
+    assert places[paths[-1]] == ("train", "patient99")
+    assert sorted(names) == sorted(["train", *(f"patient{number}" for number in range(100))])
 
 
 @pytest.mark.parametrize("content", [b"file,age\n9,1\n7,2\n", b"file\n9.png\n7.png\n"])

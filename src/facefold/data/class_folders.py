@@ -92,16 +92,21 @@ def place_images(paths: Iterable[PurePosixPath]) -> dict[PurePosixPath, tuple[st
     inside: dict[PurePosixPath, list[str]] = {}
     for folder in folders:
         inside.setdefault(folder.parent, []).append(folder.name)
-    return {path: _place(path, inside) for path in paths}
+    # once per folder, not per image: one may hold a folder for each of many thousand patients
+    divided = {folder for folder, names in inside.items() if set(SPLITS) <= {_called(name) for name in names}}
+    return {path: _place(path, inside, divided) for path in paths}
 
 
-def _place(path: PurePosixPath, inside: Mapping[PurePosixPath, list[str]]) -> tuple[str, str]:
+def _place(
+    path: PurePosixPath, inside: Mapping[PurePosixPath, list[str]], divided: set[PurePosixPath]
+) -> tuple[str, str]:
+    """Return the split and class of an image. inside: the names of folders by parent. divided: hold train and test."""
     way = [folder for folder in reversed(path.parents) if folder.name]
     at = next((number for number, folder in enumerate(way) if _said(folder.name)), len(way))
     split = _said(way[at].name) if at < len(way) else ""
     for folder in way[at + 1 :]:
         names = inside[folder.parent]
-        if set(SPLITS) <= {_called(name) for name in names} or (len(names) == 1 and _called(folder.name)):
+        if folder.parent in divided or (len(names) == 1 and _called(folder.name)):
             split = _called(folder.name)
         elif len(names) > 1 or folder not in inside:
             return split, folder.name if split else ""
