@@ -366,6 +366,30 @@ def test_an_id_that_is_a_path_does_not_get_the_image_of_another(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("where", ["source", "root/competition"])
+def test_ids_that_train_and_test_share_are_refused_with_what_to_do(tmp_path, where):
+    """CIFAR-10 has 1.png in train/ and another 1.png in test/; the advice is followed at the source, and in place."""
+    files = {**CSV, "test.csv": b"id\n1\n3\n", "sampleSubmit.csv": b"id,label\n1,0\n3,0\n"}
+    images = {"train/1.png": b"one", "train/2.png": b"two", "test/1.png": b"other", "test/3.png": b"three"}
+    source, root = write_folder(tmp_path, {**files, **images}), tmp_path / "root"
+    install_competition(source, root)
+    with pytest.raises(InputError) as caught:
+        load_competition(root)
+    lines = str(caught.value).splitlines()
+    assert lines[1:-1] == ["  - competition/test.csv, row 2: id '1' is also a train id (row 2)"]
+    assert lines[-1].endswith(
+        "then run `python src/audit.py` again. If train and test have different images of the same ids, write train/ "
+        "before the ids of train.csv (1 becomes train/1), also in meta.csv: the images keep their names, and the "
+        "submission its ids."
+    )
+    (tmp_path / where / "train.csv").write_text("id,label\ntrain/1,0\ntrain/2,1\n")
+    install_competition(tmp_path / where, root)
+    competition = load_competition(root)
+    images = [competition.image_path("train", id).read_bytes() for id in ("train/1", "train/2")]
+    assert images == [b"one", b"two"] and competition.test["id"].tolist() == ["1", "3"]
+    assert [competition.image_path("test", id).read_bytes() for id in ("1", "3")] == [b"other", b"three"]
+
+
 def test_two_rows_that_would_have_one_image_are_refused(tmp_path):
     files = {**CSV, "train.csv": b"id,label\n1,0\n1.jpg,1\n", "test.csv": b"id\ntest/1\n", "images/1.jpg": b"one"}
     name = tmp_path / "source" / "images" / "1.jpg"

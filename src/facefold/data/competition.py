@@ -45,6 +45,10 @@ _HINT = (
     "Fix these in a text editor or by script, or take the files as downloaded (a spreadsheet adds blanks and eats "
     "leading zeros), then run `python src/audit.py` again."
 )
+_SHARED_IDS = (
+    " If train and test have different images of the same ids, write train/ before the ids of train.csv (1 becomes "
+    "train/1), also in meta.csv: the images keep their names, and the submission its ids."
+)
 _OTHER_ID = "id."  # what a column `id` is called here if another one has the ids
 _NO_DATA = (
     "Put a competition there with `python src/audit.py --data ZIP|DIR` (the Kaggle zip as downloaded), "
@@ -124,8 +128,8 @@ def load_competition(root: Path, choices: Choices | None = None) -> Competition:
     if set(task.label_columns) <= set(files[TRAIN].header):
         labels = label_indices(task, files[TRAIN], f"competition/{TRAIN}", findings)
         check_several_labels(task, files[TRAIN], findings)
-    _check_ids_across({name: file.row_of_id for name, file in files.items()}, findings)
-    findings.raise_any(_HEADLINE, _HINT)
+    shared = _check_ids_across({name: file.row_of_id for name, file in files.items()}, findings)
+    findings.raise_any(_HEADLINE, _HINT + (_SHARED_IDS if shared else ""))
     return _competition_of(root, task, files, labels)
 
 
@@ -267,16 +271,18 @@ def _competition_of(root: Path, task: Task, files: dict[str, CsvFile], labels: l
     )
 
 
-def _check_ids_across(rows: dict[str, dict[str, int]], findings: Findings) -> None:
-    """Check the ids of each file against those of the others. rows: row number by id, by file name."""
+def _check_ids_across(rows: dict[str, dict[str, int]], findings: Findings) -> bool:
+    """Check the ids of each file against those of the others; return whether a test id is a train id as well.
+
+    rows: row number by id, by file name.
+    """
     train, test, sample, meta = (rows.get(name) for name in _NAMES)
     test_name = TEST if test is not None else SAMPLE
     asked = sample if test is None else test
-    if train is not None and asked is not None:
-        for id, row in asked.items():
-            if id in train:
-                where = f"competition/{test_name}, row {row}"
-                findings.add("both", f"{where}: id {quoted(id)} is also a train id (row {train[id]})")
+    shared = [id for id in asked or {} if id in (train or {})]
+    for id in shared:
+        where = f"competition/{test_name}, row {asked[id]}"
+        findings.add("both", f"{where}: id {quoted(id)} is also a train id (row {train[id]})")
     if test is not None and sample is not None:
         name = "competition/sampleSubmit.csv"
         for id, row in test.items():
@@ -290,3 +296,4 @@ def _check_ids_across(rows: dict[str, dict[str, int]], findings: Findings) -> No
             if id not in train and id not in asked:
                 where = f"competition/meta.csv, row {row}"
                 findings.add("meta", f"{where}: id {quoted(id)} is neither in train.csv nor in {test_name}")
+    return bool(shared)
