@@ -20,6 +20,7 @@ from facefold.data.audit import (
     load_thumbnails,
 )
 from facefold.data.competition import load_competition
+from facefold.data.task_inference import Choices
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_file, write_json, write_text
 
@@ -182,6 +183,20 @@ def test_findings_in_csv_files_and_images_come_together(competition):
         "  - competition/train/7.jpg (train.csv, row 6) is empty",
         "  - competition/train/8.jpg (train.csv, row 8) is missing",
     ]
+
+
+def test_images_are_those_of_the_column_that_a_person_names_as_the_ids(competition):
+    """Both columns could be the ids; row 3 of train.csv is at fault, and so is the image of row 2."""
+    folder = competition.root / "competition"
+    write_text(folder / "train.csv", "row,image,label\n0,02,0\n1,1,\n2,7,0\n")
+    write_text(folder / "test.csv", "row,image\n3,3\n4,4\n")
+    write_text(folder / "sampleSubmit.csv", "row,image,label\n3,3,0\n4,4,0\n")
+    (folder / "train" / "02.jpg").write_bytes(b"")
+    with pytest.raises(InputError) as caught:
+        audit_competition(competition.root, Choices(id_column="image", label_column="label"))
+    lines = [line for line in str(caught.value).splitlines() if line.startswith("  - ")]
+    assert lines[-1] == "  - competition/train/02.jpg (train.csv, row 2) is empty"
+    assert not any("missing" in line for line in lines)
 
 
 def test_a_good_competition_and_none(competition, tmp_path):

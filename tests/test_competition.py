@@ -125,7 +125,15 @@ def test_everything_wrong_is_listed_at_once(tmp_path):
         ("", "competition/train.csv is empty"),
         ("id,label\n", "competition/train.csv has no rows"),
         ("\nid,label\n1,0\n", "competition/train.csv, row 1 is blank: the names of the columns are missing"),
-        ("id;label\n1;0\n", "competition/train.csv, row 1: the header is 'id;label', expected 'id,label'"),
+        (
+            "id;label\n1;0\n",
+            "competition/train.csv, row 1: the cells are separated by semicolons, not by commas; save the file with "
+            "commas",
+        ),
+        (
+            "id\tlabel\n1,5\t0\n",
+            "competition/train.csv, row 1: the cells are separated by tabs, not by commas; save the file with commas",
+        ),
         ("1,0\n2,1\n", "competition/train.csv, row 1: the header is '1,0', expected 'id,label'"),
         ("label,name\n0,1\n", "competition/train.csv, row 1: the header is 'label,name', expected 'id,label'"),
         ("id, label\n1,0\n", "competition/train.csv, row 1: the header is 'id, label', expected 'id,label'"),

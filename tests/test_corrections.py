@@ -58,7 +58,10 @@ def test_the_hash_is_that_of_what_is_changed(tmp_path, folds):
         ),
         ("id,label\n0001,1\n", ["{path}, row 1: the header is 'id,label', expected 'id,action'"]),
         ("id,action,note\n0001,drop,x\n", ["{path}, row 1: the header is 'id,action,note', expected 'id,action'"]),
-        ("id;action\n0001;drop\n", ["{path}, row 1: the header is 'id;action', expected 'id,action'"]),
+        (
+            "id;action\n0001;drop\n",
+            ["{path}, row 1: the cells are separated by semicolons, not by commas; save the file with commas"],
+        ),
         ("id,action\n0001,drop,x\n", ["{path}, row 2 has 3 cells, the header has 2", "{path} has no rows"]),
         (
             "id,action\r\n1,Drop\r\n",

@@ -305,6 +305,38 @@ def test_two_images_of_one_row_are_refused_unless_a_person_names_the_folder(tmp_
     assert installed_files(tmp_path / "root") == COMPLETE
 
 
+@pytest.mark.parametrize("csv", ["c/", "labels/"])
+@pytest.mark.parametrize("large", ["c/large", "large"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_folder_of_images_may_be_named_from_the_source_or_from_the_csv_files(tmp_path, csv, large, zipped):
+    files = {f"{csv}{name}": content for name, content in CSV.items()}
+    train = {"1.jpg": b"one", "2.jpg": b"two"}
+    images = {"c/large.zip": zip_bytes(train)} if zipped else {f"c/large/{name}": train[name] for name in train}
+    images |= {f"c/small/{name}": b"x" for name in train} | {"c/test/3.jpg": b"three"}
+    source, root = write_folder(tmp_path, {**files, **images}), tmp_path / "root"
+    named = f"{large}.zip" if zipped else large
+    if csv == "labels/" and large == "large":
+        with pytest.raises(InputError) as caught:
+            install_competition(source, root, image_folders={"train": named})
+        assert str(caught.value) == (
+            f"--images train={named}: {source} holds no such folder or zip of images; it has "
+            f"c/large{'.zip' * zipped}, c/small, c/test"
+        )
+        return
+    install_competition(source, root, image_folders={"train": named})
+    assert installed_files(root) == COMPLETE
+
+
+def test_of_many_folders_some_are_named_if_that_of_a_person_is_not_there(tmp_path):
+    source = write_folder(tmp_path, {**COMPLETE, **{f"more/{number}/7.jpg": b"x" for number in range(1, 9)}})
+    with pytest.raises(InputError) as caught:
+        install_competition(source, tmp_path / "root", image_folders={"test": "tset"})
+    assert str(caught.value) == (
+        f"--images test=tset: {source} holds no such folder or zip of images; it has more/1, more/2, more/3, more/4, "
+        "more/5, more/6, more/7, more/8 and 2 more"
+    )
+
+
 def test_a_zip_next_to_the_folder_it_was_unpacked_to_is_refused_unless_a_person_names_the_folder(tmp_path):
     zipped = zip_bytes({"1.jpg": b"one", "2.jpg": b"two"})
     source = write_folder(tmp_path, {**COMPLETE, "train.zip": zipped, "test/3.png": b"x"})
@@ -355,6 +387,13 @@ def test_ids_that_are_paths_have_the_image_of_their_path(tmp_path, suffix, in_pl
         folders = f"{top}train".replace("/", "__")
         names = [f"{folders}__00001__img.jpg", f"{folders}__00002__img.jpg", "front.jpg"]
         assert sorted(path.name for path in (root / "competition" / "train").iterdir()) == sorted(names)
+
+
+def test_images_may_be_in_folders_of_any_depth(tmp_path):
+    files = {**CSV, "a/b/c/d/e/f/train/1.jpg": b"one", "train/a/b/c/d/e/f/2.jpg": b"two", "test/3.jpg": b"three"}
+    for number, write in enumerate((write_zip, write_folder)):
+        assert install_competition(write(tmp_path, files), tmp_path / f"root{number}")
+        assert installed_files(tmp_path / f"root{number}") == COMPLETE
 
 
 def test_an_id_that_is_a_path_does_not_get_the_image_of_another(tmp_path):
@@ -508,6 +547,24 @@ def test_the_test_csv_next_to_folders_of_classes_stays(tmp_path, content):
     assert competition.image_path("test", first).read_bytes() == b"test/9"
     assert competition.image_path("test", second).read_bytes() == b"test/7"
     assert competition.image_path("train", competition.train["id"][1]).read_bytes() == b"train/dog/7"
+
+
+def test_a_test_csv_next_to_folders_of_classes_is_read_as_any_other(tmp_path):
+    files = {f"{name}.png": name.encode() for name in ("train/cat/1", "train/dog/2", "test/7")}
+    source = write_folder(tmp_path, {**files, "test.csv": b"\xef\xbb\xbffile\r7.png\r"})
+    install_competition(source, tmp_path / "root")
+    assert installed_files(tmp_path / "root")["train.csv"] == b"file,label\n1.png,cat\n2.png,dog\n"
+    for content, line in {
+        b"file\n\xff.png\n": ", row 2: not UTF-8 (byte 0xff); save it as UTF-8",
+        b"": " is empty",
+        b"file;age\n7.png;3\n": ", row 1: the cells are separated by semicolons, not by commas; save the file with "
+        "commas",
+    }.items():
+        (source / "test.csv").write_bytes(content)
+        assert refusal(source, tmp_path / "other") == (
+            f"the ids of the test images cannot be read:\n  - {source}/test.csv{line}\n"
+            "Fix the file, then run the same command again."
+        )
 
 
 def test_images_of_classes_may_be_in_a_zip_inside(tmp_path):

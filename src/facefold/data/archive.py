@@ -22,7 +22,6 @@ from facefold.utils.errors import InputError
 
 MAX_RATIO = 200  # of a member, and of all members to the zip; deflate reaches 1000; csv files stay near 10, JPEG near 1
 _SMALL = 1 << 20  # bytes: less than this is no bomb
-_DEPTH = 4  # folders below the source
 _UTF8 = 1 << 11  # the flag of a zip's member: its name is UTF-8
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _DEFLATE64 = 9
@@ -142,11 +141,11 @@ def _folder_members(folder: Path) -> list[Member]:
     members, unreadable = [], []
     for directory, subdirectories, names in os.walk(folder, onerror=unreadable.append):
         below = Path(directory).relative_to(folder)
-        deeper, names = len(below.parts) < _DEPTH, set(names)
+        names = set(names)
         for name in sorted(name for name in [*subdirectories, *names] if not _is_ignored(name)):
             if name in names or os.path.islink(os.path.join(directory, name)):
                 members.append(_folder_member(folder, below / name))
-        subdirectories[:] = sorted(name for name in subdirectories if not _is_ignored(name) and deeper)
+        subdirectories[:] = sorted(name for name in subdirectories if not _is_ignored(name))
     for error in unreadable:
         path = Path(error.filename)
         if path == folder:

@@ -84,8 +84,9 @@ def audit_competition(root: Path, choices: Choices | None = None) -> tuple[Compe
     try:
         competition = load_competition(root, choices)
     except InputError as csv_error:
+        folder, id_column = root / "competition", choices.id_column if choices else ""
         try:
-            _inspect_rows(root, rows_with_usable_id(root / "competition"), stored_task(root / "competition") or LABEL)
+            _inspect_rows(root, rows_with_usable_id(folder, id_column), stored_task(folder) or LABEL)
         except InputError as image_error:
             raise InputError(f"{csv_error}\n{image_error}") from None
         raise

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 
 from facefold.data.archive import Member, memory_member, paths_in_zip
 from facefold.data.competition import SPLITS
+from facefold.data.csv_file import Findings, parse_records
 from facefold.data.image_names import has_image_suffix
 from facefold.utils.errors import InputError
 
@@ -54,8 +55,10 @@ def _differ(groups: list[list[PurePosixPath]], name: Callable[[PurePosixPath], s
 
 def _read_ids(member: Member, name: str) -> tuple[list[str], list[str]]:
     """Return the header that train.csv gets, and the ids; of the sample or else test.csv, which has no labels."""
-    rows = list(csv.reader(io.StringIO(member.read().decode("utf-8-sig", "replace"))))
-    header = rows[0] if rows else []
+    findings = Findings()
+    rows = [cells for _, cells in parse_records(member.read(), findings.of_file(member.name))]
+    findings.raise_any("the ids of the test images cannot be read:", "Fix the file, then run the same command again.")
+    header = rows[0]
     names = [header[0] if header else "id", header[1] if len(header) == 2 and name != "test.csv" else "label"]
     return names, [row[0] for row in rows[1:] if row]
 

@@ -1,7 +1,7 @@
 """Read csv files that a person may have edited, and collect everything that is wrong with them.
 
-The rules: UTF-8, the expected columns, no blank rows, as many cells in each row as in the header, and ids that can be
-file names, each once. A BOM and CRLF line ends, which Kaggle serves as well, are read as if they were not there.
+The rules: UTF-8, commas, the expected columns, no blank rows, as many cells in each row as in the header, and ids that
+can be file names, each once. A BOM and CRLF line ends, which Kaggle serves as well, are read as if they were not there.
 """
 
 import csv
@@ -14,6 +14,7 @@ import pandas as pd
 
 from facefold.utils.errors import InputError
 
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # of spreadsheets, where a comma is part of a number
 MAX_CSV_BYTES = 200 << 20
 MAX_PER_KIND = 10
 MAX_FINDINGS = 200
@@ -183,7 +184,11 @@ def _records(path: Path, add: Callable[[str, str], None]) -> list[tuple[int, lis
     if path.stat().st_size > MAX_CSV_BYTES:
         add("large", f" is larger than {MAX_CSV_BYTES >> 20} MiB")
         return []
-    data = path.read_bytes()
+    return parse_records(path.read_bytes(), add)
+
+
+def parse_records(data: bytes, add: Callable[[str, str], None]) -> list[tuple[int, list[str]]]:
+    """Parse the content of a csv file as (number in the file, cells); none, and `add` says why, if it has no cells."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -202,4 +207,12 @@ def _records(path: Path, add: Callable[[str, str], None]) -> list[tuple[int, lis
         return []
     if not records:
         add("empty", " is empty")
+    elif len(records[0][1]) == 1 and (
+        found := [name for sign, name in _SEPARATORS.items() if sign in records[0][1][0]]
+    ):
+        add(
+            "separator",
+            f", row 1: the cells are separated by {' and '.join(found)}, not by commas; save the file with commas",
+        )
+        return []
     return records

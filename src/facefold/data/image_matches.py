@@ -27,7 +27,7 @@ class ImageMatches:
         members: Sequence[Member],
         rows: Sequence[Row],
         assigned: Mapping[Row, PurePosixPath],
-        image_folders: Mapping[str, str],
+        image_folders: Mapping[str, PurePosixPath],
     ) -> None:
         """Match the rows.
 

@@ -30,6 +30,7 @@ TRAIN_FILES = (
     "training_labels.csv",
     "trainlabels.csv",
 )  # the first counts
+_SHOWN = 8  # folders that an error names
 _SAMPLE = re.compile(r"sample[-_ ]?(submit|submission)\.csv", re.IGNORECASE)
 
 
@@ -51,7 +52,7 @@ class Source:
     members: list[Member]
     csv_files: dict[str, Member]
     assigned: dict[Row, PurePosixPath] = field(default_factory=dict)
-    image_folders: Mapping[str, str] = field(default_factory=dict)
+    image_folders: Mapping[str, PurePosixPath] = field(default_factory=dict)
 
     def real_path(self, member: Member) -> Path:
         """Return the path of a member of a folder on disk."""
@@ -74,10 +75,40 @@ def read_source(path: Path, members: list[Member], image_folders: Mapping[str, s
         replace(member, path=member.path.relative_to(folder)) for member in members if folder in member.path.parents
     ]
     csv_files = _find_csv_files(path, inside)
-    if not any(has_image_suffix(member.path.name) or is_zip_of_images(member) for member in inside):
+    named = {split: PurePosixPath(name) for split, name in image_folders.items()}
+    for split, name in named.items():
+        if name.is_relative_to(folder) and not _holds_images(inside, name):
+            named[split] = name.relative_to(folder)
+    elsewhere = any(not _holds_images(inside, name) for name in named.values())
+    if elsewhere or not _holds_images(inside, PurePosixPath()):
         folder, inside = PurePosixPath(), members  # the images are in folders next to that of the csv files
+        named = {split: PurePosixPath(name) for split, name in image_folders.items()}
+        _check_image_folders(path, members, named)
     assigned = {} if "train.csv" in csv_files else write_csv_files(csv_files, inside)
-    return Source(path, folder, inside, csv_files, assigned, image_folders)
+    return Source(path, folder, inside, csv_files, assigned, named)
+
+
+def _holds_images(members: list[Member], folder: PurePosixPath) -> bool:
+    """Return whether images, or zips of them, are in a folder, or in a zip of this name, in which it may be."""
+    images = (member.path for member in members if has_image_suffix(member.path.name))
+    zips = (member.path for member in members if is_zip_of_images(member))
+    return any(path.is_relative_to(folder) for path in images) or any(
+        path.is_relative_to(folder) or folder.is_relative_to(path) for path in zips
+    )
+
+
+def _check_image_folders(source: Path, members: list[Member], named: Mapping[str, PurePosixPath]) -> None:
+    """Raise `InputError` for a folder of --images that is not in the source."""
+    for split, name in named.items():
+        if not _holds_images(members, name):
+            folders = {member.path.parent for member in members if has_image_suffix(member.path.name)}
+            folders |= {member.path for member in members if is_zip_of_images(member)}
+            found = sorted(str(folder) for folder in folders if folder.name)
+            more = f" and {len(found) - _SHOWN:,} more" if len(found) > _SHOWN else ""
+            raise InputError(
+                f"--images {split}={name}: {source} holds no such folder or zip of images; it has "
+                f"{', '.join(found[:_SHOWN]) + more or 'none'}"
+            )
 
 
 def _find_folder(source: Path, members: list[Member]) -> PurePosixPath:
