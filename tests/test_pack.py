@@ -327,6 +327,15 @@ def test_the_kernel_says_what_it_looks_for(tmp_path, monkeypatch):
         kernel.main()
 
 
+@pytest.mark.parametrize("competition", ["pets", "competitions/pets"])
+@pytest.mark.parametrize("file", ["train_labels.csv", "train/cat/1.jpg", "data/train/cat/1.jpg"])
+def test_a_competition_without_test_csv_and_sample_is_the_input_that_pack_did_not_write(tmp_path, competition, file):
+    for name in ("datasets/pack/facefold_pack.json", "run/facefold/facefold_session.json", f"{competition}/{file}"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("")
+    assert kernel.competition_folders(tmp_path) == [tmp_path / competition]
+
+
 def test_the_submission_is_compared_with_the_packed_one(tmp_path):
     old, new = tmp_path / "old.csv", tmp_path / "new.csv"
     old.write_text("id,label\na,0\nb,1\nc,1\n")

@@ -6,7 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from command import SRC
 from facefold.kaggle import session
 from facefold.kaggle.session import SESSION_MARK, Session
 
@@ -92,6 +94,36 @@ def test_images_inside_a_zip_do_not_stay_where_they_are(tmp_path, kaggle, capsys
     begun = kaggle()
     begun.train("lite0", "8h30m")
     assert (begun.root / "options").read_text() == f"--data {tmp_path}/input/faces{option}"
+
+
+def test_class_folders_with_equal_names_are_found_and_copied(tmp_path, kaggle, capsys):
+    for name in ("train.csv", "test.csv"):
+        (tmp_path / "input" / "faces" / name).unlink()
+    (tmp_path / "input" / "faces").rmdir()
+    data, root = tmp_path / "input" / "pets", tmp_path / "temp" / "facefold"
+    for number, name in enumerate(("train/cat/1.png", "train/cat/2.png", "train/dog/1.png", "train/dog/3.png")):
+        write(data / name, "")
+        Image.new("RGB", (8, 8), (60 * number, 90, 120)).save(data / name)
+    write(data / "test" / "4.png", "")
+    Image.new("RGB", (8, 8), (200, 10, 10)).save(data / "test" / "4.png")
+    write(tmp_path / "input" / "notebooks" / "facefold" / SESSION_MARK, json.dumps({"images": None}))
+    step = f"import runpy, sys\nsys.path[0] = {str(SRC)!r}\nrunpy.run_path('{SRC}/audit.py', run_name='__main__')\n"
+    write(tmp_path / "input" / "pack" / "src" / "audit.py", step)
+    begun = kaggle()
+    assert begun.data == data
+    begun.train("lite0", "1h")
+    assert begun.failed == 0
+    names = sorted(path.name for path in (root / "competition" / "train").iterdir())
+    assert names == ["cat_1.png", "cat_2.png", "dog_1.png", "dog_3.png"]
+    out = capsys.readouterr().out
+    assert "or another name than the id; leave --in-place out, so that they are copied\nthe images are copied\n" in out
+
+
+def test_an_audit_that_fails_for_another_reason_is_not_repeated(tmp_path, kaggle, capsys):
+    write(tmp_path / "input" / "pack" / "src" / "audit.py", "import sys\nprint('broken')\nsys.exit(2)\n")
+    begun = kaggle()
+    begun.train("lite0", "1h")
+    assert capsys.readouterr().out.endswith("\n== audit\nbroken\n\naudit.py FAILED with exit code 2, see above\n")
 
 
 def test_no_more_is_kept_than_kaggle_keeps_finished_folds_first(tmp_path, kaggle, monkeypatch, capsys):

@@ -34,10 +34,18 @@ def single_folder(folders: list[Path], what: str, source: Path | str) -> Path:
 
 
 def competition_folders(source: Path) -> list[Path]:
-    """Return the folders below `source` with train.csv and test.csv, or else with a sample submission."""
+    """Return the folders below `source` with train.csv and test.csv, or else with a sample submission.
+
+    A competition may have neither, but a folder per class, say. Then it is each input that pack.py and a session did
+    not write, of the competitions if Kaggle keeps these apart.
+    """
     both = [path.parent for path in source.rglob("test.csv") if (path.parent / "train.csv").exists()]
     names = re.compile("sample[-_ ]?(submit|submission)", re.IGNORECASE)
-    return both or sorted({path.parent for path in source.rglob("*.csv*") if names.match(path.name)})
+    if found := both or sorted({path.parent for path in source.rglob("*.csv*") if names.match(path.name)}):
+        return found
+    inputs = source / "competitions" if (source / "competitions").is_dir() else source
+    folders = sorted(path for path in inputs.iterdir() if path.is_dir())
+    return [folder for folder in folders if not any(folder.rglob("facefold_*.json"))]
 
 
 def install_wheels(pack: Path, target: Path, packages: Sequence[str] = ()) -> dict[str, str]:

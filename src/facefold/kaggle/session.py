@@ -96,8 +96,7 @@ class Session:
         try:
             _check_settings(self.recipes, options)
             seconds = parse_session(session, "SESSION")
-            in_place = [] if _has_zips_alone(self.data) else ["--in-place"]
-            self._step("audit", "--data", str(self.data), *in_place, *audit, silent=True)  # run_all shows the page
+            self._audit(audit)
             self._order_classes()
             images = hash_splits(self.root)
             if self.images and self.images["train"] != images["train"]:
@@ -174,10 +173,23 @@ class Session:
                 "out: these folds would be trained again"
             )
 
+    def _audit(self, options: Sequence[str]) -> None:
+        """Install the competition: in place, or else copied, as where images of two classes have the same name."""
+        command = ("audit", "--data", str(self.data))
+        if not _has_zips_alone(self.data):
+            try:
+                self._step(*command, "--in-place", *options, silent=True)  # run_all shows the page
+                return
+            except subprocess.CalledProcessError as error:
+                if "leave --in-place out" not in (error.output or ""):
+                    raise
+            print("the images are copied")
+        self._step(*command, *options, silent=True)
+
     def _step(self, name: str, *options: str, silent: bool = False) -> None:
         """Run a step and print what it prints, of a `silent` one only if it fails.
 
-        Raise `subprocess.CalledProcessError` then.
+        Raise `subprocess.CalledProcessError` then, with what it printed.
         """
         print(f"\n== {name}", flush=True)
         command = [sys.executable, str(self.pack / "src" / f"{name}.py"), "--root", str(self.root), *options]
@@ -190,7 +202,7 @@ class Session:
                     print(line, end="", flush=True)
         if process.returncode:
             print("".join(lines) if silent else "", end="")
-            raise subprocess.CalledProcessError(process.returncode, command)
+            raise subprocess.CalledProcessError(process.returncode, command, "".join(lines))
 
     def _order_classes(self) -> None:
         """Put the classes into the order that they have where this was packed, which a person may have chosen."""
