@@ -31,6 +31,7 @@ from facefold.training.jobs import FoldJob
 from facefold.training.predict import FoldPrediction, predict_folds
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, sha256_file, write_json
+from facefold.utils.npy import NpyRows
 
 CPU, AGE = torch.device("cpu"), task_named("age")
 RECIPES = {
@@ -115,6 +116,21 @@ def test_a_test_image_gets_its_probability_in_runs(root, tmp_path):
     np.testing.assert_allclose(
         on_test_images(root, tmp_path / "b", ids[3:4]), expected[3:4], atol=1e-6
     )  # alone as in a batch
+
+
+def test_decoded_images_are_read_from_a_file_not_held_in_memory(root, tmp_path, monkeypatch):
+    paths, caches = [root / "competition" / "test" / f"{id}.jpg" for id in ("81", "90", "85")], {}
+
+    def look(directory: Path, name: str, runs: list[dict], images: ImageCache, *_) -> list[FoldPrediction]:
+        caches[name] = images
+        return []
+
+    monkeypatch.setattr(apply_module, "predict_folds", look)
+    apply_module.predict_images(apply_module.load_blend_model(root), paths, CPU, tmp_path / "scratch")
+    for name, crop, shape in (("frozen", 1.0, (48, 32)), ("small", 0.75, 32)):
+        assert caches[name].ids == [str(path) for path in paths]
+        assert isinstance(caches[name].pixels, NpyRows)
+        np.testing.assert_array_equal(caches[name].pixels[:], [open_image(path, shape, crop) for path in paths])
 
 
 def test_features_are_those_of_each_fold(root, tmp_path):

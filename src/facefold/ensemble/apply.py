@@ -14,7 +14,7 @@ import torch
 from facefold.data.cache import ImageCache
 from facefold.data.competition import load_competition
 from facefold.data.folds import load_folds
-from facefold.data.images import ImageProblem, open_image
+from facefold.data.images import ImageProblem, map_images, open_image
 from facefold.data.preprocessing import Preprocessing
 from facefold.ensemble.added import plain_name
 from facefold.ensemble.blend import load_blend
@@ -27,7 +27,8 @@ from facefold.runs import Member
 from facefold.task import LABEL, Task, task_named
 from facefold.training.predict import predict_folds, require_network, trained_recipe
 from facefold.utils.errors import InputError
-from facefold.utils.files import read_json
+from facefold.utils.files import read_json, write_npy_blocks
+from facefold.utils.npy import NpyRows
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def predict_images(blend: BlendModel, paths: Sequence[Path], device: torch.devic
         blend: The last blend.
         paths: n > 0 images.
         device: Where the models run.
-        scratch: An empty folder for the outputs of frozen stages.
+        scratch: A folder for the decoded images and the outputs of frozen stages; empty or not there yet.
     """
     matrix, skipped = blend.matrix, np.zeros(len(blend.members), bool)
     uses_features = blend.facts["picked"] in FEATURE_METHODS
@@ -121,12 +122,12 @@ def _predict_members(
     device: torch.device,
     scratch: Path,
     uses_features: bool,
-) -> tuple[np.ndarray, list[list[np.ndarray]]]:
+) -> tuple[np.ndarray, list[list[NpyRows]]]:
     """Return float64 (k, n, m) or (k, n, m, C) as `OofMatrix.fold_test_prob`, and by fold the members' features.
 
     These may be gigabytes, so they are none unless `uses_features`.
     """
-    folds, names = len(np.unique(blend.matrix.fold)), [str(path) for path in paths]
+    folds = len(np.unique(blend.matrix.fold))
     one = blend.matrix.prob.shape[2:]  # of a member and row
     even = 1 / one[0] if one else 0.5
     prob, features = np.full((folds, len(paths), len(blend.members), *one), even), [[] for _ in range(folds)]
@@ -137,14 +138,14 @@ def _predict_members(
     for j, member in zip(np.flatnonzero(~skipped), members, strict=True):
         preprocessing = trained_recipe(member.name, member.runs).preprocessing
         if preprocessing not in images:
-            images[preprocessing] = ImageCache(names, np.stack([_open(path, preprocessing) for path in paths]))
+            images[preprocessing] = _decode(paths, preprocessing, scratch / f"{len(images)}.npy")
         by_fold = predict_folds(
             blend.directory, member.name, member.runs, images[preprocessing], device, scratch / member.name
         )
         for k, prediction in enumerate(by_fold):
             prob[k, :, j] = prediction.prob / prediction.prob.sum(axis=1, keepdims=True) if one else prediction.prob
             if uses_features:
-                features[k].append(prediction.features[:])
+                features[k].append(prediction.features)
     return prob, features
 
 
@@ -156,6 +157,14 @@ def _require_models(matrix: OofMatrix, skipped: np.ndarray) -> None:
             f"{', '.join(asked)}: predictions made elsewhere have no model that could predict new images. Blend "
             f"without --add first: `python src/blend.py{matrix.target.option}`"
         )
+
+
+def _decode(paths: Sequence[Path], preprocessing: Preprocessing, file: Path) -> ImageCache:
+    """Decode the images into a file, from which batches are read: memory need not hold all of a folder."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = map_images(lambda path: _open(path, preprocessing), paths)
+    write_npy_blocks(file, len(paths), (image[None] for image in pixels), checksum=False)
+    return ImageCache([str(path) for path in paths], NpyRows([file]))
 
 
 def _open(path: Path, preprocessing: Preprocessing) -> np.ndarray:
