@@ -12,7 +12,7 @@ import pytest
 from command import call, refused, run
 from facefold.data.folds import Folds
 from facefold.data.results import find_results
-from facefold.ensemble import methods
+from facefold.ensemble import added, methods
 from facefold.ensemble.added import MARK, copy_added, find_columns, load_added, runs_to_blend
 from facefold.ensemble.apply import BlendModel, predict_images
 from facefold.ensemble.blend import make_blend
@@ -191,6 +191,20 @@ def test_each_run_of_an_export_of_three_classes_can_be_added(tmp_path):
     assert copies.names == [name + MARK for name in own.names]
     assert copies.prob == pytest.approx(own.prob, abs=1e-12)
     assert copies.test_prob == pytest.approx(own.test_prob, abs=1e-12)
+
+
+def test_a_file_may_be_as_large_as_its_rows_and_columns_make_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(added, "MAX_CSV_BYTES", 100)
+    columns = ",".join(["id", *(f"{run}:{one}" for run in ("lite0", "lite1", "cnn5") for one in PETS.classes)])
+    cells = ",".join(["0.33333333333333331"] * 9)  # 190 bytes with the id, of the 320 of ten cells
+    oof, test = ("\n".join([columns, *(f"{id},{cells}" for id in ids)]) for ids in (TRAIN, TEST))
+    paths = write(tmp_path, oof, test)
+    assert paths[0].stat().st_size > 800
+    assert load_added("lite1", paths, folds_of(PETS), TEST).oof.to_numpy().tolist() == [[0.33333333333333331] * 3] * 4
+    paths = write(tmp_path, oof, test + "," + " " * 640)
+    with pytest.raises(InputError) as caught:
+        load_added("lite1", paths, folds_of(PETS), TEST)
+    assert str(caught.value).splitlines()[1] == f"  - {paths[1]} is larger than 0 MiB"
 
 
 def test_a_file_that_changes_while_it_is_blended_is_not_what_was_blended(tmp_path):

@@ -72,13 +72,14 @@ class CsvFile:
         return pd.DataFrame([cells for _, cells in self.rows], columns=self.header, dtype=str)
 
 
-def read_table(path: Path, name: str, findings: Findings) -> CsvFile | None:
+def read_table(path: Path, name: str, findings: Findings, max_bytes: int = MAX_CSV_BYTES) -> CsvFile | None:
     """Read a csv file of any columns, and no ids yet; None if it cannot be read.
 
-    name: what messages call the file. findings: everything that breaks the rules is added here.
+    name: what messages call the file. findings: everything that breaks the rules is added here. max_bytes: a larger
+    file breaks them.
     """
     add = findings.of_file(name)
-    records = _records(path, add)
+    records = _records(path, add, max_bytes)
     if records and not any(cell.strip() for cell in records[0][1]):
         add("header", ", row 1 is blank: the names of the columns are missing")
         return None
@@ -176,13 +177,15 @@ def quoted(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _records(path: Path, add: Callable[[str, str], None]) -> list[tuple[int, list[str]]]:
+def _records(
+    path: Path, add: Callable[[str, str], None], max_bytes: int = MAX_CSV_BYTES
+) -> list[tuple[int, list[str]]]:
     """Parse the lines of a file as (number in the file, cells); none if that is not possible, for which it adds why."""
     if not path.is_file():
         add("missing", " is missing")
         return []
-    if path.stat().st_size > MAX_CSV_BYTES:
-        add("large", f" is larger than {MAX_CSV_BYTES >> 20} MiB")
+    if path.stat().st_size > max_bytes:
+        add("large", f" is larger than {max_bytes >> 20} MiB")
         return []
     return parse_records(path.read_bytes(), add)
 

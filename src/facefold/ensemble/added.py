@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from facefold.data.csv_file import CsvFile, Findings, compare_ids, index_ids, quoted, read_table
+from facefold.data.csv_file import MAX_CSV_BYTES, CsvFile, Findings, compare_ids, index_ids, quoted, read_table
 from facefold.data.folds import Folds
 from facefold.data.task_inference import as_number
 from facefold.runs import SUM_TOLERANCE, Member, parse_run_names, run_names
@@ -25,6 +25,7 @@ from facefold.utils.files import sha256_file
 MARK = " (not verified here)"
 PARTS = ("oof", "test")
 ADDED = "added_"  # the names of the copies begin with it
+CELL_BYTES = 32  # more than a float64 of all digits takes
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _read_table(
         source: Where these are from, in words.
         findings: Everything that is wrong is added here.
     """
-    file = read_table(path, str(path), findings)
+    file = read_table(path, str(path), findings, _max_bytes(path, len(expected)))
     if file is None:
         return None
     id_column = next((column for column in ("id", target.id_column) if column in file.header), "")
@@ -133,6 +134,15 @@ def _read_table(
     note = "" if columns == list(target.columns) else f"{path}: {describe_columns(columns, target)}"
     fold = dict(zip(table.index, file.column("fold"), strict=True)) if "fold" in file.header else None
     return _Table(table, fold, note)
+
+
+def _max_bytes(path: Path, rows: int) -> int:
+    """Return how large a file of so many rows may be: an export has many columns, those of all runs and classes."""
+    if not path.is_file():
+        return MAX_CSV_BYTES
+    with open(path, "rb") as file:
+        cells = file.readline(MAX_CSV_BYTES).count(b",") + 1
+    return max(MAX_CSV_BYTES, rows * cells * CELL_BYTES)
 
 
 def find_columns(header: Sequence[str], name: str, target: Task) -> tuple[list[str], str]:
