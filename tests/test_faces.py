@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facefold.data.faces import (
-    SUFFIXES,
     Detector,
     Template,
     cut_face,
@@ -24,6 +23,7 @@ from facefold.data.faces import (
     warp_face,
     whole_photographs,
 )
+from facefold.data.image_names import PHOTO_SUFFIXES
 from facefold.data.images import decode_image, open_image
 from facefold.utils.errors import InputError
 
@@ -149,7 +149,7 @@ def test_images_that_cannot_be_read_are_listed_at_once(tmp_path):
     assert str(error.value).splitlines() == [
         "these images cannot be read:",
         f"  - {tmp_path / 'none.jpg'} is missing",
-        f"  - {tmp_path / 'empty'} holds no image ({', '.join(SUFFIXES)})",
+        f"  - {tmp_path / 'empty'} holds no image ({', '.join(PHOTO_SUFFIXES)})",
     ]
     (tmp_path / "note.jpg").write_text("no image")
     (tmp_path / "torn.jpg").write_bytes(save(tmp_path / "a.jpg", crop()).read_bytes()[:900])

@@ -253,6 +253,7 @@ NEAR = {
     "a GIF": ("train_images/1.GIF", "train_images/1.GIF"),
     "the other split": ("test_images/1.jpg", "test_images/1.jpg"),
     "a JPEG by another suffix": ("train/1.jfif", "train/1.jfif"),
+    "a JPEG with a second image": ("train/1.mpo", "train/1.mpo"),
     "leading zeros": ("train/00001.jpg", "train/00001.jpg"),
 }
 

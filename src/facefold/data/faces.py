@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from facefold.data.image_names import PHOTO_SUFFIXES
 from facefold.data.images import ImageProblem, decode_image, encode_jpeg, open_image
 from facefold.utils.errors import InputError
 
@@ -22,11 +23,6 @@ MIN_SCORE = 0.5  # the detector's score from which on something is a face
 LONG_SIDE = 640  # pixels of a photograph's longer side in the first pass
 FACE_SIDE = 200  # pixels of a face in the second pass: landmarks found in larger ones are worse
 MEASURED_IMAGES = 64  # training images that define where the landmarks are
-# Of the pictures in a folder. Pillow alone does not read .heic: named as unreadable, it is not left out unseen.
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"),
-    *(".jp2", ".avif", ".ppm", ".pgm", ".heic", ".heif"),
-)
 FACE_COLUMNS = ["file", "face", "x", "y", "width", "height"]
 
 
@@ -114,7 +110,7 @@ class Detector:
 def _pictures_in(folder: Path) -> list[Path]:
     """Return the image files of a folder, sorted, without hidden ones, such as the ._1.jpg that macOS writes."""
     return sorted(
-        file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+        file for file in folder.iterdir() if file.suffix.lower() in PHOTO_SUFFIXES and not file.name.startswith(".")
     )
 
 
@@ -126,7 +122,7 @@ def list_photographs(paths: Sequence[Path]) -> list[Path]:
         if not path.exists():
             problems.append(f"{path} is missing")
         elif not inside:
-            problems.append(f"{path} holds no image ({', '.join(SUFFIXES)})")
+            problems.append(f"{path} holds no image ({', '.join(PHOTO_SUFFIXES)})")
         files += inside
     if problems:
         raise InputError.of("these images cannot be read:", problems)

@@ -6,7 +6,12 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")  # of a competition
+# Of photographs. Pillow alone does not read .heic: named as unreadable, it is not left out unseen.
+PHOTO_SUFFIXES = (
+    *IMAGE_SUFFIXES,
+    *(".jpe", ".jfif", ".mpo", ".gif", ".jp2", ".avif", ".ppm", ".pgm", ".heic", ".heif"),
+)
 
 
 def has_image_suffix(name: str) -> bool:

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from facefold.data.csv_file import quoted
+from facefold.data.image_names import PHOTO_SUFFIXES
 
-_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".heic", ".heif"}
-_SUFFIXES |= {".avif", ".jp2", ".ppm", ".pgm", ".dcm", ".zip"}
+_SUFFIXES = {*PHOTO_SUFFIXES, ".dcm", ".zip"}
 _SHOWN = 3
 
 
