@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from facefold.ensemble.blend import second_pass_report
 from facefold.ensemble.members import Rows
 from facefold.ensemble.scores import decide
-from facefold.ensemble.second_pass import SecondPassFit, first_pass, fit_second_pass
+from facefold.ensemble.second_pass import SecondPassFit, first_pass, fit_second_pass, second_pass_report
 from facefold.ensemble.selection import cross_predict
 
 

@@ -28,13 +28,13 @@ from facefold.ensemble.decisions import Decision, decision_kind, nested_decision
 from facefold.ensemble.leaderboard import Entry, leaderboard_columns, make_leaderboard
 from facefold.ensemble.leaks import used_leaks
 from facefold.ensemble.leaks.base import BlendScores, Leak
-from facefold.ensemble.members import Fit, OofMatrix, Rows, cross_fit, cross_predict
+from facefold.ensemble.members import Fit, OofMatrix, Rows, cross_predict
 from facefold.ensemble.methods import FEATURE_METHODS, blend_methods, candidate_methods, member_weights
-from facefold.ensemble.metrics import ACCURACY, Metric, target_metric
+from facefold.ensemble.metrics import Metric, target_metric
 from facefold.ensemble.ratings import Gain
-from facefold.ensemble.scores import decide, score_corrected, score_decisions
-from facefold.ensemble.second_pass import first_pass
-from facefold.ensemble.selection import choose_method, nested_predict
+from facefold.ensemble.scores import decide, score_corrected
+from facefold.ensemble.second_pass import second_pass_report
+from facefold.ensemble.selection import Choice, choose_method, nested_predict
 from facefold.ensemble.stacking import Stacked
 from facefold.ensemble.trust import judge_added
 from facefold.task import LABEL, Task
@@ -88,30 +88,24 @@ def make_blend(
 ) -> Blend:
     """Score all members and methods, choose one, fit it on all rows and predict the test rows.
 
-    Raises `InputError` if a leak is not there.
-
     Args:
         matrix: The members.
         stacked: Of `fit_feature_stackers`.
         method: A name, or auto: the simplest that no other beats.
         rule: Of the weights, see `blend_methods`.
-        leaks: Those to use, in this order, if each gains significantly; score and submission include them.
+        leaks: Those to use, in this order, if each gains significantly; score and submission include them. Raises
+            `InputError` if one is not there.
         corrections: Those that members learned from, to score by; nothing is learned from them here.
     """
     metric, data = target_metric(matrix.target), (Rows(matrix.prob, stacked.oof), matrix.labels, matrix.fold)
-    methods = blend_methods(matrix.target, rule)
-    if not matrix.runs.names:
-        methods = {name: fit for name, fit in methods.items() if name not in FEATURE_METHODS}
-    candidates = candidate_methods(matrix.target, method, rule, len(matrix.names))
-    candidates = {name: fit for name, fit in candidates.items() if name in methods}
+    methods, candidates = _find_methods(matrix, method, rule)
     nested = {name: cross_predict(fit, *data) for name, fit in methods.items()}
     choice = choose_method({name: nested[name] for name in candidates}, matrix.labels, metric)
     decision, decision_gain = nested_decision(nested[choice.name], *data[1:], decision_kind(matrix.target), metric)
 
     fitted = {name: fit(*data) for name, fit in methods.items()}
     weights = {name: member_weights(matrix.names, fit) for name, fit in fitted.items()}
-    test_rows = Rows(matrix.test_prob, stacked.test)
-    test = {name: fit.predict(test_rows) for name, fit in fitted.items()}
+    test = {name: fit.predict(Rows(matrix.test_prob, stacked.test)) for name, fit in fitted.items()}
     test[choice.name] = decision.apply(test[choice.name])
     oof = decision.apply(nested[choice.name])
     scores = BlendScores(nested_predict(candidates, *data, matrix.target), oof, test[choice.name])
@@ -129,24 +123,49 @@ def make_blend(
     facts = {
         "target": matrix.target.name,
         "task": asdict(matrix.target),
-        "picked": choice.name,
-        "why": choice.why + _decision_reason(decision, decision_gain, metric, matrix.target.classes),
+        **_choice_facts(choice, decision, decision_gain, metric, matrix.target.classes),
         "weights": weights[choice.name],
-        "threshold": decision.threshold,
-        "threshold_gain": decision_gain and asdict(decision_gain),
-        "decision": asdict(decision),
         "notes": {name: fit.notes for name, fit in fitted.items() if fit.notes},
-        "second_pass": _second_pass_report(methods, nested, data),
+        "second_pass": _second_pass_facts(methods, nested, data),
         "leaks": leak_facts,
         "corrections": None if corrected is None else _corrections_facts(corrections, scores.nested, corrected),
         "score": metric.score(scores.nested, matrix.labels),
         "picked_score": metric.score(nested[choice.name], matrix.labels),
         "gain_over_best_single": asdict(metric.compare(blended, nested["best_single"], matrix.labels)),
+        **({"added": judge_added(matrix)} if matrix.added else {}),
     }
-    if matrix.added:
-        facts["added"] = judge_added(matrix)
     leaderboard = make_leaderboard(entries, matrix.labels, nested["best_single"], metric, corrected)
     return Blend(leaderboard, *_prediction_tables(matrix, scores, test), facts)
+
+
+def _find_methods(matrix: OofMatrix, method: str, rule: str | np.ndarray) -> tuple[dict[str, Fit], dict[str, Fit]]:
+    """Return all methods, and those to choose among: without runs there are no features to stack."""
+    methods = blend_methods(matrix.target, rule)
+    if not matrix.runs.names:
+        methods = {name: fit for name, fit in methods.items() if name not in FEATURE_METHODS}
+    candidates = candidate_methods(matrix.target, method, rule, len(matrix.names))
+    return methods, {name: fit for name, fit in candidates.items() if name in methods}
+
+
+def _choice_facts(
+    choice: Choice, decision: Decision, gain: Gain | None, metric: Metric, classes: Sequence[str]
+) -> dict:
+    """Return what was chosen, and why. gain: of the decision, None for the plain rule."""
+    return {
+        "picked": choice.name,
+        "why": choice.why + _decision_reason(decision, gain, metric, classes),
+        "threshold": decision.threshold,
+        "threshold_gain": gain and asdict(gain),
+        "decision": asdict(decision),
+    }
+
+
+def _second_pass_facts(
+    methods: dict[str, Fit], nested: dict[str, np.ndarray], data: tuple[Rows, np.ndarray, np.ndarray]
+) -> dict | None:
+    if "second_pass" not in methods:
+        return None
+    return second_pass_report(nested["second_pass"], *data, methods["second_pass"])
 
 
 def _corrections_facts(corrections: Corrections, nested: np.ndarray, corrected: np.ndarray) -> dict:
@@ -191,41 +210,6 @@ def _prediction_tables(
     submissions = {name: submission(values) for name, values in test.items()}
     oof = table(matrix.ids, scores.nested, label=matrix.labels).assign(fold=matrix.fold)
     return oof, table(matrix.test_ids, scores.test), submissions
-
-
-def _second_pass_report(
-    methods: dict[str, Fit], nested: dict[str, np.ndarray], data: tuple[Rows, np.ndarray, np.ndarray]
-) -> dict | None:
-    if "second_pass" not in methods:
-        return None
-    return second_pass_report(nested["second_pass"], *data, methods["second_pass"])
-
-
-def second_pass_report(after: np.ndarray, rows: Rows, labels: np.ndarray, fold: np.ndarray, fit: Fit) -> dict:
-    """Return how many rows the second pass doubts, their accuracy before and after it, and the paired gain.
-
-    Each accuracy is {accuracy, low, high}; the result is {rows: 0} alone if no row is doubtful.
-
-    Args:
-        after: The nested scores of the second pass, (n,) or (n, C).
-        rows: The n rows.
-        labels: int (n,).
-        fold: int (n,). A row is doubtful if the fit on the other folds says so.
-        fit: The second pass.
-    """
-    doubtful = np.zeros(len(labels), bool)
-    for held_out, fitted in cross_fit(fit, rows, labels, fold):
-        doubtful[held_out] = fitted.doubtful(rows[held_out])
-    count, before = int(doubtful.sum()), first_pass(rows)
-    if count == 0:
-        return {"rows": 0}
-    before, after, labels = before[doubtful], after[doubtful], labels[doubtful]
-    return {
-        "rows": count,
-        "before": score_decisions(decide(before) == labels),
-        "after": score_decisions(decide(after) == labels),
-        "gain": asdict(ACCURACY.compare(after, before, labels)),
-    }
 
 
 def submitted_name(facts: dict) -> str:

@@ -1,13 +1,14 @@
 """A second pass over the rows that the mean is unsure of: a specialist decides them, the others stay as they are."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import numpy as np
 
 from facefold.ensemble.calibration import LogisticModel, fit_logistic
-from facefold.ensemble.members import Rows, cross_predict, inner_folds
-from facefold.ensemble.scores import decide, logit
+from facefold.ensemble.members import Fit, Rows, cross_fit, cross_predict, inner_folds
+from facefold.ensemble.metrics import ACCURACY
+from facefold.ensemble.scores import decide, logit, score_decisions
 
 HALF_WIDTHS = (0.0, 0.05, 0.1, 0.2, 0.3)  # of the band around 0.5; with 0 no row is doubtful
 
@@ -70,3 +71,30 @@ def _fit(rows: Rows, labels: np.ndarray, _fold: np.ndarray, half_width: float) -
 
 def _inputs(rows: Rows) -> np.ndarray:
     return logit(np.column_stack([rows.prob, rows.stacked]))
+
+
+def second_pass_report(after: np.ndarray, rows: Rows, labels: np.ndarray, fold: np.ndarray, fit: Fit) -> dict:
+    """Return how many rows the second pass doubts, their accuracy before and after it, and the paired gain.
+
+    Each accuracy is {accuracy, low, high}; the result is {rows: 0} alone if no row is doubtful.
+
+    Args:
+        after: The nested scores of the second pass, (n,) or (n, C).
+        rows: The n rows.
+        labels: int (n,).
+        fold: int (n,). A row is doubtful if the fit on the other folds says so.
+        fit: The second pass.
+    """
+    doubtful = np.zeros(len(labels), bool)
+    for held_out, fitted in cross_fit(fit, rows, labels, fold):
+        doubtful[held_out] = fitted.doubtful(rows[held_out])
+    count, before = int(doubtful.sum()), first_pass(rows)
+    if count == 0:
+        return {"rows": 0}
+    before, after, labels = before[doubtful], after[doubtful], labels[doubtful]
+    return {
+        "rows": count,
+        "before": score_decisions(decide(before) == labels),
+        "after": score_decisions(decide(after) == labels),
+        "gain": asdict(ACCURACY.compare(after, before, labels)),
+    }
