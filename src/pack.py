@@ -94,14 +94,17 @@ def pack_blend(args: argparse.Namespace) -> None:
     """Pack the last blend for a notebook that predicts."""
     from facefold.data.competition import load_competition
     from facefold.data.folds import load_folds
-    from facefold.ensemble.blend import load_blend
+    from facefold.ensemble.blend import load_blend, require_same_task
     from facefold.ensemble.members import load_blended_members
+    from facefold.ensemble.submission import require_same_images
     from facefold.kaggle.pack import fetch_wheels, fill_upload, require_wheels, staged_upload, write_metadata
     from facefold.training.predict import require_network, trained_recipe
 
     if not args.no_wheels:
         require_wheels(args.python)
     competition, blend = load_competition(args.root), load_blend(args.root)
+    require_same_task(blend, competition.task)
+    require_same_images(blend, args.root, competition.task)
     if added := blend.facts.get("added"):
         raise InputError(
             f"the blend has {', '.join(added)}: a notebook cannot predict again what was made elsewhere. Blend without "

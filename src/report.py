@@ -31,6 +31,7 @@ def main() -> Path:
     from facefold.ensemble.blend import load_blend, require_same_task
     from facefold.ensemble.leaderboard import log_blend
     from facefold.ensemble.members import load_blended_members
+    from facefold.ensemble.submission import require_same_images
     from facefold.report.blend_page import blend_page
     from facefold.training.tracking import load_tracking
     from facefold.utils.files import lock_directory, write_text
@@ -39,6 +40,7 @@ def main() -> Path:
     target_root, tracking = target.directory(root), load_tracking(args.log, root, target)
     competition, folds, blend = load_competition(root), load_folds(root, target), load_blend(root, target)
     require_same_task(blend, target)
+    require_same_images(blend, root, target)
     members = load_blended_members(root, blend.facts, folds, competition.test["id"].tolist())
     steps = {name: cost for name, cost in load_step_costs(root).items() if name == "audit"} | load_step_costs(
         target_root

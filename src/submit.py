@@ -78,7 +78,7 @@ def upload(root: Path, log: list[LogEntry], args: argparse.Namespace) -> None:
     from facefold.ensemble.blend import load_blend, require_same_task
     from facefold.ensemble.leaderboard import format_headline
     from facefold.ensemble.metrics import target_metric
-    from facefold.ensemble.submission import check_submission
+    from facefold.ensemble.submission import check_submission, require_same_images
     from facefold.kaggle.submit import (
         ACCEPTED,
         REFUSED,
@@ -103,6 +103,7 @@ def upload(root: Path, log: list[LogEntry], args: argparse.Namespace) -> None:
         raise InputError("this competition is synthetic: there is nowhere to submit to")
     competition, blend, path = load_competition(root), load_blend(root), root / "submissions" / "submission.csv"
     require_same_task(blend, competition.task)
+    require_same_images(blend, root, competition.task)
     rows, sha256 = check_submission(competition, path), sha256_file(path)
     same = [entry for entry in log if (entry.competition, entry.sha256) == (slug, sha256)]
     if before := [entry for entry in same if entry.outcome != REFUSED]:

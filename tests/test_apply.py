@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -23,10 +24,11 @@ from facefold.ensemble import apply as apply_module
 from facefold.ensemble.members import Rows, load_features
 from facefold.ensemble.methods import METHODS, member_weights
 from facefold.ensemble.stacking import fit_feature_stackers
+from facefold.ensemble.submission import require_same_images
 from facefold.models import recipe as recipes
 from facefold.report.pages import column_name, format_prediction
 from facefold.runs import Identity, fold_dir, load_fold_features, load_member
-from facefold.task import task_named
+from facefold.task import LABEL, task_named
 from facefold.training.jobs import FoldJob
 from facefold.training.predict import FoldPrediction, predict_folds
 from facefold.utils.errors import InputError
@@ -178,6 +180,40 @@ def test_runs_that_changed_since_the_blend_are_refused(root, tmp_path):
     write_json(path, facts)
     with pytest.raises(InputError, match="was blended from other runs than those now under runs/"):
         apply_module.load_blend_model(root)
+
+
+def test_a_blend_of_former_test_images_is_refused_until_they_are_predicted_again(root, tmp_path):
+    path = root / "competition" / "test" / "81.jpg"
+    cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
+    audit_competition(root)
+    packing = ("pack", root, "--no-wheels", "--out", tmp_path / "out", "--user", "me", "--competition", "faces")
+    for command in (("report", root), packing):
+        assert refused(*command) == (
+            "the images have changed since the blend. If only test images did, run `python src/predict.py --test` "
+            "first. Run `python src/blend.py` again: it names the runs that must be trained again."
+        )
+    assert "runs/frozen/fold_0 is stale: it was trained with other images." in refused("blend", root)
+    small = ("--recipes", "small")
+    for step, *options in (("predict", "--test", *small), ("blend", *small), ("report",)):
+        call(step, root, *options)
+
+
+def test_a_blend_for_another_metric_is_not_packed(root, tmp_path):
+    (root / "competition" / "task.toml").write_text(replace(LABEL, metric="auc").text())
+    options = ("--no-wheels", "--out", tmp_path / "out", "--user", "me", "--competition", "faces")
+    assert refused("pack", root, *options) == (
+        "the blend is for metric accuracy, and competition/task.toml has auc now. Run `python src/blend.py` again."
+    )
+
+
+def test_a_blend_of_another_target_is_of_the_images_too(root):
+    blend, task = SimpleNamespace(facts={"images_hash": "0" * 64}), task_named("height")
+    with pytest.raises(InputError) as caught:
+        require_same_images(blend, root, task)
+    assert str(caught.value) == (
+        "the images have changed since the blend. Run `python src/blend.py --target height` again: it names the runs "
+        "that must be trained again."
+    )
 
 
 def test_a_run_of_another_version_is_refused(root, tmp_path):

@@ -41,9 +41,13 @@ def root(tmp_path) -> Path:
     csv(out / "leaderboard.csv", ",".join(leaderboard_columns(ACCURACY, corrected=False)))
     csv(out / "oof_blend.csv", "id,label,prob,pred,fold", "1,0,0.25,0,0")
     csv(out / "test_blend.csv", "id,prob,pred", *(f"{id},0.5,{label}" for id, label in zip(IDS, LABELS)))
+    csv(tmp_path / "cache" / "images.csv", "split,id,sha256,bytes,width,height")
+    images_hash = sha256_file(tmp_path / "cache" / "images.csv")
+    (tmp_path / "cache" / "images.json").write_text(json.dumps({"images": images_hash}))
     facts = {
         "target": "label",
         "task": asdict(LABEL),
+        "images_hash": images_hash,
         "picked": "mean",
         "threshold": 0.5,
         "leaks": {},
@@ -364,6 +368,16 @@ def test_an_edited_submission_is_refused_before_the_client_is_called(root, monke
         root, monkeypatch, "-m", "t", "--competition", "c"
     )
     assert not arguments.exists()
+
+
+def test_predictions_of_former_images_are_not_submitted(root, monkeypatch):
+    facts = json.loads((root / "submissions" / "blend.json").read_text())
+    (root / "submissions" / "blend.json").write_text(json.dumps({**facts, "images_hash": "0" * 64}))
+    assert refused(root, monkeypatch, "-m", "x", "--competition", "face-gender") == (
+        "the images have changed since the blend. If only test images did, run `python src/predict.py --test` first. "
+        "Run `python src/blend.py` again: it names the runs that must be trained again."
+    )
+    assert load_submission_log(root) == []
 
 
 def test_a_synthetic_competition_is_not_submitted(root, monkeypatch):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from facefold.data.audit import load_images_hash
 from facefold.data.competition import Competition
 from facefold.data.csv_file import Findings, compare_ids, index_ids, quoted, read_table
 from facefold.data.folds import Folds
@@ -117,6 +118,17 @@ def write_submission(competition: Competition, predictions: pd.DataFrame, path: 
         cells = _probability_cells(competition, values.to_numpy(dtype=np.float64))
     table = pd.DataFrame({"id": competition.sample["id"], **cells})[competition.sample.columns]
     write_text(path, csv_text(table.set_axis(competition.sample_header, axis=1)))
+
+
+def require_same_images(blend: Blend, root: Path, task: Task) -> None:
+    """Raise `InputError` if the last audit under `root` found other images than the runs of the blend predicted."""
+    if blend.facts["images_hash"] == load_images_hash(root):
+        return
+    test = "" if task.regression else "If only test images did, run `python src/predict.py --test` first. "
+    raise InputError(
+        f"the images have changed since the blend. {test}Run `python src/blend.py{task.option}` again: it names the "
+        "runs that must be trained again."
+    )
 
 
 def _check_predicted_ids(ids: pd.Series, sample_ids: pd.Series, findings: Findings) -> None:
