@@ -59,6 +59,45 @@ def test_drawings_are_svg_and_repeat_themselves(name):
     assert b"<dc:date>" not in first and len(first) < 200_000
 
 
+CURVE = (np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+LEGENDS = {
+    "learning_curves": lambda: figures.draw_learning_curves({"_a": HISTORY, "_b": HISTORY}),
+    "backbones": lambda: figures.draw_backbones({"_a": HISTORY, "_b": HISTORY}),
+    "fold_scores": lambda: figures.draw_fold_scores(
+        pd.DataFrame({"_a": [0.8, 0.9], "_b": [0.7, 0.8]}), [(0.6, 0.9), (0.7, 0.9)], "auc"
+    ),
+    "roc": lambda: figures.draw_roc({"_a": CURVE, "_b": CURVE}, lead=False),
+    "histogram": lambda: figures.draw_histogram(
+        np.array([1.0, 2.0]), np.array([0, 1]), np.array([0, 3]), "age", ("_a", "_b"), (1.0, 2.0)
+    ),
+    "balance": lambda: figures.draw_balance({"train": (5, 3), "test": (1, 2)}, ("_a", "_b")),
+}
+
+
+def svg_texts(svg: bytes) -> list[str]:
+    return [text for text in ElementTree.fromstring(svg).itertext() if text.strip()]
+
+
+@pytest.mark.parametrize("name", LEGENDS)
+def test_names_that_begin_with_an_underscore_are_in_the_legend(name):
+    names = [text for text in svg_texts(LEGENDS[name]()) if text in ("_a", "_b", "doubtful band")]
+    assert names == [*["doubtful band"] * (name == "histogram"), "_a", "_b"]
+
+
+def test_a_legend_names_what_it_draws():
+    texts = svg_texts(figures.draw_roc({"_a": CURVE, "b": CURVE, "c": CURVE}, lead=False))
+    assert texts[-3:] == ["_a", "b", "c"]
+    svg = figures.draw_roc({"_a": CURVE, "b": CURVE, "c": CURVE}, lead=False).decode()
+    strokes = re.findall(r"stroke: (#[0-9a-f]{6})", svg[svg.index('id="legend_1"') :])
+    assert strokes == list(figures.COLOURS[:3])
+
+
+def test_a_name_in_chinese_is_left_to_the_fonts_of_the_browser(recwarn):
+    texts = svg_texts(figures.draw_confusion(np.array([[5, 1], [0, 4]]), ["男性", "女性"]))
+    assert texts.count("男性") == texts.count("女性") == 2 and not recwarn.list
+    assert b"font-family: 'DejaVu Sans', sans-serif" in DRAWINGS["confusion"]()
+
+
 def test_a_drawing_in_a_page_has_the_pages_colours_and_ids_of_its_own():
     first, second = (inline_svg(DRAWINGS[name](), "alt") for name in ("probabilities", "reliability"))
     for text in (first, second):

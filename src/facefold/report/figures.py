@@ -5,6 +5,7 @@ page into the dark. A notebook's and compare.py's are PNG.
 """
 
 import io
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Literal
@@ -27,9 +28,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1)), (0, (8, 2)))
 _STYLE = {
     "svg.hashsalt": "facefold",
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",  # text remains text: a browser has letters that the fonts here lack, such as Chinese ones
     "font.size": 9.5,
-    "font.family": "DejaVu Sans",
+    "font.family": "sans-serif",
+    "font.sans-serif": "DejaVu Sans",
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
@@ -57,7 +59,8 @@ def _drawing(draw: Callable[..., Figure]) -> Callable[..., bytes]:
         buffer = io.BytesIO()
         settings = {"svg": {"facecolor": "none", "metadata": {"Date": None}}}
         settings["png"] = {"facecolor": PAPER, "dpi": 150, "metadata": {"Software": None}}
-        with matplotlib.rc_context(_STYLE):
+        with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from")  # of the fonts here, not of the browser's
             draw(*args, **kwargs).savefig(buffer, format=format, **settings[format])
         return buffer.getvalue()
 
@@ -120,8 +123,8 @@ def draw_learning_curves(
     Each history has the columns epoch (from 0), train_loss, valid_loss and `column`.
     """
     figure = Figure(figsize=(WIDTH, 4.2), layout="constrained")
-    _plot_histories(figure, histories, column, ylabel, markersize=3.5, linewidth=1.2)
-    figure.legend(loc="outside upper center", ncols=5, columnspacing=1, handlelength=1.2)
+    lines = _plot_histories(figure, histories, column, ylabel, markersize=3.5, linewidth=1.2)
+    _add_legend(figure, lines, histories, ncols=5, columnspacing=1, handlelength=1.2)
     return figure
 
 
@@ -129,23 +132,28 @@ def draw_learning_curves(
 def draw_backbones(histories: Mapping[str, pd.DataFrame]) -> Figure:
     """Draw the learning curves of backbones, a colour each; histories as in `draw_learning_curves`."""
     figure = Figure(figsize=(1.5 * WIDTH, 6.0), layout="constrained")
-    _plot_histories(figure, histories, "valid_acc", "validation accuracy", markersize=3)
-    figure.legend(loc="outside upper center", fontsize=8, ncols=3)
+    lines = _plot_histories(figure, histories, "valid_acc", "validation accuracy", markersize=3)
+    _add_legend(figure, lines, histories, ncols=3, fontsize=8)
     return figure
 
 
-def _plot_histories(figure: Figure, histories: Mapping[str, pd.DataFrame], column: str, ylabel: str, **style) -> None:
+def _plot_histories(
+    figure: Figure, histories: Mapping[str, pd.DataFrame], column: str, ylabel: str, **style
+) -> list[Artist]:
+    """Plot losses and `column`, and return a line of each name."""
     losses, metric = figure.subplots(2, 1, sharex=True)
-    for number, (name, history) in enumerate(histories.items()):
+    lines = []
+    for number, history in enumerate(histories.values()):
         marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
         line = {"color": COLOURS[number % len(COLOURS)], "marker": marker, **style}
         epoch = history["epoch"] + 1
         losses.plot(epoch, history["train_loss"], linestyle=LINES[1], **line)
         losses.plot(epoch, history["valid_loss"], **line)
-        metric.plot(epoch, history[column], label=name, **line)
+        lines += metric.plot(epoch, history[column], **line)
     losses.set_ylabel("loss (train dashed)")
     metric.set(xlabel="epoch", ylabel=ylabel)
     metric.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    return lines
 
 
 @_drawing
@@ -220,11 +228,10 @@ def _draw_cells(
     return figure
 
 
-def _add_legend(figure: Figure, handles: Sequence[Artist] | None = None) -> None:
-    """Add the legend above a figure, in as many columns as its names have room; handles: of its first axes if None."""
-    handles = handles or figure.axes[0].get_legend_handles_labels()[0]
-    columns = _legend_columns([handle.get_label() for handle in handles])
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, columnspacing=1)
+def _add_legend(figure: Figure, handles: Sequence[Artist], names: Iterable[str], **style) -> None:
+    """Add a legend above a figure. The names are not those of the artists: matplotlib leaves out a label like `_a`."""
+    names = [_literal(name) for name in names]
+    figure.legend(handles, names, loc="outside upper center", **{"ncols": _legend_columns(names), **style})
 
 
 def _legend_columns(names: Iterable[str]) -> int:
@@ -237,13 +244,14 @@ def draw_fold_scores(scores: pd.DataFrame, intervals: Sequence[tuple[float, floa
     """Draw a line per column of scores (k folds, recipes); the last column, the blend, is thick with its intervals."""
     figure, axes = _new_figure(3.2)
     *recipes, blend = scores.columns
+    lines = []
     for i, name in enumerate(recipes):
         line = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "markersize": 4.5}
-        axes.plot(scores.index, scores[name], label=_literal(name), linewidth=1.2, **line)
-    axes.plot(scores.index, scores[blend], label=blend, color=INK, linewidth=2.6)
+        lines += axes.plot(scores.index, scores[name], linewidth=1.2, **line)
+    lines += axes.plot(scores.index, scores[blend], color=INK, linewidth=2.6)
     axes.vlines(scores.index, *zip(*intervals, strict=True), color=INK, linewidth=1.2)
     axes.set(xticks=scores.index, xlabel="fold", ylabel=ylabel)
-    _add_legend(figure)
+    _add_legend(figure, lines, scores, columnspacing=1)
     return figure
 
 
@@ -255,18 +263,19 @@ def draw_roc(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], lead: bool = T
     """
     figure, axes = _new_figure(4.0)
     corner = axes.inset_axes((0.42, 0.14, 0.55, 0.55), facecolor=PAPER)
-    for i, (name, (false_positive, true_positive)) in reversed(list(enumerate(curves.items()))):
+    lines = []
+    for i, (false_positive, true_positive) in reversed(list(enumerate(curves.values()))):
         style = {"color": COLOURS[(i - lead) % len(COLOURS)], "linewidth": 1.2, "linestyle": LINES[i % len(LINES)]}
         if lead and i == 0:
             style |= {"color": INK, "linewidth": 2.2, "zorder": 3}
-        axes.plot(false_positive, true_positive, label=_literal(name), **style)
+        lines += axes.plot(false_positive, true_positive, **style)
         corner.plot(false_positive, true_positive, **style)
     axes.plot([0, 1], [0, 1], **_DIAGONAL)
     limits = (-0.01, 1.01)
     axes.set(xlim=limits, ylim=limits, xlabel="false positive rate", ylabel="true positive rate")
     corner.set(xlim=(0, 0.2), ylim=(0.8, 1))
     corner.tick_params(labelsize=8)
-    _add_legend(figure, axes.get_legend_handles_labels()[0][::-1])
+    _add_legend(figure, lines[::-1], curves, columnspacing=1)
     return figure
 
 
@@ -308,15 +317,14 @@ def draw_histogram(
         band: The doubtful ones.
     """
     figure, axes = _new_figure(3.4)
-    if band is not None:
-        axes.axvspan(*band, color=COLOURS[4], alpha=0.22, linewidth=0, label="doubtful band")
+    handles = [] if band is None else [axes.axvspan(*band, color=COLOURS[4], alpha=0.22, linewidth=0)]
     for label in (0, 1):
         line = {"color": COLOURS[label], "linewidth": 1.5, "linestyle": LINES[label]}
-        axes.hist(values[labels == label], bins=edges, histtype="step", label=_literal(names[label]), **line)
+        handles += axes.hist(values[labels == label], bins=edges, histtype="step", **line)[2]
     if band is not None:
         axes.set(yscale="log", xlim=(edges[0], edges[-1]))
     axes.set(xlabel=_literal(xlabel), ylabel="rows")
-    figure.legend(loc="outside upper center", ncols=2 if band is None else 3)
+    _add_legend(figure, handles, [*["doubtful band"] * (band is not None), *names], ncols=len(handles))
     return figure
 
 
@@ -326,17 +334,18 @@ def draw_balance(shares: Mapping[str, tuple[int, int]], names: Sequence[str]) ->
     figure, axes = _new_figure(0.7 + 0.5 * len(shares))
     axes.grid(False)
     axes.spines[:].set_visible(False)
+    bars = []
     for row, counts in enumerate(shares.values()):
         start, rows = 0.0, max(sum(counts), 1)
         for label, count in enumerate(counts):
             style = {"color": COLOURS[label], "alpha": 0.4, "linewidth": 0, "height": 0.6}
-            axes.barh(row, count / rows, left=start, label=_literal(names[label]) if row == 0 else None, **style)
+            bars.append(axes.barh(row, count / rows, left=start, **style))
             axes.text(start + 0.02, row, f"{count:,} ({100 * count / rows:.1f} %)", va="center", fontsize=9)
             start += count / rows
     axes.set_yticks(range(len(shares)), shares)
     axes.set(xlim=(0, 1), ylim=(len(shares) - 0.5, -0.5), xticks=[])
     axes.tick_params(length=0)
-    figure.legend(loc="outside upper center", ncols=2)
+    _add_legend(figure, bars[:2], names, ncols=2)
     return figure
 
 
