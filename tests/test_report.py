@@ -18,7 +18,7 @@ from facefold.data.folds import load_folds, make_folds, write_folds
 from facefold.ensemble.blend import Blend
 from facefold.ensemble.calibration import CALIBRATION_C, cross_fitted
 from facefold.report import galleries
-from facefold.report.calibration import reliability_bins
+from facefold.report.calibration import doubtful_section, reliability_bins
 from facefold.report.groups import MAX_GROUPS, accuracy_by_column, band_edges, group_column, parse_numbers
 from facefold.report.html import PAGE
 from facefold.report.pages import nearest_neighbours
@@ -96,6 +96,32 @@ def test_every_number_is_in_one_of_at_most_twelve_bands(values):
 def test_the_smallest_number_below_zero_has_a_band():
     edges = band_edges(np.array([11.0, -5e-324]))
     assert edges[0] < 0 and edges[-1] > 11 and len(edges) <= MAX_GROUPS + 1
+
+
+OTHER_SCALE = "the second pass's is of mean probabilities"
+
+
+@pytest.mark.parametrize(
+    ("change", "band", "default"),
+    [
+        ({}, (0.4, 0.6), ""),
+        ({"picked": "second_pass"}, (0.4, 0.6), ""),
+        ({"picked": "rank_mean"}, (0.3, 0.7), OTHER_SCALE),
+        ({"threshold": 0.41}, (0.3, 0.7), OTHER_SCALE),
+        ({"leaks": {"order": {"used": True}}}, (0.3, 0.7), OTHER_SCALE),
+        ({"leaks": {"order": {"used": False}}}, (0.4, 0.6), ""),
+        ({"notes": {"second_pass": {"band": [0.5, 0.5]}}}, (0.3, 0.7), "the second pass found none"),
+        ({"notes": {}}, (0.3, 0.7), "the second pass found none"),
+    ],
+)
+def test_the_second_passs_band_is_taken_on_its_own_scale_only(change, band, default):
+    oof = pd.DataFrame({"prob": [0.35, 0.45, 0.55, 0.9], "pred": [0, 0, 1, 1], "label": [0, 1, 1, 1]})
+    test = pd.DataFrame({"prob": [0.65, 0.5]})
+    facts = {"picked": "mean", "threshold": 0.5, "leaks": {}, "notes": {"second_pass": {"band": [0.4, 0.6]}}}
+    section = doubtful_section(Blend(pd.DataFrame(), oof, test, {}, {**facts, **change}))
+    assert (section["band"], section["default"]) == (band, default)
+    rows = (section["train"], section["correct"], section["test"])
+    assert rows == ((3, 2, 2) if default else (2, 1, 1))
 
 
 def test_reliability_bins_by_hand():

@@ -7,10 +7,11 @@ import pandas as pd
 
 from facefold.ensemble.blend import Blend
 from facefold.ensemble.calibration import CALIBRATION_C, cross_fitted
+from facefold.ensemble.leaks import used_leaks
 from facefold.ensemble.scores import logit, score_predictions, wilson_interval
 
 BINS = 10
-DEFAULT_BAND = (0.3, 0.7)  # doubtful rows are counted in it if the second pass found no band
+DEFAULT_BAND = (0.3, 0.7)  # doubtful rows are counted in it if the second pass found none, or one of another scale
 
 
 def reliability_bins(prob: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
@@ -36,9 +37,17 @@ def calibration_section(oof: pd.DataFrame) -> dict[str, Any]:
 
 
 def doubtful_section(blend: Blend) -> dict[str, Any]:
-    """Return how many rows lie in the doubtful band, and how many of the train rows are correct."""
-    low, high = blend.facts["notes"].get("second_pass", {}).get("band", (0.5, 0.5))
-    default = low >= high
+    """Return how many rows lie in the doubtful band, and how many of the train rows are correct.
+
+    The second pass's band is one of mean probabilities. On another scale, of other methods, shifted to a threshold or
+    with a leak, it would be another share of the rows. default: why it is not taken, empty if it is.
+    """
+    facts, default = blend.facts, ""
+    low, high = facts["notes"].get("second_pass", {}).get("band", (0.5, 0.5))
+    if low >= high:
+        default = "the second pass found none"
+    elif facts["picked"] not in ("mean", "second_pass") or facts["threshold"] != 0.5 or used_leaks(facts):
+        default = "the second pass's is of mean probabilities"
     band = DEFAULT_BAND if default else (low, high)
     train, test = (table[table["prob"].between(*band)] for table in (blend.oof, blend.test))
     correct = int((train["pred"] == train["label"]).sum())
