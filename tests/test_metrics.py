@@ -12,6 +12,7 @@ from facefold.ensemble.scores import (
     decide,
     log_loss,
     logit,
+    rank_placements,
     score_errors,
     score_predictions,
     wilson_interval,
@@ -39,6 +40,14 @@ def test_half_decides_for_one_and_certainty_costs_no_infinity():
     assert log_loss(np.array([0.0]), np.array([1])) == pytest.approx(-math.log(1e-7))
     assert logit(np.array([0.0, 0.5, 0.75])) == pytest.approx([-math.log(1e7 - 1), 0, math.log(3)])
     assert math.isnan(score_predictions(np.array([0.1, 1.0]), np.array([1, 1])).auc)
+
+
+def test_placements_by_hand():
+    ones = np.array([True, False, True, False, False])
+    # 0.5 is above 0.1 and 0.4 and level with 0.5, 0.3 above 0.1 alone; below both ones is 0.1, below one 0.4
+    placements = rank_placements(np.array([0.5, 0.1, 0.3, 0.5, 0.4]), ones)
+    assert placements == pytest.approx([2.5 / 3, 1, 1 / 3, 0.25, 0.5], abs=1e-12)
+    assert auc_interval(np.array([0.5, 0.1, 0.3, 0.5, 0.4]), ones.astype(int))[0] == pytest.approx(3.5 / 6, abs=1e-12)
 
 
 def test_auc_is_the_share_of_pairs_in_order_and_its_interval_that_of_delong():

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binomtest, norm, rankdata
+from scipy.stats import binomtest, norm
 
-from facefold.ensemble.scores import Z95, decide, half_width, row_losses
+from facefold.ensemble.scores import Z95, decide, half_width, rank_placements, row_losses
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,7 @@ def _auc_rows(scores: np.ndarray, ones: np.ndarray) -> np.ndarray:
     rows, counts = len(ones), (int(ones.sum()), int((~ones).sum()))
     if not min(counts):
         return np.full(rows, math.nan)
-    ranks = rankdata(scores)
-    placements = np.empty(rows)
-    placements[ones] = (ranks[ones] - rankdata(scores[ones])) / counts[1]  # share of the zeros below each one
-    placements[~ones] = 1 - (ranks[~ones] - rankdata(scores[~ones])) / counts[0]
+    placements = rank_placements(scores, ones)
     area = float(placements[ones].mean())
     scale = np.empty(rows)
     for mask, count in ((ones, counts[0]), (~ones, counts[1])):

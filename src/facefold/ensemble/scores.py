@@ -139,19 +139,27 @@ def log_loss(prob: np.ndarray, labels: np.ndarray) -> float:
     return float(row_losses(prob, labels).mean())
 
 
-def auc_interval(prob: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
-    """Return the area under the ROC curve and its 95 % interval; three nan if only one class occurs.
+def rank_placements(scores: np.ndarray, ones: np.ndarray) -> np.ndarray:
+    """Return the share of the zeros below each one, and of the ones above each zero, float64 (n,); both must occur.
 
-    The variance is that of DeLong, DeLong and Clarke-Pearson (1988), from ranks as Sun and Xu (2014) compute it.
+    Their mean over either class is the area under the ROC curve, and their variances give its own: DeLong, DeLong and
+    Clarke-Pearson (1988), from ranks as Sun and Xu (2014) compute it. scores (n,); ones: bool (n,).
     """
-    ones, zeros = prob[labels == 1], prob[labels == 0]
-    if not len(ones) or not len(zeros):
+    ranks, shares = rankdata(scores), np.empty(len(ones))
+    shares[ones] = (ranks[ones] - rankdata(scores[ones])) / (~ones).sum()
+    shares[~ones] = 1 - (ranks[~ones] - rankdata(scores[~ones])) / ones.sum()
+    return shares
+
+
+def auc_interval(prob: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
+    """Return the area under the ROC curve and its 95 % interval (DeLong et al.); three nan if only one class occurs."""
+    ones = labels == 1
+    if ones.all() or not ones.any():
         return math.nan, math.nan, math.nan
-    ranks = rankdata(np.concatenate([ones, zeros]))
-    above = (ranks[: len(ones)] - rankdata(ones)) / len(zeros)  # share of the zeros below each one
-    below = 1 - (ranks[len(ones) :] - rankdata(zeros)) / len(ones)
-    area = float(above.mean())
-    variance = sum(share.var(ddof=1) / len(share) if len(share) > 1 else 0.25 for share in (above, below))
+    placements = rank_placements(prob, ones)
+    area = float(placements[ones].mean())
+    both = (placements[ones], placements[~ones])
+    variance = sum(shares.var(ddof=1) / len(shares) if len(shares) > 1 else 0.25 for shares in both)
     half = Z95 * math.sqrt(variance)
     return area, max(0.0, area - half), min(1.0, area + half)
 
