@@ -12,7 +12,7 @@ Everything that is chosen goes by the metric of competition/task.toml. Methods, 
     majority         one vote per recipe; a tie goes by the mean probability
     logit_mean       the mean of the logits: confident recipes count for more
     rank_mean        the mean of the ranks: confident recipes count for no more
-    calibrated_mean  the mean after each recipe's probabilities were calibrated, if that helps
+    calibrated_mean  the mean after each recipe's probabilities were calibrated; of two classes, only if that helps
     weighted_mean    weights >= 0 that sum to 1, of the least log loss
     weighted_votes   integer votes 0 to 5 per recipe, searched for accuracy
     greedy           recipes added one by one, with replacement, for the metric (for one of probabilities: for the log
