@@ -1,11 +1,15 @@
 """Scores by hand, and against what the literature says of them."""
 
 import math
+import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from facefold.ensemble.metrics import ACCURACY, MEAN_ABSOLUTE_ERROR
+from facefold.ensemble.blend import Blend
+from facefold.ensemble.leaderboard import Entry, format_leaderboard, make_leaderboard
+from facefold.ensemble.metrics import ACCURACY, MEAN_ABSOLUTE_ERROR, target_metric
 from facefold.ensemble.scores import (
     Z95,
     auc_interval,
@@ -17,6 +21,8 @@ from facefold.ensemble.scores import (
     score_predictions,
     wilson_interval,
 )
+from facefold.report.sections import regression_sections
+from facefold.task import Task
 
 
 def test_wilson_known_values():
@@ -103,3 +109,46 @@ def test_errors_by_hand():
     assert gain.p == pytest.approx(0.0455, abs=1e-4)  # two standard errors
     same = MEAN_ABSOLUTE_ERROR.compare(np.ones(2), np.ones(2), np.zeros(2))
     assert (same.gain, same.p) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("scale", "text", "gain"),
+    [
+        (1e-3, "0.00123 [0.00101, 0.00146]", "+0.00020"),
+        (1, "1.234 [1.012, 1.457]", "+0.200"),
+        (10, "12.344 [10.123, 14.568]", "+2.000"),
+        (100, "123.44 [101.23, 145.68]", "+20.00"),
+        (1e4, "12344 [10123, 14568]", "+2000"),
+        (1e6, "1234400 [1012340, 1456780]", "+200000"),
+    ],
+)
+def test_errors_have_the_decimals_that_their_scale_needs(scale, text, gain):
+    score = {"mae": 1.2344 * scale, "low": 1.01234 * scale, "high": 1.45678 * scale}
+    assert MEAN_ABSOLUTE_ERROR.format_score(score) == f"mean absolute error {text}"
+    assert MEAN_ABSOLUTE_ERROR.scaled(score).signed_gain(0.2 * scale) == gain
+
+
+def test_other_metrics_and_no_error_at_all_keep_their_decimals():
+    assert ACCURACY.scaled({"accuracy": 0.00123}) is ACCURACY
+    for value in (0.0, math.nan, math.inf):
+        assert MEAN_ABSOLUTE_ERROR.scaled({"mae": value}).digits == 3
+
+
+def test_a_leaderboard_of_small_errors_can_be_read():
+    task = Task("age", kind="regression", classes=(), metric="rmse", submission="values")
+    values = np.zeros(4)
+    entries = [Entry("a", "recipe", np.array([1e-3, -1e-3, 2e-3, 0]), {}), Entry("b", "recipe", np.full(4, 0.02), {})]
+    board = make_leaderboard(entries, values, entries[1].scores, target_metric(task))
+    head, first, second = format_leaderboard(board, task).splitlines()
+    # a: the root of 6e-6 / 4, the mean error 4e-3 / 4, and half of that as bias
+    assert re.split("  +", first.strip())[:3] == ["a", "recipe", "0.00122"] and " 0.00100 " in first
+    assert "+0.00050" in first and re.split("  +", second.strip())[2] == "0.02000"
+
+
+def test_the_tiles_of_large_errors_have_no_decimals():
+    task = Task("price", kind="regression", classes=(), submission="values", metric="mae")
+    oof = pd.DataFrame({"label": [0.0, 50000.0], "pred": [20000.25, 40000.25], "fold": [0, 1]})
+    score = {"mae": 15000.0, "low": 5199.5, "high": 24800.25, "rmse": 15811.5, "bias": 5000.25}
+    sections = regression_sections(Blend(pd.DataFrame(), oof, oof, {}, {"score": score}), task)
+    mae, rmse, bias, _ = sections["tiles"]
+    assert (mae.value, mae.note, rmse.value, bias.value) == ("15000", "5200 to 24800", "15812", "+5000")

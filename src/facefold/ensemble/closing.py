@@ -14,7 +14,7 @@ from facefold.utils.files import read_json
 
 def describe_gain(blend: Blend) -> str:
     """Say what blending brought over the best recipe alone, paired on the same rows, with its 95 % interval."""
-    metric = target_metric(Task.from_facts(blend.facts["task"]))
+    metric = target_metric(Task.from_facts(blend.facts["task"])).scaled(blend.facts["score"])
     board, picked = blend.leaderboard, blend.facts["picked"]
     single, *others = board.loc[board["kind"].isin(["recipe", "added"]), "name"]
     if not others:

@@ -10,7 +10,7 @@ import pandas as pd
 from facefold.ensemble.leaks import used_leaks
 from facefold.ensemble.methods import METHOD_NAMES
 from facefold.ensemble.metrics import Metric, target_metric
-from facefold.ensemble.scores import score_corrected, score_errors
+from facefold.ensemble.scores import score_corrected
 from facefold.task import Task
 from facefold.training.trackers import SUMMARY, TrackedRun
 from facefold.training.tracking import Tracker, Tracking
@@ -19,18 +19,18 @@ from facefold.utils.files import sha256_file
 
 _GAIN = ("gain", "gain_low", "gain_high", "gain_p")
 _CORRECTED = ("corrected_accuracy", "corrected_low", "corrected_high")
-_CELLS = {  # column of the text: format of a row, by the key of a metric; first that of the task's
-    "accuracy": ("accuracy", "{accuracy:.4f}"),
-    "log_loss": ("log loss", "{log_loss:.4f}"),
-    "auc": ("auc", "{auc:.4f}"),
-    "macro_f1": ("macro F1", "{macro_f1:.4f}"),
-    "balanced_accuracy": ("balanced acc.", "{balanced_accuracy:.4f}"),
-    "qwk": ("kappa", "{qwk:.4f}"),
-    "mean_auc": ("mean auc", "{mean_auc:.4f}"),
-    "mae": ("mean abs. error", "{mae:.3f}"),
-    "rmse": ("rms error", "{rmse:.3f}"),
-    "ece": ("ece", "{ece:.4f}"),
-    "bias": ("bias", "{bias:+.3f}"),
+_CELLS = {  # columns of the text by the key of a metric; first that of the task's
+    "accuracy": "accuracy",
+    "log_loss": "log loss",
+    "auc": "auc",
+    "macro_f1": "macro F1",
+    "balanced_accuracy": "balanced acc.",
+    "qwk": "kappa",
+    "mean_auc": "mean auc",
+    "mae": "mean abs. error",
+    "rmse": "rms error",
+    "ece": "ece",
+    "bias": "bias",
 }
 _CORRECTED_CELL = {"by corrected labels": "{corrected_accuracy:.4f} [{corrected_low:.3f}, {corrected_high:.3f}]"}
 
@@ -47,13 +47,13 @@ class Entry(NamedTuple):
 def _cells(metric: Metric, corrected: bool) -> dict[str, str]:
     """Return the format of a row by the column of the text; gains in accuracy are in points."""
     low, high = metric.interval_keys
-    digits, gain = (4, ".2f" if metric.points else ".4f") if metric.base is not score_errors else (3, ".3f")
+    digits, gain = metric.digits, f"+.{metric.gain_digits}f"
     others = [key for key in metric.base_columns if key in _CELLS and key != metric.key]
     return {
-        _CELLS[metric.key][0]: _CELLS[metric.key][1],
+        _CELLS[metric.key]: f"{{{metric.key}:.{digits}f}}",
         "95 % interval": f"[{{{low}:.{digits}f}}, {{{high}:.{digits}f}}]",
-        **dict(_CELLS[key] for key in others),
-        "gain over best single": f"{{gain:+{gain}}} [{{gain_low:+{gain}}}, {{gain_high:+{gain}}}]",
+        **{_CELLS[key]: f"{{{key}:{'+' if key == 'bias' else ''}.{digits}f}}" for key in others},
+        "gain over best single": f"{{gain:{gain}}} [{{gain_low:{gain}}}, {{gain_high:{gain}}}]",
         **(_CORRECTED_CELL if corrected else {}),
     }
 
@@ -101,7 +101,7 @@ def picked_row(leaderboard: pd.DataFrame, facts: dict) -> int:
 
 def format_leaderboard(leaderboard: pd.DataFrame, target: Task) -> str:
     """Return the leaderboard of a task as lines of text."""
-    metric = target_metric(target)
+    metric = target_metric(target).scaled(leaderboard.iloc[0])
     cells = _cells(metric, "corrected_accuracy" in leaderboard)
     if metric.points:
         leaderboard = leaderboard.assign(**{name: 100 * leaderboard[name] for name in _GAIN[:3]})

@@ -1,5 +1,6 @@
 """The metrics of `task.METRICS`, one object each: value and interval, the paired comparison, and words about them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
@@ -33,7 +34,7 @@ class Metric:
     Attributes:
         key: Its name in `task.METRICS`, and the field of a score that holds it.
         name: In words.
-        digits: To print of it.
+        digits: Decimals to print of it; see `scaled`.
         rate: Computes it row by row.
         gain: The paired comparison of two ratings; a positive gain means that the first is better.
         test: The name of its statistical test.
@@ -88,6 +89,16 @@ class Metric:
         """To print of a gain times `gain_scale`."""
         return 2 if self.points else self.digits
 
+    def scaled(self, score: dict[str, float]) -> "Metric":
+        """Return the metric with the decimals that scores as large as `score` need; only errors have a scale.
+
+        From 0.1 to 100 they stay; a smaller error has three significant digits, a larger one five, or all of it.
+        """
+        if self.base is not score_errors or not 0 < score[self.key] < np.inf:
+            return self
+        exponent = math.floor(math.log10(score[self.key]))
+        return replace(self, digits=max(2 - exponent, min(self.digits, 4 - exponent), 0))
+
     def signed_gain(self, gain: float) -> str:
         """Return a gain, times `gain_scale`, with its sign."""
         return f"{self.gain_scale * gain:+.{self.gain_digits}f}"
@@ -134,7 +145,9 @@ class Metric:
     def format_score(self, score: dict[str, float]) -> str:
         """Return `accuracy 0.9345 [0.931, 0.938]` of a score."""
         low, high = (score[key] for key in self.interval_keys)
-        return f"{self.name} {score[self.key]:.{self.digits}f} [{low:.3f}, {high:.3f}]"
+        digits = self.scaled(score).digits
+        ends = digits if self.base is score_errors else 3
+        return f"{self.name} {score[self.key]:.{digits}f} [{low:.{ends}f}, {high:.{ends}f}]"
 
 
 ACCURACY = Metric(

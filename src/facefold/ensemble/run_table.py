@@ -114,6 +114,7 @@ def _joined(values: Iterable[object]) -> str:
 def format_run_table(table: pd.DataFrame, folds: Folds) -> str:
     """Return the table of `make_run_table` as lines of text."""
     metric = target_metric(folds.target)
+    metric = metric.scaled({metric.key: table[metric.key].min()})
     cells = table.astype(object).where(table.notna(), "-").replace("", "-")
     for column in (metric.key, *metric.interval_keys):
         cells[column] = [f"{value:.{metric.digits}f}" if value == value else "-" for value in table[column]]

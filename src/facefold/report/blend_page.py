@@ -34,7 +34,7 @@ def blend_page(
         steps: What each step cost, see `cli.load_step_costs`.
     """
     target, target_root = folds.target, folds.target.directory(root)
-    metric, runs = target_metric(target), [member for member in members if member.runs]
+    metric, runs = target_metric(target).scaled(blend.facts["score"]), [member for member in members if member.runs]
     histories = {member.name: load_histories(target_root, member.name, range(folds.k)) for member in runs}
     if target.regression:
         data, noise = regression_sections(blend, target), None

@@ -48,7 +48,7 @@ def format_gain(gain: float, low: float, high: float, metric: Metric) -> tuple[s
 
 def gains_section(blend: Blend, members: list[Member], target: Task) -> dict[str, Any]:
     """Return the comparisons with the axis of each group, and what gains are called and how they are written."""
-    metric = target_metric(target)
+    metric = target_metric(target).scaled(blend.facts["score"])
     groups = compare_means(blend, members, target)
     rows = {
         heading: [(row.gain.gain, row.gain.low, row.gain.high) for row in group] for heading, group in groups.items()

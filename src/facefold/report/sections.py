@@ -168,13 +168,17 @@ def correct_by_recipe(blend: Blend, members: Sequence[Member]) -> pd.DataFrame:
 def regression_sections(blend: Blend, target: Task) -> dict[str, Any]:
     """Return what regression.html.j2 needs besides the parts that all reports share, see `blend_page`."""
     values, pred, score = blend.oof["label"], blend.oof["pred"], blend.facts["score"]
-    bands = errors_by_band(blend.oof)
+    bands, digits = errors_by_band(blend.oof), target_metric(target).scaled(score).digits
     correlation = np.corrcoef(values, pred)[0, 1] if pred.nunique() > 1 else None  # one prediction has none
     return {
         "tiles": [
-            Tile("mean absolute error", f"{score['mae']:.3f}", "{low:.3f} to {high:.3f}".format(**score)),
-            Tile("root mean squared error", f"{score['rmse']:.3f}", ""),
-            Tile("bias", f"{score['bias']:+.3f}", "mean of prediction minus value"),
+            Tile(
+                "mean absolute error",
+                f"{score['mae']:.{digits}f}",
+                "{low:.{0}f} to {high:.{0}f}".format(digits, **score),
+            ),
+            Tile("root mean squared error", f"{score['rmse']:.{digits}f}", ""),
+            Tile("bias", f"{score['bias']:+.{digits}f}", "mean of prediction minus value"),
             *([] if correlation is None else [Tile("correlation", f"{correlation:.3f}", "with the values")]),
         ],
         "correlation": correlation,

@@ -44,7 +44,8 @@ def first_screen(blend: Blend, members: list[Member], target: Task, noise: Answe
 
     noise: of `label_noise`, None for a regression.
     """
-    metric, facts = target_metric(target), blend.facts
+    facts = blend.facts
+    metric = target_metric(target).scaled(facts["score"])
     keys = [metric.key, *metric.interval_keys]
     board = blend.leaderboard
     scores = [("submission", f"by {facts['picked']}", *(facts["score"][key] for key in keys))]
