@@ -110,8 +110,8 @@ OTHER_SCALE = "the second pass's is of mean probabilities"
         ({"threshold": 0.41}, (0.3, 0.7), OTHER_SCALE),
         ({"leaks": {"order": {"used": True}}}, (0.3, 0.7), OTHER_SCALE),
         ({"leaks": {"order": {"used": False}}}, (0.4, 0.6), ""),
-        ({"notes": {"second_pass": {"band": [0.5, 0.5]}}}, (0.3, 0.7), "the second pass found none"),
-        ({"notes": {}}, (0.3, 0.7), "the second pass found none"),
+        ({"notes": {"second_pass": {"band": [0.5, 0.5]}}}, (0.3, 0.7), "the second pass found none on all rows"),
+        ({"notes": {}}, (0.3, 0.7), "the second pass found none on all rows"),
     ],
 )
 def test_the_second_passs_band_is_taken_on_its_own_scale_only(change, band, default):

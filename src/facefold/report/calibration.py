@@ -45,7 +45,7 @@ def doubtful_section(blend: Blend) -> dict[str, Any]:
     facts, default = blend.facts, ""
     low, high = facts["notes"].get("second_pass", {}).get("band", (0.5, 0.5))
     if low >= high:
-        default = "the second pass found none"
+        default = "the second pass found none on all rows"
     elif facts["picked"] not in ("mean", "second_pass") or facts["threshold"] != 0.5 or used_leaks(facts):
         default = "the second pass's is of mean probabilities"
     band = DEFAULT_BAND if default else (low, high)
