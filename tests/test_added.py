@@ -356,7 +356,8 @@ def test_the_next_blend_says_what_it_has_not_and_copies_are_not_edited(finished,
 def test_what_cannot_be_is_refused(finished, few_methods, tmp_path):
     both = "know_oof.csv,know_test.csv"
     assert refused("blend", finished, "--add", f"lite0={both}") == (
-        "--add lite0: a run under runs/ has that name; give the predictions another one"
+        "--add lite0: a run under runs/ has that name; give the predictions another one, and their column too if the "
+        "files have columns of several runs"
     )
     assert refused("blend", finished, "--add", f"a={both}", "--add", f"a={both}") == (
         "--add names a twice; give each its own name"

@@ -221,7 +221,10 @@ def runs_to_blend(directory: Path, recipes: str | None, added: Sequence[str]) ->
         if name in added[:number]:
             raise InputError(f"--add names {name} twice; give each its own name")
         if name in there:
-            raise InputError(f"--add {name}: a run under runs/ has that name; give the predictions another one")
+            raise InputError(
+                f"--add {name}: a run under runs/ has that name; give the predictions another one, and their column too "
+                "if the files have columns of several runs"
+            )
     if not recipes:
         return there
     own = [part.strip() for part in recipes.split(",") if part.strip() not in added]
