@@ -14,9 +14,10 @@ GAIN = {"gain": 0.0123, "low": 0.001, "high": 0.0236}
 BOARD = [("mean", "method"), ("lite0", "recipe"), ("best_single", "method"), ("face_svm", "recipe")]
 
 
-def blend_of(*rows: tuple, picked: str = "mean", task: Task = LABEL) -> Blend:
+def blend_of(*rows: tuple, picked: str = "mean", task: Task = LABEL, error: float = 5.0) -> Blend:
     board = pd.DataFrame(rows, columns=["name", "kind"])
-    return Blend(board, None, None, {}, {"picked": picked, "task": asdict(task), "gain_over_best_single": GAIN})
+    facts = {"picked": picked, "task": asdict(task), "gain_over_best_single": GAIN, "score": {task.metric: error}}
+    return Blend(board, None, None, {}, facts)
 
 
 def write_run(root, name: str, classifier: str = "", seed: int = 0) -> None:
@@ -39,6 +40,8 @@ def test_the_gain_counts_the_choice_of_both():
     )
     number = Task(kind="regression", name="age", metric="mae")
     assert describe_gain(blend_of(*BOARD, task=number)).startswith("blending: +0.012 of mean absolute error over the")
+    small = describe_gain(blend_of(*BOARD, task=number, error=0.05))
+    assert small.startswith("blending: +0.0123 of mean absolute error over the best recipe alone [+0.0010, +0.0236]")
     assert describe_gain(blend_of(*BOARD, picked="best_single")) == "no blend beats lite0 alone by a real margin"
     assert describe_gain(blend_of(BOARD[1])) == "lite0 alone: there is nothing to blend it with"
     mate = ("mate (not verified here)", "added")
