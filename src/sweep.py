@@ -4,8 +4,9 @@
 
 Tries the recipe itself, then every combination of the values (of more than --trials so many, drawn by --seed), each
 trained on all folds but --fold and judged by its loss there. A trial whose loss is above the median of the earlier ones
-at the same epoch is stopped. Writes sweep/<recipe>/sweep.csv, which report.py shows, and prints the commands that train
-what was found under its name, lite0~lr=0.0003~size=96, which any step takes.
+at the same epoch is stopped; one whose loss is not finite has diverged and is never the best. Writes
+sweep/<recipe>/sweep.csv, which report.py shows, and prints the commands that train what was found under its name,
+lite0~lr=0.0003~size=96, which any step takes.
 
 The best of many trials is flattered by the rows that chose it. With --score the best and the recipe itself are trained
 on all folds, as train.py does, and compared on the rows of the others. Kill it at any time: the same command continues,
@@ -71,10 +72,12 @@ def sweep(args: argparse.Namespace) -> None:
         f"wrote {path}"
         + (f"; {left} trials are left: the same command with a larger --budget continues" if left else "")
     )
-    best = table["trial"][0]
-    if best == base:
+    best, diverged = table["trial"][0], set(table["trial"][table["ended"] == "diverged"])
+    if best in diverged:
+        print("every trial diverged, its loss was not finite: search at smaller values of lr")
+    elif best == base:
         print(f"no trial has a smaller loss than {base} itself")
-    elif args.score:
+    elif args.score and base not in diverged:  # which could not be trained to be compared with
         score_best(args, best)
     else:
         print("the best, to be scored on other rows than those that chose it: add --score, or train it:")

@@ -1,6 +1,7 @@
 """The loop of one fold: what it learns, resumes, repeats and keeps."""
 
 import dataclasses
+import pickle
 import re
 from copy import deepcopy
 
@@ -14,7 +15,7 @@ from safetensors.torch import save_file
 from facefold.training import fold as fold_module
 from facefold.training import optimizer
 from facefold.training.dataset import AugmentedImages, ImageSource
-from facefold.training.fold import FoldTrainer
+from facefold.training.fold import Diverged, FoldTrainer
 from facefold.training.fold_task import FoldTask, hold_out_monitor
 from facefold.training.step import TrainingStep
 from facefold.utils.errors import InputError
@@ -299,11 +300,12 @@ def test_a_compiled_net_steps_in_training(tmp_path, monkeypatch):
 
 def test_a_loss_that_is_not_finite_again_stops_with_advice(tmp_path, capsys):
     with pytest.raises(
-        InputError,
+        Diverged,
         match="tiny fold 0: the loss is not finite in epoch 1. Lower lr in the recipe, .*[(]since epoch 1 the rate "
         "was 0.1 times the recipe's already, for the same reason[)]",
-    ):
+    ) as caught:
         fit(make_task(tmp_path, {**TINY, "optimizer": "sgd", "lr": 1e30, "clip": 0.0}))
+    assert list(caught.value.history) == []
     line = "the loss is not finite in epoch 1, which is repeated from the state before it, with 0.1 times"
     assert line in capsys.readouterr().out
 
@@ -347,3 +349,15 @@ def test_an_epoch_without_a_finite_loss_is_repeated_from_the_state_before_with_s
     rates, expected = results[0].history["lr"], usual.history["lr"] * [1, 1, 0.1, 0.1]
     np.testing.assert_allclose(rates, expected)
     assert results[0].history["train_loss"].iloc[:2].tolist() == usual.history["train_loss"].iloc[:2].tolist()
+
+
+def test_what_diverged_keeps_the_epochs_before(tmp_path, monkeypatch):
+    train_epoch = FoldTrainer.train_epoch
+    monkeypatch.setattr(
+        FoldTrainer, "train_epoch", lambda self, number: train_epoch(self, number) if number < 2 else float("nan")
+    )
+    with pytest.raises(Diverged, match="tiny fold 0: the loss is not finite in epoch 3. Lower lr") as caught:
+        fit(make_task(tmp_path, TINY))
+    failure = pickle.loads(pickle.dumps(caught.value))  # as a worker's process sends it
+    assert type(failure) is Diverged and str(failure) == str(caught.value)
+    assert [row["epoch"] for row in failure.history] == [0, 1]

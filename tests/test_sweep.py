@@ -1,5 +1,7 @@
 """The search for settings: what is tried, when a trial ends early, and that a killed sweep ends with the same table."""
 
+import dataclasses
+
 import pandas as pd
 import pytest
 import torch
@@ -14,13 +16,14 @@ from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, write_csv, write_json
 
 TINY = 'backbone = "cnn3"\nsize = 16\nwidth = 4\nbatch = 16\nepochs = 3\nlr = 3e-3\naugment = "none"\n'
+HOT = TINY.replace("3e-3", "1e30")
 GRID = ("--recipe", "tiny", "--over", "lr=3e-3,1e-2,1", "--over", "width=4,8")
 
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch, one_thread):
     """Train in this process, with one recipe of a few hundred weights."""
-    train_here(tmp_path / "recipes", monkeypatch, tiny=TINY, wild=TINY.replace("3e-3", "1.0"))
+    train_here(tmp_path / "recipes", monkeypatch, tiny=TINY, wild=TINY.replace("3e-3", "1.0"), hot=HOT)
     return tmp_path
 
 
@@ -91,6 +94,7 @@ def test_the_bound_of_an_epoch_is_the_median_of_the_trials_that_ran_to_their_end
         ("stopped", (0.6, 0.8), False),
         ("stopped", (0.6,), False),
         ("stopped", (), False),
+        ("diverged", (), True),
     ],
 )
 def test_a_stopped_trial_has_ended_only_if_the_bounds_of_now_stop_it_too(tmp_path, ended, bounds, finished):
@@ -190,3 +194,47 @@ def test_one_setting_too_few_is_said(tiny, make_competition, tmp_path):
     assert refused("sweep", tmp_path, *GRID, "--trials", "1") == (
         "--trials 1: at least two, the recipe itself and another one"
     )
+
+
+def test_a_trial_that_diverges_is_finished_and_never_the_best(tiny, make_competition, tmp_path, monkeypatch):
+    make_competition(tmp_path, 40, 10, 32, 2)
+    command = ("--recipe", "hot", "--over", "lr=3e-3")
+    found = run("sweep", tmp_path, *command, "--score")
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.endswith("add --score, or train it:\n  python src/train.py --recipe hot~lr=0.003\n")
+    rows = (tmp_path / "sweep" / "hot" / "sweep.csv").read_text().splitlines()
+    assert rows[1].startswith("hot~lr=0.003,whole,3,") and rows[2:] == ["hot,diverged,0,inf,0,acc"]
+    assert [path for path in (tmp_path / "sweep").rglob("checkpoint*")] == []
+    monkeypatch.setattr(fold_module.FoldTrainer, "train", None)  # all are finished
+    assert run("sweep", tmp_path, *command).stdout.splitlines()[-6:] == found.stdout.splitlines()[-6:]
+    assert sweep.load_tables(tmp_path)["hot"]["ended"].tolist() == ["whole", "diverged"]
+
+
+def test_a_sweep_whose_trials_all_diverged_says_so(tiny, make_competition, tmp_path):
+    make_competition(tmp_path, 40, 10, 32, 2)
+    done = run("sweep", tmp_path, "--recipe", "hot", "--over", "width=8", "--score")
+    last = done.stdout.splitlines()[-1]
+    assert last == "every trial diverged, its loss was not finite: search at smaller values of lr"
+
+
+def trial(root, ended: str, losses: list[float], recipe=None, **facts) -> sweep.SweepJob:
+    """Return a job that ended so; its scores are 1 - loss."""
+    identity = Identity(f"{ended}_{len(losses)}", "recipe", "folds", "images", 0)
+    recipe = dataclasses.replace(recipe or load_recipe("tiny"), name=identity.recipe)
+    job = sweep.SweepJob(root, "tiny", recipe, identity, 0, None)
+    scores = [1 - loss for loss in losses]
+    table = pd.DataFrame({"epoch": range(len(losses)), "valid_loss": losses, "score": scores})
+    write_csv(job.folder / "history.csv", table)
+    write_json(job.folder / "result.json", {"ended": ended, "metric": "acc", **facts})
+    return job
+
+
+def test_the_table_by_hand(tiny):
+    jobs = [trial(tiny, "diverged", [0.25]), trial(tiny, "stopped", [0.5, 0.75]), trial(tiny, "whole", [0.5, 1.0])]
+    table = sweep.sweep_table([*jobs, trial(tiny, "diverged", [])])
+    assert table.drop(columns="metric").to_numpy().tolist() == [
+        ["whole_2", "whole", 2, 1.0, 0.0],
+        ["stopped_2", "stopped", 2, 0.75, 0.25],
+        ["diverged_1", "diverged", 1, 0.25, 0.75],
+        ["diverged_0", "diverged", 0, float("inf"), 0.0],
+    ]

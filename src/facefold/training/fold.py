@@ -75,6 +75,12 @@ class NonFiniteLoss(Exception):
         self.epoch = epoch
 
 
+class Diverged(InputError):
+    """The loss was not finite a second time. history: the rows of the epochs before."""
+
+    history: Sequence[dict] = ()
+
+
 def train_fold(
     task: FoldTask,
     device: torch.device,
@@ -86,8 +92,8 @@ def train_fold(
     """Train one fold, or continue from its checkpoint.
 
     An epoch whose loss is not finite is repeated, once per fold, from the state before it and with `LOWER_RATE` times
-    the recipe's rate from then on. Raise `InputError` if it is not finite again, if weights cannot be loaded, or if the
-    checkpoint began in another number format, on another kind of device or with other weights.
+    the recipe's rate from then on. Raise `Diverged` if it is not finite again, `InputError` if weights cannot be
+    loaded, or if the checkpoint began in another number format, on another kind of device or with other weights.
 
     Args:
         task: What to train on.
@@ -344,11 +350,13 @@ class FoldTrainer:
         repeated = self.meta.repeated_epoch
         if repeated is None:
             raise NonFiniteLoss(epoch)
-        raise InputError(
+        failure = Diverged(
             f'{self.task}: {NonFiniteLoss(epoch)}. Lower lr in the recipe, or set precision = "float32"; the epochs '
             f"before are kept in {self.task.checkpoint} (since epoch {repeated + 1} the rate was {LOWER_RATE:g} times "
             "the recipe's already, for the same reason)"
         )
+        failure.history = self.history
+        raise failure
 
     def save(self, row: dict, cpu_seconds: float) -> None:
         """Add the epoch's row to the history and write the checkpoint."""

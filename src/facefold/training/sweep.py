@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 GENERATION = 4
 CURVES = {"epoch": "int64", "valid_loss": float, "score": float}
 TABLE = {"trial": str, "ended": str, "epochs": "int64", "valid_loss": float, "score": float, "metric": str}
+ENDS = ("whole", "stopped", "diverged")  # how a trial ends, in the order of the table
 # Settings that do not change what frozen stages compute: trials that differ in these alone share it.
 _TRAINED = ("lr", "layer_decay", "head_lr", "weight_decay", "momentum", "optimizer", "schedule", "warmup")
 _TRAINED += ("label_smoothing", "clip", "ema", "soup", "dropout", "drop_path", "batch", "shuffle", "classifier")
@@ -116,10 +117,10 @@ class SweepJob:
 
     @property
     def finished(self) -> bool:
-        """Whether it ran to its end, or was stopped by bounds that would be no more lenient now."""
+        """Whether it ran to its end, diverged, or was stopped by bounds that would be no more lenient now."""
         if not (self.folder / "result.json").exists():
             return False
-        return self.result["ended"] == "whole" or self.is_hopeless(self.history().iloc[-1])
+        return self.result["ended"] != "stopped" or self.is_hopeless(self.history().iloc[-1])
 
     @property
     def result(self) -> dict:
@@ -132,7 +133,7 @@ class SweepJob:
     def run(self, device: "torch.device", position: int) -> None:
         """Train and write `history.csv` and, last, `result.json`; a killed job continues at its epoch."""
         from facefold.training.classifier import fit_fold
-        from facefold.training.fold import train_fold
+        from facefold.training.fold import Diverged, train_fold
 
         with lock_directory(self.folder):
             if self.finished:
@@ -153,9 +154,11 @@ class SweepJob:
                     rows = train_fold(task, device, position, before_epoch=self.require_hope).history
             except Hopeless as stop:
                 ended, rows = "stopped", stop.history
-            [column] = {"valid_acc", "valid_mae"} & set(rows[-1])
-            table = pd.DataFrame(rows).rename(columns={column: "score"})
-            write_csv(self.folder / "history.csv", table[list(CURVES)])
+            except Diverged as failure:
+                ended, rows = "diverged", failure.history
+            column = "valid_mae" if task.target.regression else "valid_acc"
+            table = pd.DataFrame(rows, columns=["epoch", "valid_loss", column])  # of none, if the first epoch diverged
+            write_csv(self.folder / "history.csv", table.rename(columns={column: "score"}))
             result = {
                 "identity": self.key,
                 "ended": ended,
@@ -204,22 +207,27 @@ def expected_seconds(jobs: Sequence[SweepJob], devices: int) -> float:
 
 
 def sweep_table(jobs: Sequence[SweepJob]) -> pd.DataFrame:
-    """Return one row per trial, the least valid loss after its last epoch first, those that were stopped last."""
+    """Return one row per trial, the least valid loss after its last epoch first; those that did not end whole last.
+
+    A trial that diverged in its first epoch has the worst loss and score there are.
+    """
     rows = []
     for job in jobs:
-        last, result = job.history().iloc[-1], job.result
+        history, result = job.history(), job.result
+        worst = {"valid_loss": math.inf, "score": math.inf if result["metric"] == "mae" else 0.0}
+        last = history.iloc[-1] if len(history) else worst
         rows.append(
             {
                 "trial": job.recipe.name,
                 "ended": result["ended"],
-                "epochs": int(last["epoch"]) + 1,
+                "epochs": len(history),
                 "valid_loss": last["valid_loss"],
                 "score": last["score"],
                 "metric": result["metric"],
             }
         )
     table = pd.DataFrame(rows)[list(TABLE)]
-    order = table.assign(stopped=table["ended"] == "stopped").sort_values(["stopped", "valid_loss", "trial"])
+    order = table.assign(end=table["ended"].map(ENDS.index)).sort_values(["end", "valid_loss", "trial"])
     return table.loc[order.index].reset_index(drop=True)
 
 
