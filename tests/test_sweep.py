@@ -17,13 +17,15 @@ from facefold.utils.files import read_json, write_csv, write_json
 
 TINY = 'backbone = "cnn3"\nsize = 16\nwidth = 4\nbatch = 16\nepochs = 3\nlr = 3e-3\naugment = "none"\n'
 HOT = TINY.replace("3e-3", "1e30")
+STOPPING = TINY.replace("epochs = 3", 'epochs = 9\nschedule = "constant"\nmonitor = 0.3\nearly_stopping = 1')
 GRID = ("--recipe", "tiny", "--over", "lr=3e-3,1e-2,1", "--over", "width=4,8")
 
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch, one_thread):
     """Train in this process, with one recipe of a few hundred weights."""
-    train_here(tmp_path / "recipes", monkeypatch, tiny=TINY, wild=TINY.replace("3e-3", "1.0"), hot=HOT)
+    texts = {"tiny": TINY, "wild": TINY.replace("3e-3", "1.0"), "hot": HOT, "stopping": STOPPING}
+    train_here(tmp_path / "recipes", monkeypatch, **texts)
     return tmp_path
 
 
@@ -238,3 +240,25 @@ def test_the_table_by_hand(tiny):
         ["diverged_1", "diverged", 1, 0.25, 0.75],
         ["diverged_0", "diverged", 0, float("inf"), 0.0],
     ]
+
+
+def test_a_trial_is_ranked_by_the_epoch_that_early_stopping_keeps(tiny):
+    table = sweep.sweep_table([trial(tiny, "whole", [0.5]), trial(tiny, "whole", [0.75, 0.25, 1.0], kept=1)])
+    assert table[["trial", "epochs", "valid_loss", "score"]].to_numpy().tolist() == [
+        ["whole_3", 3, 0.25, 0.75],
+        ["whole_1", 1, 0.5, 0.5],
+    ]
+
+
+def test_a_trial_records_the_epoch_that_early_stopping_keeps(tiny, make_competition, tmp_path, monkeypatch):
+    monitor = iter([0.5, 0.25, 0.75] * 2)
+
+    def dictated(self):
+        return {"monitor_loss": next(monitor), "valid_loss": 0.5 + 0.125 * len(self.history), "valid_acc": 0.75}
+
+    monkeypatch.setattr(fold_module.FoldTrainer, "evaluate", dictated)
+    make_competition(tmp_path, 40, 10, 32, 2)
+    assert run("sweep", tmp_path, "--recipe", "stopping", "--over", "width=8").returncode == 0
+    assert {read_json(path)["kept"] for path in tmp_path.glob("sweep/stopping/*/result.json")} == {1}
+    rows = (tmp_path / "sweep" / "stopping" / "sweep.csv").read_text().splitlines()
+    assert rows[1] == "stopping,whole,3,0.625,0.75,acc"

@@ -133,7 +133,7 @@ class SweepJob:
     def run(self, device: "torch.device", position: int) -> None:
         """Train and write `history.csv` and, last, `result.json`; a killed job continues at its epoch."""
         from facefold.training.classifier import fit_fold
-        from facefold.training.fold import Diverged, train_fold
+        from facefold.training.fold import Diverged, best_epoch, train_fold
 
         with lock_directory(self.folder):
             if self.finished:
@@ -165,6 +165,8 @@ class SweepJob:
                 "metric": column.removeprefix("valid_"),
                 "valid_rows": len(task.valid),
             }
+            if ended == "whole" and self.recipe.early_stopping:
+                result["kept"] = best_epoch(self.recipe, rows)  # from 0: the epoch whose weights predict
             result |= {"seconds": round(sum(row["seconds"] for row in rows), 1)}
             write_json(self.folder / "result.json", result)
             task.checkpoint.unlink(missing_ok=True)
@@ -207,22 +209,23 @@ def expected_seconds(jobs: Sequence[SweepJob], devices: int) -> float:
 
 
 def sweep_table(jobs: Sequence[SweepJob]) -> pd.DataFrame:
-    """Return one row per trial, the least valid loss after its last epoch first; those that did not end whole last.
+    """Return one row per trial, the least valid loss first; those that did not end whole last.
 
-    A trial that diverged in its first epoch has the worst loss and score there are.
+    Loss and score are those of the last epoch, or of the one that early stopping kept. A trial that diverged in its
+    first epoch has the worst loss and score there are.
     """
     rows = []
     for job in jobs:
         history, result = job.history(), job.result
         worst = {"valid_loss": math.inf, "score": math.inf if result["metric"] == "mae" else 0.0}
-        last = history.iloc[-1] if len(history) else worst
+        row = history.iloc[result.get("kept", -1)] if len(history) else worst
         rows.append(
             {
                 "trial": job.recipe.name,
                 "ended": result["ended"],
                 "epochs": len(history),
-                "valid_loss": last["valid_loss"],
-                "score": last["score"],
+                "valid_loss": row["valid_loss"],
+                "score": row["score"],
                 "metric": result["metric"],
             }
         )
