@@ -126,3 +126,15 @@ def test_the_table_by_hand(tmp_path):
     assert (round(row["low"], 4), round(row["high"], 4)) == (0.7112, 0.8666)  # Wilson, 80 of 100
     png = draw_backbones({"resnet18": job.history()}, format="png")
     assert png == draw_backbones({"resnet18": job.history()}, format="png") and png[:4] == b"\x89PNG"
+
+
+def test_a_backbone_with_other_weights_is_compared_again(tmp_path):
+    recipe, path = comparison_recipe("test_resnet", "hub", 64, 1, False), tmp_path / "test_resnet.pth"
+    folders = []
+    for content in (b"a", b"b"):
+        path.write_bytes(content)
+        folders.append(CompareJob(tmp_path, recipe, 0, 0, "i", "f", tmp_path).folder)
+    assert folders[0] != folders[1]
+    assert CompareJob(tmp_path, recipe, 0, 0, "i", "f", None).identity.keys() == {
+        *("recipe", "recipe_hash", "folds_hash", "fold", "images_hash", "seed")
+    }

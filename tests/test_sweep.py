@@ -8,7 +8,7 @@ import torch
 
 import sweep as step
 from command import few_methods, refused, run, train_here
-from facefold.models.recipe import load_recipe
+from facefold.models.recipe import load_recipe, parse_recipe
 from facefold.runs import Identity
 from facefold.training import fold as fold_module
 from facefold.training import sweep
@@ -262,3 +262,24 @@ def test_a_trial_records_the_epoch_that_early_stopping_keeps(tiny, make_competit
     assert {read_json(path)["kept"] for path in tmp_path.glob("sweep/stopping/*/result.json")} == {1}
     rows = (tmp_path / "sweep" / "stopping" / "sweep.csv").read_text().splitlines()
     assert rows[1] == "stopping,whole,3,0.625,0.75,acc"
+
+
+def test_a_trial_with_other_weights_is_another_one(tiny):
+    identity, (none, first, second, third) = Identity("r", "recipe", "folds", "images", 0), map(str, range(4))
+    for name in (first, second, third):
+        (tiny / name).mkdir()
+        (tiny / name / "test_resnet.pth").write_bytes(b"b" if name == third else b"a")
+    recipe = parse_recipe("r", {"backbone": "test_resnet", "weights": "hub"}, "r.toml")
+
+    def job(recipe, folder: str) -> sweep.SweepJob:
+        return sweep.SweepJob(tiny, "r", recipe, identity, 0, None if folder == none else tiny / folder)
+
+    assert "weights" not in job(recipe, none).key
+    assert job(recipe, first).key["weights"] == {
+        "source": "test_resnet.pth",
+        "sha256": "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb",  # of a, as sha256sum has it
+    }
+    folders = [job(recipe, name).folder for name in (none, first, second, third)]
+    assert folders[1] == folders[2] and len(set(folders)) == 3
+    packaged = dataclasses.replace(recipe, weights="package:test_resnet_weights")
+    assert "weights" not in job(packaged, first).key  # which reads no file of the folder

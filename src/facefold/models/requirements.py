@@ -16,7 +16,7 @@ from facefold.models.recipe import Recipe
 from facefold.task import Task
 from facefold.utils.environment import installed_version
 from facefold.utils.errors import InputError
-from facefold.utils.files import format_bytes, require_disk_space
+from facefold.utils.files import format_bytes, require_disk_space, sha256_file
 from facefold.utils.processes import process_pool, start_server
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -91,6 +91,23 @@ def require_weights(recipe: Recipe, weights_dir: Path | None) -> Path | None:
             f"Put {backbone}.safetensors (or .pth) into a folder and name it with --weights-dir"
         )
     return None
+
+
+def weights_source(recipe: Recipe, weights_dir: Path | None) -> dict[str, str] | None:
+    """Return where the recipe's weights come from, {source, sha256} as in run.json; None unless all are in files."""
+    paths = [require_weights(part, weights_dir) for part in recipe.parts]
+    if None in paths:
+        return None
+    return {
+        "source": ", ".join(path.name for path in paths),
+        "sha256": ", ".join(sha256_file(path) for path in paths),
+    }
+
+
+def weights_key(recipe: Recipe, weights_dir: Path | None) -> dict[str, dict]:
+    """Return what tells a trial with these files of weights_dir from one with others; nothing if it reads none."""
+    reads = weights_dir is not None and any(part.weights == "hub" for part in recipe.parts)
+    return {"weights": weights_source(recipe, weights_dir)} if reads else {}
 
 
 def install_missing_weights(recipes: Sequence[Recipe]) -> None:

@@ -9,6 +9,7 @@ A backbone that was compared before, under the same key, is not trained again.
 import json
 import shutil
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -17,6 +18,7 @@ import torch
 from facefold.data.preprocessing import Shape
 from facefold.ensemble.scores import wilson_interval
 from facefold.models.recipe import Recipe, parse_recipe
+from facefold.models.requirements import weights_key
 from facefold.runs import CHECKPOINT_FILE, Identity
 from facefold.task import load_task
 from facefold.training.fold import train_fold
@@ -65,7 +67,7 @@ class CompareJob:
     def __str__(self) -> str:
         return f"comparison of {self.recipe.name}"
 
-    @property
+    @cached_property
     def identity(self) -> dict:
         classes = load_task(self.root).hash
         return {
@@ -76,6 +78,7 @@ class CompareJob:
             "fold": self.fold,
             "images_hash": self.images_hash,
             "seed": self.seed,
+            **weights_key(self.recipe, self.weights_dir),
         }
 
     @property

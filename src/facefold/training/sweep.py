@@ -13,6 +13,7 @@ import random
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from facefold.models.recipe import Recipe, load_recipe
+from facefold.models.requirements import weights_key
 from facefold.models.run_name import RunName, add_settings, parse_run_name
 from facefold.runs import CHECKPOINT_FILE, Identity
 from facefold.training.jobs import fold_task
@@ -106,9 +108,9 @@ class SweepJob:
     def __str__(self) -> str:
         return f"trial {self.recipe.name}"
 
-    @property
+    @cached_property
     def key(self) -> dict:
-        return self.identity.facts | {"fold": self.fold}
+        return self.identity.facts | {"fold": self.fold} | weights_key(self.recipe, self.weights_dir)
 
     @property
     def folder(self) -> Path:
