@@ -126,17 +126,18 @@ def run_trials(args: argparse.Namespace, jobs: list[SweepJob], started: float, b
     from dataclasses import replace
 
     from facefold.training.sweep import GENERATION, expected_seconds, loss_bounds
-    from facefold.training.workers import run_jobs, select_devices
+    from facefold.training.workers import LocalWorkers
 
-    devices, done = select_devices(args.device, args.workers), []
+    workers, done = LocalWorkers(args.device, args.workers), []
     for first in range(0, len(jobs), GENERATION):
         bounds = loss_bounds(done)
-        generation = [replace(job, bounds=bounds) for job in jobs[first : first + GENERATION]]
+        changes = {"bounds": bounds, "loader_workers": workers.loader_workers}
+        generation = [replace(job, **changes) for job in jobs[first : first + GENERATION]]
         unfinished = [job for job in generation if not job.finished]
-        late = budget is not None and time.monotonic() - started + expected_seconds(done, len(devices)) > budget
+        late = budget is not None and time.monotonic() - started + expected_seconds(done, len(workers.devices)) > budget
         if done and unfinished and late:
             break
-        run_jobs(unfinished, devices)
+        workers.run(unfinished, {})
         done += generation
         print(f"{len(done)} of {len(jobs)} trials, {format_duration(time.monotonic() - started)}", flush=True)
     return done

@@ -11,7 +11,7 @@ from command import few_methods, refused, run, train_here
 from facefold.models.recipe import load_recipe, parse_recipe
 from facefold.runs import Identity
 from facefold.training import fold as fold_module
-from facefold.training import sweep
+from facefold.training import sweep, workers
 from facefold.utils.errors import InputError
 from facefold.utils.files import read_json, write_csv, write_json
 
@@ -283,3 +283,18 @@ def test_a_trial_with_other_weights_is_another_one(tiny):
     assert folders[1] == folders[2] and len(set(folders)) == 3
     packaged = dataclasses.replace(recipe, weights="package:test_resnet_weights")
     assert "weights" not in job(packaged, first).key  # which reads no file of the folder
+
+
+def test_trials_on_a_gpu_augment_in_the_processes_that_folds_have(tiny, make_competition, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "select_devices", lambda device, count: ["cuda:0", "cuda:1"])
+    monkeypatch.setattr(workers, "core_count", lambda: 6)
+    train_fold, seen = fold_module.train_fold, []
+
+    def train_fold_here(task, device, position, loader_workers, **options):
+        seen.append(loader_workers)
+        return train_fold(task, device, position, **options)
+
+    monkeypatch.setattr(fold_module, "train_fold", train_fold_here)
+    make_competition(tmp_path, 20, 10, 16, 2)
+    assert run("sweep", tmp_path, "--recipe", "tiny", "--over", "width=8").returncode == 0
+    assert seen == [3, 3]

@@ -95,7 +95,10 @@ def _is_own(recipe: Recipe, option: str) -> bool:
 
 @dataclass(frozen=True)
 class SweepJob:
-    """Train one trial on a fold. bounds: the largest valid loss by epoch, from 0, with which it goes on."""
+    """Train one trial on a fold.
+
+    bounds: the largest valid loss by epoch, from 0, with which it goes on. loader_workers: processes that augment.
+    """
 
     root: Path
     base: str
@@ -104,6 +107,7 @@ class SweepJob:
     fold: int
     weights_dir: Path | None
     bounds: tuple[float, ...] = ()
+    loader_workers: int = 0
 
     def __str__(self) -> str:
         return f"trial {self.recipe.name}"
@@ -153,7 +157,9 @@ class SweepJob:
                 if self.recipe.classifier:
                     rows = fit_fold(task, device).history
                 else:
-                    rows = train_fold(task, device, position, before_epoch=self.require_hope).history
+                    rows = train_fold(
+                        task, device, position, self.loader_workers, before_epoch=self.require_hope
+                    ).history
             except Hopeless as stop:
                 ended, rows = "stopped", stop.history
             except Diverged as failure:
