@@ -20,7 +20,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING
 
-from facefold.cli import build_parser, hold_root, run_main
+from facefold.cli import build_parser, hold_root, root_option, run_main
 from facefold.options import add_device_option, add_size_option, add_weights_dir_option
 from facefold.utils.errors import InputError
 
@@ -78,7 +78,8 @@ def embed(args: argparse.Namespace) -> None:
             whole = EmbedJob(args.root.resolve(), args.name, recipe, args.weights_dir and args.weights_dir.resolve())
             jobs, after = embed_jobs(whole, len(devices))
             run_jobs(jobs, devices, after)
-    print(f"{path}: now `python src/train.py --features {args.name} --classifier svm`")
+    options = f"{root_option(args.root)} --features {args.name} --classifier svm"
+    print(f"{path}: now `python src/train.py{options}`")
 
 
 def backbone_recipe(args: argparse.Namespace) -> Recipe:

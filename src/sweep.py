@@ -20,7 +20,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
-from facefold.cli import build_parser, hold_root, run_main, run_step
+from facefold.cli import build_parser, hold_root, root_option, run_main, run_step
 from facefold.options import add_device_option, add_seed_option, add_weights_dir_option, recipe_list
 from facefold.utils.console import format_duration, parse_budget
 from facefold.utils.errors import InputError
@@ -81,7 +81,7 @@ def sweep(args: argparse.Namespace) -> None:
         score_best(args, best)
     else:
         print("the best, to be scored on other rows than those that chose it: add --score, or train it:")
-        print("  python src/train.py " + " ".join(train_options(args, best)))
+        print(f"  python src/train.py{root_option(args.root)} {' '.join(train_options(args, best))}")
 
 
 def plan_trials(args: argparse.Namespace) -> list[SweepJob]:

@@ -381,3 +381,8 @@ def test_without_the_packages_a_step_says_how_to_get_them(tmp_path):
     assert done.returncode == 2 and re.fullmatch(
         rf"blend\.py: this Python has no (numpy|pandas): {advice}", done.stderr
     )
+
+
+def test_a_command_names_the_root_unless_it_is_the_project(tmp_path):
+    assert cli.root_option(cli.PROJECT) == ""
+    assert cli.root_option(Path("/data/face gender")) == " --root '/data/face gender'"

@@ -69,9 +69,11 @@ def all_ids(root) -> list[str]:
     return [*competition.ids("train"), *competition.ids("test")]
 
 
-def test_a_killed_step_continues_and_ends_with_the_same_bytes(root):
+def test_a_killed_step_continues_and_ends_with_the_same_bytes(root, capsys):
     options = ("--function", "my_features:colours")
     call("embed", root, "--name", "whole", *options)
+    command = f"python src/train.py --root {root} --features whole --classifier svm"
+    assert capsys.readouterr().out == f"{root}/features/whole.npy: now `{command}`\n"
     module = sys.modules["my_features"]
     assert module.calls == [32, 32, 16, 20]
     module.calls.clear()

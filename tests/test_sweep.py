@@ -161,7 +161,8 @@ def test_the_best_is_scored_on_the_other_folds(tiny, make_competition, tmp_path,
     monkeypatch.setattr(step, "run_step", run_step)
     found = run("sweep", tmp_path, "--recipe", "wild", "--over", "lr=3e-3,1")
     assert found.returncode == 0, found.stderr
-    assert found.stdout.endswith("add --score, or train it:\n  python src/train.py --recipe wild~lr=0.003\n")
+    command = f"python src/train.py --root {tmp_path} --recipe wild~lr=0.003"
+    assert found.stdout.endswith(f"add --score, or train it:\n  {command}\n")
     done = run("sweep", tmp_path, "--recipe", "wild", "--over", "lr=3e-3,1", "--score", "--workers", "1")
     assert done.returncode == 0, done.stderr
     assert trained == ["--device", "auto", "--workers", "1", "--recipe", "wild,wild~lr=0.003"]
@@ -203,7 +204,9 @@ def test_a_trial_that_diverges_is_finished_and_never_the_best(tiny, make_competi
     command = ("--recipe", "hot", "--over", "lr=3e-3")
     found = run("sweep", tmp_path, *command, "--score")
     assert found.returncode == 0, found.stderr
-    assert found.stdout.endswith("add --score, or train it:\n  python src/train.py --recipe hot~lr=0.003\n")
+    assert found.stdout.endswith(
+        f"add --score, or train it:\n  python src/train.py --root {tmp_path} --recipe hot~lr=0.003\n"
+    )
     rows = (tmp_path / "sweep" / "hot" / "sweep.csv").read_text().splitlines()
     assert rows[1].startswith("hot~lr=0.003,whole,3,") and rows[2:] == ["hot,diverged,0,inf,0,acc"]
     assert [path for path in (tmp_path / "sweep").rglob("checkpoint*")] == []

@@ -14,6 +14,7 @@ import io
 import os
 import re
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -166,6 +167,11 @@ def build_parser(doc: str) -> StepParser:
         help="the folder of competition/, folds/, runs/, submissions/ and cache/ (default: the project)",
     )
     return parser
+
+
+def root_option(root: Path) -> str:
+    """Return what a command for this root has after the step's name: nothing if the root is the project."""
+    return "" if root == PROJECT else f" --root {shlex.quote(str(root))}"
 
 
 def path_argument(text: str) -> Path:
