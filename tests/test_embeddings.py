@@ -206,3 +206,15 @@ def test_a_run_on_features_is_blended_and_cannot_look_at_images(root):
     call(*again, "--force")
     assert (fold_dir(root, "mine.svm", 1) / "oof.csv").read_bytes() != before
     assert "--features together with --classifier" in refused("train", root, "--features", "mine")
+
+
+def test_blocks_of_a_function_that_was_edited_are_not_used(root):
+    options, path = ("--name", "mine", "--function", "my_features:colours"), root / "my_features.py"
+    path.write_text(FUNCTION.replace("limit = 1000", "limit = 2"))
+    with pytest.raises(KeyboardInterrupt):
+        call("embed", root, *options)
+    path.write_text(FUNCTION.replace("/ 255", "/ 510"))
+    del sys.modules["my_features"]
+    call("embed", root, *options)
+    assert sys.modules["my_features"].calls == [32, 32, 16, 20]
+    assert np.load(root / "features" / "mine.npy").max() <= 0.5

@@ -20,7 +20,7 @@ from facefold.data.competition import SPLITS, Competition, load_competition
 from facefold.data.embeddings import compute_blocks, write_embeddings
 from facefold.models.recipe import Recipe
 from facefold.utils.errors import InputError
-from facefold.utils.files import sha256_text
+from facefold.utils.files import sha256_file, sha256_text
 
 if TYPE_CHECKING:
     import torch
@@ -87,12 +87,14 @@ def embed_jobs(whole: EmbedJob, parts: int) -> tuple[list[EmbedJob], dict[EmbedJ
 def embed_by_function(competition: Competition, name: str, reference: str) -> None:
     """Write what `package.module:function` returns: (paths of n images) -> float (n, F).
 
-    Raise `InputError` if there is no such function; modules in the current folder are found.
+    Raise `InputError` if there is no such function; modules in the current folder are found. Blocks of a job that was
+    killed are used unless the module's file was edited since; what it imports is not looked at.
     """
     module, _, attribute = reference.partition(":")
     sys.path.insert(0, os.getcwd())
     try:
-        function: Callable[[list[Path]], np.ndarray] = getattr(importlib.import_module(module), attribute)
+        imported = importlib.import_module(module)
+        function: Callable[[list[Path]], np.ndarray] = getattr(imported, attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"--function {reference}: {error}; package.module:function is needed") from error
 
@@ -100,7 +102,8 @@ def embed_by_function(competition: Competition, name: str, reference: str) -> No
         ids = competition.ids(split)
         return function([competition.image_path(split, ids[row]) for row in rows])
 
-    write_embeddings(competition, name, _key(competition, reference), compute)
+    file = getattr(imported, "__file__", None)  # a namespace package has None
+    write_embeddings(competition, name, _key(competition, reference, file and sha256_file(Path(file))), compute)
 
 
 def _key(competition: Competition, *settings: object) -> str:
