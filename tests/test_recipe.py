@@ -287,3 +287,13 @@ def test_a_recipe_with_another_number_of_epochs_is_another_recipe():
 def test_what_follows_the_at_sign_is_a_number_of_epochs(name, message):
     with pytest.raises(InputError, match=re.escape(message)):
         load_recipe(name)
+
+
+def test_a_batch_of_one_image_is_not_for_cnn5():
+    with pytest.raises(InputError) as caught:
+        parse_recipe("a", {"batch": 1}, "a.toml")
+    assert str(caught.value) == (
+        "a.toml is not a recipe:\n  - batch = 1 leaves the batch norm of cnn5's dense layer nothing to compare an "
+        "image with: take 2 or more"
+    )
+    assert parse_recipe("a", {"batch": 1, "backbone": "cnn3"}, "a.toml").batch == 1

@@ -231,6 +231,10 @@ def _training_conflicts(recipe: Recipe) -> Iterator[Conflict]:
             recipe.schedule == "cosine" and recipe.early_stopping,
             "early_stopping would cut a cosine schedule off: use plateau",
         ),
+        (
+            recipe.batch == 1 and recipe.backbone == "cnn5",
+            "batch = 1 leaves the batch norm of cnn5's dense layer nothing to compare an image with: take 2 or more",
+        ),
         (recipe.monitor > 0.5, "monitor is above 0.5, and a fold learns from at least as many rows as it monitors"),
         (recipe.optimizer == "sgd" and not recipe.momentum, "sgd here is Nesterov's and needs momentum > 0"),
         (recipe.warmup >= recipe.epochs, "warmup is not shorter than epochs"),
