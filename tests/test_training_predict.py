@@ -106,6 +106,18 @@ def test_another_number_format_is_used_if_the_recorded_one_is_missing(tmp_path, 
     )
 
 
+@pytest.mark.parametrize("settings", [{**TINY, "epochs": 1}, {**FROZEN, "frozen_precision": "half"}])
+def test_a_run_in_float16_of_a_gpu_is_predicted_on_the_cpu(tmp_path, settings):
+    result = leave(tmp_path, settings)
+    path = fold_dir(tmp_path, "tiny", 0) / "run.json"
+    run = read_json(path)
+    form = {"form": "float16 channels_last"}  # as of a GPU
+    write_json(path, {**run, "settings": {**run["settings"], "precision": "float16"}, "inference": form})
+    [prediction] = predict(tmp_path, images("te", 10)[0])
+    assert not prediction.inference.startswith("float16")
+    assert abs(prediction.prob - result.test_prob).max() < 0.02
+
+
 def test_a_fold_is_sealed_again_with_its_new_test_predictions(tmp_path):
     leave(tmp_path, {**TINY, "epochs": 1})
     directory = fold_dir(tmp_path, "tiny", 0)

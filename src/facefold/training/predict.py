@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +225,8 @@ def predict_folds(
         scratch: A folder for gigabytes of frozen stages' activations, in frozen/, which is removed at the end.
     """
     recipe, feature_dir, target = trained_recipe(name, folds), scratch / "frozen", recorded_task(folds[0])
+    if recipe.precision == "float16" and device.type == "cpu":  # trained on a GPU; what predicts is checked below
+        recipe = replace(recipe, precision="auto")
     scratch.mkdir(parents=True, exist_ok=True)
     model, _, precision = prepare_model(recipe, device, None, False, target.outputs)
     half = half_precision(recipe, precision, device)
