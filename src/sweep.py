@@ -92,7 +92,7 @@ def plan_trials(args: argparse.Namespace) -> list[SweepJob]:
     from facefold.data.cache import build_caches
     from facefold.data.competition import load_competition
     from facefold.data.folds import load_folds
-    from facefold.models.requirements import require_trainable
+    from facefold.models.requirements import require_buildable, require_trainable
     from facefold.models.run_name import parse_run_name
     from facefold.runs import current_identity
     from facefold.task import load_task
@@ -106,6 +106,7 @@ def plan_trials(args: argparse.Namespace) -> list[SweepJob]:
     if not 0 <= args.fold < folds.k:
         raise InputError(f"--fold {args.fold}: the folds are 0 to {folds.k - 1}")
     require_trainable(recipes, task, args.weights_dir)
+    require_buildable(recipes)
     check_images(competition)
     images_hash = load_images_hash(args.root)
     for preprocessing in dict.fromkeys(recipe.preprocessing for recipe in recipes):

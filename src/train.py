@@ -213,9 +213,10 @@ def train(args: argparse.Namespace, tracking: Tracking) -> Trained:
     require_distinct({identity.name: identity.seed for identity in identities})
     target_root = args.target.directory(args.root)
     if args.force:
-        from facefold.models.requirements import require_trainable
+        from facefold.models.requirements import require_buildable, require_trainable
 
         require_trainable(recipes, args.target, args.weights_dir)  # before a fold is removed
+        require_buildable(recipes)
     unfinished = {
         identity: find_unfinished_folds(target_root, identity, numbers, args.force) for identity in identities
     }
@@ -331,7 +332,7 @@ def train_missing(
     if args.engine == "local":
         start_server()  # it imports while this process does
     from facefold.data.cache import build_caches_ahead
-    from facefold.models.requirements import check_disk_space, require_trainable
+    from facefold.models.requirements import check_disk_space, require_buildable, require_trainable
     from facefold.runs import is_run_complete, joined_oof_path
     from facefold.training.budget import BudgetGuard, SessionGuard, load_budget
     from facefold.training.jobs import FoldJob, order_jobs, require_usable_checkpoint
@@ -363,6 +364,7 @@ def train_missing(
     names = {job.identity.recipe for job in missing}
     to_train = [recipe for recipe in recipes if recipe.name in names]
     of_images = [recipe for recipe in to_train if not recipe.embeddings]
+    require_buildable(of_images)
     print_progress(
         check_disk_space(
             target_root, competition, of_images, bool(additions.pseudo.makers), additions.extra, workers.devices[0]

@@ -78,7 +78,7 @@ def work_here(patch: pytest.MonkeyPatch) -> None:
     for step in ("train", "sweep"):
         patch.setattr(importlib.import_module(step), "start_server", lambda: None)
     patch.setattr(workers, "run_jobs", run_jobs_here)
-    patch.setattr(requirements, "_feature_bytes", feature_bytes)
+    patch.setattr(requirements, "_call_apart", call_here)
 
 
 def run_jobs_here(jobs: list, devices: list[str], after: dict | None = None, may_start: Callable | None = None) -> None:
@@ -94,9 +94,9 @@ def few_methods(patch: pytest.MonkeyPatch) -> None:
     patch.setitem(methods.METHODS_OF_KIND, "binary", few)
 
 
-def feature_bytes(recipe_list: list[recipes.Recipe], train_rows: int, test_rows: int) -> list[int]:
-    """Return what `requirements._feature_bytes` has a process return."""
-    return [requirements._feature_cache_bytes(recipe, train_rows, test_rows) for recipe in recipe_list]
+def call_here(function: Callable, calls: list[tuple]) -> list:
+    """Return what `requirements._call_apart` has a process return."""
+    return [function(*call) for call in calls]
 
 
 def refused(name: str, root: Path, *options: object) -> str:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from command import feature_bytes
+from command import call_here
 from facefold.data.cache import ImageCache
 from facefold.data.competition import load_competition
 from facefold.models import feature_cache, inference, requirements
@@ -281,7 +281,7 @@ def test_the_disk_has_room_for_the_cache_and_the_frozen_stages_or_nothing_begins
         return line
 
     check([first, second], images + of_first + of_second)
-    monkeypatch.setattr(requirements, "_feature_bytes", feature_bytes)  # the same without a process each time
+    monkeypatch.setattr(requirements, "_call_apart", call_here)  # the same without a process each time
     assert check([plain], images) == "disk: 0 MB needed for the cache and the frozen stages, 0 MB free"
     check([first, plain, second], images + of_first)  # those of the first are gone when the third begins
     kept = tmp_path / "cache" / "frozen" / "a" / "key" / "train_plain.npy"

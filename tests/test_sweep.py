@@ -301,3 +301,13 @@ def test_trials_on_a_gpu_augment_in_the_processes_that_folds_have(tiny, make_com
     make_competition(tmp_path, 20, 10, 16, 2)
     assert run("sweep", tmp_path, "--recipe", "tiny", "--over", "width=8").returncode == 0
     assert seen == [3, 3]
+
+
+def test_a_trial_whose_network_cannot_be_built_is_named_before_any_is_trained(tiny, make_competition, tmp_path):
+    make_competition(tmp_path, 20, 10, 16, 2)
+    text = refused("sweep", tmp_path, "--recipe", "tiny", "--over", "width=4,8", "--over", "size=16,8")
+    assert text == "\n".join(
+        f"recipe {name}: cnn3 halves the image four times: size = 8 should be 16 or more"
+        for name in ("tiny~size=8", "tiny~size=8~width=8")
+    )
+    assert not (tmp_path / "sweep").exists()

@@ -5,6 +5,7 @@ import shutil
 from contextlib import nullcontext
 
 import pytest
+import timm
 
 import run_all
 import train
@@ -142,3 +143,13 @@ def test_the_whole_job_plans_trains_and_blends_the_variants(root, monkeypatch, c
         "recipe 'demo_cnn~width=8': width = 8 is what demo_cnn has; leave it out"
     )
     assert not done
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_networks_that_cannot_be_built_are_named_before_anything_is_trained(root, tmp_path, force):
+    (tmp_path / "recipes" / "unknown.toml").write_text('backbone = "resnet1800"\nsize = 32\n')
+    assert refused("train", root, "--recipe", "demo_cnn,demo_cnn~size=8,unknown", *force) == (
+        "recipe demo_cnn~size=8: cnn3 halves the image four times: size = 8 should be 16 or more\n"
+        f"recipe unknown: timm {timm.__version__} has no model 'resnet1800'"
+    )
+    assert run_names(root) == [] and not list((root / "cache").rglob("*.npy"))

@@ -5,7 +5,7 @@ import importlib.util
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -114,6 +114,24 @@ def weights_key(recipe: Recipe, weights_dir: Path | None) -> dict[str, dict]:
     return {"weights": weights_source(recipe, weights_dir)} if reads else {}
 
 
+def require_buildable(recipes: Sequence[Recipe]) -> None:
+    """Raise one `InputError` for all recipes whose network cannot be built: no such backbone, too small a size."""
+    problems = _call_apart(_build_problem, [(recipe,) for recipe in recipes if not recipe.embeddings])
+    if any(problems):
+        raise InputError("\n".join(filter(None, problems)))
+
+
+def _build_problem(recipe: Recipe) -> str:
+    from facefold.models.build import build_model
+
+    try:
+        build_model(recipe, pretrained=False)
+    except InputError as error:
+        text = str(error)
+        return text if text.startswith("recipe ") else f"recipe {recipe.name}: {text}"
+    return ""
+
+
 def install_missing_weights(recipes: Sequence[Recipe]) -> None:
     """Install the packages of the recipes' weights if this Python is the .venv that run_all.sh created.
 
@@ -177,7 +195,8 @@ def check_disk_space(
     """
     train_rows = len(competition.train) + pseudo * len(competition.test) + len(extra.rows)
     cached = [recipe for recipe in recipes if recipe.caches_stages(device)]
-    size_of = dict(zip(cached, _feature_bytes(cached, train_rows, len(competition.test)), strict=True))
+    calls = [(recipe, train_rows, len(competition.test)) for recipe in cached]
+    size_of = dict(zip(cached, _call_apart(_feature_cache_bytes, calls), strict=True))
     sizes = [size_of.get(recipe, 0) for recipe in recipes]
     most = max((first + second for first, second in pairwise([0, *sizes])), default=0)
     present = sum(path.stat().st_size for path in (target_root / "cache" / "frozen").rglob("*.npy"))
@@ -188,13 +207,12 @@ def check_disk_space(
     return f"disk: {format_bytes(needed)} needed for {what}, {format_bytes(free)} free"
 
 
-def _feature_bytes(recipes: Sequence[Recipe], train_rows: int, test_rows: int) -> list[int]:
-    """Return `feature_cache_bytes` of each recipe, from a process that has torch."""
-    if not recipes:
+def _call_apart(function: Callable, calls: Sequence[tuple]) -> list:
+    """Return what the function returns with these arguments, each in turn, from a process that has torch."""
+    if not calls:
         return []
     with process_pool(1, start_server()) as processes:
-        futures = [processes.submit(_feature_cache_bytes, recipe, train_rows, test_rows) for recipe in recipes]
-        return [future.result() for future in futures]
+        return [future.result() for future in [processes.submit(function, *call) for call in calls]]
 
 
 def _feature_cache_bytes(recipe: Recipe, train_rows: int, test_rows: int) -> int:
