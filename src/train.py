@@ -34,6 +34,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -192,6 +193,7 @@ def train(args: argparse.Namespace, tracking: Tracking) -> Trained:
     from facefold.data.embeddings import embeddings_source, load_embeddings
     from facefold.data.folds import load_folds
     from facefold.models.recipe import load_recipes
+    from facefold.models.requirements import weights_source
     from facefold.models.run_name import run_suffix
     from facefold.runs import find_other_sources, find_unfinished_folds, is_fold_sealed, require_distinct
 
@@ -220,8 +222,13 @@ def train(args: argparse.Namespace, tracking: Tracking) -> Trained:
     unfinished = {
         identity: find_unfinished_folds(target_root, identity, numbers, args.force) for identity in identities
     }
-    for identity, missing in unfinished.items():
-        if source := sources.get(identity.recipe):
+    for recipe, (identity, missing) in zip(recipes, unfinished.items(), strict=True):
+        sealed = {fold for fold in range(folds.k) if is_fold_sealed(target_root, identity.name, fold)}
+        source = sources.get(recipe.name)
+        if source is None and missing and sealed:  # of a finished run the weights may be gone
+            source = weights_source(recipe, args.weights_dir)
+            find_other_sources(target_root, identity, sorted(sealed - {*numbers}), source, force=False)
+        if source:
             finished = [fold for fold in numbers if fold not in missing]
             missing += find_other_sources(target_root, identity, finished, source, args.force)
     for recipe, identity in zip(recipes, identities, strict=True):
@@ -332,7 +339,7 @@ def train_missing(
     if args.engine == "local":
         start_server()  # it imports while this process does
     from facefold.data.cache import build_caches_ahead
-    from facefold.models.requirements import check_disk_space, require_buildable, require_trainable
+    from facefold.models.requirements import check_disk_space, require_buildable, require_trainable, weights_source
     from facefold.runs import is_run_complete, joined_oof_path
     from facefold.training.budget import BudgetGuard, SessionGuard, load_budget
     from facefold.training.jobs import FoldJob, order_jobs, require_usable_checkpoint
@@ -360,7 +367,9 @@ def train_missing(
         for fold in numbers
     ]
     for job in missing:
-        require_usable_checkpoint(root, job.identity, job.fold, args.force)
+        require_usable_checkpoint(
+            root, job.identity, job.fold, args.force, partial(weights_source, job.recipe, args.weights_dir)
+        )
     names = {job.identity.recipe for job in missing}
     to_train = [recipe for recipe in recipes if recipe.name in names]
     of_images = [recipe for recipe in to_train if not recipe.embeddings]

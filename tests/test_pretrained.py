@@ -10,9 +10,10 @@ from torch.nn.functional import interpolate
 
 from facefold.data.preprocessing import Shape
 from facefold.models import pretrained
+from facefold.models.build import build_model
 from facefold.models.pretrained import build_backbone, read_state_dict
 from facefold.models.recipe import Recipe, load_recipe, parse_recipe
-from facefold.models.requirements import require_weights
+from facefold.models.requirements import require_weights, weights_source
 from facefold.utils.errors import InputError
 
 BUILDINGS = [442, 449, 483, 538, 663, 698, 832]  # bell cote, boathouse, castle, dome, monastery, palace, stupa
@@ -269,3 +270,18 @@ def test_a_package_without_a_file_of_its_own_may_hold_weights(tmp_path, monkeypa
     path = tmp_path / "namespace_weights" / "models" / "weights.pth"
     path.touch()
     assert require_weights(recipe, None) == path
+
+
+def test_the_source_of_weights_is_the_one_that_a_run_records(tmp_path):
+    backbones = {"backbone": "test_efficientnet, test_resnet", "size": 32}
+    frozen = {"freeze_backbone": True, "classifier": "svm"}
+    packages = "package:test_efficientnet_weights, package:test_resnet_weights"
+    for settings in (
+        {"backbone": "cnn5", "size": 32},
+        {"backbone": "test_resnet", "weights": "package:test_resnet_weights", "size": 32},
+        {**backbones, **frozen, "weights": packages},
+    ):
+        recipe = parse_recipe("r", settings, "r.toml")
+        assert weights_source(recipe, None) == build_model(recipe)[1]
+    hub = parse_recipe("r", {"backbone": "resnet18", "weights": "hub"}, "r.toml")
+    assert weights_source(hub, None) == {"source": "hub:timm/resnet18.a1_in1k"}

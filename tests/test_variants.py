@@ -6,6 +6,8 @@ from contextlib import nullcontext
 
 import pytest
 import timm
+import torch
+from safetensors.torch import save_file
 
 import run_all
 import train
@@ -153,3 +155,40 @@ def test_networks_that_cannot_be_built_are_named_before_anything_is_trained(root
         f"recipe unknown: timm {timm.__version__} has no model 'resnet1800'"
     )
     assert run_names(root) == [] and not list((root / "cache").rglob("*.npy"))
+
+
+def test_folds_that_began_from_other_weights_are_named_before_the_rest_is_trained(root, tmp_path, monkeypatch):
+    text = 'backbone = "test_resnet"\nweights = "hub"\nsize = 32\nepochs = 2\nbatch = 8\naugment = "none"\n'
+    (tmp_path / "recipes" / "small.toml").write_text(text)
+    for seed, folder in enumerate(("a", "b")):
+        (tmp_path / folder).mkdir()
+        torch.manual_seed(seed)
+        save_file(timm.create_model("test_resnet").state_dict(), tmp_path / folder / "test_resnet.safetensors")
+    first, second = (("--recipe", "small", "--weights-dir", tmp_path / folder) for folder in ("a", "b"))
+    call("train", root, *first, "--fold", "0")
+    directory = fold_dir(root, "small", 0)
+    again = "Move it away, or train over it with --force."
+    for fold in ("all", "1"):
+        text = refused("train", root, *second, "--fold", fold)
+        assert text == f"{directory} is stale: test_resnet.safetensors has changed since. {again}"
+    assert refused("train", root, "--recipe", "small") == (
+        f"{directory} is stale: it began from test_resnet.safetensors, and the other folds would from "
+        f"hub:timm/test_resnet.r160_in1k. {again}"
+    )
+    shutil.rmtree(directory)
+    save = fold_module.save_checkpoint
+
+    def save_and_die(*args):
+        save(*args)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(fold_module, "save_checkpoint", save_and_die)
+        call("train", root, *first)
+    text = refused("train", root, *second)
+    assert text.startswith(f"{directory / 'checkpoint.pt'} was begun with the weights {{'source': 'test_resnet.safete")
+    assert text.endswith("Name the former with --weights-dir, or train over it with --force.")
+    call("train", root, *second, "--force")
+    sources = [read_json(fold_dir(root, "small", fold) / "run.json")["weights"] for fold in (0, 1)]
+    assert sources[0] == sources[1]
+    call("train", root, "--recipe", "small")  # all is trained: its weights need not be there

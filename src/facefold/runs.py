@@ -241,20 +241,21 @@ def find_unfinished_folds(root: Path, identity: Identity, numbers: Collection[in
 
 
 def find_other_sources(root: Path, identity: Identity, finished: list[int], source: dict, force: bool) -> list[int]:
-    """Return those of the finished folds whose features came from another `source` than this one ({source, sha256}).
+    """Return those of the finished folds whose features or weights came from another `source` ({source, sha256}).
 
     One of them is an `InputError`, or removed if `force`.
     """
     others = []
     for fold in finished:
         directory = fold_dir(root, identity.name, fold)
-        if read_json(directory / "run.json").get("weights") == source:
+        recorded = read_json(directory / "run.json").get("weights") or {}
+        if recorded == source:
             continue
         if not force:
-            raise InputError(
-                f"{directory} is stale: {source['source']} has changed since. Move it away, or train over it with "
-                "--force."
-            )
+            before, now = recorded.get("source", "other weights"), source["source"]
+            cause = f"it began from {before}, and the other folds would from {now}"
+            cause = f"{now} has changed since" if before == now else cause
+            raise InputError(f"{directory} is stale: {cause}. Move it away, or train over it with --force.")
         remove_fold(directory)
         others.append(fold)
     return others

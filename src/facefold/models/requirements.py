@@ -97,15 +97,22 @@ def require_weights(recipe: Recipe, weights_dir: Path | None) -> Path | None:
     return None
 
 
-def weights_source(recipe: Recipe, weights_dir: Path | None) -> dict[str, str] | None:
-    """Return where the recipe's weights come from, {source, sha256} as in run.json; None unless all are in files."""
-    paths = [require_weights(part, weights_dir) for part in recipe.parts]
-    if None in paths:
-        return None
-    return {
-        "source": ", ".join(path.name for path in paths),
-        "sha256": ", ".join(sha256_file(path) for path in paths),
-    }
+def weights_source(recipe: Recipe, weights_dir: Path | None) -> dict[str, str]:
+    """Return where the recipe's weights come from, {source, sha256} as `build_model` and run.json have it."""
+    sources = [_weights_source(part, weights_dir) for part in recipe.parts]
+    keys = dict.fromkeys(key for source in sources for key in source)
+    return {key: ", ".join(source.get(key, "none") for source in sources) for key in keys}
+
+
+def _weights_source(recipe: Recipe, weights_dir: Path | None) -> dict[str, str]:
+    if path := require_weights(recipe, weights_dir):
+        return {"source": path.name, "sha256": sha256_file(path)}
+    if recipe.weights == "none":
+        return {"source": "none"}
+    import timm  # slow
+
+    config = timm.get_pretrained_cfg(recipe.backbone)
+    return {"source": f"hub:{config and (config.hf_hub_id or config.url)}"}  # timm may no longer have the backbone
 
 
 def weights_key(recipe: Recipe, weights_dir: Path | None) -> dict[str, dict]:

@@ -6,7 +6,7 @@ Their `run` imports what trains, so that a process that only plans and starts th
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from pathlib import Path
@@ -226,8 +226,13 @@ def order_jobs(
     return jobs, after
 
 
-def require_usable_checkpoint(root: Path, identity: Identity, fold: int, force: bool) -> None:
-    """Raise `InputError` if the fold has a checkpoint that is damaged or of another identity; remove it if `force`."""
+def require_usable_checkpoint(
+    root: Path, identity: Identity, fold: int, force: bool, find_source: Callable[[], dict] | None = None
+) -> None:
+    """Raise `InputError` if the fold has a checkpoint that is damaged or of another identity; remove it if `force`.
+
+    find_source: returns the source of the pretrained weights that the other folds begin from, if it has to be the same.
+    """
     directory = fold_dir(load_task(root, identity.target).directory(root), identity.name, fold)
     if not (directory / CHECKPOINT_FILE).exists():
         return
@@ -236,6 +241,12 @@ def require_usable_checkpoint(root: Path, identity: Identity, fold: int, force: 
     try:
         if checkpoint := load_checkpoint(directory / CHECKPOINT_FILE):
             require_current(directory, checkpoint.identity, identity)
+            began = checkpoint.meta.weights_source
+            if began and find_source and began != (source := find_source()):
+                raise InputError(
+                    f"{directory / CHECKPOINT_FILE} was begun with the weights {began}, and the other folds would "
+                    f"begin with {source}. Name the former with --weights-dir, or train over it with --force."
+                )
     except InputError:
         if not force:
             raise
