@@ -42,9 +42,9 @@ import tree
 SRC = Path(__file__).resolve().parents[1] / "src"
 sys.path.insert(0, str(SRC))
 
-from facefold.data.audit import load_images_hash  # noqa: E402
 from facefold.data.competition import load_competition  # noqa: E402
 from facefold.data.folds import load_folds  # noqa: E402
+from facefold.data.image_hashes import load_images_hash  # noqa: E402
 from facefold.data.synthetic import write_synthetic_competition  # noqa: E402
 from facefold.models.recipe import load_recipe  # noqa: E402
 from facefold.runs import Identity, fold_dir, seal_fold, write_history, write_predictions  # noqa: E402

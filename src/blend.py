@@ -95,9 +95,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> Blend:
     args = parse_args()
 
-    from facefold.data.audit import load_images_hash
     from facefold.data.competition import load_competition
     from facefold.data.folds import load_folds
+    from facefold.data.image_hashes import load_images_hash
     from facefold.ensemble.added import load_added, plain_name, runs_to_blend
     from facefold.ensemble.blend import make_blend
     from facefold.ensemble.leaderboard import format_headline, format_leaderboard, format_weights_note, log_blend

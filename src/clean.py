@@ -66,10 +66,10 @@ def list_suspects(args: argparse.Namespace) -> None:
     """Write the suspects and their page, and propose corrections if the options ask for some."""
     import numpy as np
 
-    from facefold.data.audit import load_images_hash
     from facefold.data.competition import load_competition
     from facefold.data.duplicates import rows_by_picture
     from facefold.data.folds import load_folds
+    from facefold.data.image_hashes import load_images_hash
     from facefold.ensemble.label_issues import CONFLICT, find_label_issues
     from facefold.models.run_name import parse_run_name
     from facefold.report.pages import MAX_ROWS, label_issues_page, nearest_neighbours

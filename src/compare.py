@@ -74,10 +74,11 @@ def main() -> None:
 
 def compare(args: argparse.Namespace, recipes: list[Recipe]) -> None:
     """Train the heads that are missing; write and print the table."""
-    from facefold.data.audit import check_images, load_images_hash
+    from facefold.data.audit import check_images
     from facefold.data.cache import build_caches
     from facefold.data.competition import load_competition
     from facefold.data.folds import load_folds
+    from facefold.data.image_hashes import load_images_hash
     from facefold.report import figures
     from facefold.report.comparison import CompareJob, comparison_table
     from facefold.task import load_task

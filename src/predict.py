@@ -23,8 +23,8 @@ What these models know is a noisy binary label of faces: nothing here is fit for
 
 --test predicts the competition's test images again by the weights that training left, in place of the test predictions
 there are: for runs whose test predictions are missing, as in what pack.py leaves, or were of other test images than
-those now in competition/test. Nothing is trained; on the machine that trained them the same images give the same bytes.
-Each run.json is sealed again and says of which images its test predictions are.
+those now in competition/test. Runs of other train images are refused. Nothing is trained; on the machine that trained
+them the same images give the same bytes. Each run.json is sealed again and says of which images its predictions are.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def predict_test_images(args: argparse.Namespace) -> None:
     from facefold.data.cache import open_cache
     from facefold.data.competition import load_competition
     from facefold.data.folds import load_folds
-    from facefold.runs import parse_run_names, run_names
+    from facefold.data.image_hashes import hash_splits
+    from facefold.runs import parse_run_names, require_train_images, run_names
     from facefold.task import load_task
     from facefold.training.predict import PredictTestJob, require_network
     from facefold.training.workers import run_jobs, select_devices
@@ -97,6 +98,8 @@ def predict_test_images(args: argparse.Namespace) -> None:
                 require_network(job.name, job.recipe)
             print(f"{job.name} is left out: it learned from features/{job.recipe.embeddings}.npy and has no network")
             jobs.remove(job)
+        for job in jobs:
+            require_train_images(root, job.name, folds.k, hash_splits(root)["train"])
         for preprocessing in {job.recipe.preprocessing for job in jobs}:
             open_cache(competition, "test", preprocessing)  # now, so that processes side by side do not
         run_jobs(jobs, select_devices(args.device, None))

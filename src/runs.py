@@ -28,9 +28,9 @@ def main() -> None:
     if args.csv and args.csv.suffix != ".csv":
         raise InputError(f"--csv {args.csv}: the name of a csv file ends in .csv")
 
-    from facefold.data.audit import load_images_hash
     from facefold.data.competition import load_competition
     from facefold.data.folds import load_folds
+    from facefold.data.image_hashes import load_images_hash
     from facefold.ensemble.run_table import export_predictions, format_run_table, load_run_states, make_run_table
     from facefold.utils.files import write_csv
 

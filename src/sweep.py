@@ -88,10 +88,11 @@ def plan_trials(args: argparse.Namespace) -> list[SweepJob]:
     """Return the trials in order, and build the caches of their images."""
     from dataclasses import replace
 
-    from facefold.data.audit import check_images, load_images_hash
+    from facefold.data.audit import check_images
     from facefold.data.cache import build_caches
     from facefold.data.competition import load_competition
     from facefold.data.folds import load_folds
+    from facefold.data.image_hashes import load_images_hash
     from facefold.models.requirements import require_buildable, require_trainable
     from facefold.models.run_name import parse_run_name
     from facefold.runs import current_identity
@@ -153,9 +154,9 @@ def train_options(args: argparse.Namespace, names: str) -> list[str]:
 
 def score_best(args: argparse.Namespace, best: str) -> None:
     """Train the recipe and the best trial on all folds, and compare them on the folds that did not choose."""
-    from facefold.data.audit import load_images_hash
     from facefold.data.competition import load_competition
     from facefold.data.folds import load_folds
+    from facefold.data.image_hashes import load_images_hash
     from facefold.ensemble.metrics import target_metric
     from facefold.runs import current_identity, load_member
 

@@ -187,11 +187,12 @@ def check_options(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace, tracking: Tracking) -> Trained:
     """Train the folds that are missing, join those of each recipe, and return what there is of them."""
-    from facefold.data.audit import check_images, load_images_hash
+    from facefold.data.audit import check_images
     from facefold.data.competition import load_competition
     from facefold.data.corrections import NO_CORRECTIONS, load_corrections
     from facefold.data.embeddings import embeddings_source, load_embeddings
     from facefold.data.folds import load_folds
+    from facefold.data.image_hashes import load_images_hash
     from facefold.models.recipe import load_recipes
     from facefold.models.requirements import weights_source
     from facefold.models.run_name import run_suffix

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from command import call, refused
-from facefold.data.audit import audit_competition, load_images_hash
+from facefold.data.audit import audit_competition
 from facefold.data.cache import ImageCache
 from facefold.data.competition import load_competition
 from facefold.data.corrections import NO_CORRECTIONS
 from facefold.data.folds import group_rows, load_folds, make_folds, write_folds
+from facefold.data.image_hashes import load_images_hash
 from facefold.data.images import ImageProblem, decode_image, open_image
 from facefold.data.synthetic import write_synthetic_competition
 from facefold.ensemble import apply as apply_module
@@ -196,6 +197,20 @@ def test_a_blend_of_former_test_images_is_refused_until_they_are_predicted_again
     small = ("--recipes", "small")
     for step, *options in (("predict", "--test", *small), ("blend", *small), ("report",)):
         call(step, root, *options)
+
+
+def test_a_run_of_other_train_images_does_not_predict_new_test_images(root):
+    """Its run.json would say that it is of the images there are now."""
+    for part in ("test/81.jpg", "train/1.jpg"):
+        path = root / "competition" / part
+        cv2.imwrite(str(path), 255 - cv2.imread(str(path)))
+    audit_competition(root)
+    before = (fold_dir(root, "small", 0) / "run.json").read_bytes()
+    assert refused("predict", root, "--test", "--recipes", "small") == (
+        f"{root / 'runs' / 'small' / 'fold_0'} is stale: it was trained on other train images. Move it away, or train "
+        "over it with `train.py --recipe small --force`."
+    )
+    assert (fold_dir(root, "small", 0) / "run.json").read_bytes() == before
 
 
 def test_a_blend_for_another_metric_is_not_packed(root, tmp_path):

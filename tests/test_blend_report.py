@@ -18,9 +18,10 @@ import pytest
 
 from command import SRC, call, refused, run
 from facefold.cli import load_step_costs
-from facefold.data.audit import check_images, load_images_hash
+from facefold.data.audit import check_images
 from facefold.data.competition import load_competition
 from facefold.data.folds import load_folds
+from facefold.data.image_hashes import load_images_hash
 from facefold.ensemble.blend import load_blend
 from facefold.ensemble.methods import METHOD_NAMES
 from facefold.models import requirements

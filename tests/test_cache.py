@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from facefold.data import cache, images
-from facefold.data.audit import check_images, load_images_hash, load_thumbnails
+from facefold.data.audit import check_images, load_thumbnails
 from facefold.data.competition import load_competition
 from facefold.data.duplicates import find_duplicates
+from facefold.data.image_hashes import load_images_hash
 from facefold.data.images import decode_image
 from facefold.data.preprocessing import Preprocessing, Shape
 from facefold.data.synthetic import write_synthetic_competition

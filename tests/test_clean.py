@@ -14,10 +14,10 @@ import torch
 
 import clean
 from command import apart, call, refused, run
-from facefold.data.audit import load_images_hash
 from facefold.data.competition import load_competition
 from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.folds import load_folds
+from facefold.data.image_hashes import load_images_hash
 from facefold.data.synthetic import write_synthetic_competition
 from facefold.ensemble.label_issues import COLUMNS
 from facefold.models.recipe import load_recipe

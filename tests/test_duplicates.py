@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facefold.data import audit, duplicates
-from facefold.data.audit import THUMBNAIL_SIDE, THUMBNAIL_VERSION, check_images, load_images_hash, load_thumbnails
+from facefold.data.audit import THUMBNAIL_SIDE, THUMBNAIL_VERSION, check_images, load_thumbnails
 from facefold.data.competition import load_competition
+from facefold.data.image_hashes import load_images_hash
 from facefold.data.images import read_thumbnail
 from facefold.data.layout import install_competition
 from facefold.data.synthetic import write_synthetic_competition

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from facefold.data.audit import load_images_hash
 from facefold.data.cache import build_caches
 from facefold.data.competition import load_competition
 from facefold.data.corrections import NO_CORRECTIONS
 from facefold.data.folds import load_folds
+from facefold.data.image_hashes import load_images_hash
 from facefold.data.preprocessing import Preprocessing
 from facefold.models import recipe as recipes
 from facefold.models.feature_cache import feature_cache_bytes

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
-from facefold.data.audit import load_images_hash
 from facefold.data.cache import ImageCache, build_caches
 from facefold.data.folds import load_folds, make_folds, write_folds
+from facefold.data.image_hashes import load_images_hash
 from facefold.data.preprocessing import Preprocessing
 from facefold.models import recipe as recipes
 from facefold.models.build import build_model

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from command import RECIPE, call, few_methods, refused, run, train_here
-from facefold.data.audit import load_images_hash
 from facefold.data.cache import ImageCache, join_caches
+from facefold.data.image_hashes import load_images_hash
 from facefold.data.pseudo_labels import DEFAULT_WEIGHT, PseudoLabels
 from facefold.models import recipe as recipes
 from facefold.runs import (

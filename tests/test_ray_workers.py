@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from facefold.data.audit import load_images_hash
 from facefold.data.cache import build_caches
 from facefold.data.corrections import NO_CORRECTIONS
 from facefold.data.folds import load_folds
+from facefold.data.image_hashes import load_images_hash
 from facefold.data.pseudo_labels import PseudoLabels
 from facefold.models.recipe import load_recipe
 from facefold.runs import Identity

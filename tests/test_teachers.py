@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from command import RECIPE, call, refused, train_here
-from facefold.data.audit import load_images_hash
 from facefold.data.competition import load_competition
 from facefold.data.folds import load_folds
+from facefold.data.image_hashes import load_images_hash
 from facefold.data.pseudo_labels import PseudoLabels
 from facefold.models.classifiers import apply_classifier, fit_classifier
 from facefold.runs import fold_dir, joined_oof_path

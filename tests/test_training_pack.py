@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from command import call, refused, run, work_here
-from facefold.data.audit import load_images_hash
 from facefold.data.folds import load_folds
+from facefold.data.image_hashes import hash_splits, load_images_hash
 from facefold.kaggle import notebook, pack
-from facefold.kaggle.session import hash_splits
 from facefold.models.recipe import load_recipe
 from facefold.runs import current_identity
 from facefold.training.checkpoint import CheckpointMeta, save_checkpoint

@@ -354,6 +354,21 @@ def shared_corrections(members: list[Member]) -> Corrections:
     return next(iter(corrections.values()), NO_CORRECTIONS)
 
 
+def require_train_images(root: Path, name: str, k: int, train_images: str) -> None:
+    """Raise `InputError` if one of the run's `k` folds learned from other train images than those with this hash.
+
+    Runs of earlier versions do not record theirs.
+    """
+    for fold in range(k):
+        directory = fold_dir(root, name, fold)
+        run = read_json(directory / "run.json")
+        if run.get("train_images", train_images) != train_images:
+            raise InputError(
+                f"{directory} is stale: it was trained on other train images. Move it away, or train over it with "
+                f"`train.py {_options(name, recorded_task(run))} --force`."
+            )
+
+
 def replace_test_predictions(
     directory: Path, ids: list[str], prob: np.ndarray, features: NpyRows | np.ndarray, images_hash: str
 ) -> None:

@@ -25,6 +25,7 @@ from facefold.data.competition import (
     stored_task,
 )
 from facefold.data.csv_file import Findings
+from facefold.data.image_hashes import load_images_hash
 from facefold.data.image_names import has_image_suffix
 from facefold.data.images import ImageFacts, ImageProblem, JpegHeader, inspect_image, map_images, read_thumbnail
 from facefold.data.nearest import describe_left_out, describe_nearest, nearest_files
@@ -141,22 +142,6 @@ def was_accepted(root: Path) -> bool:
         return all(kept[name] == sha256_file(folder / name) for name in ("train.csv", rows_file(folder, "test")))
     except (InputError, OSError, KeyError):
         return False
-
-
-def load_images_hash(root: Path) -> str:
-    """Return the sha256 of the table that `check_images` kept: the identity of all images and their ids.
-
-    Raises `InputError` if there is no table, or if it was edited.
-    """
-    path = root / "cache" / "images.csv"
-    if not path.is_file() or not path.with_suffix(".json").is_file():
-        raise InputError(f"{path} is missing: the images were not checked yet. Run `python src/audit.py` first.")
-    sha256 = sha256_file(path)
-    if read_json(path.with_suffix(".json")).get("images") != sha256:
-        raise InputError(
-            f"{path} is not what the audit wrote (its checksum differs). Run `python src/audit.py` to write it again."
-        )
-    return sha256
 
 
 def load_thumbnails(competition: Competition) -> Thumbnails:

@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from facefold.data.audit import load_images_hash
 from facefold.data.competition import SPLITS, Competition
 from facefold.data.extra_rows import NO_EXTRA_ROWS, ExtraRows
+from facefold.data.image_hashes import load_images_hash
 from facefold.data.images import decode_image, map_images
 from facefold.data.preprocessing import Preprocessing
 from facefold.utils.console import no_bar

@@ -23,9 +23,10 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from facefold.data.audit import check_images, load_images_hash, load_thumbnails
+from facefold.data.audit import check_images, load_thumbnails
 from facefold.data.competition import Competition
 from facefold.data.folds import Folds, group_rows
+from facefold.data.image_hashes import load_images_hash
 from facefold.utils.files import HASHED, is_intact, lock_directory, read_csv, remove_files, write_checksum, write_csv
 from facefold.utils.npy import NpyRows
 

@@ -222,8 +222,8 @@ def runs_to_blend(directory: Path, recipes: str | None, added: Sequence[str]) ->
             raise InputError(f"--add names {name} twice; give each its own name")
         if name in there:
             raise InputError(
-                f"--add {name}: a run under runs/ has that name; give the predictions another one, and their column too "
-                "if the files have columns of several runs"
+                f"--add {name}: a run under runs/ has that name; give the predictions another one, and their column "
+                "too if the files have columns of several runs"
             )
     if not recipes:
         return there

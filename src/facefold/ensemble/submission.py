@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from facefold.data.audit import load_images_hash
 from facefold.data.competition import Competition
 from facefold.data.csv_file import Findings, compare_ids, index_ids, quoted, read_table
 from facefold.data.folds import Folds
+from facefold.data.image_hashes import load_images_hash
 from facefold.data.task_inference import as_number
 from facefold.ensemble.added import ADDED, AddedMember, added_paths, copy_added
 from facefold.ensemble.blend import Blend, submitted_name

@@ -9,7 +9,6 @@ OUTPUT/submission.csv   of the runs that are complete; likewise OUTPUT/report.ht
 Nothing but the standard library is needed, as packages may have to be installed first.
 """
 
-import csv
 import json
 import re
 import shutil
@@ -19,11 +18,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from facefold.data.image_hashes import hash_splits
 from facefold.data.image_names import has_image_suffix
 from facefold.kaggle.kernel import MARK, competition_folders, copy_folder, install_wheels, single_folder
 from facefold.utils.console import parse_budget
 from facefold.utils.errors import InputError
-from facefold.utils.files import format_bytes, read_json, sha256_text, write_json
+from facefold.utils.files import format_bytes, read_json, write_json
 
 SESSION_MARK = "facefold_session.json"
 LIMIT = 20_000_000_000  # bytes that Kaggle keeps of OUTPUT
@@ -271,14 +271,6 @@ def parse_session(text: str, option: str) -> float:
         limit = f"Kaggle ends a session after {SECONDS // 3600} hours and then keeps nothing of it"
         raise InputError(f"{option} {text}: {limit}; take less, such as 11h")
     return seconds
-
-
-def hash_splits(root: Path) -> dict[str, str]:
-    """Return the sha256 of the audit's rows on the images of each split: what they are, in which order."""
-    with open(root / "cache" / "images.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = list(csv.reader(file))
-    parts = {split: json.dumps([row for row in rows if row[0] == split]) for split in ("train", "test")}
-    return {split: sha256_text(text) for split, text in parts.items()}
 
 
 def _check_settings(recipes: Sequence[str], options: Sequence[str]) -> None:

@@ -12,12 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from facefold.data.audit import load_images_hash
 from facefold.data.folds import load_folds
+from facefold.data.image_hashes import hash_splits, load_images_hash
 from facefold.kaggle.kernel import MARK
 from facefold.kaggle.notebook import NOTEBOOK, training_notebook
 from facefold.kaggle.pack import audit_options, copy_file, copy_folds, copy_source
-from facefold.kaggle.session import hash_splits
 from facefold.models.recipe import Recipe
 from facefold.models.requirements import require_weights
 from facefold.models.run_name import parse_run_name

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from facefold.data.audit import load_images_hash
 from facefold.data.cache import open_cache
 from facefold.data.competition import SPLITS, Competition, load_competition
 from facefold.data.embeddings import compute_blocks, write_embeddings
+from facefold.data.image_hashes import load_images_hash
 from facefold.models.recipe import Recipe
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_file, sha256_text

@@ -18,6 +18,7 @@ from facefold.data.corrections import NO_CORRECTIONS, Corrections
 from facefold.data.embeddings import load_embeddings
 from facefold.data.extra_rows import NO_EXTRA_ROWS, ExtraRows
 from facefold.data.folds import load_folds
+from facefold.data.image_hashes import hash_splits
 from facefold.data.pseudo_labels import NO_PSEUDO_LABELS, PseudoLabels
 from facefold.models.recipe import Recipe, view_names
 from facefold.runs import (
@@ -153,6 +154,7 @@ class FoldJob:
             write_predictions(directory, "test", task.test_images.ids, result.test_prob, result.test_features, target)
             held_out = [*task.valid["id"], *([] if trained.monitor is None else trained.monitor["id"])]
             facts = {**result.facts, "pseudo_labels": self.pseudo.facts, **self.extra.facts(held_out)}
+            facts["train_images"] = hash_splits(self.root)["train"]
             seal_fold(directory, self.identity, facts, self.corrections)
             task.checkpoint.unlink(missing_ok=True)  # a classifier has none
         remove_feature_caches(self.root, self.identity, load_folds(self.root, target).k)

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from facefold.data.audit import load_images_hash
 from facefold.data.cache import ImageCache, open_cache
 from facefold.data.competition import load_competition
+from facefold.data.image_hashes import load_images_hash
 from facefold.models.build import Net
 from facefold.models.feature_cache import FeatureCache
 from facefold.models.inference import (
