@@ -54,11 +54,11 @@ def test_rubbish_is_told_or_harmless(tmp_path, target):
 
 def test_the_fuzz_keeps_what_crashes(monkeypatch):
     def check(_folder, data):
-        assert b"a" not in data
+        assert len(data) < 2
 
     monkeypatch.setitem(fuzz.TARGETS, "csv", (st.binary(max_size=3), check))
     tally = fuzz.fuzz("csv", 0.01, 0)
-    assert tally.inputs > 1 and len(tally.crashes) == 1 and tally.crashes[0][1] == b"a"  # shrunk
+    assert tally.inputs > 1 and {data for _, data in tally.crashes} == {b"\0\0"}  # shrunk; one of each round
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
