@@ -130,11 +130,12 @@ def pack_training(args: argparse.Namespace) -> None:
     from facefold.models.recipe import load_recipes
 
     recipes = load_recipes(args.train)
-    weights = find_weights(recipes, args.weights_dir and args.weights_dir.resolve())
+    weights_dir = args.weights_dir and args.weights_dir.resolve()
+    weights = find_weights(recipes, weights_dir)
     if not args.no_wheels:
         require_wheels(args.python, weights.packages)
     with hold_root(args.root, alone=True):  # no fold is trained, or removed, meanwhile
-        trained = find_trained_folds(args.root, recipes, gpu=not args.cpu)
+        trained = find_trained_folds(args.root, recipes, weights_dir, gpu=not args.cpu)
         with staged_upload(args.out) as staged:
             write_metadata(staged, args.user, args.competition, gpu=not args.cpu, trains=True)
             audit = images_options(args.images)

@@ -34,7 +34,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -194,7 +194,6 @@ def train(args: argparse.Namespace, tracking: Tracking) -> Trained:
     from facefold.data.folds import load_folds
     from facefold.data.image_hashes import load_images_hash
     from facefold.models.recipe import load_recipes
-    from facefold.models.requirements import weights_source
     from facefold.models.run_name import run_suffix
     from facefold.runs import find_other_sources, find_unfinished_folds, is_fold_sealed, require_distinct
 
@@ -223,13 +222,8 @@ def train(args: argparse.Namespace, tracking: Tracking) -> Trained:
     unfinished = {
         identity: find_unfinished_folds(target_root, identity, numbers, args.force) for identity in identities
     }
-    for recipe, (identity, missing) in zip(recipes, unfinished.items(), strict=True):
-        sealed = {fold for fold in range(folds.k) if is_fold_sealed(target_root, identity.name, fold)}
-        source = sources.get(recipe.name)
-        if source is None and missing and sealed:  # of a finished run the weights may be gone
-            source = weights_source(recipe, args.weights_dir)
-            find_other_sources(target_root, identity, sorted(sealed - {*numbers}), source, force=False)
-        if source:
+    for identity, missing in unfinished.items():
+        if source := sources.get(identity.recipe):
             finished = [fold for fold in numbers if fold not in missing]
             missing += find_other_sources(target_root, identity, finished, source, args.force)
     for recipe, identity in zip(recipes, identities, strict=True):
@@ -341,7 +335,7 @@ def train_missing(
         start_server()  # it imports while this process does
     from facefold.data.cache import build_caches_ahead
     from facefold.models.requirements import check_disk_space, require_buildable, require_trainable, weights_source
-    from facefold.runs import is_run_complete, joined_oof_path
+    from facefold.runs import is_run_complete, joined_oof_path, require_same_weights
     from facefold.training.budget import BudgetGuard, SessionGuard, load_budget
     from facefold.training.jobs import FoldJob, order_jobs, require_usable_checkpoint
 
@@ -367,14 +361,16 @@ def train_missing(
         for recipe, (identity, numbers) in zip(recipes, unfinished.items(), strict=True)
         for fold in numbers
     ]
-    for job in missing:
-        require_usable_checkpoint(
-            root, job.identity, job.fold, args.force, partial(weights_source, job.recipe, args.weights_dir)
-        )
     names = {job.identity.recipe for job in missing}
     to_train = [recipe for recipe in recipes if recipe.name in names]
     of_images = [recipe for recipe in to_train if not recipe.embeddings]
     require_buildable(of_images)
+    for recipe, (identity, numbers) in zip(recipes, unfinished.items(), strict=True):
+        find_source = cache(partial(weights_source, recipe, args.weights_dir))
+        if numbers and not recipe.embeddings:
+            require_same_weights(target_root, identity, folds.k, find_source)
+        for fold in numbers:
+            require_usable_checkpoint(root, identity, fold, args.force, find_source)
     print_progress(
         check_disk_space(
             target_root, competition, of_images, bool(additions.pseudo.makers), additions.extra, workers.devices[0]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from dataclasses import replace
 from importlib.util import find_spec
@@ -16,7 +17,7 @@ from facefold.kaggle import notebook, pack
 from facefold.models.recipe import load_recipe
 from facefold.runs import current_identity
 from facefold.training.checkpoint import CheckpointMeta, save_checkpoint
-from facefold.utils.files import lock_directory
+from facefold.utils.files import lock_directory, read_json, write_json
 
 NAMES = ("--user", "someone", "--competition", "faces")
 
@@ -188,3 +189,16 @@ def test_a_stale_run_is_refused_here_and_not_there(root, tmp_path, monkeypatch):
     monkeypatch.setattr("facefold.runs.load_recipe", lambda name: recipe)
     options = ("--train", "demo_cnn@2", "--no-wheels", "--out", tmp_path / "out")
     assert "is stale: it was trained with another version of the recipe" in refused("pack", root, *NAMES, *options)
+
+
+def test_folds_that_began_from_other_weights_are_not_packed(root, tmp_path):
+    copy = tmp_path / "root"
+    shutil.copytree(root, copy)
+    directory = copy / "runs" / "demo_cnn@2" / "fold_0"
+    run_facts = {key: value for key, value in read_json(directory / "run.json").items() if key != "sha256"}
+    write_json(directory / "run.json", {**run_facts, "weights": {"source": "a.safetensors"}})
+    assert refused("pack", copy, "--train", "demo_cnn@2", "--no-wheels", "--out", tmp_path / "out", *NAMES) == (
+        f"{directory} began from the weights {{'source': 'a.safetensors'}}, and the other folds would begin from "
+        f"{{'source': 'none'}}. Name the former with --weights-dir, or move {directory.parent} away to train all folds "
+        "from the latter."
+    )

@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 import run_all
 import train
 from command import RECIPE, call, refused, run, train_here
-from facefold.runs import fold_dir, run_names
+from facefold.runs import fold_dir, is_fold_sealed, run_names
 from facefold.training import fold as fold_module
 from facefold.training import plan
 from facefold.utils import processes
-from facefold.utils.files import read_json
+from facefold.utils.files import read_json, sha256_file
 
 NAMES = ["demo_cnn", "demo_cnn#1", "demo_cnn#2", "demo_cnn~lr=0.005~size=24@3#1"]
 
@@ -150,9 +150,11 @@ def test_the_whole_job_plans_trains_and_blends_the_variants(root, monkeypatch, c
 @pytest.mark.parametrize("force", [(), ("--force",)])
 def test_networks_that_cannot_be_built_are_named_before_anything_is_trained(root, tmp_path, force):
     (tmp_path / "recipes" / "unknown.toml").write_text('backbone = "resnet1800"\nsize = 32\n')
-    assert refused("train", root, "--recipe", "demo_cnn,demo_cnn~size=8,unknown", *force) == (
+    (tmp_path / "recipes" / "untagged.toml").write_text('backbone = "test_resnet.r160"\nsize = 32\n')
+    assert refused("train", root, "--recipe", "demo_cnn,demo_cnn~size=8,unknown,untagged", *force) == (
         "recipe demo_cnn~size=8: cnn3 halves the image four times: size = 8 should be 16 or more\n"
-        f"recipe unknown: timm {timm.__version__} has no model 'resnet1800'"
+        f"recipe unknown: timm {timm.__version__} has no model 'resnet1800'\n"
+        f"recipe untagged: timm {timm.__version__} has no weights 'r160' of test_resnet; it has: r160_in1k"
     )
     assert run_names(root) == [] and not list((root / "cache").rglob("*.npy"))
 
@@ -167,14 +169,22 @@ def test_folds_that_began_from_other_weights_are_named_before_the_rest_is_traine
     first, second = (("--recipe", "small", "--weights-dir", tmp_path / folder) for folder in ("a", "b"))
     call("train", root, *first, "--fold", "0")
     directory = fold_dir(root, "small", 0)
-    again = "Move it away, or train over it with --force."
-    for fold in ("all", "1"):
-        text = refused("train", root, *second, "--fold", fold)
-        assert text == f"{directory} is stale: test_resnet.safetensors has changed since. {again}"
-    assert refused("train", root, "--recipe", "small") == (
-        f"{directory} is stale: it began from test_resnet.safetensors, and the other folds would from "
-        f"hub:timm/test_resnet.r160_in1k. {again}"
-    )
+    began = read_json(directory / "run.json")["weights"]
+    sha256 = sha256_file(tmp_path / "b" / "test_resnet.safetensors")
+    other = {"source": "test_resnet.safetensors", "sha256": sha256}
+    hub = {"source": "hub:timm/test_resnet.r160_in1k"}
+    for source, options in (
+        (other, second),
+        (other, (*second, "--fold", "1")),
+        (other, (*second, "--fold", "1", "--force")),
+        (hub, ("--recipe", "small")),
+        (hub, ("--recipe", "small", "--force")),  # which may not be reached: a fold that is finished stays
+    ):
+        assert refused("train", root, *options) == (
+            f"{directory} began from the weights {began}, and the other folds would begin from {source}. Name the "
+            f"former with --weights-dir, or move {directory.parent} away to train all folds from the latter."
+        )
+        assert is_fold_sealed(root, "small", 0)
     shutil.rmtree(directory)
     save = fold_module.save_checkpoint
 

@@ -18,7 +18,7 @@ a file that was torn or edited afterwards is found before it is used.
 import json
 import re
 import shutil
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -241,24 +241,39 @@ def find_unfinished_folds(root: Path, identity: Identity, numbers: Collection[in
 
 
 def find_other_sources(root: Path, identity: Identity, finished: list[int], source: dict, force: bool) -> list[int]:
-    """Return those of the finished folds whose features or weights came from another `source` ({source, sha256}).
+    """Return those of the finished folds whose features came from another `source` than this one ({source, sha256}).
 
     One of them is an `InputError`, or removed if `force`.
     """
     others = []
     for fold in finished:
         directory = fold_dir(root, identity.name, fold)
-        recorded = read_json(directory / "run.json").get("weights") or {}
-        if recorded == source:
+        if read_json(directory / "run.json").get("weights") == source:
             continue
         if not force:
-            before, now = recorded.get("source", "other weights"), source["source"]
-            cause = f"it began from {before}, and the other folds would from {now}"
-            cause = f"{now} has changed since" if before == now else cause
-            raise InputError(f"{directory} is stale: {cause}. Move it away, or train over it with --force.")
+            raise InputError(
+                f"{directory} is stale: {source['source']} has changed since. Move it away, or train over it with "
+                "--force."
+            )
         remove_fold(directory)
         others.append(fold)
     return others
+
+
+def require_same_weights(root: Path, identity: Identity, k: int, find_source: Callable[[], dict]) -> None:
+    """Raise `InputError` if one of the run's `k` folds began from other pretrained weights than the rest would.
+
+    find_source: returns the source of these, {source, sha256}; it is called if a fold is sealed.
+    """
+    for directory in (fold_dir(root, identity.name, fold) for fold in range(k)):
+        if not (directory / "run.json").exists():
+            continue
+        began, source = read_json(directory / "run.json").get("weights"), find_source()
+        if began and began != source:
+            raise InputError(
+                f"{directory} began from the weights {began}, and the other folds would begin from {source}. Name the "
+                f"former with --weights-dir, or move {directory.parent} away to train all folds from the latter."
+            )
 
 
 def remove_fold(directory: Path) -> None:

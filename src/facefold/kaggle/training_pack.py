@@ -10,6 +10,7 @@ From one session to the next the notebook's output is an input of its own: nothi
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 
 from facefold.data.folds import load_folds
@@ -18,9 +19,16 @@ from facefold.kaggle.kernel import MARK
 from facefold.kaggle.notebook import NOTEBOOK, training_notebook
 from facefold.kaggle.pack import audit_options, copy_file, copy_folds, copy_source
 from facefold.models.recipe import Recipe
-from facefold.models.requirements import require_weights
+from facefold.models.requirements import require_weights, weights_source
 from facefold.models.run_name import parse_run_name
-from facefold.runs import CHECKPOINT_FILE, RESULT_FILES, current_identity, find_unfinished_folds, fold_dir
+from facefold.runs import (
+    CHECKPOINT_FILE,
+    RESULT_FILES,
+    current_identity,
+    find_unfinished_folds,
+    fold_dir,
+    require_same_weights,
+)
 from facefold.task import TASK_FILE, load_task
 from facefold.training.jobs import require_usable_checkpoint
 from facefold.utils.errors import InputError
@@ -73,10 +81,11 @@ def find_weights(recipes: Sequence[Recipe], weights_dir: Path | None) -> Weights
     return Weights(list(packages), files)
 
 
-def find_trained_folds(root: Path, recipes: Sequence[Recipe], gpu: bool) -> TrainedFolds:
+def find_trained_folds(root: Path, recipes: Sequence[Recipe], weights_dir: Path | None, gpu: bool) -> TrainedFolds:
     """Find what the sessions continue with. Raise `InputError` for what the notebook would refuse.
 
-    gpu: whether it trains on GPUs: a checkpoint continues on the kind of device on which it began.
+    weights_dir: of the weights that are packed. gpu: whether it trains on GPUs: a checkpoint continues on the kind of
+    device on which it began.
     """
     if not any((root / "runs" / recipe.name).is_dir() for recipe in recipes):
         return TrainedFolds([], None)
@@ -86,13 +95,16 @@ def find_trained_folds(root: Path, recipes: Sequence[Recipe], gpu: bool) -> Trai
         seed = parse_run_name(recipe.name).seed or folds.seed
         identity = replace(current_identity(recipe.name, folds, images), seed=seed)
         unfinished = find_unfinished_folds(root, identity, range(folds.k), force=False)
+        find_source = cache(partial(weights_source, recipe, weights_dir))
+        if unfinished and not recipe.embeddings:
+            require_same_weights(root, identity, folds.k, find_source)
         for fold in range(folds.k):
             directory = fold_dir(root, recipe.name, fold)
             if fold not in unfinished:
                 files += [directory / name for name in ("run.json", *RESULT_FILES)]
                 finished += 1
             elif (directory / CHECKPOINT_FILE).exists():
-                require_usable_checkpoint(root, identity, fold, force=False)
+                require_usable_checkpoint(root, identity, fold, False, find_source)
                 _require_same_device(directory / CHECKPOINT_FILE, "cuda" if gpu else "cpu")
                 files.append(directory / CHECKPOINT_FILE)
                 begun += 1

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from facefold.data.preprocessing import Shape
 from facefold.models.face_resnet import read_face_resnet  # which adds face_resnet to timm's models
 from facefold.models.recipe import Recipe
-from facefold.models.requirements import require_weights
+from facefold.models.requirements import pretrained_config, require_weights
 from facefold.utils.errors import InputError
 from facefold.utils.files import sha256_file
 
@@ -30,10 +30,9 @@ def build_backbone(
         drop_head: Whether the model returns pooled features instead of ImageNet logits.
         pretrained: False builds the structure only, for a state that is loaded next.
     """
-    if not timm.is_model(recipe.backbone):
-        raise InputError(f"recipe {recipe.name}: timm {timm.__version__} has no model '{recipe.backbone}'")
+    config = pretrained_config(recipe)
     settings: dict = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
-    if timm.get_pretrained_cfg(recipe.backbone).fixed_input_size:
+    if config.fixed_input_size:
         settings["img_size"] = recipe.size  # a transformer's position embeddings are resampled to it
     headless = {**settings, "num_classes": 0} if drop_head else settings
     if not pretrained or recipe.weights == "none":

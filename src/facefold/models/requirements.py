@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from facefold.data.cache import missing_cache_bytes
 from facefold.data.competition import Competition
@@ -18,6 +19,9 @@ from facefold.utils.environment import installed_version
 from facefold.utils.errors import InputError
 from facefold.utils.files import format_bytes, require_disk_space, sha256_file
 from facefold.utils.processes import process_pool, start_server
+
+if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
 
 PROJECT = Path(__file__).resolve().parents[3]
 PACKAGED_FILES = ("*/*.pth", "*/dlib_face_recognition_resnet_model_v1.dat")  # of weights, in their package
@@ -87,9 +91,7 @@ def require_weights(recipe: Recipe, weights_dir: Path | None) -> Path | None:
             f"{weights_dir} has no weights for recipe {recipe.name}: expected {backbone} with one of the endings "
             f"{', '.join(LOCAL_ENDINGS)}"
         )
-    import timm  # slow
-
-    if timm.is_model(backbone) and not timm.get_pretrained_cfg(backbone).has_weights:
+    if not pretrained_config(recipe).has_weights:
         raise InputError(
             f"recipe {recipe.name}: timm's hub has no weights for {backbone}. "
             f"Put {backbone}.safetensors (or .pth) into a folder and name it with --weights-dir"
@@ -109,10 +111,24 @@ def _weights_source(recipe: Recipe, weights_dir: Path | None) -> dict[str, str]:
         return {"source": path.name, "sha256": sha256_file(path)}
     if recipe.weights == "none":
         return {"source": "none"}
+    config = pretrained_config(recipe)
+    return {"source": f"hub:{config.hf_hub_id or config.url}"}
+
+
+def pretrained_config(recipe: Recipe) -> "PretrainedCfg":
+    """Return what timm knows of the backbone's weights. Raise `InputError` if it has no such model, or no such tag."""
     import timm  # slow
 
-    config = timm.get_pretrained_cfg(recipe.backbone)
-    return {"source": f"hub:{config and (config.hf_hub_id or config.url)}"}  # timm may no longer have the backbone
+    model, _, tag = recipe.backbone.partition(".")
+    if not timm.is_model(recipe.backbone):
+        raise InputError(f"recipe {recipe.name}: timm {timm.__version__} has no model '{recipe.backbone}'")
+    try:
+        return timm.get_pretrained_cfg(recipe.backbone)
+    except RuntimeError as error:
+        tags = ", ".join(name.partition(".")[2] for name in timm.list_pretrained(f"{model}.*")) or "none"
+        raise InputError(
+            f"recipe {recipe.name}: timm {timm.__version__} has no weights '{tag}' of {model}; it has: {tags}"
+        ) from error
 
 
 def weights_key(recipe: Recipe, weights_dir: Path | None) -> dict[str, dict]:
