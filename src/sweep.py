@@ -77,10 +77,13 @@ def sweep(args: argparse.Namespace) -> None:
         print("every trial diverged, its loss was not finite: search at smaller values of lr")
     elif best == base:
         print(f"no trial has a smaller loss than {base} itself")
-    elif args.score and base not in diverged:  # which could not be trained to be compared with
+    elif args.score and base not in diverged:
         score_best(args, best)
     else:
-        print("the best, to be scored on other rows than those that chose it: add --score, or train it:")
+        if base in diverged:
+            print(f"{base} itself diverged, so there is nothing to compare the best with; train it:")
+        else:
+            print("the best, to be scored on other rows than those that chose it: add --score, or train it:")
         print(f"  python src/train.py{root_option(args.root)} {' '.join(train_options(args, best))}")
 
 
@@ -97,7 +100,7 @@ def plan_trials(args: argparse.Namespace) -> list[SweepJob]:
     from facefold.models.run_name import parse_run_name
     from facefold.runs import current_identity
     from facefold.task import load_task
-    from facefold.training.sweep import SweepJob, parse_grid, sweep_recipes
+    from facefold.training.sweep import SweepJob, distinct_networks, parse_grid, sweep_recipes
 
     task = load_task(args.root)
     recipes = sweep_recipes(args.recipe, parse_grid(args.over), args.trials, args.seed)
@@ -107,7 +110,7 @@ def plan_trials(args: argparse.Namespace) -> list[SweepJob]:
     if not 0 <= args.fold < folds.k:
         raise InputError(f"--fold {args.fold}: the folds are 0 to {folds.k - 1}")
     require_trainable(recipes, task, args.weights_dir)
-    require_buildable(recipes)
+    require_buildable(distinct_networks(recipes))
     check_images(competition)
     images_hash = load_images_hash(args.root)
     for preprocessing in dict.fromkeys(recipe.preprocessing for recipe in recipes):

@@ -205,7 +205,8 @@ def test_a_trial_that_diverges_is_finished_and_never_the_best(tiny, make_competi
     found = run("sweep", tmp_path, *command, "--score")
     assert found.returncode == 0, found.stderr
     assert found.stdout.endswith(
-        f"add --score, or train it:\n  python src/train.py --root {tmp_path} --recipe hot~lr=0.003\n"
+        "hot itself diverged, so there is nothing to compare the best with; train it:\n"
+        f"  python src/train.py --root {tmp_path} --recipe hot~lr=0.003\n"
     )
     rows = (tmp_path / "sweep" / "hot" / "sweep.csv").read_text().splitlines()
     assert rows[1].startswith("hot~lr=0.003,whole,3,") and rows[2:] == ["hot,diverged,0,inf,0,acc"]
@@ -251,6 +252,19 @@ def test_a_trial_is_ranked_by_the_epoch_that_early_stopping_keeps(tiny):
         ["whole_3", 3, 0.25, 0.75],
         ["whole_1", 1, 0.5, 0.5],
     ]
+
+
+def test_a_trial_of_a_version_that_did_not_record_the_epoch_is_trained_again(tiny):
+    stopping = load_recipe("stopping")
+    jobs = [trial(tiny, "whole", [0.5], stopping), trial(tiny, "whole", [0.5, 0.25], stopping, kept=0)]
+    assert [job.finished for job in jobs] == [False, True]
+    assert trial(tiny, "whole", [0.5]).finished and trial(tiny, "diverged", [0.5], stopping).finished
+
+
+def test_of_trials_with_one_network_one_is_built():
+    names = ("demo_cnn", "demo_cnn~lr=0.01", "demo_cnn~width=8", "demo_cnn~lr=0.01~width=8", "demo_cnn~dropout=0.25")
+    found = sweep.distinct_networks([load_recipe(name) for name in names])
+    assert [recipe.name for recipe in found] == ["demo_cnn", "demo_cnn~width=8", "demo_cnn~dropout=0.25"]
 
 
 def test_a_trial_records_the_epoch_that_early_stopping_keeps(tiny, make_competition, tmp_path, monkeypatch):

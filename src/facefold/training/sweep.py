@@ -50,6 +50,15 @@ class Hopeless(Exception):
         self.history = history
 
 
+def distinct_networks(recipes: Iterable[Recipe]) -> list[Recipe]:
+    """Return the first recipe of each network: others differ from it in what trains it alone."""
+    unread = {key: getattr(Recipe, key) for key in _TRAINED if key not in ("dropout", "drop_path", "classifier")}
+    first: dict[str, Recipe] = {}
+    for recipe in recipes:
+        first.setdefault(replace(recipe, **unread).hash, recipe)
+    return list(first.values())
+
+
 def parse_grid(texts: Iterable[str]) -> dict[str, list[str]]:
     """Return the values of each setting in the words of --over: `["lr=3e-4,1e-3", "size=96,128"]`."""
     grid: dict[str, list[str]] = {}
@@ -126,7 +135,10 @@ class SweepJob:
         """Whether it ran to its end, diverged, or was stopped by bounds that would be no more lenient now."""
         if not (self.folder / "result.json").exists():
             return False
-        return self.result["ended"] != "stopped" or self.is_hopeless(self.history().iloc[-1])
+        result = self.result
+        if result["ended"] == "whole" and self.recipe.early_stopping and "kept" not in result:
+            return False  # of an earlier version, which ranked it by its last epoch
+        return result["ended"] != "stopped" or self.is_hopeless(self.history().iloc[-1])
 
     @property
     def result(self) -> dict:
