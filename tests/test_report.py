@@ -105,7 +105,7 @@ OTHER_SCALE = "the second pass's is of mean probabilities"
     ("change", "band", "default"),
     [
         ({}, (0.4, 0.6), ""),
-        ({"picked": "second_pass"}, (0.4, 0.6), ""),
+        ({"picked": "second_pass"}, (0.3, 0.7), OTHER_SCALE),
         ({"picked": "rank_mean"}, (0.3, 0.7), OTHER_SCALE),
         ({"threshold": 0.41}, (0.3, 0.7), OTHER_SCALE),
         ({"leaks": {"order": {"used": True}}}, (0.3, 0.7), OTHER_SCALE),

@@ -39,14 +39,15 @@ def calibration_section(oof: pd.DataFrame) -> dict[str, Any]:
 def doubtful_section(blend: Blend) -> dict[str, Any]:
     """Return how many rows lie in the doubtful band, and how many of the train rows are correct.
 
-    The second pass's band is one of mean probabilities. On another scale, of other methods, shifted to a threshold or
-    with a leak, it would be another share of the rows. default: why it is not taken, empty if it is.
+    The second pass's band is one of mean probabilities. On another scale, of other methods (its own gives rows of the
+    band the specialist's), shifted to a threshold or with a leak, it would hold other rows. default: why it is not
+    taken, empty if it is.
     """
     facts, default = blend.facts, ""
     low, high = facts["notes"].get("second_pass", {}).get("band", (0.5, 0.5))
     if low >= high:
         default = "the second pass found none on all rows"
-    elif facts["picked"] not in ("mean", "second_pass") or facts["threshold"] != 0.5 or used_leaks(facts):
+    elif facts["picked"] != "mean" or facts["threshold"] != 0.5 or used_leaks(facts):
         default = "the second pass's is of mean probabilities"
     band = DEFAULT_BAND if default else (low, high)
     train, test = (table[table["prob"].between(*band)] for table in (blend.oof, blend.test))
