@@ -98,8 +98,9 @@ def predict_test_images(args: argparse.Namespace) -> None:
                 require_network(job.name, job.recipe)
             print(f"{job.name} is left out: it learned from features/{job.recipe.embeddings}.npy and has no network")
             jobs.remove(job)
+        train_images = hash_splits(root)["train"]
         for job in jobs:
-            require_train_images(root, job.name, folds.k, hash_splits(root)["train"])
+            require_train_images(root, job.name, folds.k, train_images)
         for preprocessing in {job.recipe.preprocessing for job in jobs}:
             open_cache(competition, "test", preprocessing)  # now, so that processes side by side do not
         run_jobs(jobs, select_devices(args.device, None))

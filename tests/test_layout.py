@@ -430,6 +430,15 @@ def test_ids_that_train_and_test_share_are_refused_with_what_to_do(tmp_path, whe
     assert [competition.image_path("test", id).read_bytes() for id in ("1", "3")] == [b"other", b"three"]
 
 
+def test_the_nearest_file_of_a_row_is_in_the_folder_of_its_id(tmp_path):
+    files = {**CSV, "train.csv": b"id,label\nA/1.jpg,0\nB/1.jpg,1\n", "test/3.jpg": b"x"}
+    files |= {"train/a/1.jpg": b"first", "train/b/1.jpg": b"second"}
+    assert refusal(write_folder(tmp_path, files), tmp_path / "root").splitlines()[1:3] == [
+        "  - train/A/1.jpg.jpg (train.csv, row 2) is missing; the nearest file is train/a/1.jpg",
+        "  - train/B/1.jpg.jpg (train.csv, row 3) is missing; the nearest file is train/b/1.jpg",
+    ]
+
+
 def test_two_rows_that_would_have_one_image_are_refused(tmp_path):
     files = {**CSV, "train.csv": b"id,label\n1,0\n1.jpg,1\n", "test.csv": b"id\ntest/1\n", "images/1.jpg": b"one"}
     name = tmp_path / "source" / "images" / "1.jpg"
@@ -453,6 +462,25 @@ def test_the_suffix_of_an_id_may_have_another_case_than_that_of_its_file(tmp_pat
         (source / "train" / "1.jpg").unlink()
     assert install_competition(source, tmp_path / "root", in_place=in_place)
     assert load_competition(tmp_path / "root").image_path("train", id).read_bytes() == b"first"
+
+
+def test_the_file_of_the_very_name_counts_before_one_of_another_case(tmp_path):
+    files = {**CSV, "train.csv": b"id,label\n1.jpg,0\n2,1\n"}
+    files |= {"train/a/1.JPG": b"of no row", "train/b/1.jpg": b"first", "train/b/2.jpg": b"second", "test/3.jpg": b"x"}
+    root = tmp_path / "root"
+    assert install_competition(write_folder(tmp_path, files), root, image_folders={"train": "train/b"}, in_place=True)
+    (root / "competition" / "task.toml").write_text(
+        (root / "competition" / "task.toml").read_text().replace("/train/b", "/train")
+    )
+    assert load_competition(root).image_path("train", "1.jpg").read_bytes() == b"first"
+
+
+def test_an_image_of_no_row_does_not_take_the_place_of_one(tmp_path):
+    """a__1.jpg is what the image of a/1 is called where b/1 is a row as well."""
+    files = {**CSV, "train.csv": b"id,label\na/1,0\nb/2,1\n", "test.csv": b"id\n3\n", "test/3.jpg": b"x"}
+    files |= {"train/a/1.jpg": b"first", "train/b/2.jpg": b"second", "train/a__1.jpg": b"of no row"}
+    assert install_competition(write_folder(tmp_path, files), tmp_path / "root")
+    assert load_competition(tmp_path / "root").image_path("train", "a/1").read_bytes() == b"first"
 
 
 def test_a_csv_file_may_be_in_a_zip_of_its_own_or_have_another_name(tmp_path):

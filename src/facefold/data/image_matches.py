@@ -55,12 +55,17 @@ class ImageMatches:
                 self._check_one(row, name, candidates)
 
     def add_without_row(self) -> None:
-        """Add the images of train/ and test/ that are of no row and can be read."""
+        """Add the images of train/ and test/ that are of no row and can be read.
+
+        Not those whose name would be taken for that of a row: a__1.jpg for a/1.
+        """
         used = {id(member) for member in self.files.values()}
+        flat = {(split, _base_key(flat_name(row, row.rpartition("/")[2]))) for split, row in self.own if "/" in row}
         for member in self._images:
             split = next((split for split in SPLITS if _in_own_folder(member.path, split)), "")
             chosen = self._assigned or split in self._image_folders
-            if split and id(member) not in used and not (member.problem or chosen):
+            taken = any((split, key) in flat for key in name_keys(member.path.name))
+            if split and id(member) not in used and not (member.problem or chosen or taken):
                 self._add(split, member.path.stem, member)
 
     def _candidates(self, split: str, id: str) -> list[Member]:

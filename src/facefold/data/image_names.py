@@ -64,19 +64,28 @@ def _find_name(folder: Path, name: str, deep: bool) -> Path:
     except OSError:  # there is no such folder
         files = {}
     fallback = exact if has_image_suffix(name) else first
-    return Path(files.get(name_key(first.name)) or files.get(name_key(name)) or fallback)
+    exact_keys = [unicodedata.normalize("NFC", key) for key in (first.name, name)]
+    keys = [*exact_keys, *map(name_key, exact_keys)]
+    return Path(next((files[key] for key in keys if key in files), fallback))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=1 << 16)  # of ids with folders, in any order, each folder is listed once
 def _list_names(folder: str, _mtime: int, deep: bool) -> dict[str, str]:
-    """Return the path of each image of `folder` by `name_keys`: the first one by name, of the top before others."""
+    """Return the path of each image of `folder` by its name, with and without suffix, and by its `name_keys`.
+
+    Of several the one of that very name counts, then the first one by name, of the top before others.
+    """
     found: dict[str, str] = {}
+    similar: dict[str, str] = {}
     for directory, subfolders, names in os.walk(folder):
         subfolders[:] = sorted(subfolders) if deep else []
         for name in _images_first(names):
+            path, exact = os.path.join(directory, name), unicodedata.normalize("NFC", name)
+            for key in (exact, exact[: exact.rindex(".")]):
+                found.setdefault(key, path)
             for key in name_keys(name):
-                found.setdefault(key, os.path.join(directory, name))
-    return found
+                similar.setdefault(key, path)
+    return {**similar, **found}
 
 
 def _images_first(names: Iterable[str]) -> list[str]:

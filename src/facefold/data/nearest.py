@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from facefold.data.competition import SPLITS
 from facefold.data.csv_file import quoted
 from facefold.data.image_names import PHOTO_SUFFIXES
 
@@ -17,15 +18,21 @@ def nearest_files(
     """Return for each (split, id) in `missing` the image in `left_out` that may be its own, if there is one.
 
     It has the id as its name, whatever its suffixes (1.jpg.jpg), leading zeros, case and Unicode form. Of several the
-    one counts whose folders or name tell of the split (train_images/1.jpg), then the first by name.
+    one counts that is in the last folder of the id, then one whose folders or name tell of the split
+    (train_images/1.jpg), then the first by name.
     """
-    by_key: dict[str, list[PurePosixPath]] = {}
+    first: dict[tuple[str, str, str], PurePosixPath] = {}  # by key, by folder or split, the other of which is empty
     for path in sorted(image for image in left_out if is_image_name(image.name)):
-        by_key.setdefault(_key(path.name), []).append(path)
+        key, text = _key(path.name), str(path).lower()
+        first.setdefault((key, path.parent.name.lower(), ""), path)
+        for split in ("", *(split for split in SPLITS if split in text)):
+            first.setdefault((key, "", split), path)
     nearest = {}
     for split, id in missing:
-        if paths := by_key.get(_key(id)):
-            nearest[split, id] = next((path for path in paths if split in str(path).lower()), paths[0])
+        key, folder = _key(id), PurePosixPath(id).parent.name.lower()
+        wanted = [*([(key, folder, "")] if folder else []), (key, "", split), (key, "", "")]
+        if found := next((first[name] for name in wanted if name in first), None):
+            nearest[split, id] = found
     return nearest
 
 

@@ -121,12 +121,12 @@ def _find_folder(source: Path, members: list[Member]) -> PurePosixPath:
             if member.path.name.lower() in (name, f"{name}.zip") and len(member.path.parts) <= 2
         }
     if not folders:
-        tops = {PurePosixPath(*path.parts[:1]) for path in image_paths(members)}
-        folders = {
-            top
-            for top in (PurePosixPath(), *tops)
-            if len(set(class_images(place_images(_paths_below(image_paths(members), top))).values())) > 1
-        }
+        paths = image_paths(members)
+        below = {PurePosixPath(): paths}
+        for path in (path for path in paths if len(path.parts) > 1):
+            top = PurePosixPath(path.parts[0])
+            below.setdefault(top, []).append(path.relative_to(top))
+        folders = {top for top, inside in below.items() if len(set(class_images(place_images(inside)).values())) > 1}
         with_csv = {member.path.parent for member in members if _csv_name(member.path.name) in CSV}
         folders = folders & with_csv or folders
     if not folders:
@@ -141,10 +141,6 @@ def _find_folder(source: Path, members: list[Member]) -> PurePosixPath:
         names = ", ".join(map(str, [folder, *others]))
         raise InputError(f"{source} holds several competitions ({names}); name one folder with --data")
     return folder
-
-
-def _paths_below(paths: list[PurePosixPath], folder: PurePosixPath) -> list[PurePosixPath]:
-    return [path.relative_to(folder) for path in paths if folder in path.parents]
 
 
 def _find_csv_files(source: Path, members: list[Member]) -> dict[str, Member]:

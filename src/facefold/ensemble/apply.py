@@ -27,7 +27,7 @@ from facefold.runs import Member
 from facefold.task import LABEL, Task, task_named
 from facefold.training.predict import predict_folds, require_network, trained_recipe
 from facefold.utils.errors import InputError
-from facefold.utils.files import read_json, write_npy_blocks
+from facefold.utils.files import read_json, require_disk_space, write_npy_blocks
 from facefold.utils.npy import NpyRows
 
 
@@ -161,6 +161,8 @@ def _require_models(matrix: OofMatrix, skipped: np.ndarray) -> None:
 
 def _decode(paths: Sequence[Path], preprocessing: Preprocessing, file: Path) -> ImageCache:
     """Decode the images into a file, from which batches are read: memory need not hold all of a folder."""
+    size = len(paths) * preprocessing.image_bytes
+    require_disk_space(file.parent, size, f"{len(paths):,} images at {preprocessing.size} pixels")
     file.parent.mkdir(parents=True, exist_ok=True)
     pixels = map_images(lambda path: _open(path, preprocessing), paths)
     write_npy_blocks(file, len(paths), (image[None] for image in pixels), checksum=False)
