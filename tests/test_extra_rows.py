@@ -219,6 +219,11 @@ def test_what_cannot_be_used_is_named_before_training(root, folder, tmp_path, mo
         f"  - {images}/x.png (train.csv, row 2) and {images}/z.png (train.csv, row 5) are the same image with the "
         f"labels 0 and 1{hint}"
     )
+    csv.write_text("id,label\nv/x,0\nw/x,0\n")
+    assert extra(folder) == (
+        f"--extra {folder} cannot be used:\n"
+        f"  - {images}/x.png (train.csv, row 3) is the image of the id 'v/x' as well{hint}"
+    )
     csv.write_text("name,label\nx,0\n")
     assert extra(folder) == (
         f"--extra {folder} cannot be used:\n  - {csv}, row 1: the header is 'name,label', expected 'id,label'{hint}"

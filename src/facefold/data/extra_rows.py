@@ -132,8 +132,8 @@ NO_EXTRA_ROWS = ExtraRows()
 def load_extra_rows(folder: Path, competition: Competition, folds: Folds) -> ExtraRows:
     """Read the extra rows in `folder`, check their images and compare them with those of the competition.
 
-    One `InputError` lists the labels that are none of the classes, the images that are missing or unsound and those
-    that have two labels. It is one as well if every row shows a test image.
+    One `InputError` lists the labels that are none of the classes, the images that are missing or unsound, those of
+    several rows and those that have two labels. It is one as well if every row shows a test image.
     """
     task, findings = folds.target, Findings()
     if task.regression:
@@ -142,10 +142,12 @@ def load_extra_rows(folder: Path, competition: Competition, folds: Folds) -> Ext
         raise InputError(f"--extra {folder}: there is no such folder (a zip has to be unpacked)")
     csv = next((folder / name for name in TRAIN_FILES if (folder / name).is_file()), None)
     rows = _read_csv_file(csv, task, findings) if csv else _read_class_folders(folder, task, findings)
-    checked = []
+    checked, first = [], {}
     for row, facts in zip(rows, inspect_files([row.path for row in rows]), strict=True):
         if isinstance(facts, str):
             findings.add(facts, f"{row.where} {facts}")
+        elif (other := first.setdefault(row.path, row)).id != row.id:
+            findings.add("shared", f"{row.where} is the image of the id {quoted(other.id)} as well")
         else:
             checked.append(row._replace(sha256=facts.sha256))
     _find_two_labels(checked, task, findings)
