@@ -11,6 +11,7 @@ import pytest
 
 from command import call, refused, run
 from facefold.data.folds import Folds
+from facefold.data.preprocessing import Preprocessing
 from facefold.data.results import find_results
 from facefold.ensemble import added, methods
 from facefold.ensemble.added import MARK, copy_added, find_columns, load_added, runs_to_blend
@@ -393,7 +394,9 @@ def test_new_images_need_no_model_of_a_member_without_weight(monkeypatch, tmp_pa
     assert format_headline({**blend.facts}).endswith(" by weighted_mean with x (not verified here)")
     names = [Path(name) for name in matrix.test_ids]
     apply = "facefold.ensemble.apply"
-    monkeypatch.setattr(f"{apply}.trained_recipe", lambda *_: SimpleNamespace(preprocessing="", embeddings=""))
+    monkeypatch.setattr(
+        f"{apply}.trained_recipe", lambda *_: SimpleNamespace(preprocessing=Preprocessing(8), embeddings="")
+    )
     monkeypatch.setattr(f"{apply}._open", lambda *_: np.zeros((8, 8, 3), np.uint8))
     predictions = [SimpleNamespace(prob=matrix.fold_test_prob[k, :, 0], features=np.zeros((9, 1))) for k in range(3)]
     monkeypatch.setattr(f"{apply}.predict_folds", lambda *_: predictions)

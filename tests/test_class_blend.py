@@ -12,6 +12,7 @@ import pytest
 
 from facefold.data.corrections import Corrections
 from facefold.data.folds import Folds
+from facefold.data.preprocessing import Preprocessing
 from facefold.ensemble import apply
 from facefold.ensemble.apply import BlendModel, predict_images
 from facefold.ensemble.blend import SEALED, load_blend, make_blend
@@ -177,7 +178,9 @@ def test_new_images_that_are_the_test_images_get_their_predictions(method, monke
         return [FoldPrediction(matrix.fold_test_prob[k, :, j], features[k][:, 6 * j : 6 * j + 6], "") for k in range(3)]
 
     monkeypatch.setattr(apply, "_open", lambda path, _: np.zeros((8, 8, 3), np.uint8))
-    monkeypatch.setattr(apply, "trained_recipe", lambda name, runs: SimpleNamespace(preprocessing="", embeddings=""))
+    monkeypatch.setattr(
+        apply, "trained_recipe", lambda name, runs: SimpleNamespace(preprocessing=Preprocessing(8), embeddings="")
+    )
     monkeypatch.setattr(apply, "predict_folds", predict_folds)
     monkeypatch.setattr(
         apply, "load_features", lambda root, names, fold, part, ids, target: known_features(fold, part, ids)
