@@ -94,7 +94,7 @@ def split(args: argparse.Namespace) -> Folds:
     from facefold.runs import run_names
 
     competition, images = audit_competition(args.root)
-    near, identical = picture_groups(competition, "near"), group_rows(images)
+    near, identical = picture_groups(competition, images, "near"), group_rows(images)
     try:
         old = load_folds(args.root, args.target)
     except InputError:  # none yet, or none that can be used: `write_folds` refuses if runs would lose theirs
@@ -105,7 +105,7 @@ def split(args: argparse.Namespace) -> Folds:
     task_columns = competition.task.groups
     columns = task_columns if args.group is None else parse_columns(args.group)
     method = choose_method(args, former, (k, seed), columns)
-    groups = picture_groups(competition, args.groups or method.grouping)
+    groups = picture_groups(competition, images, args.groups or method.grouping)
     if joined := method.columns if method.drawn else columns:
         groups = join_groups([groups, *column_groups(competition, joined, "--group")])
     folds, new = old, False  # kept as they are: a later version of this program might make others

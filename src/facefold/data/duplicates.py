@@ -59,12 +59,12 @@ def find_duplicates(competition: Competition, images: pd.DataFrame) -> pd.DataFr
     return read_csv(path, _COLUMNS)
 
 
-def picture_groups(competition: Competition, grouping: str | None) -> pd.Series:
+def picture_groups(competition: Competition, images: pd.DataFrame, grouping: str | None) -> pd.Series:
     """Return the picture of each train id (the index): the first id that shows it.
 
-    grouping: what one picture is, as `split.py --groups` says it: near (None as well), bytes or none.
+    images: as of `check_images`. grouping: what one picture is, as `split.py --groups` says it: near (None as well),
+    bytes or none.
     """
-    images = check_images(competition)
     if grouping in ("bytes", "none"):
         return group_rows(images, "sha256" if grouping == "bytes" else "id")
     return group_rows(find_duplicates(competition, images), "group")
@@ -72,7 +72,7 @@ def picture_groups(competition: Competition, grouping: str | None) -> pd.Series:
 
 def rows_by_picture(competition: Competition, folds: Folds) -> pd.DataFrame:
     """Return id, label, group of the train rows, by picture alone: the groups of the folds may be patients as well."""
-    pictures = picture_groups(competition, folds.grouping)
+    pictures = picture_groups(competition, check_images(competition), folds.grouping)
     return folds.table[["id", "label"]].assign(group=folds.table["id"].map(pictures))
 
 
