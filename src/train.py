@@ -334,10 +334,10 @@ def train_missing(
     if args.engine == "local":
         start_server()  # it imports while this process does
     from facefold.data.cache import build_caches_ahead
-    from facefold.models.requirements import check_disk_space, require_buildable, require_trainable, weights_source
-    from facefold.runs import is_run_complete, joined_oof_path, require_same_weights
+    from facefold.models.requirements import check_disk_space, require_buildable, require_trainable
+    from facefold.runs import is_run_complete, joined_oof_path
     from facefold.training.budget import BudgetGuard, SessionGuard, load_budget
-    from facefold.training.jobs import FoldJob, order_jobs, require_usable_checkpoint
+    from facefold.training.jobs import FoldJob, order_jobs
 
     session = load_budget(args.session, [i.name for i in unfinished], "--session") if args.session else None
     require_trainable(recipes, args.target, args.weights_dir)
@@ -365,12 +365,7 @@ def train_missing(
     to_train = [recipe for recipe in recipes if recipe.name in names]
     of_images = [recipe for recipe in to_train if not recipe.embeddings]
     require_buildable(of_images)
-    for recipe, (identity, numbers) in zip(recipes, unfinished.items(), strict=True):
-        find_source = cache(partial(weights_source, recipe, args.weights_dir))
-        if numbers and not recipe.embeddings:
-            require_same_weights(target_root, identity, folds.k, find_source)
-        for fold in numbers:
-            require_usable_checkpoint(root, identity, fold, args.force, find_source)
+    require_one_source(args, recipes, unfinished, folds.k)
     print_progress(
         check_disk_space(
             target_root, competition, of_images, bool(additions.pseudo.makers), additions.extra, workers.devices[0]
@@ -391,6 +386,25 @@ def train_missing(
             joined_oof_path(target_root, name).unlink(missing_ok=True)  # stale: it is rebuilt from the new folds
         workers.run(jobs, after, guard)
     return guard.left_out if args.budget else {}
+
+
+def require_one_source(
+    args: argparse.Namespace, recipes: list[Recipe], unfinished: dict[Identity, list[int]], k: int
+) -> None:
+    """Raise `InputError` for folds and checkpoints that began from other weights than the unfinished folds would.
+
+    Checkpoints that are of no use are one as well, or removed with --force.
+    """
+    from facefold.models.requirements import weights_source
+    from facefold.runs import require_same_weights
+    from facefold.training.jobs import require_usable_checkpoint
+
+    for recipe, (identity, numbers) in zip(recipes, unfinished.items(), strict=True):
+        find_source = cache(partial(weights_source, recipe, args.weights_dir))
+        if numbers and not recipe.embeddings:
+            require_same_weights(args.target.directory(args.root), identity, k, find_source)
+        for fold in numbers:
+            require_usable_checkpoint(args.root.resolve(), identity, fold, args.force, find_source)
 
 
 def choose_workers(args: argparse.Namespace) -> LocalWorkers | RayWorkers:

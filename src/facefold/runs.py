@@ -265,8 +265,9 @@ def require_same_weights(root: Path, identity: Identity, k: int, find_source: Ca
 
     find_source: returns the source of these, {source, sha256}; it is called if a fold is sealed.
     """
-    for directory in (fold_dir(root, identity.name, fold) for fold in range(k)):
-        if not (directory / "run.json").exists():
+    for fold in range(k):
+        directory = fold_dir(root, identity.name, fold)
+        if not is_fold_sealed(root, identity.name, fold):
             continue
         began, source = read_json(directory / "run.json").get("weights"), find_source()
         if began and began != source:
