@@ -13,16 +13,12 @@ import run_all
 import train
 from command import RECIPE, call, refused, run, train_here
 from facefold.runs import fold_dir, is_fold_sealed, run_names
-from facefold.training import fold as fold_module
 from facefold.training import plan
 from facefold.utils import processes
 from facefold.utils.files import read_json, sha256_file
+from tiny_fold import killed_after_an_epoch
 
 NAMES = ["demo_cnn", "demo_cnn#1", "demo_cnn#2", "demo_cnn~lr=0.005~size=24@3#1"]
-
-
-class Killed(BaseException):
-    pass
 
 
 @pytest.fixture(autouse=True)
@@ -93,17 +89,9 @@ def test_the_seed_of_a_name_is_the_seed_of_the_option(root, tmp_path):
 
 
 def test_a_killed_run_of_a_seed_continues_and_a_stale_one_is_refused(root, tmp_path, monkeypatch):
-    save = fold_module.save_checkpoint
-
-    def save_and_die(*args):
-        save(*args)
-        raise Killed
-
     name, options = "demo_cnn~width=4#1", ("--recipe", "demo_cnn~width=4#1", "--fold", "0")
-    monkeypatch.setattr(fold_module, "save_checkpoint", save_and_die)
-    with pytest.raises(Killed):
+    with killed_after_an_epoch(monkeypatch):
         call("train", root, *options)
-    monkeypatch.setattr(fold_module, "save_checkpoint", save)
     assert (fold_dir(root, name, 0) / "checkpoint.pt").exists() and run_names(root) == [name]
     call("train", root, *options)
     resumed = weights(root, name)
@@ -186,14 +174,7 @@ def test_folds_that_began_from_other_weights_are_named_before_the_rest_is_traine
         )
         assert is_fold_sealed(root, "small", 0)
     shutil.rmtree(directory)
-    save = fold_module.save_checkpoint
-
-    def save_and_die(*args):
-        save(*args)
-        raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(fold_module, "save_checkpoint", save_and_die)
+    with killed_after_an_epoch(monkeypatch):
         call("train", root, *first)
     text = refused("train", root, *second)
     assert text.startswith(f"{directory / 'checkpoint.pt'} was begun with the weights {{'source': 'test_resnet.safete")
