@@ -131,8 +131,8 @@ def test_a_damaged_checkpoint_is_named_or_removed_by_force(root):
     path = fold_dir(root, "tiny", 0) / CHECKPOINT_FILE
     files.write_text(path, "torn")
     with pytest.raises(InputError, match=f"{path} is damaged .*; delete it, and that fold starts again"):
-        jobs.require_usable_checkpoint(root, identity, 0, force=False)
-    jobs.require_usable_checkpoint(root, identity, 0, force=True)
+        jobs.require_usable_checkpoint(root, identity, 0, force=False, find_source=dict)
+    jobs.require_usable_checkpoint(root, identity, 0, force=True, find_source=dict)
     assert not path.exists()
 
 

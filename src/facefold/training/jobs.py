@@ -229,11 +229,11 @@ def order_jobs(
 
 
 def require_usable_checkpoint(
-    root: Path, identity: Identity, fold: int, force: bool, find_source: Callable[[], dict] | None = None
+    root: Path, identity: Identity, fold: int, force: bool, find_source: Callable[[], dict]
 ) -> None:
     """Raise `InputError` if the fold has a checkpoint that is damaged or of another identity; remove it if `force`.
 
-    find_source: returns the source of the pretrained weights that the other folds begin from, if it has to be the same.
+    find_source: returns the source of the pretrained weights that the other folds begin from: it has to be the same.
     """
     directory = fold_dir(load_task(root, identity.target).directory(root), identity.name, fold)
     if not (directory / CHECKPOINT_FILE).exists():
@@ -244,7 +244,7 @@ def require_usable_checkpoint(
         if checkpoint := load_checkpoint(directory / CHECKPOINT_FILE):
             require_current(directory, checkpoint.identity, identity)
             began = checkpoint.meta.weights_source
-            if began and find_source and began != (source := find_source()):
+            if began and began != (source := find_source()):
                 raise InputError(
                     f"{directory / CHECKPOINT_FILE} was begun with the weights {began}, and the other folds would "
                     f"begin with {source}. Name the former with --weights-dir, or train over it with --force."
